@@ -1,0 +1,80 @@
+"""The exceptions weakloc raises on purpose: what is wrong, where, and what would do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class WeaklocError(Exception):
+    """Something the user can mend; shown as one line, without a traceback."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        self.message = message
+        self.where = where
+        self.remedy = remedy
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        located = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{located}. {self.remedy}" if self.remedy else located
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments are lost by the default pickling between worker processes.
+        return (_rebuild, (type(self), self.message, self.where, self.remedy))
+
+
+def _rebuild(
+    kind: type[WeaklocError], message: str, where: str | None, remedy: str | None
+) -> WeaklocError:
+    return kind(message, where=where, remedy=remedy)
+
+
+class DataError(WeaklocError):
+    """A data set, label file or image list cannot be used as it is."""
+
+
+class ImageError(DataError):
+    """One image cannot be read."""
+
+
+class SettingError(WeaklocError):
+    """A setting has a value that cannot work."""
+
+
+class WeightsError(WeaklocError):
+    """Weights are missing or do not fit the network."""
+
+
+class RunError(WeaklocError):
+    """A run folder is incomplete, foreign or newer than this version."""
+
+
+class PredictionsError(WeaklocError):
+    """A predictions file is malformed or does not belong to the data."""
+
+
+class MissingPackageError(WeaklocError):
+    """An optional package is needed for what was asked."""
+
+
+class FailureError(WeaklocError):
+    """The request was sound but the work could not be finished."""
+
+    exit_code = 1
+
+
+class TrainingFailure(FailureError):
+    """Training stopped: not-a-number loss, full disk, interrupted."""
+
+
+def did_you_mean(value: str, candidates: Iterable[str]) -> str:
+    """A remedy sentence: the nearest candidate if one is near, else the list of them."""
+    names = sorted(candidates)
+    near = difflib.get_close_matches(value, names, n=1, cutoff=0.6)
+    if near:
+        return f"Did you mean {near[0]!r}?"
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return f"Choose one of: {shown}" if names else "There are no candidates"

@@ -1,0 +1,162 @@
+"""What flows between the stages: samples in, score maps between, predictions out.
+
+Every box and point is in the image frame of `geometry`. Truth is for evaluation only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weakloc.geometry import BoxLTRB, GridTransform
+
+ABSENT, UNKNOWN, PRESENT = -1, 0, 1
+LabelVector: TypeAlias = NDArray[np.int8]  # (C,) of ABSENT, UNKNOWN, PRESENT
+Severity: TypeAlias = Literal["note", "warning", "error"]
+MapKind: TypeAlias = Literal["logit", "probability", "cam"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something odd in the data: reported and counted, fatal only under --strict."""
+
+    kind: str  # a short fixed name, for counting: "missing image", "box outside the image"
+    message: str
+    where: str  # "labels.csv, line 14"
+    severity: Severity = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class TruthBox:
+    """One drawn object."""
+
+    class_index: int
+    box: BoxLTRB
+    difficult: bool = False
+    crowd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TruthMask:
+    """Pixels of one object (`class_index`), as COCO run lengths."""
+
+    class_index: int
+    rle: Mapping[str, Any]  # {"size": [height, width], "counts": str}
+    crowd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What people drew on one image; never reaches training unless asked for by name.
+
+    `segmentation_path` names a palette PNG: value 0 is background, 255 void, and value v is the
+    class `segmentation_values[v]` of the data set.
+    """
+
+    boxes: tuple[TruthBox, ...] = ()
+    masks: tuple[TruthMask, ...] = ()
+    segmentation_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image and what is known of it. `name` is its path below the data set's root, with
+    forward slashes; `path` opens it; label vectors may be shared and are read-only."""
+
+    name: str
+    path: str
+    labels: LabelVector
+    truth: Truth | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What a reader found: class names, the samples of every split, and all that was odd."""
+
+    root: Path
+    layout: str
+    class_names: tuple[str, ...]
+    splits: Mapping[str, Sequence[Sample]]
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def num_samples(self) -> int:
+        return sum(len(samples) for samples in self.splits.values())
+
+    def samples(self) -> Iterator[Sample]:
+        for samples in self.splits.values():
+            yield from samples
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenImage:
+    """An image that could not be read; a record, not a crash."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ScoreMaps:
+    """One map of scores per class, (C, rows, columns) float32, with its place in the image."""
+
+    values: NDArray[np.float32]
+    transform: GridTransform
+    kind: MapKind = "logit"
+
+    def __post_init__(self) -> None:
+        columns, rows = self.transform.grid_size
+        if self.values.ndim != 3 or self.values.shape[1:] != (rows, columns):
+            raise ValueError(f"maps of shape {self.values.shape} do not fill {self.transform}")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    class_name: str
+    x: float
+    y: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    class_name: str
+    box: BoxLTRB
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    class_name: str
+    rle: Mapping[str, Any]  # {"size": [height, width], "counts": str}
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """A tag the model does not see ("missing"), or no tag where it is sure ("unexpected")."""
+
+    class_name: str
+    kind: Literal["missing", "unexpected"]
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Everything said about one image; `image` is relative to the folder that was given."""
+
+    image: str
+    width: int
+    height: int
+    scores: Mapping[str, float]
+    points: tuple[Point, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    masks: tuple[Mask, ...] = ()
+    doubt: float = 0.0
+    disagreements: tuple[Disagreement, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
