@@ -1,0 +1,315 @@
+"""An array of values in; the components of all its thresholded versions out, in one pass.
+
+The components of {value > t} for every t form a tree: raising t splits and shrinks them. The tree
+is built by union-find over the pixels in descending order, so boxes, areas, heat sums and peaks of
+every component at every threshold cost about as much as one labelling.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Connectivity: TypeAlias = Literal[4, 8]
+IntArray: TypeAlias = NDArray[np.int64]
+_RING = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))  # clockwise
+
+
+@dataclass(frozen=True)
+class ComponentTree:
+    """Every component of {value > t} at every t, one entry a node; children come before parents.
+
+    Node n is a component for parent_level[n] <= t < level[n]; a root (parent -1) for all t below
+    its level. Boxes are half-open, in cells. `peak` is the flat index of the highest cell, the
+    first in row-major order on ties.
+    """
+
+    shape: tuple[int, int]  # (height, width)
+    parent: IntArray  # (N,)
+    level: NDArray[np.float64]  # (N,) the lowest value inside
+    parent_level: NDArray[np.float64]  # (N,) -inf for roots
+    box: IntArray  # (N, 4) left, top, right, bottom
+    area: IntArray  # (N,) cells
+    heat_sum: NDArray[np.float64]  # (N,)
+    peak: IntArray  # (N,)
+
+
+@dataclass(frozen=True)
+class LevelBoxes:
+    """Half-open boxes (N, 4), each with the inclusive range of integer thresholds that show it."""
+
+    first_level: IntArray
+    last_level: IntArray
+    boxes: IntArray
+
+
+def component_tree(
+    values: NDArray[np.generic], connectivity: Connectivity = 8, *, above: float = -np.inf
+) -> ComponentTree:
+    """The tree of a (height, width) array; cells not greater than `above`, and NaN, stay out."""
+    if values.ndim != 2:
+        raise ValueError(f"a component tree needs a two-dimensional array, got {values.shape}")
+    heat = np.ascontiguousarray(values, dtype=np.float64).ravel()
+    if values.dtype == np.uint8 and above < 0:
+        order = _descending_bytes(np.ascontiguousarray(values, dtype=np.uint8).ravel())
+    else:
+        order = _descending(heat, above)
+    return _tree(heat, order, (values.shape[0], values.shape[1]), connectivity)
+
+
+def components_at(tree: ComponentTree, threshold: float) -> NDArray[np.intp]:
+    """The nodes that are the components of {value > threshold}."""
+    return np.flatnonzero((tree.level > threshold) & (tree.parent_level <= threshold))
+
+
+def level_boxes(map_uint8: NDArray[np.uint8]) -> LevelBoxes:
+    """Boxes of the 8-connected components of {value > t} for the thresholds t = 0 to 254."""
+    tree = component_tree(_checked_bytes(map_uint8), 8)
+    shown = tree.level > 0
+    return LevelBoxes(
+        first_level=np.maximum(tree.parent_level[shown], 0).astype(np.int64),
+        last_level=tree.level[shown].astype(np.int64) - 1,
+        boxes=tree.box[shown],
+    )
+
+
+def hole_level_boxes(map_uint8: NDArray[np.uint8]) -> LevelBoxes:
+    """The same for the holes: 4-connected parts of {value <= t} that do not reach the border.
+
+    Boxes are those of the hole contours as border following finds them, which run on the
+    surrounding foreground: one pixel larger on each side than the hole.
+    """
+    height, width = _checked_bytes(map_uint8).shape
+    tree = component_tree(np.uint8(255) - map_uint8, 4)
+    left, top, right, bottom = tree.box.T
+    inside = (left > 0) & (top > 0) & (right < width) & (bottom < height)
+    return LevelBoxes(
+        first_level=255 - tree.level[inside].astype(np.int64),
+        last_level=254 - tree.parent_level[inside].astype(np.int64),
+        boxes=tree.box[inside] + np.array([-1, -1, 1, 1]),
+    )
+
+
+def component_labels(
+    foreground: NDArray[np.bool_], connectivity: Connectivity = 8
+) -> NDArray[np.int32]:
+    """The number of each cell's component, from 1 in row-major order of first cells; 0 outside."""
+    padded = np.zeros((foreground.shape[0] + 2, foreground.shape[1] + 2), dtype=np.int32)
+    padded[1:-1, 1:-1] = np.where(foreground, -1, 0)
+    _flood(padded.ravel(), padded.shape[1], connectivity)
+    return padded[1:-1, 1:-1].copy()
+
+
+def _checked_bytes(map_uint8: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if map_uint8.dtype != np.uint8 or map_uint8.ndim != 2:
+        raise ValueError(
+            f"levels need a (height, width) uint8 map, got {map_uint8.dtype} {map_uint8.shape}"
+        )
+    return map_uint8
+
+
+def _descending(heat: NDArray[np.float64], above: float) -> NDArray[np.int32]:
+    kept = np.flatnonzero(heat > above) if above > -np.inf else np.flatnonzero(~np.isnan(heat))
+    # Stable, so that the same map gives the same tree on every machine.
+    return kept[np.argsort(-heat[kept], kind="stable")].astype(np.int32)
+
+
+def _tree(
+    heat: NDArray[np.float64],
+    order: NDArray[np.int32],
+    shape: tuple[int, int],
+    connectivity: Connectivity,
+) -> ComponentTree:
+    cell_parent = _join_cells(heat, order, shape[0], shape[1], _link_table(connectivity))
+    nodes, node_of = _number_nodes(heat, order, cell_parent)
+    level = heat[nodes]
+    parent = np.where(cell_parent[nodes] == nodes, -1, node_of[cell_parent[nodes]])
+    whole, heat_sum = _gather(heat, order, node_of, parent, shape[1])
+    return ComponentTree(
+        shape=shape,
+        parent=parent,
+        level=level,
+        parent_level=np.where(parent >= 0, level[parent], -np.inf) if len(level) else level,
+        box=whole[:, :4],
+        area=whole[:, 4],
+        heat_sum=heat_sum,
+        peak=order[whole[:, 5]].astype(np.int64),
+    )
+
+
+@cache
+def _link_table(connectivity: Connectivity) -> NDArray[np.uint8]:
+    """Which neighbours to join, for each of the 256 patterns of neighbours already there.
+
+    Neighbours that touch each other are joined already, so one of each group is enough: on a
+    smooth map that is one union a cell instead of eight. Bits run clockwise from the top-left.
+    """
+    table = np.zeros(256, dtype=np.uint8)
+    for pattern in range(256):
+        present = [bit for bit in range(8) if pattern >> bit & 1]
+        group = {bit: bit for bit in present}
+        for first, second in itertools.combinations(present, 2):
+            if _touching(_RING[first], _RING[second], connectivity):
+                old, new = group[second], group[first]
+                group = {bit: new if label == old else label for bit, label in group.items()}
+        linked = [bit for bit in present if connectivity == 8 or bit % 2]
+        table[pattern] = sum(1 << bit for bit in {group[bit]: bit for bit in linked}.values())
+    return table
+
+
+def _touching(first: tuple[int, int], second: tuple[int, int], connectivity: Connectivity) -> bool:
+    steps = [abs(a - b) for a, b in zip(first, second, strict=True)]
+    return (max(steps) if connectivity == 8 else sum(steps)) == 1
+
+
+@njit(cache=True, nogil=True)
+def _descending_bytes(values: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Counting sort, row-major within a level."""
+    start = np.zeros(257, dtype=np.int64)
+    for value in values:
+        start[256 - value] += 1
+    start = np.cumsum(start)
+    order = np.empty(values.size, dtype=np.int32)
+    for cell in range(values.size):
+        slot = 255 - values[cell]
+        order[start[slot]] = cell
+        start[slot] += 1
+    return order
+
+
+@njit(cache=True, nogil=True)
+def _find(link: NDArray[np.int32], cell: int) -> int:
+    while link[cell] != cell:
+        link[cell] = link[link[cell]]
+        cell = link[cell]
+    return cell
+
+
+@njit(cache=True, nogil=True)
+def _join_cells(
+    heat: NDArray[np.float64],
+    order: NDArray[np.int32],
+    height: int,
+    width: int,
+    table: NDArray[np.uint8],
+) -> NDArray[np.int32]:
+    """The tree over cells: each points to the cell that first joined it to something lower.
+
+    Union by rank keeps the paths short; `lowest` is the last cell of a set, the node it stands for.
+    """
+    stride = width + 2  # a margin of one cell saves the bounds checks
+    steps = (-stride - 1, -stride, -stride + 1, 1, stride + 1, stride, stride - 1, -1)
+    there = np.zeros(stride * (height + 2), dtype=np.uint8)
+    inner = (-width - 1, -width, -width + 1, 1, width + 1, width, width - 1, -1)
+    parent = np.full(heat.size, -1, dtype=np.int32)
+    link, lowest, rank = parent.copy(), parent.copy(), np.zeros(heat.size, dtype=np.uint8)
+    for cell in order:
+        parent[cell] = link[cell] = root = cell
+        margin_cell = (cell // width + 1) * stride + cell % width + 1
+        there[margin_cell] = 1
+        pattern = 0
+        for bit in range(8):
+            pattern |= there[margin_cell + steps[bit]] << bit
+        chosen = table[pattern]
+        for bit in range(8):
+            if chosen >> bit & 1:
+                other = _find(link, cell + inner[bit])
+                if other == root:
+                    continue
+                parent[lowest[other]] = cell
+                if rank[other] < rank[root]:
+                    root, other = other, root
+                rank[other] += rank[other] == rank[root]
+                link[root] = other
+                root = other
+        lowest[root] = cell
+    for position in range(order.size - 1, -1, -1):  # from the roots up, to one cell a level
+        cell = order[position]
+        lower = parent[cell]
+        if heat[parent[lower]] == heat[lower]:
+            parent[cell] = parent[lower]
+    return parent
+
+
+@njit(cache=True, nogil=True)
+def _number_nodes(
+    heat: NDArray[np.float64], order: NDArray[np.int32], parent: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The cells that stand for a node, highest first, and the node each cell belongs to."""
+    node_of = np.full(heat.size, -1, dtype=np.int64)
+    nodes = np.empty(order.size, dtype=np.int64)
+    num_nodes = 0
+    for cell in order:
+        if parent[cell] == cell or heat[parent[cell]] != heat[cell]:
+            node_of[cell] = num_nodes
+            nodes[num_nodes] = cell
+            num_nodes += 1
+    for cell in order:
+        if node_of[cell] < 0:
+            node_of[cell] = node_of[parent[cell]]
+    return nodes[:num_nodes].copy(), node_of
+
+
+@njit(cache=True, nogil=True)
+def _gather(
+    heat: NDArray[np.float64],
+    order: NDArray[np.int32],
+    node_of: NDArray[np.int64],
+    parent: NDArray[np.int64],
+    width: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Left, top, right, bottom, area and first position in `order` of each node; heat sums."""
+    whole = np.empty((parent.size, 6), dtype=np.int64)
+    whole[:] = np.array([width, heat.size, 0, 0, 0, order.size])
+    heat_sum = np.zeros(parent.size, dtype=np.float64)
+    alone = np.array([0, 0, 0, 0, 1, 0])
+    for position in range(order.size):
+        cell = order[position]
+        alone[0], alone[1], alone[5] = cell % width, cell // width, position
+        alone[2], alone[3] = alone[0] + 1, alone[1] + 1
+        _widen(whole[node_of[cell]], alone)
+        heat_sum[node_of[cell]] += heat[cell]
+    for node in range(parent.size):
+        if parent[node] >= 0:
+            _widen(whole[parent[node]], whole[node])
+            heat_sum[parent[node]] += heat_sum[node]
+    return whole, heat_sum
+
+
+@njit(cache=True, nogil=True)
+def _widen(node: NDArray[np.int64], part: NDArray[np.int64]) -> None:
+    node[0] = min(node[0], part[0])
+    node[1] = min(node[1], part[1])
+    node[2] = max(node[2], part[2])
+    node[3] = max(node[3], part[3])
+    node[4] += part[4]
+    node[5] = min(node[5], part[5])
+
+
+@njit(cache=True, nogil=True)
+def _flood(labels: NDArray[np.int32], stride: int, connectivity: int) -> None:
+    """Numbers the cells marked -1; `labels` has a margin of zeros."""
+    steps = (-stride, 1, stride, -1, -stride - 1, -stride + 1, stride + 1, stride - 1)
+    waiting = np.empty(labels.size, dtype=np.int32)
+    num_labels = 0
+    for seed in range(labels.size):
+        if labels[seed] >= 0:
+            continue
+        num_labels += 1
+        labels[seed] = num_labels
+        waiting[0], num_waiting = seed, 1
+        while num_waiting:
+            num_waiting -= 1
+            cell = waiting[num_waiting]
+            for direction in range(connectivity):
+                neighbour = cell + steps[direction]
+                if labels[neighbour] < 0:
+                    labels[neighbour] = num_labels
+                    waiting[num_waiting] = neighbour
+                    num_waiting += 1
