@@ -1,0 +1,377 @@
+"""Beam search (Bency et al. 2016): image regions with high class scores, and their heat map.
+
+A scorer of windows goes in; per class the kept regions of every level, and heat maps, come out.
+All classes of an image are searched together: one pass for the crops of a level and one head call
+for all their windows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from weakloc.errors import SettingError
+from weakloc.geometry import FloatArray, GridTransform, Size, map_box_to_grid
+from weakloc.localize.search_boxes import (
+    CHILDREN,
+    WHOLE_IMAGE,
+    ChildRule,
+    GridSize,
+    IntArray,
+    Place,
+    Region,
+    Window,
+    all_windows,
+    place_iou,
+    region_box,
+    region_place,
+    window_level,
+    window_region,
+)
+from weakloc.structures import ScoreMaps
+
+Grid = TypeVar("Grid")
+
+
+class WindowScorer(Protocol[Grid]):
+    """Anything that can score parts of one image for all classes at once.
+
+    `read_crops` takes (N, 4) image boxes, cuts them out (`search_boxes.crop_pixels`), warps them
+    to the network's input and returns one feature grid each, batched as it likes; grids may stay
+    on the device. `score_windows` takes windows (N, 4) as (x, y, width, height) in cells, window i
+    on `grids[owners[i]]`, and returns scores (N, C) in one batched call; higher is better, and
+    probabilities make box scores comparable. A window of the full grid must not be resampled, so
+    that its score is the plain classification score. `window_scores` has three ready ones.
+    """
+
+    @property
+    def grid_size(self) -> GridSize: ...
+
+    def read_crops(self, boxes_in_image: FloatArray) -> Sequence[Grid]: ...
+
+    def score_windows(
+        self, grids: Sequence[Grid], owners: IntArray, windows: IntArray
+    ) -> FloatArray: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BeamSettings:
+    """How to search; the defaults are the paper's, read as re-cropping at every level.
+
+    `recrop_every` = r runs the backbone anew on the kept regions every r levels; `inf` stays on
+    the first feature map. `exhaustive` scores all its windows instead of descending.
+    `diverse_iou` passes over a candidate that overlaps a better one of its level by more than
+    that: 0.95 drops near duplicates, 0.7 is a diverse beam, 1 keeps all.
+    """
+
+    beam_width: int = 8
+    num_levels: int = 10
+    recrop_every: float = 1
+    search: Literal["beam", "exhaustive"] = "beam"
+    children: ChildRule = "one_side"
+    diverse_iou: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("beam_width", "num_levels"):
+            if getattr(self, name) < 1:
+                raise SettingError(
+                    f"{name} is {getattr(self, name)}", where="beam", remedy="Use 1 or more"
+                )
+        whole = self.recrop_every == math.inf or float(self.recrop_every).is_integer()
+        if not whole or self.recrop_every < 1:
+            raise SettingError(
+                f"recrop_every is {self.recrop_every}",
+                where="beam",
+                remedy="Use 1, 2, 3, ... levels, or inf for one feature map throughout",
+            )
+        if self.search == "exhaustive" and self.recrop_every != math.inf:
+            raise SettingError(
+                f"exhaustive search cannot re-crop every {self.recrop_every:g} levels",
+                where="beam",
+                remedy="Set recrop_every to inf",
+            )
+        if not 0 < self.diverse_iou <= 1:
+            raise SettingError(
+                f"diverse_iou is {self.diverse_iou}", where="beam", remedy="Use 0 < value <= 1"
+            )
+
+
+@dataclass(frozen=True)
+class KeptRegions:
+    """What was kept for one class: (N, 4) boxes in the image, level by level, best first."""
+
+    class_index: int
+    boxes: FloatArray
+    scores: FloatArray
+    levels: IntArray
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """One entry of `kept` per class asked for; `whole_image_scores` (C,) are of all classes.
+
+    The whole image is level 0: scored, but neither kept nor counted in `num_windows`.
+    """
+
+    image_size: Size
+    kept: tuple[KeptRegions, ...]
+    whole_image_scores: FloatArray
+    num_crops: int
+    num_windows: int
+
+
+class _Node(NamedTuple):
+    frame: int
+    window: Window
+
+
+class _Scored(NamedTuple):
+    node: _Node
+    place: Place
+    region: Region
+    scores: FloatArray  # (C,)
+
+
+def beam_search(
+    scorer: WindowScorer[Grid],
+    image_size: Size,
+    *,
+    class_indices: Sequence[int],
+    settings: BeamSettings,
+) -> SearchResult:
+    """The best regions of one image for each class; ties go to the upper, then the left one.
+
+    Candidates whose score is not a finite number are never kept.
+    """
+    if not class_indices:
+        return SearchResult(image_size, (), np.zeros(0), 0, 0)
+    memory = _Memory(scorer, image_size)
+    if settings.search == "exhaustive":
+        levels = _exhaustive_levels(memory, scorer.grid_size, class_indices, settings)
+    else:
+        levels = _beam_levels(memory, class_indices, settings)
+    kept = tuple(
+        _kept_regions(index, [level[place] for level in levels], image_size)
+        for place, index in enumerate(class_indices)
+    )
+    return SearchResult(
+        image_size, kept, memory.whole_image_scores, memory.num_crops, memory.num_windows
+    )
+
+
+def classes_to_search(
+    probabilities: ArrayLike, *, min_probability: float = 0.01, always: int = 5
+) -> tuple[int, ...]:
+    """The classes worth a search: those above the floor, and always the few best; best first."""
+    scores = np.nan_to_num(np.asarray(probabilities, dtype=np.float64), nan=-np.inf)
+    order = np.argsort(-scores, kind="stable")
+    return tuple(
+        int(index)
+        for rank, index in enumerate(order)
+        if rank < always or scores[index] > min_probability
+    )
+
+
+def heat_maps(
+    result: SearchResult, *, pooling: Literal["sum", "mean"] = "mean", long_side: int = 256
+) -> ScoreMaps:
+    """Per class the scores of the kept regions, summed over each cell (Bency et al., Section 3.4).
+
+    `mean` divides by the number of kept regions, which keeps values and box scores in [0, 1] and
+    changes nothing in a threshold relative to the maximum. Scores below 0 add nothing. The map has
+    the image's resolution up to `long_side`.
+    """
+    width, height = result.image_size
+    shrink = min(1.0, long_side / max(width, height))
+    columns, rows = max(round(width * shrink), 1), max(round(height * shrink), 1)
+    transform = GridTransform.identity(result.image_size).resize((columns, rows))
+    heat = np.zeros((len(result.kept), rows, columns), dtype=np.float32)
+    for index, kept in enumerate(result.kept):
+        divisor = max(len(kept.scores), 1) if pooling == "mean" else 1
+        heat[index] = _sum_of_boxes(kept, transform) / divisor
+    return ScoreMaps(heat, transform, kind="cam")
+
+
+def _sum_of_boxes(kept: KeptRegions, transform: GridTransform) -> NDArray[np.float64]:
+    """Sum on the coarse grid that the boxes' own edges make, then spread to the cells."""
+    columns, rows = int(transform.grid_size[0]), int(transform.grid_size[1])
+    spans = [_covered_cells(box, transform, columns, rows) for box in kept.boxes]
+    edges_x = sorted({0, columns, *(edge for span in spans for edge in (span[0], span[2]))})
+    edges_y = sorted({0, rows, *(edge for span in spans for edge in (span[1], span[3]))})
+    place_x = {edge: place for place, edge in enumerate(edges_x)}
+    place_y = {edge: place for place, edge in enumerate(edges_y)}
+    coarse = np.zeros((len(edges_y) - 1, len(edges_x) - 1))
+    for (left, top, right, bottom), score in zip(spans, kept.scores, strict=True):
+        patch = slice(place_y[top], place_y[bottom]), slice(place_x[left], place_x[right])
+        coarse[patch] += max(score, 0.0)
+    return np.repeat(np.repeat(coarse, np.diff(edges_y), axis=0), np.diff(edges_x), axis=1)
+
+
+def _covered_cells(
+    box: FloatArray, transform: GridTransform, columns: int, rows: int
+) -> tuple[int, int, int, int]:
+    """The cells whose centre is in the box; a box between all centres gets the cell it is in."""
+    left, top, right, bottom = map_box_to_grid((box[0], box[1], box[2], box[3]), transform)
+    first_column, end_column = _covered_span(left, right, columns)
+    first_row, end_row = _covered_span(top, bottom, rows)
+    return first_column, first_row, end_column, end_row
+
+
+def _covered_span(start: float, end: float, cells: int) -> tuple[int, int]:
+    # 1e-9: an edge that rounding has moved off a cell's centre must not win or lose that cell.
+    first, last = math.ceil(start - 0.5 - 1e-9), math.ceil(end - 0.5 - 1e-9)
+    if first >= last:
+        first = min(math.floor((start + end) / 2), cells - 1)
+        last = first + 1
+    return max(first, 0), min(last, cells)
+
+
+def _beam_levels(
+    memory: _Memory[Grid], class_indices: Sequence[int], settings: BeamSettings
+) -> list[list[list[_Scored]]]:
+    """Per level, per class, what the beam keeps; all classes share crops and head calls."""
+    children = CHILDREN[settings.children]
+    nodes = [[memory.root] for _ in class_indices]
+    levels: list[list[list[_Scored]]] = []
+    while len(levels) < settings.num_levels:
+        candidates = [
+            [_Node(node.frame, window) for node in beam for window in children(node.window)]
+            for beam in nodes
+        ]
+        memory.score(itertools.chain.from_iterable(candidates))
+        beams = [
+            _best(memory.recall(own), index, settings)
+            for own, index in zip(candidates, class_indices, strict=True)
+        ]
+        if not any(beams):
+            break
+        levels.append(beams)
+        if len(levels) < settings.num_levels and len(levels) % settings.recrop_every == 0:
+            nodes = memory.recrop(beams)
+        else:
+            nodes = [[scored.node for scored in beam] for beam in beams]
+    return levels
+
+
+def _exhaustive_levels(
+    memory: _Memory[Grid],
+    grid_size: GridSize,
+    class_indices: Sequence[int],
+    settings: BeamSettings,
+) -> list[list[list[_Scored]]]:
+    """Every window scored in one call, yet only a beam's width kept per level.
+
+    Summing all windows would put the maximum into the image's centre whatever it shows.
+    """
+    by_level: dict[int, list[_Node]] = {}
+    for window in all_windows(grid_size):
+        by_level.setdefault(window_level(window, grid_size), []).append(_Node(0, window))
+    candidates = [
+        by_level[level] for level in sorted(by_level) if 1 <= level <= settings.num_levels
+    ]
+    memory.score(itertools.chain.from_iterable(candidates))
+    return [
+        [_best(memory.recall(nodes), index, settings) for index in class_indices]
+        for nodes in candidates
+    ]
+
+
+def _best(candidates: list[_Scored], class_index: int, settings: BeamSettings) -> list[_Scored]:
+    finite = [scored for scored in candidates if math.isfinite(scored.scores[class_index])]
+    ranked = sorted(finite, key=lambda scored: (-scored.scores[class_index], scored.place))
+    best: list[_Scored] = []
+    for scored in ranked:
+        if len(best) == settings.beam_width:
+            break
+        if not any(_is_repeat(scored.place, other.place, settings.diverse_iou) for other in best):
+            best.append(scored)
+    return best
+
+
+def _is_repeat(place: Place, better: Place, diverse_iou: float) -> bool:
+    # Two parents reach one rectangle by cuts on different axes; their features may differ.
+    return place == better or (diverse_iou < 1 and place_iou(place, better) > diverse_iou)
+
+
+def _kept_regions(class_index: int, levels: list[list[_Scored]], image_size: Size) -> KeptRegions:
+    kept = [(level, scored) for level, best in enumerate(levels, start=1) for scored in best]
+    boxes = [region_box(scored.region, image_size) for _, scored in kept]
+    return KeptRegions(
+        class_index,
+        np.asarray(boxes, dtype=np.float64).reshape(-1, 4),
+        np.asarray([scored.scores[class_index] for _, scored in kept], dtype=np.float64),
+        np.asarray([level for level, _ in kept], dtype=np.int64),
+    )
+
+
+class _Memory(Generic[Grid]):
+    """The crops in use and all that was scored on them: nothing is read or scored twice."""
+
+    def __init__(self, scorer: WindowScorer[Grid], image_size: Size) -> None:
+        self.root = _Node(0, (0, 0, *scorer.grid_size))
+        self.num_crops = 0
+        self.num_windows = 0
+        self._scorer = scorer
+        self._image_size = image_size
+        self._frames: dict[Place, int] = {}
+        self._regions: dict[int, Region] = {}
+        self._grids: dict[int, Grid] = {}
+        self._scored: dict[_Node, _Scored] = {}
+        self._read({region_place(WHOLE_IMAGE): WHOLE_IMAGE})
+
+    @property
+    def whole_image_scores(self) -> FloatArray:
+        return self._scored[self.root].scores
+
+    def recrop(self, beams: list[list[_Scored]]) -> list[list[_Node]]:
+        """Reads the kept regions anew; what no beam is in any more is forgotten."""
+        regions = {scored.place: scored.region for beam in beams for scored in beam}
+        self._frames = {place: i for place, i in self._frames.items() if place in regions}
+        used = set(self._frames.values())
+        self._grids = {frame: grid for frame, grid in self._grids.items() if frame in used}
+        self._scored = {
+            node: scored
+            for node, scored in self._scored.items()
+            if node.frame in used or node == self.root
+        }
+        self._read({place: regions[place] for place in regions if place not in self._frames})
+        full_window = self.root.window
+        return [
+            [_Node(self._frames[scored.place], full_window) for scored in beam] for beam in beams
+        ]
+
+    def score(self, nodes: Iterable[_Node]) -> None:
+        """One call for all that is new among the nodes; the whole image goes with the first."""
+        new = [node for node in dict.fromkeys([self.root, *nodes]) if node not in self._scored]
+        if not new:
+            return
+        places = {frame: place for place, frame in enumerate(self._grids)}
+        owners = np.asarray([places[node.frame] for node in new])
+        windows = np.asarray([node.window for node in new])
+        scores = self._scorer.score_windows(list(self._grids.values()), owners, windows)
+        if scores.ndim != 2 or len(scores) != len(new):
+            raise ValueError(f"{len(new)} windows were given scores of shape {scores.shape}")
+        for node, row in zip(new, np.asarray(scores, dtype=np.float64), strict=True):
+            region = window_region(self._regions[node.frame], node.window, self._scorer.grid_size)
+            self._scored[node] = _Scored(node, region_place(region), region, row)
+        self.num_windows += len(new) - (self.root in new)
+
+    def recall(self, nodes: Iterable[_Node]) -> list[_Scored]:
+        return [self._scored[node] for node in nodes]
+
+    def _read(self, regions: dict[Place, Region]) -> None:
+        if not regions:
+            return
+        boxes = [region_box(region, self._image_size) for region in regions.values()]
+        grids = self._scorer.read_crops(np.asarray(boxes))
+        for (place, region), grid in zip(regions.items(), grids, strict=True):
+            self._frames[place] = self.num_crops
+            self._regions[self.num_crops] = region
+            self._grids[self.num_crops] = grid
+            self.num_crops += 1

@@ -1,0 +1,228 @@
+"""Scores of grid windows: the resampling that fixed-grid heads need, linear heads without it.
+
+Windows are (N, 4) arrays of (x, y, width, height) in cells. Scores are (N, C), one column a class.
+The three scorers below turn plain callables on arrays into what `beam_search` asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weakloc.geometry import FloatArray
+from weakloc.localize.search_boxes import GridSize, IntArray
+
+Interpolation: TypeAlias = Literal["half_pixel", "align_corners"]
+Activation: TypeAlias = Literal["sigmoid", "softmax", "none"]
+WindowScore: TypeAlias = Literal["linear", "contrast", "evidence"]
+Maps: TypeAlias = NDArray[np.floating]
+
+
+def resampling_matrices(
+    starts: IntArray, lengths: IntArray, cells: int, interpolation: Interpolation = "half_pixel"
+) -> FloatArray:
+    """Bilinear weights, (N, cells, cells), that stretch each span of an axis to the whole axis.
+
+    Row i holds output cell i's weights on the grid's cells. A full span gives the identity.
+    """
+    outputs = np.arange(cells)
+    if interpolation == "half_pixel":
+        positions = (outputs + 0.5) * lengths[:, None] / cells - 0.5
+    else:
+        positions = outputs * (lengths[:, None] - 1) / max(cells - 1, 1)
+    positions = np.clip(positions, 0, lengths[:, None] - 1)
+    lower = np.floor(positions).astype(np.int64)
+    upper = np.minimum(lower + 1, lengths[:, None] - 1)
+    shares = positions - lower
+    matrices = np.zeros((len(starts), cells, cells))
+    spans = np.arange(len(starts))[:, None]
+    matrices[spans, outputs, starts[:, None] + lower] += 1 - shares
+    matrices[spans, outputs, starts[:, None] + upper] += shares
+    return matrices
+
+
+def resample_windows(
+    grid: Maps, windows: IntArray, interpolation: Interpolation = "half_pixel"
+) -> Maps:
+    """Each window of a (T, rows, columns) grid stretched to the whole: (N, T, rows, columns)."""
+    _, rows, columns = grid.shape
+    vertical = resampling_matrices(windows[:, 1], windows[:, 3], rows, interpolation)
+    horizontal = resampling_matrices(windows[:, 0], windows[:, 2], columns, interpolation)
+    vertical, horizontal = vertical.astype(grid.dtype), horizontal.astype(grid.dtype)
+    stretched = np.matmul(vertical[:, None], grid[None])  # (N, T, rows, columns)
+    return np.asarray(np.matmul(stretched, horizontal.transpose(0, 2, 1)[:, None]))
+
+
+def linear_window_scores(
+    class_maps: Maps, windows: IntArray, interpolation: Interpolation = "half_pixel"
+) -> FloatArray:
+    """Mean of the stretched window of (C, rows, columns) maps, as one weight matrix over cells.
+
+    Resampling, average pooling and a linear classifier commute: with the classifier already
+    applied to each cell (bias included), this is the class logit of the window.
+    """
+    classes, rows, columns = class_maps.shape
+    vertical = resampling_matrices(windows[:, 1], windows[:, 3], rows, interpolation).mean(axis=1)
+    horizontal = resampling_matrices(windows[:, 0], windows[:, 2], columns, interpolation)
+    weights = vertical[:, :, None] * horizontal.mean(axis=1)[:, None, :]  # (N, rows, columns)
+    cells = class_maps.reshape(classes, rows * columns).astype(np.float64)
+    return np.asarray(weights.reshape(len(windows), rows * columns) @ cells.T)
+
+
+def contrast_window_scores(class_maps: Maps, windows: IntArray) -> FloatArray:
+    """Mean inside minus mean of the ring one cell wide around the window, cut at the border.
+
+    The full grid has no ring and scores 0. Unlike the mean alone, it does not prefer single cells.
+    """
+    sums = _integral(class_maps)
+    rows, columns = class_maps.shape[1:]
+    x, y, width, height = windows.T
+    inside, area = _window_sums(sums, x, y, x + width, y + height), width * height
+    left, top = np.maximum(x - 1, 0), np.maximum(y - 1, 0)
+    right, bottom = np.minimum(x + width + 1, columns), np.minimum(y + height + 1, rows)
+    ring_area = (right - left) * (bottom - top) - area
+    ring = _window_sums(sums, left, top, right, bottom) - inside
+    difference = inside / area[:, None] - ring / np.maximum(ring_area, 1)[:, None]
+    return np.asarray(np.where(ring_area[:, None] > 0, difference, 0.0))
+
+
+def evidence_window_scores(class_maps: Maps, windows: IntArray) -> FloatArray:
+    """Sum over the window of (map - its mean), as a share of all there is above the mean.
+
+    1 is a window that holds all that is above the mean and nothing below; a constant map gives 0.
+    """
+    above_mean = class_maps - class_maps.mean(axis=(1, 2), keepdims=True)
+    total = np.maximum(above_mean, 0).sum(axis=(1, 2))
+    x, y, width, height = windows.T
+    inside = _window_sums(_integral(above_mean), x, y, x + width, y + height)
+    return np.asarray(np.divide(inside, total, out=np.zeros_like(inside), where=total > 0))
+
+
+def _integral(class_maps: Maps) -> FloatArray:
+    classes, rows, columns = class_maps.shape
+    sums = np.zeros((classes, rows + 1, columns + 1))
+    sums[:, 1:, 1:] = class_maps.astype(np.float64).cumsum(axis=1).cumsum(axis=2)
+    return sums
+
+
+def _window_sums(
+    sums: FloatArray, left: IntArray, top: IntArray, right: IntArray, bottom: IntArray
+) -> FloatArray:
+    inside = sums[:, bottom, right] - sums[:, top, right] - sums[:, bottom, left]
+    return np.asarray((inside + sums[:, top, left]).T)  # (N, C)
+
+
+def activate(scores: FloatArray, activation: Activation) -> FloatArray:
+    if activation == "sigmoid":
+        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * scores)))
+    if activation == "softmax":
+        exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+    return scores
+
+
+@dataclass(frozen=True)
+class ClassMapScorer:
+    """For heads that are linear after average pooling: windows of class maps, no head call.
+
+    `read_class_maps` takes (N, 4) image boxes and returns the logit maps of their crops,
+    (N, C, rows, columns). `linear` is the head itself, exact; but on one fixed map the best mean
+    is always a single cell, so searches without re-cropping want `contrast` or `evidence`.
+    """
+
+    read_class_maps: Callable[[FloatArray], Sequence[Maps] | Maps]
+    grid_size: GridSize
+    window_score: WindowScore = "linear"
+    interpolation: Interpolation = "half_pixel"
+    activation: Activation = "sigmoid"
+
+    def read_crops(self, boxes_in_image: FloatArray) -> list[Maps]:
+        return list(self.read_class_maps(boxes_in_image))
+
+    def score_windows(
+        self, grids: Sequence[Maps], owners: IntArray, windows: IntArray
+    ) -> FloatArray:
+        scores = _by_owner(grids, owners, windows, self._score).astype(np.float64)
+        activated = activate(scores, self.activation) if self._is_logit else scores
+        # Equal windows must tie: rounding noise of the sums would order them at random.
+        return activated.astype(np.float32).astype(np.float64)
+
+    @property
+    def _is_logit(self) -> bool:
+        return self.window_score != "evidence"
+
+    def _score(self, class_maps: Maps, windows: IntArray) -> FloatArray:
+        if self.window_score == "linear":
+            return linear_window_scores(class_maps, windows, self.interpolation)
+        if self.window_score == "contrast":
+            return contrast_window_scores(class_maps, windows)
+        return evidence_window_scores(class_maps, windows)
+
+
+@dataclass(frozen=True)
+class GridHeadScorer:
+    """For heads on a fixed grid (fully connected layers): resample, then one head call for all.
+
+    `read_grids` takes (N, 4) image boxes and returns (N, T, rows, columns); `score_grids` takes
+    such an array and returns class scores (N, C).
+    """
+
+    read_grids: Callable[[FloatArray], Sequence[Maps] | Maps]
+    score_grids: Callable[[Maps], FloatArray]
+    grid_size: GridSize
+    interpolation: Interpolation = "half_pixel"
+
+    def read_crops(self, boxes_in_image: FloatArray) -> list[Maps]:
+        return list(self.read_grids(boxes_in_image))
+
+    def score_windows(
+        self, grids: Sequence[Maps], owners: IntArray, windows: IntArray
+    ) -> FloatArray:
+        def resample(grid: Maps, own_windows: IntArray) -> Maps:
+            return resample_windows(grid, own_windows, self.interpolation)
+
+        return np.asarray(self.score_grids(_by_owner(grids, owners, windows, resample)))
+
+
+@dataclass(frozen=True)
+class CropScorer:
+    """For scorers of whole pictures (a ViT, a text-image model): every window becomes a crop.
+
+    `score_crops` takes (N, 4) image boxes and returns class scores (N, C); `grid_size` only says
+    how finely a crop is cut.
+    """
+
+    score_crops: Callable[[FloatArray], FloatArray]
+    grid_size: GridSize
+
+    def read_crops(self, boxes_in_image: FloatArray) -> list[FloatArray]:
+        return list(boxes_in_image)
+
+    def score_windows(
+        self, grids: Sequence[FloatArray], owners: IntArray, windows: IntArray
+    ) -> FloatArray:
+        frames = np.stack([grids[owner] for owner in owners])  # (N, 4)
+        cells = (frames[:, 2:] - frames[:, :2]) / np.asarray(self.grid_size)
+        starts = frames[:, :2] + windows[:, :2] * cells
+        boxes_in_image = np.concatenate([starts, starts + windows[:, 2:] * cells], axis=1)
+        return np.asarray(self.score_crops(boxes_in_image))
+
+
+def _by_owner(
+    grids: Sequence[Maps],
+    owners: IntArray,
+    windows: IntArray,
+    compute: Callable[[Maps, IntArray], Maps],
+) -> Maps:
+    """`compute` once per grid, rows back in the order of the windows."""
+    order = np.argsort(owners, kind="stable")
+    distinct, firsts = np.unique(owners[order], return_index=True)
+    groups = np.split(order, firsts[1:])
+    parts = [
+        compute(grids[owner], windows[group]) for owner, group in zip(distinct, groups, strict=True)
+    ]
+    return np.concatenate(parts)[np.argsort(order, kind="stable")]
