@@ -1,15 +1,280 @@
-"""Open any image as upright 8-bit RGB."""
+"""Any image file -> an upright 8-bit RGB picture, or an `ImageError` that says why not.
+
+The content decides the format, never the suffix. Of several frames the first is taken. Colour
+profiles are not applied. Transparent pixels show white, as in a browser.
+"""
 
 from __future__ import annotations
 
-from PIL import Image, ImageOps
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import IO, BinaryIO, TypeAlias
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from weakloc.errors import ImageError
+from weakloc.structures import BrokenImage
+
+ImageSource: TypeAlias = str | Path | bytes | BinaryIO
+PixelSize: TypeAlias = tuple[int, int]  # (width, height)
+
+DEFAULT_MAX_PIXELS = 178_956_970  # what Pillow itself refuses: 0.5 GiB of RGB pixels
+# fmt: off
+IMAGE_SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif",
+    ".ppm", ".pgm", ".pbm", ".pnm",
+))
+# fmt: on
+
+# Only these parsers ever see the bytes: Pillow knows formats that start other programs.
+_PARSERS: dict[bytes, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
+    b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
+    b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
+    b"RIFF": WebPImagePlugin.WebPImageFile,
+    b"II*\0": TiffImagePlugin.TiffImageFile,
+    b"MM\0*": TiffImagePlugin.TiffImageFile,
+    b"II+\0": TiffImagePlugin.TiffImageFile,
+    b"MM\0+": TiffImagePlugin.TiffImageFile,
+    b"BM": BmpImagePlugin.BmpImageFile,
+    b"GIF87a": GifImagePlugin.GifImageFile,
+    b"GIF89a": GifImagePlugin.GifImageFile,
+    **{f"P{digit}".encode(): PpmImagePlugin.PpmImageFile for digit in "123456"},
+}
+
+# EXIF orientation -> what makes the picture upright (1 and unknown values: nothing).
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+
+_pillow_settings = threading.Lock()
 
 
-def open_image(path: str) -> Image.Image:
+def open_image(
+    source: ImageSource,
+    *,
+    name: str | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    shrink_to: PixelSize | None = None,
+) -> Image.Image:
+    """The upright RGB picture of a path, of bytes or of an open binary file.
+
+    16-bit grey is scaled from its full range, 32-bit integers and floats from [0, 1], [0, 255]
+    or [0, 65535] if they lie in there, else from their own range. `shrink_to` lets a JPEG decode
+    at 1/2, 1/4 or 1/8 while both sides stay at least that large: faster, with slightly other
+    pixels than an exact decode followed by a resize. `name` is what an error calls the image.
+    """
+    where = name or _name_of(source)
+    with _reading(source) as file:
+        opened, orientation = _parse(file, where, max_pixels)
+        if shrink_to is not None:
+            opened.draft(None, shrink_to[::-1] if orientation in _SIDEWAYS else shrink_to)
+        try:
+            _load(opened, max_pixels)
+            picture = _to_rgb(opened, where)
+        except ImageError:
+            raise
+        except Exception as error:  # a decoder fed with damaged bytes may raise anything
+            raise ImageError(f"is cut short or damaged ({_say(error)})", where=where) from error
+    if orientation in _UPRIGHT:
+        return picture.transpose(_UPRIGHT[orientation])
+    return picture
+
+
+def image_size(
+    source: ImageSource, *, name: str | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> PixelSize:
+    """(width, height) of the upright picture, read from the header without decoding."""
+    where = name or _name_of(source)
+    with _reading(source) as file:
+        opened, orientation = _parse(file, where, max_pixels)
+        width, height = opened.size
+    return (height, width) if orientation in _SIDEWAYS else (width, height)
+
+
+def read_or_record(
+    sample_name: str,
+    source: ImageSource,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    shrink_to: PixelSize | None = None,
+) -> Image.Image | BrokenImage:
+    """The picture, or the record of why there is none."""
     try:
-        with Image.open(path) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError) as error:
-        raise ImageError(f"cannot be read as an image ({error})", where=path) from error
+        return open_image(source, max_pixels=max_pixels, shrink_to=shrink_to)
+    except ImageError as error:
+        remedy = f". {error.remedy}" if error.remedy else ""
+        return BrokenImage(sample_name, error.message + remedy)
+
+
+def _name_of(source: ImageSource) -> str | None:
+    if isinstance(source, str | Path):
+        return str(source)
+    return None if isinstance(source, bytes) else getattr(source, "name", None)
+
+
+@contextmanager
+def _reading(source: ImageSource) -> Iterator[IO[bytes]]:
+    if isinstance(source, bytes):
+        yield BytesIO(source)
+    elif isinstance(source, str | Path):
+        with _open_file(source) as file:
+            yield file
+    else:
+        yield source
+
+
+def _open_file(path: str | Path) -> IO[bytes]:
+    where = str(path)
+    try:
+        status = os.stat(path)  # noqa: PTH116  # ten times cheaper than making a Path
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError("is a folder, not an image", where=where)
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise ImageError("is not a regular file", where=where)
+        if status.st_size == 0:
+            raise ImageError("is empty (0 bytes)", where=where)
+        return open(path, "rb")  # noqa: PTH123  # as above
+    except FileNotFoundError as error:
+        raise ImageError("there is no such file", where=where) from error
+    except PermissionError as error:
+        raise ImageError("may not be read (permission denied)", where=where) from error
+    except (OSError, ValueError) as error:  # a broken link, a name too long, a zero byte in it
+        raise ImageError(f"cannot be opened ({_say(error)})", where=where) from error
+
+
+def _parse(file: IO[bytes], where: str | None, max_pixels: int) -> tuple[ImageFile.ImageFile, int]:
+    """The image with its header read but not decoded, and its orientation."""
+    parser = _parser_of(file, where)
+    try:
+        with _quiet_pillow(max_pixels):
+            opened = parser(file)
+            width, height = opened.size
+            orientation = _orientation(opened)
+    except Exception as error:  # as in open_image
+        raise ImageError(f"has a damaged header ({_say(error)})", where=where) from error
+    if min(width, height) < 1:
+        raise ImageError(f"has no pixels ({width} x {height})", where=where)
+    if width * height > max_pixels:
+        raise ImageError(
+            f"has {width * height:,} pixels ({width} x {height}), the limit is {max_pixels:,}",
+            where=where,
+            remedy="Raise max_pixels if you trust the file",
+        )
+    return opened, orientation
+
+
+def _parser_of(file: IO[bytes], where: str | None) -> Callable[[IO[bytes]], ImageFile.ImageFile]:
+    start = file.read(16)
+    file.seek(-len(start), os.SEEK_CUR)
+    for signature, parser in _PARSERS.items():
+        if start.startswith(signature) and (signature != b"RIFF" or start[8:12] == b"WEBP"):
+            return parser
+    if not start:
+        raise ImageError("is empty (0 bytes)", where=where)
+    raise ImageError(
+        f"is not an image of a known format (it starts with {start!r})",
+        where=where,
+        remedy="Known are JPEG, PNG, WebP, TIFF, BMP, GIF and PPM",
+    )
+
+
+def _orientation(opened: ImageFile.ImageFile) -> int:
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        return 1  # Pillow turns this format itself, and reports the turned size
+    # The PNG plugin's own getexif decodes the whole picture to look behind it.
+    tags = Image.Image.getexif(opened)
+    orientation = tags.get(ExifTags.Base.Orientation, 1)
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _load(opened: ImageFile.ImageFile, max_pixels: int) -> None:
+    pixels, warned_above = opened.width * opened.height, Image.MAX_IMAGE_PIXELS
+    warns = warned_above is not None and pixels > warned_above
+    if warns or isinstance(opened, TiffImagePlugin.TiffImageFile):
+        with _quiet_pillow(max_pixels):
+            opened.load()
+    else:
+        opened.load()  # never warns, so several threads may decode at once
+
+
+@contextmanager
+def _quiet_pillow(max_pixels: int) -> Iterator[None]:
+    """Damaged EXIF tags and sizes under our own limit are no news; both are process-wide."""
+    with _pillow_settings, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit_before = Image.MAX_IMAGE_PIXELS
+        if limit_before is not None and max_pixels > 2 * limit_before:
+            Image.MAX_IMAGE_PIXELS = max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit_before
+
+
+def _to_rgb(image: Image.Image, where: str | None) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image  # converting would copy
+    if image.mode.startswith(("I", "F")):
+        return _from_wide_values(image).convert("RGB")
+    if image.has_transparency_data:
+        return _on_white(image.convert("RGBA"))
+    if image.mode in ("1", "L", "P", "CMYK", "YCbCr", "HSV", "RGBX"):
+        return image.convert("RGB")
+    raise ImageError(f"has the colour mode {image.mode}, which is not supported", where=where)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    canvas = Image.new("RGB", image.size, (255, 255, 255))
+    canvas.paste(image, mask=image.getchannel("A"))
+    return canvas
+
+
+def _from_wide_values(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits as 8-bit grey."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    low, high = 0.0, float(2 ** _bits_of(image) - 1)
+    if not image.mode.startswith("I;"):
+        smallest, largest = float(values.min()), float(values.max())
+        known_ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        high = next((top for top in known_ranges if largest <= top), largest)
+        if smallest < 0 or largest > 65535:
+            low, high = smallest, max(largest, smallest + 1e-12)
+    scaled = np.rint((values - low) * (255.0 / (high - low)))
+    return Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+
+
+def _bits_of(image: Image.Image) -> int:
+    """12 for some scanners' TIFF files, 16 otherwise."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))
+        return int(bits[0])
+    return 16
+
+
+def _say(error: BaseException) -> str:
+    return str(error) or type(error).__name__
