@@ -83,6 +83,7 @@ class DataSet:
     class_names: tuple[str, ...]
     splits: Mapping[str, Sequence[Sample]]
     problems: tuple[Problem, ...] = ()
+    segmentation_values: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def num_samples(self) -> int:
