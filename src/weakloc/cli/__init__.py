@@ -1,0 +1,49 @@
+"""The command line: flags in, one-line errors and exit codes out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+
+from weakloc import __version__
+from weakloc.cli.commands import COMMANDS
+from weakloc.errors import WeaklocError
+
+INTERRUPTED = 130
+
+app = App(
+    name="weakloc",
+    version=__version__,
+    help="Labels in, locations out: points, boxes and masks learned from image tags alone.",
+    default_parameter=Parameter(negative_iterable=()),
+)
+for _command in COMMANDS:
+    app.command(_command)
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code: 0 done, 2 a mistake the user can mend, 1 a failure, 130 interrupted."""
+    try:
+        app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _complain(f"{error} (weakloc {' '.join(arguments[:1])} --help tells more)", 2)
+    except WeaklocError as error:
+        return _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # `weakloc ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _complain(message: str, exit_code: int) -> int:
+    print(f"weakloc: {message}", file=sys.stderr)
+    return exit_code
