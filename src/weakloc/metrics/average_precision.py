@@ -1,0 +1,203 @@
+"""Scores and labels of one ranking in; its average precision, by any published definition, out.
+
+`voc12` integrates the monotone envelope of precision over recall (VOC 2010 and later); `voc07` is
+the mean of that envelope at recall 0, 0.1, ..., 1; `coco` the same at 101 recalls; `nonint` is the
+mean over positives of the precision at their rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+
+Definition: TypeAlias = Literal["voc12", "voc07", "nonint", "coco"]
+Ties: TypeAlias = Literal["stable", "grouped"]
+FloatArray: TypeAlias = NDArray[np.float64]
+
+# The recalls at which the envelope is read. k / 10 rather than numpy.arange's 0.30000000000000004,
+# so that three of ten positives do reach recall 0.3; for COCO the very numbers of its evaluator.
+_SAMPLED_RECALLS: dict[str, FloatArray] = {
+    "voc07": np.arange(11) / 10.0,
+    "coco": np.linspace(0.0, 1.0, 101),
+}
+_POSITIVE, _READ = 1, 2
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One class's detections from best to worst, ignored ones left out.
+
+    `ends_group` marks the ranks at which precision is read: all of them, or the last of each
+    group of equal scores.
+    """
+
+    positive: NDArray[np.bool_]  # (N,)
+    ends_group: NDArray[np.bool_]  # (N,)
+    image: NDArray[np.int64]  # (N,) the row of `weights` that counts it
+
+
+def average_precision(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    definition: Definition = "voc12",
+    ties: Ties = "stable",
+    num_positives: int | None = None,
+) -> float | None:
+    """Area under the precision-recall curve, or None where there is no positive to find.
+
+    Labels are 1 (positive), 0 (ignored) and -1 (negative). `num_positives` is the denominator of
+    recall when some positives were never retrieved.
+    """
+    label = np.asarray(labels).ravel()
+    ranking = rank(scores, label, ties=ties)
+    positives = int((label > 0).sum()) if num_positives is None else num_positives
+    if positives <= 0:
+        return None
+    return float(ranked_precision(ranking, np.array([float(positives)]), definition=definition)[0])
+
+
+def rank(
+    scores: ArrayLike,
+    labels: NDArray[np.signedinteger[Any]],
+    *,
+    ties: Ties = "stable",
+    image: NDArray[np.int64] | None = None,
+) -> Ranking:
+    """Sorts by descending score, equal scores in input order, and drops the ignored."""
+    score = np.asarray(scores, dtype=np.float64).ravel()
+    if score.shape != labels.shape:
+        raise ValueError(f"{score.size} scores but {labels.size} labels")
+    if np.isnan(score).any():
+        raise ValueError("scores must not hold NaN")
+    image_of = np.zeros(score.size, dtype=np.int64) if image is None else image
+    kept = np.flatnonzero(labels != 0)
+    order = kept[np.argsort(-score[kept], kind="stable")]
+    ends_group = np.ones(order.size, dtype=np.bool_)
+    if ties == "grouped":
+        ends_group[:-1] = score[order][:-1] != score[order][1:]
+    return Ranking(labels[order] > 0, ends_group, image_of[order])
+
+
+def ranked_precision(
+    ranking: Ranking,
+    num_positives: FloatArray,
+    *,
+    definition: Definition = "voc12",
+    weights: NDArray[np.uint8] | None = None,
+) -> FloatArray:
+    """Average precision under each of B weightings of the images: (B,), NaN without positives.
+
+    `weights` is (images, B), how often a resample draws the image; None is every image once.
+    """
+    if weights is None:
+        images = int(ranking.image.max(initial=-1)) + 1
+        weights = np.ones((images, 1), dtype=np.uint8)
+    marks = (ranking.positive * _POSITIVE + ranking.ends_group * _READ).astype(np.uint8)
+    found = num_positives.astype(np.float64)
+    if definition in _SAMPLED_RECALLS:
+        recalls = _SAMPLED_RECALLS[definition]
+        area = _sampled_area(marks, ranking.image, weights, found, recalls)
+    else:
+        area = _whole_area(marks, ranking.image, weights, definition == "nonint")
+    return ratio(area, found)
+
+
+def grouped_precisions(positives: ArrayLike, negatives: ArrayLike) -> FloatArray:
+    """Non-interpolated average precision of score histograms, (..., bins) each: (...).
+
+    Bins are in ascending order of score; empty ones add nothing. NaN where nothing is positive.
+    """
+    positive = np.asarray(positives, dtype=np.float64)[..., ::-1]  # best bin first
+    found = np.cumsum(positive, axis=-1)
+    taken = found + np.cumsum(np.asarray(negatives, dtype=np.float64)[..., ::-1], axis=-1)
+    precision = np.divide(found, taken, out=np.zeros_like(found), where=taken > 0)
+    return ratio((precision * positive).sum(axis=-1), found[..., -1])
+
+
+def ratio(numerator: ArrayLike, denominator: ArrayLike) -> FloatArray:
+    """Elementwise quotient, NaN where the denominator is zero."""
+    top = np.asarray(numerator, dtype=np.float64)
+    bottom = np.asarray(denominator, dtype=np.float64)
+    undefined = np.full(np.broadcast_shapes(top.shape, bottom.shape), np.nan)
+    return np.asarray(np.divide(top, bottom, out=undefined, where=bottom > 0))
+
+
+# Both kernels walk from the worst rank to the best, so that the envelope is a running maximum.
+
+
+@njit(cache=True, nogil=True)
+def _whole_area(
+    marks: NDArray[np.uint8],
+    image: NDArray[np.int64],
+    weights: NDArray[np.uint8],
+    is_plain: bool,
+) -> FloatArray:
+    """Precision summed over the positives, as is or under its envelope."""
+    found, taken = _tallies(marks, image, weights)
+    precision, area = np.zeros(found.size), np.zeros(found.size)
+    for place in range(image.size - 1, -1, -1):
+        row = weights[image[place]]
+        if marks[place] & _READ:
+            for b in range(found.size):
+                here = found[b] / max(taken[b], 1.0)
+                precision[b] = here if is_plain else max(here, precision[b])
+        if marks[place] & _POSITIVE:
+            for b in range(found.size):
+                area[b] += precision[b] * row[b]
+                found[b] -= row[b]
+        for b in range(found.size):
+            taken[b] -= row[b]
+    return area
+
+
+@njit(cache=True, nogil=True)
+def _sampled_area(
+    marks: NDArray[np.uint8],
+    image: NDArray[np.int64],
+    weights: NDArray[np.uint8],
+    num_positives: FloatArray,
+    recalls: FloatArray,
+) -> FloatArray:
+    """The envelope's mean over the given recalls, times the positives."""
+    found, taken = _tallies(marks, image, weights)
+    precision, total = np.zeros(found.size), np.zeros(found.size)
+    unread = np.zeros(found.size, dtype=np.int64)  # recalls that the walk has not yet come down to
+    for b in range(found.size):
+        unread[b] = np.searchsorted(recalls, found[b] / max(num_positives[b], 1.0), "right")
+    for place in range(image.size - 1, -1, -1):
+        row = weights[image[place]]
+        if marks[place] & _READ:
+            for b in range(found.size):
+                precision[b] = max(found[b] / max(taken[b], 1.0), precision[b])
+        for b in range(found.size):
+            taken[b] -= row[b]
+        if marks[place] & _POSITIVE:
+            for b in range(found.size):
+                found[b] -= row[b]
+                recall = found[b] / max(num_positives[b], 1.0)
+                while unread[b] > 0 and recalls[unread[b] - 1] > recall:
+                    total[b] += precision[b]
+                    unread[b] -= 1
+    for b in range(found.size):
+        total[b] = (total[b] + precision[b] * unread[b]) * num_positives[b] / recalls.size
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _tallies(
+    marks: NDArray[np.uint8], image: NDArray[np.int64], weights: NDArray[np.uint8]
+) -> tuple[FloatArray, FloatArray]:
+    """Positives found and all detections taken at the worst rank, for every weighting."""
+    found, taken = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
+    for place in range(image.size):
+        row = weights[image[place]]
+        for b in range(row.size):
+            taken[b] += row[b]
+            if marks[place] & _POSITIVE:
+                found[b] += row[b]
+    return found, taken

@@ -1,0 +1,189 @@
+"""Class scores and tags in; average precision, accuracies and confusions of tags out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weakloc.metrics.arrays import ClassIndex, class_scores, single_label
+from weakloc.metrics.average_precision import rank, ratio
+from weakloc.metrics.ranking import (
+    DEFAULT_RANKING,
+    RankedClasses,
+    RankingConvention,
+    mean_average_precision,
+)
+from weakloc.metrics.records import ImageRecords
+from weakloc.metrics.result import MetricResult
+from weakloc.metrics.shares import ClassShares
+from weakloc.metrics.uncertainty import NUM_REPLICATES
+from weakloc.structures import ABSENT, PRESENT, Prediction, Sample
+
+
+class ClassificationPrecision:
+    """Average precision of every class's ranking of the images; unknown tags are skipped."""
+
+    def __init__(
+        self, classes: ClassIndex, convention: RankingConvention = DEFAULT_RANKING
+    ) -> None:
+        self.classes = classes
+        self.convention = convention
+        self._rows: ImageRecords[tuple[NDArray[np.float64], NDArray[np.int8]]] = ImageRecords()
+
+    def update(self, sample: Sample, prediction: Prediction) -> None:
+        row = (class_scores(prediction, self.classes), np.asarray(sample.labels, dtype=np.int8))
+        self._rows.add(sample.name, row)
+
+    def merge(self, other: ClassificationPrecision) -> None:
+        self._rows.merge(other._rows)
+
+    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
+        names, rows = self._rows.sorted()
+        num_classes = len(self.classes)
+        scores = np.array([row[0] for row in rows]).reshape(-1, num_classes)
+        labels = np.array([row[1] for row in rows], dtype=np.int8).reshape(-1, num_classes)
+        ranked = rank_images(scores, labels, names, self.classes, self.convention)
+        result = mean_average_precision(
+            "classification_map",
+            ranked,
+            self.convention,
+            described="images ranked by class score, unknown tags skipped",
+            hidden_supervision=hidden_supervision,
+        )
+        return (result,)
+
+
+class Accuracy:
+    """Top-1 and top-5 accuracy on images with one tag; equal scores go to the earlier class."""
+
+    def __init__(
+        self, classes: ClassIndex, *, num_replicates: int = NUM_REPLICATES, seed: int = 0
+    ) -> None:
+        self.classes = classes
+        self._top = {
+            k: ClassShares(classes, num_replicates=num_replicates, seed=seed)
+            for k in (1, 5)
+            if k == 1 or len(classes) > k  # five guesses among five classes tell nothing
+        }
+
+    def update(self, sample: Sample, prediction: Prediction) -> None:
+        label = single_label(sample)
+        place = place_of(class_scores(prediction, self.classes), label)
+        for k, shares in self._top.items():
+            shares.add(sample.name, {label: int(place < k)}, {label: 1})
+
+    def merge(self, other: Accuracy) -> None:
+        for k, shares in self._top.items():
+            shares.merge(other._top[k])
+
+    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
+        overall = tuple(
+            shares.result(
+                f"top_{k}_accuracy",
+                f"true class among the {k} highest scores",
+                averaging="trials",
+                hidden_supervision=hidden_supervision,
+            )
+            for k, shares in self._top.items()
+        )
+        balanced = self._top[1].result(
+            "mean_class_accuracy",
+            "true class has the highest score",
+            averaging="classes",
+            hidden_supervision=hidden_supervision,
+        )
+        return (*overall, balanced)
+
+
+@dataclass(frozen=True)
+class TagConfusion:
+    """How often a tag is seen where only its companion is.
+
+    `together[a, b]` counts images with both; `false_rate[a, b]` is the share of images with a and
+    certainly without b on which b scores at least `threshold`, and `base_rate[b]` the share over
+    all images without b. NaN marks pairs that never had a chance.
+    """
+
+    class_names: tuple[str, ...]
+    threshold: float
+    together: NDArray[np.int64]  # (C, C)
+    false_rate: NDArray[np.float64]  # (C, C)
+    base_rate: NDArray[np.float64]  # (C,)
+
+    def worst(self, limit: int = 10) -> list[tuple[str, str, float]]:
+        """The (present, wrongly seen, rate above the base rate) that stand out most."""
+        excess = np.nan_to_num(self.false_rate - self.base_rate, nan=-np.inf)
+        order = np.argsort(-excess, axis=None, kind="stable")[:limit]
+        pairs = [divmod(int(flat), len(self.class_names)) for flat in order]
+        return [
+            (self.class_names[a], self.class_names[b], float(excess[a, b]))
+            for a, b in pairs
+            if excess[a, b] > 0
+        ]
+
+
+class TagConfusions:
+    """Counts which tags are mistaken because others are there; memory is (classes, classes)."""
+
+    def __init__(self, classes: ClassIndex, *, threshold: float = 0.5) -> None:
+        self.classes = classes
+        self.threshold = threshold
+        shape = (len(classes), len(classes))
+        self._together = np.zeros(shape, dtype=np.int64)
+        self._alone = np.zeros(shape, dtype=np.int64)
+        self._false = np.zeros(shape, dtype=np.int64)
+        self._absent = np.zeros((2, len(classes)), dtype=np.int64)  # trials, false alarms
+
+    def update(self, sample: Sample, prediction: Prediction) -> None:
+        present = (sample.labels == PRESENT).astype(np.int64)
+        absent = (sample.labels == ABSENT).astype(np.int64)
+        alarm = absent * (class_scores(prediction, self.classes) >= self.threshold)
+        self._together += np.outer(present, present)
+        self._alone += np.outer(present, absent)
+        self._false += np.outer(present, alarm)
+        self._absent += np.stack([absent, alarm])
+
+    def merge(self, other: TagConfusions) -> None:
+        if (self.classes.names, self.threshold) != (other.classes.names, other.threshold):
+            raise ValueError("confusions of other classes or thresholds cannot be merged")
+        self._together += other._together
+        self._alone += other._alone
+        self._false += other._false
+        self._absent += other._absent
+
+    def confusion(self) -> TagConfusion:
+        return TagConfusion(
+            class_names=self.classes.names,
+            threshold=self.threshold,
+            together=self._together.copy(),
+            false_rate=ratio(self._false, self._alone),
+            base_rate=ratio(self._absent[1], self._absent[0]),
+        )
+
+
+def rank_images(
+    scores: NDArray[np.float64],
+    labels: NDArray[np.int8],
+    image_names: tuple[str, ...],
+    classes: ClassIndex,
+    convention: RankingConvention,
+) -> RankedClasses:
+    """One ranking a class from (images, C) scores and labels, where each image counts once."""
+    image = np.arange(len(image_names))
+    return RankedClasses(
+        rankings=[
+            rank(scores[:, c], labels[:, c], ties=convention.ties, image=image)
+            for c in range(len(classes))
+        ],
+        positives=(labels == PRESENT).astype(np.int64),
+        image_names=image_names,
+        class_names=classes.names,
+    )
+
+
+def place_of(scores: NDArray[np.float64], class_index: int) -> int:
+    """0 for the first place; of equal scores the earlier class is ahead."""
+    own = scores[class_index]
+    return int((scores > own).sum() + (scores[:class_index] == own).sum())

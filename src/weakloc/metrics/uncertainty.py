@@ -1,0 +1,200 @@
+"""How sure a number is: bootstrap over images, paired difference of two runs, mean over seeds.
+
+A resample draws each image a Poisson(1) number of times. The draw depends on the seed and the
+image's name alone, so that several processes, several accumulators and two runs under comparison
+agree on it without speaking to each other, and nothing about an image needs to be kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+
+from weakloc.metrics.average_precision import ratio
+from weakloc.metrics.result import Interval, MetricResult
+
+NUM_REPLICATES = 1000
+_CHUNK = 64
+_POISSON_CDF = np.cumsum([math.exp(-1.0) / math.factorial(count) for count in range(12)])
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """First run minus second run on the same images, with its paired bootstrap interval.
+
+    `share_above_zero` is the share of resamples in which the first run is ahead.
+    """
+
+    name: str
+    difference: float
+    interval: Interval
+    share_above_zero: float
+    num_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean and sample standard deviation over runs that differ in their seed."""
+
+    name: str
+    mean: float
+    deviation: float | None  # None for a single run
+    num_runs: int
+
+
+def resample_weights(
+    image_names: Iterable[str], *, num_replicates: int = NUM_REPLICATES, seed: int = 0
+) -> NDArray[np.uint8]:
+    """How often each resample draws each image: (images, replicates)."""
+    keys = np.array([_key(name, seed) for name in image_names], dtype=np.uint64)
+    return np.asarray(_draw(keys, num_replicates, _POISSON_CDF))
+
+
+def digest(image_names: Iterable[str]) -> int:
+    """A number that stands for a set of images, whatever their order."""
+    return sum(_key(name, 0) for name in image_names) % 2**64
+
+
+def interval_of(replicates: NDArray[np.float64]) -> Interval | None:
+    """The central 95 % of the values that are defined; None where none is."""
+    defined = replicates[np.isfinite(replicates)]
+    if defined.size == 0:
+        return None
+    low, high = np.quantile(defined, [0.025, 0.975])
+    return Interval(float(low), float(high))
+
+
+def paired_difference(first: MetricResult, second: MetricResult) -> Difference:
+    """Compares two runs measured on the same images with the same seed."""
+    if first.name != second.name or first.convention != second.convention:
+        raise ValueError(
+            f"cannot compare {first.name} ({first.convention}) "
+            f"with {second.name} ({second.convention})"
+        )
+    if first.image_digest != second.image_digest:
+        raise ValueError(f"{first.name} was measured on different images")
+    if first.value is None or second.value is None:
+        raise ValueError(f"{first.name} is undefined: {first.unavailable or second.unavailable}")
+    differences = first.replicates - second.replicates
+    interval = interval_of(differences)
+    if interval is None:
+        raise ValueError(f"{first.name} was computed without resamples")
+    defined = differences[np.isfinite(differences)]
+    return Difference(
+        name=first.name,
+        difference=first.value - second.value,
+        interval=interval,
+        share_above_zero=float(np.mean(defined > 0)),
+        num_images=first.num_images,
+    )
+
+
+def spread_over_runs(results: Sequence[MetricResult]) -> Spread:
+    """Mean +- standard deviation of one metric over several seeds."""
+    values = [result.value for result in results if result.value is not None]
+    if not values or len({result.name for result in results}) != 1:
+        raise ValueError("a spread needs at least one defined value of one metric")
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Spread(results[0].name, float(np.mean(values)), deviation, len(values))
+
+
+def mean_of_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the last axis of what is not NaN; NaN where nothing is defined."""
+    defined = ~np.isnan(values)
+    count = defined.sum(axis=-1)
+    total = np.where(defined, values, 0.0).sum(axis=-1)
+    return ratio(total, count)
+
+
+class ResampledSums:
+    """Sums over images of a vector of counts, in the set itself and in every resample.
+
+    Memory depends on the length of the vector alone. Counts are whole numbers, so that sums are
+    exact and merging in any order gives the same bits.
+    """
+
+    def __init__(
+        self, num_counts: int, *, num_replicates: int = NUM_REPLICATES, seed: int = 0
+    ) -> None:
+        self.seed = seed
+        self.num_images = 0
+        self.image_digest = 0
+        self._total = np.zeros(num_counts)
+        self._replicates = np.zeros((num_replicates, num_counts))
+        self._waiting: list[tuple[str, NDArray[np.float64]]] = []
+
+    def add(self, image_name: str, counts: ArrayLike) -> None:
+        vector = np.array(counts, dtype=np.float64).ravel()
+        if vector.shape != self._total.shape:
+            raise ValueError(f"{vector.size} counts where {self._total.size} are summed")
+        self.num_images += 1
+        self.image_digest = (self.image_digest + _key(image_name, 0)) % 2**64
+        self._total += vector
+        self._waiting.append((image_name, vector))
+        if len(self._waiting) == _CHUNK:
+            self._flush()
+
+    def merge(self, other: ResampledSums) -> None:
+        if (self.seed, self._replicates.shape) != (other.seed, other._replicates.shape):
+            raise ValueError("only sums of the same counts, seed and resamples can be merged")
+        other._flush()
+        self._flush()
+        self.num_images += other.num_images
+        self.image_digest = (self.image_digest + other.image_digest) % 2**64
+        self._total += other._total
+        self._replicates += other._replicates
+
+    @property
+    def total(self) -> NDArray[np.float64]:
+        """(counts,)"""
+        return self._total.copy()
+
+    @property
+    def replicates(self) -> NDArray[np.float64]:
+        """(replicates, counts)"""
+        self._flush()
+        return self._replicates.copy()
+
+    def _flush(self) -> None:
+        if not self._waiting or not len(self._replicates):
+            self._waiting.clear()
+            return
+        weights = resample_weights(
+            [name for name, _ in self._waiting],
+            num_replicates=len(self._replicates),
+            seed=self.seed,
+        )
+        counts = np.stack([vector for _, vector in self._waiting])  # (images, counts)
+        self._replicates += weights.T.astype(np.float64) @ counts
+        self._waiting.clear()
+
+
+def _key(image_name: str, seed: int) -> int:
+    words = hashlib.blake2b(image_name.encode(), digest_size=8, salt=seed.to_bytes(8, "little"))
+    return int.from_bytes(words.digest(), "little")
+
+
+@njit(cache=True, nogil=True)
+def _draw(
+    keys: NDArray[np.uint64], num_replicates: int, cdf: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """Poisson(1) counts from the SplitMix64 stream of each key."""
+    weights = np.zeros((keys.size, num_replicates), dtype=np.uint8)
+    for image in range(keys.size):
+        state = keys[image]
+        for replicate in range(num_replicates):
+            state += np.uint64(0x9E3779B97F4A7C15)
+            mixed = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            uniform = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+            count = 0
+            while count < 11 and uniform >= cdf[count]:
+                count += 1
+            weights[image, replicate] = count
+    return weights
