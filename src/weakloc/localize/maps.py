@@ -1,0 +1,175 @@
+"""Score maps in, score maps on a common image-aligned grid out: normalised, resampled, fused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weakloc.geometry import BoxLTRB, GridTransform, Size
+from weakloc.structures import MapKind, ScoreMaps
+
+Maps: TypeAlias = NDArray[np.float32]  # (..., rows, columns)
+Normalisation: TypeAlias = Literal["none", "minmax", "relu_max", "sigmoid", "zscore"]
+Combination: TypeAlias = Literal["max", "mean"]
+
+_SLIMMEST = 16  # a cap on the long side leaves a thin image at least a 16th of it across
+
+
+def minmax(maps: NDArray[np.floating]) -> Maps:
+    """(m - min) / (max - min) of each map; zeros where it is constant or holds NaN or infinity."""
+    finite, low, high = _ranges(maps)
+    span = np.where(finite & (high > low), high - low, np.inf)
+    return np.asarray(np.where(finite, maps - low, 0.0) / span, dtype=np.float32)
+
+
+def relu_max(maps: NDArray[np.floating]) -> Maps:
+    """max(m, 0) / max(m) of each map; zeros where nothing is positive or not all is finite."""
+    finite, _, high = _ranges(maps)
+    top = np.where(finite & (high > 0), high, np.inf)
+    return np.asarray(np.where(finite, np.maximum(maps, 0.0), 0.0) / top, dtype=np.float32)
+
+
+def sigmoid(maps: NDArray[np.floating]) -> Maps:
+    """1 / (1 + exp(-m)), for logit maps; zeros for maps that are not finite."""
+    finite, _, _ = _ranges(maps)
+    # tanh does not overflow, whatever the logit.
+    return np.asarray(np.where(finite, 0.5 + 0.5 * np.tanh(0.5 * maps), 0.0), dtype=np.float32)
+
+
+def zscore(maps: NDArray[np.floating]) -> Maps:
+    """(m - mean) / standard deviation of each map; zeros where it is constant or not finite."""
+    finite, low, high = _ranges(maps)
+    safe = np.where(finite, maps, 0.0).astype(np.float64)
+    centred = safe - safe.mean(axis=(-2, -1), keepdims=True)
+    spread = np.sqrt(np.square(centred).mean(axis=(-2, -1), keepdims=True))
+    spread = np.where(high > low, spread, np.inf)
+    return np.asarray(np.where(finite, centred, 0.0) / spread, dtype=np.float32)
+
+
+def unchanged(maps: NDArray[np.floating]) -> Maps:
+    """The maps as they are; zeros for maps that are not finite."""
+    finite, _, _ = _ranges(maps)
+    return np.asarray(np.where(finite, maps, 0.0), dtype=np.float32)
+
+
+NORMALISATIONS: dict[Normalisation, Callable[[NDArray[np.floating]], Maps]] = {
+    "none": unchanged,
+    "minmax": minmax,
+    "relu_max": relu_max,
+    "sigmoid": sigmoid,
+    "zscore": zscore,
+}
+
+
+def image_grid(image_size: Size, *, long_side: float | None = None) -> GridTransform:
+    """The grid of (about) square cells over the whole image whose long side has so many cells.
+
+    Never finer than the pixels; None means the pixels. This is the common grid of fused maps.
+    """
+    limit = max(image_size) if long_side is None else min(long_side, max(image_size))
+    ratio = limit / max(image_size)
+    columns, rows = (
+        max(round(side * ratio), min(round(side), round(limit / _SLIMMEST)), 1)
+        for side in image_size
+    )
+    return GridTransform.identity(image_size).resize((float(columns), float(rows)))
+
+
+def resample(maps: ScoreMaps, grid: GridTransform) -> ScoreMaps:
+    """The maps at the cell centres of another grid of the same image.
+
+    Bilinear between cell centres, replicated outside of the outermost ones; padding is left
+    behind. A map that is not finite everywhere becomes zeros.
+    """
+    row_weights, column_weights = _weights(maps.transform, grid)
+    values = np.matmul(row_weights @ unchanged(maps.values), column_weights.T)
+    return ScoreMaps(np.asarray(values, dtype=np.float32), grid, maps.kind)
+
+
+def fuse(
+    views: Sequence[ScoreMaps],
+    grid: GridTransform,
+    *,
+    combine: Combination,
+    normalise: Normalisation = "none",
+    windows: Sequence[BoxLTRB] | None = None,
+) -> ScoreMaps:
+    """One set of maps from several of the same image: scales, flips, tiles.
+
+    Each is normalised, resampled to `grid` and combined cell by cell. `windows` are the image
+    boxes the views were made from, for tiles: a view counts only inside its own. Tiles of one
+    scale are best fused without normalisation, then normalised together with other scales.
+    A view whose map is not finite does not count; a cell that no view counts for is 0.
+    """
+    if not views:
+        raise ValueError("there are no views to fuse")
+    columns, rows = _cells(grid)
+    shape = (views[0].values.shape[0], rows, columns)
+    neutral = -np.inf if combine == "max" else 0.0
+    total = np.full(shape, neutral, dtype=np.float32)
+    count = np.zeros(shape, dtype=np.float32)
+    for index, view in enumerate(views):
+        counts = np.asarray(np.isfinite(view.values).all(axis=(1, 2), keepdims=True))
+        if windows is not None:
+            counts = counts & _inside(windows[index], grid)
+        normalised = NORMALISATIONS[normalise](view.values)
+        values = resample(ScoreMaps(normalised, view.transform), grid).values
+        step = np.maximum if combine == "max" else np.add
+        step(total, np.where(counts, values, neutral), out=total)
+        count += counts
+    divisor = np.maximum(count, 1.0) if combine == "mean" else np.float32(1.0)
+    fused = np.where(count > 0, total, 0.0) / divisor
+    return ScoreMaps(fused.astype(np.float32), grid, _kind(views[0].kind, normalise))
+
+
+def _kind(kind: MapKind, normalise: Normalisation) -> MapKind:
+    kinds: dict[Normalisation, MapKind] = {"none": kind, "sigmoid": "probability"}
+    return kinds.get(normalise, "cam")
+
+
+def _ranges(
+    maps: NDArray[np.floating],
+) -> tuple[NDArray[np.bool_], NDArray[np.floating], NDArray[np.floating]]:
+    """Of each map: is it finite everywhere; its least and greatest value, 0 where it is not."""
+    finite = np.asarray(np.isfinite(maps).all(axis=(-2, -1), keepdims=True))
+    safe = np.where(finite, maps, 0.0)
+    return finite, safe.min(axis=(-2, -1), keepdims=True), safe.max(axis=(-2, -1), keepdims=True)
+
+
+def _cells(grid: GridTransform) -> tuple[int, int]:
+    columns, rows = grid.grid_size
+    return round(columns), round(rows)
+
+
+def _weights(source: GridTransform, target: GridTransform) -> tuple[Maps, Maps]:
+    """(target rows, source rows) and (target columns, source columns) interpolation matrices."""
+    columns, rows = _cells(target)
+    source_columns, source_rows = _cells(source)
+    relative = source.compose(target.invert())
+    x = relative.scale_x * (np.arange(columns) + 0.5) + relative.offset_x
+    y = relative.scale_y * (np.arange(rows) + 0.5) + relative.offset_y
+    return _line_weights(y, source_rows), _line_weights(x, source_columns)
+
+
+def _line_weights(positions: NDArray[np.floating], num_cells: int) -> Maps:
+    """Weights of the cells of a line, whose centres are 0.5, 1.5, ..., at the positions."""
+    from_first_center = np.clip(positions - 0.5, 0.0, num_cells - 1)
+    # Rounding leaves 1e-16 of a neighbour's weight; exact centres give exact copies.
+    near = np.rint(from_first_center)
+    exact = np.abs(from_first_center - near) < 1e-9
+    from_first_center = np.where(exact, near, from_first_center)
+    distance = np.abs(from_first_center[:, None] - np.arange(num_cells))
+    return np.asarray(np.maximum(1.0 - distance, 0.0), dtype=np.float32)
+
+
+def _inside(window: BoxLTRB, grid: GridTransform) -> NDArray[np.bool_]:
+    """Which cells of an image-aligned grid have their centre in an image box: (rows, columns)."""
+    columns, rows = _cells(grid)
+    x = (np.arange(columns) + 0.5 - grid.offset_x) / grid.scale_x
+    y = (np.arange(rows) + 0.5 - grid.offset_y) / grid.scale_y
+    across = (x >= window[0]) & (x < window[2])
+    down = (y >= window[1]) & (y < window[3])
+    return down[:, None] & across[None, :]

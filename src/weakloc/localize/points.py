@@ -1,0 +1,140 @@
+"""A class's heat map in, one or several points of the image out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weakloc.component_tree import component_labels, component_tree
+from weakloc.geometry import (
+    GridTransform,
+    PointXY,
+    cell_center_in_image,
+    clip_point,
+    map_point_to_image,
+)
+
+HeatMap: TypeAlias = NDArray[np.floating]  # (rows, columns) of one class
+PointMethod: TypeAlias = Literal["arg_max", "plateau", "sub_cell"]
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """A point inside the image and the heat it was found at."""
+
+    x: float
+    y: float
+    heat: float
+
+
+def locate_point(heat: HeatMap, transform: GridTransform, *, method: PointMethod) -> Peak:
+    """Where the heat is greatest; the image's centre, with heat 0, if no value is finite.
+
+    `arg_max`: centre of the greatest cell, the first in row-major order on ties. `plateau`: centre
+    of the largest connected part of the greatest cells. `sub_cell`: the arg-max, refined.
+    """
+    finite = np.isfinite(heat)
+    if not finite.any():
+        width, height = transform.image_size
+        return Peak(width / 2, height / 2, 0.0)
+    usable = np.where(finite, heat, -np.inf)
+    row, column = _arg_max(usable)
+    x, y = clip_point(_POINTS[method](usable, transform), transform.image_size)
+    return Peak(x, y, float(heat[row, column]))
+
+
+def locate_points(
+    heat: HeatMap,
+    transform: GridTransform,
+    *,
+    max_points: int,
+    min_distance: float = 0.0,
+    min_heat: float = -np.inf,
+    method: Literal["arg_max", "sub_cell"] = "arg_max",
+) -> list[Peak]:
+    """The regional maxima of at least `min_heat`, hottest first, `min_distance` pixels apart.
+
+    A plateau gives one point, its first cell. There may be fewer than `max_points`, or none.
+    """
+    usable = np.where(np.isfinite(heat), heat, -np.inf)
+    peaks: list[Peak] = []
+    for cell in _regional_maxima(heat):
+        row, column = divmod(int(cell), heat.shape[1])
+        value = float(heat[row, column])
+        if len(peaks) >= max_points or value < min_heat:
+            break
+        x, y = clip_point(_place(usable, row, column, transform, method), transform.image_size)
+        if all(np.hypot(x - peak.x, y - peak.y) >= min_distance for peak in peaks):
+            peaks.append(Peak(x, y, value))
+    return peaks
+
+
+def _arg_max(heat: HeatMap) -> tuple[int, int]:
+    row, column = np.unravel_index(int(np.argmax(heat)), heat.shape)
+    return int(row), int(column)
+
+
+def _arg_max_point(heat: HeatMap, transform: GridTransform) -> PointXY:
+    return cell_center_in_image(*_arg_max(heat), transform)
+
+
+def _sub_cell_point(heat: HeatMap, transform: GridTransform) -> PointXY:
+    return _refined(heat, *_arg_max(heat), transform)
+
+
+def _plateau_point(heat: HeatMap, transform: GridTransform) -> PointXY:
+    """The centroid of the greatest cells, moved to the nearest of them if it misses all."""
+    labels = component_labels(heat == heat.max())
+    sizes = np.bincount(labels.ravel())
+    rows, columns = np.nonzero(labels == np.argmax(sizes[1:]) + 1)
+    center_row, center_column = rows.mean(), columns.mean()
+    distance = np.maximum(np.abs(rows - center_row), np.abs(columns - center_column))
+    if distance.min() > 0.5:  # the cell that holds the centroid is not one of them
+        nearest = np.argmin(np.hypot(rows - center_row, columns - center_column))
+        center_row, center_column = rows[nearest], columns[nearest]
+    return map_point_to_image((float(center_column) + 0.5, float(center_row) + 0.5), transform)
+
+
+_POINTS: dict[PointMethod, Callable[[HeatMap, GridTransform], PointXY]] = {
+    "arg_max": _arg_max_point,
+    "plateau": _plateau_point,
+    "sub_cell": _sub_cell_point,
+}
+
+
+def _regional_maxima(heat: HeatMap) -> NDArray[np.int64]:
+    """First cells of the plateaus that have no higher neighbour, hottest first."""
+    tree = component_tree(np.where(np.isfinite(heat), heat, np.nan))
+    is_leaf = np.ones(len(tree.parent), dtype=np.bool_)
+    is_leaf[tree.parent[tree.parent >= 0]] = False
+    order = np.lexsort((tree.peak[is_leaf], -tree.level[is_leaf]))
+    return tree.peak[is_leaf][order]
+
+
+def _place(
+    heat: HeatMap, row: int, column: int, transform: GridTransform, method: PointMethod
+) -> PointXY:
+    if method == "sub_cell":
+        return _refined(heat, row, column, transform)
+    return cell_center_in_image(row, column, transform)
+
+
+def _refined(heat: HeatMap, row: int, column: int, transform: GridTransform) -> PointXY:
+    """The top of the parabolas through the cell and its neighbours, at most half a cell away."""
+    across = _parabola_top(heat[row, :], column)
+    down = _parabola_top(heat[:, column], row)
+    return map_point_to_image((column + 0.5 + across, row + 0.5 + down), transform)
+
+
+def _parabola_top(line: NDArray[np.floating], index: int) -> float:
+    if index == 0 or index == len(line) - 1:
+        return 0.0
+    before, here, after = (float(value) for value in line[index - 1 : index + 2])
+    curvature = before - 2.0 * here + after
+    if not np.isfinite(curvature) or curvature >= 0.0:
+        return 0.0
+    return float(np.clip(0.5 * (before - after) / curvature, -0.5, 0.5))
