@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import softplus
 
-from weakloc.data.scenes import CLASSES, scene_samples
+from weakloc.data.scenes import CLUTTER_CLASSES as CLASSES
+from weakloc.data.scenes import scene_samples
 from weakloc.geometry import GridTransform, cell_center_in_image
 from weakloc.model.network import LocalizationNetwork
 from weakloc.output.report import write_report

@@ -51,5 +51,5 @@ def file_name_of(name: str) -> str:
         for letter in name
     )
     if not escaped.strip(". "):  # "", ".", "..", " "
-        escaped = "".join(f"%{byte:02X}" for byte in name.encode()) or "%00"
+        escaped = "".join(f"%{byte:02X}" for byte in name.encode()) or "%"
     return escaped
