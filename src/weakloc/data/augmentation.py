@@ -1,0 +1,261 @@
+"""The random half of the transforms: draws parameters from a generator, never touches a pixel.
+
+An `Augmentation` is what a method asks for. `draw` fixes every number for one image, `apply`
+carries them out through `transforms`; the same generator state gives the same picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from weakloc.data import transforms
+from weakloc.data.transforms import Channels, PixelSize
+from weakloc.geometry import BoxLTRB, GridTransform
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A normalised image (3, H, W) and its place; None once no axis-aligned map describes it."""
+
+    pixels: Tensor
+    transform: GridTransform | None
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What a step must know of the image before it exists."""
+
+    size: PixelSize
+    std: Channels
+
+
+class Action(Protocol):
+    """One change with all its numbers fixed."""
+
+    def apply(self, view: View) -> View: ...
+
+
+class Step(Protocol):
+    """Draws an action, or None where this image is left alone."""
+
+    def draw(self, generator: Generator, canvas: Canvas) -> Action | None: ...
+
+
+@dataclass(frozen=True)
+class FlipAction:
+    def apply(self, view: View) -> View:
+        transform = view.transform.flip_horizontal() if view.transform else None
+        return View(transforms.flip_horizontal(view.pixels), transform)
+
+
+@dataclass(frozen=True)
+class CropAction:
+    """`box_in_grid` in whole pixels, stretched to `size`."""
+
+    box_in_grid: BoxLTRB
+    size: PixelSize
+
+    def apply(self, view: View) -> View:
+        transform = view.transform
+        if transform is not None:
+            transform = transform.crop(self.box_in_grid).resize(self.size)
+        pixels = transforms.crop_and_resize(view.pixels, self.box_in_grid, self.size)
+        return View(pixels, transform)
+
+
+@dataclass(frozen=True, eq=False)
+class HideAction:
+    patch_size: int
+    hidden: Tensor  # (rows, columns) of bool
+
+    def apply(self, view: View) -> View:
+        pixels = transforms.hide_tiles(view.pixels, self.hidden, patch_size=self.patch_size)
+        return View(pixels, view.transform)
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseAction:
+    noise: Tensor  # (3, H, W), in normalised units
+
+    def apply(self, view: View) -> View:
+        return View(view.pixels + self.noise, view.transform)
+
+
+@dataclass(frozen=True)
+class RotateAction:
+    """The result has no transform: a turned frame has no axis-aligned map to the image."""
+
+    degrees: float
+
+    def apply(self, view: View) -> View:
+        return View(transforms.rotate(view.pixels, self.degrees), None)
+
+
+@dataclass(frozen=True)
+class HorizontalFlip:
+    probability: float = 0.5
+
+    def draw(self, generator: Generator, canvas: Canvas) -> FlipAction | None:  # noqa: ARG002
+        return FlipAction() if _happens(self.probability, generator) else None
+
+
+@dataclass(frozen=True)
+class GoogLeNetResize:
+    """Szegedy et al. 2015: a crop of 8 to 100 % of the area and an aspect of 3:4 to 4:3.
+
+    Area and aspect (width / height) are uniform, and the sides change places half of the time;
+    torchvision's RandomResizedCrop draws the logarithm of the aspect instead. After `attempts`
+    crops that do not fit, the middle of the image is taken at the shape of the output.
+    """
+
+    smallest_area: float = 0.08
+    aspects: tuple[float, float] = (3 / 4, 4 / 3)
+    attempts: int = 10
+
+    def draw(self, generator: Generator, canvas: Canvas) -> CropAction:
+        return CropAction(self.draw_box(generator, canvas.size, output=canvas.size), canvas.size)
+
+    def draw_box(
+        self, generator: Generator, image_size: PixelSize, *, output: PixelSize
+    ) -> BoxLTRB:
+        """The crop in whole pixels of an image of (width, height)."""
+        width, height = image_size
+        for _ in range(self.attempts):
+            crop_width, crop_height = self._draw_sides(generator, width * height)
+            if 1 <= crop_width <= width and 1 <= crop_height <= height:
+                left = _integer_up_to(width - crop_width, generator)
+                top = _integer_up_to(height - crop_height, generator)
+                return left, top, left + crop_width, top + crop_height
+        return middle_box(image_size, shape=output)
+
+    def _draw_sides(self, generator: Generator, image_area: int) -> PixelSize:
+        area = image_area * _uniform(self.smallest_area, 1.0, generator)
+        aspect = _uniform(*self.aspects, generator)
+        sides = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        return sides[::-1] if _happens(0.5, generator) else sides
+
+
+@dataclass(frozen=True)
+class HideAndSeek:
+    """Singh and Lee 2017: one patch size for each image, 0 for none; each tile hidden or not."""
+
+    patch_sizes: tuple[int, ...] = (0, 4, 8, 16)
+    probability: float = 0.5
+
+    def draw(self, generator: Generator, canvas: Canvas) -> HideAction | None:
+        patch_size = self.patch_sizes[_integer_up_to(len(self.patch_sizes) - 1, generator)]
+        if patch_size == 0:
+            return None
+        columns, rows = (math.ceil(side / patch_size) for side in canvas.size)
+        hidden = torch.rand((rows, columns), generator=generator) < self.probability
+        return HideAction(patch_size, hidden)
+
+
+@dataclass(frozen=True)
+class WhiteNoise:
+    """Gaussian noise of `sigma` (of a range of 1), independent for each pixel and channel."""
+
+    sigma: float = 10 / 255
+    probability: float = 0.5
+
+    def draw(self, generator: Generator, canvas: Canvas) -> NoiseAction | None:
+        if not _happens(self.probability, generator):
+            return None
+        width, height = canvas.size
+        noise = torch.randn((height, width, 3), generator=generator)
+        return NoiseAction((noise * (self.sigma / torch.tensor(canvas.std))).permute(2, 0, 1))
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Up to `degrees` either way. For training on labels: the image loses its transform."""
+
+    degrees: float = 30.0
+    probability: float = 0.5
+
+    def draw(self, generator: Generator, canvas: Canvas) -> RotateAction | None:  # noqa: ARG002
+        if not _happens(self.probability, generator):
+            return None
+        return RotateAction(_uniform(-self.degrees, self.degrees, generator))
+
+
+@dataclass(frozen=True)
+class ScaleJitter:
+    """Oquab et al. 2015: one factor for the whole batch, uniform between the two."""
+
+    smallest: float = 0.7
+    largest: float = 1.4
+    multiple_of: int = 1
+
+    def draw(self, generator: Generator, size: PixelSize) -> PixelSize:
+        factor = _uniform(self.smallest, self.largest, generator)
+        return transforms.jittered_size(size, factor, multiple_of=self.multiple_of)
+
+
+@dataclass(frozen=True)
+class DrawnAugmentation:
+    """Everything random about one image, decided."""
+
+    region_in_image: BoxLTRB | None
+    actions: tuple[Action, ...]
+
+    def apply(self, view: View) -> View:
+        """The actions in order; the region was taken before, from the decoded picture."""
+        for action in self.actions:
+            view = action.apply(view)
+        return view
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to training images, in this order.
+
+    `crop` takes its region from the decoded picture, in place of the preprocessing's own resize;
+    `steps` follow on the network's input; `duplicate_steps` only touch images that class
+    balancing repeats; `scale_jitter` acts on the whole batch. "Hide-and-Seek after GoogLeNet
+    resize" is `crop=GoogLeNetResize(), steps=(HideAndSeek(),)`, the other order is
+    `steps=(HideAndSeek(), GoogLeNetResize())`.
+    """
+
+    crop: GoogLeNetResize | None = None
+    steps: tuple[Step, ...] = ()
+    duplicate_steps: tuple[Step, ...] = ()
+    scale_jitter: ScaleJitter | None = None
+
+    def draw(
+        self, generator: Generator, *, picture_size: PixelSize, canvas: Canvas, num_repeat: int
+    ) -> DrawnAugmentation:
+        """`num_repeat` is 0 for the first use of an image in an epoch."""
+        region = None
+        if self.crop is not None:
+            region = self.crop.draw_box(generator, picture_size, output=canvas.size)
+        steps: Sequence[Step] = self.steps + (self.duplicate_steps if num_repeat else ())
+        drawn = [step.draw(generator, canvas) for step in steps]
+        return DrawnAugmentation(region, tuple(action for action in drawn if action is not None))
+
+
+def middle_box(image_size: PixelSize, *, shape: PixelSize) -> BoxLTRB:
+    """The largest box of whole pixels with the proportions of `shape`, in the middle."""
+    width, height = image_size
+    crop_width = min(width, max(round(height * shape[0] / shape[1]), 1))
+    crop_height = min(height, max(round(width * shape[1] / shape[0]), 1))
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height
+
+
+def _uniform(low: float, high: float, generator: Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
+
+
+def _happens(probability: float, generator: Generator) -> bool:
+    return _uniform(0.0, 1.0, generator) < probability
+
+
+def _integer_up_to(largest: int, generator: Generator) -> int:
+    return int(torch.randint(largest + 1, (), generator=generator))
