@@ -1,0 +1,133 @@
+"""Normalised class maps in, a label image and one run-length mask per class out.
+
+Label images hold 0 for background and c + 1 for class c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_masks
+
+from weakloc.component_tree import component_labels
+from weakloc.geometry import GridTransform
+from weakloc.localize.maps import Maps, resample
+from weakloc.structures import ABSENT, PRESENT, LabelVector, ScoreMaps
+
+LabelImage: TypeAlias = NDArray[np.int32]  # (rows, columns)
+BackgroundMode: TypeAlias = Literal["threshold", "class", "power"]
+
+_ROWS_AT_ONCE = 256  # a label image of many megapixels is made strip by strip
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What stands against the classes: a constant `level` ("threshold"), the map of the class
+    with index `class_index` ("class"), or (1 - greatest class score) ** `exponent` ("power")."""
+
+    mode: BackgroundMode = "threshold"
+    level: float = 0.3
+    exponent: float = 8.0
+    class_index: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.mode == "class") != (self.class_index is not None):
+            raise ValueError("a background class index is for the mode 'class', which needs one")
+
+
+@dataclass(frozen=True)
+class ClassMask:
+    """The pixels of one class and their share of the image."""
+
+    class_index: int
+    rle: Mapping[str, Any]  # {"size": [height, width], "counts": str}
+    area_share: float
+
+
+def presence_gate(
+    probabilities: NDArray[np.floating],
+    *,
+    min_probability: float = 0.5,
+    labels: LabelVector | None = None,
+) -> NDArray[np.bool_]:
+    """Which classes may have pixels: those the tags say, or above the probability if unknown."""
+    likely = np.asarray(probabilities) > min_probability
+    if labels is None:
+        return likely
+    return np.where(labels == PRESENT, True, np.where(labels == ABSENT, False, likely))
+
+
+def score_stack(maps: Maps, present: NDArray[np.bool_], background: Background) -> Maps:
+    """Background first, then the present classes in order: (1 + P, rows, columns).
+
+    `maps` (C, rows, columns) are normalised to [0, 1]. What a conditional random field refines.
+    """
+    classes = maps[_foreground(present, background)]
+    if background.mode == "class":
+        behind = maps[background.class_index]
+    elif background.mode == "power":
+        greatest = classes.max(axis=0, initial=0.0)
+        behind = np.power(np.clip(1.0 - greatest, 0.0, 1.0), background.exponent)
+    else:
+        behind = np.full(maps.shape[1:], background.level)
+    return np.concatenate([behind[None], classes]).astype(np.float32)
+
+
+def labels_of_stack(stack: Maps, present: NDArray[np.bool_], background: Background) -> LabelImage:
+    """The label of the greatest score in each cell; background, then the first class, on ties."""
+    numbers = np.concatenate([[0], _foreground(present, background) + 1]).astype(np.int32)
+    return np.asarray(numbers[np.argmax(stack, axis=0)])
+
+
+def segment(
+    maps: ScoreMaps, present: NDArray[np.bool_], grid: GridTransform, *, background: Background
+) -> LabelImage:
+    """The label image on a grid: maps resampled bilinearly, then the greatest score wins."""
+    strips = [
+        labels_of_stack(
+            score_stack(resample(maps, strip).values, present, background), present, background
+        )
+        for strip in _strips(grid)
+    ]
+    return np.concatenate(strips)
+
+
+def without_specks(labels: LabelImage, *, min_area: float) -> LabelImage:
+    """The label image without 8-connected parts smaller than a share of all its pixels."""
+    cleaned = labels.copy()
+    for value in np.unique(labels[labels > 0]):
+        parts = component_labels(labels == value)
+        small = np.bincount(parts.ravel()) < min_area * labels.size
+        small[0] = False
+        cleaned[small[parts]] = 0
+    return cleaned
+
+
+def class_masks(labels: LabelImage) -> list[ClassMask]:
+    """One mask for each class that has pixels, in order of class index."""
+    values, counts = np.unique(labels[labels > 0], return_counts=True)
+    return [
+        ClassMask(int(value) - 1, encode_mask(labels == value), int(count) / labels.size)
+        for value, count in zip(values, counts, strict=True)
+    ]
+
+
+def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """COCO run lengths, compressed, with text instead of bytes so that JSON can hold them."""
+    encoded = coco_masks.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in mask.shape], "counts": encoded["counts"].decode()}
+
+
+def _foreground(present: NDArray[np.bool_], background: Background) -> NDArray[np.intp]:
+    indices = np.flatnonzero(present)
+    return np.asarray(indices[indices != background.class_index])
+
+
+def _strips(grid: GridTransform) -> Iterator[GridTransform]:
+    columns, rows = grid.grid_size
+    for top in range(0, round(rows), _ROWS_AT_ONCE):
+        yield grid.crop((0.0, top, columns, min(top + _ROWS_AT_ONCE, rows)))

@@ -1,0 +1,69 @@
+"""Image-level class scores in, scores that know which classes occur together out.
+
+Bency et al. 2016, Eq. 2 to 4: p(i|j) = N_ij / N_j and s'(i) = s(i) + alpha * sum_j p(i|j) s(j).
+Expect about +1 point of classification mAP on Pascal VOC. Only the ranking of the result is used;
+it may exceed 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weakloc.geometry import FloatArray
+from weakloc.structures import PRESENT, UNKNOWN
+
+LabelMatrix: TypeAlias = NDArray[np.int8]  # (N, C) of ABSENT, UNKNOWN, PRESENT
+ALPHAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class AlphaChoice:
+    """The weight of co-occurrence and the mean average precision it reached on validation."""
+
+    alpha: float
+    mean_average_precision: float
+
+
+def co_occurrence(labels: LabelMatrix) -> FloatArray:
+    """P[i, j]: the share of class j's images that also have class i; (C, C), zero diagonal.
+
+    Images where i is unknown are left out of that share; a class without images gives zeros.
+    """
+    present = (labels == PRESENT).astype(np.float64)
+    known = (labels != UNKNOWN).astype(np.float64)
+    together = present.T @ present  # N_ij
+    counted = known.T @ present  # images of j in which i is known: N_j if all is known
+    shares: FloatArray = np.zeros_like(together)
+    np.divide(together, counted, out=shares, where=counted > 0)
+    np.fill_diagonal(shares, 0.0)
+    return shares
+
+
+def rescore(scores: NDArray[np.floating], shares: FloatArray, *, alpha: float) -> FloatArray:
+    """Scores (..., C), as probabilities, with what the other classes' scores suggest added."""
+    return np.asarray(scores + alpha * (scores @ shares.T), dtype=np.float64)
+
+
+def choose_alpha(
+    scores: NDArray[np.floating],
+    labels: LabelMatrix,
+    shares: FloatArray,
+    mean_average_precision: Callable[[FloatArray, LabelMatrix], float],
+    *,
+    alphas: tuple[float, ...] = ALPHAS,
+) -> AlphaChoice:
+    """The alpha with the best mean average precision on held-out images; the first on ties.
+
+    `mean_average_precision(scores (N, C), labels (N, C))` is told image-level labels only.
+    """
+    reached = [
+        mean_average_precision(rescore(scores, shares, alpha=alpha), labels) for alpha in alphas
+    ]
+    comparable = np.nan_to_num(np.asarray(reached), nan=-np.inf)
+    best = int(np.argmax(comparable))
+    return AlphaChoice(alpha=alphas[best], mean_average_precision=float(reached[best]))
