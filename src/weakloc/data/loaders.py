@@ -1,0 +1,339 @@
+"""Samples -> batches of normalised images and labels, from as many processes as wanted.
+
+The same seed gives the same epoch for any number of workers: what is random about an image is
+drawn from (seed, epoch, image), never from the worker. An image that cannot be read is recorded
+in `SampleLoader.broken`. In training the next readable image of the list takes its place, so that
+batches and ranks keep their sizes; in evaluation its batch is one smaller.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from weakloc.data.augmentation import Augmentation, Canvas, View
+from weakloc.data.images import DEFAULT_MAX_PIXELS
+from weakloc.data.pictures import Decode, Picture, Pictures, PicturesInMemory, PicturesOnDisk
+from weakloc.data.sampling import (
+    EpochBatches,
+    EveryImageOnce,
+    SampleKey,
+    mixed_seed,
+    repetition_weights,
+)
+from weakloc.data.transforms import Preprocessing, place_region, resample, resize_images
+from weakloc.errors import DataError, ImageError, SettingError
+from weakloc.geometry import GridTransform
+from weakloc.structures import BrokenImage, LabelVector, Sample
+
+Cache: TypeAlias = Literal["none", "memory"]
+
+MOST_REPLACEMENTS = 100  # so many broken images in a row are no longer bad luck
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a network is trained or asked with.
+
+    `seed` is what everything random about the batch as a whole follows from; it is the same on
+    all ranks. A transform is None where the image was rotated.
+    """
+
+    images: Tensor  # (B, 3, H, W) float32, channels last
+    labels: Tensor  # (B, C) int8: absent -1, unknown 0, present 1
+    names: tuple[str, ...]
+    transforms: tuple[GridTransform | None, ...]
+    indices: Tensor  # (B,) int64, into the samples
+    seed: int = 0
+    broken: tuple[BrokenImage, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def pin_memory(self) -> Batch:
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            labels=self.labels.pin_memory(),
+            indices=self.indices.pin_memory(),
+        )
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=non_blocking),
+            labels=self.labels.to(device, non_blocking=non_blocking),
+            indices=self.indices.to(device, non_blocking=non_blocking),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedSample:
+    view: View | None  # None where no image could be read
+    index: int
+    name: str
+    labels: LabelVector
+    batch_seed: int
+    broken: tuple[BrokenImage, ...]
+
+
+class SampleLoader:
+    """Iterates over batches; in training, call `set_epoch` before each epoch."""
+
+    def __init__(
+        self, loader: DataLoader[LoadedSample], batches: EpochBatches | EveryImageOnce, strict: bool
+    ) -> None:
+        self._loader, self._batches, self._strict = loader, batches, strict
+        self._broken: dict[str, BrokenImage] = {}
+
+    @property
+    def broken(self) -> list[BrokenImage]:
+        """Every image met so far that could not be read, once."""
+        return list(self._broken.values())
+
+    @property
+    def sampler(self) -> EpochBatches | EveryImageOnce:
+        """Where trainers look for `set_epoch`."""
+        return self._batches
+
+    def set_epoch(self, epoch: int, *, first_step: int = 0) -> None:
+        if isinstance(self._batches, EpochBatches):
+            self._batches.set_epoch(epoch, first_step=first_step)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            self._record(batch)
+            if len(batch):
+                yield batch
+            elif isinstance(self._batches, EpochBatches):
+                raise DataError(
+                    f"{len(batch.broken)} images in a row cannot be read; the first is "
+                    f"{batch.broken[0].name}, which {batch.broken[0].reason}",
+                    remedy="Check that the folder of the images is there",
+                )
+
+    def _record(self, batch: Batch) -> None:
+        for broken in batch.broken:
+            self._broken.setdefault(broken.name, broken)
+            if self._strict:
+                raise ImageError(broken.reason, where=broken.name)
+
+
+class SampleReader(Dataset[LoadedSample]):
+    """One key -> one preprocessed and augmented image; runs in the worker."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        pictures: Pictures,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        replacements: int,
+    ) -> None:
+        if augmentation.crop is not None and preprocessing.fixed_size is None:
+            raise SettingError(
+                "random crops need an input of fixed size",
+                remedy="Choose the resize mode warp, pad or crop",
+            )
+        self._samples, self._pictures = samples, pictures
+        self._preprocessing, self._augmentation = preprocessing, augmentation
+        self._seed, self._replacements = seed, replacements
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, key: SampleKey) -> LoadedSample:
+        broken: list[BrokenImage] = []
+        index, view = key.index, None
+        for attempt in range(min(self._replacements + 1, len(self._samples))):
+            index = (key.index + attempt) % len(self._samples)
+            picture = self._pictures.read(index)
+            if isinstance(picture, Picture):
+                view = self._view(picture, key)
+                break
+            broken.append(picture)
+        sample = self._samples[index]
+        batch_seed = mixed_seed(self._seed, key.epoch, key.step)
+        return LoadedSample(view, index, sample.name, sample.labels, batch_seed, tuple(broken))
+
+    def _view(self, picture: Picture, key: SampleKey) -> View:
+        preprocessing, image = self._preprocessing, picture.image
+        placement = preprocessing.place(image.size)
+        generator = Generator().manual_seed(
+            mixed_seed(self._seed, key.epoch, key.index, key.num_repeat)
+        )
+        drawn = self._augmentation.draw(
+            generator,
+            picture_size=image.size,
+            canvas=Canvas(placement.canvas_size, preprocessing.std),
+            num_repeat=key.num_repeat,
+        )
+        if drawn.region_in_image is not None:
+            placement = place_region(drawn.region_in_image, placement.canvas_size)
+        pixels = preprocessing.finish(resample(image, placement), placement)
+        return drawn.apply(View(pixels, placement.transform(picture.base)))
+
+
+def training_loader(
+    samples: Sequence[Sample],
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    *,
+    batch_size: int,
+    seed: int,
+    workers: int = 0,
+    balance: bool = False,
+    drop_last: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+    cache: Cache = "none",
+    decode: Decode = "exact",
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    strict: bool = False,
+    pin_memory: bool = False,
+    start_method: str | None = None,
+) -> SampleLoader:
+    """Shuffled, augmented batches; `balance` repeats images of rare classes.
+
+    `augmentation.scale_jitter` is left to `augment_batch`, on the device of the network.
+    """
+    batches = EpochBatches(
+        len(samples),
+        batch_size=batch_size,
+        seed=seed,
+        weights=repetition_weights(samples) if balance else None,
+        drop_last=drop_last,
+        rank=rank,
+        world_size=world_size,
+    )
+    pictures = _pictures(samples, preprocessing, cache, decode, max_pixels=max_pixels)
+    reader = SampleReader(
+        samples,
+        pictures,
+        preprocessing,
+        augmentation,
+        seed=seed,
+        replacements=MOST_REPLACEMENTS,
+    )
+    return SampleLoader(
+        _data_loader(reader, batches, workers, start_method, pin_memory=pin_memory), batches, strict
+    )
+
+
+def evaluation_loader(
+    samples: Sequence[Sample],
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    cache: Cache = "none",
+    decode: Decode = "exact",
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    strict: bool = False,
+    pin_memory: bool = False,
+    start_method: str | None = None,
+) -> SampleLoader:
+    """Every readable image once, in order; over several ranks each image on one of them."""
+    batches = EveryImageOnce(len(samples), batch_size=batch_size, rank=rank, world_size=world_size)
+    pictures = _pictures(samples, preprocessing, cache, decode, max_pixels=max_pixels)
+    reader = SampleReader(samples, pictures, preprocessing, Augmentation(), seed=0, replacements=0)
+    return SampleLoader(
+        _data_loader(reader, batches, workers, start_method, pin_memory=pin_memory), batches, strict
+    )
+
+
+def augment_batch(batch: Batch, augmentation: Augmentation) -> Batch:
+    """The part of the augmentation that all images of a batch share, on the batch's device."""
+    if augmentation.scale_jitter is None:
+        return batch
+    generator = Generator().manual_seed(batch.seed)
+    height, width = batch.images.shape[-2:]
+    size = augmentation.scale_jitter.draw(generator, (width, height))
+    places = tuple(place.resize(size) if place else None for place in batch.transforms)
+    return replace(batch, images=resize_images(batch.images, size), transforms=places)
+
+
+def collate(loaded: Sequence[LoadedSample]) -> Batch:
+    """Stack the images that could be read; smaller ones get a margin at the right and bottom."""
+    readable = [(item, item.view) for item in loaded if item.view is not None]
+    height = max((view.pixels.shape[1] for _, view in readable), default=0)
+    width = max((view.pixels.shape[2] for _, view in readable), default=0)
+    views = [_enlarged(view, width, height) for _, view in readable]
+    rows_first = [view.pixels.permute(1, 2, 0) for view in views]
+    # default_collate stacks straight into the memory that is shared with the main process.
+    images = default_collate(rows_first) if views else torch.zeros((0, 1, 1, 3))
+    num_classes = len(loaded[0].labels)
+    labels = np.array([item.labels for item, _ in readable], dtype=np.int8)
+    return Batch(
+        images=images.permute(0, 3, 1, 2),
+        labels=torch.from_numpy(labels.reshape(-1, num_classes)),
+        names=tuple(item.name for item, _ in readable),
+        transforms=tuple(view.transform for view in views),
+        indices=torch.tensor([item.index for item, _ in readable], dtype=torch.int64),
+        seed=loaded[0].batch_seed,
+        broken=tuple(record for item in loaded for record in item.broken),
+    )
+
+
+def _enlarged(view: View, width: int, height: int) -> View:
+    right, bottom = width - view.pixels.shape[2], height - view.pixels.shape[1]
+    if right == 0 and bottom == 0:
+        return view
+    transform = view.transform.pad(0, 0, right, bottom) if view.transform else None
+    return View(functional.pad(view.pixels, (0, right, 0, bottom)), transform)
+
+
+def _pictures(
+    samples: Sequence[Sample],
+    preprocessing: Preprocessing,
+    cache: Cache,
+    decode: Decode,
+    *,
+    max_pixels: int,
+) -> Pictures:
+    on_disk = PicturesOnDisk(samples, preprocessing, max_pixels, decode)
+    return PicturesInMemory(on_disk) if cache == "memory" else on_disk
+
+
+def _data_loader(
+    reader: SampleReader,
+    batches: EpochBatches | EveryImageOnce,
+    workers: int,
+    start_method: str | None,
+    *,
+    pin_memory: bool,
+) -> DataLoader[LoadedSample]:
+    method = start_method or _default_start_method()
+    return DataLoader(
+        reader,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        multiprocessing_context=method if workers else None,
+    )
+
+
+def _default_start_method() -> str:
+    """fork where it is safe to: from Python 3.12 on it warns in a process with threads."""
+    methods = multiprocessing.get_all_start_methods()
+    if "fork" in methods and sys.platform != "darwin" and sys.version_info < (3, 12):
+        return "fork"
+    return "forkserver" if "forkserver" in methods else "spawn"
