@@ -1,0 +1,239 @@
+"""Every setting once: its default, its check and the help text its flag shows.
+
+A field's docstring is the help of its command-line flag (`batch_size` is `--batch-size`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from weakloc.errors import SettingError
+
+
+def flag_of(field_name: str) -> str:
+    return "--" + field_name.replace("_", "-")
+
+
+def require(condition: bool, field_name: str, value: object, remedy: str) -> None:
+    """SettingError that names the flag, the value met and what would do."""
+    if not condition:
+        raise SettingError(f"{flag_of(field_name)} is {value!r}", remedy=remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How a network is trained; what a method decides stays with the method."""
+
+    backbone: str = "resnet50"
+    """Network below the class maps, as NAME or NAME[key=value,...]."""
+
+    weights: str = "default"
+    """The backbone's weights: default (the published ones), none, a file, or a hub id."""
+
+    frozen: bool = False
+    """Keep the backbone as it is: compute features once, then train the head on them."""
+
+    output_stride: Literal[8, 16, 32] | None = None
+    """Input pixels per map cell, by dilation. Not given: as the backbone is built."""
+
+    image_size: int | None = None
+    """Side of the square the network sees, in pixels. Not given: as the method says."""
+
+    epochs: int | None = None
+    """Passes over the training images. Not given: as the method says."""
+
+    batch_size: int | None = None
+    """Images per step on each device. Not given: as the method says."""
+
+    learning_rate: float | None = None
+    """Step size of the head; the backbone keeps its ratio. Not given: as the method says."""
+
+    accumulate: int = 1
+    """Batches whose gradients are summed before the weights move."""
+
+    seed: int = 0
+    """Number from which all randomness follows."""
+
+    workers: int | None = None
+    """Processes that read images. Not given: by the number of cores."""
+
+    cache: Literal["auto", "none", "memory"] = "auto"
+    """Keep decoded images in memory; auto does so where they take a quarter of it at most."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Number format of the network; auto takes bf16 where the processor computes in it."""
+
+    channels_last: bool = True
+    """Lay out images with the channels innermost: faster nearly everywhere."""
+
+    devices: int | None = None
+    """Devices on each machine. Not given: every GPU, or one process without GPUs."""
+
+    nodes: int = 1
+    """Machines that train together (under torchrun or SLURM)."""
+
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several devices share the work; fsdp also divides the weights among GPUs."""
+
+    train_split: str = "train"
+    """Name of the split to learn from."""
+
+    val_split: str = "val"
+    """Name of the split to watch. Where it is missing, --hold-out applies."""
+
+    hold_out: float = 0.1
+    """Share of the training images kept for watching when there is no validation split."""
+
+    select: Literal["last", "best"] = "last"
+    """Weights to keep: of the last epoch, or of the best classification mAP while watching."""
+
+    patience: int | None = None
+    """Stop after so many epochs without a better mAP. Not given: never stop early."""
+
+    checkpoint_minutes: float = 10.0
+    """Save for --resume at least so often, besides after every epoch."""
+
+    feature_cache: Path | None = None
+    """Folder for the features of --frozen. Not given: inside the run folder."""
+
+    feature_scales: tuple[float, ...] = (1.0,)
+    """Image sizes, as factors, at which --frozen computes features; each epoch draws from them."""
+
+    feature_flip: bool = True
+    """With --frozen, also compute the features of mirrored images and draw from both."""
+
+    def __post_init__(self) -> None:
+        self._check_counts()
+        self._check_shares()
+        require(self.backbone != "", "backbone", self.backbone, "Give a network's name")
+        require(self.weights != "", "weights", self.weights, "Give a file, a hub id or 'none'")
+        require(
+            self.train_split != self.val_split,
+            "val_split",
+            self.val_split,
+            "Watch a split other than the one that is learned from",
+        )
+
+    def _check_counts(self) -> None:
+        for name in ("image_size", "epochs", "batch_size", "patience", "devices"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "Give a whole number from 1 up")
+        for name in ("accumulate", "nodes"):
+            value = getattr(self, name)
+            require(value >= 1, name, value, "Give a whole number from 1 up")
+        workers_fit = self.workers is None or self.workers >= 0
+        require(workers_fit, "workers", self.workers, "Give 0 or more")
+        require(
+            0 <= self.seed < 2**31, "seed", self.seed, "Give a whole number from 0 to 2**31 - 1"
+        )
+
+    def _check_shares(self) -> None:
+        rate = self.learning_rate
+        rate_fits = rate is None or (math.isfinite(rate) and rate > 0)
+        require(rate_fits, "learning_rate", rate, "Give a number above 0")
+        require(0 < self.hold_out < 1, "hold_out", self.hold_out, "Give a share between 0 and 1")
+        minutes = self.checkpoint_minutes
+        require(minutes > 0, "checkpoint_minutes", minutes, "Give a number above 0")
+        scales = self.feature_scales
+        scales_fit = len(scales) > 0 and all(0.1 <= scale <= 8 for scale in scales)
+        require(scales_fit, "feature_scales", scales, "Give factors between 0.1 and 8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings:
+    """How images are looked at, and what is said about them."""
+
+    scales: tuple[float, ...] = (1.0,)
+    """Sizes at which each image is looked at, as factors of the usual one."""
+
+    flip: bool = False
+    """Also look at the mirrored image."""
+
+    tile: int = 0
+    """Also look at squares of so many pixels of large images; 0 does not."""
+
+    tile_overlap: float = 0.25
+    """Share of a tile that its neighbour repeats."""
+
+    fuse: Literal["max", "mean"] = "mean"
+    """How the maps of several scales, mirrored images and tiles become one."""
+
+    normalise: Literal["none", "minmax", "relu_max", "sigmoid", "zscore"] = "none"
+    """What is done to each of several maps before they become one."""
+
+    map_side: int = 224
+    """Cells along the long side of the map in which boxes are found."""
+
+    min_score: float = 0.5
+    """Probability from which a class counts as present, where no tag says so."""
+
+    sure: float = 0.9
+    """Probability at which the model contradicts a tag; below 1 minus it, it misses one."""
+
+    threshold: float | None = None
+    """Share of a map's range above which a pixel is the object's. Not given: as calibrated."""
+
+    threshold_mode: Literal["minmax", "relu_max"] = "minmax"
+    """What the threshold is a share of: the map's range, or its maximum above zero."""
+
+    boxes: Literal["all", "largest", "best", "none"] = "all"
+    """Boxes of a class: one for each part of the map, of the largest part, or the best one."""
+
+    box_score: Literal["mean", "raw_mean", "blob_mean", "max", "share"] = "mean"
+    """Heat that scores a box, always times the probability of the class."""
+
+    min_area: float = 0.001
+    """Smallest part of the map that gets a box, as a share of the image."""
+
+    max_area: float = 1.0
+    """Largest part of the map that gets a box, as a share of the image."""
+
+    overlap: Literal["keep", "merge", "nms"] = "keep"
+    """Boxes of a class that overlap: keep both, merge them, or keep the better one."""
+
+    points: int = 1
+    """Points per class: the hottest place, and further peaks if more are asked for."""
+
+    point_method: Literal["arg_max", "plateau", "sub_cell"] = "arg_max"
+    """Place of a point: the hottest cell, the middle of equally hot ones, or between cells."""
+
+    peak_distance: float = 0.1
+    """Least distance of two points of a class, as a share of the image's long side."""
+
+    masks: Literal["none", "threshold", "par", "crf"] = "none"
+    """Masks of present classes: none, by threshold, or refined along the edges of the image."""
+
+    batch_size: int = 8
+    """Images per pass through the network."""
+
+    workers: int = 2
+    """Threads that read images."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Number format of the network; auto takes bf16 where the processor computes in it."""
+
+    channels_last: bool = True
+    """Lay out images with the channels innermost: faster nearly everywhere."""
+
+    compile: bool = False
+    """Compile the network first: pays off from about a thousand images."""
+
+    max_pixels: int = 250_000_000
+    """Largest image that is opened, in pixels."""
+
+    def __post_init__(self) -> None:
+        for name in ("map_side", "batch_size", "max_pixels"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "Give 1 or more")
+        for name in ("tile", "workers", "points", "peak_distance"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "Give 0 or more")
+        for name in ("min_score", "sure", "min_area", "max_area"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, name, value, "Give a share from 0 to 1")
+        require(0 <= self.tile_overlap < 1, "tile_overlap", self.tile_overlap, "Give 0 to 0.99")
+        fits = self.threshold is None or 0 <= self.threshold < 1
+        require(fits, "threshold", self.threshold, "Give a share from 0 to below 1")
+        scales_fit = len(self.scales) > 0 and all(0.05 <= scale <= 16 for scale in self.scales)
+        require(scales_fit, "scales", self.scales, "Give factors between 0.05 and 16")
