@@ -1,0 +1,227 @@
+"""What is said of each image in, one checked data set out; every reader ends here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from weakloc.data.readers.options import ReaderOptions
+from weakloc.errors import DataError, did_you_mean
+from weakloc.structures import (
+    ABSENT,
+    PRESENT,
+    UNKNOWN,
+    DataSet,
+    LabelVector,
+    Problem,
+    Sample,
+    Severity,
+    Truth,
+)
+
+MISSING_IMAGE = "missing image"
+LABEL_FOR_NO_IMAGE = "label for no image"
+IMAGE_WITHOUT_LABELS = "image without labels"
+DUPLICATE_IMAGE = "duplicate image"
+DUPLICATE_LABEL = "duplicate label"
+IMAGE_IN_TWO_SPLITS = "image in two splits"
+CLASS_MISSING_IN_SPLIT = "class in one split only"
+CLASS_WITHOUT_IMAGES = "class without images"
+UNKNOWN_CLASS = "unknown class"
+UNREADABLE_LABEL = "unreadable label"
+LABELS_DISAGREE = "labels disagree"
+
+ALL = "all"  # the split of data that has no splits
+SPLIT_NAMES: Mapping[str, str] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+_SPLIT_ORDER = ("train", "val", "test", ALL)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelClaim:
+    """What is said of one image's classes; those not named get `rest`."""
+
+    present: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
+    rest: int = ABSENT
+
+    def merge(self, other: LabelClaim) -> LabelClaim:
+        """Both claims about one image: present wins over unknown, unknown over absent."""
+        present = self.present | other.present
+        unknown = (self.unknown | other.unknown) - present
+        return LabelClaim(
+            present=present,
+            unknown=unknown,
+            absent=(self.absent | other.absent) - present - unknown,
+            rest=UNKNOWN if UNKNOWN in {self.rest, other.rest} else ABSENT,
+        )
+
+    @property
+    def names(self) -> frozenset[str]:
+        return self.present | self.unknown | self.absent
+
+
+NOTHING_KNOWN = LabelClaim(rest=UNKNOWN)
+
+
+def split_name(written: str) -> str:
+    """The one name of a split, however it is spelt: "valid" is "val"."""
+    return SPLIT_NAMES.get(written.strip().lower(), written.strip())
+
+
+def chosen_classes(names: Iterable[str], options: ReaderOptions) -> tuple[str, ...]:
+    """The classes asked for, else the names found, in the order given."""
+    return options.class_names or tuple(dict.fromkeys(names))
+
+
+class LabelVectors:
+    """Claims in, label vectors out; equal claims share one read-only array."""
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self.class_index = {name: index for index, name in enumerate(class_names)}
+        self._vectors: dict[LabelClaim, LabelVector] = {}
+
+    def of(self, claim: LabelClaim) -> LabelVector:
+        """The claim as a vector; names that are no class are passed over."""
+        vector = self._vectors.get(claim)
+        if vector is None:
+            vector = np.full(len(self.class_index), claim.rest, dtype=np.int8)
+            states = ((claim.absent, ABSENT), (claim.unknown, UNKNOWN), (claim.present, PRESENT))
+            for names, state in states:
+                vector[[self.class_index[n] for n in names if n in self.class_index]] = state
+            vector.flags.writeable = False
+            self._vectors[claim] = vector
+        return vector
+
+    def stranger_problems(self, claim: LabelClaim, where: str) -> Iterator[Problem]:
+        """One for each name that is no class."""
+        for name in sorted(claim.names - self.class_index.keys()):
+            remedy = did_you_mean(name, self.class_index)
+            message = f"class '{name}' is not among the classes. {remedy}"
+            yield Problem(UNKNOWN_CLASS, message, where, "error")
+
+
+class Assembly:
+    """Collects the samples of one data set, then checks them together."""
+
+    def __init__(
+        self, root: Path, layout: str, class_names: Sequence[str], problems: list[Problem]
+    ) -> None:
+        self.root = root
+        self.problems = problems
+        self._layout = layout
+        self._vectors = LabelVectors(class_names)
+        self._splits: dict[str, list[Sample]] = {}
+        self._paths: dict[str, set[str]] = {}
+
+    @property
+    def class_index(self) -> Mapping[str, int]:
+        return self._vectors.class_index
+
+    def report(self, kind: str, message: str, where: str, severity: Severity = "warning") -> None:
+        self.problems.append(Problem(kind, message, where, severity))
+
+    def add(
+        self,
+        name: str,
+        path: str,
+        claim: LabelClaim,
+        *,
+        split: str,
+        where: str,
+        truth: Truth | None = None,
+    ) -> None:
+        """One image; a second one of the same path and split is reported and left out."""
+        paths = self._paths.setdefault(split, set())
+        if path in paths:
+            self.report(DUPLICATE_IMAGE, f"'{name}' is listed again in {split}", where)
+            return
+        for other, other_paths in self._paths.items():
+            if path in other_paths:
+                self.report(IMAGE_IN_TWO_SPLITS, f"'{name}' is in {other} and in {split}", where)
+        paths.add(path)
+        if not claim.names <= self.class_index.keys():
+            self.problems.extend(self._vectors.stranger_problems(claim, where))
+        sample = Sample(name, path, self._vectors.of(claim), truth)
+        self._splits.setdefault(split, []).append(sample)
+
+    def finish(self, *, segmentation_values: Mapping[int, int] | None = None) -> DataSet:
+        """The data set, with the problems that only show when all samples are seen."""
+        vectors = {
+            split: list({id(s.labels): s.labels for s in samples}.values())
+            for split, samples in self._splits.items()
+        }
+        return finished_data_set(
+            DataSet(
+                root=self.root,
+                layout=self._layout,
+                class_names=tuple(self.class_index),
+                splits=self._splits,
+                problems=tuple(self.problems),
+                segmentation_values=segmentation_values or {},
+            ),
+            vectors,
+        )
+
+
+def finished_data_set(data_set: DataSet, vectors: Mapping[str, Sequence[LabelVector]]) -> DataSet:
+    """The same with its splits in order and its classes checked; an error where it is empty.
+
+    `vectors` holds the different label vectors of each split.
+    """
+    if not any(data_set.splits.values()):
+        raise _nothing_usable(data_set)
+    names = sorted(data_set.splits, key=_split_rank)
+    return replace(
+        data_set,
+        splits={name: data_set.splits[name] for name in names},
+        problems=(*data_set.problems, *_class_problems(data_set, vectors)),
+    )
+
+
+def _class_problems(
+    data_set: DataSet, vectors: Mapping[str, Sequence[LabelVector]]
+) -> Iterator[Problem]:
+    """Classes that a split lacks; splits without any known label are passed over."""
+    where = str(data_set.root)
+    seen = {
+        split: np.any([vector == PRESENT for vector in found], axis=0)
+        for split, found in vectors.items()
+        if any(np.any(vector != UNKNOWN) for vector in found)
+    }
+    for index, name in enumerate(data_set.class_names):
+        having = [split for split, present in seen.items() if present[index]]
+        lacking = [split for split in seen if split not in having]
+        if not having:
+            yield Problem(CLASS_WITHOUT_IMAGES, f"no image shows '{name}'", where)
+        elif lacking:
+            message = f"'{name}' is in {' and '.join(having)}, not in {' nor '.join(lacking)}"
+            yield Problem(CLASS_MISSING_IN_SPLIT, message, where)
+
+
+def _nothing_usable(data_set: DataSet) -> DataError:
+    if not data_set.problems:
+        return DataError("holds no image with labels", where=str(data_set.root))
+    first = data_set.problems[0]
+    return DataError(
+        f"holds no usable image; {len(data_set.problems)} problems were met",
+        where=str(data_set.root),
+        remedy=f"The first: {first.where}: {first.message}",
+    )
+
+
+def _split_rank(split: str) -> tuple[int, str]:
+    known = split in _SPLIT_ORDER
+    return (_SPLIT_ORDER.index(split) if known else len(_SPLIT_ORDER), split)

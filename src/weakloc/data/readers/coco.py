@@ -1,0 +1,255 @@
+"""COCO: instance JSON files with images, categories and annotations.
+
+Several files are splits, named by their ends (`instances_train2017.json`) or, for
+`train/_annotations.coco.json`, by their folders. A class is present where anything of it is
+annotated, a crowd as well, and absent elsewhere. Shapes and run lengths are for evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weakloc.data.readers.assembly import (
+    ALL,
+    IMAGE_WITHOUT_LABELS,
+    LABEL_FOR_NO_IMAGE,
+    MISSING_IMAGE,
+    SPLIT_NAMES,
+    UNKNOWN_CLASS,
+    UNREADABLE_LABEL,
+    Assembly,
+    LabelClaim,
+    chosen_classes,
+    split_name,
+)
+from weakloc.data.readers.coco_shapes import truth_of_annotations
+from weakloc.data.readers.file_tree import FileIndex, file_names, is_image_name, subfolders
+from weakloc.data.readers.options import ReaderOptions
+from weakloc.data.readers.text_files import read_text
+from weakloc.errors import DataError
+from weakloc.structures import DataSet, Problem
+
+_NUM_PROBES = 20  # images that decide which folder is meant
+_NOT_INSTANCES = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One JSON file: its split, what is in it, and the folder its images are in."""
+
+    path: Path
+    split: str
+    images: Mapping[Any, Mapping[str, Any]]  # image id -> record
+    annotations: Mapping[Any, Sequence[Mapping[str, Any]]]  # image id -> records
+    class_names: Mapping[Any, str]  # category id -> name
+    folder: str
+
+
+def read_coco(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
+    """A JSON file, or a folder with one for each split."""
+    files = find_instances(path, labels)
+    root = path if path.is_dir() else path.parent
+    index = FileIndex()
+    problems: list[Problem] = []
+    sources = []
+    for split, file in files.items():
+        source = _read_source(
+            file,
+            split=split,
+            root=root,
+            image_root=options.image_root,
+            index=index,
+            problems=problems,
+        )
+        sources.append(source)
+    found = [name for source in sources for name in source.class_names.values()]
+    assembly = Assembly(root, "coco", chosen_classes(found, options), problems)
+    for source in sources:
+        _add_source(assembly, source, index)
+    _report_unlisted(assembly, sources, index)
+    return assembly.finish()
+
+
+def find_instances(path: Path, labels: Path | None) -> dict[str, Path]:
+    """Split -> JSON file."""
+    place = labels or path
+    if place.is_file():
+        return {ALL: place}
+    own = {
+        split_name(folder): place / folder / "_annotations.coco.json"
+        for folder in subfolders(str(place))
+        if (place / folder / "_annotations.coco.json").is_file()
+    }
+    folder = place / "annotations" if (place / "annotations").is_dir() else place
+    names = [name for name in file_names(str(folder)) if name.endswith(".json")]
+    instances = [name for name in names if name.startswith("instances")]
+    chosen = instances or [name for name in names if not name.startswith(_NOT_INSTANCES)]
+    files = own or _by_split([folder / name for name in chosen])
+    if not files:
+        raise DataError("there is no instance JSON file", where=str(place))
+    return files
+
+
+def _by_split(paths: Sequence[Path]) -> dict[str, Path]:
+    if len(paths) == 1:
+        return {_split_of(paths[0].stem) or ALL: paths[0]}
+    stems = [path.stem for path in paths]
+    short = [_split_of(stem) for stem in stems]
+    if None in short or len(set(short)) < len(short):
+        short = [stem.removeprefix("instances_") for stem in stems]
+    return {str(name): path for name, path in zip(short, paths, strict=True)}
+
+
+def _split_of(stem: str) -> str | None:
+    """ "train" of "instances_train2017"."""
+    last = re.sub(r"[-_.]?\d+$", "", stem.lower())
+    last = re.split(r"[-_. ]", last)[-1]
+    return SPLIT_NAMES.get(last)
+
+
+def _read_source(
+    file: Path,
+    *,
+    split: str,
+    root: Path,
+    image_root: str | None,
+    index: FileIndex,
+    problems: list[Problem],
+) -> _Source:
+    content = _load(file)
+    class_names = {record["id"]: str(record["name"]) for record in content["categories"]}
+    images: dict[Any, Mapping[str, Any]] = {}
+    for record in content["images"]:
+        if "id" not in record or not isinstance(record.get("file_name"), str):
+            message = f"image {record.get('id')} has no id or file_name"
+            problems.append(Problem(UNREADABLE_LABEL, message, file.name, "error"))
+        elif record["id"] in images:
+            message = f"image id {record['id']} is used twice; the first counts"
+            problems.append(Problem("duplicate image", message, file.name))
+        else:
+            images[record["id"]] = record
+    annotations: dict[Any, list[Mapping[str, Any]]] = {}
+    for record in content.get("annotations", ()):
+        problem = _misplaced(record, images, class_names, file.name)
+        if problem is None:
+            annotations.setdefault(record["image_id"], []).append(record)
+        else:
+            problems.append(problem)
+    folders = _image_folders(file, root, image_root)
+    names = [record["file_name"] for record in images.values()]
+    folder = _best_folder(folders, names, index, file)
+    return _Source(file, split, images, annotations, class_names, folder)
+
+
+def _load(file: Path) -> dict[str, Any]:
+    text = read_text(file)
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"{file}, line {error.lineno}"
+        raise DataError(f"is not valid JSON: {error.msg}", where=where) from error
+    wanted = ("images", "categories")
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(key), list) and all(isinstance(r, dict) for r in content[key])
+        for key in wanted
+    ):
+        raise DataError("has no lists 'images' and 'categories'", where=str(file))
+    for record in content["categories"]:
+        if "id" not in record or "name" not in record:
+            raise DataError(f"category {record} has no id or no name", where=str(file))
+    return content
+
+
+def _misplaced(
+    record: Mapping[str, Any],
+    images: Mapping[Any, Any],
+    class_names: Mapping[Any, str],
+    file_name: str,
+) -> Problem | None:
+    where = f"{file_name}, annotation {record.get('id')}"
+    if record.get("image_id") not in images:
+        message = f"there is no image with id {record.get('image_id')}"
+        return Problem(LABEL_FOR_NO_IMAGE, message, where, "error")
+    if record.get("category_id") not in class_names:
+        message = f"there is no category with id {record.get('category_id')}"
+        return Problem(UNKNOWN_CLASS, message, where, "error")
+    return None
+
+
+def _image_folders(file: Path, root: Path, image_root: str | None) -> list[Path]:
+    """Where the images of a file may be, the likeliest first."""
+    if image_root is not None:
+        return [Path(image_root)]
+    end = file.stem.removeprefix("instances_")
+    short = _split_of(file.stem) or end
+    bases = list(dict.fromkeys((root, file.parent, file.parent.parent)))
+    below = [end, f"images/{end}", short, f"images/{short}", "images", "JPEGImages", "."]
+    return [base / folder for base in bases for folder in below]
+
+
+def _best_folder(
+    folders: Iterable[Path], names: Sequence[str], index: FileIndex, file: Path
+) -> str:
+    step = max(1, len(names) // _NUM_PROBES)
+    probes = names[::step]
+    candidates = [folder.absolute().as_posix().removesuffix("/.") for folder in folders]
+    scores = [sum(index.resolve(f"{c}/{n}") is not None for n in probes) for c in candidates]
+    best = max(scores, default=0)
+    if best == 0 and names:
+        raise DataError(
+            f"none of {len(probes)} images that it names was found, such as '{names[0]}'",
+            where=str(file),
+            remedy="Say which folder the images are in (image_root)",
+        )
+    return candidates[scores.index(best)]
+
+
+def _add_source(assembly: Assembly, source: _Source, index: FileIndex) -> None:
+    prefix = f"{assembly.root.as_posix()}/"
+    for image_id, image in source.images.items():
+        where = f"{source.path.name}, image {image_id}"
+        path = index.resolve(f"{source.folder}/{image['file_name']}")
+        if path is None:
+            message = f"'{image['file_name']}' does not exist in {source.folder}"
+            assembly.report(MISSING_IMAGE, message, where, "error")
+            continue
+        annotations = source.annotations.get(image_id, ())
+        present = frozenset(source.class_names[a["category_id"]] for a in annotations)
+        assembly.add(
+            path.removeprefix(prefix),
+            path,
+            LabelClaim(present=present),
+            split=source.split,
+            where=where,
+            truth=truth_of_annotations(
+                annotations,
+                image,
+                class_index={
+                    category: assembly.class_index[name]
+                    for category, name in source.class_names.items()
+                    if name in assembly.class_index
+                },
+                file_name=source.path.name,
+                problems=assembly.problems,
+            ),
+        )
+
+
+def _report_unlisted(assembly: Assembly, sources: Sequence[_Source], index: FileIndex) -> None:
+    """Images lying beside those that are listed, in whichever file."""
+    listed = {
+        f"{source.folder}/{image['file_name']}"
+        for source in sources
+        for image in source.images.values()
+    }
+    prefix = f"{assembly.root.as_posix()}/"
+    for folder in dict.fromkeys(source.folder for source in sources):
+        for name in sorted(filter(is_image_name, index.names(folder))):
+            if f"{folder}/{name}" not in listed:
+                place = f"{folder}/{name}".removeprefix(prefix)
+                assembly.report(IMAGE_WITHOUT_LABELS, "no file names it; left out", place)

@@ -1,0 +1,116 @@
+"""Drawn boxes and shapes in, truth in the image frame out; whatever cannot be used is reported.
+
+Shapes become run lengths when somebody asks for them, so a big data set stays small in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from weakloc.errors import ImageError
+from weakloc.geometry import BoxLTRB, Size, box_area, clip_box
+from weakloc.structures import Problem
+
+ZERO_AREA_BOX = "zero-area box"
+BOX_OUTSIDE_IMAGE = "box outside the image"
+UNREADABLE_BOX = "unreadable box"
+UNREADABLE_MASK = "unreadable mask"
+_TOLERANCE = 0.5  # pixels that a box may stick out without a word: rounding of other tools
+
+
+def usable_box(
+    box: BoxLTRB, *, image_size: Size | None, where: str, problems: list[Problem]
+) -> BoxLTRB | None:
+    """The box cut to the image, or None where nothing of it is left; both are reported."""
+    if not all(map(math.isfinite, box)):
+        problems.append(Problem(UNREADABLE_BOX, f"box {_shown(box)} is not finite", where))
+        return None
+    if box[2] <= box[0] or box[3] <= box[1]:
+        problems.append(Problem(ZERO_AREA_BOX, f"box {_shown(box)} has no area", where))
+        return None
+    clipped = clip_box(box, image_size or (math.inf, math.inf))
+    if clipped == box:
+        return box
+    if (
+        box_area(clipped) <= 0
+        or max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > _TOLERANCE
+    ):
+        of_image = f" of {image_size[0]:g} x {image_size[1]:g}" if image_size else ""
+        message = f"box {_shown(box)} reaches out of the image{of_image}"
+        problems.append(Problem(BOX_OUTSIDE_IMAGE, message, where))
+    return clipped if box_area(clipped) > 0 else None
+
+
+def _shown(box: BoxLTRB) -> str:
+    return "(" + ", ".join(f"{edge:g}" for edge in box) + ")"
+
+
+class PolygonRle(Mapping[str, Any]):
+    """COCO run lengths of a union of polygons, computed when read.
+
+    Each polygon is a flat (x, y, x, y, ...) of at least three points in the image frame.
+    """
+
+    __slots__ = ("_polygons", "_size")
+
+    def __init__(self, polygons: Sequence[Sequence[float]], image_size: tuple[int, int]) -> None:
+        self._polygons = tuple(np.asarray(polygon, dtype=np.float64) for polygon in polygons)
+        self._size = image_size
+
+    def __getitem__(self, key: str) -> Any:
+        width, height = self._size
+        if key == "size":
+            return [height, width]
+        if key != "counts":
+            raise KeyError(key)
+        parts = [polygon.tolist() for polygon in self._polygons]
+        return merged_counts(coco_mask.frPyObjects(parts, height, width))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("size", "counts"))
+
+    def __len__(self) -> int:
+        return 2
+
+
+class MaskFileRle(Mapping[str, Any]):
+    """COCO run lengths of a mask image, read when asked: every pixel above 0 belongs."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in {"size", "counts"}:
+            raise KeyError(key)
+        pixels = self._pixels()
+        if key == "size":
+            return list(pixels.shape)
+        return merged_counts([coco_mask.encode(np.asfortranarray(pixels))])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("size", "counts"))
+
+    def __len__(self) -> int:
+        return 2
+
+    def _pixels(self) -> NDArray[np.uint8]:
+        try:
+            with Image.open(self._path) as mask:
+                return (np.asarray(mask.convert("L")) > 0).astype(np.uint8)
+        except (OSError, ValueError) as error:
+            raise ImageError(f"mask cannot be read ({error})", where=self._path) from error
+
+
+def merged_counts(run_lengths: Sequence[Mapping[str, Any]]) -> str:
+    """The union of compressed run lengths, as text."""
+    counts: bytes = coco_mask.merge(list(run_lengths))["counts"]
+    return counts.decode("ascii")

@@ -1,0 +1,109 @@
+"""Folders in, image names out: each folder is listed once, and no file is opened or measured."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from weakloc.data.images import IMAGE_SUFFIXES
+
+_IGNORED_FOLDERS = frozenset({"__MACOSX", "__pycache__"})
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFolder:
+    """One folder of a tree; `relative` is its path below the root with forward slashes."""
+
+    relative: str
+    path: str
+    image_names: tuple[str, ...]
+    dangling_names: tuple[str, ...]  # links that lead nowhere
+
+
+def is_image_name(name: str) -> bool:
+    return name[name.rfind(".") :].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def join(folder: str, name: str) -> str:
+    """A path below the data set's root, with forward slashes."""
+    return f"{folder}/{name}" if folder else name
+
+
+def image_folders(root: str) -> Iterator[ImageFolder]:
+    """Every folder of a tree, parents first, in the order of names; hidden ones left out.
+
+    Links to folders are followed unless they lead back to a folder that holds them.
+    """
+    yield from _walk(root, "", frozenset())
+
+
+def subfolders(folder: str) -> tuple[str, ...]:
+    """The sorted names of the visible folders in a folder; none where there is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry.name for entry in entries if entry.is_dir()]
+    except OSError:
+        return ()
+    return tuple(sorted(n for n in found if not n.startswith(".") and n not in _IGNORED_FOLDERS))
+
+
+def file_names(folder: str) -> tuple[str, ...]:
+    """The sorted names of the visible files in a folder; none where there is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return tuple(
+                sorted(e.name for e in entries if not e.name.startswith(".") and e.is_file())
+            )
+    except OSError:
+        return ()
+
+
+def _walk(path: str, relative: str, above: frozenset[str]) -> Iterator[ImageFolder]:
+    real = os.path.realpath(path)
+    if real in above:
+        return
+    images: list[str] = []
+    dangling: list[str] = []
+    folders: list[str] = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.append(name)
+            elif is_image_name(name):
+                (images if entry.is_file() else dangling).append(name)
+    yield ImageFolder(relative, path, tuple(sorted(images)), tuple(sorted(dangling)))
+    for name in sorted(folders):
+        if name not in _IGNORED_FOLDERS:
+            yield from _walk(f"{path}/{name}", join(relative, name), above | {real})
+
+
+class FileIndex:
+    """Answers whether files exist, at the price of one listing of each folder asked about."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, frozenset[str]] = {}
+        self._composed: dict[str, dict[str, str]] = {}
+
+    def resolve(self, path: str) -> str | None:
+        """The path as it is on disk, or None; accents match however they are encoded."""
+        folder, _, name = path.rpartition("/")
+        names = self.names(folder)
+        if name in names:
+            return path
+        if name.isascii() or not names:
+            return None
+        if folder not in self._composed:
+            self._composed[folder] = {unicodedata.normalize("NFC", n): n for n in names}
+        actual = self._composed[folder].get(unicodedata.normalize("NFC", name))
+        return None if actual is None else f"{folder}/{actual}"
+
+    def names(self, folder: str) -> frozenset[str]:
+        """The names of the files in a folder; none where there is no folder."""
+        if folder not in self._names:
+            self._names[folder] = frozenset(file_names(folder or "/"))
+        return self._names[folder]

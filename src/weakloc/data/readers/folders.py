@@ -1,0 +1,92 @@
+"""Class folders: `root/cat/1.jpg`, or with splits `root/train/cat/1.jpg`.
+
+A folder that holds images is a class, named by its path below the root (or split) with forward
+slashes: `animals/cat` where `animals` holds only folders. Folders below a class folder belong to
+that class. Each image has its own class and none of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from weakloc.data.readers.assembly import (
+    ALL,
+    IMAGE_WITHOUT_LABELS,
+    MISSING_IMAGE,
+    SPLIT_NAMES,
+    Assembly,
+    LabelClaim,
+    chosen_classes,
+    split_name,
+)
+from weakloc.data.readers.file_tree import ImageFolder, image_folders, join
+from weakloc.data.readers.options import ReaderOptions
+from weakloc.structures import DataSet, Problem
+
+NOT_A_CLASS = "split folder among class folders"
+
+
+def read_folders(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
+    """The class folders below a path; there is no label file, so `labels` is ignored."""
+    del labels
+    folders = list(image_folders(path.as_posix()))
+    problems: list[Problem] = []
+    has_splits = _has_splits(folders, problems)
+    placed = [_place(folder, has_splits) for folder in folders]
+    holding = {
+        below for folder, (_, below) in zip(folders, placed, strict=True) if folder.image_names
+    }
+    holding.discard("")
+    class_of = {below: _class_above(below, holding) for _, below in placed}
+    names = chosen_classes(sorted(set(filter(None, class_of.values()))), options)
+    assembly = Assembly(path, "folders", names, problems)
+    for folder, (split, below) in zip(folders, placed, strict=True):
+        _add_folder(assembly, folder, split, class_of[below])
+    return assembly.finish()
+
+
+def _has_splits(folders: Sequence[ImageFolder], problems: list[Problem]) -> bool:
+    """Whether all folders of the first level that lead to images are splits of class folders."""
+    filled = [folder.relative for folder in folders if folder.image_names]
+    first_levels = {relative.partition("/")[0] for relative in filled if relative}
+    flat = {relative for relative in filled if "/" not in relative}
+    splits = {name for name in first_levels - flat if name.lower() in SPLIT_NAMES}
+    if splits and splits != first_levels:
+        others = ", ".join(sorted(first_levels - splits)[:5])
+        message = f"{', '.join(sorted(splits))} are read as groups of classes because of {others}"
+        problems.append(Problem(NOT_A_CLASS, message, folders[0].path))
+    return bool(splits) and splits == first_levels
+
+
+def _place(folder: ImageFolder, has_splits: bool) -> tuple[str, str]:
+    """(split, path below the split) of a folder."""
+    if not has_splits:
+        return ALL, folder.relative
+    first, _, below = folder.relative.partition("/")
+    return split_name(first), below
+
+
+def _class_above(below: str, holding: set[str]) -> str | None:
+    """The shallowest folder on the way down that holds images in some split."""
+    parts = below.split("/")
+    paths = ("/".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+    return next((path for path in paths if path in holding), None)
+
+
+def _add_folder(
+    assembly: Assembly, folder: ImageFolder, split: str, class_name: str | None
+) -> None:
+    place = folder.relative or "."
+    for name in folder.dangling_names:
+        message = f"'{name}' is a link to a file that is missing"
+        assembly.report(MISSING_IMAGE, message, place, "error")
+    if class_name is None:
+        if folder.image_names:
+            message = f"{len(folder.image_names)} images lie in no class folder and are left out"
+            assembly.report(IMAGE_WITHOUT_LABELS, message, place)
+        return
+    claim = LabelClaim(present=frozenset({class_name}))
+    for name in folder.image_names:
+        relative = join(folder.relative, name)
+        assembly.add(relative, f"{folder.path}/{name}", claim, split=split, where=relative)

@@ -1,0 +1,160 @@
+"""Tables: CSV, TSV or JSON lines with a path and labels on each line.
+
+`path,labels` with `cat;dog` between labels: classes that are not listed are absent, an empty
+cell means that no class is present, `?cat` that cat is unknown, a lone `?` that all not listed
+are. Or one column for each class: 1, 0, or blank for unknown. A column `split` is optional; without
+it, tables named train.csv, val.csv and test.csv are splits. An image on several lines has all
+their labels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from weakloc.data.readers.assembly import (
+    ALL,
+    DUPLICATE_IMAGE,
+    IMAGE_WITHOUT_LABELS,
+    MISSING_IMAGE,
+    SPLIT_NAMES,
+    Assembly,
+    LabelClaim,
+    chosen_classes,
+    split_name,
+)
+from weakloc.data.readers.file_tree import FileIndex, file_names, image_folders
+from weakloc.data.readers.options import ReaderOptions
+from weakloc.data.readers.table_rows import TABLE_SUFFIXES, TableContent, read_rows
+from weakloc.data.readers.text_files import at_line
+from weakloc.errors import DataError
+from weakloc.structures import DataSet, Problem, Severity
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One image of a split, with everything that its lines say."""
+
+    image: str
+    claim: LabelClaim
+    where: str
+
+
+def read_table(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
+    """A folder of images and the table (or folder of tables) that labels them."""
+    tables = find_tables(path, labels)
+    root = path if path.is_dir() else path.parent
+    image_root = Path(options.image_root) if options.image_root else root
+    problems: list[Problem] = []
+    contents = {table: read_rows(table, options, problems) for table in tables}
+    entries = _entries(contents, problems)
+    names = chosen_classes(_names(list(contents.values())), options)
+    assembly = Assembly(root, "table", names, problems)
+    folders = (image_root, *{table.parent: None for table in tables})
+    used = _add_entries(assembly, entries, [f.absolute().as_posix() for f in folders])
+    if not used:
+        first = next(iter(entries.values()), None)
+        raise DataError(
+            f"none of the {len(entries)} images named in the table exists",
+            where=str(tables[0]),
+            remedy=f"Looked for '{first.image}' below {image_root}" if first else None,
+        )
+    _report_unlisted(assembly, image_root, used)
+    return assembly.finish()
+
+
+def find_tables(path: Path, labels: Path | None) -> tuple[Path, ...]:
+    """The table that is meant, or the tables of the splits; an error where that is not clear."""
+    place = labels or path
+    if place.is_file():
+        return (place,)
+    names = [n for n in file_names(str(place)) if Path(n).suffix.lower() in TABLE_SUFFIXES]
+    if not names:
+        raise DataError("there is no CSV, TSV or JSONL table", where=str(place))
+    if len(names) > 1 and not all(Path(name).stem.lower() in SPLIT_NAMES for name in names):
+        raise DataError(
+            f"there are several tables: {', '.join(names)}",
+            where=str(place),
+            remedy="Name the one with the labels",
+        )
+    return tuple(place / name for name in names)
+
+
+def _names(contents: Sequence[TableContent]) -> list[str]:
+    """Columns in their order; the names in lists sorted."""
+    columns = [name for content in contents for name in content.class_names or ()]
+    listed = {
+        name
+        for content in contents
+        if content.class_names is None
+        for claim in {row.claim for row in content.rows}
+        for name in claim.names
+    }
+    return [*columns, *sorted(listed)]
+
+
+def _entries(
+    contents: Mapping[Path, TableContent], problems: list[Problem]
+) -> dict[tuple[str, str], _Entry]:
+    """(split, image) -> what all lines about it say together."""
+    entries: dict[tuple[str, str], _Entry] = {}
+    for table, content in contents.items():
+        own_split = SPLIT_NAMES.get(table.stem.lower(), ALL) if len(contents) > 1 else ALL
+        for row in content.rows:
+            where = at_line(table, row.line)
+            key = (split_name(row.split) if row.split else own_split, _normal(row.image))
+            earlier = entries.get(key)
+            if earlier is None:
+                entries[key] = _Entry(key[1], row.claim, where)
+                continue
+            merged = earlier.claim.merge(row.claim)
+            adds_nothing = merged == earlier.claim
+            message = f"'{row.image}' is already at {earlier.where}; " + (
+                "this line adds nothing" if adds_nothing else "its labels are joined"
+            )
+            severity: Severity = "warning" if adds_nothing else "note"
+            problems.append(Problem(DUPLICATE_IMAGE, message, where, severity))
+            entries[key] = _Entry(earlier.image, merged, earlier.where)
+    return entries
+
+
+def _add_entries(
+    assembly: Assembly, entries: Mapping[tuple[str, str], _Entry], folders: Sequence[str]
+) -> set[str]:
+    """Adds the images that exist and returns their paths."""
+    index = FileIndex()
+    used: set[str] = set()
+    prefix = f"{folders[0]}/"
+    for (split, _), entry in entries.items():
+        path = _find_image(entry.image, folders, index)
+        if path is None:
+            message = f"image '{entry.image}' does not exist"
+            assembly.report(MISSING_IMAGE, message, entry.where, "error")
+            continue
+        name = path.removeprefix(prefix)
+        assembly.add(name, path, entry.claim, split=split, where=entry.where)
+        used.add(path)
+    return used
+
+
+def _find_image(image: str, folders: Sequence[str], index: FileIndex) -> str | None:
+    if image.startswith("/") or image[1:3] == ":/":
+        return index.resolve(image)
+    found = (index.resolve(f"{folder}/{image}") for folder in folders)
+    return next((path for path in found if path is not None), None)
+
+
+def _normal(image: str) -> str:
+    """One spelling for each path: no `./`, no doubled slash, and none of Windows' backslashes."""
+    return os.path.normpath(image.replace("\\", "/")).replace(os.sep, "/")
+
+
+def _report_unlisted(assembly: Assembly, image_root: Path, used: set[str]) -> None:
+    root = image_root.absolute().as_posix()
+    for folder in image_folders(root):
+        for name in folder.image_names:
+            if f"{folder.path}/{name}" not in used:
+                where = f"{folder.relative}/{name}" if folder.relative else name
+                assembly.report(IMAGE_WITHOUT_LABELS, "the table does not name it; left out", where)

@@ -1,0 +1,243 @@
+"""One table file in, its rows out: CSV, TSV or JSON lines, header guessed unless it is named."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weakloc.data.readers.assembly import UNREADABLE_LABEL, LabelClaim
+from weakloc.data.readers.file_tree import is_image_name
+from weakloc.data.readers.options import ReaderOptions
+from weakloc.data.readers.text_files import at_line, numbered_lines, read_text
+from weakloc.errors import DataError, did_you_mean
+from weakloc.structures import ABSENT, PRESENT, UNKNOWN, Problem
+
+JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", *JSON_SUFFIXES})
+PATH_HEADERS = (
+    "path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path",
+    "image_name", "image_file", "img", "img_path", "image_id", "name", "id",
+)  # fmt: skip
+LABELS_HEADERS = (
+    "labels", "label", "tags", "tag", "classes", "class", "categories", "category", "class_name",
+    "class_names", "label_name",
+)  # fmt: skip
+SPLIT_HEADERS = ("split", "subset", "set", "partition")
+_STATES: Mapping[str, int] = {
+    "1": PRESENT, "1.0": PRESENT, "true": PRESENT, "yes": PRESENT, "y": PRESENT, "+1": PRESENT,
+    "0": ABSENT, "0.0": ABSENT, "false": ABSENT, "no": ABSENT, "n": ABSENT,
+    "-1": ABSENT, "-1.0": ABSENT,
+    "": UNKNOWN, "?": UNKNOWN, "nan": UNKNOWN, "na": UNKNOWN, "n/a": UNKNOWN, "null": UNKNOWN,
+    "none": UNKNOWN,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """One line: an image as it is written there, what is said of it, and its split if given."""
+
+    image: str
+    claim: LabelClaim
+    split: str | None
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableContent:
+    """The rows of one table; `class_names` are in column order, None for lists of labels."""
+
+    rows: tuple[TableRow, ...]
+    class_names: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    path: int
+    labels: int | None
+    split: int | None
+    classes: Mapping[int, str]
+
+
+def read_rows(path: Path, options: ReaderOptions, problems: list[Problem]) -> TableContent:
+    """All rows of a table file."""
+    if path.suffix.lower() in JSON_SUFFIXES:
+        return TableContent(tuple(_json_rows(path, options, problems)), None)
+    lines = list(_delimited_lines(path))
+    if not lines:
+        raise DataError("the table is empty", where=str(path), remedy="Give one line an image")
+    header = lines[0][1]
+    if any(map(is_image_name, header)):
+        columns = _columns_without_header(header, path)
+    else:
+        columns = _columns_of_header(header, path, options)
+        lines = lines[1:]
+    rows = tuple(_delimited_rows(lines, columns, path, options, problems))
+    names = None if columns.labels is not None else tuple(columns.classes.values())
+    return TableContent(rows, names)
+
+
+def _delimited_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number of the line where it starts, cells) of the records that are not blank."""
+    text = read_text(path)
+    first = text.lstrip().partition("\n")[0]
+    sign = "\t" if "\t" in first or path.suffix.lower() == ".tsv" else ","
+    if sign == "," and "," not in first and ";" in first:
+        sign = ";"
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=sign, skipinitialspace=True)
+    start = 1
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield start, [cell.strip() for cell in cells]
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"cannot be split in cells: {error}", where=at_line(path, start)) from error
+
+
+def _columns_without_header(cells: Sequence[str], path: Path) -> _Columns:
+    if len(cells) != 2 or not is_image_name(cells[0]):
+        raise DataError(
+            f"the first line is no header, and its {len(cells)} cells are not a path and labels",
+            where=at_line(path, 1),
+            remedy="Add a header such as: path,labels",
+        )
+    return _Columns(path=0, labels=1, split=None, classes={})
+
+
+def _columns_of_header(header: Sequence[str], path: Path, options: ReaderOptions) -> _Columns:
+    path_at = _find(header, options.path_column, PATH_HEADERS, path)
+    if path_at is None:
+        raise DataError(
+            f"no column looks like image paths; there are: {', '.join(header)}",
+            where=at_line(path, 1),
+            remedy="Name it path, or say which column holds the paths",
+        )
+    labels_at = _find(header, options.labels_column, LABELS_HEADERS, path)
+    split_at = _find(header, options.split_column, SPLIT_HEADERS, path)
+    taken = {path_at, labels_at, split_at}
+    others = {at: name for at, name in enumerate(header) if at not in taken and name}
+    if labels_at is None and not others:
+        raise DataError(
+            "there is neither a column of labels nor one for each class",
+            where=at_line(path, 1),
+            remedy="Name it labels, or say which column holds the labels",
+        )
+    return _Columns(path_at, labels_at, split_at, {} if labels_at is not None else others)
+
+
+def _find(
+    header: Sequence[str], named: str | None, guesses: Iterable[str], path: Path
+) -> int | None:
+    if named is not None:
+        if named not in header:
+            remedy = did_you_mean(named, header)
+            raise DataError(f"there is no column '{named}'", where=at_line(path, 1), remedy=remedy)
+        return header.index(named)
+    lowered = [name.lower() for name in header]
+    return next((lowered.index(guess) for guess in guesses if guess in lowered), None)
+
+
+def _delimited_rows(
+    lines: Iterable[tuple[int, Sequence[str]]],
+    columns: _Columns,
+    path: Path,
+    options: ReaderOptions,
+    problems: list[Problem],
+) -> Iterator[TableRow]:
+    width = 1 + max(columns.path, columns.labels or 0, columns.split or 0, *columns.classes, 0)
+    claims: dict[str, LabelClaim] = {}  # equal cells share one claim
+    for number, written in lines:
+        where = at_line(path, number)
+        if len(written) <= columns.path or not written[columns.path]:
+            problems.append(Problem(UNREADABLE_LABEL, "there is no image path", where, "error"))
+            continue
+        if len(written) < width:
+            message = f"there are {len(written)} cells where {width} are expected"
+            problems.append(Problem(UNREADABLE_LABEL, message, where))
+        cells = [*written, *[""] * (width - len(written))]
+        if columns.labels is not None:
+            text = cells[columns.labels]
+            if text not in claims:
+                claims[text] = claim_of_list(text.split(options.label_delimiter))
+            claim = claims[text]
+        else:
+            states = {name: cells[at] for at, name in columns.classes.items()}
+            claim = claim_of_states(states, where, problems)
+        split = cells[columns.split] if columns.split is not None else ""
+        yield TableRow(cells[columns.path], claim, split or None, number)
+
+
+def _json_rows(path: Path, options: ReaderOptions, problems: list[Problem]) -> Iterator[TableRow]:
+    for number, line in numbered_lines(path):
+        where = at_line(path, number)
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("the line is not an object")
+            image = _value(record, options.path_column, PATH_HEADERS)
+            if not isinstance(image, str):
+                raise ValueError(f"there is no image path among {', '.join(record)}")
+            written = _value(record, options.labels_column, LABELS_HEADERS)
+            split = _value(record, options.split_column, SPLIT_HEADERS)
+            claim = claim_of_json(written, options.label_delimiter, where, problems)
+        except ValueError as error:
+            problems.append(Problem(UNREADABLE_LABEL, str(error), where, "error"))
+            continue
+        yield TableRow(image, claim, str(split) if split else None, number)
+
+
+def _value(record: Mapping[str, Any], named: str | None, guesses: Iterable[str]) -> Any:
+    if named is not None:
+        return record.get(named)
+    return next((record[guess] for guess in guesses if guess in record), None)
+
+
+def claim_of_json(written: Any, delimiter: str, where: str, problems: list[Problem]) -> LabelClaim:
+    """Labels as JSON: a list, text with a delimiter, or an object of 1, 0 and null (unknown)."""
+    if written is None:
+        return LabelClaim(rest=UNKNOWN)
+    if isinstance(written, Mapping):
+        states = {n: "" if s is None else str(s) for n, s in written.items()}
+        return claim_of_states(states, where, problems)
+    if isinstance(written, list):
+        return claim_of_list([str(name) for name in written])
+    if isinstance(written, str | int):
+        return claim_of_list(str(written).split(delimiter))
+    raise ValueError(f"labels {written!r} are neither a list, text nor an object")
+
+
+def claim_of_list(names: Iterable[str]) -> LabelClaim:
+    """A list of labels: what it names is present, the rest absent, an empty one means no class.
+
+    `?cat` says that cat is unknown, a lone `?` that every class not named is.
+    """
+    stripped = [name.strip() for name in names]
+    present = frozenset(name for name in stripped if name and not name.startswith("?"))
+    unknown = frozenset(name[1:].strip() for name in stripped if name.startswith("?"))
+    return LabelClaim(
+        present=present,
+        unknown=unknown - present - {""},
+        rest=UNKNOWN if "" in unknown else ABSENT,
+    )
+
+
+def claim_of_states(written: Mapping[str, str], where: str, problems: list[Problem]) -> LabelClaim:
+    """One cell a class: 1, 0, or blank for unknown; classes without a cell are unknown."""
+    named: dict[int, set[str]] = {PRESENT: set(), ABSENT: set(), UNKNOWN: set()}
+    for name, text in written.items():
+        state = _STATES.get(text.strip().lower())
+        if state is None:
+            message = f"'{text}' for class '{name}' is neither 1, 0 nor blank; taken as unknown"
+            problems.append(Problem(UNREADABLE_LABEL, message, where))
+        named[UNKNOWN if state is None else state].add(name)
+    return LabelClaim(
+        present=frozenset(named[PRESENT]),
+        unknown=frozenset(named[UNKNOWN]),
+        absent=frozenset(named[ABSENT]),
+        rest=UNKNOWN,
+    )

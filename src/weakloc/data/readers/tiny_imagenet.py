@@ -1,0 +1,168 @@
+"""Tiny ImageNet: `train/<id>/images`, `train/<id>/<id>_boxes.txt`, `val/val_annotations.txt`.
+
+Classes come in the order of `wnids.txt` (else sorted) and carry the first of their words in
+`words.txt` (else the id). Corners are 0-based and inclusive, images 64 x 64. The images of `test`
+have no labels and are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from weakloc.data.readers.assembly import (
+    IMAGE_WITHOUT_LABELS,
+    LABEL_FOR_NO_IMAGE,
+    UNKNOWN_CLASS,
+    UNREADABLE_LABEL,
+    Assembly,
+    LabelClaim,
+)
+from weakloc.data.readers.drawn_truth import usable_box
+from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
+from weakloc.data.readers.options import ReaderOptions
+from weakloc.data.readers.text_files import at_line, numbered_lines
+from weakloc.errors import DataError, did_you_mean
+from weakloc.geometry import BoxLTRB, box_from_inclusive
+from weakloc.structures import DataSet, Problem, Truth, TruthBox
+
+IMAGE_SIZE = (64.0, 64.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One line of a boxes file: an image, its class id where given, its box where usable."""
+
+    image: str
+    class_id: str | None
+    box: BoxLTRB | None
+    where: str
+
+
+def read_tiny_imagenet(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
+    """Both labelled splits; the layout says everything, so `labels` is ignored."""
+    del labels
+    names = _class_names(path)
+    if options.class_names is not None:
+        _check_choice(options.class_names, names, path)
+    chosen = options.class_names or tuple(names.values())
+    assembly = Assembly(path, "tiny_imagenet", chosen, [])
+    for class_id in subfolders(str(path / "train")):
+        if class_id in names:
+            _add_train_class(assembly, path, class_id, names[class_id])
+        else:
+            message = f"folder '{class_id}' is not in wnids.txt"
+            assembly.report(UNKNOWN_CLASS, message, f"train/{class_id}", "error")
+    _add_val(assembly, path, names)
+    if unlabelled := file_names(str(path / "test" / "images")):
+        message = f"{len(unlabelled)} images have no labels and are left out"
+        assembly.report(IMAGE_WITHOUT_LABELS, message, "test/images", "note")
+    return assembly.finish()
+
+
+def _class_names(root: Path) -> dict[str, str]:
+    """Class id -> a name that no other class has."""
+    if (root / "wnids.txt").exists():
+        ids = list(dict.fromkeys(line for _, line in numbered_lines(root / "wnids.txt")))
+    else:
+        ids = list(subfolders(str(root / "train")))
+    words: dict[str, str] = {}
+    if (root / "words.txt").exists():
+        wanted = frozenset(ids)
+        for _, line in numbered_lines(root / "words.txt"):
+            class_id, _, text = line.partition("\t")
+            if class_id in wanted:
+                words[class_id] = text.partition(",")[0].strip()
+    first = [words.get(class_id) or class_id for class_id in ids]
+    return {
+        class_id: name if first.count(name) == 1 else f"{name} ({class_id})"
+        for class_id, name in zip(ids, first, strict=True)
+    }
+
+
+def _check_choice(chosen: tuple[str, ...], names: dict[str, str], root: Path) -> None:
+    for name in chosen:
+        if name not in names.values():
+            remedy = did_you_mean(name, names.values())
+            raise DataError(f"there is no class '{name}'", where=str(root), remedy=remedy)
+
+
+def _add_train_class(assembly: Assembly, root: Path, class_id: str, class_name: str) -> None:
+    folder = f"{root.as_posix()}/train/{class_id}/images"
+    listed = _rows_by_image(assembly, root / "train" / class_id / f"{class_id}_boxes.txt")
+    claim = LabelClaim(present=frozenset({class_name}))
+    relative = f"train/{class_id}/images"
+    index = assembly.class_index.get(class_name)
+    for image in filter(is_image_name, file_names(folder)):
+        rows = listed.pop(image, ())
+        truth = _truth(rows, index)
+        name = f"{relative}/{image}"
+        assembly.add(name, f"{folder}/{image}", claim, split="train", where=name, truth=truth)
+    _report_leftovers(assembly, listed)
+
+
+def _add_val(assembly: Assembly, root: Path, names: dict[str, str]) -> None:
+    folder = f"{root.as_posix()}/val/images"
+    listed = _rows_by_image(assembly, root / "val" / "val_annotations.txt")
+    for image in filter(is_image_name, file_names(folder)):
+        name = f"val/images/{image}"
+        rows = listed.pop(image, ())
+        known = [row for row in rows if row.class_id in names]
+        if not known:
+            assembly.report(IMAGE_WITHOUT_LABELS, "no class is given for it; left out", name)
+            continue
+        class_name = names[known[0].class_id or ""]
+        assembly.add(
+            name,
+            f"{folder}/{image}",
+            LabelClaim(present=frozenset({class_name})),
+            split="val",
+            where=known[0].where,
+            truth=_truth(tuple(known), assembly.class_index.get(class_name)),
+        )
+    _report_leftovers(assembly, listed)
+
+
+def _rows_by_image(assembly: Assembly, path: Path) -> dict[str, tuple[_Row, ...]]:
+    if not path.exists():
+        return {}
+    listed: dict[str, tuple[_Row, ...]] = {}
+    for row in _rows(path, assembly.problems):
+        listed[row.image] = (*listed.get(row.image, ()), row)
+    return listed
+
+
+def _rows(path: Path, problems: list[Problem]) -> Iterator[_Row]:
+    for number, line in numbered_lines(path):
+        where = at_line(path, number)
+        image, *rest = line.split("\t")
+        class_id = rest.pop(0) if len(rest) == 5 else None
+        try:
+            left, top, right, bottom = map(float, rest)
+        except ValueError:
+            message = f"{line!r} is not a name, a class and four corners"
+            problems.append(Problem(UNREADABLE_LABEL, message, where, "error"))
+            yield _Row(image, class_id, None, where)
+            continue
+        box = box_from_inclusive((left, top, right, bottom))
+        yield _Row(
+            image,
+            class_id,
+            usable_box(box, image_size=IMAGE_SIZE, where=where, problems=problems),
+            where,
+        )
+
+
+def _truth(rows: tuple[_Row, ...], class_index: int | None) -> Truth | None:
+    if class_index is None:
+        return None
+    boxes = tuple(TruthBox(class_index, row.box) for row in rows if row.box is not None)
+    return Truth(boxes) if boxes else None
+
+
+def _report_leftovers(assembly: Assembly, listed: dict[str, tuple[_Row, ...]]) -> None:
+    for image, rows in listed.items():
+        assembly.report(
+            LABEL_FOR_NO_IMAGE, f"image '{image}' does not exist", rows[0].where, "error"
+        )

@@ -1,0 +1,337 @@
+"""Pascal VOC: `JPEGImages`, `Annotations/*.xml`, `ImageSets/Main/*.txt`, `SegmentationClass`.
+
+Labels come from the XML; where an image has none, from the class files `<class>_<split>.txt` with
+1, -1 and 0 (only difficult objects). Without `ImageSets/Main` every annotated image is used.
+`trainval` is left out where it is exactly train and val together.
+Mask values are those of `labelmap.txt`, else VOC's for its own twenty classes, else 1, 2, ... in
+the order of the classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from weakloc.data.palette import voc_palette
+from weakloc.data.readers.assembly import (
+    ALL,
+    DUPLICATE_IMAGE,
+    IMAGE_WITHOUT_LABELS,
+    LABEL_FOR_NO_IMAGE,
+    LABELS_DISAGREE,
+    MISSING_IMAGE,
+    NOTHING_KNOWN,
+    UNREADABLE_LABEL,
+    Assembly,
+    LabelClaim,
+    chosen_classes,
+)
+from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
+from weakloc.data.readers.options import Difficult, ReaderOptions
+from weakloc.data.readers.text_files import at_line, numbered_lines
+from weakloc.data.readers.voc_xml import Annotation, read_annotation
+from weakloc.errors import DataError
+from weakloc.files import file_name_of
+from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, Problem, Severity, Truth, TruthBox
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
+
+_STATES = frozenset({"-1", "0", "1", "+1"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """An image named in a split, and where."""
+
+    image_id: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    """Everything on disk: ids -> image file names, annotations, and the states in class files."""
+
+    root: Path
+    images: Mapping[str, str]
+    annotations: Mapping[str, Annotation]
+    states: Mapping[str, Mapping[str, int]]  # id -> class -> state
+
+
+def read_voc(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
+    """One VOC folder, or a VOCdevkit that holds one; the layout is fixed, `labels` is ignored."""
+    del labels
+    root = voc_root(path)
+    problems: list[Problem] = []
+    splits, states = _read_image_sets(root / "ImageSets" / "Main", problems)
+    annotations = _annotations(root, problems)
+    values = _label_map(root / "labelmap.txt")
+    states = _real_names(states, annotations, values)
+    material = _Material(root, _images(root, problems), annotations, states)
+    splits = splits or {ALL: [_Listed(i, f"Annotations/{i}.xml") for i in material.annotations]}
+    names = chosen_classes(_found_classes(material, values), options)
+    assembly = Assembly(root, "voc", names, problems)
+    masks = frozenset(file_names(str(root / "SegmentationClass")))
+    for split, listed in splits.items():
+        for item in listed:
+            _add(assembly, material, item, split=split, masks=masks, difficult=options.difficult)
+    _report_unused(assembly, material, splits)
+    return assembly.finish(segmentation_values=_segmentation_values(names, values))
+
+
+def voc_root(path: Path) -> Path:
+    """The folder that holds Annotations or ImageSets; several in a devkit are an error."""
+    if _is_voc(path):
+        return path
+    inner = [path / name for name in subfolders(str(path)) if _is_voc(path / name)]
+    if len(inner) > 1:
+        raise DataError(
+            f"holds several VOC folders: {', '.join(folder.name for folder in inner)}",
+            where=str(path),
+            remedy="Name one of them",
+        )
+    if not inner:
+        raise DataError("holds neither Annotations nor ImageSets/Main", where=str(path))
+    return inner[0]
+
+
+def _is_voc(path: Path) -> bool:
+    main = path / "ImageSets" / "Main"
+    has_annotations = any(n.endswith(".xml") for n in file_names(str(path / "Annotations")))
+    return has_annotations or any(n.endswith(".txt") for n in file_names(str(main)))
+
+
+def _read_image_sets(
+    folder: Path, problems: list[Problem]
+) -> tuple[dict[str, list[_Listed]], dict[str, dict[str, int]]]:
+    """(split -> images, id -> class -> state) of the files in ImageSets/Main."""
+    stems = [Path(name).stem for name in file_names(str(folder)) if name.endswith(".txt")]
+    class_files = {
+        stem: parts
+        for stem in stems
+        if (parts := _class_and_split(stem, stems)) and _has_states(folder / f"{stem}.txt")
+    }
+    states: dict[str, dict[str, int]] = {}
+    from_classes: dict[str, dict[str, _Listed]] = {}
+    for stem, (class_name, split) in class_files.items():
+        for item, state in _class_lines(folder / f"{stem}.txt", problems):
+            states.setdefault(item.image_id, {})[class_name] = state
+            from_classes.setdefault(split, {}).setdefault(item.image_id, item)
+    splits = {split: list(items.values()) for split, items in from_classes.items()}
+    for stem in (stem for stem in stems if stem not in class_files):
+        path = folder / f"{stem}.txt"
+        lines = numbered_lines(path)
+        splits[stem] = [_Listed(text, at_line(path, number)) for number, text in lines]
+    _leave_out_union(splits, problems)
+    return splits, states
+
+
+def _class_and_split(stem: str, stems: Sequence[str]) -> tuple[str, str] | None:
+    """("cat", "train") of "cat_train"; None where the file is a split itself."""
+    known = sorted({*stems, "train", "val", "trainval", "test"}, key=len, reverse=True)
+    for split in known:
+        class_name = stem.removesuffix(f"_{split}")
+        if class_name and class_name != stem:
+            return class_name, split
+    return None
+
+
+def _has_states(path: Path) -> bool:
+    """Whether most lines end in a state; a split may be called `small_train` as well."""
+    lines = [line for _, line in numbered_lines(path)]
+    return 2 * sum(line.rpartition(" ")[2] in _STATES for line in lines) > len(lines)
+
+
+def _class_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[_Listed, int]]:
+    for number, line in numbered_lines(path):
+        image_id, _, written = line.rpartition(" ")
+        if written not in _STATES or not image_id.strip():
+            message = f"{line!r} is not an image and one of -1, 0, 1"
+            problems.append(Problem(UNREADABLE_LABEL, message, at_line(path, number), "error"))
+            continue
+        yield _Listed(image_id.strip(), at_line(path, number)), int(written)
+
+
+def _leave_out_union(splits: dict[str, list[_Listed]], problems: list[Problem]) -> None:
+    if not {"train", "val", "trainval"} <= splits.keys():
+        return
+    ids = {split: {item.image_id for item in items} for split, items in splits.items()}
+    if ids["trainval"] == ids["train"] | ids["val"]:
+        del splits["trainval"]
+        message = "trainval is train and val together and is left out"
+        problems.append(Problem("joined split", message, "trainval.txt", "note"))
+
+
+def _images(root: Path, problems: list[Problem]) -> dict[str, str]:
+    images: dict[str, str] = {}
+    for name in filter(is_image_name, file_names(str(root / "JPEGImages"))):
+        image_id = name.rpartition(".")[0]
+        if image_id in images:
+            message = f"'{images[image_id]}' has the same id; this one is left out"
+            problems.append(Problem(DUPLICATE_IMAGE, message, f"JPEGImages/{name}"))
+        images.setdefault(image_id, name)
+    return images
+
+
+def _annotations(root: Path, problems: list[Problem]) -> dict[str, Annotation]:
+    found: dict[str, Annotation] = {}
+    for name in file_names(str(root / "Annotations")):
+        if name.endswith(".xml"):
+            annotation = read_annotation(root / "Annotations" / name, problems)
+            if annotation is not None:
+                found[name.removesuffix(".xml")] = annotation
+    return found
+
+
+def _found_classes(material: _Material, values: Mapping[str, int]) -> list[str]:
+    """Those of the label map in its order, then the others sorted."""
+    drawn = {o.class_name for a in material.annotations.values() for o in a.objects}
+    written = {name for states in material.states.values() for name in states}
+    return [*values, *sorted((drawn | written) - values.keys())]
+
+
+def _real_names(
+    states: Mapping[str, Mapping[str, int]],
+    annotations: Mapping[str, Annotation],
+    values: Mapping[str, int],
+) -> dict[str, dict[str, int]]:
+    """The states by the names in the XML, where those cannot be file names: `a/b`."""
+    drawn = {o.class_name for a in annotations.values() for o in a.objects}
+    real = {file_name_of(name): name for name in sorted(drawn | values.keys())}
+    return {
+        image_id: {real.get(name, name): state for name, state in named.items()}
+        for image_id, named in states.items()
+    }
+
+
+def _add(
+    assembly: Assembly,
+    material: _Material,
+    item: _Listed,
+    *,
+    split: str,
+    masks: frozenset[str],
+    difficult: Difficult,
+) -> None:
+    image = material.images.get(item.image_id)
+    if image is None:
+        message = f"image '{item.image_id}' is not in JPEGImages"
+        assembly.report(MISSING_IMAGE, message, item.where, "error")
+        return
+    annotation = material.annotations.get(item.image_id)
+    states = material.states.get(item.image_id)
+    if annotation is None and states is None:
+        assembly.report(IMAGE_WITHOUT_LABELS, f"nothing is known of '{image}'", item.where)
+    elif annotation is not None and states is not None:
+        _compare(assembly, annotation, states, item.where)
+    assembly.add(
+        f"JPEGImages/{image}",
+        f"{material.root.as_posix()}/JPEGImages/{image}",
+        _claim(annotation, states, difficult),
+        split=split,
+        where=item.where,
+        truth=_truth(assembly, material.root, item.image_id, annotation, masks),
+    )
+
+
+def _claim(
+    annotation: Annotation | None, states: Mapping[str, int] | None, difficult: Difficult
+) -> LabelClaim:
+    if annotation is not None:
+        present, doubtful, rest = annotation.present, annotation.only_difficult, ABSENT
+        absent: frozenset[str] = frozenset()
+    elif states is not None:
+        present = frozenset(name for name, state in states.items() if state == PRESENT)
+        doubtful = frozenset(name for name, state in states.items() if state == UNKNOWN)
+        absent = frozenset(name for name, state in states.items() if state == ABSENT)
+        rest = UNKNOWN  # a class without a file of its own
+    else:
+        return NOTHING_KNOWN
+    if difficult == "present":
+        return LabelClaim(present=present | doubtful, absent=absent, rest=rest)
+    return LabelClaim(present=present, unknown=doubtful, absent=absent, rest=rest)
+
+
+def _compare(
+    assembly: Assembly, annotation: Annotation, states: Mapping[str, int], where: str
+) -> None:
+    for name, state in states.items():
+        drawn = ABSENT
+        if name in annotation.present:
+            drawn = PRESENT
+        elif name in annotation.only_difficult:
+            drawn = UNKNOWN
+        if drawn != state:
+            message = f"'{name}' is {state} in the class file, {drawn} in the XML, which is used"
+            opposed = {drawn, state} == {ABSENT, PRESENT}
+            assembly.report(LABELS_DISAGREE, message, where, "warning" if opposed else "note")
+
+
+def _truth(
+    assembly: Assembly,
+    root: Path,
+    image_id: str,
+    annotation: Annotation | None,
+    masks: frozenset[str],
+) -> Truth | None:
+    drawn = annotation.objects if annotation is not None else ()
+    boxes = tuple(
+        TruthBox(assembly.class_index[o.class_name], o.box, difficult=o.difficult)
+        for o in drawn
+        if o.box is not None and o.class_name in assembly.class_index
+    )
+    mask = f"{image_id}.png"
+    mask_path = f"{root.as_posix()}/SegmentationClass/{mask}" if mask in masks else None
+    return Truth(boxes, segmentation_path=mask_path) if boxes or mask_path else None
+
+
+def _report_unused(
+    assembly: Assembly, material: _Material, splits: Mapping[str, Sequence[_Listed]]
+) -> None:
+    used = {item.image_id for items in splits.values() for item in items}
+    for image_id in material.annotations:
+        if image_id not in material.images and image_id not in used:
+            message = f"there is no image '{image_id}' in JPEGImages"
+            assembly.report(LABEL_FOR_NO_IMAGE, message, f"Annotations/{image_id}.xml", "error")
+    for image_id, name in material.images.items():
+        if image_id not in used:
+            annotated = image_id in material.annotations
+            message = "no split names it; left out" if annotated else "no label; left out"
+            place = f"JPEGImages/{name}"
+            assembly.report(
+                IMAGE_WITHOUT_LABELS, message, place, "note" if annotated else "warning"
+            )
+
+
+def _label_map(path: Path) -> dict[str, int]:
+    """Class -> mask value of a `labelmap.txt`, whose colours are those of VOC; {} without one."""
+    if not path.is_file():
+        return {}
+    palette = voc_palette()
+    value_of = {tuple(palette[3 * v : 3 * v + 3]): v for v in range(256)}
+    values: dict[str, int] = {}
+    for number, line in numbered_lines(path):
+        if line.startswith("#"):
+            continue
+        name, *rest = line.rsplit(":", 3)
+        try:
+            value = value_of[tuple(int(channel) for channel in rest[0].split(","))]
+        except (IndexError, KeyError, ValueError) as error:
+            raise DataError(
+                f"{line!r} is not a class and a colour of Pascal VOC", where=at_line(path, number)
+            ) from error
+        if value:
+            values[name] = value
+    return values
+
+
+def _segmentation_values(names: Sequence[str], values: Mapping[str, int]) -> dict[int, int]:
+    """Mask value -> class index."""
+    if not values and set(names) <= set(VOC_CLASSES):
+        return {VOC_CLASSES.index(name) + 1: index for index, name in enumerate(names)}
+    written = values or {name: value for value, name in enumerate(names, start=1)}
+    return {written[name]: index for index, name in enumerate(names) if name in written}

@@ -1,0 +1,232 @@
+"""YOLO: `data.yaml`, `images/...`, `labels/...txt` with a class number and a box or a polygon.
+
+A missing label file means that nothing is known of the image, an empty one that it shows no
+class. Sides are shares of the image, so the header of each image with objects is read for its
+size. Without `data.yaml` the names come from `classes.txt` and the images from the folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from weakloc.data.readers.assembly import (
+    ALL,
+    IMAGE_WITHOUT_LABELS,
+    LABEL_FOR_NO_IMAGE,
+    MISSING_IMAGE,
+    NOTHING_KNOWN,
+    Assembly,
+    chosen_classes,
+    split_name,
+)
+from weakloc.data.readers.file_tree import (
+    FileIndex,
+    file_names,
+    image_folders,
+    is_image_name,
+    subfolders,
+)
+from weakloc.data.readers.options import ReaderOptions
+from weakloc.data.readers.text_files import at_line, numbered_lines, read_text
+from weakloc.data.readers.yolo_labels import read_label_file
+from weakloc.errors import DataError
+from weakloc.structures import DataSet, Problem
+
+_SPLIT_KEYS = ("train", "val", "test")
+_NAME_FILES = ("classes.txt", "obj.names")
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Where everything is: class names, and for each split the image paths with their source."""
+
+    class_names: tuple[str, ...]
+    images: Mapping[str, Sequence[tuple[str, str]]]  # split -> (path, where it is named)
+
+
+def read_yolo(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
+    """A folder with `data.yaml`, the YAML file itself, or a folder with images and labels."""
+    description = find_description(path, labels)
+    root = path if path.is_dir() else path.parent
+    problems: list[Problem] = []
+    index = FileIndex()
+    plan = (
+        _plan_of_yaml(description, root, index, problems) if description else _plan_of_folder(root)
+    )
+    assembly = Assembly(root, "yolo", chosen_classes(plan.class_names, options), problems)
+    label_files: set[str] = set()
+    for split, images in plan.images.items():
+        for image, where in images:
+            label = label_path(image)
+            label_files.add(label)
+            _add(assembly, plan, index, image=image, label=label, split=split, where=where)
+    _report_stray_labels(assembly, label_files, index)
+    return assembly.finish()
+
+
+def find_description(path: Path, labels: Path | None) -> Path | None:
+    """The YAML file that describes the data, where there is one."""
+    place = labels or path
+    if place.is_file():
+        return place
+    names = [n for n in file_names(str(place)) if n.lower().endswith((".yaml", ".yml"))]
+    if "data.yaml" in names or len(names) == 1:
+        return place / ("data.yaml" if "data.yaml" in names else names[0])
+    if names:
+        raise DataError(
+            f"there are several descriptions: {', '.join(names)}",
+            where=str(place),
+            remedy="Name the one that is meant",
+        )
+    return None
+
+
+def label_path(image: str) -> str:
+    """`images/a/1.jpg` -> `labels/a/1.txt`; beside the image where no folder is called images."""
+    stem = image.rpartition(".")[0]
+    before, separator, after = stem.rpartition("/images/")
+    return f"{before}/labels/{after}.txt" if separator else f"{stem}.txt"
+
+
+def _plan_of_yaml(file: Path, root: Path, index: FileIndex, problems: list[Problem]) -> _Plan:
+    try:
+        content = yaml.safe_load(read_text(file))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}, line {mark.line + 1}" if mark else str(file)
+        problem = getattr(error, "problem", None) or "unknown reason"
+        raise DataError(f"is not valid YAML: {problem}", where=where) from error
+    if not isinstance(content, dict) or "names" not in content:
+        raise DataError("names no classes", where=str(file), remedy="Add: names: [cat, dog]")
+    bases = [file.parent, root]
+    if isinstance(content.get("path"), str):
+        bases = [file.parent / content["path"], *bases]
+    images = {
+        split_name(key): [
+            image
+            for place in _places(content[key])
+            for image in _images_at(place, bases, file, index, problems)
+        ]
+        for key in _SPLIT_KEYS
+        if content.get(key)
+    }
+    if not images:
+        raise DataError("names neither train nor val", where=str(file))
+    return _Plan(_class_names(content["names"], file), images)
+
+
+def _class_names(names: Any, file: Path) -> tuple[str, ...]:
+    if isinstance(names, list):
+        return tuple(str(name) for name in names)
+    if isinstance(names, dict) and all(isinstance(key, int) and key >= 0 for key in names):
+        size = max(names, default=-1) + 1
+        if size > 2 * len(names) + 1000:
+            raise DataError(f"class {size - 1} is far beyond {len(names)} names", where=str(file))
+        return tuple(str(names.get(number, number)) for number in range(size))
+    raise DataError("names is neither a list nor a map from numbers", where=str(file))
+
+
+def _places(written: Any) -> list[str]:
+    return [str(place) for place in written] if isinstance(written, list) else [str(written)]
+
+
+def _images_at(
+    place: str, bases: Sequence[Path], file: Path, index: FileIndex, problems: list[Problem]
+) -> Iterator[tuple[str, str]]:
+    """(path, where it is named) of the images in a folder or in a list file."""
+    # Some exporters write ../train/images in a file that lies beside train.
+    spellings = [place, place.removeprefix("../")]
+    paths = [(base / spelling).absolute() for spelling in spellings for base in bases]
+    found = next((path for path in paths if path.exists()), None)
+    if found is None:
+        message = f"'{place}' does not exist"
+        problems.append(Problem(MISSING_IMAGE, message, file.name, "error"))
+    elif found.is_dir():
+        for folder in image_folders(found.as_posix()):
+            for name in folder.image_names:
+                yield f"{folder.path}/{name}", f"{folder.path}/{name}"
+    else:
+        for number, line in numbered_lines(found):
+            where = at_line(found, number)
+            written = [(base / line).absolute().as_posix() for base in (found.parent, *bases)]
+            listed = next((p for w in written if (p := index.resolve(w)) is not None), None)
+            if listed is None:
+                message = f"image '{line}' does not exist"
+                problems.append(Problem(MISSING_IMAGE, message, where, "error"))
+            else:
+                yield listed, where
+
+
+def _plan_of_folder(root: Path) -> _Plan:
+    """Splits are `train/images` or `images/train`; else there is one."""
+    named = next((root / name for name in _NAME_FILES if (root / name).is_file()), None)
+    if named is None:
+        raise DataError(
+            "there is neither data.yaml nor classes.txt",
+            where=str(root),
+            remedy="Add classes.txt with one class name a line",
+        )
+    names = tuple(line for _, line in numbered_lines(named))
+    splits = {name: root / name / "images" for name in subfolders(str(root))}
+    splits |= {name: root / "images" / name for name in subfolders(str(root / "images"))}
+    folders = {split_name(n): f for n, f in splits.items() if split_name(n) in _SPLIT_KEYS}
+    if not any(folder.is_dir() for folder in folders.values()):
+        folders = {ALL: root / "images" if (root / "images").is_dir() else root}
+    images = {
+        split: [
+            (f"{inner.path}/{name}", f"{inner.path}/{name}")
+            for inner in image_folders(folder.absolute().as_posix())
+            for name in inner.image_names
+        ]
+        for split, folder in folders.items()
+        if folder.is_dir()
+    }
+    return _Plan(names, images)
+
+
+def _add(
+    assembly: Assembly,
+    plan: _Plan,
+    index: FileIndex,
+    *,
+    image: str,
+    label: str,
+    split: str,
+    where: str,
+) -> None:
+    prefix = f"{assembly.root.absolute().as_posix()}/"
+    name, place = image.removeprefix(prefix), where.removeprefix(prefix)
+    written = index.resolve(label)
+    if written is None:
+        message = f"there is no {label.removeprefix(prefix)}; nothing is known of the image"
+        assembly.report(IMAGE_WITHOUT_LABELS, message, name)
+        assembly.add(name, image, NOTHING_KNOWN, split=split, where=place)
+        return
+    claim, truth = read_label_file(
+        Path(written),
+        image,
+        class_names=plan.class_names,
+        class_index=assembly.class_index,
+        problems=assembly.problems,
+    )
+    assembly.add(name, image, claim, split=split, where=place, truth=truth)
+
+
+def _report_stray_labels(assembly: Assembly, used: set[str], index: FileIndex) -> None:
+    """Label files beside those that were used which belong to no image."""
+    prefix = f"{assembly.root.absolute().as_posix()}/"
+    images_beside = {label.rpartition("/")[0] for label in used}
+    for folder in sorted(images_beside):
+        names = index.names(folder)
+        if any(map(is_image_name, names)):
+            continue  # labels lie beside the images, with other text files
+        for name in sorted(names):
+            path = f"{folder}/{name}"
+            if name.endswith(".txt") and name not in _NAME_FILES and path not in used:
+                place = path.removeprefix(prefix)
+                assembly.report(LABEL_FOR_NO_IMAGE, "there is no image for it", place, "error")
