@@ -33,7 +33,7 @@ from weakloc.data.readers.text_files import at_line, numbered_lines
 from weakloc.data.readers.voc_xml import Annotation, read_annotation
 from weakloc.errors import DataError
 from weakloc.files import file_name_of
-from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, Problem, Severity, Truth, TruthBox
+from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, Problem, Truth, TruthBox
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
