@@ -74,13 +74,25 @@ def rank(
         raise ValueError(f"{score.size} scores but {labels.size} labels")
     if np.isnan(score).any():
         raise ValueError("scores must not hold NaN")
+    order = np.argsort(-score, kind="stable")
     image_of = np.zeros(score.size, dtype=np.int64) if image is None else image
-    kept = np.flatnonzero(labels != 0)
-    order = kept[np.argsort(-score[kept], kind="stable")]
-    ends_group = np.ones(order.size, dtype=np.bool_)
+    return rank_sorted(score[order], labels[order], ties=ties, image=image_of[order])
+
+
+def rank_sorted(
+    scores: FloatArray,
+    labels: NDArray[np.signedinteger[Any]],
+    *,
+    ties: Ties,
+    image: NDArray[np.int64],
+) -> Ranking:
+    """The same for what is sorted already."""
+    kept = labels != 0
+    score = scores[kept]
+    ends_group = np.ones(score.size, dtype=np.bool_)
     if ties == "grouped":
-        ends_group[:-1] = score[order][:-1] != score[order][1:]
-    return Ranking(labels[order] > 0, ends_group, image_of[order])
+        ends_group[:-1] = score[:-1] != score[1:]
+    return Ranking(labels[kept] > 0, ends_group, image[kept])
 
 
 def ranked_precision(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc.metrics.average_precision import Definition, Ranking, Ties, ranked_precision
+from weakloc.metrics.average_precision import Definition, Ranking, Ties, ranked_precision, ratio
 from weakloc.metrics.result import Detail, MetricResult
 from weakloc.metrics.uncertainty import (
     NUM_REPLICATES,
@@ -57,23 +57,76 @@ def mean_average_precision(
     details: Mapping[str, Detail] | None = None,
 ) -> MetricResult:
     """Mean over the classes that have a positive; the others are left out and listed."""
-    precisions = _per_class(ranked, convention, None)[:, 0]  # (C,)
-    defined = ~np.isnan(precisions)
+    return precision_result(
+        name,
+        class_precisions(ranked, convention),
+        ranked,
+        convention=f"{described}; {convention}",
+        hidden_supervision=hidden_supervision,
+        details=details,
+    )
+
+
+@dataclass(frozen=True)
+class ClassPrecisions:
+    """Average precision of each class, NaN where it has no positive, and of each resample."""
+
+    values: NDArray[np.float64]  # (C,)
+    replicates: NDArray[np.float64]  # (C, B)
+
+
+def class_precisions(ranked: RankedClasses, convention: RankingConvention) -> ClassPrecisions:
+    once = np.ones((len(ranked.image_names), 1), dtype=np.uint8)
+    weights = resample_weights(
+        ranked.image_names, num_replicates=convention.num_replicates, seed=convention.seed
+    )
+    return ClassPrecisions(
+        values=_weighted_precisions(ranked, convention, once)[:, 0],
+        replicates=_weighted_precisions(ranked, convention, weights),
+    )
+
+
+def class_recalls(ranked: RankedClasses, convention: RankingConvention) -> ClassPrecisions:
+    """The share of each class's positives that its whole ranking finds."""
+    num_images = len(ranked.image_names)
+    found = np.stack(
+        [
+            np.bincount(ranking.image[ranking.positive], minlength=num_images)
+            for ranking in ranked.rankings
+        ],
+        axis=1,
+    )  # (images, C)
+    weights = resample_weights(
+        ranked.image_names, num_replicates=convention.num_replicates, seed=convention.seed
+    )
+    return ClassPrecisions(
+        values=ratio(found.sum(axis=0), ranked.positives.sum(axis=0)),
+        replicates=ratio(
+            _weighted_positives(found, weights), _weighted_positives(ranked.positives, weights)
+        ),
+    )
+
+
+def precision_result(
+    name: str,
+    precisions: ClassPrecisions,
+    ranked: RankedClasses,
+    *,
+    convention: str,
+    hidden_supervision: int = 0,
+    details: Mapping[str, Detail] | None = None,
+) -> MetricResult:
+    defined = ~np.isnan(precisions.values)
     names = ranked.class_names
-    replicates = np.empty(0)
-    if convention.num_replicates and defined.any():
-        weights = resample_weights(
-            ranked.image_names, num_replicates=convention.num_replicates, seed=convention.seed
-        )
-        replicates = mean_of_defined(_per_class(ranked, convention, weights).T)
+    replicates = mean_of_defined(precisions.replicates.T)  # (B,)
     return MetricResult(
         name=name,
-        value=float(precisions[defined].mean()) if defined.any() else None,
-        convention=f"{described}; {convention}",
+        value=float(precisions.values[defined].mean()) if defined.any() else None,
+        convention=convention,
         num_images=len(ranked.image_names),
         hidden_supervision=hidden_supervision,
         interval=interval_of(replicates),
-        per_class={names[c]: float(precisions[c]) for c in np.flatnonzero(defined).tolist()},
+        per_class={names[c]: float(precisions.values[c]) for c in np.flatnonzero(defined).tolist()},
         left_out=tuple(names[c] for c in np.flatnonzero(~defined).tolist()),
         details=dict(details or {}),
         unavailable=None if defined.any() else "no class has a positive",
@@ -82,12 +135,10 @@ def mean_average_precision(
     )
 
 
-def _per_class(
-    ranked: RankedClasses, convention: RankingConvention, weights: NDArray[np.uint8] | None
+def _weighted_precisions(
+    ranked: RankedClasses, convention: RankingConvention, weights: NDArray[np.uint8]
 ) -> NDArray[np.float64]:
     """(C, replicates)"""
-    if weights is None:
-        weights = np.ones((len(ranked.image_names), 1), dtype=np.uint8)
     positives = _weighted_positives(ranked.positives, weights)
     return np.stack(
         [
