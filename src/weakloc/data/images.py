@@ -30,6 +30,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from weakloc.data.tar_members import is_member_path, read_member
 from weakloc.errors import ImageError
 from weakloc.structures import BrokenImage
 
@@ -141,6 +142,8 @@ def _name_of(source: ImageSource) -> str | None:
 def _reading(source: ImageSource) -> Iterator[IO[bytes]]:
     if isinstance(source, bytes):
         yield BytesIO(source)
+    elif isinstance(source, str) and is_member_path(source):
+        yield BytesIO(read_member(source))
     elif isinstance(source, str | Path):
         with _open_file(source) as file:
             yield file
