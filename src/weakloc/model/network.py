@@ -1,30 +1,124 @@
-"""Images -> class maps -> class scores."""
+"""Images -> features -> class maps -> class scores: one network for all four methods."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, Self, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
+from weakloc.geometry import GridTransform
+from weakloc.model.backbones import Backbone
+from weakloc.model.heads import AdaptationHead, GridHead, TransferHead
+from weakloc.model.pooling import ClassPool, SpatialPool
 
-@dataclass(frozen=True)
+Order: TypeAlias = Literal["head_then_pool", "pool_then_head"]
+Decayed: TypeAlias = Literal["all", "kernels"]
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkOutput:
     scores: Tensor  # (B, C) logits
     maps: Tensor  # (B, C, rows, columns) logits
+    features: Mapping[int, Tensor]  # stride -> (B, D, rows, columns)
 
 
 class LocalizationNetwork(nn.Module):
-    """A small convolutional trunk, one map per class, global max pooling."""
+    """Backbone -> head -> class-wise pooling -> spatial pooling.
 
-    def __init__(self, num_classes: int) -> None:
+    `order="pool_then_head"` pools every feature map first and classifies the pooled vector, as
+    ResNet does; its maps are the head applied to every cell (class activation maps).
+    With a `GridHead` the scores come from the whole grid, the maps are the scores of single cells.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: TransferHead | AdaptationHead | GridHead,
+        class_pool: ClassPool,
+        spatial_pool: SpatialPool,
+        *,
+        order: Order = "head_then_pool",
+    ) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for inputs, outputs in ((3, 16), (16, 32), (32, 64), (64, 64)):
-            layers += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
-        self.trunk = nn.Sequential(*layers)
-        self.head = nn.Conv2d(64, num_classes, 1)
+        self.backbone = backbone
+        self.head = head
+        self.class_pool = class_pool
+        self.spatial_pool = spatial_pool
+        self.order: Order = order
+        self.backbone_is_frozen = False
 
-    def forward(self, images: Tensor) -> NetworkOutput:
-        maps = self.head(self.trunk(images))
-        return NetworkOutput(torch.amax(maps, dim=(2, 3)), maps)
+    def forward(self, images: Tensor, levels: Sequence[int] = ()) -> NetworkOutput:
+        """`levels` asks for further feature maps by their stride."""
+        features = self.backbone.forward_levels(images, levels)
+        scores, maps = self._scores_and_maps(features[self.backbone.stride])
+        return NetworkOutput(scores, maps, features)
+
+    def from_features(self, features: Tensor) -> NetworkOutput:
+        """What `forward` gives for images whose backbone features are at hand."""
+        scores, maps = self._scores_and_maps(features)
+        return NetworkOutput(scores, maps, {self.backbone.stride: features})
+
+    def score_windows(self, images: Tensor) -> Tensor:
+        """Scores of image regions that were cropped and resized to the network's input: (B, C)."""
+        return self.score_grid(self.backbone(images))
+
+    def score_grid(self, features: Tensor) -> Tensor:
+        """Scores of sub-grids of features, (B, D, h, w) -> (B, C): beam search's candidates."""
+        return self._scores_and_maps(features)[0]
+
+    def _scores_and_maps(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        maps = self.class_pool(self.head(features))  # (B, C, rows, columns)
+        if isinstance(self.head, GridHead):
+            return self.head.score_grid(features), maps
+        if self.order == "head_then_pool":
+            return self.spatial_pool(maps), maps
+        pooled = self.spatial_pool(features)[:, :, None, None]  # (B, D, 1, 1)
+        return self.class_pool(self.head(pooled)).flatten(start_dim=1), maps
+
+    def cell_transform(
+        self, input_transform: GridTransform, rows: int, columns: int
+    ) -> GridTransform:
+        """From image pixels to the cells of this network's maps, given the way to its input."""
+        return self.backbone.cell_transform(input_transform, rows, columns)
+
+    def freeze_backbone(self) -> None:
+        """No gradient and no new batch statistics in the backbone, whatever mode is set later."""
+        self.backbone_is_frozen = True
+        self.backbone.requires_grad_(requires_grad=False)
+        self.backbone.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.backbone_is_frozen:
+            self.backbone.eval()
+        return self
+
+    def parameter_groups(
+        self,
+        *,
+        learning_rate: float,
+        backbone_factor: float,
+        weight_decay: float,
+        decayed: Decayed = "all",
+    ) -> list[dict[str, Any]]:
+        """Optimiser groups: the head learns at the rate, the backbone at the rate times the factor.
+
+        `decayed="kernels"` spares biases and batch-norm parameters the weight decay.
+        """
+        rates = {"backbone": learning_rate * backbone_factor, "head": learning_rate}
+        groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+        for part, parameter in self._trained_parameters():
+            decay = weight_decay if decayed == "all" or parameter.ndim > 1 else 0.0
+            groups.setdefault((part, decay), []).append(parameter)
+        return [
+            {"name": part, "params": parameters, "lr": rates[part], "weight_decay": decay}
+            for (part, decay), parameters in groups.items()
+        ]
+
+    def _trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for part, module in (("backbone", self.backbone), ("head", self.head)):
+            for parameter in module.parameters():
+                if parameter.requires_grad:
+                    yield part, parameter

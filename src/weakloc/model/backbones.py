@@ -1,0 +1,171 @@
+"""Name -> backbone: images in, feature maps out, with all that a caller must know of it.
+
+Where a cell looks. Networks whose strided layers are not padded (AlexNet and VGG-16 with their
+224 px window, SqueezeNet) state the centre of cell 0 by arithmetic. All others say "uniform": cell
+j of w is centred at (j + 0.5) W / w. Arithmetic would put a padded chain of 3x3 convolutions of
+stride 2 almost half a cell beside that: at 32 j + 0.5 (ResNet, padding 1) or 32 j + 31.5
+(TensorFlow's "same"). Measured as the centre of mass of a cell's squared input gradient, a
+ResNet-18 of random weights does look at 32 j + 0.5, but MobileNetV2 ("same") with trained weights
+looks at 32 j + 22.4, nearer to uniform (32 j + 16): training undoes most of the shift. `tiny`,
+ConvNeXt and vision transformers tile their input, so that both answers agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weakloc.errors import SettingError, did_you_mean
+from weakloc.geometry import GridTransform
+from weakloc.model import preact, torchvision_trunks
+from weakloc.model.backbone_spec import BackboneSpec
+from weakloc.model.preact import PreactTrunk
+from weakloc.model.timm_trunk import build_timm_trunk
+from weakloc.model.tiny import TinyTrunk
+from weakloc.model.torchvision_trunks import build_torchvision_trunk
+from weakloc.model.trunk import Trunk
+from weakloc.model.weights import load_file_into
+
+_LARGEST_MINIMUM = 512
+
+
+class Backbone(nn.Module):
+    """A trunk and its facts; strides, centres and sizes are in pixels of the network's input."""
+
+    def __init__(self, trunk: Trunk, spec: BackboneSpec) -> None:
+        super().__init__()
+        facts = trunk.facts
+        self.trunk = trunk
+        self.name = spec.name
+        self.spec = spec
+        self.out_channels = facts.out_channels
+        self.stride = facts.stride
+        self.first_center = facts.first_center
+        self.window = facts.window or float(facts.stride)
+        self.mean = spec.mean or facts.mean
+        self.std = spec.std or facts.std
+        self.input_multiple = facts.input_multiple
+        self.level_strides = facts.level_strides
+        self.min_input = _smallest_input(trunk)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.trunk(images)[self.stride]
+        return features
+
+    def forward_levels(self, images: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:
+        """Feature maps by stride: those asked for and always the last one."""
+        for level in levels:
+            if level not in self.level_strides:
+                raise SettingError(
+                    f"{self.name} has no feature maps of stride {level}",
+                    remedy=f"There are {', '.join(map(str, self.level_strides))}",
+                )
+        outputs: dict[int, Tensor] = self.trunk(images, tuple(levels))
+        return outputs
+
+    def map_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) of an input -> (columns, rows) of its map, by running the network."""
+        width, height = input_size
+        with torch.no_grad():
+            features = _in_eval_mode(self.trunk, torch.zeros(1, 3, height, width))[self.stride]
+        return features.shape[3], features.shape[2]
+
+    def cell_transform(
+        self, input_transform: GridTransform, rows: int, columns: int
+    ) -> GridTransform:
+        """From image pixels to the cells of a map, given the way to the network's input."""
+        if self.first_center == "uniform":
+            return input_transform.resize((float(columns), float(rows)))
+        return input_transform.to_cells(
+            (columns, rows), stride=self.stride, first_center=self.first_center, window=self.window
+        )
+
+
+def build_backbone(spec: BackboneSpec) -> Backbone:
+    """The backbone that a spec names, with its weights."""
+    return Backbone(_builder(spec.name)(spec), spec)
+
+
+def _builder(name: str) -> Callable[[BackboneSpec], Trunk]:
+    if name in _OWN:
+        return _OWN[name]
+    import timm
+
+    if name.startswith("hf-hub:") or timm.is_model(name):
+        return build_timm_trunk
+    raise SettingError(
+        f"backbone {name!r} is not known",
+        where="--backbone",
+        remedy=did_you_mean(name, [*_OWN, *timm.list_models()]),
+    )
+
+
+def _build_tiny(spec: BackboneSpec) -> Trunk:
+    trunk = TinyTrunk(**_arguments(spec, ("width",)))
+    if spec.output_stride not in (None, trunk.facts.stride):
+        raise SettingError(
+            f"tiny has a stride of {trunk.facts.stride}, not {spec.output_stride}",
+            where="--output-stride",
+            remedy="Leave it out",
+        )
+    return _from_scratch(trunk, spec)
+
+
+def _build_preact(spec: BackboneSpec) -> Trunk:
+    arguments = _arguments(spec, ("stem",))
+    return _from_scratch(
+        PreactTrunk(spec.name, output_stride=spec.output_stride, **arguments), spec
+    )
+
+
+def _arguments(spec: BackboneSpec, known: Sequence[str]) -> dict[str, Any]:
+    for key in spec.arguments:
+        if key not in known:
+            raise SettingError(
+                f"{spec.name} has no argument {key!r}",
+                where="--backbone",
+                remedy=did_you_mean(key, known),
+            )
+    return dict(spec.arguments)
+
+
+def _from_scratch(trunk: Trunk, spec: BackboneSpec) -> Trunk:
+    """There are no published weights of these: "default" is a random start."""
+    if spec.weights not in ("default", "none"):
+        load_file_into(trunk, spec.weights, ignored=("fc.", "classifier.", "head."))
+    return trunk
+
+
+_OWN: dict[str, Callable[[BackboneSpec], Trunk]] = {
+    "tiny": _build_tiny,
+    **dict.fromkeys(preact.DEPTHS, _build_preact),
+    **dict.fromkeys(torchvision_trunks.NAMES, build_torchvision_trunk),
+}
+
+
+def _smallest_input(trunk: Trunk) -> int:
+    """The smallest side, in steps of the stride, that leaves a cell."""
+    step = max(trunk.facts.stride, trunk.facts.input_multiple)
+    for side in range(step, _LARGEST_MINIMUM + 1, step):
+        try:
+            with torch.no_grad():
+                features = _in_eval_mode(trunk, torch.zeros(1, 3, side, side))[trunk.facts.stride]
+        except RuntimeError:  # a kernel is larger than its map
+            continue
+        if features.numel() > 0:
+            return side
+    raise SettingError("this network gives no feature map", where="--backbone")
+
+
+def _in_eval_mode(trunk: Trunk, images: Tensor) -> dict[int, Tensor]:
+    """A forward pass that leaves no trace in batch statistics, modes or random state."""
+    was_training = trunk.training
+    trunk.eval()
+    try:
+        outputs: dict[int, Tensor] = trunk(images)
+        return outputs
+    finally:
+        trunk.train(was_training)

@@ -1,0 +1,100 @@
+"""Pre-activation ResNet-18/34 for small images.
+
+Block: BN-ReLU-conv3x3(stride)-BN-ReLU-conv3x3 beside an identity, or a 1x1 convolution where the
+channels change. The first block of a group has no leading BN-ReLU; every group ends with BN-ReLU,
+so the last map is never negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from weakloc.errors import SettingError, did_you_mean
+from weakloc.model.trunk import Trunk, TrunkFacts
+
+DEPTHS = {"preact18": (2, 2, 2, 2), "preact34": (3, 4, 6, 3)}
+WIDTHS = (64, 128, 256, 512)
+# stem -> (kernel, stride, max pooling, stride of every group); 64 px give 8, 4, 4 and 2 cells.
+STEMS = {
+    "cifar": (3, 1, False, (1, 2, 2, 2)),
+    "s2": (3, 2, False, (1, 2, 2, 2)),
+    "cam": (7, 2, True, (1, 2, 2, 1)),
+    "imagenet": (7, 2, True, (1, 2, 2, 2)),
+}
+
+
+class PreactTrunk(Trunk):
+    def __init__(self, name: str, *, stem: str = "cifar", output_stride: int | None = None) -> None:
+        super().__init__()
+        if stem not in STEMS:
+            raise SettingError(
+                f"stem {stem!r} is not known", where="--backbone", remedy=did_you_mean(stem, STEMS)
+            )
+        kernel, stride, has_pool, strides = STEMS[stem]
+        layers: list[nn.Module] = [nn.Conv2d(3, 64, kernel, stride, kernel // 2, bias=False)]
+        if has_pool:
+            layers += [nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+            stride *= 2
+        self.stem = nn.Sequential(*layers)
+        self.groups = nn.ModuleList()
+        self.group_strides: list[int] = []
+        channels, dilation = 64, 1
+        for width, depth, step in zip(WIDTHS, DEPTHS[name], strides, strict=True):
+            if stride * step > (output_stride or 32):
+                dilation *= step
+            else:
+                stride *= step
+            used_step = stride // (self.group_strides or [stride // step])[-1]
+            self.groups.append(_group(channels, width, depth, used_step, dilation))
+            self.group_strides.append(stride)
+            channels = width
+        self.facts = TrunkFacts(
+            stride=stride, out_channels=channels, level_strides=tuple(sorted({*self.group_strides}))
+        )
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor, levels: Sequence[int] = ()) -> dict[int, Tensor]:
+        features, kept = self.stem(images), {}
+        for stride, group in zip(self.group_strides, self.groups, strict=True):
+            features = group(features)
+            if stride in (*levels, self.facts.stride):
+                kept[stride] = features
+        return kept
+
+
+def _group(in_channels: int, width: int, depth: int, step: int, dilation: int) -> nn.Sequential:
+    blocks: list[nn.Module] = [
+        _Block(in_channels, width, step, dilation, leading_norm=False),
+        *(_Block(width, width, 1, dilation, leading_norm=True) for _ in range(depth - 1)),
+    ]
+    return nn.Sequential(*blocks, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+
+
+class _Block(nn.Module):
+    def __init__(
+        self, in_channels: int, width: int, step: int, dilation: int, *, leading_norm: bool
+    ) -> None:
+        super().__init__()
+        self.lead: nn.Module = nn.Identity()
+        if leading_norm:
+            self.lead = nn.Sequential(nn.BatchNorm2d(in_channels), nn.ReLU())
+        self.body = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, step, dilation, dilation, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, 1, dilation, dilation, bias=False),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if in_channels != width:
+            self.shortcut = nn.Conv2d(in_channels, width, 1, step, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        change: Tensor = self.body(self.lead(features))
+        return change + self.shortcut(features)  # type: ignore[no-any-return]
+
+
+def _initialise(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Conv2d):
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,159 @@
+"""Any model of timm as a trunk: convolutional networks and vision transformers.
+
+A transformer's patch tokens become a grid again; its position embedding is interpolated to the
+input, whose sides must be multiples of the patch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weakloc.errors import SettingError
+from weakloc.model.backbone_spec import BackboneSpec
+from weakloc.model.trunk import IMAGENET_MEAN, IMAGENET_STD, Trunk, TrunkFacts
+from weakloc.model.weights import load_file_into, weights_not_at_hand
+
+# What lets a transformer take any input size, by the argument that its family understands.
+_ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+
+
+class TimmTrunk(Trunk):
+    def __init__(self, model: Any, facts: TrunkFacts) -> None:
+        super().__init__()
+        self.model: nn.Module = model
+        self.facts = facts
+        self.level_indices = {
+            level["reduction"]: index for index, level in enumerate(model.feature_info)
+        }
+
+    def forward(self, images: Tensor, levels: Sequence[int] = ()) -> dict[int, Tensor]:
+        extra = [level for level in levels if level != self.facts.stride]
+        if not extra:
+            return {self.facts.stride: self._last_level(images)}
+        model: Any = self.model
+        last, kept = model.forward_intermediates(
+            images, indices=[self.level_indices[level] for level in extra], output_fmt="NCHW"
+        )
+        outputs = dict(zip(extra, kept, strict=True))
+        return {**outputs, self.facts.stride: self._as_grid(last, images)}
+
+    def _last_level(self, images: Tensor) -> Tensor:
+        model: Any = self.model
+        return self._as_grid(model.forward_features(images), images)
+
+    def _as_grid(self, features: Tensor, images: Tensor) -> Tensor:
+        """Tokens (B, prefix + h * w, D) or channels-last maps (B, h, w, D) -> (B, D, h, w)."""
+        if features.ndim == 3:
+            rows = images.shape[2] // self.facts.stride
+            tokens = features[:, getattr(self.model, "num_prefix_tokens", 0) :]
+            features = tokens.reshape(len(tokens), rows, -1, tokens.shape[2])
+        elif getattr(self.model, "output_fmt", "NCHW") != "NHWC":
+            return features
+        return features.permute(0, 3, 1, 2)
+
+
+def build_timm_trunk(spec: BackboneSpec) -> TimmTrunk:
+    model = _create(spec)
+    config = model.pretrained_cfg or {}
+    classifier = config.get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    keys = tuple(f"{name}." for name in (*names, "fc", "classifier", "head", "head_dist"))
+    if spec.weights not in ("default", "none"):
+        load_file_into(model, spec.weights, ignored=keys)
+    strides = [int(level["reduction"]) for level in model.feature_info]
+    if spec.output_stride not in (None, strides[-1]):
+        raise _no_output_stride(spec)
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    facts = TrunkFacts(
+        stride=strides[-1],
+        out_channels=int(model.num_features),
+        level_strides=tuple(sorted(set(strides))),
+        mean=tuple(config.get("mean", IMAGENET_MEAN)),
+        std=tuple(config.get("std", IMAGENET_STD)),
+        input_multiple=int(patch[0]) if patch and patch[0] == strides[-1] else 1,
+        classifier_keys=keys,
+    )
+    trunk = TimmTrunk(model, facts)
+    _release_unused(trunk)
+    return trunk
+
+
+def _release_unused(trunk: TimmTrunk) -> None:
+    """Parameters that the features do not depend on (a classifier's) are not trained.
+
+    They would otherwise halt training on several devices.
+    """
+    trunk.eval()
+    side = trunk.facts.stride * math.ceil(96 / trunk.facts.stride)
+    features = trunk(torch.zeros(1, 3, side, side))[trunk.facts.stride]
+    trained = [parameter for parameter in trunk.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(features.sum(), trained, allow_unused=True)
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
+    trunk.train()
+
+
+def _create(spec: BackboneSpec) -> Any:
+    arguments = {**spec.arguments, "num_classes": 0}
+    if spec.output_stride is not None and spec.output_stride != 32:
+        arguments["output_stride"] = spec.output_stride
+    for any_size in _ANY_SIZE:
+        try:
+            return _create_model(spec, {**any_size, **arguments})
+        except TypeError as error:
+            unknown = _unexpected_argument(error)
+            if unknown not in any_size:
+                raise _refused_argument(spec, unknown, error) from error
+        except (AssertionError, NotImplementedError) as error:
+            if "output_stride" in arguments:
+                raise _no_output_stride(spec) from error
+            raise
+    raise AssertionError("an empty set of arguments cannot be refused")
+
+
+def _create_model(spec: BackboneSpec, arguments: dict[str, Any]) -> Any:
+    import timm
+
+    overlay: dict[str, Any] | None = None
+    if spec.weights.startswith("hf-hub:"):
+        overlay = {"hf_hub_id": spec.weights.removeprefix("hf-hub:"), "url": "", "file": ""}
+    is_published = overlay is not None or spec.weights == "default"
+    try:
+        return timm.create_model(
+            spec.name, pretrained=is_published, pretrained_cfg_overlay=overlay, **arguments
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        if not is_published and not spec.name.startswith("hf-hub:"):
+            raise
+        raise weights_not_at_hand(spec.name, error) from error
+
+
+def _unexpected_argument(error: TypeError) -> str | None:
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    return found[1] if found else None
+
+
+def _refused_argument(spec: BackboneSpec, name: str | None, error: TypeError) -> Exception:
+    if name == "output_stride":
+        return _no_output_stride(spec)
+    if name in spec.arguments:
+        return SettingError(
+            f"{spec.name} has no argument {name!r}",
+            where="--backbone",
+            remedy="See the model's page in timm for what it takes",
+        )
+    return error
+
+
+def _no_output_stride(spec: BackboneSpec) -> SettingError:
+    return SettingError(
+        f"{spec.name} cannot have an output stride of {spec.output_stride}",
+        where="--output-stride",
+        remedy="Leave it out, or choose a ResNet, EfficientNet or MobileNet",
+    )

@@ -1,0 +1,192 @@
+"""AlexNet, VGG-16 and SqueezeNet of torchvision, also with their fully connected layers.
+
+`fully_connected="convolution"` reads FC6 and FC7 as convolutions: a 224 px window moves over the
+image in steps of 32 px (max-MIL). "head" stops at the last pooling and keeps FC6 and FC7 aside for
+a fixed-grid head (BEAM); "none" stops there without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from weakloc.errors import SettingError, did_you_mean
+from weakloc.model.backbone_spec import BackboneSpec
+from weakloc.model.trunk import FirstCenter, Trunk, TrunkFacts
+from weakloc.model.weights import load_file_into, weights_not_at_hand
+
+FullyConnected: TypeAlias = Literal["convolution", "head", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Architecture:
+    grid_side: int | None  # of the map that FC6 takes; None: fully convolutional
+    channels: int
+    stride: int
+    first_center: FirstCenter = "uniform"
+
+
+# SqueezeNet pads none of its strided layers: cell 0 looks at 1 + 2 + 4 + 8 + 0.5.
+_ARCHITECTURES = {
+    "alexnet": _Architecture(6, 256, 32),
+    "vgg16": _Architecture(7, 512, 32),
+    "squeezenet1_1": _Architecture(None, 512, 16, first_center=15.5),
+}
+NAMES = tuple(_ARCHITECTURES)
+_WINDOW, _FIRST_CENTER = 224.0, 112.0
+
+
+class TorchvisionTrunk(Trunk):
+    """The feature layers in a row, then (alexnet, vgg16) FC6 and FC7 as convolutions."""
+
+    def __init__(
+        self,
+        layers: nn.Module,
+        facts: TrunkFacts,
+        strides: Sequence[int],
+        kept: Sequence[nn.Linear],
+    ) -> None:
+        super().__init__()
+        self.layers = layers
+        self.facts = facts
+        self.strides = tuple(strides)
+        self.pretrained_layers = list(kept)  # a plain list: these belong to the head
+
+    def forward(self, images: Tensor, levels: Sequence[int] = ()) -> dict[int, Tensor]:
+        features, outputs = images, {}
+        for layer, stride in zip(self.layers.children(), self.strides, strict=True):
+            features = layer(features)
+            if stride in (*levels, self.facts.stride):
+                outputs[stride] = features
+        return outputs
+
+
+def build_torchvision_trunk(spec: BackboneSpec) -> TorchvisionTrunk:
+    architecture = _ARCHITECTURES[spec.name]
+    mode = _fully_connected(spec, architecture)
+    model = _load(spec)
+    layers = list(model.features.children())
+    strides, dilation = _dilate(layers, spec.output_stride or architecture.stride)
+    linear = [layer for layer in model.classifier.modules() if isinstance(layer, nn.Linear)]
+    channels, window, first_center = architecture.channels, None, architecture.first_center
+    if mode == "convolution":
+        layers += _as_convolutions(linear, architecture, dilation)
+        strides += [strides[-1]] * 4
+        channels, window, first_center = linear[-1].out_features, _WINDOW, _FIRST_CENTER
+    facts = TrunkFacts(
+        stride=strides[-1],
+        out_channels=channels,
+        level_strides=tuple(sorted(set(strides))),
+        first_center=first_center,
+        window=window,
+    )
+    kept = linear if mode == "head" else []
+    return TorchvisionTrunk(nn.Sequential(*layers), facts, strides, kept)
+
+
+def _fully_connected(spec: BackboneSpec, architecture: _Architecture) -> FullyConnected:
+    arguments = dict(spec.arguments)
+    default = "none" if architecture.grid_side is None else "convolution"
+    mode: Any = arguments.pop("fully_connected", default)
+    if arguments:
+        raise SettingError(
+            f"{spec.name} has no argument {next(iter(arguments))!r}",
+            where="--backbone",
+            remedy=did_you_mean(next(iter(arguments)), ["fully_connected"]),
+        )
+    if mode not in get_args(FullyConnected) or (architecture.grid_side is None and mode != "none"):
+        raise SettingError(
+            f"fully_connected={mode!r} is not possible for {spec.name}",
+            where="--backbone",
+            remedy=did_you_mean(str(mode), get_args(FullyConnected)),
+        )
+    return mode  # type: ignore[no-any-return]
+
+
+def _load(spec: BackboneSpec) -> Any:
+    """The whole torchvision classifier without its last layer."""
+    import torchvision
+
+    model = torchvision.models.get_model(spec.name, weights=None)
+    if _ARCHITECTURES[spec.name].grid_side is None:
+        model.classifier, ignored = nn.Identity(), ("classifier.",)
+    else:
+        model.classifier[6], ignored = nn.Identity(), ("classifier.6.",)
+    if spec.weights == "default":
+        _load_published(model, spec.name)
+    elif spec.weights != "none":
+        load_file_into(model, spec.weights, ignored=ignored)
+    return model
+
+
+def _load_published(model: nn.Module, name: str) -> None:
+    import torchvision
+
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    try:
+        tensors = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise weights_not_at_hand(name, error) from error
+    model.load_state_dict(tensors, strict=False)
+
+
+def _dilate(layers: Sequence[nn.Module], output_stride: int) -> tuple[list[int], int]:
+    """Strides beyond `output_stride` become dilation of all that follows (in place).
+
+    The same function is then evaluated on a denser grid. Gives the stride after every layer.
+    """
+    stride, dilation, strides = 1, 1, []
+    for layer in layers:
+        for part in layer.modules():
+            if isinstance(part, (nn.Conv2d, nn.MaxPool2d)):
+                _spread(part, dilation)
+        step = _step(layer)
+        if stride * step <= output_stride:
+            stride *= step
+        else:
+            _set_stride_to_one(layer)
+            dilation *= step
+        strides.append(stride)
+    return strides, dilation
+
+
+def _step(layer: nn.Module) -> int:
+    stride: Any = layer.stride if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)) else 1
+    return int(stride[0] if isinstance(stride, tuple) else stride)
+
+
+def _set_stride_to_one(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Conv2d):
+        layer.stride = (1, 1)
+    elif isinstance(layer, nn.MaxPool2d):
+        layer.stride = 1
+
+
+def _spread(layer: nn.Conv2d | nn.MaxPool2d, dilation: int) -> None:
+    if isinstance(layer, nn.Conv2d):
+        layer.padding = tuple(int(side) * dilation for side in layer.padding)
+        layer.dilation = (dilation, dilation)
+    elif isinstance(layer.padding, int):
+        layer.padding, layer.dilation = layer.padding * dilation, dilation
+
+
+def _as_convolutions(
+    linear: Sequence[nn.Linear], architecture: _Architecture, dilation: int
+) -> list[nn.Module]:
+    """FC6 (O, D * L * L) -> (O, D, L, L) and FC7 (O, I) -> (O, I, 1, 1), each with its ReLU."""
+    layers: list[nn.Module] = []
+    for layer, side, spread in zip(
+        linear, (architecture.grid_side or 1, 1), (dilation, 1), strict=True
+    ):
+        channels = layer.in_features // side**2
+        convolution: nn.Conv2d = skip_init(  # type: ignore[no-untyped-call]
+            nn.Conv2d, channels, layer.out_features, side, dilation=spread
+        )
+        weight = layer.weight.detach().view(-1, channels, side, side)
+        convolution.load_state_dict({"weight": weight, "bias": layer.bias.detach()})
+        layers += [convolution, nn.ReLU(inplace=True)]
+    return layers

@@ -1,0 +1,43 @@
+"""What every family of trunks tells the backbone that wraps it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from torch import Tensor, nn
+
+from weakloc.model.backbone_spec import Statistics
+
+IMAGENET_MEAN: Statistics = (0.485, 0.456, 0.406)
+IMAGENET_STD: Statistics = (0.229, 0.224, 0.225)
+FirstCenter: TypeAlias = float | Literal["uniform"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrunkFacts:
+    """Strides and centres in pixels of the network's input.
+
+    `first_center` is the centre of cell (0, 0); "uniform" says that the cells tile the input.
+    """
+
+    stride: int
+    out_channels: int
+    level_strides: tuple[int, ...]
+    mean: Statistics = IMAGENET_MEAN
+    std: Statistics = IMAGENET_STD
+    input_multiple: int = 1
+    first_center: FirstCenter = "uniform"
+    window: float | None = None  # None: the stride
+    classifier_keys: tuple[str, ...] = ()
+
+
+class Trunk(nn.Module, ABC):
+    """Images -> feature maps by stride; the last level is always among them."""
+
+    facts: TrunkFacts
+
+    @abstractmethod
+    def forward(self, images: Tensor, levels: Sequence[int] = ()) -> dict[int, Tensor]: ...
