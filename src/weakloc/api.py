@@ -13,7 +13,11 @@ from torch.nn.functional import softplus
 from weakloc.data.scenes import CLUTTER_CLASSES as CLASSES
 from weakloc.data.scenes import scene_samples
 from weakloc.geometry import GridTransform, cell_center_in_image
+from weakloc.model.backbone_spec import BackboneSpec
+from weakloc.model.backbones import build_backbone
+from weakloc.model.heads import TransferHead
 from weakloc.model.network import LocalizationNetwork
+from weakloc.model.pooling import ClassPool, MaxPool
 from weakloc.output.report import write_report
 from weakloc.structures import PRESENT, Point, Prediction, Sample
 
@@ -42,7 +46,9 @@ def _stack(images: list[Image.Image]) -> torch.Tensor:
 
 
 def _train(scenes: list[tuple[Image.Image, Sample]], *, epochs: int) -> LocalizationNetwork:
-    network = LocalizationNetwork(len(CLASSES))
+    backbone = build_backbone(BackboneSpec.parse("tiny[width=16]"))
+    head = TransferHead(backbone.out_channels, len(CLASSES))
+    network = LocalizationNetwork(backbone, head, ClassPool(), MaxPool())
     images = _stack([image for image, _ in scenes])
     labels = torch.from_numpy(np.stack([sample.labels for _, sample in scenes])).float()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
