@@ -1,0 +1,262 @@
+"""Saves what a run must not lose, remembers its epochs, and stops it when asked."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from weakloc.errors import RunError, TrainingFailure
+from weakloc.files import write_whole
+from weakloc.training.interruption import Interruption
+from weakloc.training.module import LocalizationModule
+
+CHECKPOINT_NAME = "last.ckpt"
+_OURS = "weakloc"
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of a run's history; epochs count from 1."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    classification_map: float | None
+    point_map: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class KeepingRules:
+    """When to save, which weights to keep, when to stop."""
+
+    minutes: float
+    keeps_best: bool
+    patience: int | None
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoint files that are there whole or not at all, and hold no code."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        del storage_options
+        try:
+            with write_whole(Path(path)) as temporary, temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:
+            raise cannot_save(Path(path), error) from error
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        del weights_only
+        return read_checkpoint(Path(path), map_location)
+
+
+def cannot_save(path: Path, error: Exception) -> TrainingFailure:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return TrainingFailure(
+        f"cannot be saved ({reason})",
+        where=str(path),
+        remedy="Free space on the disk and continue with --resume from what was saved before",
+    )
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The content of a checkpoint; it is plain tensors and containers, never code."""
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds for a damaged file
+        raise RunError(
+            "this checkpoint cannot be read",
+            where=str(path),
+            remedy="Delete it to start the run anew; model.safetensors beside it still predicts",
+        ) from error
+    if not isinstance(content, dict) or _OURS not in content:
+        raise RunError(
+            "this is not a checkpoint of weakloc",
+            where=str(path),
+            remedy="Give another --out folder",
+        )
+    return content
+
+
+def checkpoint_settings(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings with which the run was started, as in run.json."""
+    settings: Mapping[str, Any] = checkpoint[_OURS]["settings"]
+    return settings
+
+
+class Keeper(Callback):
+    """`publish(weights, history)` writes the run folder; it is called in one process only.
+
+    The order at the end of an epoch is: published weights, then the checkpoint. A run killed
+    between the two repeats the epoch and publishes the same again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rules: KeepingRules,
+        *,
+        settings: Mapping[str, Any],
+        publish: Callable[[Mapping[str, torch.Tensor], list[EpochRecord]], None],
+    ) -> None:
+        self.history: list[EpochRecord] = []
+        self.interruption = Interruption()
+        self._path = folder / CHECKPOINT_NAME
+        self._rules = rules
+        self._settings = settings
+        self._publish = publish
+        self._saved_at = self._epoch_began = time.monotonic()
+        self._seconds_before = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        del trainer, pl_module, stage
+        self.interruption.listen()  # after the engine took the signals over
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del trainer, pl_module
+        self._saved_at = self._epoch_began = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        del pl_module, outputs, batch
+        due = time.monotonic() - self._saved_at > 60 * self._rules.minutes
+        stops, due = _agreed(trainer, self.interruption.signal_name is not None, due)
+        is_last = batch_idx + 1 >= trainer.num_training_batches  # the epoch's end saves then
+        between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if is_last or not between_steps:
+            return
+        if stops or due:
+            self._save(trainer)
+        if stops:
+            raise self._stopped(f"epoch {trainer.current_epoch + 1}, batch {batch_idx + 1}")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LocalizationModule)
+        self.history.append(self._record(trainer, pl_module))
+        weights = trainer.strategy.lightning_module_state_dict()  # gathered from all processes
+        if trainer.is_global_zero and (self._is_best() or not self._rules.keeps_best):
+            self._publish(_of_network(weights), self.history)
+        self._log(trainer)
+        self._save(trainer)
+        self._epoch_began, self._seconds_before = time.monotonic(), 0.0
+        stops, _ = _agreed(trainer, self.interruption.signal_name is not None, False)
+        ends = trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
+        if stops and not ends:
+            raise self._stopped(f"epoch {trainer.current_epoch + 1}")
+        trainer.should_stop = self._is_out_of_patience()
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        assert isinstance(pl_module, LocalizationModule)
+        checkpoint[_OURS] = {
+            "settings": dict(self._settings),
+            "history": [asdict(record) for record in self.history],
+            "guard": pl_module.guard.state(),
+            "seconds": self._epoch_seconds(),
+        }
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        del trainer
+        assert isinstance(pl_module, LocalizationModule)
+        ours = checkpoint[_OURS]
+        self.history = [EpochRecord(**record) for record in ours["history"]]
+        pl_module.guard.restore(ours["guard"])
+        self._seconds_before = ours["seconds"]
+
+    def best_epoch(self) -> int | None:
+        """The first epoch with the highest classification mAP, from 1."""
+        judged = [record for record in self.history if record.classification_map is not None]
+        if not judged:
+            return None
+        return max(judged, key=lambda record: record.classification_map or 0.0).epoch
+
+    def _is_best(self) -> bool:
+        best = self.best_epoch()
+        return best is None or best == self.history[-1].epoch
+
+    def _is_out_of_patience(self) -> bool:
+        best, patience = self.best_epoch(), self._rules.patience
+        return None not in (best, patience) and self.history[-1].epoch - best >= patience  # type: ignore[operator]
+
+    def _save(self, trainer: Trainer) -> None:
+        module = trainer.lightning_module
+        assert isinstance(module, LocalizationModule)
+        module.guard.read()  # never save weights after a loss that was not a number
+        trainer.save_checkpoint(self._path)
+        self._saved_at = time.monotonic()
+
+    def _record(self, trainer: Trainer, module: LocalizationModule) -> EpochRecord:
+        rates = [float(group["lr"]) for group in trainer.optimizers[0].param_groups]
+        record = EpochRecord(
+            epoch=trainer.current_epoch + 1,
+            loss=module.guard.mean(),
+            learning_rate=max(rates),
+            classification_map=None,
+            point_map=None,
+            seconds=round(self._epoch_seconds(), 3),
+        )
+        if not trainer.val_dataloaders:
+            return record
+        watched = module.watch.read()
+        return replace(
+            record,
+            classification_map=watched.classification_map,
+            point_map=watched.point_map,
+        )
+
+    def _epoch_seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._epoch_began
+
+    def _log(self, trainer: Trainer) -> None:
+        numbers = {
+            name: value
+            for name, value in asdict(self.history[-1]).items()
+            if value is not None and name != "epoch"
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, step=trainer.global_step)
+
+    def _stopped(self, place: str) -> TrainingFailure:
+        name = self.interruption.signal_name or "another process"
+        return TrainingFailure(
+            f"stopped by {name}; everything up to {place} is saved in {self._path}",
+            remedy="Continue with the same command and --resume",
+        )
+
+
+def _of_network(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    prefix = "network."
+    return {
+        name.removeprefix(prefix): value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
+
+
+def _agreed(trainer: Trainer, stops: bool, due: bool) -> tuple[bool, bool]:
+    """What any of the processes wants, so that all of them do the same."""
+    if trainer.world_size == 1:
+        return stops, due
+    wishes = torch.tensor([int(stops), int(due)], device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
+    wanted = wishes.tolist()
+    return bool(wanted[0]), bool(wanted[1])
