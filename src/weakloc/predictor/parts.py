@@ -1,0 +1,95 @@
+"""A long output written in parts, so that a killed run goes on where it stopped.
+
+Images are cut into parts of a fixed number in input order. A part is written whole or not at
+all, its name carries a digest of its images' names, and part k belongs to rank k modulo the
+number of ranks. When every part is there they are joined in input order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weakloc.errors import PredictionsError
+from weakloc.files import open_whole
+from weakloc.predictor.sources import ImageSource
+
+
+@dataclass(frozen=True)
+class Part:
+    index: int
+    images: tuple[ImageSource, ...]
+
+    @property
+    def stem(self) -> str:
+        names = "\n".join(image.name for image in self.images).encode("utf-8", "surrogateescape")
+        return f"part-{self.index:07d}-{hashlib.sha256(names).hexdigest()[:12]}"
+
+
+class PartStore:
+    """The folder of the parts beside the final file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open(self, fingerprint: Mapping[str, Any], *, resume: bool) -> None:
+        """Start afresh, or go on where parts made with the very same settings lie."""
+        wanted = json.dumps(fingerprint, sort_keys=True)
+        settings = self.folder / "settings.json"
+        if resume and settings.is_file() and settings.read_text(encoding="utf-8") != wanted:
+            raise PredictionsError(
+                "these parts were made with other settings, another run or other images",
+                where=str(self.folder),
+                remedy="Leave out --resume to start again, or give another --out",
+            )
+        if not resume and self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open_whole(settings) as file:
+            file.write(wanted)
+
+    def is_done(self, part: Part) -> bool:
+        return (self.folder / f"{part.stem}.jsonl").is_file()
+
+    def write(self, part: Part, lines: Iterable[str], skipped: Iterable[str]) -> None:
+        """The skipped first: a part counts as done once its predictions are there."""
+        with open_whole(self.folder / f"{part.stem}.skipped") as file:
+            file.writelines(f"{line}\n" for line in skipped)
+        with open_whole(self.folder / f"{part.stem}.jsonl") as file:
+            file.writelines(f"{line}\n" for line in lines)
+
+    def join(self, stems: Iterable[str], predictions: Path, skipped: Path) -> tuple[int, int]:
+        """All parts in order into the two final files; the numbers of lines of both."""
+        names = list(stems)
+        counts = (
+            _concatenate([self.folder / f"{stem}.jsonl" for stem in names], predictions),
+            _concatenate([self.folder / f"{stem}.skipped" for stem in names], skipped),
+        )
+        shutil.rmtree(self.folder)
+        return counts
+
+
+def cut_into_parts(images: Iterable[ImageSource], *, size: int) -> Iterator[Part]:
+    iterator = iter(images)
+    for index in itertools.count():
+        chunk = tuple(itertools.islice(iterator, size))
+        if not chunk:
+            return
+        yield Part(index, chunk)
+
+
+def _concatenate(sources: Iterable[Path], target: Path) -> int:
+    num_lines = 0
+    with open_whole(target) as joined:
+        for source in sources:
+            with source.open(encoding="utf-8") as part:
+                for line in part:
+                    joined.write(line)
+                    num_lines += 1
+    return num_lines

@@ -1,0 +1,165 @@
+"""One image's maps, probabilities and tags -> its prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weakloc.config import PredictSettings
+from weakloc.localize.boxes import find_at_least_one_box, find_boxes
+from weakloc.localize.points import locate_point, locate_points
+from weakloc.predictor.refining import find_masks
+from weakloc.predictor.streaming import SeenImage
+from weakloc.structures import (
+    ABSENT,
+    PRESENT,
+    UNKNOWN,
+    Box,
+    Disagreement,
+    LabelVector,
+    Mask,
+    Point,
+    Prediction,
+    ScoreMaps,
+)
+
+
+@dataclass(frozen=True)
+class Locating:
+    """What is fixed for all images of a run."""
+
+    class_names: tuple[str, ...]
+    thresholds: tuple[float, ...]  # one a class
+    settings: PredictSettings
+
+
+def wanted_classes(
+    probabilities: NDArray[np.float64], tags: LabelVector | None, *, min_score: float
+) -> list[int]:
+    """The classes that get places: those the tags say, and the likely ones where no tag speaks."""
+    likely = probabilities >= min_score
+    if tags is None:
+        return [int(index) for index in np.flatnonzero(likely)]
+    chosen = (tags == PRESENT) | ((tags == UNKNOWN) & likely)
+    return [int(index) for index in np.flatnonzero(chosen)]
+
+
+def name_places(
+    seen: SeenImage,
+    heat: ScoreMaps,
+    classes: Sequence[int],
+    tags: LabelVector | None,
+    how: Locating,
+) -> Prediction:
+    """The prediction of one image; `heat` holds the maps of `classes`, in that order."""
+    width, height = (int(side) for side in seen.size)
+    points: list[Point] = []
+    boxes: list[Box] = []
+    for place, class_index in enumerate(classes):
+        points += _points_of(heat, place, class_index, seen, how)
+        is_tagged = tags is not None and bool(tags[class_index] == PRESENT)
+        boxes += _boxes_of(heat, place, class_index, seen, how, at_least_one=is_tagged)
+    return Prediction(
+        image=seen.name,
+        width=width,
+        height=height,
+        scores=dict(zip(how.class_names, seen.probabilities.tolist(), strict=True)),
+        points=tuple(points),
+        boxes=tuple(boxes),
+        masks=_masks_of(seen, heat, classes, how),
+        disagreements=_disagreements(seen.probabilities, tags, how),
+    )
+
+
+def _points_of(
+    heat: ScoreMaps, place: int, class_index: int, seen: SeenImage, how: Locating
+) -> list[Point]:
+    settings = how.settings
+    if settings.points == 0:
+        return []
+    if settings.points == 1:
+        peaks = [locate_point(heat.values[place], heat.transform, method=settings.point_method)]
+    else:
+        peaks = locate_points(
+            heat.values[place],
+            heat.transform,
+            max_points=settings.points,
+            min_distance=settings.peak_distance * max(seen.size),
+            method="sub_cell" if settings.point_method == "sub_cell" else "arg_max",
+        )
+    name, score = how.class_names[class_index], float(seen.probabilities[class_index])
+    return [Point(name, peak.x, peak.y, score) for peak in peaks]
+
+
+def _boxes_of(
+    heat: ScoreMaps,
+    place: int,
+    class_index: int,
+    seen: SeenImage,
+    how: Locating,
+    *,
+    at_least_one: bool,
+) -> list[Box]:
+    settings = how.settings
+    if settings.boxes == "none":
+        return []
+    probability = float(seen.probabilities[class_index])
+    found = find_boxes(
+        heat.values[place],
+        heat.transform,
+        threshold=how.thresholds[class_index],
+        threshold_mode=settings.threshold_mode,
+        select=settings.boxes,
+        min_area=settings.min_area,
+        max_area=settings.max_area,
+        overlap=settings.overlap,
+        score=settings.box_score,
+        class_probability=probability,
+    )
+    if not found and at_least_one:
+        found = [
+            find_at_least_one_box(
+                heat.values[place],
+                heat.transform,
+                threshold=how.thresholds[class_index],
+                threshold_mode=settings.threshold_mode,
+                score=settings.box_score,
+                class_probability=probability,
+            )
+        ]
+    return [Box(how.class_names[class_index], item.box, item.score) for item in found]
+
+
+def _masks_of(
+    seen: SeenImage, heat: ScoreMaps, classes: Sequence[int], how: Locating
+) -> tuple[Mask, ...]:
+    thresholds = [how.thresholds[index] for index in classes]
+    found = find_masks(seen, heat, thresholds, how.settings)
+    return tuple(
+        Mask(
+            how.class_names[classes[mask.class_index]],
+            mask.rle,
+            float(seen.probabilities[classes[mask.class_index]]),
+        )
+        for mask in found
+    )
+
+
+def _disagreements(
+    probabilities: NDArray[np.float64], tags: LabelVector | None, how: Locating
+) -> tuple[Disagreement, ...]:
+    """Tags the model does not see, and classes it is sure of that the tags deny."""
+    if tags is None:
+        return ()
+    sure = how.settings.sure
+    found = []
+    for index, name in enumerate(how.class_names):
+        score = float(probabilities[index])
+        if tags[index] == PRESENT and score <= 1.0 - sure:
+            found.append(Disagreement(name, "missing", score))
+        elif tags[index] == ABSENT and score >= sure:
+            found.append(Disagreement(name, "unexpected", score))
+    return tuple(found)

@@ -1,0 +1,62 @@
+"""A source of maps and settings -> predictions of any number of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias
+
+from weakloc.config import PredictSettings
+from weakloc.predictor.map_source import MapSource
+from weakloc.predictor.places import Locating, name_places, wanted_classes
+from weakloc.predictor.sources import ImageSource
+from weakloc.predictor.streaming import SeenImage, see_images
+from weakloc.predictor.tags import Tags
+from weakloc.structures import BrokenImage, Prediction, ScoreMaps
+
+HeatMaker: TypeAlias = Callable[[SeenImage, Sequence[int], PredictSettings], ScoreMaps]
+
+
+def fused_maps(seen: SeenImage, classes: Sequence[int], settings: PredictSettings) -> ScoreMaps:
+    """The usual heat: the maps of all views as one."""
+    return seen.fused(classes, settings)
+
+
+class Predictor:
+    """Says where the classes of a source are.
+
+    `thresholds` are one a class. `heat` makes the map in which the places of an image's classes
+    are looked for: the fused score maps, or a search like the beam's.
+    """
+
+    def __init__(
+        self,
+        source: MapSource,
+        settings: PredictSettings,
+        *,
+        thresholds: Sequence[float],
+        heat: HeatMaker = fused_maps,
+    ) -> None:
+        self.source = source
+        self.settings = settings
+        self.heat = heat
+        if settings.threshold is not None:
+            thresholds = [settings.threshold] * len(source.class_names)
+        self.locating = Locating(source.class_names, tuple(thresholds), settings)
+
+    def see(self, images: Iterable[ImageSource]) -> Iterator[SeenImage | BrokenImage]:
+        """Scores and maps only, in input order."""
+        return see_images(images, self.source, self.settings)
+
+    def predict(
+        self, images: Iterable[ImageSource], tags: Tags | None = None
+    ) -> Iterator[Prediction | BrokenImage]:
+        """One answer an image, in input order; memory does not grow with their number."""
+        for seen in self.see(images):
+            yield seen if isinstance(seen, BrokenImage) else self.locate(seen, tags)
+
+    def locate(self, seen: SeenImage, tags: Tags | None = None) -> Prediction:
+        """The places in one image that has been seen."""
+        labels = None if tags is None else tags.of(seen.name)
+        classes = wanted_classes(seen.probabilities, labels, min_score=self.settings.min_score)
+        heat = self.heat(seen, classes, self.settings)
+        return name_places(seen, heat, classes, labels, self.locating)

@@ -1,0 +1,197 @@
+"""Images -> score maps, in input order, with memory that does not grow with their number.
+
+Pictures are decoded by threads a bounded number ahead; views of equal shape go through the
+network together.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from weakloc.config import PredictSettings
+from weakloc.data.images import read_or_record
+from weakloc.data.transforms import PixelSize
+from weakloc.geometry import GridTransform, Size
+from weakloc.localize import maps as score_maps
+from weakloc.predictor.map_source import Floats, MapSource, RawMaps, probabilities
+from weakloc.predictor.sources import ImageSource
+from weakloc.predictor.views import View, list_views, make_view
+from weakloc.structures import BrokenImage, ScoreMaps
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class ViewMaps:
+    """What the network said of one view."""
+
+    view: View
+    logits: Floats  # (C,)
+    maps: ScoreMaps
+    features: Mapping[int, ScoreMaps]
+
+
+@dataclass(frozen=True)
+class SeenImage:
+    """One image with the maps of all its views, before any place is named."""
+
+    name: str
+    picture: Image.Image
+    views: tuple[ViewMaps, ...]
+    logits: NDArray[np.float64]  # (C,) averaged over the views
+    probabilities: NDArray[np.float64]  # (C,)
+
+    @property
+    def size(self) -> Size:
+        return self.picture.size
+
+    def fused(self, classes: Sequence[int], settings: PredictSettings) -> ScoreMaps:
+        """The maps of some classes from all views, on a grid over the image."""
+        grid = score_maps.image_grid(self.size, long_side=settings.map_side)
+        chosen = [
+            ScoreMaps(view.maps.values[list(classes)], view.maps.transform, view.maps.kind)
+            for view in self.views
+        ]
+        if len(chosen) == 1:
+            return score_maps.resample(chosen[0], grid)
+        width, height = self.size
+        windows = [view.view.tile or (0.0, 0.0, width, height) for view in self.views]
+        return score_maps.fuse(
+            chosen, grid, combine=settings.fuse, normalise=settings.normalise, windows=windows
+        )
+
+
+def see_images(
+    images: Iterable[ImageSource], source: MapSource, settings: PredictSettings
+) -> Iterator[SeenImage | BrokenImage]:
+    """Every image in input order, or the record of why it could not be read."""
+    pictures = _decoded(images, settings)
+    # One bounded group at a time: views of equal shape within it share network calls.
+    for group in _groups(pictures, settings.batch_size):
+        yield from _see_group(group, source, settings)
+
+
+def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
+def _decoded(
+    images: Iterable[ImageSource], settings: PredictSettings
+) -> Iterator[tuple[str, Image.Image | BrokenImage]]:
+    """Pictures in input order, at most two batches ahead of whoever takes them."""
+
+    def read(image: ImageSource) -> Image.Image | BrokenImage:
+        return read_or_record(image.name, image.content, max_pixels=settings.max_pixels)
+
+    if settings.workers == 0:
+        yield from ((image.name, read(image)) for image in images)
+        return
+    waiting: deque[tuple[str, Future[Image.Image | BrokenImage]]] = deque()
+    ahead = 2 * settings.batch_size
+    with ThreadPoolExecutor(settings.workers) as pool:
+        for image in images:
+            waiting.append((image.name, pool.submit(read, image)))
+            if len(waiting) > ahead:
+                name, future = waiting.popleft()
+                yield name, future.result()
+        while waiting:
+            name, future = waiting.popleft()
+            yield name, future.result()
+
+
+def _see_group(
+    group: Sequence[tuple[str, Image.Image | BrokenImage]],
+    source: MapSource,
+    settings: PredictSettings,
+) -> Iterator[SeenImage | BrokenImage]:
+    jobs = [
+        (index, view)
+        for index, (_, picture) in enumerate(group)
+        if isinstance(picture, Image.Image)
+        for view in _views(picture.size, settings)
+    ]
+    answers: dict[int, list[ViewMaps]] = {index: [] for index, _ in jobs}
+    for chunk in _groups(jobs, settings.batch_size):
+        for (index, _), answer in zip(chunk, _read(chunk, group, source), strict=True):
+            answers[index].append(answer)
+    for index, (name, picture) in enumerate(group):
+        if isinstance(picture, Image.Image):
+            yield _summed_up(name, picture, answers.pop(index), source)
+        else:
+            yield picture
+
+
+def _views(picture_size: PixelSize, settings: PredictSettings) -> list[View]:
+    return list_views(
+        picture_size,
+        scales=settings.scales,
+        flip=settings.flip,
+        tile=settings.tile,
+        overlap=settings.tile_overlap,
+    )
+
+
+def _read(
+    chunk: Sequence[tuple[int, View]],
+    group: Sequence[tuple[str, Image.Image | BrokenImage]],
+    source: MapSource,
+) -> list[ViewMaps]:
+    """The answers to a chunk of views, one network call for each input shape."""
+    inputs: list[tuple[Tensor, GridTransform]] = []
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for place, (index, view) in enumerate(chunk):
+        picture = group[index][1]
+        assert isinstance(picture, Image.Image)
+        inputs.append(make_view(picture, view, source.preprocessing))
+        by_shape.setdefault(tuple(inputs[-1][0].shape), []).append(place)
+    answers: dict[int, ViewMaps] = {}
+    for places in by_shape.values():
+        raw = source.read(torch.stack([inputs[place][0] for place in places]))
+        for row, place in enumerate(places):
+            answers[place] = _view_maps(raw, row, chunk[place][1], inputs[place][1], source)
+    return [answers[place] for place in range(len(chunk))]
+
+
+def _view_maps(
+    raw: RawMaps, row: int, view: View, input_transform: GridTransform, source: MapSource
+) -> ViewMaps:
+    rows, columns = raw.maps.shape[2:]
+    transform = source.cell_transform(input_transform, rows, columns)
+    features = {
+        stride: ScoreMaps(
+            values[row],
+            source.cell_transform(input_transform, *values.shape[2:]),
+            "cam",
+        )
+        for stride, values in raw.features.items()
+    }
+    maps = ScoreMaps(raw.maps[row], transform, source.map_kind)
+    return ViewMaps(view, raw.scores[row], maps, features)
+
+
+def _summed_up(
+    name: str, picture: Image.Image, views: Sequence[ViewMaps], source: MapSource
+) -> SeenImage:
+    """Raw scores: the best tile of a scale, then the mean over scales and mirrored images.
+
+    Only the mean becomes a probability (Oquab et al.: average the maxima, squash last).
+    """
+    of_scale: dict[tuple[float, bool], list[Floats]] = {}
+    for view in views:
+        of_scale.setdefault((view.view.scale, view.view.flip), []).append(view.logits)
+    best = [np.max(logits, axis=0) for logits in of_scale.values()]
+    logits = np.stack(best).astype(np.float64).mean(axis=0)
+    return SeenImage(name, picture, tuple(views), logits, probabilities(logits, source.activation))
