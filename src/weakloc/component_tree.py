@@ -38,6 +38,7 @@ class ComponentTree:
     area: IntArray  # (N,) cells
     heat_sum: NDArray[np.float64]  # (N,)
     peak: IntArray  # (N,)
+    node_of: IntArray  # (height * width,) the node that each cell first appears in, -1 for none
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ def _tree(
         area=whole[:, 4],
         heat_sum=heat_sum,
         peak=order[whole[:, 5]].astype(np.int64),
+        node_of=node_of,
     )
 
 
