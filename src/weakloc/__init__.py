@@ -6,11 +6,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from weakloc.api import demo
+    from weakloc.api.tour import demo
 
 __version__ = "0.1.0"
 
-_PUBLIC = {"demo": "weakloc.api"}
+_PUBLIC = {"demo": "weakloc.api.tour"}
 __all__ = ["demo"]
 
 

@@ -237,3 +237,35 @@ class PredictSettings:
         require(fits, "threshold", self.threshold, "Give a share from 0 to below 1")
         scales_fit = len(self.scales) > 0 and all(0.05 <= scale <= 16 for scale in self.scales)
         require(scales_fit, "scales", self.scales, "Give factors between 0.05 and 16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """How a data set is read; mostly it is seen from what lies there."""
+
+    labels: Path | None = None
+    """Table of tags (CSV, TSV, JSONL) or file of annotations, where it is not inside the data."""
+
+    layout: str | None = None
+    """Arrangement of the files: folders, table, voc, coco, yolo, tiny_imagenet, wsol, shards."""
+
+    class_names: tuple[str, ...] | None = None
+    """The classes and their order. Not given: as found in the labels."""
+
+    path_column: str | None = None
+    """Column of a table that names the images. Not given: guessed from its header."""
+
+    labels_column: str | None = None
+    """Column of a table that holds the labels. Not given: guessed from its header."""
+
+    split_column: str | None = None
+    """Column of a table that names the split. Not given: guessed from its header."""
+
+    label_delimiter: str = ";"
+    """Sign between the labels of one image in a table."""
+
+    difficult: Literal["unknown", "present"] = "unknown"
+    """What a class is in an image where all its objects are marked difficult."""
+
+    strict: bool = False
+    """Stop at the first oddity instead of reporting and counting it."""

@@ -1,26 +1,8 @@
-"""The commands: each reads its flags, calls one function of `api` and shows what it answers."""
+"""All commands by name, in the order in which a newcomer meets them."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from weakloc.cli.data_commands import data, scenes
+from weakloc.cli.tour_commands import demo
 
-from weakloc.cli.terminal import Terminal
-
-
-def demo(*, out: Path = Path("demo"), terminal: Terminal = Terminal()) -> None:
-    """Make data, train, evaluate, predict, report: the whole tour, offline.
-
-    Parameters
-    ----------
-    out
-        Folder for everything the tour makes.
-    """
-    from weakloc import api
-
-    metrics = api.demo(out)
-    terminal.table("Validation", ("metric", "value"), metrics.items())
-    terminal.say(f"Open {out / 'report.html'}")
-    terminal.give(metrics)
-
-
-COMMANDS = (demo,)
+COMMANDS = (demo, scenes, data)

@@ -24,7 +24,9 @@ from weakloc.structures import PRESENT, Point, Prediction, Sample
 SIDE = 96
 
 
-def demo(out: Path, *, num_train: int = 384, num_val: int = 96, epochs: int = 12) -> dict[str, float]:
+def demo(
+    out: Path, *, num_train: int = 384, num_val: int = 96, epochs: int = 12
+) -> dict[str, float]:
     """Scenes, a small network, metrics, predictions and a report page in one folder."""
     torch.manual_seed(0)
     train = scene_samples(count=num_train, seed=0)
@@ -41,7 +43,9 @@ def demo(out: Path, *, num_train: int = 384, num_val: int = 96, epochs: int = 12
 
 
 def _stack(images: list[Image.Image]) -> torch.Tensor:
-    arrays = [np.asarray(image.resize((SIDE, SIDE)), dtype=np.float32) / 127.5 - 1 for image in images]
+    arrays = [
+        np.asarray(image.resize((SIDE, SIDE)), dtype=np.float32) / 127.5 - 1 for image in images
+    ]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
 

@@ -1,0 +1,75 @@
+"""Reading, checking and making data sets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from weakloc.config import DataSettings
+from weakloc.data.images import open_image
+from weakloc.data.readers import ReaderOptions, raise_if_strict, read_data_set
+from weakloc.data.scenes import Difficulty, Kind, artist_from, artist_of, write_scenes
+from weakloc.data.summary import ImageCheck, check_images
+from weakloc.errors import DataError
+from weakloc.structures import DataSet
+
+
+def read(data: str | Path, settings: DataSettings = DataSettings()) -> DataSet:
+    """The data set that lies at a path, in whatever layout."""
+    options = ReaderOptions(
+        class_names=settings.class_names,
+        difficult=settings.difficult,
+        path_column=settings.path_column,
+        labels_column=settings.labels_column,
+        split_column=settings.split_column,
+        label_delimiter=settings.label_delimiter,
+    )
+    data_set = read_data_set(data, layout=settings.layout, labels=settings.labels, options=options)
+    if settings.strict:
+        raise_if_strict(data_set)
+    return data_set
+
+
+def check(data_set: DataSet, on_progress: Callable[[int, int | None], None]) -> ImageCheck:
+    """Decodes every image with all cores."""
+    samples = list(data_set.samples())
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        on_progress(done, len(samples))
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return check_images(samples, open_image=open_image, processes=cores or 1, on_progress=count)
+
+
+def scenes(
+    folder: Path,
+    *,
+    kind: Kind = "clutter",
+    difficulty: Difficulty = "normal",
+    source: Path | None = None,
+    num_train: int = 1500,
+    num_val: int = 300,
+    seed: int = 0,
+    on_progress: Callable[[int, int | None], None] = lambda _done, _total: None,
+) -> None:
+    """A stand-in data set with exact boxes, masks and tags, drawn or pasted from real crops."""
+    if num_train < 0 or num_val < 0:
+        raise DataError(
+            f"{num_train} training and {num_val} validation scenes are asked for",
+            remedy="Give 0 or more of each",
+        )
+    artist = artist_of(kind, difficulty) if source is None else artist_from(read(source))
+    total = num_train + num_val
+    write_scenes(
+        folder,
+        num_train=num_train,
+        num_val=num_val,
+        seed=seed,
+        artist=artist,
+        num_workers=min(os.cpu_count() or 1, 8) if total >= 200 else 1,
+        report=lambda done: on_progress(done, total),
+    )
