@@ -83,8 +83,7 @@ def find_boxes(
     if normalised.min() == normalised.max():
         return [whole_image_box(transform, class_probability)]
     blobs = _blobs(normalised, threshold)
-    share_of_cell = 1.0 / _cells_in_image(transform)
-    blobs = [blob for blob in blobs if min_area <= blob.area * share_of_cell <= max_area + 1e-9]
+    blobs = [blob for blob in blobs if min_area <= _area_share(blob, transform) <= max_area]
     if select == "largest":
         blobs = blobs[:1]
     rate = _rating(score, heat, normalised, class_probability)
@@ -205,10 +204,11 @@ def _suppressed(ranked: list[tuple[float, _Blob]], max_iou: float) -> list[tuple
     return kept
 
 
-def _cells_in_image(transform: GridTransform) -> float:
-    """How many cells the image covers; padding is not counted."""
+def _area_share(blob: _Blob, transform: GridTransform) -> float:
+    """Of the image; at most 1 for a component that reaches into the padding."""
     width, height = transform.image_size
-    return abs(transform.scale_x * transform.scale_y) * width * height
+    cells_in_image = abs(transform.scale_x * transform.scale_y) * width * height
+    return min(blob.area / cells_in_image, 1.0)
 
 
 def _in_image(blob: _Blob, score: float, columns: int, transform: GridTransform) -> HeatBox:
@@ -218,6 +218,6 @@ def _in_image(blob: _Blob, score: float, columns: int, transform: GridTransform)
     return HeatBox(
         box=box,
         score=score,
-        area_share=blob.area / _cells_in_image(transform),
+        area_share=_area_share(blob, transform),
         peak=clip_point(peak, transform.image_size),
     )

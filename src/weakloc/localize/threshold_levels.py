@@ -1,0 +1,133 @@
+"""A class's heat map in; its boxes at all of 255 thresholds out, and how well they fit the truth.
+
+Normalised heat m in [0, 1] is cut at the thresholds k / 256. Byte q = ceil(256 m) - 1 makes
+{q > t} the same cells as {m > THRESHOLDS[t]}, so one component tree of bytes answers exactly
+what `boxes.find_boxes` would answer 255 times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from weakloc.component_tree import IntArray, component_tree
+from weakloc.geometry import (
+    FloatArray,
+    GridTransform,
+    box_ious,
+    image_box_in_grid,
+    map_box_to_grid,
+)
+from weakloc.localize.boxes import HeatMap, ThresholdMode
+from weakloc.localize.maps import NORMALISATIONS
+
+NUM_LEVELS = 255
+THRESHOLDS: FloatArray = np.arange(1, NUM_LEVELS + 1) / 256.0
+Counted: TypeAlias = Literal["all", "largest"]
+
+
+@dataclass(frozen=True)
+class LevelComponents:
+    """The components of all levels, smallest first; each is there at levels first to last."""
+
+    first: IntArray  # (N,)
+    last: IntArray  # (N,)
+    boxes: FloatArray  # (N, 4) in the grid frame, cut to the image
+
+
+@dataclass(frozen=True)
+class LevelQuality:
+    """Per level, in [0, 1]: does the localisation succeed, and how far do the boxes overlap."""
+
+    success: FloatArray  # (255,)
+    overlap: FloatArray  # (255,)
+
+
+def heat_levels(heat: HeatMap, *, threshold_mode: ThresholdMode) -> NDArray[np.uint8]:
+    """The bytes whose components above t are those of the normalised heat above THRESHOLDS[t]."""
+    normalised = NORMALISATIONS[threshold_mode](heat)
+    return np.asarray(np.clip(np.ceil(normalised * 256.0) - 1.0, 0.0, 255.0), dtype=np.uint8)
+
+
+def level_components(
+    levels: NDArray[np.uint8], transform: GridTransform, *, min_area: float = 0.001
+) -> LevelComponents:
+    """Components of at least `min_area` of the image; the whole image at all levels if constant."""
+    frame = np.array(image_box_in_grid(transform))
+    if levels.min() == levels.max():
+        ends = np.array([0]), np.array([NUM_LEVELS - 1])
+        return LevelComponents(*ends, boxes=frame[None])
+    tree = component_tree(levels)
+    cells_in_image = float((frame[2] - frame[0]) * (frame[3] - frame[1]))
+    shown = np.flatnonzero((tree.level > 0) & (tree.area >= min_area * cells_in_image))
+    hottest = levels.ravel()[tree.peak[shown]].astype(np.int64)
+    shown = shown[np.lexsort((-tree.peak[shown], hottest, tree.area[shown]))]
+    cut = np.clip(tree.box[shown], np.tile(frame[:2], 2), np.tile(frame[2:], 2))
+    return LevelComponents(
+        first=np.maximum(tree.parent_level[shown], 0).astype(np.int64),
+        last=tree.level[shown].astype(np.int64) - 1,
+        boxes=cut.astype(np.float64),
+    )
+
+
+def largest_boxes(components: LevelComponents, transform: GridTransform) -> FloatArray:
+    """The box of each level's largest component as shares of the image's sides: (255, 4).
+
+    Zeros where there is none.
+    """
+    frame = np.array(image_box_in_grid(transform))
+    size = np.tile(frame[2:] - frame[:2], 2)
+    winner = _last_of_level(components, np.arange(len(components.first)))
+    boxes = np.zeros((NUM_LEVELS, 4))
+    there = winner >= 0
+    boxes[there] = (components.boxes[winner[there]] - np.tile(frame[:2], 2)) / size
+    return boxes
+
+
+def level_quality(
+    components: LevelComponents,
+    truth_boxes: ArrayLike,
+    transform: GridTransform,
+    *,
+    counted: Counted,
+    min_iou: float = 0.5,
+) -> LevelQuality:
+    """How well the boxes of each level fit the drawn ones (T, 4) of the image frame.
+
+    "largest": does the largest component's box reach `min_iou` with any drawn box; its greatest
+    IoU. "all": the F1 score of all boxes against all drawn ones, by counts and by IoU.
+    """
+    drawn = [map_box_to_grid((*truth,), transform) for truth in np.asarray(truth_boxes).tolist()]
+    ious = box_ious(components.boxes, drawn)  # (N, T)
+    if counted == "largest":
+        winner = _last_of_level(components, np.arange(len(ious)))
+        greatest = np.append(ious.max(axis=1, initial=0.0), 0.0)  # entry -1: no component
+        overlap = greatest[winner]
+        return LevelQuality((overlap >= min_iou).astype(np.float64), overlap)
+    num_boxes = np.zeros(NUM_LEVELS + 1)
+    np.add.at(num_boxes, components.first, 1.0)
+    np.add.at(num_boxes, components.last + 1, -1.0)
+    num_boxes = np.cumsum(num_boxes)[:NUM_LEVELS]
+    best = np.stack([_greatest_of_level(components, column) for column in ious.T])  # (T, 255)
+    hits = np.minimum((best >= min_iou).sum(axis=0), num_boxes)
+    overlaps = np.minimum(best.sum(axis=0), num_boxes)
+    in_all = np.maximum(num_boxes + len(drawn), 1.0)
+    return LevelQuality(2.0 * hits / in_all, 2.0 * overlaps / in_all)
+
+
+def _greatest_of_level(components: LevelComponents, values: FloatArray) -> FloatArray:
+    order = np.argsort(values, kind="stable")
+    order = order[values[order] > 0]
+    return np.append(values, 0.0)[_last_of_level(components, order)]
+
+
+def _last_of_level(components: LevelComponents, order: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Of the components of each level the one that comes last in `order`; -1 if there is none."""
+    winner = np.full(NUM_LEVELS, -1, dtype=np.intp)
+    first, last = components.first[order].tolist(), components.last[order].tolist()
+    for component, start, end in zip(order.tolist(), first, last, strict=True):
+        winner[start : end + 1] = component
+    return winner

@@ -1,0 +1,309 @@
+"""Thresholds of drawn scenes whose best one is known, and slow independent counting."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from weakloc.geometry import BoxLTRB, GridTransform, box_ious
+from weakloc.localize.boxes import find_boxes
+from weakloc.localize.calibrate import (
+    Calibration,
+    DrawnHeat,
+    ViewedHeat,
+    calibrate_oracle,
+    calibrate_with_boxes,
+    calibrate_without_boxes,
+    choose_without_boxes,
+)
+from weakloc.localize.threshold_levels import (
+    THRESHOLDS,
+    heat_levels,
+    largest_boxes,
+    level_components,
+    level_quality,
+)
+from weakloc.localize.threshold_rules import RuleSettings
+
+SIZE = (80.0, 60.0)
+CELLS = GridTransform.identity(SIZE).resize((40.0, 30.0))  # two pixels a cell
+
+
+def smooth(random: np.random.Generator) -> NDArray[np.float64]:
+    """Whole numbers from 0 to 255, so that quantising changes no order."""
+    heat = ndimage.gaussian_filter(random.normal(size=(30, 40)), 3.0)
+    return np.round((heat - heat.min()) / (heat.max() - heat.min()) * 255)
+
+
+def pyramid(box: tuple[int, int, int, int], *, edge: float) -> NDArray[np.float64]:
+    """1 in the middle of the box (cells), `edge` at its border and 0 three cells on."""
+    left, top, right, bottom = box
+    rows, columns = np.mgrid[0:30, 0:40] + 0.5
+    outside = np.maximum.reduce([left - columns, columns - right, top - rows, rows - bottom])
+    deepest = -outside.min()
+    inside = edge + (1 - edge) * -outside / deepest
+    return np.where(outside < 0, inside, np.clip(edge * (1 - outside / 3), 0.0, None))
+
+
+def drawn(
+    random: np.random.Generator, number: int, *, edge: float, class_index: int = 0
+) -> list[DrawnHeat]:
+    samples = []
+    for _ in range(number):
+        left, top = int(random.integers(3, 15)), int(random.integers(3, 10))
+        right, bottom = left + int(random.integers(8, 20)), top + int(random.integers(8, 15))
+        box = (2.0 * left, 2.0 * top, 2.0 * right, 2.0 * bottom)
+        heat = pyramid((left, top, right, bottom), edge=edge)
+        samples.append(DrawnHeat(class_index, heat, CELLS, [box]))
+    return samples
+
+
+def accuracy(samples: list[DrawnHeat], threshold: float) -> float:
+    hits = []
+    for each in samples:
+        found = find_boxes(each.heat, CELLS, threshold=threshold, select="largest")
+        hits.append(bool(found) and box_ious(found[0].box, each.boxes).max() >= 0.5)
+    return float(np.mean(hits))
+
+
+def test_boxes_of_all_levels_are_those_found_one_threshold_at_a_time(
+    random: np.random.Generator,
+) -> None:
+    transform = GridTransform.identity(SIZE).pad(0, 8, 4, 0).flip_horizontal().resize((40.0, 30.0))
+    for heat in (smooth(random), smooth(random), np.zeros((30, 40)), np.full((30, 40), np.nan)):
+        levels = heat_levels(heat, threshold_mode="minmax")
+        found = largest_boxes(level_components(levels, transform), transform)
+        for level in range(0, 255, 6):
+            expected = find_boxes(heat, transform, threshold=THRESHOLDS[level], select="largest")
+            box = expected[0].box if expected else (0.0, 0.0, 0.0, 0.0)
+            left, top, right, bottom = found[level]
+            unflipped = (1 - right, top, 1 - left, bottom) if right > left else (0, 0, 0, 0)
+            np.testing.assert_allclose(np.multiply(unflipped, SIZE * 2), box, atol=1e-9)
+
+
+@pytest.mark.parametrize("counted", ["largest", "all"])
+def test_quality_of_levels_equals_counting_one_threshold_at_a_time(
+    counted: str, random: np.random.Generator
+) -> None:
+    for _ in range(4):
+        heat = smooth(random)
+        truth: list[BoxLTRB] = [(2, 4, 40, 30), (30, 20, 78, 58), (50, 2, 79, 24)]
+        components = level_components(heat_levels(heat, threshold_mode="minmax"), CELLS)
+        quality = level_quality(
+            components,
+            truth,
+            CELLS,
+            counted=counted,
+            min_iou=0.3,  # type: ignore[arg-type]
+        )
+        for level in range(0, 255, 7):
+            select = "all" if counted == "all" else "largest"
+            found = find_boxes(heat, CELLS, threshold=THRESHOLDS[level], select=select)
+            ious = box_ious([each.box for each in found], truth).max(axis=0, initial=0.0)
+            if counted == "largest":
+                expected = float(ious.max() >= 0.3), ious.max()
+            else:
+                both = len(found) + 3
+                hits, total = min((ious >= 0.3).sum(), len(found)), min(ious.sum(), len(found))
+                expected = 2 * hits / both, 2 * total / both
+            assert quality.success[level] == pytest.approx(expected[0])
+            assert quality.overlap[level] == pytest.approx(expected[1])
+
+
+def test_threshold_of_drawn_boxes_is_where_the_boxes_are(random: np.random.Generator) -> None:
+    found = calibrate_with_boxes(
+        drawn(random, 12, edge=0.5), 1, threshold_mode="minmax", random=random
+    )
+    assert abs(found.thresholds[0] - 0.5) < 0.07
+    assert found.num_boxes_used == 12
+    assert found.leave_one_out == 1.0
+    assert found.intervals is not None
+    assert found.intervals[0][0] <= found.thresholds[0] <= found.intervals[0][1]
+    assert not found.is_oracle
+
+
+def test_each_class_has_its_own_threshold_unless_it_has_too_few_boxes(
+    random: np.random.Generator,
+) -> None:
+    samples = [
+        *drawn(random, 8, edge=0.3, class_index=0),
+        *drawn(random, 8, edge=0.7, class_index=2),
+        *drawn(random, 4, edge=0.7, class_index=3),
+    ]
+    found = calibrate_with_boxes(samples, 5, threshold_mode="minmax", random=random)
+    assert abs(found.thresholds[0] - 0.3) < 0.07
+    assert abs(found.thresholds[2] - 0.7) < 0.07
+    assert found.thresholds[1] == found.thresholds[3] == found.thresholds[4]
+    together = calibrate_with_boxes(
+        samples, 5, threshold_mode="minmax", random=random, granularity="global"
+    )
+    assert set(together.thresholds) == {found.thresholds[1]}
+
+
+def test_leave_one_out_equals_leaving_one_out(random: np.random.Generator) -> None:
+    samples = [*drawn(random, 4, edge=0.3), *drawn(random, 4, edge=0.9)]
+    found = calibrate_with_boxes(
+        samples, 1, threshold_mode="minmax", random=random, granularity="global", num_resamples=10
+    )
+    reached = []
+    for left_out in range(8):
+        others = calibrate_with_boxes(
+            samples[:left_out] + samples[left_out + 1 :],
+            1,
+            threshold_mode="minmax",
+            random=random,
+            granularity="global",
+            num_resamples=10,
+        )
+        reached.append(accuracy([samples[left_out]], others.thresholds[0]))
+    assert found.leave_one_out == pytest.approx(np.mean(reached))
+
+
+def test_more_boxes_give_a_narrower_interval(random: np.random.Generator) -> None:
+    def width(number: int) -> float:
+        samples = [
+            each
+            for edge in np.linspace(0.2, 0.8, number)
+            for each in drawn(random, 1, edge=float(edge))
+        ]
+        found = calibrate_with_boxes(samples, 1, threshold_mode="minmax", random=random)
+        assert found.intervals is not None
+        return found.intervals[0][1] - found.intervals[0][0]
+
+    assert width(50) < 0.6 * width(5)
+
+
+def test_resampling_is_repeatable() -> None:
+    samples = [*drawn(np.random.default_rng(3), 6, edge=0.4)]
+    first, second = (
+        calibrate_with_boxes(samples, 1, threshold_mode="minmax", random=np.random.default_rng(5))
+        for _ in range(2)
+    )
+    assert first == second
+
+
+def test_a_single_drawn_box_has_no_leave_one_out_estimate(random: np.random.Generator) -> None:
+    found = calibrate_with_boxes(
+        drawn(random, 1, edge=0.4), 2, threshold_mode="minmax", random=random
+    )
+    assert found.leave_one_out is None
+    assert found.num_boxes_used == 1
+
+
+def test_the_oracle_is_not_exceeded_and_says_what_it_is(random: np.random.Generator) -> None:
+    samples = [DrawnHeat(0, smooth(random), CELLS, [(10.0, 10.0, 60.0, 50.0)]) for _ in range(25)]
+    oracle = calibrate_oracle(samples, 1, threshold_mode="minmax")
+    best = max(accuracy(samples, threshold) for threshold in THRESHOLDS)
+    assert accuracy(samples, oracle.thresholds[0]) == best
+    assert oracle.is_oracle
+    assert oracle.supervision.startswith("ORACLE")
+    assert "upper bound" in oracle.supervision
+
+
+def test_no_drawn_box_is_refused(random: np.random.Generator) -> None:
+    with pytest.raises(ValueError, match="no drawn box"):
+        calibrate_with_boxes([], 1, threshold_mode="minmax", random=random)
+    with pytest.raises(ValueError, match="no image"):
+        choose_without_boxes([], 1, threshold_mode="minmax")
+
+
+def threshold_of(rule: str, heats: list[NDArray[np.float64]], **settings: float) -> float:
+    found = calibrate_without_boxes(
+        [ViewedHeat(0, [heat], CELLS) for heat in heats],
+        1,
+        rule=rule,  # type: ignore[arg-type]
+        threshold_mode="minmax",
+        settings=RuleSettings(**settings),
+    )
+    assert found.num_boxes_used == 0
+    return found.thresholds[0]
+
+
+def test_otsu_equals_opencv(random: np.random.Generator) -> None:
+    low, high = random.normal(90, 25, (20, 40)), random.normal(170, 20, (10, 40))
+    heat = np.clip(np.round(np.concatenate([low, high])), 0, 255)
+    heat[0, 0], heat[0, 1] = 0, 255
+    expected, _ = cv2.threshold(heat.astype(np.uint8), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    assert threshold_of("otsu", [heat]) == THRESHOLDS[int(expected)]
+
+
+def test_simple_rules_by_hand() -> None:
+    heat = np.tile(np.arange(40) / 39.0, (30, 1))
+    assert threshold_of("fixed", [heat], fixed=0.3) == pytest.approx(0.3, abs=1 / 512)
+    assert threshold_of("mean_ratio", [heat], mean_ratio=1.4) == pytest.approx(0.7, abs=0.01)
+    threshold = threshold_of("area_prior", [heat], area_prior=0.25)
+    assert np.mean(heat > threshold) == 0.25
+
+
+def views_that_agree_on_the_object(
+    random: np.random.Generator,
+) -> tuple[ViewedHeat, tuple[int, int, int, int]]:
+    """The object at 0.5, each view with its own clutter at 0.3 and its own hot spot inside."""
+    left, top = int(random.integers(2, 18)), int(random.integers(2, 12))
+    right, bottom = left + int(random.integers(10, 18)), top + int(random.integers(9, 14))
+    views = []
+    for _ in range(4):
+        heat = np.zeros((30, 40))
+        heat += 0.3 * (ndimage.gaussian_filter(random.normal(size=(30, 40)), 2.0) > 0)
+        heat[top:bottom, left:right] = 0.5
+        row, column = random.integers(top, bottom - 2), random.integers(left, right - 2)
+        heat[row : row + 2, column : column + 2] = 1.0
+        views.append(heat)
+    return ViewedHeat(0, views, CELLS), (left, top, right, bottom)
+
+
+def test_stability_finds_the_level_on_which_views_agree(random: np.random.Generator) -> None:
+    viewed = [views_that_agree_on_the_object(random)[0] for _ in range(10)]
+    found = calibrate_without_boxes(viewed, 1, rule="stability", threshold_mode="minmax")
+    assert 0.3 <= found.thresholds[0] < 0.5
+
+
+def test_agreement_on_the_whole_image_counts_for_nothing(random: np.random.Generator) -> None:
+    """A level at which every box is the whole image is perfectly stable, and useless."""
+    viewed = []
+    for _ in range(8):
+        each, _ = views_that_agree_on_the_object(random)
+        views = [
+            np.where(heat > 0.45, heat, 0.1 * (np.indices(heat.shape).sum(0) > 0))
+            for heat in each.views
+        ]
+        assert find_boxes(views[0], CELLS, threshold=0.05)[0].box == (0.0, 0.0, *SIZE)
+        viewed.append(ViewedHeat(0, views, CELLS))
+    found = calibrate_without_boxes(viewed, 1, rule="stability", threshold_mode="minmax")
+    assert 0.1 <= found.thresholds[0] < 0.5
+
+
+def test_the_rule_whose_boxes_agree_on_held_out_images_is_chosen(
+    random: np.random.Generator,
+) -> None:
+    viewed = [views_that_agree_on_the_object(random)[0] for _ in range(12)]
+    chosen = choose_without_boxes(
+        viewed, 2, threshold_mode="minmax", settings=RuleSettings(fixed=0.9, area_prior=0.9)
+    )
+    assert chosen.method not in ("fixed", "area_prior")
+    assert all(0.28 <= threshold < 0.5 for threshold in chosen.thresholds)
+    assert chosen.agreement is not None
+    assert chosen.agreement > 0.5
+    assert "image-level labels only" in chosen.supervision
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_few_images_and_maps_without_information_still_give_thresholds(number: int) -> None:
+    heats = [np.full((30, 40), np.nan), np.zeros((30, 40)), np.eye(30, 40)][:number]
+    viewed = [ViewedHeat(0, [heat], CELLS) for heat in heats]
+    chosen = choose_without_boxes(viewed, 3, threshold_mode="relu_max")
+    assert len(chosen.thresholds) == 3
+    assert all(0 < threshold < 1 for threshold in chosen.thresholds)
+
+
+def test_a_calibration_survives_json(random: np.random.Generator) -> None:
+    for original in (
+        calibrate_with_boxes(drawn(random, 6, edge=0.4), 2, threshold_mode="minmax", random=random),
+        Calibration((0.2, 0.3), "relu_max", "fixed"),
+    ):
+        assert Calibration.from_json(json.loads(json.dumps(original.to_json()))) == original
