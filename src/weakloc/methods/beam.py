@@ -1,0 +1,127 @@
+"""BEAM: Bency, Kwon, Lee, Karthikeyan, Manjunath, "Weakly supervised localization using deep
+feature maps", ECCV 2016.
+
+    J = -(1/K) sum_k p_k log q_k + (1 - p_k) log(1 - q_k)                                 (Eq. 1)
+
+Fully connected layers on a fixed grid of L x L cells score any sub-grid, resized to L x L; a beam
+search over sub-grids (re-cropping the image) gives a heat map with several boxes per class.
+Command: `weakloc train DATA --method beam --backbone vgg16 --out RUN`.
+Expected (the paper, VGG-16): point mAP 79.7 and box AP 26.5 on VOC 2012 val, box AP 25.7 on
+VOC 2007 test.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self, TypeAlias
+
+from weakloc.data.augmentation import Augmentation, HorizontalFlip, Rotation, WhiteNoise
+from weakloc.data.transforms import ResizeMode
+from weakloc.errors import SettingError
+from weakloc.localize.beam_search import BeamSettings
+from weakloc.methods.method import Fuse, Localiser, LossKind, MapNormalisation, build_loss
+from weakloc.methods.optimisation import PRACTICAL, Optimisation
+from weakloc.model.backbone_spec import BackboneSpec
+from weakloc.model.backbones import Backbone
+from weakloc.model.heads import GridHead
+from weakloc.model.losses import Loss
+from weakloc.model.network import LocalizationNetwork
+from weakloc.model.pooling import AveragePool, ClassPool
+
+Rank: TypeAlias = Literal["class_score", "heat"]
+EXHAUSTIVE = BeamSettings(recrop_every=math.inf, search="exhaustive", num_levels=12)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beam:
+    """`hidden` are the widths of the new fully connected layers before the classes; the layers that
+    a pretrained AlexNet or VGG-16 brings come before them. `reduced_channels` narrows the features
+    first, None does not. `noise` and `rotation` touch only images that balancing repeats.
+    """
+
+    name: ClassVar[str] = "beam"
+    localiser: ClassVar[Localiser] = "beam_search"
+
+    backbone: str = "resnet50"
+    trains_backbone: bool = True
+    reduced_channels: int | None = 128
+    hidden: tuple[int, ...] = (512,)
+    dropout: float = 0.5
+    loss: LossKind = "beam_sigmoid"
+    side: int = 224
+    resize: ResizeMode = "warp"
+    balance: bool = True
+    noise: float = 10 / 255
+    rotation: float = 30.0
+    flip: bool = True
+    optimisation: Optimisation = PRACTICAL
+    search: BeamSettings = EXHAUSTIVE
+    rank: Rank = "class_score"
+    score_scales: tuple[float, ...] = (1.0,)
+    map_scales: tuple[float, ...] = (1.0,)
+    map_fuse: Fuse = "mean"
+    map_normalisation: MapNormalisation = "none"
+
+    @classmethod
+    def practical(cls) -> Self:
+        return cls()
+
+    @classmethod
+    def literal(cls) -> Self:
+        """VGG-16 with FC6, FC7 and two adaptation layers; re-cropping beam of 8 over 10 levels.
+
+        The paper's 400,000 batches end at 80,000: by then the rate has fallen four times.
+        """
+        return cls(
+            backbone="vgg16",
+            reduced_channels=None,
+            hidden=(2048,),
+            optimisation=Optimisation(
+                kind="sgd",
+                learning_rate=0.01,
+                backbone_factor=0.1,  # 0.001 for all that is pretrained
+                momentum=0.9,
+                weight_decay=5e-4,
+                schedule="steps",
+                steps_per_drop=20_000,
+                max_steps=80_000,
+                epochs=1000,
+                batch_size=50,
+            ),
+            search=BeamSettings(),
+        )
+
+    def backbone_spec(self, spec: BackboneSpec) -> BackboneSpec:
+        """AlexNet and VGG-16 end at their last pooling; FC6 and FC7 go to the head."""
+        if spec.name in ("alexnet", "vgg16") and "fully_connected" not in spec.arguments:
+            return spec.with_argument("fully_connected", "head")
+        return spec
+
+    def build_network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork:
+        pretrained = backbone.pretrained_layers
+        columns, rows = backbone.map_size((self.side, self.side))
+        if rows != columns:
+            raise SettingError(f"a grid of {columns} x {rows} cells is not square", where="side")
+        head = GridHead(
+            backbone.out_channels,
+            num_classes,
+            grid_side=rows,
+            reduced_channels=None if pretrained else self.reduced_channels,
+            hidden=(*(layer.out_features for layer in pretrained), *self.hidden),
+            dropout=self.dropout,
+        )
+        head.adopt(pretrained)
+        network = LocalizationNetwork(backbone, head, ClassPool(), AveragePool())
+        if not self.trains_backbone:
+            network.freeze_backbone()
+        return network
+
+    def build_loss(self, *, num_classes: int, single_label: bool) -> Loss:
+        return build_loss(self.loss, num_classes=num_classes, single_label=single_label)
+
+    def augmentation(self, backbone: Backbone) -> Augmentation:  # noqa: ARG002
+        return Augmentation(
+            steps=(HorizontalFlip(),) if self.flip else (),
+            duplicate_steps=(WhiteNoise(self.noise), Rotation(self.rotation)),
+        )
