@@ -49,6 +49,8 @@ class Backbone(nn.Module):
         self.std = spec.std or facts.std
         self.input_multiple = facts.input_multiple
         self.level_strides = facts.level_strides
+        self.is_pretrained = trunk.is_pretrained
+        self.pretrained_layers = trunk.pretrained_layers
         self.min_input = _smallest_input(trunk)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -136,6 +138,7 @@ def _from_scratch(trunk: Trunk, spec: BackboneSpec) -> Trunk:
     """There are no published weights of these: "default" is a random start."""
     if spec.weights not in ("default", "none"):
         load_file_into(trunk, spec.weights, ignored=("fc.", "classifier.", "head."))
+        trunk.is_pretrained = True
     return trunk
 
 

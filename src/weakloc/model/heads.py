@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Protocol
 
@@ -82,6 +82,7 @@ class GridHead(nn.Module):
             nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths)
         )
         self.dropout = nn.Dropout(dropout)
+        self.num_adopted = 0
 
     def adopt(self, pretrained: Sequence[nn.Linear]) -> None:
         """Start the first layers from those of a classifier (FC6, FC7)."""
@@ -89,6 +90,11 @@ class GridHead(nn.Module):
             if given.weight.shape != layer.weight.shape:
                 raise ValueError(f"{given} does not fit where the head has {layer}")
             layer.load_state_dict(given.state_dict())
+        self.num_adopted = len(pretrained)
+
+    def adopted_parameters(self) -> Iterator[nn.Parameter]:
+        for layer in self.linear_layers()[: self.num_adopted]:
+            yield from layer.parameters()
 
     def linear_layers(self) -> list[nn.Linear]:
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]

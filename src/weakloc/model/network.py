@@ -105,6 +105,7 @@ class LocalizationNetwork(nn.Module):
     ) -> list[dict[str, Any]]:
         """Optimiser groups: the head learns at the rate, the backbone at the rate times the factor.
 
+        Layers that a `GridHead` took over from a classifier learn like the backbone.
         `decayed="kernels"` spares biases and batch-norm parameters the weight decay.
         """
         rates = {"backbone": learning_rate * backbone_factor, "head": learning_rate}
@@ -118,7 +119,10 @@ class LocalizationNetwork(nn.Module):
         ]
 
     def _trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        adopted: set[nn.Parameter] = set()
+        if isinstance(self.head, GridHead):
+            adopted.update(self.head.adopted_parameters())
         for part, module in (("backbone", self.backbone), ("head", self.head)):
             for parameter in module.parameters():
                 if parameter.requires_grad:
-                    yield part, parameter
+                    yield "backbone" if parameter in adopted else part, parameter

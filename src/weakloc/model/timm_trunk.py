@@ -77,9 +77,9 @@ def build_timm_trunk(spec: BackboneSpec) -> TimmTrunk:
         mean=tuple(config.get("mean", IMAGENET_MEAN)),
         std=tuple(config.get("std", IMAGENET_STD)),
         input_multiple=int(patch[0]) if patch and patch[0] == strides[-1] else 1,
-        classifier_keys=keys,
     )
     trunk = TimmTrunk(model, facts)
+    trunk.is_pretrained = spec.weights != "none"
     _release_unused(trunk)
     return trunk
 

@@ -31,7 +31,12 @@ class TinyTrunk(Trunk):
             }
         )
         self.facts = TrunkFacts(
-            stride=8, out_channels=4 * width, level_strides=(2, 4, 8), mean=HALF, std=HALF
+            stride=8,
+            out_channels=4 * width,
+            level_strides=(2, 4, 8),
+            mean=HALF,
+            std=HALF,
+            first_center=4.0,
         )
 
     def forward(self, images: Tensor, levels: Sequence[int] = ()) -> dict[int, Tensor]:

@@ -54,7 +54,7 @@ class TorchvisionTrunk(Trunk):
         self.layers = layers
         self.facts = facts
         self.strides = tuple(strides)
-        self.pretrained_layers = list(kept)  # a plain list: these belong to the head
+        self.pretrained_layers = tuple(kept)  # not registered: they belong to the head
 
     def forward(self, images: Tensor, levels: Sequence[int] = ()) -> dict[int, Tensor]:
         features, outputs = images, {}
@@ -85,7 +85,9 @@ def build_torchvision_trunk(spec: BackboneSpec) -> TorchvisionTrunk:
         window=window,
     )
     kept = linear if mode == "head" else []
-    return TorchvisionTrunk(nn.Sequential(*layers), facts, strides, kept)
+    trunk = TorchvisionTrunk(nn.Sequential(*layers), facts, strides, kept)
+    trunk.is_pretrained = spec.weights != "none"
+    return trunk
 
 
 def _fully_connected(spec: BackboneSpec, architecture: _Architecture) -> FullyConnected:

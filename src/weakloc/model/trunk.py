@@ -31,13 +31,14 @@ class TrunkFacts:
     input_multiple: int = 1
     first_center: FirstCenter = "uniform"
     window: float | None = None  # None: the stride
-    classifier_keys: tuple[str, ...] = ()
 
 
 class Trunk(nn.Module, ABC):
     """Images -> feature maps by stride; the last level is always among them."""
 
     facts: TrunkFacts
+    is_pretrained = False
+    pretrained_layers: tuple[nn.Linear, ...] = ()  # fully connected ones, for a fixed-grid head
 
     @abstractmethod
     def forward(self, images: Tensor, levels: Sequence[int] = ()) -> dict[int, Tensor]: ...
