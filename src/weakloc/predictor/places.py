@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from weakloc.config import PredictSettings
 from weakloc.localize.boxes import find_at_least_one_box, find_boxes
+from weakloc.localize.doubt import disagreements
 from weakloc.localize.points import locate_point, locate_points
+from weakloc.predictor.doubting import doubt_of
 from weakloc.predictor.refining import find_masks
 from weakloc.predictor.streaming import SeenImage
 from weakloc.structures import (
-    ABSENT,
     PRESENT,
     UNKNOWN,
     Box,
@@ -70,7 +71,8 @@ def name_places(
         points=tuple(points),
         boxes=tuple(boxes),
         masks=_masks_of(seen, heat, classes, how),
-        disagreements=_disagreements(seen.probabilities, tags, how),
+        doubt=doubt_of(seen, heat, classes, tags, how.thresholds),
+        disagreements=() if tags is None else _disagreements(seen, tags, how),
     )
 
 
@@ -148,18 +150,12 @@ def _masks_of(
     )
 
 
-def _disagreements(
-    probabilities: NDArray[np.float64], tags: LabelVector | None, how: Locating
-) -> tuple[Disagreement, ...]:
-    """Tags the model does not see, and classes it is sure of that the tags deny."""
-    if tags is None:
-        return ()
+def _disagreements(seen: SeenImage, tags: LabelVector, how: Locating) -> tuple[Disagreement, ...]:
     sure = how.settings.sure
-    found = []
-    for index, name in enumerate(how.class_names):
-        score = float(probabilities[index])
-        if tags[index] == PRESENT and score <= 1.0 - sure:
-            found.append(Disagreement(name, "missing", score))
-        elif tags[index] == ABSENT and score >= sure:
-            found.append(Disagreement(name, "unexpected", score))
-    return tuple(found)
+    return disagreements(
+        seen.probabilities,
+        tags,
+        how.class_names,
+        missing_below=1.0 - sure,
+        unexpected_above=sure,
+    )

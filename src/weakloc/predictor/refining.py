@@ -21,7 +21,7 @@ from weakloc.localize.masks import (
     segment,
     without_specks,
 )
-from weakloc.localize.pixel_affinity import AffinitySettings, refine_by_pixel_affinity
+from weakloc.localize.pixel_affinity import PixelAffinitySettings, refine_by_pixel_affinity
 from weakloc.predictor.streaming import SeenImage
 from weakloc.structures import ScoreMaps
 
@@ -65,7 +65,7 @@ def _by_crf(maps: ScoreMaps, seen: SeenImage, background: Background) -> LabelIm
 
 def _by_pixel_affinity(maps: ScoreMaps, seen: SeenImage, background: Background) -> LabelImage:
     def refine(stack: Maps, pixels: NDArray[np.uint8]) -> Maps:
-        return np.asarray(refine_by_pixel_affinity(stack, pixels, AffinitySettings()))
+        return np.asarray(refine_by_pixel_affinity(stack, pixels, PixelAffinitySettings()))
 
     return _refined(maps, seen, background, refine)
 

@@ -1,0 +1,37 @@
+"""A source of maps whose answers are known: brightness itself, one class a colour channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from weakloc.data.transforms import Preprocessing
+from weakloc.geometry import GridTransform
+from weakloc.predictor.map_source import Activation, RawMaps
+from weakloc.structures import MapKind
+
+
+@dataclass(frozen=True)
+class DotSource:
+    """Maps are the input's channels averaged over cells of `stride` pixels."""
+
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] = ("red", "green", "blue")
+    activation: Activation = "sigmoid"
+    map_kind: MapKind = "logit"
+    stride: int = 4
+
+    def read(self, images: Tensor) -> RawMaps:
+        maps = functional.avg_pool2d(images, self.stride, ceil_mode=True, count_include_pad=False)
+        return RawMaps(torch.amax(maps, dim=(2, 3)).numpy(), maps.numpy())
+
+    def cell_transform(
+        self, input_transform: GridTransform, rows: int, columns: int
+    ) -> GridTransform:
+        stride = float(self.stride)
+        return input_transform.to_cells(
+            (columns, rows), stride=stride, first_center=stride / 2, window=stride
+        )

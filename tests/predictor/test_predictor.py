@@ -1,0 +1,222 @@
+"""From pictures to places, through every way of looking, against dots drawn by hand."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.predictor.dot_source import DotSource
+from weakloc.config import PredictSettings
+from weakloc.data.transforms import Preprocessing, ResizeMode
+from weakloc.predictor.predictor import Predictor
+from weakloc.predictor.sources import ImageSource
+from weakloc.predictor.tags import Tags
+from weakloc.run_lengths import decode_mask
+from weakloc.structures import (
+    ABSENT,
+    PRESENT,
+    UNKNOWN,
+    BrokenImage,
+    Prediction,
+)
+
+WHITE_ON = (0.5, 0.5, 0.5)
+
+
+def picture_with_square(
+    size: tuple[int, int], left_top: tuple[int, int], side: int, channel: int
+) -> np.ndarray:
+    pixels = np.zeros((size[1], size[0], 3), dtype=np.uint8)
+    left, top = left_top
+    pixels[top : top + side, left : left + side, channel] = 255
+    return pixels
+
+
+def encoded(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def predictor(
+    resize: ResizeMode = "warp", size: int | tuple[int, int] = (96, 64), **settings: object
+) -> Predictor:
+    preprocessing = Preprocessing(size=size, resize=resize, mean=WHITE_ON, std=(0.05, 0.05, 0.05))
+    how = PredictSettings(**{"workers": 0, "threshold": 0.5, "min_score": 0.6, **settings})  # type: ignore[arg-type]
+    return Predictor(DotSource(preprocessing), how, thresholds=(0.5, 0.5, 0.5))
+
+
+def only(results: list[Prediction | BrokenImage]) -> Prediction:
+    (result,) = results
+    assert isinstance(result, Prediction)
+    return result
+
+
+@pytest.mark.parametrize("resize", ["warp", "pad", "none"])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("scales", [(1.0,), (0.75, 1.0, 1.5)])
+@pytest.mark.parametrize("tile", [0, 70])
+def test_a_square_is_found_where_it_was_drawn_however_it_is_looked_at(
+    resize: ResizeMode, flip: bool, scales: tuple[float, ...], tile: int
+) -> None:
+    pixels = picture_with_square((150, 90), (96, 24), 24, channel=1)
+    found = only(
+        list(
+            predictor(resize, flip=flip, scales=scales, tile=tile, map_side=150).predict(
+                [ImageSource("a.png", encoded(pixels))]
+            )
+        )
+    )
+    (point,) = found.points
+    assert point.class_name == "green"
+    assert 96 <= point.x <= 120
+    assert 24 <= point.y <= 48
+    (box,) = found.boxes
+    assert np.abs(np.subtract(box.box, (96, 24, 120, 48))).max() <= 6.5  # one cell, upsampled
+    assert (found.width, found.height) == (150, 90)
+
+
+def test_only_tagged_classes_get_places_and_every_tag_gets_one() -> None:
+    pixels = picture_with_square((120, 80), (10, 10), 30, channel=0)
+    vector = np.array([ABSENT, PRESENT, UNKNOWN], dtype=np.int8)
+    tags = Tags({"a.png": vector}, 3)
+    found = only(
+        list(predictor(masks="threshold").predict([ImageSource("a.png", encoded(pixels))], tags))
+    )
+    assert {point.class_name for point in found.points} == {"green"}
+    assert {box.class_name for box in found.boxes} == {"green"}
+    assert found.scores["red"] > 0.9
+    kinds = {(item.class_name, item.kind) for item in found.disagreements}
+    assert kinds == {("red", "unexpected"), ("green", "missing")}
+
+
+def test_an_untagged_image_is_left_to_the_model() -> None:
+    pixels = picture_with_square((120, 80), (10, 10), 30, channel=0)
+    tags = Tags({"other.png": np.array([PRESENT] * 3, dtype=np.int8)}, 3)
+    found = only(list(predictor().predict([ImageSource("a.png", encoded(pixels))], tags)))
+    assert {point.class_name for point in found.points} == {"red"}
+    assert found.disagreements == ()
+
+
+def test_a_mask_covers_its_square_and_nothing_else() -> None:
+    pixels = picture_with_square((120, 80), (40, 20), 40, channel=2)
+    found = only(
+        list(predictor(masks="threshold").predict([ImageSource("a.png", encoded(pixels))]))
+    )
+    (mask,) = found.masks
+    assert mask.class_name == "blue"
+    drawn = pixels[:, :, 2] > 0
+    decoded = decode_mask(mask.rle)
+    assert (decoded & drawn).sum() / (decoded | drawn).sum() > 0.8
+
+
+def test_broken_images_are_named_in_place_and_order_is_kept() -> None:
+    good = encoded(picture_with_square((60, 40), (8, 8), 12, channel=0))
+    images = [
+        ImageSource("0.png", good),
+        ImageSource("1.png", b""),
+        ImageSource("2.png", good[:60]),
+        ImageSource("3.png", good),
+    ]
+    found = list(predictor(workers=2, batch_size=2).predict(images))
+    kinds = [(type(item).__name__, getattr(item, "name", None)) for item in found]
+    assert kinds == [
+        ("Prediction", None),
+        ("BrokenImage", "1.png"),
+        ("BrokenImage", "2.png"),
+        ("Prediction", None),
+    ]
+
+
+def test_batching_and_threads_change_nothing(random: np.random.Generator) -> None:
+    sizes = [(60, 40), (64, 90), (60, 40), (31, 33), (200, 20)]
+    images = [
+        ImageSource(
+            f"{index}.png",
+            encoded(random.integers(0, 255, (height, width, 3), dtype=np.uint8)),
+        )
+        for index, (width, height) in enumerate(sizes)
+    ]
+    alone = list(predictor("none", batch_size=1, min_score=0.0).predict(images))
+    together = list(predictor("none", batch_size=4, workers=3, min_score=0.0).predict(images))
+    assert alone == together
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (300, 2), (5, 5)])
+def test_tiny_and_thin_images_have_an_answer(size: tuple[int, int]) -> None:
+    pixels = np.full((size[1], size[0], 3), 200, dtype=np.uint8)
+    found = only(
+        list(
+            predictor(min_score=0.0, masks="threshold").predict(
+                [ImageSource("a.png", encoded(pixels))]
+            )
+        )
+    )
+    assert len(found.points) == 3
+    assert all(0 <= point.x <= size[0] and 0 <= point.y <= size[1] for point in found.points)
+
+
+def test_a_long_thin_image_is_read_at_its_own_size() -> None:
+    pixels = np.zeros((20, 30_000, 3), dtype=np.uint8)
+    pixels[4:16, 29_000:29_040, 0] = 255
+    found = only(
+        list(predictor("none", map_side=30_000).predict([ImageSource("a.png", encoded(pixels))]))
+    )
+    assert 29_000 <= found.points[0].x <= 29_040
+
+
+def test_no_class_over_the_threshold_gives_scores_and_no_places() -> None:
+    pixels = np.zeros((40, 60, 3), dtype=np.uint8)
+    found = only(list(predictor(masks="crf").predict([ImageSource("a.png", encoded(pixels))])))
+    assert found.points == found.boxes == found.masks == ()
+    assert set(found.scores) == {"red", "green", "blue"}
+
+
+def test_raw_scores_are_averaged_over_scales_before_they_become_probabilities() -> None:
+    pixels = picture_with_square((90, 60), (8, 8), 6, channel=0)
+    image = [ImageSource("a.png", encoded(pixels))]
+    logits = []
+    for scale in (0.5, 1.0, 2.0):
+        (seen,) = predictor(scales=(scale,)).see(image)
+        assert not isinstance(seen, BrokenImage)
+        logits.append(seen.logits)
+    (seen,) = predictor(scales=(2.0, 0.5, 1.0)).see(image)
+    assert not isinstance(seen, BrokenImage)
+    mean = np.mean(logits, axis=0)
+    np.testing.assert_allclose(seen.logits, mean, rtol=1e-12)
+    np.testing.assert_allclose(seen.probabilities, 1 / (1 + np.exp(-mean)), rtol=1e-9)
+
+
+def test_memory_holds_a_bounded_number_of_pictures() -> None:
+    """The stream is read no further than two batches ahead of what was taken from it."""
+    content = encoded(picture_with_square((60, 40), (8, 8), 12, channel=0))
+    asked = 0
+
+    def images():  # type: ignore[no-untyped-def]
+        nonlocal asked
+        for index in range(1000):
+            asked += 1
+            yield ImageSource(f"{index}.png", content)
+
+    stream = predictor(workers=2, batch_size=4).predict(images())
+    next(stream)
+    assert asked <= 4 * 3 + 1
+
+
+def test_settings_reject_what_cannot_work() -> None:
+    from weakloc.errors import SettingError
+
+    good = PredictSettings()
+    for bad in ({"scales": ()}, {"threshold": 1.0}, {"batch_size": 0}, {"min_score": 1.5}):
+        with pytest.raises(SettingError, match="--"):
+            replace(good, **bad)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
