@@ -1,0 +1,291 @@
+"""What is drawn keeps to the papers' ranges, and what is done can be followed by geometry."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Generator, Tensor
+
+from weakloc.data.augmentation import (
+    Action,
+    Augmentation,
+    Canvas,
+    CropAction,
+    FlipAction,
+    GoogLeNetResize,
+    HideAction,
+    HideAndSeek,
+    HorizontalFlip,
+    Rotation,
+    ScaleJitter,
+    View,
+    WhiteNoise,
+    middle_box,
+)
+from weakloc.data.transforms import IMAGENET_STD, Preprocessing
+from weakloc.geometry import GridTransform, map_point_to_grid, map_point_to_image
+
+CANVAS = Canvas((60, 41), IMAGENET_STD)
+
+
+def seeded(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def view(width: int = 60, height: int = 41) -> View:
+    pixels = torch.randn((3, height, width), generator=seeded(9)).abs() + 0.1
+    return View(pixels, GridTransform.identity((width, height)))
+
+
+def apply(action: Action | None, to: View) -> View:
+    return to if action is None else action.apply(to)
+
+
+def test_hide_and_seek_hides_three_eighths_on_average() -> None:
+    # AUG-03; 59 x 41 is no multiple of any patch size.
+    generator, step = seeded(), HideAndSeek()
+    image = View(torch.ones((1, 41, 59)), None)
+    sizes, hidden = [], 0.0
+    for _ in range(2000):
+        action = step.draw(generator, Canvas((59, 41), IMAGENET_STD))
+        sizes.append(0 if action is None else action.patch_size)
+        hidden += 1 - float(apply(action, image).pixels.mean())
+    assert hidden / 2000 == pytest.approx(0.375, abs=0.02)
+    for size in (0, 4, 8, 16):
+        assert sizes.count(size) / 2000 == pytest.approx(0.25, abs=0.03)
+
+
+def test_hide_and_seek_with_certainty_blanks_and_with_none_leaves() -> None:
+    original = view()
+    always = HideAndSeek(patch_sizes=(7,), probability=1.0).draw(seeded(), CANVAS)
+    assert torch.count_nonzero(apply(always, original).pixels) == 0
+    never = HideAndSeek(patch_sizes=(7,), probability=0.0).draw(seeded(), CANVAS)
+    assert torch.equal(apply(never, original).pixels, original.pixels)
+    assert HideAndSeek(patch_sizes=(0,)).draw(seeded(), CANVAS) is None
+
+
+def test_hidden_pixels_form_tiles_aligned_to_the_corner() -> None:
+    action = HideAndSeek(patch_sizes=(16,)).draw(seeded(4), CANVAS)
+    mask = apply(action, view()).pixels[0] == 0
+    for top in range(0, 41, 16):
+        for left in range(0, 60, 16):
+            tile = mask[top : top + 16, left : left + 16]
+            assert tile.all() or not tile.any()
+    assert 0 < mask.sum() < mask.numel()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (500, 375), (37, 90)])
+def test_googlenet_crops_keep_to_area_and_aspect(size: tuple[int, int]) -> None:
+    # AUG-04: the bounds hold before the sides are rounded to pixels.
+    generator, step = seeded(), GoogLeNetResize()
+    areas, lefts = [], []
+    middle = middle_box(size, shape=(60, 41))
+    for _ in range(3000):
+        box = step.draw_box(generator, size, output=(60, 41))
+        left, top, right, bottom = box
+        assert 0 <= left < right <= size[0]
+        assert 0 <= top < bottom <= size[1]
+        width, height = right - left, bottom - top
+        if box != middle:
+            smallest = (width - 0.5) * (height - 0.5), (width + 0.5) * (height + 0.5)
+            assert smallest[0] <= size[0] * size[1]
+            assert smallest[1] >= 0.08 * size[0] * size[1]
+            assert (width + 0.5) / (height - 0.5) >= 3 / 4
+            assert (width - 0.5) / (height + 0.5) <= 4 / 3
+        areas.append(width * height / (size[0] * size[1]))
+        lefts.append(left)
+    assert min(areas) < 0.1
+    assert min(lefts) == 0
+
+
+def test_a_square_image_draws_areas_uniformly_while_they_fit() -> None:
+    # Up to 3/4 of the area every aspect between 3:4 and 4:3 fits, so nothing is rejected there.
+    generator, step = seeded(), GoogLeNetResize()
+    areas, num_wide = [], 0
+    for _ in range(4000):
+        left, top, right, bottom = step.draw_box(generator, (1000, 1000), output=(64, 64))
+        areas.append((right - left) * (bottom - top) / 1e6)
+        num_wide += right - left > bottom - top
+    assert num_wide / 4000 == pytest.approx(0.5, abs=0.03)
+    low = sum(0.08 <= area < 0.38 for area in areas)
+    high = sum(0.38 <= area < 0.68 for area in areas)
+    assert low / high == pytest.approx(1.0, abs=0.1)
+
+
+def test_an_image_in_which_no_crop_fits_gives_its_middle() -> None:
+    # AUG-04: 64 x 1 has no crop of at least 8 % and an aspect of at most 4:3.
+    step = GoogLeNetResize()
+    for seed in range(50):
+        box = step.draw_box(seeded(seed), (64, 1), output=(64, 64))
+        assert box == (31, 0, 32, 1)
+    thin = View(torch.arange(64.0).expand(3, 1, 64), GridTransform.identity((64, 1)))
+    cropped = CropAction((31, 0, 32, 1), (20, 20)).apply(thin)
+    assert torch.equal(cropped.pixels, torch.full((3, 20, 20), 31.0))
+    assert middle_box((100, 80), shape=(40, 20)) == (0, 15, 100, 65)
+    assert middle_box((100, 20), shape=(40, 80)) == (45, 0, 55, 20)
+
+
+def run_widths(row: Tensor) -> list[int]:
+    """Lengths of the inner runs of equal values."""
+    _, counts = torch.unique_consecutive(row, return_counts=True)
+    return counts.tolist()[1:-1]
+
+
+def test_hiding_after_the_crop_keeps_the_patch_size_and_before_magnifies_it() -> None:
+    # AUG-05, on a 64 x 48 canvas with the crop of its middle quarter: twice as large each way.
+    crop = CropAction((16, 12, 48, 36), (64, 48))
+    checkers = (torch.arange(12)[:, None] + torch.arange(16)[None]) % 2 == 0
+    hide = HideAction(4, checkers)
+    image = View(torch.ones((3, 48, 64)), GridTransform.identity((64, 48)))
+    after = hide.apply(crop.apply(image)).pixels[0]
+    assert set(run_widths(after[2])) == {4}
+    before = crop.apply(hide.apply(image)).pixels[0]
+    assert set(run_widths((before > 0.5)[4])) == {8}
+
+
+def test_the_order_of_the_steps_is_the_order_of_the_actions() -> None:
+    both = (HideAndSeek(patch_sizes=(4,)), GoogLeNetResize())
+    for steps in (both, both[::-1]):
+        drawn = Augmentation(steps=steps).draw(
+            seeded(), picture_size=(60, 41), canvas=CANVAS, num_repeat=0
+        )
+        assert [isinstance(action, CropAction) for action in drawn.actions] == [
+            isinstance(step, GoogLeNetResize) for step in steps
+        ]
+    first = Augmentation(crop=GoogLeNetResize()).draw(
+        seeded(), picture_size=(600, 410), canvas=CANVAS, num_repeat=0
+    )
+    assert first.region_in_image is not None
+    assert first.region_in_image[2] > 60
+
+
+def test_one_factor_between_the_two_is_drawn_for_a_batch() -> None:
+    # MIL-14
+    generator, jitter = seeded(), ScaleJitter()
+    sides = [jitter.draw(generator, (500, 500)) for _ in range(2000)]
+    assert all(width == height and 350 <= width <= 700 for width, height in sides)
+    mean = sum(width for width, _ in sides) / len(sides)
+    assert mean == pytest.approx(525, abs=8)
+    assert min(sides) < (360, 360)
+    assert max(sides) > (690, 690)
+
+
+def test_noise_has_its_sigma_on_the_unit_scale() -> None:
+    flat = View(torch.zeros((3, 200, 300)), GridTransform.identity((300, 200)))
+    action = WhiteNoise(probability=1.0).draw(seeded(), Canvas((300, 200), IMAGENET_STD))
+    noisy = apply(action, flat)
+    for channel, std in enumerate(IMAGENET_STD):
+        on_unit_scale = noisy.pixels[channel] * std
+        assert float(on_unit_scale.std()) == pytest.approx(10 / 255, rel=0.02)
+        assert float(on_unit_scale.mean()) == pytest.approx(0, abs=1e-3)
+    assert noisy.transform == flat.transform
+
+
+def test_rotation_draws_both_ways_and_gives_up_the_transform() -> None:
+    generator, step = seeded(), Rotation(probability=1.0)
+    actions = [step.draw(generator, CANVAS) for _ in range(500)]
+    angles = [action.degrees for action in actions if action is not None]
+    assert len(angles) == 500
+    assert -30 <= min(angles) < -28
+    assert 28 < max(angles) <= 30
+    turned = apply(actions[0], view())
+    assert turned.transform is None
+    assert apply(FlipAction(), turned).transform is None
+    assert apply(CropAction((1, 1, 20, 30), (8, 8)), turned).transform is None
+
+
+def test_probabilities_are_kept() -> None:
+    generator = seeded()
+    for step in (HorizontalFlip(), WhiteNoise(), Rotation()):
+        drawn = [step.draw(generator, Canvas((3, 2), IMAGENET_STD)) for _ in range(2000)]
+        assert sum(action is not None for action in drawn) / 2000 == pytest.approx(0.5, abs=0.04)
+    assert HorizontalFlip(0.0).draw(generator, CANVAS) is None
+    assert HorizontalFlip(1.0).draw(generator, CANVAS) is not None
+
+
+def test_only_duplicates_get_the_steps_for_duplicates() -> None:
+    augmentation = Augmentation(duplicate_steps=(Rotation(probability=1.0),))
+    for num_repeat, expected in ((0, 0), (1, 1), (5, 1)):
+        drawn = augmentation.draw(
+            seeded(), picture_size=(60, 41), canvas=CANVAS, num_repeat=num_repeat
+        )
+        assert len(drawn.actions) == expected
+
+
+def test_a_flip_mirrors_pixels_and_transform_alike() -> None:
+    flipped = FlipAction().apply(view())
+    assert flipped.transform is not None
+    for x, y in [(0, 0), (59, 40), (13, 7)]:
+        u, v = map_point_to_grid((x + 0.5, y + 0.5), flipped.transform)
+        there = flipped.pixels[:, math.floor(v), math.floor(u)]
+        assert torch.equal(there, view().pixels[:, y, x])
+
+
+def blob(width: int, height: int, x: float, y: float) -> Tensor:
+    rows, columns = torch.arange(height)[:, None] + 0.5, torch.arange(width)[None] + 0.5
+    return torch.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 18).expand(3, height, width)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(90, 160), st.integers(60, 130)),
+    mode=st.sampled_from(["warp", "pad", "crop"]),
+    flips=st.integers(0, 2),
+    left=st.floats(0, 0.2),
+    top=st.floats(0, 0.2),
+    place=st.tuples(st.floats(0.45, 0.6), st.floats(0.45, 0.6)),
+)
+def test_a_blob_is_where_the_transform_of_the_whole_chain_says(
+    size: tuple[int, int],
+    mode: str,
+    flips: int,
+    left: float,
+    top: float,
+    place: tuple[float, float],
+) -> None:
+    # GEO-05 with pixels: resize or pad, flip, crop, flip; and back to the image.
+    canvas = (120, 88)
+    placement = Preprocessing(size=canvas, resize=mode).place(size)
+    transform = placement.transform(GridTransform.identity(size))
+    x, y = place[0] * size[0], place[1] * size[1]
+    seen = View(blob(*canvas, *map_point_to_grid((x, y), transform)), transform)
+    for _ in range(flips):
+        seen = FlipAction().apply(seen)
+    box = (round(left * 120), round(top * 88), round((left + 0.7) * 120), round((top + 0.7) * 88))
+    seen = FlipAction().apply(CropAction(box, (140, 100)).apply(seen))
+    assert seen.transform is not None
+    u, v = map_point_to_grid((x, y), seen.transform)
+    assert map_point_to_image((u, v), seen.transform) == pytest.approx((x, y), abs=1e-3)
+    peak = int(seen.pixels[0].argmax())
+    assert abs(peak % 140 + 0.5 - u) <= 1.01
+    assert abs(peak // 140 + 0.5 - v) <= 1.01
+
+
+def test_the_same_generator_state_gives_the_same_image() -> None:
+    augmentation = Augmentation(
+        steps=(HideAndSeek(), HorizontalFlip(), GoogLeNetResize()),
+        duplicate_steps=(WhiteNoise(), Rotation()),
+    )
+
+    def augmented(seed: int) -> Tensor:
+        drawn = augmentation.draw(seeded(seed), picture_size=(60, 41), canvas=CANVAS, num_repeat=1)
+        original = view()
+        result = drawn.apply(original).pixels
+        assert torch.equal(original.pixels, view().pixels)
+        return result
+
+    assert torch.equal(augmented(3), augmented(3))
+    assert not torch.equal(augmented(3), augmented(4))
+
+
+def test_drawing_never_touches_the_global_random_state() -> None:
+    before = torch.get_rng_state()
+    augmentation = Augmentation(
+        crop=GoogLeNetResize(), steps=(HideAndSeek(), HorizontalFlip(), WhiteNoise(), Rotation())
+    )
+    augmentation.draw(seeded(), picture_size=(60, 41), canvas=CANVAS, num_repeat=0)
+    assert torch.equal(torch.get_rng_state(), before)
