@@ -328,6 +328,7 @@ def _data_loader(
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         multiprocessing_context=method if workers else None,
+        generator=Generator(),  # or it would draw from the process's random state
     )
 
 
