@@ -21,6 +21,8 @@ from weakloc.localize.beam_search import (
     beam_search,
     heat_maps,
 )
+from weakloc.localize.boxes import find_boxes
+from weakloc.localize.points import locate_point
 from weakloc.localize.search_boxes import (
     WHOLE_IMAGE,
     all_windows,
@@ -303,6 +305,12 @@ def test_beam_14_heat_is_the_sum_of_the_kept_scores() -> None:
 def test_beam_15_a_single_box_has_its_own_score_as_mean_heat() -> None:
     heat = heat_maps(kept_one([(10, 5, 30, 25)], [0.7])).values[0]
     assert heat[5:25, 10:30].mean() == pytest.approx(0.7)
+    (found,) = find_boxes(
+        heat, heat_maps(kept_one([(10, 5, 30, 25)], [0.7])).transform,
+        threshold=0.5, threshold_mode="relu_max", score="raw_mean",
+    )  # fmt: skip
+    assert found.box == (10, 5, 30, 25)
+    assert found.score == pytest.approx(0.7)
     three = heat_maps(kept_one([(10, 5, 30, 25)] * 3, [0.2, 0.4, 0.9])).values[0]
     assert three[5:25, 10:30].mean() == pytest.approx(0.5)
 
@@ -356,6 +364,17 @@ def test_beam_17_a_higher_threshold_never_enlarges_the_foreground(random) -> Non
     assert areas[-1] == 0
 
 
+def test_beam_17_no_blob_is_a_legal_answer(random) -> None:
+    maps = heat_maps(search(random_scorer(random), (60, 90)))
+    options = {"threshold_mode": "relu_max", "score": "raw_mean", "min_area": 0.0}
+    assert find_boxes(maps.values[0], maps.transform, threshold=1.0, **options) == []
+    union = find_boxes(maps.values[0], maps.transform, threshold=0.0, **options)
+    labels, count = ndimage.label(maps.values[0] > 0, np.ones((3, 3)))
+    tight = [(s[1].start, s[0].start, s[1].stop, s[0].stop) for s in ndimage.find_objects(labels)]
+    assert sorted(found.box for found in union) == sorted(tight)
+    assert count == len(union)
+
+
 def test_beam_18_averaged_heads_score_the_mean_of_the_class_map(random) -> None:
     y, x = np.mgrid[0:9, 0:7] / 9.0
     smooth = np.stack([np.sin(2 * x + y), np.cos(x - 2 * y)])
@@ -381,3 +400,15 @@ def test_a_collapsed_linear_head_equals_resampling_pooling_and_classifying(rando
         class_maps = np.einsum("tij,tc->cij", grid, weights) + bias[:, None, None]
         collapsed = linear_window_scores(class_maps, windows, interpolation)
         assert collapsed == pytest.approx(pooled @ weights + bias)
+
+
+def test_beam_21_the_point_is_the_centre_of_the_largest_plateau_and_lies_on_it() -> None:
+    pile = heat_maps(kept_one([(0, 0, 40, 30), (20, 10, 60, 40)], [0.4, 0.6]))
+    point = locate_point(pile.values[0], pile.transform, method="plateau")
+    assert (point.x, point.y) == pytest.approx((30, 20), abs=0.5)
+    ring = [(10, 10, 50, 14), (10, 26, 50, 30), (10, 14, 14, 26), (46, 14, 50, 26)]
+    heat = heat_maps(kept_one(ring, [0.5] * 4))
+    point = locate_point(heat.values[0], heat.transform, method="plateau")
+    assert any(
+        left <= point.x < right and top <= point.y < bottom for left, top, right, bottom in ring
+    )

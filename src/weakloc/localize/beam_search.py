@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from weakloc.errors import SettingError
 from weakloc.geometry import FloatArray, GridTransform, Size, map_box_to_grid
+from weakloc.localize.maps import image_grid
 from weakloc.localize.search_boxes import (
     CHILDREN,
     WHOLE_IMAGE,
@@ -185,12 +186,11 @@ def heat_maps(
 
     `mean` divides by the number of kept regions, which keeps values and box scores in [0, 1] and
     changes nothing in a threshold relative to the maximum. Scores below 0 add nothing. The map has
-    the image's resolution up to `long_side`.
+    the image's resolution up to `long_side`. What follows in the paper: `boxes.find_boxes` with
+    thresholds per class on `relu_max` and the score `raw_mean`, `points.locate_point` by `plateau`.
     """
-    width, height = result.image_size
-    shrink = min(1.0, long_side / max(width, height))
-    columns, rows = max(round(width * shrink), 1), max(round(height * shrink), 1)
-    transform = GridTransform.identity(result.image_size).resize((columns, rows))
+    transform = image_grid(result.image_size, long_side=long_side)
+    columns, rows = int(transform.grid_size[0]), int(transform.grid_size[1])
     heat = np.zeros((len(result.kept), rows, columns), dtype=np.float32)
     for index, kept in enumerate(result.kept):
         divisor = max(len(kept.scores), 1) if pooling == "mean" else 1
