@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from metrics.oracles import slow_average_precision
 from weakloc.metrics.average_precision import (
     average_precision,
     grouped_precisions,
     rank,
     ranked_precision,
 )
+
+from .oracles import slow_average_precision
 
 DEFINITIONS = ["voc12", "voc07", "nonint", "coco"]
 RANKINGS = st.lists(

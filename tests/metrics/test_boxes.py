@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from metrics.oracles import prediction, sample, slow_average_precision, slow_iou
 from weakloc.geometry import box_ious
 from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.box_matching import OverlapConvention
@@ -22,6 +21,8 @@ from weakloc.metrics.corloc import CORLOC_OVERLAPS, CorLoc, ImageCorLoc
 from weakloc.metrics.ranking import RankingConvention
 from weakloc.metrics.single_object import SingleObjectLocalization
 from weakloc.structures import TruthBox
+
+from .oracles import prediction, sample, slow_average_precision, slow_iou
 
 NAMES = ("cat", "dog", "cow")
 CLASSES = ClassIndex(NAMES)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, top_k_accuracy_score
 
-from metrics.oracles import prediction, sample, slow_average_precision
 from weakloc.errors import DataError, PredictionsError
 from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.classification import Accuracy, ClassificationPrecision, TagConfusions
 from weakloc.metrics.ranking import RankingConvention
+
+from .oracles import prediction, sample, slow_average_precision
 
 NAMES = ("cat", "dog", "cow")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from metrics.oracles import prediction, sample
 from weakloc.errors import PredictionsError
 from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.pairing import pair_predictions
 from weakloc.structures import Mask
+
+from .oracles import prediction, sample
 
 CLASSES = ClassIndex(["cat", "dog"])
 SAMPLES = [sample("a.jpg", [1, -1]), sample("b.jpg", [-1, 1])]

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics.oracles import prediction, sample
 from weakloc.errors import DataError, PredictionsError
 from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.classification import ClassificationPrecision
 from weakloc.metrics.points import TOLERANCES, PointConvention, PointingAccuracy, PointPrecision
 from weakloc.metrics.ranking import RankingConvention
 from weakloc.structures import TruthBox
+
+from .oracles import prediction, sample
 
 CLASSES = ClassIndex(["cat"])
 BOX = (10.0, 5.0, 30.0, 25.0)
