@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 Connectivity: TypeAlias = Literal[4, 8]
 IntArray: TypeAlias = NDArray[np.int64]
+Cells: TypeAlias = NDArray[np.uint32]  # flat indices
 _RING = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))  # clockwise
 
 
@@ -115,19 +116,20 @@ def _checked_bytes(map_uint8: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return map_uint8
 
 
-def _descending(heat: NDArray[np.float64], above: float) -> NDArray[np.int32]:
+def _descending(heat: NDArray[np.float64], above: float) -> Cells:
     kept = np.flatnonzero(heat > above) if above > -np.inf else np.flatnonzero(~np.isnan(heat))
     # Stable, so that the same map gives the same tree on every machine.
-    return kept[np.argsort(-heat[kept], kind="stable")].astype(np.int32)
+    return kept[np.argsort(-heat[kept], kind="stable")].astype(np.uint32)
 
 
 def _tree(
     heat: NDArray[np.float64],
-    order: NDArray[np.int32],
+    order: Cells,
     shape: tuple[int, int],
     connectivity: Connectivity,
 ) -> ComponentTree:
-    cell_parent = _join_cells(heat, order, shape[0], shape[1], _link_table(connectivity))
+    joined = _join_cells(order, shape[0], shape[1], _link_table(connectivity))
+    cell_parent = _one_cell_a_level(heat, order, joined)
     nodes, node_of = _number_nodes(heat, order, cell_parent)
     level = heat[nodes]
     parent = np.where(cell_parent[nodes] == nodes, -1, node_of[cell_parent[nodes]])
@@ -152,7 +154,7 @@ def _link_table(connectivity: Connectivity) -> NDArray[np.uint8]:
     Neighbours that touch each other are joined already, so one of each group is enough: on a
     smooth map that is one union a cell instead of eight. Bits run clockwise from the top-left.
     """
-    table = np.zeros(256, dtype=np.uint8)
+    table = np.zeros((256, 5), dtype=np.uint8)  # how many, then which
     for pattern in range(256):
         present = [bit for bit in range(8) if pattern >> bit & 1]
         group = {bit: bit for bit in present}
@@ -161,7 +163,8 @@ def _link_table(connectivity: Connectivity) -> NDArray[np.uint8]:
                 old, new = group[second], group[first]
                 group = {bit: new if label == old else label for bit, label in group.items()}
         linked = [bit for bit in present if connectivity == 8 or bit % 2]
-        table[pattern] = sum(1 << bit for bit in {group[bit]: bit for bit in linked}.values())
+        chosen = {group[bit]: bit for bit in linked}.values()
+        table[pattern, : len(chosen) + 1] = [len(chosen), *chosen]
     return table
 
 
@@ -171,13 +174,13 @@ def _touching(first: tuple[int, int], second: tuple[int, int], connectivity: Con
 
 
 @njit(cache=True, nogil=True)
-def _descending_bytes(values: NDArray[np.uint8]) -> NDArray[np.int32]:
+def _descending_bytes(values: NDArray[np.uint8]) -> Cells:
     """Counting sort, row-major within a level."""
     start = np.zeros(257, dtype=np.int64)
     for value in values:
         start[256 - value] += 1
     start = np.cumsum(start)
-    order = np.empty(values.size, dtype=np.int32)
+    order = np.empty(values.size, dtype=np.uint32)
     for cell in range(values.size):
         slot = 255 - values[cell]
         order[start[slot]] = cell
@@ -186,53 +189,70 @@ def _descending_bytes(values: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 
 @njit(cache=True, nogil=True)
-def _find(link: NDArray[np.int32], cell: int) -> int:
-    while link[cell] != cell:
-        link[cell] = link[link[cell]]
-        cell = link[cell]
+def _find(link: Cells, cell: np.uint32) -> np.uint32:
+    """The root of a cell's set; the path to it is halved on the way."""
+    above = link[cell]
+    while above != cell:
+        link[cell] = cell = link[above]
+        above = link[cell]
     return cell
 
 
 @njit(cache=True, nogil=True)
-def _join_cells(
-    heat: NDArray[np.float64],
-    order: NDArray[np.int32],
-    height: int,
-    width: int,
-    table: NDArray[np.uint8],
-) -> NDArray[np.int32]:
+def _neighbours(there: NDArray[np.uint8], place: np.uint32, stride: np.uint32) -> np.uint8:
+    """Which of the eight neighbours are there, clockwise from the top-left."""
+    one = np.uint32(1)
+    pattern: np.uint8 = (
+        there[place - stride - one]
+        | there[place - stride] << 1
+        | there[place - stride + one] << 2
+        | there[place + one] << 3
+        | there[place + stride + one] << 4
+        | there[place + stride] << 5
+        | there[place + stride - one] << 6
+        | there[place - one] << 7
+    )
+    return pattern
+
+
+@njit(cache=True, nogil=True)
+def _join_cells(order: Cells, height: int, width: int, table: NDArray[np.uint8]) -> Cells:
     """The tree over cells: each points to the cell that first joined it to something lower.
 
     Union by rank keeps the paths short; `lowest` is the last cell of a set, the node it stands for.
+    Unsigned indices and a margin of one cell save the checks for negative and outside ones.
     """
-    stride = width + 2  # a margin of one cell saves the bounds checks
-    steps = (-stride - 1, -stride, -stride + 1, 1, stride + 1, stride, stride - 1, -1)
-    there = np.zeros(stride * (height + 2), dtype=np.uint8)
-    inner = (-width - 1, -width, -width + 1, 1, width + 1, width, width - 1, -1)
-    parent = np.full(heat.size, -1, dtype=np.int32)
-    link, lowest, rank = parent.copy(), parent.copy(), np.zeros(heat.size, dtype=np.uint8)
+    steps = np.array([-width - 1, -width, -width + 1, 1, width + 1, width, width - 1, -1])
+    steps = steps.astype(np.uint32)
+    columns, stride = np.uint32(width), np.uint32(width + 2)
+    there = np.zeros((width + 2) * (height + 2), dtype=np.uint8)
+    rank = np.zeros(width * height, dtype=np.uint8)
+    parent = np.empty(width * height, dtype=np.uint32)
+    link, lowest = np.empty_like(parent), np.empty_like(parent)
     for cell in order:
+        place = cell + np.uint32(2) * (cell // columns) + stride + np.uint32(1)
+        there[place] = 1
+        choices = table[_neighbours(there, place, stride)]
         parent[cell] = link[cell] = root = cell
-        margin_cell = (cell // width + 1) * stride + cell % width + 1
-        there[margin_cell] = 1
-        pattern = 0
-        for bit in range(8):
-            pattern |= there[margin_cell + steps[bit]] << bit
-        chosen = table[pattern]
-        for bit in range(8):
-            if chosen >> bit & 1:
-                other = _find(link, cell + inner[bit])
-                if other == root:
-                    continue
+        for choice in range(1, choices[0] + 1):
+            other = _find(link, np.uint32(cell + steps[choices[choice]]))
+            if other != root:
                 parent[lowest[other]] = cell
                 if rank[other] < rank[root]:
                     root, other = other, root
-                rank[other] += rank[other] == rank[root]
+                if rank[other] == rank[root]:
+                    rank[other] += 1
                 link[root] = other
                 root = other
         lowest[root] = cell
-    for position in range(order.size - 1, -1, -1):  # from the roots up, to one cell a level
-        cell = order[position]
+    return parent
+
+
+@njit(cache=True, nogil=True)
+def _one_cell_a_level(heat: NDArray[np.float64], order: Cells, cell_parent: Cells) -> Cells:
+    """The same tree with every cell pointing to a cell that stands for a node."""
+    parent = cell_parent.copy()
+    for cell in order[::-1]:  # from the roots up
         lower = parent[cell]
         if heat[parent[lower]] == heat[lower]:
             parent[cell] = parent[lower]
@@ -241,7 +261,7 @@ def _join_cells(
 
 @njit(cache=True, nogil=True)
 def _number_nodes(
-    heat: NDArray[np.float64], order: NDArray[np.int32], parent: NDArray[np.int32]
+    heat: NDArray[np.float64], order: Cells, parent: Cells
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The cells that stand for a node, highest first, and the node each cell belongs to."""
     node_of = np.full(heat.size, -1, dtype=np.int64)
@@ -261,7 +281,7 @@ def _number_nodes(
 @njit(cache=True, nogil=True)
 def _gather(
     heat: NDArray[np.float64],
-    order: NDArray[np.int32],
+    order: Cells,
     node_of: NDArray[np.int64],
     parent: NDArray[np.int64],
     width: int,
@@ -270,10 +290,11 @@ def _gather(
     whole = np.empty((parent.size, 6), dtype=np.int64)
     whole[:] = np.array([width, heat.size, 0, 0, 0, order.size])
     heat_sum = np.zeros(parent.size, dtype=np.float64)
-    alone = np.array([0, 0, 0, 0, 1, 0])
+    alone, columns = np.array([0, 0, 0, 0, 1, 0]), np.uint32(width)
     for position in range(order.size):
         cell = order[position]
-        alone[0], alone[1], alone[5] = cell % width, cell // width, position
+        row = cell // columns
+        alone[0], alone[1], alone[5] = cell - row * columns, row, position
         alone[2], alone[3] = alone[0] + 1, alone[1] + 1
         _widen(whole[node_of[cell]], alone)
         heat_sum[node_of[cell]] += heat[cell]
@@ -296,7 +317,7 @@ def _widen(node: NDArray[np.int64], part: NDArray[np.int64]) -> None:
 
 @njit(cache=True, nogil=True)
 def _flood(labels: NDArray[np.int32], stride: int, connectivity: int) -> None:
-    """Numbers the cells marked -1; `labels` has a margin of zeros."""
+    """Numbers the cells marked -1, in place; `labels` has a margin of zeros."""
     steps = (-stride, 1, stride, -1, -stride - 1, -stride + 1, stride + 1, stride - 1)
     waiting = np.empty(labels.size, dtype=np.int32)
     num_labels = 0
