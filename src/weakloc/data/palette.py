@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def voc_palette() -> list[int]:
     """256 x (red, green, blue): the bits of the index, spread over the channels from the top."""
@@ -12,3 +14,13 @@ def voc_palette() -> list[int]:
             channels[bit % 3] |= (index >> bit & 1) << (7 - bit // 3)
         colors += channels
     return colors
+
+
+def label_map_text(class_names: Sequence[str]) -> str:
+    """`labelmap.txt`: which colour of the masks is which class, as CVAT and Datumaro write it."""
+    palette = voc_palette()
+    lines = ["# label:color_rgb:parts:actions"]
+    for value, name in enumerate(("background", *class_names)):
+        red, green, blue = palette[3 * value : 3 * value + 3]
+        lines.append(f"{name}:{red},{green},{blue}::")
+    return "\n".join(lines) + "\n"

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from weakloc.data.scenes.canvas import Canvas, Layer, Scene
-from weakloc.data.scenes.outlines import Pose, Shape, clutter_shapes, cover
+from weakloc.data.scenes.outlines import Coverage, Pose, Shape, clutter_shapes, cover
 from weakloc.data.scenes.surfaces import (
     PATTERNS,
     Pattern,
@@ -55,9 +55,8 @@ def draw_clutter(random: np.random.Generator, *, difficulty: Difficulty) -> Scen
     canvas = Canvas(background(random, size=size))
     strew(canvas, random, lambda: _fragment(random, difficulty=difficulty))
     for class_index in plan_classes(random, num_classes=len(CLUTTER_CLASSES), pair=_pair()):
-        place_object(
-            canvas, random, _object(random, class_index, difficulty=difficulty), class_index
-        )
+        layer = _object_of(random, CLUTTER_CLASSES[class_index], difficulty=difficulty)
+        place_object(canvas, random, layer, class_index)
     if random.random() < 0.3:
         lay_somewhere(canvas, random, _bar(random))
     return canvas.scene()
@@ -137,8 +136,7 @@ def surface_of(random: np.random.Generator, name: str, *, difficulty: Difficulty
     )
 
 
-def _object(random: np.random.Generator, class_index: int, *, difficulty: Difficulty) -> Layer:
-    name = CLUTTER_CLASSES[class_index]
+def _object_of(random: np.random.Generator, name: str, *, difficulty: Difficulty) -> Layer:
     half, stretch = object_extent(random) / 2, uniform(random, 0.85, 1.15)
     pose = Pose(half * min(stretch, 1.0), half / max(stretch, 1.0), uniform(random, 0, 2 * math.pi))
     surface = surface_of(random, name, difficulty=difficulty)
@@ -146,12 +144,24 @@ def _object(random: np.random.Generator, class_index: int, *, difficulty: Diffic
 
 
 def _fragment(random: np.random.Generator, *, difficulty: Difficulty) -> Layer:
-    """A splinter that looks like a piece of some class."""
+    """A piece broken out of some class's object: its hue, its texture, a bit of its outline."""
     name = CLUTTER_CLASSES[int(random.integers(len(CLUTTER_CLASSES)))]
-    half = uniform(random, 5.0, 14.0)
+    whole = _object_of(random, name, difficulty=difficulty)
+    half = uniform(random, 6.0, 15.0)
     pose = Pose(half, half * uniform(random, 0.5, 1.0), uniform(random, 0, 2 * math.pi))
-    surface = surface_of(random, name, difficulty=difficulty)
-    return _painted(random, splinter(random), pose, surface)
+    coverage, _ = cover(splinter(random), pose)
+    return break_out(random, whole, coverage)
+
+
+def break_out(random: np.random.Generator, whole: Layer, coverage: Coverage) -> Layer:
+    """The part of a layer under a splinter laid somewhere on it."""
+    height, width = whole.coverage.shape
+    rows, columns = min(height, coverage.shape[0]), min(width, coverage.shape[1])
+    left = int(random.integers(width - columns + 1))
+    top = int(random.integers(height - rows + 1))
+    window = (slice(top, top + rows), slice(left, left + columns))
+    part = np.minimum(whole.coverage[window], coverage[:rows, :columns])
+    return Layer(whole.pixels[window], part)
 
 
 def splinter(random: np.random.Generator) -> Shape:

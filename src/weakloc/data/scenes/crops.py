@@ -20,6 +20,7 @@ from pycocotools import mask as coco_mask
 from weakloc.data.images import open_image
 from weakloc.data.scenes.canvas import Canvas, Layer, Scene
 from weakloc.data.scenes.clutter import (
+    break_out,
     object_extent,
     place_object,
     plan_classes,
@@ -30,6 +31,7 @@ from weakloc.data.scenes.outlines import Pose, cover
 from weakloc.data.scenes.surfaces import background, uniform
 from weakloc.errors import DataError
 from weakloc.geometry import BoxLTRB, box_from_xywh, clip_box
+from weakloc.run_lengths import decode_mask
 from weakloc.structures import DataSet, Sample
 
 MIN_SIDE = 8.0  # pixels; what is smaller shows nothing once enlarged
@@ -130,17 +132,11 @@ def _fragment(random: np.random.Generator, crops: CropsByClass) -> Layer:
     """A splinter out of some object, at an object's scale."""
     candidates = crops[tuple(crops)[int(random.integers(len(crops)))]]
     crop = candidates[int(random.integers(len(candidates)))]
-    pixels, _ = _cut_out(crop, extent=object_extent(random))
-    half = uniform(random, 5.0, 14.0)
+    pixels, alpha = _cut_out(crop, extent=object_extent(random))
+    half = uniform(random, 6.0, 15.0)
     pose = Pose(half, half * uniform(random, 0.5, 1.0), uniform(random, 0, 2 * math.pi))
     coverage, _ = cover(splinter(random), pose)
-    height, width = coverage.shape
-    left = int(random.integers(max(pixels.width - width, 0) + 1))
-    top = int(random.integers(max(pixels.height - height, 0) + 1))
-    piece = pixels.crop(
-        (left, top, min(left + width, pixels.width), min(top + height, pixels.height))
-    )
-    return Layer(np.asarray(piece), coverage[: piece.height, : piece.width])
+    return break_out(random, Layer(np.asarray(pixels), np.asarray(alpha)), coverage)
 
 
 def _cut_out(crop: Crop, *, extent: float) -> tuple[Image.Image, Image.Image]:
@@ -151,7 +147,7 @@ def _cut_out(crop: Crop, *, extent: float) -> tuple[Image.Image, Image.Image]:
     pixels = picture.crop(region)
     alpha = Image.new("L", pixels.size, 255)
     if crop.rle is not None:
-        mask = coco_mask.decode(dict(crop.rle)) * np.uint8(255)
+        mask = decode_mask(crop.rle) * np.uint8(255)
         alpha = Image.fromarray(mask).crop(region)
     factor = extent / max(pixels.size)
     size = (max(round(pixels.width * factor), 1), max(round(pixels.height * factor), 1))

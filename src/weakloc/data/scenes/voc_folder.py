@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from weakloc.data.palette import voc_palette
+from weakloc.data.palette import label_map_text, voc_palette
 from weakloc.data.scenes.canvas import Scene
 from weakloc.files import file_name_of, open_whole, write_whole
 from weakloc.geometry import box_to_voc
@@ -98,7 +98,7 @@ def write_lists(
             _write_text(
                 folder / "ImageSets/Main" / f"{file_name_of(class_name)}_{split}.txt", marks
             )
-    _write_label_map(folder / "labelmap.txt", class_names)
+    _write_text(folder / "labelmap.txt", label_map_text(class_names))
     with open_whole(folder / "tags.csv") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(("path", "labels", "split"))
@@ -106,16 +106,6 @@ def write_lists(
             for name, present in names.items():
                 labels = ";".join(class_names[index] for index in sorted(present))
                 table.writerow((f"JPEGImages/{name}.jpg", labels, split))
-
-
-def _write_label_map(path: Path, class_names: Sequence[str]) -> None:
-    """Which colour of the masks is which class, as CVAT and Datumaro write it."""
-    palette = voc_palette()
-    lines = ["# label:color_rgb:parts:actions"]
-    for value, name in enumerate(("background", *class_names)):
-        red, green, blue = palette[3 * value : 3 * value + 3]
-        lines.append(f"{name}:{red},{green},{blue}::")
-    _write_text(path, "\n".join(lines) + "\n")
 
 
 def _write_text(path: Path, text: str) -> None:
