@@ -287,10 +287,11 @@ def _gather(
     width: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Left, top, right, bottom, area and first position in `order` of each node; heat sums."""
-    whole = np.empty((parent.size, 6), dtype=np.int64)
-    whole[:] = np.array([width, heat.size, 0, 0, 0, order.size])
+    whole = np.zeros((parent.size, 6), dtype=np.int64)
+    for node in range(parent.size):
+        whole[node, 0], whole[node, 1], whole[node, 5] = width, heat.size, order.size
     heat_sum = np.zeros(parent.size, dtype=np.float64)
-    alone, columns = np.array([0, 0, 0, 0, 1, 0]), np.uint32(width)
+    alone, columns = np.ones(6, dtype=np.int64), np.uint32(width)  # area 1
     for position in range(order.size):
         cell = order[position]
         row = cell // columns
