@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from weakloc.data.palette import voc_palette
+from weakloc.data.readers import ReaderOptions, read_data_set
 from weakloc.data.scenes import (
     CLUTTER_CLASSES,
     SINGLE_CLASSES,
@@ -101,6 +102,25 @@ def test_the_lists_and_the_tags_agree_with_the_annotations(written: Path) -> Non
                 assert (class_name in rows[name]["labels"].split(";")) == present
 
 
+def test_the_reader_of_voc_finds_what_was_drawn(written: Path) -> None:
+    data_set = read_data_set(written, options=ReaderOptions())
+    assert data_set.class_names == CLUTTER_CLASSES
+    assert not [problem for problem in data_set.problems if problem.severity != "note"]
+    assert {name: len(samples) for name, samples in data_set.splits.items()} == {
+        "train": 24,
+        "val": 8,
+    }
+    artist = artist_of("clutter", "normal")
+    for split, samples in data_set.splits.items():
+        for index, sample in enumerate(samples):
+            scene = draw_scene(artist, split=split, index=index, seed=3)
+            assert sample.truth is not None
+            found = [(box.class_index, box.box) for box in sample.truth.boxes]
+            assert found == [(thing.class_index, thing.box) for thing in scene.objects]
+            present = {thing.class_index for thing in scene.objects}
+            assert set(np.flatnonzero(sample.labels == PRESENT)) == present
+
+
 def test_masks_carry_the_colours_of_voc(written: Path) -> None:
     palette = voc_palette()
     # The development kit's colours of background, aeroplane, bicycle, bird, boat; then void.
@@ -135,7 +155,7 @@ def test_scenes_are_those_of_every_other_machine_and_release() -> None:
     for kind, difficulty in (("clutter", "normal"), ("clutter", "hard"), ("single", "normal")):
         for scene in scenes(kind, difficulty, 4):
             digest.update(scene.pixels.tobytes() + scene.instances.tobytes())
-    assert digest.hexdigest()[:16] == "3ca5ca2092c63182"
+    assert digest.hexdigest()[:16] == "f7f5b48d8094202d"
 
 
 def test_every_object_shows_at_least_two_fifths_of_itself_and_many_are_hidden_in_part() -> None:
@@ -145,7 +165,7 @@ def test_every_object_shows_at_least_two_fifths_of_itself_and_many_are_hidden_in
             assert (scene.instances == number).any()
             occluded += thing.occluded
             truncated += thing.truncated
-    assert occluded >= 10
+    assert occluded >= 15
     assert truncated >= 5
 
 

@@ -60,10 +60,16 @@ class Canvas:
         self._whole: list[int] = []  # pixels of each object, also those beyond the border
         self._inside: list[int] = []  # of them, those within the border
         self._visible: list[int] = []
+        self._corners: list[tuple[int, int]] = []
 
     @property
     def size(self) -> tuple[int, int]:
         return self._pixels.shape[1], self._pixels.shape[0]
+
+    @property
+    def last_corner(self) -> tuple[int, int] | None:
+        """(left, top) of the object laid last."""
+        return self._corners[-1] if self._corners else None
 
     def lay_object(self, layer: Layer, *, left: int, top: int, class_index: int) -> bool:
         """Lays an object of a class; False, and no change, where too little would be seen."""
@@ -77,6 +83,7 @@ class Canvas:
         self._whole.append(whole)
         self._inside.append(inside)
         self._visible.append(inside)
+        self._corners.append((left, top))
         return True
 
     def lay_distraction(self, layer: Layer, *, left: int, top: int) -> bool:

@@ -33,6 +33,7 @@ CLUTTER_CLASSES = ("arrow", "bolt", "crescent", "cross", "disc", "heart", "ring"
 PLANTED_PAIR = ("arrow", "ring")
 PAIR_SHARE = 0.75
 EMPTY_SHARE = 0.06
+CLOSE_SHARE = 0.3  # of objects that are laid over or beside the one before
 CANVAS_SIDES = (160, 320)
 OBJECT_EXTENTS = (28.0, 84.0)  # pixels across, a 3x range
 
@@ -89,9 +90,13 @@ def object_extent(random: np.random.Generator) -> float:
 
 
 def place_object(canvas: Canvas, random: np.random.Generator, layer: Layer, index: int) -> None:
-    """Tries places until one leaves enough of every object to see."""
+    """Tries places, some of them close to the last object, until one leaves enough to see."""
+    is_close = random.random() < CLOSE_SHARE
     for _ in range(30):
         left, top = _somewhere(canvas, random, layer, overhang=0.25)
+        if is_close and canvas.last_corner:
+            left = canvas.last_corner[0] + int(uniform(random, -30, 31))
+            top = canvas.last_corner[1] + int(uniform(random, -30, 31))
         if canvas.lay_object(layer, left=left, top=top, class_index=index):
             return
 
