@@ -1,0 +1,157 @@
+"""COCO: instances.json (images, categories, annotations with scores) and results.json.
+
+Images are numbered from 1 in the order of the predictions, categories from 1 in the order of the
+classes; both files use the same numbers. `masks="polygon"` writes one polygon for each
+connected part, along the pixel borders; holes are cut by seams. An object without a mask has
+an empty segmentation.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from weakloc.files import open_whole
+from weakloc.geometry import box_area, box_to_xywh
+from weakloc.output.exporters.json_list import json_text, write_list
+from weakloc.output.exporters.placed_objects import (
+    PlacedObject,
+    compressed,
+    mask_area,
+    objects_of,
+    outlines_of_rle,
+)
+from weakloc.output.exporters.selection import ExportOptions, MaskForm, selected
+from weakloc.structures import Prediction
+
+
+def export_instances(
+    predictions: Iterable[Prediction],
+    out: Path,
+    *,
+    class_names: Sequence[str],
+    image_root: Path | None,
+    options: ExportOptions,
+) -> Path:
+    """A whole data set: what COCO calls instances, each with a score."""
+    del image_root
+    path = out / "instances.json"
+    categories = [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)]
+    chosen = selected(predictions, class_names=class_names, options=options)
+    # The images wait on disk until all annotations are written: a single pass, little memory.
+    with (
+        open_whole(path) as stream,
+        tempfile.TemporaryFile("w+", encoding="utf-8", dir=path.parent) as images,
+    ):
+        description = {"description": "weakloc predictions"}
+        stream.write(f'{{"info": {json_text(description)},\n"licenses": [],\n')
+        stream.write(f'"categories": {json_text(categories)},\n"annotations": ')
+        numbers = _category_numbers(class_names)
+        write_list(stream, _annotations(chosen, numbers, images=images, masks=options.masks))
+        stream.write(',\n"images": [')
+        images.seek(0)
+        for line in images:
+            stream.write(line)
+        stream.write("]}\n")
+    return path
+
+
+def export_results(
+    predictions: Iterable[Prediction],
+    out: Path,
+    *,
+    class_names: Sequence[str],
+    image_root: Path | None,
+    options: ExportOptions,
+) -> Path:
+    """The flat list that COCO's evaluation reads; masks always as run lengths."""
+    del image_root
+    path = out / "results.json"
+    numbers = _category_numbers(class_names)
+    chosen = selected(predictions, class_names=class_names, options=options)
+    with open_whole(path) as stream:
+        write_list(
+            stream,
+            (
+                [_result(thing, image_id, numbers) for thing in objects_of(prediction)]
+                for image_id, prediction in enumerate(chosen, start=1)
+            ),
+        )
+        stream.write("\n")
+    return path
+
+
+def _category_numbers(class_names: Sequence[str]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(class_names, start=1)}
+
+
+@dataclass
+class _Numbering:
+    """The running number of annotations."""
+
+    last: int = 0
+
+    def next(self) -> int:
+        self.last += 1
+        return self.last
+
+
+def _annotations(
+    predictions: Iterable[Prediction],
+    numbers: Mapping[str, int],
+    *,
+    images: IO[str],
+    masks: MaskForm,
+) -> Iterator[list[dict[str, Any]]]:
+    """The annotations of each image; the images themselves go to `images`."""
+    numbering = _Numbering()
+    for image_id, prediction in enumerate(predictions, start=1):
+        record = {
+            "id": image_id,
+            "file_name": prediction.image,
+            "width": prediction.width,
+            "height": prediction.height,
+        }
+        images.write(("\n" if image_id == 1 else ",\n") + json_text(record))
+        yield [
+            _annotation(thing, prediction.image, masks)
+            | {
+                "id": numbering.next(),
+                "image_id": image_id,
+                "category_id": numbers[thing.class_name],
+            }
+            for thing in objects_of(prediction)
+        ]
+
+
+def _annotation(thing: PlacedObject, image: str, masks: MaskForm) -> dict[str, Any]:
+    return {
+        "bbox": box_to_xywh(thing.box),
+        "area": box_area(thing.box) if thing.rle is None else mask_area(thing.rle),
+        "segmentation": _segmentation(thing.rle, image, masks),
+        "iscrowd": 0,
+        "score": thing.score,
+    }
+
+
+def _segmentation(rle: Mapping[str, Any] | None, image: str, masks: MaskForm) -> Any:
+    if rle is None:
+        return []
+    if masks == "rle":
+        return compressed(rle)
+    return [outline.ravel().tolist() for outline in outlines_of_rle(rle, where=image)]
+
+
+def _result(thing: PlacedObject, image_id: int, numbers: Mapping[str, int]) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "image_id": image_id,
+        "category_id": numbers[thing.class_name],
+        "bbox": box_to_xywh(thing.box),
+        "score": thing.score,
+    }
+    if thing.rle is not None:
+        result["segmentation"] = compressed(thing.rle)
+    return result

@@ -1,0 +1,112 @@
+"""CVAT for images 1.1: `annotations.xml` with boxes, points, masks or polygons, and tags.
+
+CVAT's coordinates are ours. An object's box and its parts share a group. Masks are run lengths
+row by row within their box, starting with pixels that are not set; `masks="polygon"` writes one
+polygon for each connected part. Coordinates have two decimals, as CVAT writes them itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from weakloc.files import open_whole
+from weakloc.output.exporters.markup import xml_attribute, xml_text
+from weakloc.output.exporters.placed_objects import (
+    PlacedObject,
+    objects_of,
+    outlines_of_rle,
+    tight_box,
+)
+from weakloc.output.exporters.selection import ExportOptions, MaskForm, selected
+from weakloc.run_lengths import decode_mask
+from weakloc.structures import Prediction
+
+
+def export(
+    predictions: Iterable[Prediction],
+    out: Path,
+    *,
+    class_names: Sequence[str],
+    image_root: Path | None,
+    options: ExportOptions,
+) -> Path:
+    del image_root
+    path = out / "annotations.xml"
+    chosen = selected(predictions, class_names=class_names, options=options)
+    with open_whole(path) as stream:
+        stream.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n')
+        stream.write("<version>1.1</version>\n")
+        stream.writelines(_meta_lines(class_names))
+        for number, prediction in enumerate(chosen):
+            stream.writelines(_image_lines(number, prediction, options))
+        stream.write("</annotations>\n")
+    return path
+
+
+def _meta_lines(class_names: Sequence[str]) -> Iterator[str]:
+    yield "<meta><task><name>weakloc</name><mode>annotation</mode><labels>\n"
+    score = (
+        "<attribute><name>score</name><mutable>False</mutable><input_type>number</input_type>"
+        "<default_value>1</default_value><values>0\n1\n0.0001</values></attribute>"
+    )
+    for name in class_names:
+        yield f"<label><name>{xml_text(name)}</name><attributes>{score}</attributes></label>\n"
+    yield "</labels></task></meta>\n"
+
+
+def _image_lines(number: int, prediction: Prediction, options: ExportOptions) -> Iterator[str]:
+    yield (
+        f'<image id="{number}" name={xml_attribute(prediction.image)} '
+        f'width="{prediction.width}" height="{prediction.height}">\n'
+    )
+    for group, thing in enumerate(objects_of(prediction), start=1):
+        yield _box_line(thing, group)
+        yield from _mask_lines(thing, group, prediction.image, options.masks)
+    for point in prediction.points:
+        place = f'points="{point.x:.2f},{point.y:.2f}"'
+        yield _shape("points", point.class_name, place, point.score, group=0)
+    for name, score in prediction.scores.items():
+        if score >= options.tag_threshold:
+            yield f'<tag label={xml_attribute(name)} source="auto">{_score(score)}</tag>\n'
+    yield "</image>\n"
+
+
+def _box_line(thing: PlacedObject, group: int) -> str:
+    names = ("xtl", "ytl", "xbr", "ybr")
+    place = " ".join(f'{n}="{value:.2f}"' for n, value in zip(names, thing.box, strict=True))
+    return _shape("box", thing.class_name, place, thing.score, group=group)
+
+
+def _mask_lines(thing: PlacedObject, group: int, image: str, masks: MaskForm) -> Iterator[str]:
+    if thing.rle is None:
+        return
+    if masks == "rle":
+        yield _shape("mask", thing.class_name, _mask_place(thing), thing.score, group=group)
+        return
+    for outline in outlines_of_rle(thing.rle, where=image):
+        corners = ";".join(f"{x:.2f},{y:.2f}" for x, y in outline.tolist())
+        yield _shape("polygon", thing.class_name, f'points="{corners}"', thing.score, group=group)
+
+
+def _mask_place(thing: PlacedObject) -> str:
+    assert thing.rle is not None
+    left, top, right, bottom = (int(side) for side in tight_box(thing.rle))
+    flat = decode_mask(thing.rle)[top:bottom, left:right].ravel()
+    changes = np.flatnonzero(np.diff(flat, prepend=False))
+    runs = ", ".join(map(str, np.diff(changes, prepend=0, append=flat.size).tolist()))
+    return f'rle="{runs}" left="{left}" top="{top}" width="{right - left}" height="{bottom - top}"'
+
+
+def _shape(kind: str, class_name: str, place: str, score: float, *, group: int) -> str:
+    grouped = f' group_id="{group}"' if group else ""
+    return (
+        f'<{kind} label={xml_attribute(class_name)} source="auto" occluded="0" {place} '
+        f'z_order="0"{grouped}>{_score(score)}</{kind}>\n'
+    )
+
+
+def _score(score: float) -> str:
+    return f'<attribute name="score">{score:.4f}</attribute>'

@@ -1,0 +1,164 @@
+"""Label Studio: `tasks.json` with pre-annotations, and `config.xml`, the labelling interface.
+
+Coordinates are percent of the image. A task's image is `image_prefix` and its path, quoted as a
+URL; the default prefix is that of Label Studio's local files storage, whose root is the folder
+that was predicted. A prediction holds rectangles, points, masks (brush strokes, or polygons with
+`masks="polygon"`) and, as choices, the classes whose score reaches `tag_threshold`. Label Studio
+shows scores in [0, 1]; a task's own score is its certainty, 1 - doubt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from weakloc.errors import PredictionsError
+from weakloc.files import open_whole
+from weakloc.output.exporters.json_list import write_list
+from weakloc.output.exporters.label_studio_brush import pack_brush
+from weakloc.output.exporters.markup import xml_attribute
+from weakloc.output.exporters.placed_objects import outlines_of_rle
+from weakloc.output.exporters.selection import ExportOptions, MaskForm, selected
+from weakloc.run_lengths import decode_mask
+from weakloc.structures import Box, Mask, Point, Prediction
+
+POINT_WIDTH = 0.6  # percent of the image's width: how large Label Studio draws a point
+
+
+def export(
+    predictions: Iterable[Prediction],
+    out: Path,
+    *,
+    class_names: Sequence[str],
+    image_root: Path | None,
+    options: ExportOptions,
+) -> Path:
+    del image_root
+    chosen = selected(predictions, class_names=class_names, options=options)
+    with open_whole(out / "config.xml") as stream:
+        stream.write(labelling_config(class_names, masks=options.masks))
+    path = out / "tasks.json"
+    with open_whole(path) as stream:
+        write_list(stream, ([task(prediction, options)] for prediction in chosen))
+        stream.write("\n")
+    return path
+
+
+def task(prediction: Prediction, options: ExportOptions) -> dict[str, Any]:
+    """One image with its pre-annotation."""
+    return {
+        "data": {"image": options.image_prefix + quote(prediction.image)},
+        "predictions": [
+            {
+                "model_version": options.model_version,
+                "score": 1.0 - prediction.doubt,
+                "result": results(prediction, options),
+            }
+        ],
+    }
+
+
+def results(prediction: Prediction, options: ExportOptions) -> list[dict[str, Any]]:
+    """The regions of one image, numbered."""
+    regions = [_rectangle(box, prediction) for box in prediction.boxes]
+    regions += [_keypoint(point, prediction) for point in prediction.points]
+    for mask in prediction.masks:
+        regions += _MASK_REGIONS[options.masks](mask, prediction)
+    shared = {
+        "to_name": "image",
+        "original_width": prediction.width,
+        "original_height": prediction.height,
+        "image_rotation": 0,
+    }
+    numbered = [
+        {"id": f"weakloc-{number}", **region, **shared} for number, region in enumerate(regions)
+    ]
+    return numbered + _tags(prediction, options)
+
+
+def _rectangle(box: Box, prediction: Prediction) -> dict[str, Any]:
+    left, top, right, bottom = box.box
+    value = {
+        "x": 100.0 * left / prediction.width,
+        "y": 100.0 * top / prediction.height,
+        "width": 100.0 * (right - left) / prediction.width,
+        "height": 100.0 * (bottom - top) / prediction.height,
+        "rotation": 0,
+        "rectanglelabels": [box.class_name],
+    }
+    return _region("rectanglelabels", "boxes", value, box.score)
+
+
+def _keypoint(point: Point, prediction: Prediction) -> dict[str, Any]:
+    value = {
+        "x": 100.0 * point.x / prediction.width,
+        "y": 100.0 * point.y / prediction.height,
+        "width": POINT_WIDTH,
+        "keypointlabels": [point.class_name],
+    }
+    return _region("keypointlabels", "points", value, point.score)
+
+
+def _brush(mask: Mask, prediction: Prediction) -> list[dict[str, Any]]:
+    try:
+        packed = pack_brush(decode_mask(mask.rle))
+    except ValueError as error:
+        raise PredictionsError(
+            f"has a mask that cannot be read ({error})", where=prediction.image
+        ) from error
+    value = {"format": "rle", "rle": packed, "brushlabels": [mask.class_name]}
+    return [_region("brushlabels", "masks", value, mask.score)]
+
+
+def _polygons(mask: Mask, prediction: Prediction) -> list[dict[str, Any]]:
+    """One region for each connected part; Label Studio has no polygons of several parts."""
+    percent = np.array([100.0 / prediction.width, 100.0 / prediction.height])
+    regions = []
+    for outline in outlines_of_rle(mask.rle, where=prediction.image):
+        value = {
+            "points": (outline * percent).tolist(),
+            "closed": True,
+            "polygonlabels": [mask.class_name],
+        }
+        regions.append(_region("polygonlabels", "masks", value, mask.score))
+    return regions
+
+
+_MASK_REGIONS = {"rle": _brush, "polygon": _polygons}
+
+
+def _region(kind: str, control: str, value: dict[str, Any], score: float) -> dict[str, Any]:
+    return {"type": kind, "from_name": control, "value": value, "score": score}
+
+
+def _tags(prediction: Prediction, options: ExportOptions) -> list[dict[str, Any]]:
+    seen = [name for name, score in prediction.scores.items() if score >= options.tag_threshold]
+    if not seen:
+        return []
+    return [
+        {
+            "id": "weakloc-tags",
+            "type": "choices",
+            "from_name": "tags",
+            "to_name": "image",
+            "value": {"choices": seen},
+            "score": max(prediction.scores[name] for name in seen),
+        }
+    ]
+
+
+def labelling_config(class_names: Sequence[str], *, masks: MaskForm) -> str:
+    """The XML to paste under Settings > Labelling Interface > Code."""
+    labels = "".join(f"    <Label value={xml_attribute(name)}/>\n" for name in class_names)
+    choices = "".join(f"    <Choice value={xml_attribute(name)}/>\n" for name in class_names)
+    mask_control = {"rle": "BrushLabels", "polygon": "PolygonLabels"}[masks]
+    controls = [("RectangleLabels", "boxes"), ("KeyPointLabels", "points"), (mask_control, "masks")]
+    lines = ['<View>\n  <Image name="image" value="$image" zoom="true"/>\n']
+    for control, name in controls:
+        lines.append(f'  <{control} name="{name}" toName="image">\n{labels}  </{control}>\n')
+    lines.append(f'  <Choices name="tags" toName="image" choice="multiple">\n{choices}')
+    return "".join([*lines, "  </Choices>\n</View>\n"])

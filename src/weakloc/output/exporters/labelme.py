@@ -1,0 +1,80 @@
+"""LabelMe: one JSON file an image, beside one another as the images are.
+
+Boxes are rectangles, points are points, masks are polygons, one for each connected part with the
+mask's number as their group; LabelMe's flags hold the classes whose score reaches `tag_threshold`.
+Copied beside the images the files open as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from weakloc.files import open_whole
+from weakloc.output.exporters.image_names import sidecar, with_stems_of_their_own
+from weakloc.output.exporters.json_list import json_text
+from weakloc.output.exporters.placed_objects import outlines_of_rle
+from weakloc.output.exporters.selection import ExportOptions, selected
+from weakloc.structures import Prediction
+
+FORMAT_VERSION = "5.5.0"
+
+
+def export(
+    predictions: Iterable[Prediction],
+    out: Path,
+    *,
+    class_names: Sequence[str],
+    image_root: Path | None,
+    options: ExportOptions,
+) -> Path:
+    del image_root
+    chosen = selected(predictions, class_names=class_names, options=options)
+    for prediction in with_stems_of_their_own(chosen):
+        with open_whole(sidecar(out, prediction.image, ".json")) as stream:
+            stream.write(json_text(_document(prediction, options)) + "\n")
+    return out
+
+
+def _document(prediction: Prediction, options: ExportOptions) -> dict[str, Any]:
+    tags = {name: score >= options.tag_threshold for name, score in prediction.scores.items()}
+    return {
+        "version": FORMAT_VERSION,
+        "flags": tags,
+        "shapes": _shapes(prediction),
+        "imagePath": PurePosixPath(prediction.image).name,
+        "imageData": None,
+        "imageHeight": prediction.height,
+        "imageWidth": prediction.width,
+    }
+
+
+def _shapes(prediction: Prediction) -> list[dict[str, Any]]:
+    shapes = []
+    for box in prediction.boxes:
+        left, top, right, bottom = box.box
+        corners = [[left, top], [right, bottom]]
+        shapes.append(_shape("rectangle", box.class_name, corners, box.score))
+    shapes += [
+        _shape("point", point.class_name, [[point.x, point.y]], point.score)
+        for point in prediction.points
+    ]
+    for number, mask in enumerate(prediction.masks, start=1):
+        for outline in outlines_of_rle(mask.rle, where=prediction.image):
+            corners = outline.astype(float).tolist()
+            shape = _shape("polygon", mask.class_name, corners, mask.score)
+            shapes.append(shape | {"group_id": number})
+    return shapes
+
+
+def _shape(kind: str, label: str, points: list[list[float]], score: float) -> dict[str, Any]:
+    return {
+        "label": label,
+        "points": points,
+        "group_id": None,
+        "description": f"score {score:.4f}",
+        "shape_type": kind,
+        "flags": {},
+        "score": score,
+    }

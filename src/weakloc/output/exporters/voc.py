@@ -1,0 +1,149 @@
+"""Pascal VOC: `Annotations/<image>.xml`, `ImageSets/Main/predicted.txt`, and mask PNGs.
+
+Boxes are 1-based, with right and bottom pixels counted in, rounded to whole pixels. Where masks
+overlap, the one with the higher score lies above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from weakloc.data.palette import label_map_text, voc_palette
+from weakloc.errors import PredictionsError
+from weakloc.files import open_whole, write_whole
+from weakloc.geometry import BoxLTRB, box_to_voc
+from weakloc.output.exporters.image_names import image_stem, sidecar, with_stems_of_their_own
+from weakloc.output.exporters.markup import xml_text
+from weakloc.output.exporters.placed_objects import PlacedObject, objects_of
+from weakloc.output.exporters.selection import ExportOptions, selected
+from weakloc.run_lengths import decode_mask
+from weakloc.structures import Prediction
+
+LARGEST_VALUE = 254  # 255 means void
+
+
+def export_boxes(
+    predictions: Iterable[Prediction],
+    out: Path,
+    *,
+    class_names: Sequence[str],
+    image_root: Path | None,
+    options: ExportOptions,
+) -> Path:
+    """The XML files; each object also has its score."""
+    del image_root
+    folder = out / "Annotations"
+    chosen = selected(predictions, class_names=class_names, options=options)
+    with _listing(out / "ImageSets" / "Main") as listing:
+        for prediction in with_stems_of_their_own(chosen):
+            with open_whole(sidecar(folder, prediction.image, ".xml")) as stream:
+                stream.write(_annotation(prediction))
+            listing.write(f"{image_stem(prediction.image)}\n")
+    return folder
+
+
+def export_masks(
+    predictions: Iterable[Prediction],
+    out: Path,
+    *,
+    class_names: Sequence[str],
+    image_root: Path | None,
+    options: ExportOptions,
+) -> Path:
+    """`SegmentationClass` and `SegmentationObject`, and `labelmap.txt` for the values."""
+    del image_root
+    if len(class_names) > LARGEST_VALUE:
+        raise PredictionsError(
+            f"{len(class_names)} classes do not fit the {LARGEST_VALUE} values of a VOC mask",
+            remedy="Export masks to COCO",
+        )
+    has_masks = False
+    chosen = selected(predictions, class_names=class_names, options=options)
+    with _listing(out / "ImageSets" / "Segmentation") as listing:
+        for prediction in with_stems_of_their_own(chosen):
+            has_masks |= bool(prediction.masks)
+            _write_masks(prediction, out, class_names)
+            listing.write(f"{image_stem(prediction.image)}\n")
+        if not has_masks:
+            raise PredictionsError(
+                "there are no masks among the predictions", remedy="Predict with masks"
+            )
+    with open_whole(out / "labelmap.txt") as stream:
+        stream.write(label_map_text(class_names))
+    return out / "SegmentationClass"
+
+
+@contextmanager
+def _listing(folder: Path) -> Iterator[IO[str]]:
+    with open_whole(folder / "predicted.txt") as stream:
+        yield stream
+
+
+def _annotation(prediction: Prediction) -> str:
+    path = PurePosixPath(prediction.image)
+    size = f"<width>{prediction.width}</width><height>{prediction.height}</height>"
+    lines = [
+        "<annotation>",
+        f"  <folder>{xml_text(str(path.parent)) if path.parent.name else ''}</folder>",
+        f"  <filename>{xml_text(path.name)}</filename>",
+        "  <source><annotation>weakloc</annotation></source>",
+        f"  <size>{size}<depth>3</depth></size>",
+        f"  <segmented>{bool(prediction.masks):d}</segmented>",
+    ]
+    for thing in objects_of(prediction):
+        lines += _object_lines(thing)
+    return "\n".join([*lines, "</annotation>"]) + "\n"
+
+
+def _object_lines(thing: PlacedObject) -> list[str]:
+    corners = zip(("xmin", "ymin", "xmax", "ymax"), _whole_box(thing.box), strict=True)
+    bounds = "".join(f"<{name}>{value}</{name}>" for name, value in corners)
+    return [
+        "  <object>",
+        f"    <name>{xml_text(thing.class_name)}</name>",
+        "    <pose>Unspecified</pose>",
+        "    <truncated>0</truncated>",
+        "    <difficult>0</difficult>",
+        f"    <score>{thing.score!r}</score>",
+        f"    <bndbox>{bounds}</bndbox>",
+        "  </object>",
+    ]
+
+
+def _whole_box(box: BoxLTRB) -> tuple[int, int, int, int]:
+    """Rounded to pixel borders, at least a pixel wide and high."""
+    left, top, right, bottom = (round(side) for side in box_to_voc(box))
+    return left, top, max(right, left), max(bottom, top)
+
+
+def _write_masks(prediction: Prediction, out: Path, class_names: Sequence[str]) -> None:
+    classes = np.zeros((prediction.height, prediction.width), dtype=np.uint8)
+    instances = np.zeros_like(classes)
+    things = [thing for thing in objects_of(prediction) if thing.rle is not None]
+    if len(things) > LARGEST_VALUE:
+        raise PredictionsError(
+            f"has {len(things)} masks, more than a VOC mask has values",
+            where=prediction.image,
+            remedy=f"Choose the best {LARGEST_VALUE} of each image at most",
+        )
+    for number in sorted(range(len(things)), key=lambda index: things[index].score):
+        rle = things[number].rle
+        mask = decode_mask(rle) if rle is not None else np.zeros(classes.shape, dtype=bool)
+        classes[mask] = class_names.index(things[number].class_name) + 1
+        instances[mask] = number + 1
+    for name, values in (("SegmentationClass", classes), ("SegmentationObject", instances)):
+        _write_indices(sidecar(out / name, prediction.image, ".png"), values)
+
+
+def _write_indices(path: Path, values: NDArray[np.uint8]) -> None:
+    picture = Image.fromarray(values)
+    picture.putpalette(voc_palette())
+    with write_whole(path) as temporary:
+        picture.save(temporary)
