@@ -16,6 +16,7 @@ from weakloc.data.readers.drawn_truth import (
     usable_box,
 )
 from weakloc.geometry import BoxLTRB, box_from_xywh, box_of_points
+from weakloc.run_lengths import run_lengths
 from weakloc.structures import Problem, Truth, TruthBox, TruthMask
 
 
@@ -111,9 +112,13 @@ def _compressed(shape: Mapping[str, Any], size: tuple[int, int] | None) -> Mappi
     if size is not None and (width, height) != size:
         raise ValueError(f"mask of {width} x {height} in an image of {size[0]} x {size[1]}")
     counts = shape["counts"]
+    num_pixels = int(run_lengths(counts).sum())
+    if num_pixels != width * height:
+        raise ValueError(f"run lengths cover {num_pixels} pixels of {width * height}")
     if isinstance(counts, str):
         return {"size": [height, width], "counts": counts}
-    if sum(counts) != width * height:
-        raise ValueError(f"run lengths cover {sum(counts)} pixels of {width * height}")
-    run_lengths = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return {"size": [height, width], "counts": merged_counts([run_lengths])}
+    plain = {"size": [height, width], "counts": counts}
+    return {
+        "size": [height, width],
+        "counts": merged_counts([coco_mask.frPyObjects(plain, height, width)]),
+    }

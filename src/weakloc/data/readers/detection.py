@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from weakloc.data.readers.assembly import SPLIT_NAMES
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
 from weakloc.data.readers.shard_members import SHARD_SUFFIXES
 from weakloc.data.readers.table_rows import TABLE_SUFFIXES
+from weakloc.data.readers.voc import is_voc
 from weakloc.errors import DataError
 
 _NO_CLASSES = frozenset({"images", "image", "img", "imgs", "jpegimages", "annotations", "labels"})
@@ -88,12 +90,7 @@ _LAYOUT_OF_SUFFIX = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".txt": "
 
 
 def _is_voc(listing: _Listing) -> bool:
-    here = listing.has_below("Annotations", r".*\.xml")
-    inner = [listing.path, *(listing.path / name for name in listing.below)]
-    lists = any(
-        n.endswith(".txt") for p in inner for n in file_names(str(p / "ImageSets" / "Main"))
-    )
-    return here or lists
+    return any(map(is_voc, [listing.path, *(listing.path / name for name in listing.below)]))
 
 
 def _is_coco(listing: _Listing) -> bool:
@@ -146,16 +143,21 @@ def _is_table(listing: _Listing) -> bool:
 
 
 def _is_folders(listing: _Listing) -> bool:
-    return any(_leads_to_classes(listing.path / name, _MAX_DEPTH) for name in listing.below)
+    # Beside a table a single folder is rather where its images are kept.
+    wanted = 2 if _is_table(listing) else 1
+    found = (c for name in listing.below for c in _class_folders(listing.path / name, _MAX_DEPTH))
+    return len(list(islice(found, wanted))) == wanted
 
 
-def _leads_to_classes(folder: Path, depth: int) -> bool:
-    """Whether images lie in it or below it in a folder that may be the name of a class."""
-    plain = folder.name.lower() not in _NO_CLASSES and folder.name.lower() not in SPLIT_NAMES
-    if plain and any(map(is_image_name, file_names(str(folder)))):
-        return True
-    inner = subfolders(str(folder)) if depth else ()
-    return any(_leads_to_classes(folder / name, depth - 1) for name in inner)
+def _class_folders(folder: Path, depth: int) -> Iterator[Path]:
+    """The folders with images whose names may be those of classes, down from this one."""
+    name = folder.name.lower()
+    is_class = name not in _NO_CLASSES and name not in SPLIT_NAMES
+    if is_class and any(map(is_image_name, file_names(str(folder)))):
+        yield folder
+    if depth:
+        for inner in subfolders(str(folder)):
+            yield from _class_folders(folder / inner, depth - 1)
 
 
 _OWN_STRUCTURE: Mapping[str, Callable[[_Listing], bool]] = {

@@ -77,14 +77,13 @@ def _class_above(below: str, holding: set[str]) -> str | None:
 def _add_folder(
     assembly: Assembly, folder: ImageFolder, split: str, class_name: str | None
 ) -> None:
-    place = folder.relative or "."
     for name in folder.dangling_names:
-        message = f"'{name}' is a link to a file that is missing"
-        assembly.report(MISSING_IMAGE, message, place, "error")
+        message = "is a link to a file that is missing"
+        assembly.report(MISSING_IMAGE, message, join(folder.relative, name), "error")
     if class_name is None:
         if folder.image_names:
             message = f"{len(folder.image_names)} images lie in no class folder and are left out"
-            assembly.report(IMAGE_WITHOUT_LABELS, message, place)
+            assembly.report(IMAGE_WITHOUT_LABELS, message, folder.relative or ".")
         return
     claim = LabelClaim(present=frozenset({class_name}))
     for name in folder.image_names:

@@ -119,9 +119,19 @@ def images_of_shard(
                     size=group.image.size,
                     content=group.content,
                 )
+            if _is_cut(tar, shard):
+                message = "ends without a tar file's end mark, so that samples may be missing"
+                problems.append(Problem(BROKEN_SHARD, message, shard, "error"))
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         message = f"cannot be read to its end: {error}"
         problems.append(Problem(BROKEN_SHARD, message, shard, "error"))
+
+
+def _is_cut(tar: tarfile.TarFile, shard: str) -> bool:
+    """Whether the file is over before the zeros that end it, where tarfile stops in silence."""
+    if getattr(tar.fileobj, "comptype", "tar") != "tar":
+        return False  # decompression fails by itself
+    return Path(shard).stat().st_size < tar.offset + tarfile.BLOCKSIZE
 
 
 def _groups(

@@ -57,6 +57,9 @@ class TableContent:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
+    """Where in a line everything is; a line has `width` cells."""
+
+    width: int
     path: int
     labels: int | None
     split: int | None
@@ -106,7 +109,7 @@ def _columns_without_header(cells: Sequence[str], path: Path) -> _Columns:
             where=at_line(path, 1),
             remedy="Add a header such as: path,labels",
         )
-    return _Columns(path=0, labels=1, split=None, classes={})
+    return _Columns(width=2, path=0, labels=1, split=None, classes={})
 
 
 def _columns_of_header(header: Sequence[str], path: Path, options: ReaderOptions) -> _Columns:
@@ -127,7 +130,9 @@ def _columns_of_header(header: Sequence[str], path: Path, options: ReaderOptions
             where=at_line(path, 1),
             remedy="Name it labels, or say which column holds the labels",
         )
-    return _Columns(path_at, labels_at, split_at, {} if labels_at is not None else others)
+    classes = {} if labels_at is not None else others
+    width = 1 + max(at for at, name in enumerate(header) if name)
+    return _Columns(width, path_at, labels_at, split_at, classes)
 
 
 def _find(
@@ -149,27 +154,30 @@ def _delimited_rows(
     options: ReaderOptions,
     problems: list[Problem],
 ) -> Iterator[TableRow]:
-    width = 1 + max(columns.path, columns.labels or 0, columns.split or 0, *columns.classes, 0)
-    claims: dict[str, LabelClaim] = {}  # equal cells share one claim
+    lists: dict[str, LabelClaim] = {}  # equal cells share one claim
     for number, written in lines:
         where = at_line(path, number)
-        if len(written) <= columns.path or not written[columns.path]:
-            problems.append(Problem(UNREADABLE_LABEL, "there is no image path", where, "error"))
+        if flaw := _flaw_of_cells(written, columns):
+            problems.append(Problem(UNREADABLE_LABEL, f"{flaw}; left out", where, "error"))
             continue
-        if len(written) < width:
-            message = f"there are {len(written)} cells where {width} are expected"
-            problems.append(Problem(UNREADABLE_LABEL, message, where))
-        cells = [*written, *[""] * (width - len(written))]
         if columns.labels is not None:
-            text = cells[columns.labels]
-            if text not in claims:
-                claims[text] = claim_of_list(text.split(options.label_delimiter))
-            claim = claims[text]
+            text = written[columns.labels]
+            if text not in lists:
+                lists[text] = claim_of_list(text.split(options.label_delimiter))
+            claim = lists[text]
         else:
-            states = {name: cells[at] for at, name in columns.classes.items()}
+            states = {name: written[at] for at, name in columns.classes.items()}
             claim = claim_of_states(states, where, problems)
-        split = cells[columns.split] if columns.split is not None else ""
-        yield TableRow(cells[columns.path], claim, split or None, number)
+        split = written[columns.split] if columns.split is not None else ""
+        yield TableRow(written[columns.path], claim, split or None, number)
+
+
+def _flaw_of_cells(written: Sequence[str], columns: _Columns) -> str | None:
+    if len(written) < columns.width:
+        return f"there are {len(written)} cells where {columns.width} are expected"
+    if any(written[columns.width :]):
+        return f"there are more than {columns.width} cells; a comma may lack its quotes"
+    return None if written[columns.path] else "there is no image path"
 
 
 def _json_rows(path: Path, options: ReaderOptions, problems: list[Problem]) -> Iterator[TableRow]:

@@ -9,7 +9,7 @@ the order of the classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,11 +67,12 @@ def read_voc(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet
     del labels
     root = voc_root(path)
     problems: list[Problem] = []
-    splits, states = _read_image_sets(root / "ImageSets" / "Main", problems)
+    images = _images(root, problems)
+    splits, states = _read_image_sets(root / "ImageSets" / "Main", images, problems)
     annotations = _annotations(root, problems)
     values = _label_map(root / "labelmap.txt")
     states = _real_names(states, annotations, values)
-    material = _Material(root, _images(root, problems), annotations, states)
+    material = _Material(root, images, annotations, states)
     splits = splits or {ALL: [_Listed(i, f"Annotations/{i}.xml") for i in material.annotations]}
     names = chosen_classes(_found_classes(material, values), options)
     assembly = Assembly(root, "voc", names, problems)
@@ -85,9 +86,9 @@ def read_voc(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet
 
 def voc_root(path: Path) -> Path:
     """The folder that holds Annotations or ImageSets; several in a devkit are an error."""
-    if _is_voc(path):
+    if is_voc(path):
         return path
-    inner = [path / name for name in subfolders(str(path)) if _is_voc(path / name)]
+    inner = [path / name for name in subfolders(str(path)) if is_voc(path / name)]
     if len(inner) > 1:
         raise DataError(
             f"holds several VOC folders: {', '.join(folder.name for folder in inner)}",
@@ -99,21 +100,22 @@ def voc_root(path: Path) -> Path:
     return inner[0]
 
 
-def _is_voc(path: Path) -> bool:
+def is_voc(path: Path) -> bool:
+    """Whether there are annotations or lists of images right in the folder."""
     main = path / "ImageSets" / "Main"
     has_annotations = any(n.endswith(".xml") for n in file_names(str(path / "Annotations")))
     return has_annotations or any(n.endswith(".txt") for n in file_names(str(main)))
 
 
 def _read_image_sets(
-    folder: Path, problems: list[Problem]
+    folder: Path, images: Container[str], problems: list[Problem]
 ) -> tuple[dict[str, list[_Listed]], dict[str, dict[str, int]]]:
     """(split -> images, id -> class -> state) of the files in ImageSets/Main."""
     stems = [Path(name).stem for name in file_names(str(folder)) if name.endswith(".txt")]
     class_files = {
         stem: parts
         for stem in stems
-        if (parts := _class_and_split(stem, stems)) and _has_states(folder / f"{stem}.txt")
+        if (parts := _class_and_split(stem, stems)) and _has_states(folder / f"{stem}.txt", images)
     }
     states: dict[str, dict[str, int]] = {}
     from_classes: dict[str, dict[str, _Listed]] = {}
@@ -140,10 +142,11 @@ def _class_and_split(stem: str, stems: Sequence[str]) -> tuple[str, str] | None:
     return None
 
 
-def _has_states(path: Path) -> bool:
-    """Whether most lines end in a state; a split may be called `small_train` as well."""
+def _has_states(path: Path, images: Container[str]) -> bool:
+    """Whether most lines end in a state; a split may be called `small_train`, an image `a 1`."""
     lines = [line for _, line in numbered_lines(path)]
-    return 2 * sum(line.rpartition(" ")[2] in _STATES for line in lines) > len(lines)
+    with_states = [n for n in lines if n.rpartition(" ")[2] in _STATES and n not in images]
+    return 2 * len(with_states) > len(lines)
 
 
 def _class_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[_Listed, int]]:

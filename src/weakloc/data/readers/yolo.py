@@ -210,6 +210,7 @@ def _add(
     claim, truth = read_label_file(
         Path(written),
         image,
+        root=prefix,
         class_names=plan.class_names,
         class_index=assembly.class_index,
         problems=assembly.problems,

@@ -15,7 +15,7 @@ from weakloc.data.readers.assembly import (
     LabelClaim,
 )
 from weakloc.data.readers.drawn_truth import PolygonRle, usable_box
-from weakloc.data.readers.text_files import at_line, numbered_lines
+from weakloc.data.readers.text_files import numbered_lines
 from weakloc.errors import ImageError
 from weakloc.geometry import box_from_yolo, box_of_points
 from weakloc.structures import Problem, Truth, TruthBox, TruthMask
@@ -25,16 +25,21 @@ def read_label_file(
     path: Path,
     image: str,
     *,
+    root: str,
     class_names: Sequence[str],
     class_index: Mapping[str, int],
     problems: list[Problem],
 ) -> tuple[LabelClaim, Truth | None]:
-    """What the file says is present (all else is absent), and the boxes and masks in pixels."""
+    """What the file says is present (all else is absent), and the boxes and masks in pixels.
+
+    Problems name files below `root`, which ends in a slash.
+    """
+    place = path.as_posix().removeprefix(root)
     present: set[str] = set()
     shapes: list[tuple[str, list[float], str]] = []
     seen: set[str] = set()
     for number, line in numbered_lines(path):
-        where = at_line(path, number)
+        where = f"{place}, line {number}"
         if line in seen:
             problems.append(Problem(DUPLICATE_LABEL, f"{line!r} is repeated", where))
             continue
@@ -52,7 +57,7 @@ def read_label_file(
         present.add(class_names[class_number])
         shapes.append((class_names[class_number], values, where))
     chosen = [(class_index[name], v, w) for name, v, w in shapes if name in class_index]
-    return LabelClaim(present=frozenset(present)), _truth(chosen, image, problems)
+    return LabelClaim(present=frozenset(present)), _truth(chosen, image, root, problems)
 
 
 def _parse(line: str) -> tuple[int, list[float]]:
@@ -67,14 +72,17 @@ def _parse(line: str) -> tuple[int, list[float]]:
 
 
 def _truth(
-    shapes: Sequence[tuple[int, Sequence[float], str]], image: str, problems: list[Problem]
+    shapes: Sequence[tuple[int, Sequence[float], str]],
+    image: str,
+    root: str,
+    problems: list[Problem],
 ) -> Truth | None:
     if not shapes:
         return None
     try:
         size = image_size(image)
     except ImageError as error:
-        problems.append(Problem("broken image", error.message, image, "error"))
+        problems.append(Problem("broken image", error.message, image.removeprefix(root), "error"))
         return None
     boxes: list[TruthBox] = []
     masks: list[TruthMask] = []

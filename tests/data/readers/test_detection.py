@@ -1,0 +1,89 @@
+"""Layouts are recognised, and what is ambiguous or unknown is said."""
+
+from __future__ import annotations
+
+import pytest
+
+from weakloc.data.readers import READERS, ReaderOptions, detect_layout, read_data_set
+from weakloc.errors import DataError, SettingError
+
+FILES = {
+    "folders": {"cat/1.jpg": ""},
+    "table": {"labels.csv": "path,labels\n", "images/1.jpg": ""},
+    "voc": {"Annotations/1.xml": "", "JPEGImages/1.jpg": "", "tags.csv": ""},
+    "coco": {"annotations/instances_val.json": "", "val/1.jpg": ""},
+    "yolo": {"data.yaml": "", "images/1.jpg": "", "labels/1.txt": ""},
+    "tiny_imagenet": {"wnids.txt": "", "train/n1/images/1.JPEG": ""},
+    "wsol": {"metadata/CUB/train/image_ids.txt": "", "CUB/a/1.jpg": ""},
+    "shards": {"a.tar": ""},
+}
+
+
+@pytest.mark.parametrize("layout", READERS)
+def test_each_layout_is_recognised_by_what_only_it_has(write, layout):
+    assert detect_layout(write(FILES[layout]), None) == layout
+
+
+@pytest.mark.parametrize(
+    ("files", "layout"),
+    [
+        ({"ImageSets/Main/train.txt": "1"}, "voc"),
+        ({"VOC2012/Annotations/1.xml": ""}, "voc"),
+        ({"train/_annotations.coco.json": "", "train/1.jpg": ""}, "coco"),
+        ({"mine.json": '{"images": [], "categories": []}', "pictures/1.jpg": ""}, "coco"),
+        ({"coco8.yaml": "names: [a]", "images/1.jpg": ""}, "yolo"),
+        ({"classes.txt": "a", "1.jpg": "", "1.txt": ""}, "yolo"),
+        ({"val/val_annotations.txt": "", "val/images/1.JPEG": ""}, "tiny_imagenet"),
+        ({"test/image_ids.txt": ""}, "wsol"),
+        ({"train/a-{0}.tar": ""}, "shards"),
+        ({"train/cat/deep/1.jpg": ""}, "folders"),
+        ({"config.json": "{}", "cat/1.jpg": ""}, "folders"),
+    ],
+)
+def test_variants_are_recognised_as_well(write, files, layout):
+    assert detect_layout(write(files), None) == layout
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [("a.csv", "table"), ("a.JSONL", "table"), ("a.json", "coco"), ("a.yml", "yolo")],
+)
+def test_the_label_file_decides(write, name, layout):
+    root = write({**FILES["voc"], name: ""})
+    assert detect_layout(root, root / name) == layout
+    assert detect_layout(root / name, None) == layout
+
+
+def test_what_fits_several_layouts_is_an_error_that_lists_them(write):
+    root = write({**FILES["yolo"], **FILES["voc"]})
+    with pytest.raises(DataError, match=r"fits several layouts: voc, yolo. Name the layout"):
+        detect_layout(root, None)
+    root = write({"x/labels.csv": "", "x/cat/1.jpg": "", "x/dog/1.jpg": ""}) / "x"
+    with pytest.raises(DataError, match="fits several layouts: table, folders"):
+        detect_layout(root, None)
+
+
+def test_what_fits_none_says_what_was_looked_for(write):
+    root = write({"images/1.jpg": "", "notes.md": ""})
+    with pytest.raises(DataError, match="looked for class folders with images, a CSV"):
+        detect_layout(root, None)
+    with pytest.raises(DataError, match=r"label files end in .*, not in '.md'"):
+        detect_layout(root, root / "notes.md")
+
+
+def test_a_path_or_layout_that_does_not_exist_is_an_error(write):
+    root = write(FILES["folders"])
+    with pytest.raises(DataError, match="there is no such file or folder"):
+        read_data_set(root / "nowhere", options=ReaderOptions())
+    with pytest.raises(DataError, match="there is no such file or folder"):
+        read_data_set(root, labels=root / "nowhere.csv", options=ReaderOptions())
+    with pytest.raises(SettingError, match=r"no layout 'folder'. Did you mean 'folders'\?"):
+        read_data_set(root, layout="folder", options=ReaderOptions())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"difficult": "absent"}, {"label_delimiter": ""}, {"class_names": ("a", "a")}]
+)
+def test_options_that_cannot_work_are_refused(wrong):
+    with pytest.raises(SettingError):
+        ReaderOptions(**wrong)

@@ -1,0 +1,141 @@
+"""Counts of a data set, beside counts made one by one; and the check of every image."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from weakloc.data.images import open_image
+from weakloc.data.summary import check_images, frequent_pairs, summarise
+from weakloc.errors import FailureError
+from weakloc.structures import DataSet, Problem, Sample, Truth, TruthBox, TruthMask
+
+CLASSES = ("cat", "ü dog", "a/b")
+
+
+def sample(name: str, *states: int, truth: Truth | None = None, folder: Path = Path()) -> Sample:
+    return Sample(name, str(folder / name), np.array(states, dtype=np.int8), truth)
+
+
+def data_set(splits: dict[str, list[Sample]]) -> DataSet:
+    problems = (
+        Problem("missing image", "gone", "a.csv, line 3", "error"),
+        Problem("class in one split only", "cat", "a.csv"),
+        Problem("missing image", "gone too", "a.csv, line 4", "error"),
+    )
+    return DataSet(Path("/data"), "table", CLASSES, splits, problems)
+
+
+def test_every_count_is_that_of_a_slow_count(random):
+    boxes = Truth((TruthBox(2, (0, 0, 1, 1)), TruthBox(2, (0, 0, 2, 1)), TruthBox(0, (0, 0, 1, 1))))
+    others = Truth(masks=(TruthMask(1, {"size": [1, 1], "counts": "01"}),), segmentation_path="x")
+    samples = [
+        sample(f"{n}.jpg", *random.integers(-1, 2, 3), truth=[None, boxes, others][n % 3])
+        for n in range(200)
+    ]
+    (split,) = summarise(data_set({"train": samples})).splits
+    assert split.num_images == 200
+    assert split.num_unlabelled == sum((s.labels == 0).all() for s in samples)
+    without = [s for s in samples if (s.labels != 0).any() and not (s.labels == 1).any()]
+    assert split.num_without_class == len(without) > 0
+    assert split.num_with_segmentation == 66
+    for index, counts in enumerate(split.classes):
+        states = Counter(int(s.labels[index]) for s in samples)
+        assert (counts.present, counts.unknown, counts.absent) == (states[1], states[0], states[-1])
+    assert [c.boxes for c in split.classes] == [67, 0, 134]
+    assert [c.masks for c in split.classes] == [0, 66, 0]
+    assert split.labels_per_image == Counter(int((s.labels == 1).sum()) for s in samples)
+    for i, j in combinations(range(3), 2):
+        both = sum(s.labels[i] == 1 == s.labels[j] for s in samples)
+        assert split.co_occurrence[i, j] == split.co_occurrence[j, i] == both
+
+
+def test_pairs_come_the_most_frequent_first():
+    together = np.array([[9, 2, 0], [2, 9, 5], [0, 5, 9]])
+    assert frequent_pairs(together) == [(1, 2, 5), (0, 1, 2)]
+
+
+def test_the_summary_is_plain_json():
+    summary = summarise(
+        data_set({"train": [sample("1.jpg", 1, 1, -1), sample("2.jpg", 1, 1, 0)], "val": []})
+    )
+    record = json.loads(json.dumps(summary.to_json()))
+    assert record["problem_counts"] == {"missing image": 2, "class in one split only": 1}
+    assert record["problems"][0]["where"] == "a.csv, line 3"
+    assert record["splits"]["train"]["co_occurrence"] == [
+        {"classes": ["cat", "ü dog"], "images": 2}
+    ]
+    assert record["splits"]["train"]["labels_per_image"] == {"2": 2}
+    assert record["splits"]["train"]["classes"]["a/b"] == {
+        "present": 0, "unknown": 1, "absent": 1, "boxes": 0, "masks": 0,
+    }  # fmt: skip
+    assert record["splits"]["val"]["images"] == 0
+
+
+def images_in(folder: Path, count: int) -> list[Sample]:
+    """Images of 40 x 30, but one that is tall and two that are broken."""
+    samples = []
+    for n in range(count):
+        name = f"ü {n}.jpg"
+        Image.new("RGB", (40, 30) if n != 2 else (40, 300), (n, 9, 9)).save(folder / name)
+        samples.append(sample(name, 1, 0, 0, folder=folder))
+    (folder / "ü 1.jpg").write_bytes(b"nothing")
+    content = (folder / "ü 4.jpg").read_bytes()
+    (folder / "ü 4.jpg").write_bytes(content[: len(content) // 2])
+    return samples
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_image_is_decoded_and_the_broken_are_listed_in_order(tmp_path, processes):
+    samples = images_in(tmp_path, 140)
+    progress: list[int] = []
+    check = check_images(
+        samples, open_image=open_image, processes=processes, on_progress=progress.append
+    )
+    assert sum(progress) == check.num_images == 140
+    assert [item.name for item in check.broken] == ["ü 1.jpg", "ü 4.jpg"]
+    assert "not an image of a known format" in check.broken[0].reason
+    assert check.sizes == {(40, 30): 137, (40, 300): 1}
+    assert check.odd == (("ü 2.jpg", (40, 300)),)
+    assert (check.widths.smallest, check.widths.median, check.widths.largest) == (40, 40.0, 40)
+    assert (check.heights.smallest, check.heights.median, check.heights.largest) == (30, 30.0, 300)
+    record = json.loads(json.dumps(check.to_json()))
+    assert record["height"] == {"min": 30, "median": 30.0, "max": 300}
+    assert record["broken"][1]["image"] == "ü 4.jpg"
+    assert record["frequent_sizes"][0] == {"width": 40, "height": 30, "images": 137}
+
+
+def test_a_data_set_of_broken_images_has_no_sizes(tmp_path):
+    (tmp_path / "1.jpg").touch()
+    check = check_images(
+        [sample("1.jpg", 1, 1, 1, folder=tmp_path)],
+        open_image=open_image,
+        processes=1,
+        on_progress=lambda _: None,
+    )
+    assert (check.widths, check.heights, check.sizes, len(check.broken)) == (None, None, {}, 1)
+    assert check.to_json()["width"] is None
+
+
+def kill_the_process(source: str) -> Image.Image:
+    """Stands for a decoder that takes its process down."""
+    os.kill(os.getpid(), 9)
+    return Image.new("RGB", (1, 1))
+
+
+def test_a_worker_that_dies_is_a_failure_and_not_a_wait(tmp_path):
+    samples = [sample(f"{n}.jpg", 1, 1, 1, folder=tmp_path) for n in range(9)]
+    with pytest.raises(FailureError, match="was killed"):
+        check_images(samples, open_image=kill_the_process, processes=2, on_progress=lambda _: None)
+
+
+def test_at_least_one_process_is_needed():
+    with pytest.raises(ValueError, match="processes is 0"):
+        check_images([], open_image=open_image, processes=0, on_progress=lambda _: None)
