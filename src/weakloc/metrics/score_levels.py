@@ -18,15 +18,15 @@ def normalize_map(score_map: ScoreMap, *, where: str) -> ScoreMap:
     """Minimum to 0 and maximum to 1, in the precision of the map; a constant map is all 0."""
     if score_map.ndim != 2 or score_map.size == 0:
         raise ValueError(f"a score map is (height, width), not {score_map.shape}")
-    lifted = score_map - score_map.min()
-    height = lifted.max()
-    if not np.isfinite(height):
+    lowest, highest = float(score_map.min()), float(score_map.max())
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
         raise PredictionsError(
             "the score map holds values that are not finite",
             where=where,
             remedy="Look at the network: training may have diverged",
         )
-    return lifted / height if height > 0 else np.zeros_like(lifted)
+    lifted = score_map - score_map.min()
+    return lifted / lifted.max() if highest > lowest else np.zeros_like(lifted)
 
 
 def floor_to_bytes(normalized_map: ScoreMap) -> NDArray[np.uint8]:

@@ -1,0 +1,247 @@
+"""Masks against numpy.histogram, scikit-learn and confusion matrices counted in the open."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_masks
+from sklearn.metrics import average_precision_score, confusion_matrix
+
+from weakloc.errors import DataError, PredictionsError
+from weakloc.metrics.arrays import ClassIndex
+from weakloc.metrics.masks import (
+    VOID,
+    class_mask,
+    of_class,
+    paint_masks,
+    read_labels,
+    resize_labels,
+    truth_labels,
+)
+from weakloc.metrics.mean_iou import MeanIoU, confusion_of
+from weakloc.metrics.pixel_precision import PixelPrecision, count_pixels, histogram_edges
+from weakloc.metrics.score_levels import normalize_map
+from weakloc.structures import Mask, Truth, TruthMask
+
+from .maps import random_maps
+from .oracles import prediction, sample
+
+NAMES = ("cat", "dog")
+CLASSES = ClassIndex(NAMES)
+SHAPE = (24, 31)
+
+
+def _rle(pixels):
+    return coco_masks.encode(np.asfortranarray(pixels.astype(np.uint8)))
+
+
+def _rectangle(left, top, right, bottom):
+    pixels = np.zeros(SHAPE, dtype=bool)
+    pixels[top:bottom, left:right] = True
+    return pixels
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("step", [0.001, 0.01, 0.07])
+def test_one_pass_counts_what_two_histograms_count_on_1000_maps(step, dtype):
+    random = np.random.default_rng(0)
+    edges = histogram_edges(step)
+    on_edges = random.choice(edges[:-2], SHAPE)
+    for score_map in [on_edges, np.nextafter(on_edges, -1), *random_maps(340)]:
+        scores = normalize_map(score_map, where="a").astype(dtype)
+        truth = random.choice(np.array([0, 1, VOID], dtype=np.uint8), SHAPE)
+        ours = count_pixels(scores, truth, edges)
+        for value in (0, 1):
+            expected, _ = np.histogram(scores[truth == value], bins=edges)
+            assert np.array_equal(ours[value], expected)
+
+
+def test_pixel_precision_is_the_average_precision_of_the_binned_pixels(random):
+    accumulator = PixelPrecision(step=0.01, num_replicates=0)
+    scores, labels = [], []
+    for number, score_map in enumerate(random_maps(30)):
+        truth = random.choice(np.array([0, 1, VOID], dtype=np.uint8), SHAPE)
+        accumulator.update(str(number), score_map, truth)
+        binned = np.searchsorted(
+            histogram_edges(0.01), normalize_map(score_map, where="a"), "right"
+        )
+        scores.append(binned[truth != VOID])
+        labels.append(truth[truth != VOID])
+    (result,) = accumulator.compute()
+    expected = average_precision_score(np.concatenate(labels), np.concatenate(scores))
+    assert result.value == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_constant_map_has_the_base_rate_and_no_object_has_no_number():
+    truth = _rectangle(0, 0, 31, 6).astype(np.uint8)
+    accumulator = PixelPrecision()
+    accumulator.update("a", np.full(SHAPE, 0.3), truth)
+    assert accumulator.compute()[0].value == pytest.approx(0.25)
+    accumulator = PixelPrecision()
+    accumulator.update("a", np.full(SHAPE, 0.3), np.zeros(SHAPE, np.uint8))
+    assert accumulator.compute()[0].unavailable == "no pixel belongs to an object"
+
+
+def test_maps_that_are_not_finite_or_not_of_the_masks_size_are_errors():
+    broken = np.full(SHAPE, np.inf)
+    with pytest.raises(PredictionsError, match=r"a\.jpg: the score map holds values"):
+        PixelPrecision().update("a.jpg", broken, np.zeros(SHAPE, np.uint8))
+    with pytest.raises(ValueError, match="for a mask of"):
+        PixelPrecision().update("a.jpg", np.zeros((3, 4)), np.zeros(SHAPE, np.uint8))
+
+
+def test_the_memory_of_the_sums_does_not_grow_with_the_images(random):
+    truth = random.integers(0, 2, (16, 17)).astype(np.uint8)
+    maps, ious = PixelPrecision(), MeanIoU(CLASSES)
+
+    def feed(start, end):
+        for number in range(start, end):
+            maps.update(str(number), random.random((16, 17)), truth)
+            ious.add(str(number), truth, truth)
+
+    feed(0, 200)
+    tracemalloc.start()
+    feed(200, 1480)  # whole chunks
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 2**20
+
+
+def _mean_iou(pairs, **options):
+    accumulator = MeanIoU(CLASSES, **options)
+    for number, (predicted, truth) in enumerate(pairs):
+        accumulator.add(str(number), predicted.astype(np.uint8), truth.astype(np.uint8))
+    return accumulator
+
+
+def test_identical_label_images_have_a_mean_iou_of_one(random):
+    """MET-08."""
+    labels = random.integers(0, 3, SHAPE)
+    assert _mean_iou([(labels, labels)]).compute()[0].value == 1.0
+
+
+def test_void_pixels_are_never_counted(random):
+    """MET-08."""
+    truth, predicted = random.integers(0, 3, SHAPE), random.integers(0, 3, SHAPE)
+    truth[:5] = VOID
+    changed = predicted.copy()
+    changed[:5] = 2
+    before, after = (_mean_iou([(each, truth)]) for each in (predicted, changed))
+    assert before.compute() == after.compute()
+    assert before.confusion.sum() == (truth != VOID).sum()
+
+
+def test_the_mean_is_over_the_pixels_of_the_set_and_not_over_images():
+    """MET-08."""
+    cat = _rectangle(0, 0, 31, 12).astype(int)
+    half, nothing = _rectangle(0, 0, 31, 6).astype(int), np.zeros(SHAPE, dtype=int)
+    dot = _rectangle(0, 0, 1, 1).astype(int)
+    pairs = [(half, cat), (nothing, dot)]
+    cat_iou = (6 * 31) / (12 * 31 + 1)
+    background = (12 * 31 + 24 * 31 - 1) / (18 * 31 + 24 * 31)
+    (result,) = _mean_iou(pairs).compute()
+    assert result.per_class == pytest.approx({"background": background, "cat": cat_iou})
+    assert result.left_out == ("dog",)
+    by_image = np.mean([_mean_iou([pair]).compute()[0].value for pair in pairs])
+    assert result.value != pytest.approx(by_image, abs=0.01)
+
+
+def test_the_confusion_matrix_equals_scikit_learn(random):
+    truth = random.choice([0, 1, 2, VOID], SHAPE).astype(np.uint8)
+    predicted = random.integers(0, 3, SHAPE).astype(np.uint8)
+    kept = truth != VOID
+    expected = confusion_matrix(truth[kept], predicted[kept], labels=[0, 1, 2])
+    assert np.array_equal(confusion_of(predicted, truth, 3), expected)
+
+
+def test_mean_iou_merges_without_regard_to_order(random):
+    pairs = [(random.integers(0, 3, SHAPE), random.integers(0, 3, SHAPE)) for _ in range(20)]
+
+    def part(numbers):
+        accumulator = MeanIoU(CLASSES)
+        for number in numbers:
+            accumulator.add(str(number), *(each.astype(np.uint8) for each in pairs[number]))
+        return accumulator
+
+    whole, first = part(range(20)), part(range(13, 20))
+    first.merge(part(reversed(range(13))))
+    assert first.compute() == whole.compute()
+    assert np.array_equal(first.compute()[0].replicates, whole.compute()[0].replicates)
+
+
+def test_knowing_the_tags_turns_masks_of_other_classes_into_background():
+    truth = _rectangle(0, 0, 10, 24).astype(np.uint8)
+    said = prediction(
+        "a",
+        size=(31, 24),
+        masks=(
+            Mask("cat", _rle(_rectangle(0, 0, 10, 24)), 0.5),
+            Mask("dog", _rle(_rectangle(20, 0, 31, 24)), 0.9),
+        ),
+    )
+    results = {}
+    for knowing in ("nothing", "tags"):
+        accumulator = MeanIoU(CLASSES, knowing=knowing)
+        accumulator.update(sample("a", [1, -1], []), said, truth)
+        (result,) = accumulator.compute()
+        results[result.name] = result.value
+    assert results["mean_iou_tags_given"] == 1.0
+    assert results["mean_iou"] == pytest.approx((10 / 21 + 1 + 0) / 3)
+
+
+def test_a_prediction_of_another_size_is_an_error():
+    with pytest.raises(PredictionsError, match="the prediction is 4 x 3, the drawn"):
+        MeanIoU(CLASSES).add("a", np.zeros((3, 4), np.uint8), np.zeros(SHAPE, np.uint8))
+    with pytest.raises(ValueError, match="predicted label 3 with 2 classes"):
+        MeanIoU(CLASSES).add("a", np.full(SHAPE, 3, np.uint8), np.zeros(SHAPE, np.uint8))
+
+
+def test_masks_are_painted_best_over_others():
+    masks = [
+        Mask("cat", _rle(_rectangle(0, 0, 20, 24)), 0.9),
+        Mask("dog", _rle(_rectangle(10, 0, 31, 24)), 0.5),
+    ]
+    labels = paint_masks(prediction("a", size=(31, 24), masks=tuple(masks)), CLASSES)
+    assert labels[5].tolist() == [1] * 20 + [2] * 11
+    tied = tuple(Mask(mask.class_name, mask.rle, 0.5) for mask in masks)
+    again = paint_masks(prediction("a", size=(31, 24), masks=tied), CLASSES)
+    assert np.array_equal(again, labels)
+
+
+def test_run_lengths_that_do_not_fill_the_image_are_an_error():
+    broken = Mask("cat", {"size": list(SHAPE), "counts": [3, 4]}, 0.5)
+    with pytest.raises(PredictionsError, match=r"a\.jpg: a mask of 'cat': runs of 7 pixels"):
+        paint_masks(prediction("a.jpg", size=(31, 24), masks=(broken,)), CLASSES)
+
+
+def test_drawn_masks_become_labels_with_crowds_void():
+    cat, crowd = _rectangle(0, 0, 10, 24), _rectangle(5, 0, 31, 24)
+    truth = Truth(masks=(TruthMask(0, _rle(cat)), TruthMask(0, _rle(crowd), crowd=True)))
+    each = sample("a", [1, -1], [], masks=truth.masks)
+    expected = [1] * 10 + [VOID] * 21
+    assert truth_labels(each, {})[3].tolist() == expected
+    assert class_mask(truth, 0)[3].tolist() == expected
+    assert class_mask(truth, 1) is None
+    assert truth_labels(sample("b", [1, -1], []), {}) is None
+    assert of_class(truth_labels(each, {}), 1)[3].tolist() == [0] * 10 + [VOID] * 21
+
+
+def test_label_images_are_read_through_their_table(tmp_path):
+    values = np.array([[0, 7, 255], [9, 0, 7]], dtype=np.uint8)
+    path = str(tmp_path / "labels.png")
+    Image.fromarray(values).save(path)
+    assert read_labels(path, {7: 1, 9: 0}).tolist() == [[0, 2, 255], [1, 0, 2]]
+    with pytest.raises(DataError, match="index 9 stands for no class"):
+        read_labels(path, {7: 1})
+    with pytest.raises(DataError, match="cannot be read"):
+        read_labels(str(tmp_path / "nothing.png"), {})
+
+
+def test_resizing_takes_the_nearest_centre():
+    labels = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    assert resize_labels(labels, (3, 2)).tolist() == labels.tolist()
+    assert resize_labels(labels, (6, 2)).tolist() == [[0, 0, 1, 1, 2, 2], [3, 3, 4, 4, 5, 5]]
+    assert resize_labels(labels, (1, 1)).tolist() == [[4]]
