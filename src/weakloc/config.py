@@ -27,8 +27,8 @@ def require(condition: bool, field_name: str, value: object, remedy: str) -> Non
 class TrainSettings:
     """How a network is trained; what a method decides stays with the method."""
 
-    backbone: str = "resnet50"
-    """Network below the class maps, as NAME or NAME[key=value,...]."""
+    backbone: str | None = None
+    """Network below the class maps, as NAME or NAME[key=value,...]. Not given: the method's."""
 
     weights: str = "default"
     """The backbone's weights: default (the published ones), none, a file, or a hub id."""
@@ -96,7 +96,7 @@ class TrainSettings:
     checkpoint_minutes: float = 10.0
     """Save for --resume at least so often, besides after every epoch."""
 
-    feature_cache: Path | None = None
+    feature_cache: str | None = None
     """Folder for the features of --frozen. Not given: inside the run folder."""
 
     feature_scales: tuple[float, ...] = (1.0,)
@@ -146,8 +146,11 @@ class TrainSettings:
 class PredictSettings:
     """How images are looked at, and what is said about them."""
 
-    scales: tuple[float, ...] = (1.0,)
-    """Sizes at which each image is looked at, as factors of the usual one."""
+    scales: tuple[float, ...] = ()
+    """Sizes whose class scores are averaged, as factors. Not given: as the method says."""
+
+    map_scales: tuple[float, ...] = ()
+    """Sizes whose maps become one. Not given: those of --scales, else as the method says."""
 
     flip: bool = False
     """Also look at the mirrored image."""
@@ -158,17 +161,32 @@ class PredictSettings:
     tile_overlap: float = 0.25
     """Share of a tile that its neighbour repeats."""
 
-    fuse: Literal["max", "mean"] = "mean"
-    """How the maps of several scales, mirrored images and tiles become one."""
+    fuse: Literal["auto", "max", "mean"] = "auto"
+    """How the maps of several sizes, mirrored images and tiles become one; auto: the method's."""
 
-    normalise: Literal["none", "minmax", "relu_max", "sigmoid", "zscore"] = "none"
-    """What is done to each of several maps before they become one."""
+    normalise: Literal["auto", "none", "minmax", "relu_max", "sigmoid", "zscore"] = "auto"
+    """What is done to each of several maps before they become one; auto: the method's."""
+
+    localiser: Literal["auto", "score_map", "beam_search"] = "auto"
+    """Where places are looked for: in the score maps, or by searching windows of the image."""
+
+    objectness: Literal["none", "distance", "axis", "cut"] = "none"
+    """Weigh the maps by what stands out in the backbone's own features, whatever its class."""
+
+    objectness_stride: int = 8
+    """Pixels per cell of the features that objectness is taken from."""
+
+    center_prior: bool = False
+    """Also weigh the maps by how central a place is, as photographs tend to be."""
 
     map_side: int = 224
     """Cells along the long side of the map in which boxes are found."""
 
     min_score: float = 0.5
     """Probability from which a class counts as present, where no tag says so."""
+
+    top: int = 0
+    """Classes that count as present however unlikely, the likeliest first, without tags."""
 
     sure: float = 0.9
     """Probability at which the model contradicts a tag; below 1 minus it, it misses one."""
@@ -225,9 +243,9 @@ class PredictSettings:
     """Largest image that is opened, in pixels."""
 
     def __post_init__(self) -> None:
-        for name in ("map_side", "batch_size", "max_pixels"):
+        for name in ("map_side", "batch_size", "max_pixels", "objectness_stride"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "Give 1 or more")
-        for name in ("tile", "workers", "points", "peak_distance"):
+        for name in ("tile", "workers", "points", "peak_distance", "top"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "Give 0 or more")
         for name in ("min_score", "sure", "min_area", "max_area"):
             value = getattr(self, name)
@@ -235,8 +253,9 @@ class PredictSettings:
         require(0 <= self.tile_overlap < 1, "tile_overlap", self.tile_overlap, "Give 0 to 0.99")
         fits = self.threshold is None or 0 <= self.threshold < 1
         require(fits, "threshold", self.threshold, "Give a share from 0 to below 1")
-        scales_fit = len(self.scales) > 0 and all(0.05 <= scale <= 16 for scale in self.scales)
-        require(scales_fit, "scales", self.scales, "Give factors between 0.05 and 16")
+        for name in ("scales", "map_scales"):
+            scales_fit = all(0.05 <= scale <= 16 for scale in getattr(self, name))
+            require(scales_fit, name, getattr(self, name), "Give factors between 0.05 and 16")
 
 
 @dataclass(frozen=True, kw_only=True)

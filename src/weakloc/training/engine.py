@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -35,6 +35,7 @@ def make_trainer(
     folder: Path,
     *,
     epochs: int,
+    max_steps: int | None,
     callbacks: Sequence[Callback],
     watches: bool,
 ) -> Trainer:
@@ -50,6 +51,7 @@ def make_trainer(
             strategy=hardware.strategy(settings),
             precision="bf16-mixed" if hardware.uses_bf16(settings) else "32-true",
             max_epochs=epochs,
+            max_steps=max_steps or -1,
             accumulate_grad_batches=settings.accumulate,
             limit_val_batches=1.0 if watches else 0.0,
             num_sanity_val_steps=0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from weakloc.config import TrainSettings
@@ -32,6 +34,21 @@ def strategy(settings: TrainSettings) -> str:
     if num_devices(settings) * settings.nodes == 1:
         return "auto"
     return "ddp" if settings.strategy == "auto" else settings.strategy
+
+
+def num_workers(settings: TrainSettings) -> int:
+    """Reading processes for each device; a small machine without a GPU computes with all cores."""
+    if settings.workers is not None:
+        return settings.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    share = (cores or 1) // num_devices(settings)
+    return min(share - 1, 12) if accelerator() == "gpu" else min(share // 4, 4)
+
+
+def is_first_process() -> bool:
+    """False in the further processes that torchrun, SLURM or the engine itself has started."""
+    names = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 def computes_in_bf16() -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from weakloc.errors import RunError, TrainingFailure
 from weakloc.files import write_whole
+from weakloc.structures import BrokenImage
 from weakloc.training.interruption import Interruption
 from weakloc.training.module import LocalizationModule
 
@@ -93,14 +94,18 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     return content
 
 
-def checkpoint_settings(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings with which the run was started, as in run.json."""
-    settings: Mapping[str, Any] = checkpoint[_OURS]["settings"]
-    return settings
+def started_with(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the run was started with, as the keeper was told."""
+    told: Mapping[str, Any] = checkpoint[_OURS]["started_with"]
+    return told
+
+
+# (weights of the network or None where they stay, history, epoch whose weights are kept)
+Publish: TypeAlias = Callable[[Mapping[str, torch.Tensor] | None, Sequence[EpochRecord], int], None]
 
 
 class Keeper(Callback):
-    """`publish(weights, history)` writes the run folder; it is called in one process only.
+    """`publish` writes the run folder; it is called in one process only.
 
     The order at the end of an epoch is: published weights, then the checkpoint. A run killed
     between the two repeats the epoch and publishes the same again.
@@ -111,14 +116,15 @@ class Keeper(Callback):
         folder: Path,
         rules: KeepingRules,
         *,
-        settings: Mapping[str, Any],
-        publish: Callable[[Mapping[str, torch.Tensor], list[EpochRecord]], None],
+        started_with: Mapping[str, Any],
+        publish: Publish,
     ) -> None:
         self.history: list[EpochRecord] = []
         self.interruption = Interruption()
+        self.broken: Sequence[BrokenImage] = ()
         self._path = folder / CHECKPOINT_NAME
         self._rules = rules
-        self._settings = settings
+        self._started_with = started_with
         self._publish = publish
         self._saved_at = self._epoch_began = time.monotonic()
         self._seconds_before = 0.0
@@ -150,8 +156,10 @@ class Keeper(Callback):
         assert isinstance(pl_module, LocalizationModule)
         self.history.append(self._record(trainer, pl_module))
         weights = trainer.strategy.lightning_module_state_dict()  # gathered from all processes
-        if trainer.is_global_zero and (self._is_best() or not self._rules.keeps_best):
-            self._publish(_of_network(weights), self.history)
+        if trainer.is_global_zero:
+            kept = self.kept_epoch()
+            is_new = kept == self.history[-1].epoch
+            self._publish(_of_network(weights) if is_new else None, self.history, kept)
         self._log(trainer)
         self._save(trainer)
         self._epoch_began, self._seconds_before = time.monotonic(), 0.0
@@ -164,9 +172,10 @@ class Keeper(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        del trainer
         assert isinstance(pl_module, LocalizationModule)
         checkpoint[_OURS] = {
-            "settings": dict(self._settings),
+            "started_with": dict(self._started_with),
             "history": [asdict(record) for record in self.history],
             "guard": pl_module.guard.state(),
             "seconds": self._epoch_seconds(),
@@ -189,13 +198,15 @@ class Keeper(Callback):
             return None
         return max(judged, key=lambda record: record.classification_map or 0.0).epoch
 
-    def _is_best(self) -> bool:
-        best = self.best_epoch()
-        return best is None or best == self.history[-1].epoch
+    def kept_epoch(self) -> int:
+        best = self.best_epoch() if self._rules.keeps_best else None
+        return best or self.history[-1].epoch
 
     def _is_out_of_patience(self) -> bool:
         best, patience = self.best_epoch(), self._rules.patience
-        return None not in (best, patience) and self.history[-1].epoch - best >= patience  # type: ignore[operator]
+        if best is None or patience is None:
+            return False
+        return self.history[-1].epoch - best >= patience
 
     def _save(self, trainer: Trainer) -> None:
         module = trainer.lightning_module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,7 +66,7 @@ class LossGuard:
         self._sum, self._count = float(state["sum"] or 0.0), int(state["count"] or 0)
 
     def _check(self, entry: _Entry, value: float) -> None:
-        if self._first is None and value == value:
+        if self._first is None and not math.isnan(value):
             self._first = value
         limit = EXPLODED * max(1.0, self._first or 1.0)
         if value <= limit:  # false for not-a-number too

@@ -1,0 +1,254 @@
+"""The frozen backbone: its features are computed once, then only what is above them is trained.
+
+An image is looked at in every asked scale, plain and mirrored; each look has a store of its own.
+In training each batch draws a scale and each image whether it is mirrored; watched images are
+taken at scale 1, unmirrored. Further augmentation needs pixels and does not apply.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weakloc.data.loaders import Batch, SampleLoader, evaluation_loader
+from weakloc.data.sampling import EpochBatches, EveryImageOnce, SampleKey, mixed_seed
+from weakloc.data.transforms import Preprocessing, jittered_size
+from weakloc.errors import SettingError
+from weakloc.geometry import GridTransform
+from weakloc.model.backbones import Backbone
+from weakloc.structures import BrokenImage, Sample
+from weakloc.training.feature_store import Features, FeatureStore, image_key, one_writer
+
+_LARGEST_HALF = 65504.0
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One way of showing an image to the backbone."""
+
+    scale: float = 1.0
+    mirrored: bool = False
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How features are computed, and where they are kept; `levels` are strides besides the last."""
+
+    folder: Path
+    preprocessing: Preprocessing
+    batch_size: int
+    workers: int
+    device: torch.device
+    in_bf16: bool
+    levels: tuple[int, ...] = ()
+
+    def preprocessing_at(self, scale: float) -> Preprocessing:
+        size = self.preprocessing.fixed_size
+        if size is None:
+            raise SettingError(
+                "--frozen needs an input of fixed size",
+                remedy="Choose the resize mode warp, pad or crop",
+            )
+        multiple = self.preprocessing.multiple_of
+        scaled = jittered_size(size, scale, multiple_of=multiple) if scale != 1 else size
+        return replace(self.preprocessing, size=scaled)
+
+
+class FeatureCache:
+    """The stores of one backbone under one preprocessing."""
+
+    def __init__(self, backbone: Backbone, extraction: Extraction, looks: Sequence[Look]) -> None:
+        self.looks = tuple(looks)
+        self._backbone, self._extraction = backbone, extraction
+        self._weights_digest = digest_of_weights(backbone)
+        self._keys: dict[str, str] = {}  # sample.path -> the image's key
+        self._levels = tuple(dict.fromkeys((*extraction.levels, backbone.stride)))
+        pairs = product(self.looks, self._levels)
+        self._stores = {pair: FeatureStore(*self._place(*pair)) for pair in pairs}
+
+    def fill(self, samples: Sequence[Sample], progress: Progress) -> list[BrokenImage]:
+        """Computes what is not there yet; gives the images that could not be read."""
+        broken = self._find(samples)
+        total = len(samples) * len({look.scale for look in self.looks})
+        done = 0
+        for scale in sorted({look.scale for look in self.looks}):
+            missing = self._missing(samples, scale)
+            done += len(samples) - len(missing)
+            progress(done, total)
+            if not missing:
+                continue
+            loader = self._loader(missing, scale)
+            for batch in loader:
+                self._append(batch, [missing[i] for i in batch.indices.tolist()], scale)
+                done += len(batch)
+                progress(done, total)
+            broken.extend(loader.broken)
+        return list({each.name: each for each in broken}.values())
+
+    def holds(self, sample: Sample) -> bool:
+        key = self._keys.get(sample.path)
+        return key is not None and all(key in store for store in self._stores.values())
+
+    def read(
+        self, samples: Sequence[Sample], looks: Sequence[Look], level: int
+    ) -> tuple[Tensor, list[GridTransform]]:
+        """Maps (B, D, h, w) in half precision, and the way to the network's input of each."""
+        maps, transforms = [], []
+        for sample, look in zip(samples, looks, strict=True):
+            store = self._stores[look, level]
+            row = store.row(self._keys[sample.path])
+            maps.append(store.maps()[row.index])
+            transforms.append(self._transform(row.image_size, look))
+        return torch.from_numpy(np.stack(maps)).permute(0, 3, 1, 2), transforms
+
+    def _find(self, samples: Sequence[Sample]) -> list[BrokenImage]:
+        lost = []
+        for sample in samples:
+            try:
+                self._keys[sample.path] = image_key(sample.path)
+            except OSError as error:
+                lost.append(BrokenImage(sample.name, f"cannot be opened ({error.strerror})"))
+        return lost
+
+    def _place(self, look: Look, level: int) -> tuple[Path, dict[str, Any]]:
+        """The folder of one store, named by a digest of all that its content depends on."""
+        how = self._extraction.preprocessing_at(look.scale)
+        made_by = {
+            "backbone": str(self._backbone.spec),
+            "output_stride": self._backbone.spec.output_stride,
+            "weights": self._weights_digest,
+            "preprocessing": repr(how),
+            "mirrored": look.mirrored,
+            "level": level,
+            "bf16": self._extraction.in_bf16,
+        }
+        digest = hashlib.sha256(repr(sorted(made_by.items())).encode()).hexdigest()[:16]
+        return self._extraction.folder / digest, made_by
+
+    def _missing(self, samples: Sequence[Sample], scale: float) -> list[Sample]:
+        """The images, each once, that a store of this scale lacks."""
+        stores = [store for (look, _), store in self._stores.items() if look.scale == scale]
+        by_key = {self._keys[each.path]: each for each in samples if each.path in self._keys}
+        return [
+            sample for key, sample in by_key.items() if not all(key in store for store in stores)
+        ]
+
+    def _loader(self, samples: Sequence[Sample], scale: float) -> SampleLoader:
+        return evaluation_loader(
+            samples,
+            self._extraction.preprocessing_at(scale),
+            batch_size=self._extraction.batch_size,
+            workers=self._extraction.workers,
+        )
+
+    def _append(self, batch: Batch, samples: Sequence[Sample], scale: float) -> None:
+        keys = [self._keys[sample.path] for sample in samples]
+        sizes = [place.image_size for place in batch.transforms if place is not None]
+        for mirrored in sorted({look.mirrored for look in self.looks}):
+            stores = {level: self._stores[Look(scale, mirrored), level] for level in self._levels}
+            lacking = {
+                level: [i for i, key in enumerate(keys) if key not in store]
+                for level, store in stores.items()
+            }
+            if not any(lacking.values()):
+                continue
+            features = self._compute(batch.images.flip(-1) if mirrored else batch.images)
+            for level, new in lacking.items():
+                if new:
+                    new_keys, new_sizes = [keys[i] for i in new], [sizes[i] for i in new]
+                    stores[level].append(new_keys, new_sizes, features[level][new])
+
+    @torch.inference_mode()
+    def _compute(self, images: Tensor) -> dict[int, Features]:
+        how = self._extraction
+        with torch.autocast(how.device.type, dtype=torch.bfloat16, enabled=how.in_bf16):
+            outputs = self._backbone.forward_levels(images.to(how.device), how.levels)
+        halves = {}
+        for level, features in outputs.items():
+            bounded = features.float().clamp(-_LARGEST_HALF, _LARGEST_HALF)
+            halves[level] = bounded.permute(0, 2, 3, 1).half().cpu().numpy()  # (B, h, w, D)
+        return halves
+
+    def _transform(self, image_size: tuple[float, float], look: Look) -> GridTransform:
+        how = self._extraction.preprocessing_at(look.scale)
+        place = how.place((int(image_size[0]), int(image_size[1])))
+        transform = place.transform(GridTransform.identity(image_size))
+        return transform.flip_horizontal() if look.mirrored else transform
+
+
+@dataclass(frozen=True)
+class FeatureBatches:
+    """Batches of cached features, to learn from or to watch."""
+
+    cache: FeatureCache
+    samples: Sequence[Sample]
+    level: int
+    seed: int
+    scales: tuple[float, ...]
+
+    def learned(self, batches: EpochBatches) -> Callable[[int, int], Iterator[Batch]]:
+        def epoch(number: int, first_batch: int) -> Iterator[Batch]:
+            batches.set_epoch(number, first_step=first_batch)
+            for keys in batches:
+                yield self._batch(keys, self._drawn_looks(keys))
+
+        return epoch
+
+    def watched(self, batches: EveryImageOnce) -> Callable[[int, int], Iterator[Batch]]:
+        def epoch(_number: int, _first_batch: int) -> Iterator[Batch]:
+            for keys in batches:
+                yield self._batch(keys, [Look()] * len(keys))
+
+        return epoch
+
+    def _drawn_looks(self, keys: Sequence[SampleKey]) -> list[Look]:
+        """One scale for the batch, the same on all ranks; mirrored or not for each image."""
+        sides = sorted({look.mirrored for look in self.cache.looks})
+        place = (self.seed, keys[0].epoch, keys[0].step)
+        scale = self.scales[mixed_seed(*place) % len(self.scales)]
+        return [
+            Look(scale, sides[mixed_seed(*place, key.index, key.num_repeat) % len(sides)])
+            for key in keys
+        ]
+
+    def _batch(self, keys: Sequence[SampleKey], looks: Sequence[Look]) -> Batch:
+        chosen = [self.samples[key.index] for key in keys]
+        features, transforms = self.cache.read(chosen, looks, self.level)
+        labels = np.stack([sample.labels for sample in chosen])
+        return Batch(
+            images=features.float(),
+            labels=torch.from_numpy(labels),
+            names=tuple(sample.name for sample in chosen),
+            transforms=tuple(transforms),
+            indices=torch.tensor([key.index for key in keys]),
+        )
+
+
+def fill_alone(
+    make_cache: Callable[[], FeatureCache],
+    folder: Path,
+    samples: Sequence[Sample],
+    progress: Progress,
+) -> tuple[FeatureCache, list[BrokenImage]]:
+    """The filled cache; of several processes one fills it while the others wait."""
+    with one_writer(folder):
+        cache = make_cache()
+        return cache, cache.fill(samples, progress)
+
+
+def digest_of_weights(backbone: Backbone) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(backbone.trunk.state_dict().items()):
+        digest.update(name.encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

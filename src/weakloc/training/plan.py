@@ -1,0 +1,132 @@
+"""Data, method and settings -> everything a training needs, checked before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from weakloc.config import TrainSettings
+from weakloc.data.augmentation import Augmentation
+from weakloc.data.transforms import Preprocessing
+from weakloc.errors import SettingError
+from weakloc.methods.method import Method, preprocessing
+from weakloc.methods.optimisation import Optimisation, build_optimiser, build_schedule
+from weakloc.model.backbone_spec import BackboneSpec
+from weakloc.model.backbones import Backbone, build_backbone
+from weakloc.model.losses import Loss
+from weakloc.model.network import LocalizationNetwork
+from weakloc.structures import ABSENT, PRESENT, DataSet, Sample
+from weakloc.training.checkpoint import RunHeader
+from weakloc.training.label_statistics import count_labels, odd_classes
+from weakloc.training.splits import Division, divide
+
+_FROZEN_NOTE = (
+    "the backbone is frozen and its features are cached: of the method's augmentation only "
+    "mirroring and scales apply"
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    network: LocalizationNetwork
+    loss: Loss
+    augmentation: Augmentation
+    division: Division
+    header: RunHeader
+
+    @property
+    def optimisation(self) -> Optimisation:
+        return self.header.method.optimisation
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.header.preprocessing
+
+
+def make_plan(data_set: DataSet, method: Method, settings: TrainSettings) -> Plan:
+    method = with_settings(method, settings)
+    division = divide(data_set, settings)
+    num_classes = len(data_set.class_names)
+    loss = method.build_loss(
+        num_classes=num_classes, single_label=_single_labelled(division.learned)
+    )
+    spec = backbone_spec(method, settings)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        backbone = build_backbone(spec)
+        _check_size(method, backbone)
+        network = method.build_network(backbone, num_classes)
+    statistics = count_labels(division.learned, num_classes)
+    notes = [problem.message for problem in odd_classes(statistics, data_set.class_names)]
+    header = RunHeader(
+        method=method,
+        settings=settings,
+        backbone=backbone.spec,
+        class_names=data_set.class_names,
+        labels=statistics,
+        preprocessing=preprocessing(method, backbone),
+        watched=division.watched_name,
+        notes=tuple([*notes, _FROZEN_NOTE] if settings.frozen else notes),
+    )
+    augmentation = Augmentation() if settings.frozen else method.augmentation(backbone)
+    return Plan(network, loss, augmentation, division, header)
+
+
+def with_settings(method: Method, settings: TrainSettings) -> Method:
+    """The method with what the user set; the rest as it says."""
+    optimisation = _replaced(
+        method.optimisation,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+    )
+    changed: Method = _replaced(
+        method,
+        optimisation=optimisation,
+        backbone=settings.backbone,
+        side=settings.image_size,
+        trains_backbone=False if settings.frozen else None,
+    )
+    return changed
+
+
+def backbone_spec(method: Method, settings: TrainSettings) -> BackboneSpec:
+    spec = BackboneSpec.parse(
+        method.backbone, weights=settings.weights, output_stride=settings.output_stride
+    )
+    return method.backbone_spec(spec)
+
+
+def optimiser_configuration(
+    network: LocalizationNetwork, optimisation: Optimisation, *, steps_per_epoch: int
+) -> dict[str, Any]:
+    """As Lightning wants it."""
+    optimizer = build_optimiser(network, optimisation)
+    schedule = build_schedule(optimizer, optimisation, steps_per_epoch=steps_per_epoch)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _check_size(method: Method, backbone: Backbone) -> None:
+    if method.side < backbone.min_input:
+        raise SettingError(
+            f"--image-size is {method.side}, but {backbone.name} needs at least "
+            f"{backbone.min_input} pixels",
+            remedy=f"Give --image-size {backbone.min_input} or more; smaller images are enlarged",
+        )
+
+
+def _single_labelled(samples: Sequence[Sample]) -> bool:
+    """Whether every image has exactly one present class and all others absent."""
+    return all(
+        (sample.labels == PRESENT).sum() == 1
+        and (sample.labels == ABSENT).sum() == len(sample.labels) - 1
+        for sample in samples
+    )
+
+
+def _replaced(value: Any, **changes: Any) -> Any:
+    """`dataclasses.replace` with the changes that are not None."""
+    return replace(value, **{name: new for name, new in changes.items() if new is not None})
