@@ -24,9 +24,8 @@ from weakloc.data.augmentation import (
     ScaleJitter,
     View,
     WhiteNoise,
-    middle_box,
 )
-from weakloc.data.transforms import IMAGENET_STD, Preprocessing
+from weakloc.data.transforms import IMAGENET_STD, Preprocessing, middle_box
 from weakloc.geometry import GridTransform, map_point_to_grid, map_point_to_image
 
 CANVAS = Canvas((60, 41), IMAGENET_STD)

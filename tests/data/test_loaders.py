@@ -306,12 +306,6 @@ def test_a_rotated_duplicate_has_no_transform(samples: list[Sample]) -> None:
     assert missing == len(batch) - len(samples) > 0
 
 
-def test_batches_are_in_channels_last_memory(samples: list[Sample]) -> None:
-    for augmentation in (Augmentation(), EVERYTHING):
-        batch = next(iter(training_loader(samples, SMALL, augmentation, batch_size=4, seed=5)))
-        assert batch.images.is_contiguous(memory_format=torch.channels_last)
-
-
 def test_a_batch_survives_moving_and_pickling(samples: list[Sample]) -> None:
     batch = next(iter(evaluation_loader(samples, SMALL, batch_size=4)))
     for copied in (pickle.loads(pickle.dumps(batch)), batch.to("cpu", non_blocking=True)):

@@ -132,7 +132,7 @@ class GoogLeNetResize:
                 left = _integer_up_to(width - crop_width, generator)
                 top = _integer_up_to(height - crop_height, generator)
                 return left, top, left + crop_width, top + crop_height
-        return middle_box(image_size, shape=output)
+        return transforms.middle_box(image_size, shape=output)
 
     def _draw_sides(self, generator: Generator, image_area: int) -> PixelSize:
         area = image_area * _uniform(self.smallest_area, 1.0, generator)
@@ -168,8 +168,8 @@ class WhiteNoise:
         if not _happens(self.probability, generator):
             return None
         width, height = canvas.size
-        noise = torch.randn((height, width, 3), generator=generator)
-        return NoiseAction((noise * (self.sigma / torch.tensor(canvas.std))).permute(2, 0, 1))
+        noise = torch.randn((3, height, width), generator=generator)
+        return NoiseAction(noise * (self.sigma / torch.tensor(canvas.std)[:, None, None]))
 
 
 @dataclass(frozen=True)
@@ -238,15 +238,6 @@ class Augmentation:
         steps: Sequence[Step] = self.steps + (self.duplicate_steps if num_repeat else ())
         drawn = [step.draw(generator, canvas) for step in steps]
         return DrawnAugmentation(region, tuple(action for action in drawn if action is not None))
-
-
-def middle_box(image_size: PixelSize, *, shape: PixelSize) -> BoxLTRB:
-    """The largest box of whole pixels with the proportions of `shape`, in the middle."""
-    width, height = image_size
-    crop_width = min(width, max(round(height * shape[0] / shape[1]), 1))
-    crop_height = min(height, max(round(width * shape[1] / shape[0]), 1))
-    left, top = (width - crop_width) // 2, (height - crop_height) // 2
-    return left, top, left + crop_width, top + crop_height
 
 
 def _uniform(low: float, high: float, generator: Generator) -> float:

@@ -48,7 +48,7 @@ class Batch:
     all ranks. A transform is None where the image was rotated.
     """
 
-    images: Tensor  # (B, 3, H, W) float32, channels last
+    images: Tensor  # (B, 3, H, W) float32
     labels: Tensor  # (B, C) int8: absent -1, unknown 0, present 1
     names: tuple[str, ...]
     transforms: tuple[GridTransform | None, ...]
@@ -171,20 +171,20 @@ class SampleReader(Dataset[LoadedSample]):
         return LoadedSample(view, index, sample.name, sample.labels, batch_seed, tuple(broken))
 
     def _view(self, picture: Picture, key: SampleKey) -> View:
-        preprocessing, image = self._preprocessing, picture.image
-        placement = preprocessing.place(image.size)
+        preprocessing = self._preprocessing
+        placement = preprocessing.place(picture.size)
         generator = Generator().manual_seed(
             mixed_seed(self._seed, key.epoch, key.index, key.num_repeat)
         )
         drawn = self._augmentation.draw(
             generator,
-            picture_size=image.size,
+            picture_size=picture.size,
             canvas=Canvas(placement.canvas_size, preprocessing.std),
             num_repeat=key.num_repeat,
         )
         if drawn.region_in_image is not None:
             placement = place_region(drawn.region_in_image, placement.canvas_size)
-        pixels = preprocessing.finish(resample(image, placement), placement)
+        pixels = preprocessing.finish(resample(picture.pixels, placement), placement)
         return drawn.apply(View(pixels, placement.transform(picture.base)))
 
 
@@ -275,13 +275,12 @@ def collate(loaded: Sequence[LoadedSample]) -> Batch:
     height = max((view.pixels.shape[1] for _, view in readable), default=0)
     width = max((view.pixels.shape[2] for _, view in readable), default=0)
     views = [_enlarged(view, width, height) for _, view in readable]
-    rows_first = [view.pixels.permute(1, 2, 0) for view in views]
     # default_collate stacks straight into the memory that is shared with the main process.
-    images = default_collate(rows_first) if views else torch.zeros((0, 1, 1, 3))
+    images = default_collate([view.pixels for view in views]) if views else torch.zeros(0, 3, 1, 1)
     num_classes = len(loaded[0].labels)
     labels = np.array([item.labels for item, _ in readable], dtype=np.int8)
     return Batch(
-        images=images.permute(0, 3, 1, 2),
+        images=images,
         labels=torch.from_numpy(labels.reshape(-1, num_classes)),
         names=tuple(item.name for item, _ in readable),
         transforms=tuple(view.transform for view in views),

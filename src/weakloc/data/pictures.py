@@ -11,10 +11,9 @@ from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from weakloc.data.images import image_size, read_or_record
-from weakloc.data.transforms import Preprocessing, resample
+from weakloc.data.transforms import PixelArray, PixelSize, Preprocessing, resample
 from weakloc.errors import ImageError, SettingError
 from weakloc.geometry import GridTransform
 from weakloc.structures import BrokenImage, Sample
@@ -22,12 +21,17 @@ from weakloc.structures import BrokenImage, Sample
 Decode: TypeAlias = Literal["exact", "reduced"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded picture and the way to it from the original image."""
+    """Decoded pixels and the way to them from the original image."""
 
-    image: Image.Image
+    pixels: PixelArray
     base: GridTransform
+
+    @property
+    def size(self) -> PixelSize:
+        """(width, height)"""
+        return self.pixels.shape[1], self.pixels.shape[0]
 
 
 class Pictures(Protocol):
@@ -53,7 +57,7 @@ class PicturesOnDisk:
             image = read_or_record(sample.name, sample.path, max_pixels=self.max_pixels)
             if isinstance(image, BrokenImage):
                 return image
-            return Picture(image, GridTransform.identity(image.size))
+            return Picture(np.array(image), GridTransform.identity(image.size))
         return self._read_reduced(sample)
 
     def _read_reduced(self, sample: Sample) -> Picture | BrokenImage:
@@ -69,7 +73,7 @@ class PicturesOnDisk:
         )
         if isinstance(image, BrokenImage):
             return image
-        return Picture(image, identity.resize(image.size))
+        return Picture(np.array(image), identity.resize(image.size))
 
 
 class PicturesInMemory:
@@ -100,16 +104,17 @@ class PicturesInMemory:
         content = self._slot(index)[:rows, :columns].copy()
         decoded = GridTransform.identity((width, height)).resize((decoded_width, decoded_height))
         base = decoded.crop(placement.region_in_image).resize(placement.content_size)
-        return Picture(Image.fromarray(content), base)
+        return Picture(content, base)
 
     def _read_and_keep(self, index: int) -> Picture | BrokenImage:
         picture = self._on_disk.read(index)
         if isinstance(picture, BrokenImage):
             return picture
-        placement = self._on_disk.preprocessing.place(picture.image.size)
+        placement = self._on_disk.preprocessing.place(picture.size)
         columns, rows = placement.content_size
-        self._slot(index)[:rows, :columns] = resample(picture.image, placement)
-        self._sizes()[index] = (*picture.base.image_size, *picture.image.size)
+        content = resample(picture.pixels, placement)
+        self._slot(index)[:rows, :columns] = content.permute(1, 2, 0).numpy()
+        self._sizes()[index] = (*picture.base.image_size, *picture.size)
         return self.read(index)
 
     def _slot(self, index: int) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """A picture -> a normalised tensor and the `GridTransform` that leads back; pure functions only.
 
 Whatever is random is drawn in `augmentation` and only carried out here. Tensors are (3, height,
-width) in channels-last memory, as networks run fastest; no function writes into its argument.
+width); no function writes into its argument.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Which region of a picture is drawn where on the canvas that the network sees."""
+    """Which region of a picture, in whole pixels, is drawn where on the network's canvas."""
 
     region_in_image: BoxLTRB
     content_size: PixelSize
@@ -97,17 +97,17 @@ class Preprocessing:
         decoded at reduced size.
         """
         placement = self.place(picture.size)
-        content = resample(picture, placement)
+        content = resample(np.array(picture), placement)
         transform = placement.transform(base or GridTransform.identity(picture.size))
         return self.finish(content, placement), transform
 
     def __call__(self, picture: Image.Image) -> tuple[Tensor, GridTransform]:
         return self.apply(picture)
 
-    def finish(self, content: PixelArray, placement: Placement) -> Tensor:
+    def finish(self, content: Tensor, placement: Placement) -> Tensor:
         """Normalise the resampled content and lay it on the zero canvas: (3, H, W)."""
         normalised = normalise(content, mean=self.mean, std=self.std)
-        return lay_on_canvas(normalised, placement).permute(2, 0, 1)
+        return lay_on_canvas(normalised, placement)
 
     def round_up(self, size: PixelSize) -> PixelSize:
         """The next multiple of `multiple_of`, each way."""
@@ -136,11 +136,7 @@ def _place_padded(picture: PixelSize, target: PixelSize, how: Preprocessing) -> 
 
 
 def _place_cropped(picture: PixelSize, target: PixelSize, _: Preprocessing) -> Placement:
-    factor = max(target[0] / picture[0], target[1] / picture[1])
-    width = min(target[0] / factor, float(picture[0]))
-    height = min(target[1] / factor, float(picture[1]))
-    left, top = (picture[0] - width) / 2, (picture[1] - height) / 2
-    return place_region((left, top, left + width, top + height), target)
+    return place_region(middle_box(picture, shape=target), target)
 
 
 def _place_unresized(picture: PixelSize, _: PixelSize, how: Preprocessing) -> Placement:
@@ -170,33 +166,39 @@ def _corner(content: PixelSize, canvas: PixelSize, position: PadPosition) -> Pix
     return (canvas[0] - content[0]) // 2, (canvas[1] - content[1]) // 2
 
 
-def resample(picture: Image.Image, placement: Placement) -> PixelArray:
-    """The placed region at its content size, bilinear with antialiasing: (height, width, 3)."""
-    width, height = picture.size
-    left, top, right, bottom = placement.region_in_image
-    box = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
-    if box != (0.0, 0.0, width, height) or placement.content_size != picture.size:
-        picture = picture.resize(placement.content_size, Image.Resampling.BILINEAR, box=box)
-    return np.array(picture)
+def middle_box(image_size: PixelSize, *, shape: PixelSize) -> BoxLTRB:
+    """The largest box of whole pixels with the proportions of `shape`, in the middle."""
+    width, height = image_size
+    crop_width = min(width, max(round(height * shape[0] / shape[1]), 1))
+    crop_height = min(height, max(round(width * shape[1] / shape[0]), 1))
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height
 
 
-def normalise(pixels: PixelArray, *, mean: Channels, std: Channels) -> Tensor:
-    """(value / 255 - mean) / std of each channel, as float32 (height, width, 3)."""
-    height, width, _ = pixels.shape
-    factor = torch.tensor([1.0 / (255.0 * value) for value in std]).repeat(width)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).repeat(width)
-    rows = torch.from_numpy(pixels).view(height, width * 3).float()
-    # One multiply-add over whole rows takes a third of the time of broadcasting channels.
-    return torch.addcmul(shift, rows, factor).view(height, width, 3)
+def resample(pixels: PixelArray, placement: Placement) -> Tensor:
+    """The placed region at its content size, bilinear with antialiasing: uint8 (3, h, w)."""
+    left, top, right, bottom = (int(edge) for edge in placement.region_in_image)
+    region = torch.from_numpy(pixels).permute(2, 0, 1)[:, top:bottom, left:right]
+    if region.shape[2:0:-1] == placement.content_size:
+        return region.contiguous()
+    # On 8-bit pixels this is twice as fast as Pillow, and equal but for one level now and then.
+    return resize_images(region, placement.content_size)
+
+
+def normalise(content: Tensor, *, mean: Channels, std: Channels) -> Tensor:
+    """(value / 255 - mean) / std of each channel of a uint8 (3, h, w), as float32."""
+    factor = torch.tensor([1.0 / (255.0 * value) for value in std])[:, None, None]
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)])[:, None, None]
+    return content.float().mul_(factor).sub_(shift)
 
 
 def lay_on_canvas(content: Tensor, placement: Placement) -> Tensor:
-    """`content` (height, width, 3) at its corner of a zero canvas."""
+    """`content` (3, h, w) at its corner of a zero canvas (3, H, W)."""
     if placement.content_size == placement.canvas_size:
         return content
     (width, height), (left, top) = placement.content_size, placement.corner
-    canvas = content.new_zeros((placement.canvas_size[1], placement.canvas_size[0], 3))
-    canvas[top : top + height, left : left + width] = content
+    canvas = content.new_zeros((3, placement.canvas_size[1], placement.canvas_size[0]))
+    canvas[:, top : top + height, left : left + width] = content
     return canvas
 
 
