@@ -133,7 +133,7 @@ def _tree(
     nodes, node_of = _number_nodes(heat, order, cell_parent)
     level = heat[nodes]
     parent = np.where(cell_parent[nodes] == nodes, -1, node_of[cell_parent[nodes]])
-    whole, heat_sum = _gather(heat, order, node_of, parent, shape[1])
+    whole, heat_sum = _gather(heat, node_of, parent, shape[0], shape[1])
     return ComponentTree(
         shape=shape,
         parent=parent,
@@ -142,7 +142,7 @@ def _tree(
         box=whole[:, :4],
         area=whole[:, 4],
         heat_sum=heat_sum,
-        peak=order[whole[:, 5]].astype(np.int64),
+        peak=whole[:, 5],
         node_of=node_of,
     )
 
@@ -281,39 +281,43 @@ def _number_nodes(
 @njit(cache=True, nogil=True)
 def _gather(
     heat: NDArray[np.float64],
-    order: Cells,
     node_of: NDArray[np.int64],
     parent: NDArray[np.int64],
+    height: int,
     width: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Left, top, right, bottom, area and first position in `order` of each node; heat sums."""
+    """Left, top, right, bottom, area and peak of each node; heat sums."""
     whole = np.zeros((parent.size, 6), dtype=np.int64)
-    for node in range(parent.size):
-        whole[node, 0], whole[node, 1], whole[node, 5] = width, heat.size, order.size
+    whole[:, 0] = width
     heat_sum = np.zeros(parent.size, dtype=np.float64)
-    alone, columns = np.ones(6, dtype=np.int64), np.uint32(width)  # area 1
-    for position in range(order.size):
-        cell = order[position]
-        row = cell // columns
-        alone[0], alone[1], alone[5] = cell - row * columns, row, position
-        alone[2], alone[3] = alone[0] + 1, alone[1] + 1
-        _widen(whole[node_of[cell]], alone)
-        heat_sum[node_of[cell]] += heat[cell]
-    for node in range(parent.size):
-        if parent[node] >= 0:
-            _widen(whole[parent[node]], whole[node])
-            heat_sum[parent[node]] += heat_sum[node]
+    cell = np.uint32(0)
+    for row in range(height):
+        for column in range(width):
+            if node_of[cell] >= 0:
+                node = whole[node_of[cell]]
+                if node[4] == 0:
+                    node[1], node[5] = row, cell
+                node[0], node[2] = min(node[0], column), max(node[2], column + 1)
+                node[3] = row + 1
+                node[4] += 1
+                heat_sum[node_of[cell]] += heat[cell]
+            cell += np.uint32(1)
+    for child in range(parent.size):
+        if parent[child] >= 0:
+            _widen(whole[parent[child]], whole[child], heat)
+            heat_sum[parent[child]] += heat_sum[child]
     return whole, heat_sum
 
 
 @njit(cache=True, nogil=True)
-def _widen(node: NDArray[np.int64], part: NDArray[np.int64]) -> None:
-    node[0] = min(node[0], part[0])
-    node[1] = min(node[1], part[1])
-    node[2] = max(node[2], part[2])
-    node[3] = max(node[3], part[3])
+def _widen(node: NDArray[np.int64], part: NDArray[np.int64], heat: NDArray[np.float64]) -> None:
+    """Adds a part to a node, in place."""
+    node[0], node[1] = min(node[0], part[0]), min(node[1], part[1])
+    node[2], node[3] = max(node[2], part[2]), max(node[3], part[3])
     node[4] += part[4]
-    node[5] = min(node[5], part[5])
+    old, new = heat[node[5]], heat[part[5]]
+    if new > old or (new == old and part[5] < node[5]):
+        node[5] = part[5]
 
 
 @njit(cache=True, nogil=True)
