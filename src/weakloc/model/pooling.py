@@ -5,9 +5,9 @@ A pooling has no parameters: it is a frozen value that is called with a tensor.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -113,8 +113,18 @@ def cells_of(count: Count, num_cells: int) -> int:
     if count <= 0:
         return 0
     if count < 1:
-        return max(1, round(count * num_cells))
+        return max(1, _rounded_share(count, num_cells))
     return min(int(count), num_cells)
+
+
+def _rounded_share(share: float, num_cells: int) -> int:
+    """round(share * num_cells), halves to even, in whole numbers as an exported graph needs it."""
+    exact = Fraction(share).limit_denominator(1_000_000)
+    half_units = 2 * exact.numerator * num_cells + exact.denominator
+    unit = 2 * exact.denominator
+    rounded_up, rest = half_units // unit, half_units % unit
+    is_half = 1 - (rest + unit - 1) // unit
+    return rounded_up - is_half * (rounded_up % 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +156,10 @@ class LogSumExp:
 def _log_mean_exp(values: Tensor, sharpness: float, dim: int) -> Tensor:
     if sharpness <= 0:
         raise ValueError(f"sharpness must be positive, not {sharpness}")
-    summed = torch.logsumexp(sharpness * values, dim=dim)
-    return (summed - math.log(values.shape[dim])) / sharpness
+    # The mean, not a sum and the logarithm of a count, so that a graph serves maps of any size.
+    peak = values.detach().amax(dim=dim, keepdim=True)
+    mean = (sharpness * (values - peak)).exp().mean(dim=dim)
+    return mean.log() / sharpness + peak.squeeze(dim)
 
 
 def _as_rows(maps: Tensor) -> Tensor:

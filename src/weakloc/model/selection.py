@@ -22,10 +22,10 @@ def sum_of_largest(rows: Tensor, count: int) -> Tensor:
 
     The gradient reaches exactly `count` cells a row; among equal values the first ones win.
     """
+    if _is_recording():
+        return rows.topk(count, dim=1).values.sum(dim=1)
     if count == rows.shape[1]:
         return rows.sum(dim=1)
-    if _is_recording():
-        return rows.topk(count, dim=1, sorted=False).values.sum(dim=1)
     if count == 1:
         return _Largest.apply(rows)  # type: ignore[no-any-return]
     if rows.device.type == "cpu" and rows.dtype == torch.float32:
