@@ -62,7 +62,7 @@ def component_tree(
         order = _descending_bytes(np.ascontiguousarray(values, dtype=np.uint8).ravel())
     else:
         order = _descending(heat, above)
-    return _tree(heat, order, (values.shape[0], values.shape[1]), connectivity)
+    return _tree(heat, order, np.zeros(values.shape, dtype=np.bool_), connectivity)
 
 
 def components_at(tree: ComponentTree, threshold: float) -> NDArray[np.intp]:
@@ -87,14 +87,15 @@ def hole_level_boxes(map_uint8: NDArray[np.uint8]) -> LevelBoxes:
     Boxes are those of the hole contours as border following finds them, which run on the
     surrounding foreground: one pixel larger on each side than the hole.
     """
-    height, width = _checked_bytes(map_uint8).shape
-    tree = component_tree(np.uint8(255) - map_uint8, 4)
-    left, top, right, bottom = tree.box.T
-    inside = (left > 0) & (top > 0) & (right < width) & (bottom < height)
+    depth = np.ascontiguousarray(np.uint8(255) - _checked_bytes(map_uint8))
+    at_border = np.ones(depth.shape, dtype=np.bool_)
+    at_border[1:-1, 1:-1] = False
+    order = _descending_bytes(depth.ravel())
+    tree = _tree(depth.ravel().astype(np.float64), order, at_border, 4)
     return LevelBoxes(
-        first_level=255 - tree.level[inside].astype(np.int64),
-        last_level=254 - tree.parent_level[inside].astype(np.int64),
-        boxes=tree.box[inside] + np.array([-1, -1, 1, 1]),
+        first_level=255 - tree.level.astype(np.int64),
+        last_level=254 - tree.parent_level.astype(np.int64),
+        boxes=tree.box + np.array([-1, -1, 1, 1]),
     )
 
 
@@ -125,20 +126,22 @@ def _descending(heat: NDArray[np.float64], above: float) -> Cells:
 def _tree(
     heat: NDArray[np.float64],
     order: Cells,
-    shape: tuple[int, int],
+    excluded: NDArray[np.bool_],
     connectivity: Connectivity,
 ) -> ComponentTree:
-    joined = _join_cells(order, shape[0], shape[1], _link_table(connectivity))
-    cell_parent = _one_cell_a_level(heat, order, joined)
-    nodes, node_of = _number_nodes(heat, order, cell_parent)
-    level = heat[nodes]
-    parent = np.where(cell_parent[nodes] == nodes, -1, node_of[cell_parent[nodes]])
+    """The tree of the components without an excluded cell (height, width)."""
+    shape = (excluded.shape[0], excluded.shape[1])
+    joined, kept = _join_cells(order, excluded.ravel(), shape[1], _link_table(connectivity))
+    cell_parent = _one_cell_a_level(heat, kept, joined)
+    nodes, node_of = _number_nodes(heat, kept, cell_parent)
+    lower = cell_parent[nodes]
+    parent = np.where(lower == nodes, -1, node_of[lower])
     whole, heat_sum = _gather(heat, node_of, parent, shape[0], shape[1])
     return ComponentTree(
         shape=shape,
         parent=parent,
-        level=level,
-        parent_level=np.where(parent >= 0, level[parent], -np.inf) if len(level) else level,
+        level=heat[nodes],
+        parent_level=np.where(lower == nodes, -np.inf, heat[lower]),
         box=whole[:, :4],
         area=whole[:, 4],
         heat_sum=heat_sum,
@@ -216,12 +219,16 @@ def _neighbours(there: NDArray[np.uint8], place: np.uint32, stride: np.uint32) -
 
 
 @njit(cache=True, nogil=True)
-def _join_cells(order: Cells, height: int, width: int, table: NDArray[np.uint8]) -> Cells:
+def _join_cells(
+    order: Cells, excluded: NDArray[np.bool_], width: int, table: NDArray[np.uint8]
+) -> tuple[Cells, Cells]:
     """The tree over cells: each points to the cell that first joined it to something lower.
 
+    Second, the cells in order without those that join an excluded one when they are added.
     Union by rank keeps the paths short; `lowest` is the last cell of a set, the node it stands for.
     Unsigned indices and a margin of one cell save the checks for negative and outside ones.
     """
+    height = excluded.size // max(width, 1)
     steps = np.array([-width - 1, -width, -width + 1, 1, width + 1, width, width - 1, -1])
     steps = steps.astype(np.uint32)
     columns, stride = np.uint32(width), np.uint32(width + 2)
@@ -229,6 +236,7 @@ def _join_cells(order: Cells, height: int, width: int, table: NDArray[np.uint8])
     rank = np.zeros(width * height, dtype=np.uint8)
     parent = np.empty(width * height, dtype=np.uint32)
     link, lowest = np.empty_like(parent), np.empty_like(parent)
+    lost, kept, num_kept = excluded.copy(), np.empty_like(order), 0
     for cell in order:
         place = cell + np.uint32(2) * (cell // columns) + stride + np.uint32(1)
         there[place] = 1
@@ -243,9 +251,12 @@ def _join_cells(order: Cells, height: int, width: int, table: NDArray[np.uint8])
                 if rank[other] == rank[root]:
                     rank[other] += 1
                 link[root] = other
+                lost[other] |= lost[root]
                 root = other
         lowest[root] = cell
-    return parent
+        kept[num_kept] = cell
+        num_kept += not lost[root]
+    return parent, kept[:num_kept]
 
 
 @njit(cache=True, nogil=True)
