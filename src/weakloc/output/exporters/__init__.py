@@ -11,19 +11,16 @@ from pathlib import Path
 from typing import Protocol
 
 from weakloc.errors import SettingError, did_you_mean
-from weakloc.output.exporters import (
-    coco,
-    cvat,
-    jsonl,
-    label_studio,
-    labelme,
-    spreadsheet,
-    voc,
-    yolo,
-)
+from weakloc.output.exporters.coco import export_coco_instances, export_coco_results
+from weakloc.output.exporters.cvat import export_cvat
 from weakloc.output.exporters.heat_maps import write_heat_maps
-from weakloc.output.exporters.jsonl import read_predictions, write_predictions
+from weakloc.output.exporters.jsonl import export_jsonl, read_predictions, write_predictions
+from weakloc.output.exporters.label_studio import export_label_studio
+from weakloc.output.exporters.labelme import export_labelme
 from weakloc.output.exporters.selection import ExportOptions
+from weakloc.output.exporters.spreadsheet import export_csv
+from weakloc.output.exporters.voc import export_voc_boxes, export_voc_masks
+from weakloc.output.exporters.yolo import export_yolo_boxes, export_yolo_polygons
 from weakloc.structures import Prediction
 
 __all__ = [
@@ -52,17 +49,17 @@ class Exporter(Protocol):
 
 
 EXPORTERS: Mapping[str, Exporter] = {
-    "jsonl": jsonl.export,
-    "coco": coco.export_instances,
-    "coco-results": coco.export_results,
-    "yolo": yolo.export_boxes,
-    "yolo-segmentation": yolo.export_polygons,
-    "voc": voc.export_boxes,
-    "voc-segmentation": voc.export_masks,
-    "label-studio": label_studio.export,
-    "cvat": cvat.export,
-    "labelme": labelme.export,
-    "csv": spreadsheet.export,
+    "jsonl": export_jsonl,
+    "coco": export_coco_instances,
+    "coco-results": export_coco_results,
+    "yolo": export_yolo_boxes,
+    "yolo-segmentation": export_yolo_polygons,
+    "voc": export_voc_boxes,
+    "voc-segmentation": export_voc_masks,
+    "label-studio": export_label_studio,
+    "cvat": export_cvat,
+    "labelme": export_labelme,
+    "csv": export_csv,
 }
 
 

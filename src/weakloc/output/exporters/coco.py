@@ -28,7 +28,7 @@ from weakloc.output.exporters.selection import ExportOptions, MaskForm, selected
 from weakloc.structures import Prediction
 
 
-def export_instances(
+def export_coco_instances(
     predictions: Iterable[Prediction],
     out: Path,
     *,
@@ -59,7 +59,7 @@ def export_instances(
     return path
 
 
-def export_results(
+def export_coco_results(
     predictions: Iterable[Prediction],
     out: Path,
     *,

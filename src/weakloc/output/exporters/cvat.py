@@ -25,7 +25,7 @@ from weakloc.run_lengths import decode_mask
 from weakloc.structures import Prediction
 
 
-def export(
+def export_cvat(
     predictions: Iterable[Prediction],
     out: Path,
     *,

@@ -26,7 +26,7 @@ _KINDS = ("missing", "unexpected")
 Part = TypeVar("Part")
 
 
-def export(
+def export_jsonl(
     predictions: Iterable[Prediction],
     out: Path,
     *,

@@ -29,7 +29,7 @@ from weakloc.structures import Box, Mask, Point, Prediction
 POINT_WIDTH = 0.6  # percent of the image's width: how large Label Studio draws a point
 
 
-def export(
+def export_label_studio(
     predictions: Iterable[Prediction],
     out: Path,
     *,

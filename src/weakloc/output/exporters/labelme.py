@@ -21,7 +21,7 @@ from weakloc.structures import Prediction
 FORMAT_VERSION = "5.5.0"
 
 
-def export(
+def export_labelme(
     predictions: Iterable[Prediction],
     out: Path,
     *,

@@ -21,7 +21,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def export(
+def export_csv(
     predictions: Iterable[Prediction],
     out: Path,
     *,

@@ -29,7 +29,7 @@ from weakloc.structures import Prediction
 LARGEST_VALUE = 254  # 255 means void
 
 
-def export_boxes(
+def export_voc_boxes(
     predictions: Iterable[Prediction],
     out: Path,
     *,
@@ -49,7 +49,7 @@ def export_boxes(
     return folder
 
 
-def export_masks(
+def export_voc_masks(
     predictions: Iterable[Prediction],
     out: Path,
     *,

@@ -26,7 +26,7 @@ from weakloc.structures import Prediction
 Describe: TypeAlias = Callable[[PlacedObject, Prediction], list[float]]
 
 
-def export_boxes(
+def export_yolo_boxes(
     predictions: Iterable[Prediction],
     out: Path,
     *,
@@ -39,7 +39,7 @@ def export_boxes(
     return _export(chosen, out, _box_shares, class_names=class_names, image_root=image_root)
 
 
-def export_polygons(
+def export_yolo_polygons(
     predictions: Iterable[Prediction],
     out: Path,
     *,
