@@ -91,10 +91,7 @@ def _locate(scaled, strides, offset):  # type: ignore[no-untyped-def]
     count, d = scaled.shape
     corners = np.empty((count, d + 1), np.uint32)
     weights = np.empty((count, d + 1), np.float32)
-    capacity = 1 << 14
-    keys = np.full(capacity, -1, np.int64)
-    slots = np.empty(capacity, np.uint32)
-    points = np.empty(capacity // 2, np.int64)
+    keys, slots, points = _empty_table(1 << 14)
     num_points = 0
     elevated = np.empty(d + 1, np.float32)
     nearest = np.empty(d + 1, np.float32)
@@ -106,7 +103,8 @@ def _locate(scaled, strides, offset):  # type: ignore[no-untyped-def]
     for i in range(count):
         _elevate(scaled[i], elevated)
         _nearest_simplex(elevated, step, nearest, rank)
-        barycentric[:] = 0.0
+        for corner in range(d + 2):
+            barycentric[corner] = 0.0
         key = -offset
         for j in range(d + 1):
             share = (elevated[j] - nearest[j]) * step
@@ -183,13 +181,20 @@ def _find_slot(keys, key):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _empty_table(capacity):  # type: ignore[no-untyped-def]
+    """Keys (-1: free) and slots of a hash table, and room for the points that half-fill it."""
+    keys = np.empty(capacity, np.int64)
+    for i in range(capacity):  # np.full takes a second to compile
+        keys[i] = -1
+    return keys, np.empty(capacity, np.uint32), np.empty(capacity // 2, np.int64)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _grow(points, num_points):  # type: ignore[no-untyped-def]
     capacity = points.size * 8
-    keys = np.full(capacity, -1, np.int64)
-    slots = np.empty(capacity, np.uint32)
-    more_points = np.empty(capacity // 2, np.int64)
-    more_points[:num_points] = points[:num_points]
+    keys, slots, more_points = _empty_table(capacity)
     for i in range(num_points):
+        more_points[i] = points[i]
         slot = _find_slot(keys, points[i])
         keys[slot] = points[i]
         slots[slot] = i
