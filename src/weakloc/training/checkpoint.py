@@ -1,14 +1,15 @@
-"""The run folder: model.safetensors, run.json; written whole, read with every check."""
+"""The run folder: model.safetensors, run.json, epochs.csv; read with every check."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ FORMAT = "weakloc.run"
 FORMAT_VERSION = 1
 MODEL_NAME = "model.safetensors"
 RECORD_NAME = "run.json"
+TABLE_NAME = "epochs.csv"
 _NUMBERS = re.compile(r"\[\n[-+\d.eE,\s]+\]")  # a list of numbers goes on one line
 _COUNTS = ("present", "absent", "unknown", "co_occurrence")
 _PACKAGES = ("weakloc", "torch", "torchvision", "lightning", "timm", "numpy", "pillow")
@@ -80,6 +82,7 @@ class RunWriter:
                 self._write_weights(weights)
             record = self._record(history, kept_epoch, broken)
             write_record(self._folder, {**record, "finished": is_finished})
+            _write_table(self._folder / TABLE_NAME, history)
         except OSError as error:
             raise cannot_save(self._folder, error) from error
 
@@ -128,6 +131,15 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
     with open_whole(folder / RECORD_NAME) as file:
         file.write(_NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
+
+
+def _write_table(path: Path, history: Sequence[EpochRecord]) -> None:
+    """The history once more, for spreadsheets."""
+    names = [field.name for field in fields(EpochRecord)]
+    with open_whole(path) as file:
+        table = csv.DictWriter(file, names, lineterminator="\n")
+        table.writeheader()
+        table.writerows(asdict(record) for record in history)
 
 
 def save_thresholds(run: Run, thresholds: Mapping[str, Any]) -> Run:

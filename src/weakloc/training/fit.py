@@ -32,7 +32,7 @@ from weakloc.training.run import Run
 from weakloc.training.watching import Watch
 
 # What may change between the start of a run and its continuation.
-_FREE = frozenset(("epochs", "workers", "cache", "patience", "checkpoint_minutes", "feature_cache"))
+_FREE = frozenset(("epochs", "workers", "patience", "checkpoint_minutes", "feature_cache"))
 
 
 def train(

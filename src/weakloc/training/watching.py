@@ -17,10 +17,11 @@ from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.classification import ClassificationPrecision
 from weakloc.metrics.points import PointPrecision
 from weakloc.metrics.ranking import RankingConvention
+from weakloc.metrics.uncertainty import NO_RESAMPLING
 from weakloc.structures import Point, Prediction, Sample
 
 CellTransform: TypeAlias = Callable[[GridTransform, int, int], GridTransform]
-_CONVENTION = RankingConvention(num_replicates=0)
+_CONVENTION = RankingConvention(resampling=NO_RESAMPLING)
 
 
 @dataclass(frozen=True)
