@@ -18,22 +18,17 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, default_collate
 
-from weakloc.data.augmentation import Augmentation, Canvas, View
+from weakloc.data.augmentation import Augmentation, View
 from weakloc.data.images import DEFAULT_MAX_PIXELS
-from weakloc.data.pictures import Decode, Picture, Pictures, PicturesInMemory, PicturesOnDisk
-from weakloc.data.sampling import (
-    EpochBatches,
-    EveryImageOnce,
-    SampleKey,
-    mixed_seed,
-    repetition_weights,
-)
-from weakloc.data.transforms import Preprocessing, place_region, resample, resize_images
-from weakloc.errors import DataError, ImageError, SettingError
-from weakloc.geometry import GridTransform
-from weakloc.structures import BrokenImage, LabelVector, Sample
+from weakloc.data.pictures import Decode, Pictures, PicturesInMemory, PicturesOnDisk
+from weakloc.data.sample_reader import LoadedSample, SampleReader
+from weakloc.data.sampling import EpochBatches, EveryImageOnce, repetition_weights
+from weakloc.data.transforms import Preprocessing, normalise, resize_images
+from weakloc.errors import DataError, ImageError
+from weakloc.geometry import GridTransform, clip_box, image_box_in_grid
+from weakloc.structures import BrokenImage, Sample
 
 Cache: TypeAlias = Literal["none", "memory"]
 
@@ -76,23 +71,20 @@ class Batch:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class LoadedSample:
-    view: View | None  # None where no image could be read
-    index: int
-    name: str
-    labels: LabelVector
-    batch_seed: int
-    broken: tuple[BrokenImage, ...]
-
-
 class SampleLoader:
     """Iterates over batches; in training, call `set_epoch` before each epoch."""
 
     def __init__(
-        self, loader: DataLoader[LoadedSample], batches: EpochBatches | EveryImageOnce, strict: bool
+        self,
+        loader: DataLoader[LoadedSample],
+        batches: EpochBatches | EveryImageOnce,
+        preprocessing: Preprocessing,
+        *,
+        strict: bool,
+        pin_memory: bool,
     ) -> None:
-        self._loader, self._batches, self._strict = loader, batches, strict
+        self._loader, self._batches, self._preprocessing = loader, batches, preprocessing
+        self._strict, self._pin_memory = strict, pin_memory
         self._broken: dict[str, BrokenImage] = {}
 
     @property
@@ -116,7 +108,8 @@ class SampleLoader:
         for batch in self._loader:
             self._record(batch)
             if len(batch):
-                yield batch
+                finished = normalise_batch(batch, self._preprocessing, pin_memory=self._pin_memory)
+                yield finished.pin_memory() if self._pin_memory else finished
             elif isinstance(self._batches, EpochBatches):
                 raise DataError(
                     f"{len(batch.broken)} images in a row cannot be read; the first is "
@@ -129,63 +122,6 @@ class SampleLoader:
             self._broken.setdefault(broken.name, broken)
             if self._strict:
                 raise ImageError(broken.reason, where=broken.name)
-
-
-class SampleReader(Dataset[LoadedSample]):
-    """One key -> one preprocessed and augmented image; runs in the worker."""
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        pictures: Pictures,
-        preprocessing: Preprocessing,
-        augmentation: Augmentation,
-        *,
-        seed: int,
-        replacements: int,
-    ) -> None:
-        if augmentation.crop is not None and preprocessing.fixed_size is None:
-            raise SettingError(
-                "random crops need an input of fixed size",
-                remedy="Choose the resize mode warp, pad or crop",
-            )
-        self._samples, self._pictures = samples, pictures
-        self._preprocessing, self._augmentation = preprocessing, augmentation
-        self._seed, self._replacements = seed, replacements
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, key: SampleKey) -> LoadedSample:
-        broken: list[BrokenImage] = []
-        index, view = key.index, None
-        for attempt in range(min(self._replacements + 1, len(self._samples))):
-            index = (key.index + attempt) % len(self._samples)
-            picture = self._pictures.read(index)
-            if isinstance(picture, Picture):
-                view = self._view(picture, key)
-                break
-            broken.append(picture)
-        sample = self._samples[index]
-        batch_seed = mixed_seed(self._seed, key.epoch, key.step)
-        return LoadedSample(view, index, sample.name, sample.labels, batch_seed, tuple(broken))
-
-    def _view(self, picture: Picture, key: SampleKey) -> View:
-        preprocessing = self._preprocessing
-        placement = preprocessing.place(picture.size)
-        generator = Generator().manual_seed(
-            mixed_seed(self._seed, key.epoch, key.index, key.num_repeat)
-        )
-        drawn = self._augmentation.draw(
-            generator,
-            picture_size=picture.size,
-            canvas=Canvas(placement.canvas_size, preprocessing.std),
-            num_repeat=key.num_repeat,
-        )
-        if drawn.region_in_image is not None:
-            placement = place_region(drawn.region_in_image, placement.canvas_size)
-        pixels = preprocessing.finish(resample(picture.pixels, placement), placement)
-        return drawn.apply(View(pixels, placement.transform(picture.base)))
 
 
 def training_loader(
@@ -230,7 +166,11 @@ def training_loader(
         replacements=MOST_REPLACEMENTS,
     )
     return SampleLoader(
-        _data_loader(reader, batches, workers, start_method, pin_memory=pin_memory), batches, strict
+        _data_loader(reader, batches, workers, start_method),
+        batches,
+        preprocessing,
+        strict=strict,
+        pin_memory=pin_memory,
     )
 
 
@@ -254,7 +194,11 @@ def evaluation_loader(
     pictures = _pictures(samples, preprocessing, cache, decode, max_pixels=max_pixels)
     reader = SampleReader(samples, pictures, preprocessing, Augmentation(), seed=0, replacements=0)
     return SampleLoader(
-        _data_loader(reader, batches, workers, start_method, pin_memory=pin_memory), batches, strict
+        _data_loader(reader, batches, workers, start_method),
+        batches,
+        preprocessing,
+        strict=strict,
+        pin_memory=pin_memory,
     )
 
 
@@ -270,24 +214,55 @@ def augment_batch(batch: Batch, augmentation: Augmentation) -> Batch:
 
 
 def collate(loaded: Sequence[LoadedSample]) -> Batch:
-    """Stack the images that could be read; smaller ones get a margin at the right and bottom."""
-    readable = [(item, item.view) for item in loaded if item.view is not None]
-    height = max((view.pixels.shape[1] for _, view in readable), default=0)
-    width = max((view.pixels.shape[2] for _, view in readable), default=0)
-    views = [_enlarged(view, width, height) for _, view in readable]
-    # default_collate stacks straight into the memory that is shared with the main process.
-    images = default_collate([view.pixels for view in views]) if views else torch.zeros(0, 3, 1, 1)
-    num_classes = len(loaded[0].labels)
+    """Stack what could be read; smaller images get a margin at the right and bottom.
+
+    Where nothing but flips was drawn the images stay 8-bit until `SampleLoader` has them: a
+    quarter of the bytes on the way between the processes.
+    """
+    readable = [(item, item.image) for item in loaded if item.image is not None]
+    stay_bytes = all(image.only_flips for _, image in readable)
+    views = [image.view() if stay_bytes else image.normalised_view() for _, image in readable]
+    height = max((view.pixels.shape[1] for view in views), default=0)
+    width = max((view.pixels.shape[2] for view in views), default=0)
+    enlarged = [_enlarged(view, width, height) for view in views]
     labels = np.array([item.labels for item, _ in readable], dtype=np.int8)
     return Batch(
-        images=images,
-        labels=torch.from_numpy(labels.reshape(-1, num_classes)),
+        # default_collate stacks straight into the memory that is shared with the main process.
+        images=default_collate([view.pixels for view in enlarged])
+        if views
+        else torch.zeros(0, 3, 1, 1),
+        labels=torch.from_numpy(labels.reshape(-1, len(loaded[0].labels))),
         names=tuple(item.name for item, _ in readable),
-        transforms=tuple(view.transform for view in views),
+        transforms=tuple(view.transform for view in enlarged),
         indices=torch.tensor([item.index for item, _ in readable], dtype=torch.int64),
         seed=loaded[0].batch_seed,
         broken=tuple(record for item in loaded for record in item.broken),
     )
+
+
+def normalise_batch(batch: Batch, preprocessing: Preprocessing, *, pin_memory: bool) -> Batch:
+    """Make 8-bit images what `Preprocessing` makes of each; padding becomes exactly zero."""
+    if batch.images.dtype == torch.float32:
+        return batch
+    images = torch.zeros(batch.images.shape, pin_memory=pin_memory)
+    for pixels, transform, image in zip(batch.images, batch.transforms, images, strict=True):
+        left, top, right, bottom = _content_box(transform, pixels)
+        normalise(
+            pixels[:, top:bottom, left:right],
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            out=image[:, top:bottom, left:right],
+        )
+    return replace(batch, images=images)
+
+
+def _content_box(transform: GridTransform | None, pixels: Tensor) -> tuple[int, int, int, int]:
+    height, width = pixels.shape[1:]
+    if transform is None:  # only 8-bit images come here, and those keep their transform
+        raise ValueError("an image without a transform cannot be told from its padding")
+    box = clip_box(image_box_in_grid(transform), (width, height))
+    left, top, right, bottom = (round(edge) for edge in box)
+    return left, top, right, bottom
 
 
 def _enlarged(view: View, width: int, height: int) -> View:
@@ -315,8 +290,6 @@ def _data_loader(
     batches: EpochBatches | EveryImageOnce,
     workers: int,
     start_method: str | None,
-    *,
-    pin_memory: bool,
 ) -> DataLoader[LoadedSample]:
     method = start_method or _default_start_method()
     return DataLoader(
@@ -324,7 +297,6 @@ def _data_loader(
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
-        pin_memory=pin_memory,
         persistent_workers=workers > 0,
         multiprocessing_context=method if workers else None,
         generator=Generator(),  # or it would draw from the process's random state
