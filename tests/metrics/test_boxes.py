@@ -20,13 +20,14 @@ from weakloc.metrics.coco_precision import CocoPrecision
 from weakloc.metrics.corloc import CORLOC_OVERLAPS, CorLoc, ImageCorLoc
 from weakloc.metrics.ranking import RankingConvention
 from weakloc.metrics.single_object import SingleObjectLocalization
+from weakloc.metrics.uncertainty import NO_RESAMPLING, Resampling
 from weakloc.structures import TruthBox
 
 from .oracles import prediction, sample, slow_average_precision, slow_iou
 
 NAMES = ("cat", "dog", "cow")
 CLASSES = ClassIndex(NAMES)
-NO_RESAMPLES = RankingConvention(num_replicates=0)
+NO_RESAMPLES = RankingConvention(resampling=NO_RESAMPLING)
 
 
 def _random_images(random, num_images=12):
@@ -113,7 +114,7 @@ def test_voc_precision_equals_its_slow_reading(definition, comparison, edges, io
     for seed in range(12):
         images = _random_images(np.random.default_rng(seed))
         overlap = OverlapConvention(iou, comparison, edges)
-        convention = RankingConvention(definition=definition, num_replicates=0)
+        convention = RankingConvention(definition=definition, resampling=NO_RESAMPLING)
         result = _results(BoxPrecision(CLASSES, overlap, convention), images)[
             f"box_map_{iou * 100:g}"
         ]
@@ -181,7 +182,9 @@ def test_coco_precision_equals_the_coco_package(max_detections):
             (sample(each.name, each.labels, [_undifficult(g) for g in each.truth.boxes]), said)
             for each, said in images
         ]
-        accumulator = CocoPrecision(CLASSES, max_detections=max_detections, num_replicates=0)
+        accumulator = CocoPrecision(
+            CLASSES, max_detections=max_detections, resampling=NO_RESAMPLING
+        )
         ours = {name: result.value for name, result in _results(accumulator, images).items()}
         assert ours == pytest.approx(_coco_numbers(images, max_detections), abs=1e-9)
 
@@ -267,7 +270,7 @@ def test_merged_parts_in_any_order_equal_the_whole(random):
     images = _random_images(random, 30)
     for make in (
         lambda: BoxPrecision(CLASSES),
-        lambda: CocoPrecision(CLASSES, num_replicates=50),
+        lambda: CocoPrecision(CLASSES, resampling=Resampling(50)),
         lambda: CorLoc(CLASSES),
         lambda: InstanceRecall(CLASSES),
     ):

@@ -12,6 +12,7 @@ from weakloc.errors import DataError, PredictionsError
 from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.classification import Accuracy, ClassificationPrecision, TagConfusions
 from weakloc.metrics.ranking import RankingConvention
+from weakloc.metrics.uncertainty import NO_RESAMPLING
 
 from .oracles import prediction, sample, slow_average_precision
 
@@ -28,7 +29,7 @@ def _fed(accumulator, scores, labels, order=None):
 def test_every_class_equals_scikit_learn_where_the_definitions_coincide(random):
     scores = np.round(random.random((60, 3)), 1)
     labels = random.integers(0, 2, (60, 3)) * 2 - 1
-    convention = RankingConvention(definition="nonint", ties="grouped", num_replicates=0)
+    convention = RankingConvention(definition="nonint", ties="grouped", resampling=NO_RESAMPLING)
     (result,) = _fed(
         ClassificationPrecision(ClassIndex(NAMES), convention), scores, labels
     ).compute()

@@ -24,6 +24,7 @@ from weakloc.metrics.masks import (
 from weakloc.metrics.mean_iou import MeanIoU, confusion_of
 from weakloc.metrics.pixel_precision import PixelPrecision, count_pixels, histogram_edges
 from weakloc.metrics.score_levels import normalize_map
+from weakloc.metrics.uncertainty import NO_RESAMPLING
 from weakloc.structures import Mask, Truth, TruthMask
 
 from .maps import random_maps
@@ -60,7 +61,7 @@ def test_one_pass_counts_what_two_histograms_count_on_1000_maps(step, dtype):
 
 
 def test_pixel_precision_is_the_average_precision_of_the_binned_pixels(random):
-    accumulator = PixelPrecision(step=0.01, num_replicates=0)
+    accumulator = PixelPrecision(step=0.01, resampling=NO_RESAMPLING)
     scores, labels = [], []
     for number, score_map in enumerate(random_maps(30)):
         truth = random.choice(np.array([0, 1, VOID], dtype=np.uint8), SHAPE)
@@ -173,7 +174,7 @@ def test_mean_iou_merges_without_regard_to_order(random):
 
 
 def test_knowing_the_tags_turns_masks_of_other_classes_into_background():
-    truth = _rectangle(0, 0, 10, 24).astype(np.uint8)
+    drawn = (TruthMask(0, _rle(_rectangle(0, 0, 10, 24))),)
     said = prediction(
         "a",
         size=(31, 24),
@@ -185,11 +186,20 @@ def test_knowing_the_tags_turns_masks_of_other_classes_into_background():
     results = {}
     for knowing in ("nothing", "tags"):
         accumulator = MeanIoU(CLASSES, knowing=knowing)
-        accumulator.update(sample("a", [1, -1], []), said, truth)
+        accumulator.update(sample("a", [1, -1], [], masks=drawn), said)
         (result,) = accumulator.compute()
         results[result.name] = result.value
     assert results["mean_iou_tags_given"] == 1.0
     assert results["mean_iou"] == pytest.approx((10 / 21 + 1 + 0) / 3)
+
+
+def test_an_image_without_drawn_masks_counts_only_where_nothing_should_be_seen():
+    accumulator = MeanIoU(CLASSES)
+    for labels in ([1, -1], [0, -1], [-1, -1]):
+        accumulator.update(sample(str(labels), labels), prediction("a", size=(31, 24)))
+    (result,) = accumulator.compute()
+    assert result.num_images == 1
+    assert result.per_class == {"background": 1.0}
 
 
 def test_a_prediction_of_another_size_is_an_error():

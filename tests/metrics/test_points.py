@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weakloc.errors import DataError, PredictionsError
+from weakloc.errors import PredictionsError
 from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.classification import ClassificationPrecision
 from weakloc.metrics.points import TOLERANCES, PointConvention, PointingAccuracy, PointPrecision
 from weakloc.metrics.ranking import RankingConvention
+from weakloc.metrics.uncertainty import NO_RESAMPLING
 from weakloc.structures import TruthBox
 
 from .oracles import prediction, sample
@@ -104,7 +105,7 @@ def test_boxes_are_half_open_without_tolerance():
 )
 def test_with_a_perfect_locator_point_precision_is_classification_precision(labels, definition):
     """MET-06."""
-    convention = RankingConvention(definition=definition, num_replicates=0)
+    convention = RankingConvention(definition=definition, resampling=NO_RESAMPLING)
     scores = np.random.default_rng(0).permutation(len(labels))
     images = [
         (float(score), INSIDE, label, [TruthBox(0, BOX)] if label > 0 else [])
@@ -144,6 +145,7 @@ def test_pointing_accuracy_is_a_mean_over_classes_and_counts_difficult_objects()
     assert result.value == pytest.approx(5 / 6)
 
 
-def test_an_image_without_truth_is_an_error():
-    with pytest.raises(DataError, match="nothing is drawn"):
-        PointPrecision(CLASSES).update(sample("a", [1]), prediction("a", {"cat": 1.0}))
+def test_an_image_without_truth_is_judged_for_its_absent_classes_alone():
+    hit = (0.5, INSIDE, 1, [TruthBox(0, BOX)])
+    assert _measured([(0.9, INSIDE, -1, None), hit]).value == 0.5
+    assert _measured([(0.9, INSIDE, 1, None), hit]).value == 1.0

@@ -10,6 +10,7 @@ from weakloc.metrics.result import MetricResult
 from weakloc.metrics.shares import ClassShares
 from weakloc.metrics.uncertainty import (
     ResampledSums,
+    Resampling,
     interval_of,
     paired_difference,
     resample_weights,
@@ -27,7 +28,7 @@ def _accuracy(hits, names, **options):
 
 
 def test_draws_are_poisson_with_mean_one_and_independent():
-    weights = resample_weights(map(str, range(2000)), num_replicates=200).astype(float)
+    weights = resample_weights(map(str, range(2000)), resampling=Resampling(200)).astype(float)
     assert weights.mean() == pytest.approx(1.0, abs=0.01)
     assert weights.var() == pytest.approx(1.0, abs=0.02)
     assert (weights == 0).mean() == pytest.approx(np.exp(-1), abs=0.005)
@@ -38,14 +39,16 @@ def test_draws_are_poisson_with_mean_one_and_independent():
 
 
 def test_a_draw_depends_on_name_and_seed_alone():
-    forth = resample_weights(["a", "b", "c"], num_replicates=50)
-    assert np.array_equal(resample_weights(["c", "a"], num_replicates=50), forth[[2, 0]])
-    assert not np.array_equal(resample_weights(["a", "b", "c"], num_replicates=50, seed=1), forth)
+    forth = resample_weights(["a", "b", "c"], resampling=Resampling(50))
+    assert np.array_equal(resample_weights(["c", "a"], resampling=Resampling(50)), forth[[2, 0]])
+    assert not np.array_equal(
+        resample_weights(["a", "b", "c"], resampling=Resampling(50, seed=1)), forth
+    )
 
 
 def test_the_interval_of_an_accuracy_is_that_of_the_binomial(random):
     hits = random.random(400) < 0.7
-    result = _accuracy(hits, map(str, range(400)), num_replicates=4000)
+    result = _accuracy(hits, map(str, range(400)), resampling=Resampling(4000))
     half = 1.96 * np.sqrt(result.value * (1 - result.value) / 400)
     assert result.interval.low == pytest.approx(result.value - half, abs=0.006)
     assert result.interval.high == pytest.approx(result.value + half, abs=0.006)
@@ -56,7 +59,7 @@ def test_about_95_of_100_intervals_hold_the_truth(random):
     for trial in range(200):
         hits = random.random(150) < 0.6
         names = [f"{trial}/{i}" for i in range(150)]
-        interval = _accuracy(hits, names, num_replicates=300).interval
+        interval = _accuracy(hits, names, resampling=Resampling(300)).interval
         held += interval.low <= 0.6 <= interval.high
     assert 180 <= held <= 199
 
@@ -64,8 +67,8 @@ def test_about_95_of_100_intervals_hold_the_truth(random):
 def test_sums_are_the_weighted_sums_whatever_the_order_of_merging(random):
     counts = random.integers(0, 9, (150, 3))
     names = [f"image {i}" for i in range(150)]
-    expected = resample_weights(names, num_replicates=40).T.astype(int) @ counts
-    parts = [ResampledSums(3, num_replicates=40) for _ in range(3)]
+    expected = resample_weights(names, resampling=Resampling(40)).T.astype(int) @ counts
+    parts = [ResampledSums(3, resampling=Resampling(40)) for _ in range(3)]
     for i in random.permutation(150):
         parts[i % 3].add(names[i], counts[i])
     parts[2].merge(parts[0])

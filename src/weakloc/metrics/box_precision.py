@@ -29,7 +29,7 @@ from weakloc.metrics.ranking import (
 from weakloc.metrics.records import ImageRecords
 from weakloc.metrics.result import MetricResult
 from weakloc.metrics.shares import ClassShares
-from weakloc.metrics.uncertainty import NUM_REPLICATES
+from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, Resampling
 from weakloc.structures import ABSENT, Prediction, Sample
 
 IntArray: TypeAlias = NDArray[np.int64]
@@ -97,13 +97,12 @@ class InstanceRecall:
         classes: ClassIndex,
         overlap: OverlapConvention = DEFAULT_OVERLAP,
         *,
-        num_replicates: int = NUM_REPLICATES,
-        seed: int = 0,
+        resampling: Resampling = DEFAULT_RESAMPLING,
     ) -> None:
         self.classes = classes
         self.overlap = overlap
-        self._all = ClassShares(classes, num_replicates=num_replicates, seed=seed)
-        self._several = ClassShares(classes, num_replicates=num_replicates, seed=seed)
+        self._all = ClassShares(classes, resampling=resampling)
+        self._several = ClassShares(classes, resampling=resampling)
 
     def update(self, sample: Sample, prediction: Prediction) -> None:
         detections, truth = flatten([image_boxes(sample, prediction, self.classes)])

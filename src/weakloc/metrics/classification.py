@@ -18,7 +18,7 @@ from weakloc.metrics.ranking import (
 from weakloc.metrics.records import ImageRecords
 from weakloc.metrics.result import MetricResult
 from weakloc.metrics.shares import ClassShares
-from weakloc.metrics.uncertainty import NUM_REPLICATES
+from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, Resampling
 from weakloc.structures import ABSENT, PRESENT, Prediction, Sample
 
 
@@ -58,12 +58,10 @@ class ClassificationPrecision:
 class Accuracy:
     """Top-1 and top-5 accuracy on images with one tag; equal scores go to the earlier class."""
 
-    def __init__(
-        self, classes: ClassIndex, *, num_replicates: int = NUM_REPLICATES, seed: int = 0
-    ) -> None:
+    def __init__(self, classes: ClassIndex, *, resampling: Resampling = DEFAULT_RESAMPLING) -> None:
         self.classes = classes
         self._top = {
-            k: ClassShares(classes, num_replicates=num_replicates, seed=seed)
+            k: ClassShares(classes, resampling=resampling)
             for k in (1, 5)
             if k == 1 or len(classes) > k  # five guesses among five classes tell nothing
         }

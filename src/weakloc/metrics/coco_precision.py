@@ -32,7 +32,7 @@ from weakloc.metrics.ranking import (
 )
 from weakloc.metrics.records import ImageRecords
 from weakloc.metrics.result import MetricResult
-from weakloc.metrics.uncertainty import NUM_REPLICATES
+from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, Resampling
 from weakloc.structures import Prediction, Sample
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -53,12 +53,11 @@ class CocoPrecision:
         classes: ClassIndex,
         *,
         max_detections: int = 100,
-        num_replicates: int = NUM_REPLICATES,
-        seed: int = 0,
+        resampling: Resampling = DEFAULT_RESAMPLING,
     ) -> None:
         self.classes = classes
         self.max_detections = max_detections
-        self.convention = RankingConvention("coco", "stable", num_replicates, seed)
+        self.convention = RankingConvention("coco", "stable", resampling)
         self._records: ImageRecords[ImageBoxes] = ImageRecords()
 
     def update(self, sample: Sample, prediction: Prediction) -> None:

@@ -17,7 +17,7 @@ from weakloc.metrics.arrays import (
 from weakloc.metrics.box_matching import DEFAULT_OVERLAP, OverlapConvention
 from weakloc.metrics.result import MetricResult
 from weakloc.metrics.shares import ClassShares
-from weakloc.metrics.uncertainty import NUM_REPLICATES
+from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, Resampling
 from weakloc.structures import Prediction, Sample
 
 # Published thresholds: the papers' own text, and the strict inequality of the detection code.
@@ -38,12 +38,11 @@ class CorLoc:
         classes: ClassIndex,
         overlap: OverlapConvention = DEFAULT_OVERLAP,
         *,
-        num_replicates: int = NUM_REPLICATES,
-        seed: int = 0,
+        resampling: Resampling = DEFAULT_RESAMPLING,
     ) -> None:
         self.classes = classes
         self.overlap = overlap
-        self._shares = ClassShares(classes, num_replicates=num_replicates, seed=seed)
+        self._shares = ClassShares(classes, resampling=resampling)
 
     def update(self, sample: Sample, prediction: Prediction) -> None:
         detections = detection_arrays(prediction, self.classes)
@@ -78,12 +77,11 @@ class ImageCorLoc:
         classes: ClassIndex,
         overlap: OverlapConvention = DEFAULT_OVERLAP,
         *,
-        num_replicates: int = NUM_REPLICATES,
-        seed: int = 0,
+        resampling: Resampling = DEFAULT_RESAMPLING,
     ) -> None:
         self.classes = classes
         self.overlap = overlap
-        self._shares = ClassShares(ClassIndex(["any"]), num_replicates=num_replicates, seed=seed)
+        self._shares = ClassShares(ClassIndex(["any"]), resampling=resampling)
 
     def update(self, sample: Sample, prediction: Prediction) -> None:
         boxes = truth_arrays(sample).boxes

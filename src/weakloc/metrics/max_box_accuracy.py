@@ -24,7 +24,7 @@ from weakloc.metrics.largest_components import (
 )
 from weakloc.metrics.result import Curve, Detail, MetricResult
 from weakloc.metrics.score_levels import ScoreMap, count_below, floor_to_bytes, normalize_map
-from weakloc.metrics.uncertainty import NUM_REPLICATES, ResampledSums, interval_of
+from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, ResampledSums, Resampling, interval_of
 from weakloc.structures import Sample
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -98,16 +98,14 @@ class MaxBoxAccuracy:
         convention: MapConvention = MAX_BOX_ACC_V2,
         *,
         guesses: tuple[int, ...] = (),
-        num_replicates: int = NUM_REPLICATES,
-        seed: int = 0,
+        resampling: Resampling = DEFAULT_RESAMPLING,
     ) -> None:
         self.convention = convention
         self.guesses = guesses
         self._num_objects = 0
         num_counts = len(convention.ious) * NUM_LEVELS
         self._sums = {
-            k: ResampledSums(num_counts + 1, num_replicates=num_replicates, seed=seed)
-            for k in (None, *guesses)
+            k: ResampledSums(num_counts + 1, resampling=resampling) for k in (None, *guesses)
         }
 
     def update(

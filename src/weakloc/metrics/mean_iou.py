@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -11,19 +12,21 @@ from numpy.typing import NDArray
 from weakloc.errors import PredictionsError
 from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.average_precision import ratio
-from weakloc.metrics.masks import VOID, Labels, paint_masks
+from weakloc.metrics.masks import VOID, Labels, paint_masks, truth_labels
 from weakloc.metrics.result import MetricResult
 from weakloc.metrics.uncertainty import (
-    NUM_REPLICATES,
+    DEFAULT_RESAMPLING,
     ResampledSums,
+    Resampling,
     interval_of,
     mean_of_defined,
 )
-from weakloc.structures import PRESENT, Prediction, Sample
+from weakloc.structures import ABSENT, PRESENT, Prediction, Sample
 
 FloatArray: TypeAlias = NDArray[np.float64]
 IntArray: TypeAlias = NDArray[np.int64]
 Knowing: TypeAlias = Literal["nothing", "tags"]
+NO_VALUES: Mapping[int, int] = {}
 
 
 class MeanIoU:
@@ -38,19 +41,25 @@ class MeanIoU:
         classes: ClassIndex,
         *,
         knowing: Knowing = "nothing",
-        num_replicates: int = NUM_REPLICATES,
-        seed: int = 0,
+        segmentation_values: Mapping[int, int] = NO_VALUES,
+        resampling: Resampling = DEFAULT_RESAMPLING,
     ) -> None:
         if len(classes) + 1 > VOID:
             raise ValueError(f"label arrays hold at most {VOID - 1} classes, not {len(classes)}")
         self.classes = classes
         self.knowing = knowing
+        self.segmentation_values = segmentation_values
         self.names = ("background", *classes.names)
         self._confusion = np.zeros((len(self.names), len(self.names)), dtype=np.int64)
-        self._sums = ResampledSums(3 * len(self.names), num_replicates=num_replicates, seed=seed)
+        self._sums = ResampledSums(3 * len(self.names), resampling=resampling)
 
-    def update(self, sample: Sample, prediction: Prediction, truth: Labels) -> None:
-        """The predicted masks against the drawn label image of the same size."""
+    def update(self, sample: Sample, prediction: Prediction) -> None:
+        """The predicted masks against the drawn labels; an image without them is left out."""
+        truth = truth_labels(sample, self.segmentation_values)
+        if truth is None:
+            if (sample.labels != ABSENT).any():
+                return
+            truth = np.zeros((prediction.height, prediction.width), dtype=np.uint8)
         allowed = None
         if self.knowing == "tags":
             allowed = np.flatnonzero(sample.labels == PRESENT).tolist()

@@ -12,7 +12,7 @@ from weakloc.metrics.average_precision import grouped_precisions
 from weakloc.metrics.masks import VOID, Labels
 from weakloc.metrics.result import MetricResult
 from weakloc.metrics.score_levels import ScoreMap, normalize_map
-from weakloc.metrics.uncertainty import NUM_REPLICATES, ResampledSums, interval_of
+from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, ResampledSums, Resampling, interval_of
 
 FloatArray: TypeAlias = NDArray[np.float64]
 IntArray: TypeAlias = NDArray[np.int64]
@@ -28,13 +28,10 @@ class PixelPrecision:
         self,
         *,
         step: float = 0.001,
-        num_replicates: int = NUM_REPLICATES,
-        seed: int = 0,
+        resampling: Resampling = DEFAULT_RESAMPLING,
     ) -> None:
         self.edges = histogram_edges(step)
-        self._sums = ResampledSums(
-            2 * (self.edges.size - 1), num_replicates=num_replicates, seed=seed
-        )
+        self._sums = ResampledSums(2 * (self.edges.size - 1), resampling=resampling)
 
     def update(self, image_name: str, score_map: ScoreMap, truth: Labels) -> None:
         """A map and its mask of the same shape: 1 object, 0 background, 255 not counted."""

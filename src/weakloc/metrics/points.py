@@ -22,7 +22,7 @@ from weakloc.metrics.ranking import (
 from weakloc.metrics.records import ImageRecords
 from weakloc.metrics.result import MetricResult
 from weakloc.metrics.shares import ClassShares
-from weakloc.metrics.uncertainty import NUM_REPLICATES
+from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, Resampling
 from weakloc.structures import ABSENT, Point, Prediction, Sample
 
 RankBy: TypeAlias = Literal["class_score", "heat"]
@@ -39,6 +39,11 @@ class PointConvention:
 
     tolerance: float = TOLERANCES["exact"]
     rank_by: RankBy = "class_score"
+
+    @property
+    def name(self) -> str:
+        tolerance = f"_{self.tolerance:g}px" if self.tolerance else ""
+        return "point_map" + tolerance + ("_by_heat" if self.rank_by == "heat" else "")
 
     def __str__(self) -> str:
         return f"tolerance {self.tolerance:g} px, ranked by {self.rank_by.replace('_', ' ')}"
@@ -111,7 +116,7 @@ class PointPrecision:
             class_names=self.classes.names,
         )
         result = mean_average_precision(
-            "point_map",
+            self.points.name,
             ranked,
             self.convention,
             described=str(self.points),
@@ -143,12 +148,11 @@ class PointingAccuracy:
         classes: ClassIndex,
         *,
         tolerance: float = TOLERANCES["pointing_game"],
-        num_replicates: int = NUM_REPLICATES,
-        seed: int = 0,
+        resampling: Resampling = DEFAULT_RESAMPLING,
     ) -> None:
         self.classes = classes
         self.tolerance = tolerance
-        self._shares = ClassShares(classes, num_replicates=num_replicates, seed=seed)
+        self._shares = ClassShares(classes, resampling=resampling)
 
     def update(self, sample: Sample, prediction: Prediction) -> None:
         truth = truth_arrays(sample)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from weakloc.metrics.average_precision import Definition, Ranking, Ties, ranked_precision, ratio
 from weakloc.metrics.result import Detail, MetricResult
 from weakloc.metrics.uncertainty import (
-    NUM_REPLICATES,
+    DEFAULT_RESAMPLING,
+    Resampling,
     digest,
     interval_of,
     mean_of_defined,
@@ -27,8 +28,7 @@ class RankingConvention:
 
     definition: Definition = "voc12"
     ties: Ties = "stable"
-    num_replicates: int = NUM_REPLICATES
-    seed: int = 0
+    resampling: Resampling = DEFAULT_RESAMPLING
 
     def __str__(self) -> str:
         return f"{self.definition}, {self.ties} ties"
@@ -77,9 +77,7 @@ class ClassPrecisions:
 
 def class_precisions(ranked: RankedClasses, convention: RankingConvention) -> ClassPrecisions:
     once = np.ones((len(ranked.image_names), 1), dtype=np.uint8)
-    weights = resample_weights(
-        ranked.image_names, num_replicates=convention.num_replicates, seed=convention.seed
-    )
+    weights = resample_weights(ranked.image_names, resampling=convention.resampling)
     return ClassPrecisions(
         values=_weighted_precisions(ranked, convention, once)[:, 0],
         replicates=_weighted_precisions(ranked, convention, weights),
@@ -96,9 +94,7 @@ def class_recalls(ranked: RankedClasses, convention: RankingConvention) -> Class
         ],
         axis=1,
     )  # (images, C)
-    weights = resample_weights(
-        ranked.image_names, num_replicates=convention.num_replicates, seed=convention.seed
-    )
+    weights = resample_weights(ranked.image_names, resampling=convention.resampling)
     return ClassPrecisions(
         values=ratio(found.sum(axis=0), ranked.positives.sum(axis=0)),
         replicates=ratio(

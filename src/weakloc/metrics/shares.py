@@ -12,8 +12,9 @@ from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.average_precision import ratio
 from weakloc.metrics.result import Detail, MetricResult
 from weakloc.metrics.uncertainty import (
-    NUM_REPLICATES,
+    DEFAULT_RESAMPLING,
     ResampledSums,
+    Resampling,
     interval_of,
     mean_of_defined,
 )
@@ -25,11 +26,9 @@ Averaging: TypeAlias = Literal["classes", "trials"]
 class ClassShares:
     """Counts hits among trials for every class; a class without a trial is left out."""
 
-    def __init__(
-        self, classes: ClassIndex, *, num_replicates: int = NUM_REPLICATES, seed: int = 0
-    ) -> None:
+    def __init__(self, classes: ClassIndex, *, resampling: Resampling = DEFAULT_RESAMPLING) -> None:
         self.classes = classes
-        self._sums = ResampledSums(2 * len(classes), num_replicates=num_replicates, seed=seed)
+        self._sums = ResampledSums(2 * len(classes), resampling=resampling)
 
     def add(self, image_name: str, hits: Mapping[int, int], trials: Mapping[int, int]) -> None:
         """Numbers of hits and trials by class index; classes not named have none."""

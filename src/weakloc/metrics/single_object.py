@@ -22,7 +22,7 @@ from weakloc.metrics.classification import place_of
 from weakloc.metrics.corloc import best_box_hits
 from weakloc.metrics.result import MetricResult
 from weakloc.metrics.shares import ClassShares
-from weakloc.metrics.uncertainty import NUM_REPLICATES
+from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, Resampling
 from weakloc.structures import Prediction, Sample
 
 
@@ -53,14 +53,13 @@ class SingleObjectLocalization:
         classes: ClassIndex,
         overlap: OverlapConvention = DEFAULT_OVERLAP,
         *,
-        num_replicates: int = NUM_REPLICATES,
-        seed: int = 0,
+        resampling: Resampling = DEFAULT_RESAMPLING,
     ) -> None:
         self.classes = classes
         self.overlap = overlap
         needs_five = {"top_5_loc", "top_5_loc_first_box"} if len(classes) <= 5 else set()
         self._shares = {
-            name: ClassShares(classes, num_replicates=num_replicates, seed=seed)
+            name: ClassShares(classes, resampling=resampling)
             for name in _Outcome._fields
             if name not in needs_five  # five guesses among five classes tell nothing
         }

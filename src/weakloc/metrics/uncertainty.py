@@ -19,9 +19,20 @@ from numpy.typing import ArrayLike, NDArray
 from weakloc.metrics.average_precision import ratio
 from weakloc.metrics.result import Interval, MetricResult
 
-NUM_REPLICATES = 1000
 _CHUNK = 64
 _POISSON_CDF = np.cumsum([math.exp(-1.0) / math.factorial(count) for count in range(12)])
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """How many resamples, and which; none gives no interval and costs nothing."""
+
+    num_replicates: int = 1000
+    seed: int = 0
+
+
+DEFAULT_RESAMPLING = Resampling()
+NO_RESAMPLING = Resampling(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +60,17 @@ class Spread:
 
 
 def resample_weights(
-    image_names: Iterable[str], *, num_replicates: int = NUM_REPLICATES, seed: int = 0
+    image_names: Iterable[str], *, resampling: Resampling = DEFAULT_RESAMPLING
 ) -> NDArray[np.uint8]:
     """How often each resample draws each image: (images, replicates)."""
-    keys = np.array([_key(name, seed) for name in image_names], dtype=np.uint64)
-    return np.asarray(_draw(keys, num_replicates, _POISSON_CDF))
+    keys = [image_key(name, resampling.seed) for name in image_names]
+    drawn = _draw(np.array(keys, dtype=np.uint64), resampling.num_replicates, _POISSON_CDF)
+    return np.asarray(drawn)
 
 
 def digest(image_names: Iterable[str]) -> int:
     """A number that stands for a set of images, whatever their order."""
-    return sum(_key(name, 0) for name in image_names) % 2**64
+    return sum(image_key(name, 0) for name in image_names) % 2**64
 
 
 def interval_of(replicates: NDArray[np.float64]) -> Interval | None:
@@ -119,14 +131,12 @@ class ResampledSums:
     exact and merging in any order gives the same bits.
     """
 
-    def __init__(
-        self, num_counts: int, *, num_replicates: int = NUM_REPLICATES, seed: int = 0
-    ) -> None:
-        self.seed = seed
+    def __init__(self, num_counts: int, *, resampling: Resampling = DEFAULT_RESAMPLING) -> None:
+        self.resampling = resampling
         self.num_images = 0
         self.image_digest = 0
         self._total = np.zeros(num_counts)
-        self._replicates = np.zeros((num_replicates, num_counts))
+        self._replicates = np.zeros((resampling.num_replicates, num_counts))
         self._waiting: list[tuple[str, NDArray[np.float64]]] = []
 
     def add(self, image_name: str, counts: ArrayLike) -> None:
@@ -134,14 +144,14 @@ class ResampledSums:
         if vector.shape != self._total.shape:
             raise ValueError(f"{vector.size} counts where {self._total.size} are summed")
         self.num_images += 1
-        self.image_digest = (self.image_digest + _key(image_name, 0)) % 2**64
+        self.image_digest = (self.image_digest + image_key(image_name, 0)) % 2**64
         self._total += vector
         self._waiting.append((image_name, vector))
         if len(self._waiting) == _CHUNK:
             self._flush()
 
     def merge(self, other: ResampledSums) -> None:
-        if (self.seed, self._replicates.shape) != (other.seed, other._replicates.shape):
+        if self.resampling != other.resampling or self._total.shape != other._total.shape:
             raise ValueError("only sums of the same counts, seed and resamples can be merged")
         other._flush()
         self._flush()
@@ -165,17 +175,15 @@ class ResampledSums:
         if not self._waiting or not len(self._replicates):
             self._waiting.clear()
             return
-        weights = resample_weights(
-            [name for name, _ in self._waiting],
-            num_replicates=len(self._replicates),
-            seed=self.seed,
-        )
+        names = [name for name, _ in self._waiting]
+        weights = resample_weights(names, resampling=self.resampling)
         counts = np.stack([vector for _, vector in self._waiting])  # (images, counts)
         self._replicates += weights.T.astype(np.float64) @ counts
         self._waiting.clear()
 
 
-def _key(image_name: str, seed: int) -> int:
+def image_key(image_name: str, seed: int) -> int:
+    """64 bits that depend on the name and the seed alone."""
     words = hashlib.blake2b(image_name.encode(), digest_size=8, salt=seed.to_bytes(8, "little"))
     return int.from_bytes(words.digest(), "little")
 

@@ -1,0 +1,135 @@
+"""One image's prediction in; what a trivial answer would have said of the same image out.
+
+A baseline keeps the class scores, so that it differs from the run in the places alone, and goes
+through the same accumulators. `chance` also gives up the scores: with grouped ties its average
+precision is the frequency of the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weakloc.geometry import BoxLTRB, PointXY
+from weakloc.metrics.uncertainty import image_key
+from weakloc.structures import Box, Mask, Point, Prediction
+
+FloatArray: TypeAlias = NDArray[np.float64]
+Placer: TypeAlias = Callable[[Prediction, np.random.Generator], tuple[PointXY, BoxLTRB]]
+MapMaker: TypeAlias = Callable[[int, int, np.random.Generator], FloatArray]
+
+CENTER_SHARE = 0.5  # of the image's area, in the central box
+_GAUSSIAN_SHARE = 0.25  # of each side, in the standard deviation
+_RANDOM_CELLS = 7  # of each side, in the random map: the coarseness of a usual network
+
+
+def baseline_prediction(name: str, prediction: Prediction, *, seed: int = 0) -> Prediction:
+    """The prediction with one point, box and mask a class at the baseline's place."""
+    if name == "chance":
+        return replace(prediction, scores=dict.fromkeys(prediction.scores, 0.5))
+    random = np.random.default_rng(image_key(prediction.image, seed))
+    point, box = PLACES[name](prediction, random)
+    scores = _best_scores(prediction)
+    masked = dict.fromkeys(mask.class_name for mask in prediction.masks)
+    return replace(
+        prediction,
+        points=tuple(Point(each, *point, score) for each, score in scores.items()),
+        boxes=tuple(Box(each, box, score) for each, score in scores.items()),
+        masks=tuple(
+            Mask(each, rectangle_rle(box, (prediction.width, prediction.height)), scores[each])
+            for each in masked
+        ),
+    )
+
+
+def baseline_map(name: str, size: tuple[int, int], image_name: str, *, seed: int = 0) -> FloatArray:
+    """A score map of (width, height) for the metrics that take maps: (height, width)."""
+    random = np.random.default_rng(image_key(image_name, seed))
+    return MAPS[name](*size, random)
+
+
+def rectangle_rle(box: BoxLTRB, image_size: tuple[int, int]) -> dict[str, Any]:
+    """COCO's uncompressed run lengths of the pixels whose centres lie in a box."""
+    width, height = image_size
+    left, right = (min(max(round(side), 0), width) for side in (box[0], box[2]))
+    top, bottom = (min(max(round(side), 0), height) for side in (box[1], box[3]))
+    columns, rows = max(right - left, 0), max(bottom - top, 0)
+    if not columns or not rows:
+        return {"size": [height, width], "counts": [width * height]}
+    between = [rows, height - rows] * columns
+    between[-1] += (width - right) * height - top
+    return {"size": [height, width], "counts": [left * height + top, *between]}
+
+
+def _center(prediction: Prediction, _: np.random.Generator) -> tuple[PointXY, BoxLTRB]:
+    width, height = prediction.width, prediction.height
+    margin = (1.0 - CENTER_SHARE**0.5) / 2
+    left, top = margin * width, margin * height
+    return (width / 2, height / 2), (left, top, width - left, height - top)
+
+
+def _full_image(prediction: Prediction, _: np.random.Generator) -> tuple[PointXY, BoxLTRB]:
+    width, height = float(prediction.width), float(prediction.height)
+    return (width / 2, height / 2), (0.0, 0.0, width, height)
+
+
+def _random(prediction: Prediction, random: np.random.Generator) -> tuple[PointXY, BoxLTRB]:
+    """A uniform point, and a box between two uniform points."""
+    x, y = random.random((2, 3)) * np.array([[prediction.width], [prediction.height]])
+    left, right = sorted(x[1:].tolist())
+    top, bottom = sorted(y[1:].tolist())
+    return (float(x[0]), float(y[0])), (left, top, right, bottom)
+
+
+def _center_map(width: int, height: int, _: np.random.Generator) -> FloatArray:
+    """A Gaussian in the middle."""
+    across = ((np.arange(width) + 0.5) / width - 0.5) / _GAUSSIAN_SHARE
+    down = ((np.arange(height) + 0.5) / height - 0.5) / _GAUSSIAN_SHARE
+    return np.exp(-0.5 * (down[:, None] ** 2 + across**2))
+
+
+def _full_map(width: int, height: int, _: np.random.Generator) -> FloatArray:
+    """One everywhere but in a corner, without which the map would be constant and hold no box."""
+    heat = np.ones((height, width))
+    heat[0, 0] = 0.0
+    return heat
+
+
+def _random_map(width: int, height: int, random: np.random.Generator) -> FloatArray:
+    """Coarse uniform noise, linearly interpolated."""
+    coarse = random.random((_RANDOM_CELLS, _RANDOM_CELLS))
+    return np.asarray(_interpolation(height) @ coarse @ _interpolation(width).T)
+
+
+def _interpolation(size: int) -> FloatArray:
+    """What each cell adds to each pixel: (size, cells)."""
+    pixels = (np.arange(size) + 0.5) * _RANDOM_CELLS / size
+    cells = np.arange(_RANDOM_CELLS) + 0.5
+    return np.stack([np.interp(pixels, cells, unit) for unit in np.eye(_RANDOM_CELLS)], axis=1)
+
+
+def _best_scores(prediction: Prediction) -> dict[str, float]:
+    """The class score, else the best score of any place of the class."""
+    best: dict[str, float] = {}
+    everything: list[Point | Box | Mask] = [*prediction.points]
+    everything += [*prediction.boxes, *prediction.masks]
+    for found in everything:
+        best[found.class_name] = max(found.score, best.get(found.class_name, found.score))
+    return {**best, **prediction.scores}
+
+
+PLACES: Mapping[str, Placer] = {
+    "center": _center,
+    "full_image": _full_image,
+    "random": _random,
+}
+MAPS: Mapping[str, MapMaker] = {
+    "center": _center_map,
+    "full_image": _full_map,
+    "random": _random_map,
+}
+BASELINES: tuple[str, ...] = (*PLACES, "chance")

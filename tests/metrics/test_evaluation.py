@@ -1,0 +1,152 @@
+"""The whole catalogue on a small data set: what is measured, what is not and why, merging."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from weakloc.metrics.arrays import ClassIndex
+from weakloc.metrics.baselines import rectangle_rle
+from weakloc.metrics.catalogue import METRICS, Setup, said_kinds, truth_kinds
+from weakloc.metrics.evaluation import Evaluation, compare_reports
+from weakloc.metrics.pairing import pair_predictions
+from weakloc.metrics.ranking import RankingConvention
+from weakloc.metrics.uncertainty import Resampling
+from weakloc.structures import Mask, TruthBox, TruthMask
+
+from .oracles import prediction, sample
+
+NAMES = tuple("abcdefg")
+SETUP = Setup(ClassIndex(NAMES), RankingConvention(resampling=Resampling(200)))
+
+
+def _images(random, number=24, noise=4.0):
+    """One object an image, with box and mask; predictions near it, worse with more noise."""
+    images = []
+    for i in range(number):
+        c = i % (len(NAMES) - 1)  # the last class has no image
+        left, top = random.uniform(0, 25, 2)
+        box = (left, top, left + random.uniform(8, 30), top + random.uniform(8, 15))
+        rle = rectangle_rle(box, (60, 40))
+        labels = [1 if k == c else -1 for k in range(len(NAMES))]
+        each = sample(f"{i:02}.jpg", labels, [TruthBox(c, box)], masks=(TruthMask(c, rle),))
+        scores = {name: float(random.normal(2 * (k == c))) for k, name in enumerate(NAMES)}
+        moved = tuple(sorted_box(np.array(box) + random.normal(0, noise, 4)))
+        said = prediction(
+            each.name,
+            scores,
+            points=[(name, moved[0] + 4, moved[1] + 4, scores[name]) for name in NAMES],
+            boxes=[(name, moved, scores[name]) for name in NAMES],
+            masks=(Mask(NAMES[c], rectangle_rle(moved, (60, 40)), 0.5),),
+        )
+        images.append((each, said))
+    return images
+
+
+def sorted_box(box):
+    return min(box[0], box[2]), min(box[1], box[3]), max(box[0], box[2]), max(box[1], box[3])
+
+
+def _evaluated(images, order=None, **options):
+    samples, predictions = zip(*images, strict=True)
+    kinds = {"truth": truth_kinds(samples), "said": said_kinds(predictions), **options}
+    evaluation = Evaluation(SETUP, **kinds)
+    chosen = range(len(images)) if order is None else order
+    pairs = pair_predictions(
+        [predictions[i] for i in chosen], [samples[i] for i in chosen], SETUP.classes
+    )
+    for each, said in pairs:
+        evaluation.update(each, said)
+    return evaluation
+
+
+def test_every_headline_of_the_catalogue_is_measured_where_the_truth_allows_it(random):
+    report = _evaluated(_images(random)).report(hidden_supervision=3)
+    expected = {name for metric in METRICS.values() for name in metric.headlines}
+    values = {result.name: result.value for result in report.results}
+    assert set(values) == expected
+    assert not report.unavailable
+    # no image holds two objects, so that one number has nothing to count
+    assert [name for name, value in values.items() if value is None] == ["multi_instance_recall"]
+    assert {result.hidden_supervision for result in report.results} == {3}
+    for result in report.results:
+        if result.value is not None:
+            assert 0.0 <= result.interval.low <= result.value <= result.interval.high <= 1.0
+    assert all("g" in r.left_out for r in report.results if r.name in ("corloc", "box_map_50"))
+
+
+def test_the_report_is_plain_json_with_the_baselines_beside_each_number(random):
+    report = _evaluated(_images(random)).report()
+    written = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    metrics = {metric["name"]: metric for metric in written["metrics"]}
+    assert written["schema"] == "weakloc.metrics/1"
+    assert set(metrics["box_map_50"]["baselines"]) == {"center", "full_image", "random"}
+    # each of the six classes that have images has a sixth of them
+    chance = metrics["classification_map"]["baselines"]
+    assert chance == pytest.approx({"chance": 1 / 6})
+    assert metrics["box_map_50"]["value"] > metrics["box_map_50"]["baselines"]["random"]
+
+
+def test_what_the_truth_or_the_predictions_lack_is_said(random):
+    images = [
+        (replace(each, truth=None), replace(said, masks=())) for each, said in _images(random)
+    ]
+    report = _evaluated(images).report()
+    assert {result.name for result in report.results} == {
+        "classification_map",
+        "top_1_accuracy",
+        "top_5_accuracy",
+        "mean_class_accuracy",
+    }
+    assert report.unavailable["corloc"] == "no boxes are drawn in this data set"
+    assert report.unavailable["mean_iou"] == (
+        "no masks are drawn in this data set; the predictions hold no masks"
+    )
+    two_tags = [(sample("a", [1] * 7, []), images[0][1])]
+    assert "one tag" not in truth_kinds([each for each, _ in two_tags])
+    assert truth_kinds([]) == frozenset()
+
+
+def test_parts_of_several_processes_merge_to_the_same_report(random):
+    images = _images(random)
+    kinds = {
+        "truth": truth_kinds([each for each, _ in images]),
+        "said": said_kinds([said for _, said in images]),
+    }
+    whole = _evaluated(images, **kinds).report()
+    order = random.permutation(len(images))
+    parts = [_evaluated(images, order[start::3], **kinds) for start in range(3)]
+    parts[2].merge(pickle.loads(pickle.dumps(parts[0])))  # as they travel between processes
+    parts[2].merge(pickle.loads(pickle.dumps(parts[1])))
+    merged = parts[2].report()
+    assert merged == whole
+    assert merged.to_json() == whole.to_json()
+
+
+def test_the_better_of_two_runs_is_ahead_in_a_paired_comparison():
+    close, far = (_images(np.random.default_rng(0), 60, noise) for noise in (1.0, 8.0))
+    far = [(each, said) for (each, _), (_, said) in zip(close, far, strict=True)]
+    metrics = ("classification", "corloc")
+    reports = [_evaluated(images, metrics=metrics).report() for images in (close, far)]
+    differences = {each.name: each for each in compare_reports(*reports)}
+    assert differences["corloc"].interval.low > 0
+    assert differences["corloc"].difference == pytest.approx(
+        reports[0].results[1].value - reports[1].results[1].value
+    )
+    itself = compare_reports(reports[0], reports[0])
+    assert all(each.difference == each.interval.low == each.interval.high == 0 for each in itself)
+
+
+def test_an_empty_evaluation_has_reasons_instead_of_numbers():
+    evaluation = Evaluation(
+        SETUP,
+        truth={"tags", "one tag", "boxes", "masks"},
+        said={"scores", "points", "boxes", "masks"},
+    )
+    report = evaluation.report()
+    assert all(result.value is None and result.unavailable for result in report.results)
+    json.dumps(report.to_json(), allow_nan=False)
