@@ -75,12 +75,16 @@ def test_mean_field_is_close_to_exact_gaussian_sums(random) -> None:
     assert changed.mean() > 0.05  # the comparison is about something
 
 
-def pydensecrf_result(unary: np.ndarray, image: np.ndarray) -> np.ndarray:
-    densecrf = pytest.importorskip(
+@pytest.fixture
+def pydensecrf():
+    return pytest.importorskip(
         "pydensecrf.densecrf", reason="pydensecrf2 is not installed (it needs a compiler)"
     )
+
+
+def pydensecrf_result(pydensecrf, unary: np.ndarray, image: np.ndarray) -> np.ndarray:
     classes, height, width = unary.shape
-    peer = densecrf.DenseCRF2D(width, height, classes)
+    peer = pydensecrf.DenseCRF2D(width, height, classes)
     peer.setUnaryEnergy(np.ascontiguousarray(unary.reshape(classes, -1)))
     peer.addPairwiseGaussian(sxy=3, compat=3)
     peer.addPairwiseBilateral(sxy=80, srgb=13, rgbim=image, compat=10)
@@ -89,23 +93,23 @@ def pydensecrf_result(unary: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(("height", "width", "classes"), [(90, 121, 5), (64, 41, 21)])
 def test_synthetic_pictures_have_the_probabilities_of_pydensecrf(
-    random, height, width, classes
+    pydensecrf, random, height, width, classes
 ) -> None:
     image, probabilities = scene(random, height, width, classes)
     unary = -np.log(probabilities)
-    expected = pydensecrf_result(unary, image)
+    expected = pydensecrf_result(pydensecrf, unary, image)
     refined = refine_unary(unary, image, CrfSettings())
     assert np.abs(refined - expected).max() <= 0.01
     assert (refined.argmax(axis=0) == expected.argmax(axis=0)).mean() >= 0.999
 
 
 @pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
-def test_photographs_have_the_probabilities_of_pydensecrf(random, name) -> None:
+def test_photographs_have_the_probabilities_of_pydensecrf(pydensecrf, random, name) -> None:
     datasets = pytest.importorskip("sklearn.datasets")
     image = np.ascontiguousarray(datasets.load_sample_image(name)[40:415, 60:560])
     _, probabilities = scene(random, 375, 500, 21)
     unary = -np.log(probabilities)
-    expected = pydensecrf_result(unary, image)
+    expected = pydensecrf_result(pydensecrf, unary, image)
     refined = refine_unary(unary, image, CrfSettings())
     assert np.abs(refined - expected).max() <= 0.01
     assert (refined.argmax(axis=0) == expected.argmax(axis=0)).mean() >= 0.999
