@@ -212,7 +212,7 @@ def test_settings_reject_what_cannot_work() -> None:
     from weakloc.errors import SettingError
 
     good = PredictSettings()
-    for bad in ({"scales": ()}, {"threshold": 1.0}, {"batch_size": 0}, {"min_score": 1.5}):
+    for bad in ({"scales": (0.0,)}, {"threshold": 1.0}, {"batch_size": 0}, {"min_score": 1.5}):
         with pytest.raises(SettingError, match="--"):
             replace(good, **bad)  # type: ignore[arg-type]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from weakloc.cli.data_commands import data, scenes
+from weakloc.cli.predict_command import predict
 from weakloc.cli.tour_commands import demo
+from weakloc.cli.train_command import train
 
-COMMANDS = (demo, scenes, data)
+COMMANDS = (demo, scenes, data, train, predict)

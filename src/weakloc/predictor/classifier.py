@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from weakloc.errors import SettingError, did_you_mean
 
+ClassChoice = Callable[[Tensor], Sequence[int]]
 MapMethod = Literal["auto", "cam", "layer_cam", "grad_cam"]
 MOST_EXTRA_TOKENS = 8  # class and register tokens
 CLASSES_PER_BACKWARD = 16  # bounds memory: each class holds one gradient of the chosen layer
@@ -29,6 +30,7 @@ CLASSES_PER_BACKWARD = 16  # bounds memory: each class holds one gradient of the
 class ClassifierOutput:
     scores: Tensor  # (B, C) logits of every class
     maps: Tensor  # (B, K, rows, columns) of the wanted classes
+    classes: tuple[int, ...]
 
 
 class ClassifierMaps:
@@ -57,36 +59,39 @@ class ClassifierMaps:
             self.method: MapMethod = "cam" if cam_layer else _gradient_method(method)
             self.layer = cam_layer or _gradient_layer(model, probe, layer)
 
-    def __call__(self, images: Tensor, classes: Sequence[int]) -> ClassifierOutput:
+    def __call__(self, images: Tensor, choose: ClassChoice) -> ClassifierOutput:
+        """`choose` names the wanted classes once the scores (B, C) are known."""
         with _evaluation(self.model):
             if self.method == "cam":
-                return self._activation_maps(images, classes)
-            return self._gradient_maps(images, classes)
+                return self._activation_maps(images, choose)
+            return self._gradient_maps(images, choose)
 
     @torch.inference_mode()
-    def _activation_maps(self, images: Tensor, classes: Sequence[int]) -> ClassifierOutput:
+    def _activation_maps(self, images: Tensor, choose: ClassChoice) -> ClassifierOutput:
         with _recorded(self.model, [self.layer]) as outputs:
             scores = self.model(images)
         assert self.linear is not None
         features = outputs[self.layer]
-        index = torch.as_tensor(list(classes), device=images.device)
+        classes = tuple(choose(scores))
+        index = torch.as_tensor(classes, device=images.device, dtype=torch.long)
         weight, bias = _matrix(self.linear)
         maps = torch.einsum("bdhw,kd->bkhw", features, weight[index])
         if bias is not None:
             maps = maps + bias[index][None, :, None, None]
-        return ClassifierOutput(scores, maps)
+        return ClassifierOutput(scores, maps, classes)
 
-    def _gradient_maps(self, images: Tensor, classes: Sequence[int]) -> ClassifierOutput:
+    def _gradient_maps(self, images: Tensor, choose: ClassChoice) -> ClassifierOutput:
         with torch.enable_grad(), _recorded(self.model, [self.layer]) as outputs:
             scores = self.model(images.detach().requires_grad_())
             activation = outputs[self.layer]
+            classes = tuple(choose(scores.detach()))
             chunks = [
                 self._weighted(
                     activation, _class_gradients(scores, activation, chunk), images.shape
                 )
                 for chunk in _chunks(list(classes), CLASSES_PER_BACKWARD)
             ]
-        return ClassifierOutput(scores.detach(), torch.cat(chunks, dim=1))
+        return ClassifierOutput(scores.detach(), torch.cat(chunks, dim=1), classes)
 
     def _weighted(
         self, activation: Tensor, gradients: Tensor, image_shape: Sequence[int]

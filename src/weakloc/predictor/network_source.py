@@ -59,6 +59,13 @@ class NetworkSource:
         features = {stride: _array(values) for stride, values in output.features.items()}
         return RawMaps(_array(output.scores), _array(output.maps), features)
 
+    @torch.inference_mode()
+    def read_features(self, images: Tensor) -> Floats:
+        """The backbone's last feature maps (B, D, rows, columns)."""
+        images = images.to(self.device, memory_format=self._layout)
+        with self._number_format():
+            return _array(self.network.backbone(images))
+
     def cell_transform(
         self, input_transform: GridTransform, rows: int, columns: int
     ) -> GridTransform:

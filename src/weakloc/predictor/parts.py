@@ -58,11 +58,11 @@ class PartStore:
         return (self.folder / f"{part.stem}.jsonl").is_file()
 
     def write(self, part: Part, lines: Iterable[str], skipped: Iterable[str]) -> None:
-        """The skipped first: a part counts as done once its predictions are there."""
+        """Whole lines. The skipped first: a part is done once its predictions are there."""
         with open_whole(self.folder / f"{part.stem}.skipped") as file:
-            file.writelines(f"{line}\n" for line in skipped)
+            file.writelines(skipped)
         with open_whole(self.folder / f"{part.stem}.jsonl") as file:
-            file.writelines(f"{line}\n" for line in lines)
+            file.writelines(lines)
 
     def join(self, stems: Iterable[str], predictions: Path, skipped: Path) -> tuple[int, int]:
         """All parts in order into the two final files; the numbers of lines of both."""

@@ -38,13 +38,14 @@ class Locating:
 
 
 def wanted_classes(
-    probabilities: NDArray[np.float64], tags: LabelVector | None, *, min_score: float
+    probabilities: NDArray[np.float64], tags: LabelVector | None, settings: PredictSettings
 ) -> list[int]:
     """The classes that get places: those the tags say, and the likely ones where no tag speaks."""
-    likely = probabilities >= min_score
-    if tags is None:
-        return [int(index) for index in np.flatnonzero(likely)]
-    chosen = (tags == PRESENT) | ((tags == UNKNOWN) & likely)
+    likely = probabilities >= settings.min_score
+    likely[np.argsort(-probabilities, kind="stable")[: settings.top]] = True
+    chosen = likely
+    if tags is not None:
+        chosen = (tags == PRESENT) | ((tags == UNKNOWN) & likely)
     return [int(index) for index in np.flatnonzero(chosen)]
 
 

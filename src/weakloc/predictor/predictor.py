@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
 
 from weakloc.config import PredictSettings
+from weakloc.predictor.heat import HeatMaker, fused_maps
 from weakloc.predictor.map_source import MapSource
 from weakloc.predictor.places import Locating, name_places, wanted_classes
 from weakloc.predictor.sources import ImageSource
 from weakloc.predictor.streaming import SeenImage, see_images
 from weakloc.predictor.tags import Tags
-from weakloc.structures import BrokenImage, Prediction, ScoreMaps
-
-HeatMaker: TypeAlias = Callable[[SeenImage, Sequence[int], PredictSettings], ScoreMaps]
-
-
-def fused_maps(seen: SeenImage, classes: Sequence[int], settings: PredictSettings) -> ScoreMaps:
-    """The usual heat: the maps of all views as one."""
-    return seen.fused(classes, settings)
+from weakloc.structures import BrokenImage, Prediction
 
 
 class Predictor:
@@ -57,6 +50,6 @@ class Predictor:
     def locate(self, seen: SeenImage, tags: Tags | None = None) -> Prediction:
         """The places in one image that has been seen."""
         labels = None if tags is None else tags.of(seen.name)
-        classes = wanted_classes(seen.probabilities, labels, min_score=self.settings.min_score)
+        classes = wanted_classes(seen.probabilities, labels, self.settings)
         heat = self.heat(seen, classes, self.settings)
         return name_places(seen, heat, classes, labels, self.locating)

@@ -57,19 +57,31 @@ class SeenImage:
         return self.picture.size
 
     def fused(self, classes: Sequence[int], settings: PredictSettings) -> ScoreMaps:
-        """The maps of some classes from all views, on a grid over the image."""
+        """The maps of some classes from the views meant for maps, on a grid over the image."""
         grid = score_maps.image_grid(self.size, long_side=settings.map_side)
+        views = [view for view in self.views if view.view.scale in map_scales(settings)]
         chosen = [
             ScoreMaps(view.maps.values[list(classes)], view.maps.transform, view.maps.kind)
-            for view in self.views
+            for view in views
         ]
         if len(chosen) == 1:
             return score_maps.resample(chosen[0], grid)
         width, height = self.size
-        windows = [view.view.tile or (0.0, 0.0, width, height) for view in self.views]
         return score_maps.fuse(
-            chosen, grid, combine=settings.fuse, normalise=settings.normalise, windows=windows
+            chosen,
+            grid,
+            combine="mean" if settings.fuse == "auto" else settings.fuse,
+            normalise="none" if settings.normalise == "auto" else settings.normalise,
+            windows=[view.view.tile or (0.0, 0.0, width, height) for view in views],
         )
+
+
+def score_scales(settings: PredictSettings) -> tuple[float, ...]:
+    return settings.scales or (1.0,)
+
+
+def map_scales(settings: PredictSettings) -> tuple[float, ...]:
+    return settings.map_scales or score_scales(settings)
 
 
 def see_images(
@@ -129,7 +141,7 @@ def _see_group(
             answers[index].append(answer)
     for index, (name, picture) in enumerate(group):
         if isinstance(picture, Image.Image):
-            yield _summed_up(name, picture, answers.pop(index), source)
+            yield _summed_up(name, picture, answers.pop(index), source, settings)
         else:
             yield picture
 
@@ -137,7 +149,7 @@ def _see_group(
 def _views(picture_size: PixelSize, settings: PredictSettings) -> list[View]:
     return list_views(
         picture_size,
-        scales=settings.scales,
+        scales=sorted({*score_scales(settings), *map_scales(settings)}),
         flip=settings.flip,
         tile=settings.tile,
         overlap=settings.tile_overlap,
@@ -183,7 +195,11 @@ def _view_maps(
 
 
 def _summed_up(
-    name: str, picture: Image.Image, views: Sequence[ViewMaps], source: MapSource
+    name: str,
+    picture: Image.Image,
+    views: Sequence[ViewMaps],
+    source: MapSource,
+    settings: PredictSettings,
 ) -> SeenImage:
     """Raw scores: the best tile of a scale, then the mean over scales and mirrored images.
 
@@ -191,7 +207,8 @@ def _summed_up(
     """
     of_scale: dict[tuple[float, bool], list[Floats]] = {}
     for view in views:
-        of_scale.setdefault((view.view.scale, view.view.flip), []).append(view.logits)
+        if view.view.scale in score_scales(settings):
+            of_scale.setdefault((view.view.scale, view.view.flip), []).append(view.logits)
     best = [np.max(logits, axis=0) for logits in of_scale.values()]
     logits = np.stack(best).astype(np.float64).mean(axis=0)
     return SeenImage(name, picture, tuple(views), logits, probabilities(logits, source.activation))

@@ -13,10 +13,6 @@ from torch import Tensor
 from weakloc.data.transforms import PixelSize, Preprocessing
 from weakloc.geometry import BoxLTRB, GridTransform
 
-# Spec of Oquab et al.: 0.5, 0.55, ..., 3.7; the paper counts 66, the range gives 65.
-PAPER_SCALES = tuple(round(0.5 + 0.05 * index, 2) for index in range(65))
-FAST_SCALES = tuple(round(0.5 * 5.0 ** (index / 6), 3) for index in range(7))  # 0.5 to 2.5
-
 
 @dataclass(frozen=True, slots=True)
 class View:

@@ -1,0 +1,143 @@
+"""A trained run as something that predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from weakloc.config import PredictSettings, TrainSettings
+from weakloc.errors import SettingError
+from weakloc.localize.beam_search import BeamSettings
+from weakloc.localize.calibrate import Calibration
+from weakloc.methods.beam import Beam
+from weakloc.methods.method import Method
+from weakloc.model.losses import SoftmaxLoss
+from weakloc.predictor.beam_heat import BeamHeat
+from weakloc.predictor.heat import HeatMaker, fused_maps
+from weakloc.predictor.network_source import NetworkSource
+from weakloc.predictor.predictor import Predictor
+from weakloc.predictor.sources import ImageSource, find_images
+from weakloc.predictor.tags import read_tags
+from weakloc.structures import BrokenImage, Prediction
+from weakloc.training.checkpoint import load_run
+from weakloc.training.hardware import uses_bf16
+from weakloc.training.label_statistics import LabelStatistics
+from weakloc.training.run import Run
+
+UNCALIBRATED_THRESHOLD = 0.3  # of a map's range; `weakloc calibrate` finds better ones
+UNCALIBRATED_BEAM_THRESHOLD = 0.5  # of the heat's maximum, without boxes to tune it on
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run folder, loaded."""
+
+    run: Run
+
+    @property
+    def path(self) -> Path:
+        return self.run.path
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.run.class_names
+
+    @property
+    def calibration(self) -> Calibration | None:
+        stored = self.run.thresholds
+        return None if stored is None else Calibration.from_json(stored)
+
+    def predictor(self, settings: PredictSettings | None = None) -> Predictor:
+        """What sees images and names places with this run's network, method and thresholds."""
+        wanted = as_the_method_says(settings or PredictSettings(), self.run.method)
+        source = NetworkSource(
+            self.run.network,
+            wanted,
+            class_names=self.run.class_names,
+            preprocessing=self.run.preprocessing,
+            activation="softmax" if self._is_single_label else "sigmoid",
+            uses_bf16=uses_bf16(TrainSettings(precision=wanted.precision)),
+            levels=() if wanted.objectness == "none" else (wanted.objectness_stride,),
+        )
+        calibration = self.calibration
+        if calibration is not None and wanted.threshold is None:
+            wanted = replace(wanted, threshold_mode=_mode(calibration))
+        return Predictor(
+            source, wanted, thresholds=self._thresholds(wanted), heat=self._heat(source, wanted)
+        )
+
+    def predict(
+        self,
+        images: str | Path | Sequence[str | Path],
+        *,
+        tags: str | Path | None = None,
+        settings: PredictSettings | None = None,
+    ) -> Iterator[Prediction | BrokenImage]:
+        """Predictions of a folder, a glob, a list, a table, shards, or of some paths."""
+        given = None if tags is None else read_tags(Path(tags), self.class_names)[0]
+        return self.predictor(settings).predict(_sources(images), given)
+
+    @property
+    def _is_single_label(self) -> bool:
+        loss = self.run.method.build_loss(
+            num_classes=len(self.class_names), single_label=is_single_label(self.run.labels)
+        )
+        return isinstance(loss, SoftmaxLoss)
+
+    def _thresholds(self, settings: PredictSettings) -> tuple[float, ...]:
+        calibration = self.calibration
+        if calibration is not None:
+            return calibration.thresholds
+        searched = settings.localiser == "beam_search"
+        share = UNCALIBRATED_BEAM_THRESHOLD if searched else UNCALIBRATED_THRESHOLD
+        return (share,) * len(self.class_names)
+
+    def _heat(self, source: NetworkSource, settings: PredictSettings) -> HeatMaker:
+        if settings.localiser != "beam_search":
+            return fused_maps
+        method = self.run.method
+        return BeamHeat(source, method.search if isinstance(method, Beam) else BeamSettings())
+
+
+def is_single_label(labels: LabelStatistics) -> bool:
+    """Whether every training image had exactly one class and nothing was unknown."""
+    pairs = labels.co_occurrence.sum() - labels.present.sum()
+    one_each = int(labels.present.sum()) == labels.num_images
+    return one_each and int(pairs) == 0 and not labels.unknown.any()
+
+
+def load(path: str | Path) -> TrainedRun:
+    """The run in a folder that `weakloc train` wrote."""
+    return TrainedRun(load_run(Path(path)))
+
+
+def as_the_method_says(settings: PredictSettings, method: Method) -> PredictSettings:
+    """The settings with everything that was left to the method filled in."""
+    own_scales = bool(settings.scales)
+    fixed = method.localiser == "beam_search" or settings.localiser == "beam_search"
+    filled = replace(
+        settings,
+        scales=settings.scales or method.score_scales,
+        map_scales=settings.map_scales or (settings.scales if own_scales else method.map_scales),
+        fuse=method.map_fuse if settings.fuse == "auto" else settings.fuse,
+        normalise=method.map_normalisation if settings.normalise == "auto" else settings.normalise,
+        localiser=method.localiser if settings.localiser == "auto" else settings.localiser,
+    )
+    if fixed and set(filled.scales) != {1.0}:
+        raise SettingError(
+            f"--scales is {filled.scales} but this method sees images at one size",
+            remedy="Leave out --scales: the search looks at parts of the image instead",
+        )
+    return filled
+
+
+def _mode(calibration: Calibration) -> Literal["minmax", "relu_max"]:
+    return "relu_max" if calibration.threshold_mode == "relu_max" else "minmax"
+
+
+def _sources(images: str | Path | Sequence[str | Path]) -> Iterator[ImageSource]:
+    if isinstance(images, str | Path):
+        return find_images(str(images))
+    return (ImageSource(str(path).replace("\\", "/"), str(path)) for path in images)

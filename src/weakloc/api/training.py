@@ -1,0 +1,88 @@
+"""Training by name of method."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from weakloc.api.data_sets import read
+from weakloc.api.runs import TrainedRun
+from weakloc.config import DataSettings, TrainSettings
+from weakloc.errors import SettingError, did_you_mean
+from weakloc.methods import METHODS
+from weakloc.methods.method import Method, Preset
+from weakloc.methods.settings import from_settings, to_settings
+from weakloc.structures import DataSet
+from weakloc.training.fit import train as fit_run
+from weakloc.training.progress import ProgressStyle
+
+
+def train(
+    data: str | Path | DataSet,
+    *,
+    method: str = "wildcat",
+    preset: Preset = "practical",
+    choices: Mapping[str, Any] | None = None,
+    out: str | Path = "run",
+    settings: TrainSettings | None = None,
+    reading: DataSettings | None = None,
+    resume: bool = False,
+    progress: ProgressStyle = "quiet",
+) -> TrainedRun:
+    """Learns from the tags of a data set; what was drawn in it is never looked at.
+
+    `choices` overrides fields of the method, such as `{"maps_per_class": 8}`.
+    """
+    data_set = data if isinstance(data, DataSet) else read(data, reading or DataSettings())
+    run = fit_run(
+        data_set,
+        method_named(method, preset, choices or {}),
+        settings or TrainSettings(),
+        Path(out),
+        resume=resume,
+        progress=progress,
+    )
+    return TrainedRun(run)
+
+
+def method_named(name: str, preset: Preset, choices: Mapping[str, Any]) -> Method:
+    """The method of a paper with some of its fields changed."""
+    if name not in METHODS:
+        raise SettingError(f"there is no method {name!r}", remedy=did_you_mean(name, METHODS))
+    kind = METHODS[name]
+    method = kind.literal() if preset == "literal" else kind.practical()
+    return from_settings(kind, _merged(to_settings(method), choices)) if choices else method
+
+
+def parse_choices(pairs: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE`, or `PART.NAME=VALUE`; values as JSON, or as plain text where they are none."""
+    choices: dict[str, Any] = {}
+    for pair in pairs:
+        path, equals, text = pair.partition("=")
+        if not equals:
+            raise SettingError(f"--set is {pair!r}", remedy="Write NAME=VALUE, as in alpha=0.7")
+        *parts, name = path.replace("-", "_").split(".")
+        place = choices
+        for part in parts:
+            place = place.setdefault(part, {})
+        place[name] = _value(text)
+    return choices
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _merged(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields with the changes, part by part; unknown names are kept for the check to meet."""
+    merged = dict(fields)
+    for name, value in changes.items():
+        own = merged.get(name)
+        both = isinstance(value, Mapping) and isinstance(own, Mapping)
+        merged[name] = _merged(own, value) if both and own is not None else value
+    return merged

@@ -1,0 +1,126 @@
+"""`weakloc predict`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from weakloc.cli.terminal import Terminal
+from weakloc.config import PredictSettings
+from weakloc.errors import FailureError
+
+if TYPE_CHECKING:
+    from weakloc.predictor.predictor import Predictor
+    from weakloc.predictor.tags import Tags
+
+
+def predict(
+    run: str,
+    images: str,
+    /,
+    *,
+    out: Path,
+    tags: Path | None = None,
+    resume: Annotated[bool, Parameter(negative=())] = False,
+    devices: int = 1,
+    settings: Annotated[PredictSettings, Parameter(name="*")] = PredictSettings(),
+    terminal: Terminal = Terminal(),
+) -> None:
+    """Say where the classes are in any number of images.
+
+    Parameters
+    ----------
+    run
+        Folder of a run, or a trained classifier: timm:NAME or timm:NAME:WEIGHTS.
+    images
+        Folder, image, quoted glob, list (.txt), table (.csv), shards (.tar), or - for a list on
+        standard input.
+    out
+        Folder for predictions.jsonl and what comes with it.
+    tags
+        Table of what is in the images: only tagged classes get places, every tag gets one.
+    resume
+        Continue after an interruption without repeating or losing an image.
+    devices
+        Processes on this machine that share the images, one for each GPU. Under torchrun leave it.
+    """
+    if devices > 1 and "WORLD_SIZE" not in os.environ:
+        _run_on_devices(devices)
+        return
+    from weakloc.api.predicting import predict_to_folder
+
+    predictor, described = _predictor(run, settings)
+    known = None if tags is None else _read_tags(tags, predictor, terminal)
+    with terminal.progress("images") as show:
+        written = predict_to_folder(
+            predictor,
+            images,
+            out,
+            described={**described, "tags": None if tags is None else str(tags)},
+            tags=known,
+            resume=resume,
+            on_progress=show,
+        )
+    if not written.is_first_rank:
+        return
+    terminal.say(f"{written.num_done} images in {written.predictions}")
+    if written.num_skipped:
+        terminal.say(f"{written.num_skipped} broken images listed in {written.skipped}")
+    terminal.give(
+        {
+            "predictions": str(written.predictions),
+            "done": written.num_done,
+            "skipped": written.num_skipped,
+        }
+    )
+
+
+def _predictor(run: str, settings: PredictSettings) -> tuple[Predictor, dict[str, Any]]:
+    from weakloc.api.any_classifier import TIMM, timm_predictor
+    from weakloc.api.runs import load
+
+    if run.startswith(TIMM):
+        return timm_predictor(run, settings), {"run": run, "thresholds_from": "fixed 0.2"}
+    trained = load(run)
+    calibration = trained.calibration
+    tuned = "nothing" if calibration is None else calibration.supervision
+    return trained.predictor(settings), {"run": run, "thresholds_from": tuned}
+
+
+def _read_tags(path: Path, predictor: Predictor, terminal: Terminal) -> Tags:
+    from weakloc.predictor.tags import read_tags
+
+    tags, problems = read_tags(path, predictor.source.class_names)
+    for problem in problems:
+        terminal.say(f"{problem.where}: {problem.message}")
+    return tags
+
+
+def _run_on_devices(devices: int) -> None:
+    """This very command once for each device, as torchrun would start it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(devices):
+        environment = os.environ | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(devices),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        command = [sys.executable, "-m", "weakloc.cli", *sys.argv[1:]]
+        processes.append(subprocess.Popen(command, env=environment))
+    codes = [process.wait() for process in processes]
+    if any(codes):
+        raise FailureError(
+            f"{sum(map(bool, codes))} of {devices} processes failed",
+            remedy="Their messages are above; the same command with --resume goes on",
+        )

@@ -1,0 +1,100 @@
+"""Beam search over windows of an image with a trained network as the scorer of windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from weakloc.config import PredictSettings
+from weakloc.geometry import FloatArray
+from weakloc.localize.beam_search import BeamSettings, WindowScorer, beam_search, heat_maps
+from weakloc.localize.search_boxes import crop_pixels
+from weakloc.localize.window_scores import ClassMapScorer, GridHeadScorer
+from weakloc.model.heads import GridHead
+from weakloc.predictor.map_source import Floats, probabilities
+from weakloc.predictor.network_source import NetworkSource
+from weakloc.predictor.streaming import SeenImage
+from weakloc.structures import ScoreMaps
+
+CROPS_AT_ONCE = 8  # larger float32 batches are slower on a CPU
+
+
+@dataclass(frozen=True)
+class BeamHeat:
+    """Makes the heat of the classes of an image by searching for them."""
+
+    source: NetworkSource
+    search: BeamSettings
+
+    def __call__(
+        self, seen: SeenImage, classes: Sequence[int], settings: PredictSettings
+    ) -> ScoreMaps:
+        found = beam_search(
+            self._scorer(seen.picture),
+            seen.size,
+            class_indices=list(classes),
+            settings=self.search,
+        )
+        return heat_maps(found, long_side=settings.map_side)
+
+    def _scorer(self, picture: Image.Image) -> WindowScorer[Any]:
+        crops = _Crops(picture, self.source)
+        rows, columns = self._grid_shape()
+        if isinstance(self.source.network.head, GridHead):
+            return GridHeadScorer(crops.read_features, self._score_grids, (columns, rows))
+        is_fixed = self.search.recrop_every > self.search.num_levels
+        return ClassMapScorer(
+            crops.read_class_maps,
+            (columns, rows),
+            window_score="contrast" if is_fixed else "linear",
+            activation=self.source.activation,
+        )
+
+    def _grid_shape(self) -> tuple[int, int]:
+        size = self.source.preprocessing.fixed_size
+        assert size is not None, "beam search crops to a fixed input size"
+        columns, rows = self.source.network.backbone.map_size(size)
+        return rows, columns
+
+    @torch.inference_mode()
+    def _score_grids(self, grids: Floats) -> FloatArray:
+        head = self.source.network.head
+        assert isinstance(head, GridHead)
+        scores = head.score_grid(torch.from_numpy(grids).to(self.source.device))
+        return probabilities(scores.float().cpu().numpy(), self.source.activation)
+
+
+@dataclass(frozen=True)
+class _Crops:
+    """Parts of one picture, warped to the network's input."""
+
+    picture: Image.Image
+    source: NetworkSource
+
+    @torch.inference_mode()
+    def read_features(self, boxes_in_image: FloatArray) -> Floats:
+        return np.concatenate(
+            [self.source.read_features(chunk) for chunk in self._inputs(boxes_in_image)]
+        )
+
+    def read_class_maps(self, boxes_in_image: FloatArray) -> Floats:
+        return np.concatenate(
+            [self.source.read(chunk).maps for chunk in self._inputs(boxes_in_image)]
+        )
+
+    def _inputs(self, boxes_in_image: FloatArray) -> list[torch.Tensor]:
+        size = self.picture.size
+        tensors = []
+        for left, top, right, bottom in boxes_in_image.tolist():
+            pixels = crop_pixels((left, top, right, bottom), size)
+            tensors.append(self.source.preprocessing.apply(self.picture.crop(pixels))[0])
+        stacked = torch.stack(tensors)
+        return [
+            stacked[start : start + CROPS_AT_ONCE]
+            for start in range(0, len(stacked), CROPS_AT_ONCE)
+        ]
