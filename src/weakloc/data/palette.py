@@ -21,6 +21,7 @@ def label_map_text(class_names: Sequence[str]) -> str:
     palette = voc_palette()
     lines = ["# label:color_rgb:parts:actions"]
     for value, name in enumerate(("background", *class_names)):
-        red, green, blue = palette[3 * value : 3 * value + 3]
-        lines.append(f"{name}:{red},{green},{blue}::")
+        first = 3 * (value % 256)  # past 255 there are boxes only, and colours mean nothing
+        color = ",".join(map(str, palette[first : first + 3]))
+        lines.append(f"{name}:{color}::")
     return "\n".join(lines) + "\n"

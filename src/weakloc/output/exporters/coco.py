@@ -1,4 +1,4 @@
-"""COCO: instances.json (images, categories, annotations with scores) and results.json.
+"""COCO: annotations/instances_predicted.json (with scores) and results.json.
 
 Images are numbered from 1 in the order of the predictions, categories from 1 in the order of the
 classes; both files use the same numbers. `masks="polygon"` writes one polygon for each
@@ -38,7 +38,7 @@ def export_coco_instances(
 ) -> Path:
     """A whole data set: what COCO calls instances, each with a score."""
     del image_root
-    path = out / "instances.json"
+    path = out / "annotations" / "instances_predicted.json"
     categories = [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)]
     chosen = selected(predictions, class_names=class_names, options=options)
     # The images wait on disk until all annotations are written: a single pass, little memory.

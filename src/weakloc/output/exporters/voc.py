@@ -46,6 +46,7 @@ def export_voc_boxes(
             with open_whole(sidecar(folder, prediction.image, ".xml")) as stream:
                 stream.write(_annotation(prediction))
             listing.write(f"{image_stem(prediction.image)}\n")
+    _write_label_map(out, class_names)
     return folder
 
 
@@ -75,9 +76,14 @@ def export_voc_masks(
             raise PredictionsError(
                 "there are no masks among the predictions", remedy="Predict with masks"
             )
+    _write_label_map(out, class_names)
+    return out / "SegmentationClass"
+
+
+def _write_label_map(out: Path, class_names: Sequence[str]) -> None:
+    """Without it CVAT and Datumaro take VOC's own twenty classes for the only ones."""
     with open_whole(out / "labelmap.txt") as stream:
         stream.write(label_map_text(class_names))
-    return out / "SegmentationClass"
 
 
 @contextmanager
