@@ -44,19 +44,21 @@ def test_modules_say_what_they_are_and_are_named_by_their_subject(path: Path) ->
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
 def test_no_package_imports_its_own_init(path: Path) -> None:
-    if path.name == "__init__.py":
+    if path.name in {"__init__.py", "__main__.py"}:
         return
     packages = {
-        ".".join(("weakloc", *folder.relative_to(SOURCE).parts))
+        ".".join(("weakloc", *folder.relative_to(SOURCE).parts)): folder
         for folder in path.parents
         if folder.is_relative_to(SOURCE) and folder != SOURCE
     }
-    imported = {
-        node.module
+    from_init = [
+        f"{node.module}.{alias.name}"
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ImportFrom)
-    }
-    assert not packages & imported
+        if isinstance(node, ast.ImportFrom) and node.module in packages
+        for alias in node.names
+        if not (packages[node.module] / f"{alias.name}.py").is_file()
+    ]
+    assert not from_init
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)

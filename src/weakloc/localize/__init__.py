@@ -1,0 +1,1 @@
+"""One class's score map to places: NumPy and numba alone."""

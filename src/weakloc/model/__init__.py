@@ -1,0 +1,1 @@
+"""Images to score maps to class scores."""

@@ -1,0 +1,1 @@
+"""The papers' experiments as data: what varies, what is fixed, what was published."""

@@ -1,0 +1,1 @@
+"""Tags to a trained run: the engine, its checkpoints and the feature cache."""
