@@ -75,6 +75,12 @@ class Method(Protocol):
 
 def preprocessing(method: Method, backbone: Backbone) -> Preprocessing:
     """Image -> network input: the method's size, the backbone's normalisation and multiple."""
+    if method.side < backbone.min_input:
+        raise SettingError(
+            f"an image size of {method.side} is too small for {backbone.name}",
+            where="--image-size",
+            remedy=f"Give {backbone.min_input} or more",
+        )
     return Preprocessing(
         size=method.side,
         resize=method.resize,

@@ -22,15 +22,15 @@ def to_settings(value: Any) -> dict[str, Any]:
 def from_settings(kind: type[Settings], values: Mapping[str, Any], *, where: str = "") -> Settings:
     """The dataclass with these fields; fields not given keep their defaults."""
     hints = get_type_hints(kind)
-    names = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    fields = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in values:
-        if name not in names:
-            raise SettingError(
-                f"there is no setting {name!r}",
-                where=where or None,
-                remedy=did_you_mean(name, names),
-            )
-    read = {name: _read(values[name], hints[name], f"{where}{name}") for name in values}
+        if name not in fields:
+            remedy = did_you_mean(name, fields)
+            raise SettingError(f"there is no setting {where + name!r}", remedy=remedy)
+    read = {name: _read(value, hints[name], where + name) for name, value in values.items()}
+    for name, item in fields.items():
+        if name not in read and item.default is dataclasses.MISSING:
+            raise SettingError("no value is given", where=where + name)
     return kind(**read)
 
 
