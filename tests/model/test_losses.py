@@ -72,7 +72,9 @@ def test_unknown_labels_give_neither_loss_nor_gradient(loss) -> None:
     assert (fresh.grad == 0).all()
 
 
-@pytest.mark.parametrize("loss", [LogisticLoss("sum"), LogisticLoss("mean"), SoftmaxLoss()], ids=str)
+@pytest.mark.parametrize(
+    "loss", [LogisticLoss("sum"), LogisticLoss("mean"), SoftmaxLoss()], ids=str
+)
 def test_the_score_of_an_unknown_class_does_not_matter(loss) -> None:
     scores = random_scores()
     other = torch.where(LABELS == 0, 1e4, scores)

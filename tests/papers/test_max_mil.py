@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ class PaddingFreeTrunk(Trunk):
             stride=4, out_channels=6, level_strides=(4,), first_center=7.5, window=15.0
         )
 
-    def forward(self, images: Tensor, levels: Sequence[int] = ()) -> dict[int, Tensor]:
+    def forward(self, images: Tensor, _levels: Sequence[int] = ()) -> dict[int, Tensor]:
         return {4: self.layers(images)}
 
 
@@ -46,12 +46,12 @@ def padding_free_network(num_classes: int = 3) -> LocalizationNetwork:
 
 
 @pytest.fixture(scope="module")
-def alexnets() -> Iterator[tuple[nn.Module, Backbone]]:
+def alexnets() -> tuple[nn.Module, Backbone]:
     """torchvision's classifier, and ours with the same random weights."""
     torch.manual_seed(0)
     classifier = torchvision.models.alexnet(weights=None).eval()
     torch.manual_seed(0)
-    yield classifier, build_backbone(BackboneSpec.parse("alexnet", weights="none")).eval()
+    return classifier, build_backbone(BackboneSpec.parse("alexnet", weights="none")).eval()
 
 
 def random_labels(rows: int, columns: int) -> Tensor:
@@ -284,6 +284,19 @@ def test_geo_03_receptive_fields(alexnets) -> None:
     assert receptive_field(to_pool5, 500, 67) == 195
     one_of_fc6 = nn.Conv2d(256, 1, layers[13].kernel_size)
     assert receptive_field(nn.Sequential(*to_pool5, one_of_fc6), 800, 224) == 355
+
+
+def test_geo_03_vgg_reads_212_pixels_at_a_7_x_7_map(monkeypatch) -> None:
+    for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):
+        monkeypatch.setattr(nn.init, name, lambda tensor, *_args, **_kwargs: tensor)  # saves time
+    spec = BackboneSpec.parse("vgg16[fully_connected=head]", weights="none")
+    backbone = build_backbone(spec)
+    assert backbone.map_size((224, 224)) == (7, 7)
+    assert [tuple(layer.weight.shape) for layer in backbone.pretrained_layers] == [
+        (4096, 25_088),
+        (4096, 4096),
+    ]
+    assert receptive_field(averaging(backbone.trunk.layers), 416, 32) == 212
 
 
 @pytest.mark.parametrize(("name", "field"), [("resnet50", 427), ("resnet101", 971)])

@@ -1,0 +1,123 @@
+"""The four methods build what their papers describe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from weakloc.data.augmentation import ScaleJitter
+from weakloc.errors import SettingError
+from weakloc.methods import METHODS
+from weakloc.methods.beam import Beam
+from weakloc.methods.cam import Cam
+from weakloc.methods.max_mil import MaxMil
+from weakloc.methods.method import preprocessing
+from weakloc.methods.optimisation import build_optimiser
+from weakloc.methods.wildcat import Wildcat
+from weakloc.model.backbone_spec import BackboneSpec
+from weakloc.model.backbones import Backbone, build_backbone
+from weakloc.model.losses import BeamLoss, LogisticLoss, SoftmaxLoss
+from weakloc.model.pooling import AveragePool, KMaxKMin, MaxPool
+
+
+def make_backbone(text: str = "tiny[width=8]") -> Backbone:
+    torch.manual_seed(0)
+    return build_backbone(BackboneSpec.parse(text, weights="none"))
+
+
+@pytest.mark.parametrize("preset", ["practical", "literal"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_few_steps_of_every_preset_lower_the_loss(name: str, preset: str) -> None:
+    method = replace(getattr(METHODS[name], preset)(), side=64)
+    network = method.build_network(make_backbone(), 4)
+    loss = method.build_loss(num_classes=4, single_label=False)
+    optimiser = build_optimiser(network, replace(method.optimisation, learning_rate=3e-3))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8, 3, 64, 64, generator=generator)
+    labels = torch.full((8, 4), -1, dtype=torch.int8)
+    labels[torch.arange(8), torch.arange(8) % 4] = 1
+    labels[0, 1] = 0
+    values = []
+    for _ in range(12):
+        value = loss(network.train()(images).scores, labels)
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        values.append(value.item())
+    assert sum(values[-3:]) < sum(values[:3])
+
+
+def test_slots_of_the_literal_presets() -> None:
+    backbone = make_backbone()
+    assert MaxMil.literal().build_network(backbone, 3).spatial_pool == MaxPool()
+    assert Cam.literal().build_network(backbone, 3).spatial_pool == AveragePool()
+    wildcat = Wildcat.literal().build_network(backbone, 3)
+    assert wildcat.spatial_pool == KMaxKMin(0.2, 0.2, 0.7)
+    assert wildcat.class_pool.maps_per_class == 8
+
+
+def test_losses_follow_the_method_and_the_labels() -> None:
+    kinds = {
+        (method.name, single): method.build_loss(num_classes=3, single_label=single)
+        for method in (MaxMil.literal(), Wildcat.literal(), Cam.literal(), Beam.literal())
+        for single in (False, True)
+    }
+    assert kinds["max_mil", True] == kinds["max_mil", False] == LogisticLoss("sum")
+    assert kinds["wildcat", False] == LogisticLoss("mean")
+    assert kinds["wildcat", True] == SoftmaxLoss()
+    assert kinds["cam", False] == SoftmaxLoss()
+    assert kinds["beam", True] == BeamLoss("sigmoid")
+
+
+def test_one_class_alone_is_learned_by_a_logistic_loss_and_never_by_softmax() -> None:
+    assert Wildcat.practical().build_loss(num_classes=1, single_label=True) == LogisticLoss("mean")
+    for method in (Cam.literal(), replace(Beam.literal(), loss="beam_softmax")):
+        with pytest.raises(SettingError, match="cannot learn from a single class"):
+            method.build_loss(num_classes=1, single_label=True)
+
+
+def test_beam_takes_over_the_fully_connected_layers_and_teaches_them_slowly() -> None:
+    method = Beam.literal()
+    spec = method.backbone_spec(BackboneSpec.parse("alexnet", weights="none"))
+    assert spec.arguments == {"fully_connected": "head"}
+    backbone = build_backbone(spec)
+    network = method.build_network(backbone, 5)
+    widths = [(layer.in_features, layer.out_features) for layer in network.head.linear_layers()]
+    assert widths == [(9216, 4096), (4096, 4096), (4096, 2048), (2048, 5)]
+    assert torch.equal(network.head.layers[0].weight, backbone.pretrained_layers[0].weight)
+    groups = build_optimiser(network, method.optimisation).param_groups
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    by_layer = [rates[id(layer.weight)] for layer in network.head.linear_layers()]
+    assert by_layer == pytest.approx([0.001, 0.001, 0.01, 0.01])
+
+
+def test_beam_sizes_its_grid_by_the_backbone() -> None:
+    network = replace(Beam.practical(), side=104).build_network(make_backbone(), 3)
+    assert network.head.grid_side == 13
+    scores = network.eval()(torch.randn(1, 3, 104, 104))
+    assert scores.maps.shape == (1, 3, 13, 13)
+
+
+def test_preprocessing_takes_size_from_the_method_and_the_rest_from_the_backbone() -> None:
+    backbone = make_backbone("vit_tiny_patch16_224[mean=0.4,std=(0.1,0.2,0.3)]")
+    ready = preprocessing(replace(MaxMil.literal(), side=70), backbone)
+    assert ready.fixed_size == (80, 80)
+    assert (ready.resize, ready.mean, ready.std) == ("pad", (0.4,) * 3, (0.1, 0.2, 0.3))
+    jitter = MaxMil.literal().augmentation(backbone).scale_jitter
+    assert jitter == ScaleJitter(0.7, 1.4, multiple_of=16)
+    with pytest.raises(SettingError, match=r"image size of 8 is too small .* Give 16 or more"):
+        preprocessing(replace(MaxMil.literal(), side=8), backbone)
+
+
+def test_only_max_mil_as_printed_keeps_its_backbone_frozen() -> None:
+    frozen = {
+        (name, preset)
+        for name, kind in METHODS.items()
+        for preset in ("practical", "literal")
+        if not getattr(kind, preset)().trains_backbone
+    }
+    assert frozen == {("max_mil", "literal")}
+    network = replace(Wildcat.practical(), trains_backbone=False).build_network(make_backbone(), 2)
+    assert network.backbone_is_frozen
