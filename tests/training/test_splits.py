@@ -1,0 +1,92 @@
+"""What is learned from, what is watched, and what the tags say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from weakloc.config import TrainSettings
+from weakloc.errors import DataError
+from weakloc.structures import DataSet, Sample
+from weakloc.training.label_statistics import count_labels, odd_classes
+from weakloc.training.splits import divide
+
+
+def data_set(rows: list[list[int]], **splits: list[list[int]]) -> DataSet:
+    named = {"train": rows, **splits}
+    samples = {
+        split: [
+            Sample(f"{split}{index}", "", np.array(row, dtype=np.int8))
+            for index, row in enumerate(labels)
+        ]
+        for split, labels in named.items()
+    }
+    width = len(next((row for rows in named.values() for row in rows), []))
+    names = tuple(f"class{index}" for index in range(width))
+    return DataSet(Path("somewhere"), "folders", names, samples)
+
+
+def test_the_validation_split_is_watched_where_there_is_one() -> None:
+    division = divide(data_set([[1], [-1]], val=[[1]]), TrainSettings())
+    assert [sample.name for sample in division.learned] == ["train0", "train1"]
+    assert [sample.name for sample in division.watched] == ["val0"]
+
+
+def test_without_one_a_seeded_share_is_kept_back() -> None:
+    rows = [[1 if index % 2 else -1] for index in range(40)]
+    first, again = (divide(data_set(rows), TrainSettings(hold_out=0.2)) for _ in range(2))
+    other = divide(data_set(rows), TrainSettings(hold_out=0.2, seed=1))
+    names = [sample.name for sample in first.watched]
+    assert len(names) == 8
+    assert names == [sample.name for sample in again.watched]
+    assert names != [sample.name for sample in other.watched]
+    together = {sample.name for sample in (*first.learned, *first.watched)}
+    assert len(together) == 40
+    assert "8 of 40" in first.watched_name
+
+
+def test_the_last_image_of_a_class_is_never_kept_back() -> None:
+    rows = [[1, -1]] + [[-1, 1]] * 9
+    for seed in range(20):
+        division = divide(data_set(rows), TrainSettings(hold_out=0.9, seed=seed))
+        assert "train0" in {sample.name for sample in division.learned}
+        assert len(division.learned) == 2
+
+
+def test_one_image_is_learned_and_nothing_watched() -> None:
+    division = divide(data_set([[1, -1]]), TrainSettings())
+    assert len(division.learned) == 1
+    assert len(division.watched) == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "message"),
+    [
+        ([[0], [0]], TrainSettings(), "unknown.*Say for some images"),
+        ([], TrainSettings(), "'train' holds no image"),
+        ([[1]], TrainSettings(train_split="trian"), "Did you mean 'train'"),
+    ],
+)
+def test_data_without_anything_to_learn_is_refused(
+    rows: list[list[int]], settings: TrainSettings, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        divide(data_set(rows), settings)
+
+
+def test_labels_are_counted_by_hand() -> None:
+    samples = data_set([[1, 1, 0], [1, -1, 0], [-1, -1, 0], [1, 1, 0]]).splits["train"]
+    statistics = count_labels(samples, 3)
+    assert statistics.present.tolist() == [3, 2, 0]
+    assert statistics.absent.tolist() == [1, 2, 0]
+    assert statistics.unknown.tolist() == [0, 0, 4]
+    assert statistics.co_occurrence.tolist() == [[3, 2, 0], [2, 2, 0], [0, 0, 0]]
+
+
+def test_classes_that_cannot_be_learned_are_reported() -> None:
+    samples = data_set([[1, 1, -1, 0], [-1, 1, -1, 0]]).splits["train"]
+    odd = odd_classes(count_labels(samples, 4), ("good", "always", "never", "unsaid"))
+    assert [problem.message.split(" ")[1] for problem in odd] == ["'always'", "'never'", "'unsaid'"]
+    assert "is on no image" in odd[1].message
