@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import struct
 import tarfile
 import threading
@@ -219,6 +220,19 @@ def test_the_content_decides_not_the_suffix(tmp_path: Path) -> None:
     path.write_bytes(encoded(picture(), "PNG"))
     for source in (path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes())):
         np.testing.assert_array_equal(values(open_image(source)), values(picture()))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM"])
+def test_an_opened_picture_no_longer_needs_its_file(kind: str, tmp_path: Path) -> None:
+    options = {"save_all": True, "append_images": [picture()]} if kind in ("TIFF", "WEBP") else {}
+    path = tmp_path / "a"
+    path.write_bytes(encoded(picture(), kind, **options))
+    opened = open_image(path)
+    path.unlink()
+    with opened as image:
+        image.load()
+        assert image.resize((5, 4)).size == (5, 4)
+        assert pickle.loads(pickle.dumps(image)).size == (WIDTH, HEIGHT)
 
 
 def test_too_many_pixels_are_refused_before_decoding() -> None:

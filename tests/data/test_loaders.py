@@ -108,6 +108,18 @@ def test_an_epoch_can_be_resumed_to_the_bit_with_a_new_loader(samples: list[Samp
     assert not torch.equal(next(iter(other)).images, whole[0][0].images)
 
 
+def test_an_epoch_goes_on_from_the_batch_at_which_it_stopped(samples: list[Sample]) -> None:
+    loader = training_loader(samples, SMALL, EVERYTHING, batch_size=2, seed=5, balance=True)
+    whole = epochs(loader, 3)
+    for workers in (0, 1):
+        resumed = training_loader(
+            samples, SMALL, EVERYTHING, batch_size=2, seed=5, balance=True, workers=workers
+        )
+        resumed.set_epoch(3, first_step=4)
+        assert_equal(list(resumed), whole[4:])
+        assert_equal(epochs(resumed, 4), epochs(loader, 4))
+
+
 def test_workers_that_are_started_afresh_give_the_same_epoch(samples: list[Sample]) -> None:
     settings = {"batch_size": 4, "seed": 5, "cache": "memory"}
     alone = training_loader(samples, SMALL, EVERYTHING, **settings)
