@@ -43,7 +43,7 @@ def main() -> None:
         timings = time_interleaved(variants, rounds=arguments.rounds)
     write_results(
         "loading",
-        rows_of(timings, arguments.images, arguments.processes),
+        rows_of(timings, arguments.images),
         title="Loading images",
         notes=(
             f"{arguments.images} JPEG files of {WIDTH} x {HEIGHT} (quality 92, 1/f noise)",
@@ -141,9 +141,7 @@ def consume(loader: SampleLoader) -> None:
         pass
 
 
-def rows_of(
-    timings: Mapping[str, Timing], num_images: int, processes: int
-) -> list[dict[str, object]]:
+def rows_of(timings: Mapping[str, Timing], num_images: int) -> list[dict[str, object]]:
     bare = {
         "loader, this process": "bare decode + resize, 1 process",
         "loader, all workers": "bare decode + resize, all",
