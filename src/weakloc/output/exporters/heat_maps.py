@@ -16,8 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from weakloc.files import file_name_of, write_whole
-from weakloc.geometry import GridTransform
-from weakloc.localize.maps import resample, sigmoid
+from weakloc.output.map_pictures import image_maps
 from weakloc.structures import ScoreMaps
 
 
@@ -34,13 +33,6 @@ def write_heat_maps(
         for class_name, heat in zip(class_names, values, strict=True):
             _write_heat_map(folder / f"{file_name_of(class_name)}.png", heat)
     return out
-
-
-def image_maps(maps: ScoreMaps) -> NDArray[np.float32]:
-    """(C, height, width): the maps at the pixels of their image, logits as probabilities."""
-    width, height = (round(side) for side in maps.transform.image_size)
-    values = resample(maps, GridTransform.identity((width, height))).values
-    return sigmoid(values) if maps.kind == "logit" else values
 
 
 def _write_heat_map(path: Path, heat: NDArray[np.float32]) -> None:

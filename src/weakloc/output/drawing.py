@@ -1,0 +1,270 @@
+"""Pictures of predictions: heat map, masks, boxes, points and truth over the image, and grids.
+
+Every line has a dark edge around a light or coloured core and every label its own ground, so that
+both show on any picture. Truth is white and dashed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from weakloc.geometry import BoxLTRB, PointXY
+from weakloc.output.colors import Color, class_color, heat_colors, ink_on
+from weakloc.output.map_pictures import image_maps
+from weakloc.run_lengths import decode_mask
+from weakloc.structures import Prediction, ScoreMaps, Truth
+
+BLACK: Color = (0, 0, 0)
+WHITE: Color = (255, 255, 255)
+GROUND: Color = (24, 24, 28)
+HEAT_OPACITY = 0.65
+MASK_OPACITY = 0.4
+_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "NotoSansCJK-Regular.ttc")
+
+
+def draw_prediction(
+    image: Image.Image,
+    prediction: Prediction,
+    *,
+    score_map: ScoreMaps | None = None,
+    truth: Truth | None = None,
+    smallest_side: int = 320,
+) -> Image.Image:
+    """A new picture; where the longer side is smaller than asked, enlarged a whole number of times.
+
+    Of several score maps the highest value counts at each pixel. The order of the classes, for
+    colours and truth, is that of `prediction.scores`.
+    """
+    factor = max(math.ceil(smallest_side / max(image.size)), 1)
+    size = (image.width * factor, image.height * factor)
+    picture = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    if score_map is not None:
+        picture = overlay_heat(picture, image_maps(score_map).max(axis=0))
+    colors = _class_colors(prediction)
+    for mask in prediction.masks:
+        picture = overlay_mask(picture, decode_mask(mask.rle), color=colors[mask.class_name])
+    pen = _Pen(picture, image_size=(prediction.width, prediction.height))
+    _draw_lines(pen, prediction, truth, colors)
+    _draw_labels(pen, prediction, truth, colors)
+    return picture
+
+
+def _class_colors(prediction: Prediction) -> dict[str, Color]:
+    names = dict.fromkeys(prediction.scores)
+    for places in (prediction.masks, prediction.boxes, prediction.points):
+        names.update(dict.fromkeys(place.class_name for place in places))
+    return {name: class_color(index) for index, name in enumerate(names)}
+
+
+def _draw_lines(
+    pen: _Pen, prediction: Prediction, truth: Truth | None, colors: dict[str, Color]
+) -> None:
+    for drawn in truth.boxes if truth else ():
+        pen.dashed_box(drawn.box, WHITE)
+    for box in prediction.boxes:
+        pen.box(box.box, colors[box.class_name])
+    for point in prediction.points:
+        pen.point((point.x, point.y), colors[point.class_name])
+
+
+def _draw_labels(
+    pen: _Pen, prediction: Prediction, truth: Truth | None, colors: dict[str, Color]
+) -> None:
+    class_names = tuple(prediction.scores)
+    for box in prediction.boxes:
+        pen.label(f"{box.class_name} {box.score:.2f}", box.box, colors[box.class_name])
+    for drawn in truth.boxes if truth else ():
+        if drawn.class_index < len(class_names):
+            pen.label(class_names[drawn.class_index], drawn.box, WHITE)
+    if not prediction.boxes:
+        for point in prediction.points:
+            at = (point.x, point.y, point.x, point.y)
+            pen.label(f"{point.class_name} {point.score:.2f}", at, colors[point.class_name])
+
+
+def overlay_heat(picture: Image.Image, heat: NDArray[np.floating]) -> Image.Image:
+    """The picture under a heat map, (rows, columns) in [0, 1], stretched over it; cold is clear."""
+    whole = Image.fromarray(heat.astype(np.float32))
+    values = np.asarray(whole.resize(picture.size, Image.Resampling.BILINEAR))
+    opacity = HEAT_OPACITY * np.clip(values, 0.0, 1.0)[..., None]
+    return _blend(picture, heat_colors(values), opacity)
+
+
+def overlay_mask(picture: Image.Image, mask: NDArray[np.bool_], *, color: Color) -> Image.Image:
+    """The picture with the pixels of a mask tinted and its contour drawn."""
+    whole = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
+    covered = np.asarray(whole.resize(picture.size, Image.Resampling.NEAREST)) > 0
+    edge = covered & ~_eroded(covered, steps=_line_width(picture.size))
+    opacity = np.where(edge, 1.0, np.where(covered, MASK_OPACITY, 0.0))[..., None]
+    return _blend(picture, np.broadcast_to(np.array(color, np.uint8), (*covered.shape, 3)), opacity)
+
+
+def _blend(
+    picture: Image.Image, colors: NDArray[np.uint8], opacity: NDArray[np.floating]
+) -> Image.Image:
+    pixels = np.asarray(picture) * (1.0 - opacity) + colors * opacity
+    return Image.fromarray(np.rint(pixels).astype(np.uint8))
+
+
+def _eroded(mask: NDArray[np.bool_], *, steps: int) -> NDArray[np.bool_]:
+    """Without the pixels within some steps of the border; the picture's border is one too."""
+    inner = mask
+    for _ in range(steps):
+        padded = np.pad(inner, 1)
+        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return inner
+
+
+def draw_grid(
+    images: Sequence[Image.Image],
+    *,
+    num_columns: int,
+    cell_size: tuple[int, int],
+    captions: Sequence[str] = (),
+) -> Image.Image:
+    """The images side by side, each fitted into a cell, with a caption below where given."""
+    width, height = cell_size
+    font = _font(max(height // 18, 11), "")
+    caption_height = int(font.getbbox("Ag")[3]) + 6 if captions else 0
+    num_rows = max(math.ceil(len(images) / num_columns), 1)
+    sheet = Image.new("RGB", (num_columns * width, num_rows * (height + caption_height)), GROUND)
+    draw = ImageDraw.Draw(sheet)
+    for number, image in enumerate(images):
+        row, column = divmod(number, num_columns)
+        left, top = column * width, row * (height + caption_height)
+        fitted = _fitted(image, (width - 4, height - 4))
+        sheet.paste(
+            fitted, (left + (width - fitted.width) // 2, top + (height - fitted.height) // 2)
+        )
+        if number < len(captions):
+            font = _font(max(height // 18, 11), captions[number])
+            text = _shortened(captions[number], font, width - 8)
+            draw.text((left + 4, top + height), text, font=font, fill=WHITE)
+    return sheet
+
+
+def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    factor = min(size[0] / image.width, size[1] / image.height)
+    fitted = (max(round(image.width * factor), 1), max(round(image.height * factor), 1))
+    return image.convert("RGB").resize(fitted, Image.Resampling.LANCZOS)
+
+
+class _Pen:
+    """Draws in the image frame on a picture that may be larger than the image."""
+
+    def __init__(self, picture: Image.Image, *, image_size: tuple[int, int]) -> None:
+        self._draw = ImageDraw.Draw(picture)
+        self._size = picture.size
+        self._scale = (picture.width / image_size[0], picture.height / image_size[1])
+        self._width = _line_width(picture.size)
+        self._labels: list[BoxLTRB] = []
+
+    def box(self, box: BoxLTRB, color: Color) -> None:
+        for grown, ink, width in self._strokes(color):
+            self._draw.rectangle(self._corners(box, grown), outline=ink, width=width)
+
+    def dashed_box(self, box: BoxLTRB, color: Color) -> None:
+        left, top, right, bottom = self._corners(box, 0)
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+        for ink, width in ((BLACK, self._width + 2), (color, self._width)):
+            for start, end in pairwise(corners):
+                for dash in _dashes(start, end, length=6 * self._width):
+                    self._draw.line(dash, fill=ink, width=width)
+
+    def point(self, point: PointXY, color: Color) -> None:
+        x, y = point[0] * self._scale[0], point[1] * self._scale[1]
+        for ink, radius in ((BLACK, 3.5), (WHITE, 2.8), (color, 2.0)):
+            reach = radius * self._width
+            self._draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=ink)
+
+    def label(self, text: str, box: BoxLTRB, color: Color) -> None:
+        """Above the box, else below it or within, where no label is yet."""
+        font = _font(max(min(self._size) // 26, 11), text)
+        shown = _shortened(text, font, self._size[0] - 6)
+        _, top, width, bottom = (math.ceil(side) for side in font.getbbox(shown))
+        place = self._label_place(box, (width + 6, bottom + 4))
+        self._labels.append(place)
+        self._draw.rectangle(place, fill=color, outline=BLACK)
+        at = (place[0] + 3, place[1] + 2 - top // 2)
+        self._draw.text(at, shown, font=font, fill=ink_on(color))
+
+    def _label_place(self, box: BoxLTRB, size: tuple[int, int]) -> BoxLTRB:
+        left, top, right, bottom = self._corners(box, 0)
+        width, height = size
+        wanted = [
+            *((left, top - height), (left, bottom), (left, top), (left, bottom - height)),
+            *((right - width, top - height), (right - width, bottom)),
+        ]
+        places = [self._inside(x, y, width, height) for x, y in wanted]
+        free = (p for p in places if not any(_overlap(p, taken) for taken in self._labels))
+        return next(free, places[0])
+
+    def _inside(self, left: float, top: float, width: float, height: float) -> BoxLTRB:
+        left = min(max(left, 0), max(self._size[0] - width - 1, 0))
+        top = min(max(top, 0), max(self._size[1] - height - 1, 0))
+        return left, top, left + width, top + height
+
+    def _strokes(self, color: Color) -> tuple[tuple[int, Color, int], ...]:
+        """(how far outside, ink, width): a dark frame and the colour within it."""
+        return (1, BLACK, self._width + 2), (0, color, self._width)
+
+    def _corners(self, box: BoxLTRB, grown: int) -> BoxLTRB:
+        """Pillow's corners, both drawn: the box's own outermost pixels, or `grown` outside."""
+        left, right = round(box[0] * self._scale[0]), round(box[2] * self._scale[0]) - 1
+        top, bottom = round(box[1] * self._scale[1]), round(box[3] * self._scale[1]) - 1
+        right, bottom = max(right, left), max(bottom, top)
+        return left - grown, top - grown, right + grown, bottom + grown
+
+
+def _line_width(size: tuple[int, int]) -> int:
+    return max(round(max(size) / 260), 2)
+
+
+def _dashes(
+    start: PointXY, end: PointXY, *, length: float
+) -> Iterator[tuple[float, float, float, float]]:
+    """Every other piece of a straight line."""
+    total = math.dist(start, end)
+    count = max(round(total / length) // 2 * 2 + 1, 1)  # odd: both ends are drawn
+    for piece in range(0, count, 2):
+        shares = piece / count, (piece + 1) / count
+        (x1, y1), (x2, y2) = (
+            (start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1]))
+            for share in shares
+        )
+        yield x1, y1, x2, y2
+
+
+def _overlap(first: BoxLTRB, second: BoxLTRB) -> bool:
+    wide = first[0] < second[2] and second[0] < first[2]
+    return wide and first[1] < second[3] and second[1] < first[3]
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """On one line, without unprintable characters, cut to the width with dots."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    shown = plain
+    while font.getlength(shown) > width and len(plain) > 1:
+        plain = plain[:-1]
+        shown = f"{plain}..."
+    return shown
+
+
+@cache
+def _font(size: int, text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own for Latin letters, the same everywhere; else one of the system's."""
+    if not all(ord(letter) < 256 for letter in text):
+        far_eastern = any(ord(letter) >= 0x2E80 for letter in text)
+        for name in reversed(_FONTS) if far_eastern else _FONTS:
+            try:
+                return ImageFont.truetype(name, size)
+            except OSError:
+                continue
+    return ImageFont.load_default(size)
