@@ -106,12 +106,12 @@ def test_thresholds_travel_with_the_run(copy: Path) -> None:
         (lambda r: r.update(format_version=2), r"version 2, .*up to 1\. Update weakloc"),
         (lambda r: r.pop("class_names"), "'class_names' is missing"),
         (lambda r: r["method"].update(name="later"), "method 'later' is not known"),
-        (lambda r: r["method"]["settings"].update(shiny=1), "no setting 'shiny'"),
+        (lambda r: r["method"]["settings"].update(shiny=1), "no setting 'wildcat.shiny'"),
         (lambda r: r["method"]["settings"].update(alpha="much"), "wildcat.alpha: 'much' will not"),
         (lambda r: r["settings"].update(epochs=-1), "--epochs is -1"),
         (lambda r: r["preprocessing"].update(size=[32]), "preprocessing.size"),
         (lambda r: r["labels"].update(co_occurrence=[[1]]), "co_occurrence does not fit 2"),
-        (lambda r: r["backbone"].update(name="tinny"), "Did you mean 'tiny'"),
+        (lambda r: r["backbone"].update(name="tinny"), "backbone 'tinny' is not known"),
         (lambda r: r["method"]["settings"].update(maps_per_class=3), "is 6x16x1x1|6 instead of|4"),
     ],
 )
@@ -135,7 +135,7 @@ def test_a_half_deleted_run_says_what_is_missing_and_what_brings_it_back(
     with pytest.raises(RunError, match=r"run.json is missing. Continue .*--resume"):
         load_run(copy)
     (copy / "last.ckpt").unlink()
-    with pytest.raises(RunError, match="run.json is missing. Give the folder"):
+    with pytest.raises(RunError, match=r"run.json is missing\. Give the folder"):
         load_run(copy)
 
 

@@ -19,6 +19,7 @@ from tests.training.small_data import method, settings
 from weakloc.config import TrainSettings
 from weakloc.errors import RunError, TrainingFailure
 from weakloc.methods.max_mil import MaxMil
+from weakloc.methods.method import Method
 from weakloc.methods.optimisation import Optimisation
 from weakloc.structures import DataSet
 from weakloc.training.checkpoint import load_run
@@ -27,7 +28,7 @@ from weakloc.training.module import LocalizationModule
 from weakloc.training.run import Run
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a process that is gone."""
 
 
@@ -54,12 +55,27 @@ def at_step(
     monkeypatch.setattr(LocalizationModule, step, acting)
 
 
-def die() -> None:
-    raise Killed
-
-
 def saving_always(**changes: object) -> TrainSettings:
     return settings(checkpoint_minutes=1e-9, **changes)
+
+
+def train_until_killed(
+    data_set: DataSet,
+    chosen: TrainSettings,
+    out: Path,
+    *,
+    epoch: int,
+    batch: int,
+    step: str = "training_step",
+    how: Method | None = None,
+) -> None:
+    def die() -> None:
+        raise KilledError
+
+    with pytest.MonkeyPatch.context() as patched:
+        at_step(patched, epoch, batch, die, step=step)
+        with pytest.raises(KilledError):
+            train(data_set, how or method(), chosen, out)
 
 
 # 22 images in batches of 4 are 6 batches; 9 watched images are 3.
@@ -84,9 +100,7 @@ def test_a_run_killed_at_any_step_ends_with_the_same_weights(
     batch: int,
     step: str,
 ) -> None:
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
-        at_step(patched, epoch, batch, die, step=step)
-        train(data_set, method(), saving_always(), tmp_path)
+    train_until_killed(data_set, saving_always(), tmp_path, epoch=epoch, batch=batch, step=step)
     resumed = train(data_set, method(), saving_always(), tmp_path, resume=True)
     assert weights_of(tmp_path) == whole_weights
     assert [record.loss for record in resumed.history] == [each.loss for each in run.history]
@@ -100,9 +114,7 @@ def test_dropout_and_scale_jitter_repeat_after_a_restart_within_an_epoch(
     jittered = MaxMil(hidden=8, dropout=0.5, optimisation=method().optimisation)
     one = settings(checkpoint_minutes=1e-9, accumulate=2, epochs=2)
     train(data_set, jittered, one, tmp_path / "whole")
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
-        at_step(patched, 1, 3, die, step="training_step")
-        train(data_set, jittered, one, tmp_path / "parts")
+    train_until_killed(data_set, one, tmp_path / "parts", epoch=1, batch=3, how=jittered)
     train(data_set, jittered, one, tmp_path / "parts", resume=True)
     assert weights_of(tmp_path / "parts") == weights_of(tmp_path / "whole")
 
@@ -138,6 +150,7 @@ SCRIPT = """
 import sys, torch
 from pathlib import Path
 from tests.training.small_data import make_data_set, method, settings
+from weakloc.methods.method import Method
 from weakloc.methods.optimisation import Optimisation
 from weakloc.training.fit import train
 constant = Optimisation(kind="sgd", learning_rate=0.05, epochs=3, batch_size=4)
@@ -194,9 +207,7 @@ def files_of_at_most(num_bytes: int) -> Iterator[None]:
 def test_a_full_disk_is_said_and_the_last_good_checkpoint_stays(
     data_set: DataSet, whole_weights: bytes, tmp_path: Path, share: float
 ) -> None:
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
-        at_step(patched, 2, 0, die, step="training_step")
-        train(data_set, method(), settings(), tmp_path)
+    train_until_killed(data_set, settings(), tmp_path, epoch=2, batch=0)
     good = (tmp_path / "last.ckpt").read_bytes()
     limit = int(share * len(good))
     with files_of_at_most(limit), pytest.raises(TrainingFailure, match=r"cannot be saved.*Free"):
@@ -210,9 +221,7 @@ def test_a_full_disk_is_said_and_the_last_good_checkpoint_stays(
 def test_a_loss_that_is_not_a_number_stops_with_the_images_and_keeps_the_checkpoint(
     data_set: DataSet, tmp_path: Path
 ) -> None:
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
-        at_step(patched, 1, 0, die, step="training_step")
-        train(data_set, method(), settings(), tmp_path)
+    train_until_killed(data_set, settings(), tmp_path, epoch=1, batch=0)
     good = (tmp_path / "last.ckpt").read_bytes()
 
     def spoil() -> None:
@@ -225,7 +234,9 @@ def test_a_loss_that_is_not_a_number_stops_with_the_images_and_keeps_the_checkpo
 
     with pytest.MonkeyPatch.context() as patched:
         at_step(patched, 1, 2, spoil, step="training_step")
-        with pytest.raises(TrainingFailure, match=r"loss became nan at .*train\d+\.png.*--learning"):
+        with pytest.raises(
+            TrainingFailure, match=r"loss became nan at .*train\d+\.png.*--learning"
+        ):
             train(data_set, method(), saving_always(), tmp_path, resume=True)
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert (tmp_path / "last.ckpt").read_bytes() != good  # two batches further
@@ -238,11 +249,14 @@ def test_other_settings_or_data_are_refused_and_more_epochs_are_not(
     train(data_set, method(), settings(epochs=1), tmp_path)
     with pytest.raises(RunError, match=r"started with method.optimisation.*'batch_size': 4"):
         train(data_set, method(), settings(epochs=1, batch_size=5), tmp_path, resume=True)
-    with pytest.raises(RunError, match="alpha = 0.7, now it is 0.5"):
+    with pytest.raises(RunError, match=r"alpha = 0\.7, now it is 0\.5"):
         train(data_set, method(alpha=0.5), settings(epochs=1), tmp_path, resume=True)
-    fewer = DataSet(data_set.root, "folders", data_set.class_names, {
-        "train": data_set.splits["train"][1:], "val": data_set.splits["val"]
-    })
+    fewer = DataSet(
+        data_set.root,
+        "folders",
+        data_set.class_names,
+        {"train": data_set.splits["train"][1:], "val": data_set.splits["val"]},
+    )
     with pytest.raises(RunError, match=r"training images = '22, \w+', now it is '21, "):
         train(fewer, method(), settings(epochs=1), tmp_path, resume=True)
     assert len(train(data_set, method(), settings(epochs=2), tmp_path, resume=True).history) == 2

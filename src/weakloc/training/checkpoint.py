@@ -182,7 +182,10 @@ def load_run(path: Path) -> Run:
         )
     except KeyError as error:
         raise _damaged(where, f"{error.args[0]!r} is missing") from error
-    except (ValueError, TypeError, AttributeError, SettingError) as error:
+    except SettingError as error:
+        place = f"{error.where}: " if error.where else ""
+        raise _damaged(where, place + error.message) from error
+    except (ValueError, TypeError, AttributeError) as error:
         raise _damaged(where, str(error)) from error
     _load_weights(network, path)
     return run

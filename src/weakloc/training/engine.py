@@ -25,7 +25,7 @@ _EXPECTED_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # inside Lightning, with torch >= 2.9
     r"Found \d+ module\(s\) in eval mode",  # a frozen backbone
     r"Starting from v1.9.0, `tensorboardX`",
-    r".*does not have many workers",
+    r"You defined a `validation_step` but have no `val_dataloader`",  # too few images
     r".*You are using a CUDA device .* that has Tensor Cores",
 )
 

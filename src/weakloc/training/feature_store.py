@@ -115,8 +115,9 @@ class FeatureStore:
         for line in lines[:held]:
             key, width, height = line.split()
             self._rows[key] = Row(len(self._rows), (float(width), float(height)))
-        if self._data_path.is_file() and held != len(self._rows):
-            os.truncate(self._data_path, len(self._rows) * row_bytes)
+        kept_bytes = len(self._rows) * row_bytes
+        if self._data_path.is_file() and self._data_path.stat().st_size != kept_bytes:
+            os.truncate(self._data_path, kept_bytes)
         kept = "".join(f"{line}\n" for line in lines[:held]).encode()
         if index != kept:
             self._index_path.write_bytes(kept)

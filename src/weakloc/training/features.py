@@ -153,15 +153,15 @@ class FeatureCache:
     def _append(self, batch: Batch, samples: Sequence[Sample], scale: float) -> None:
         keys = [self._keys[sample.path] for sample in samples]
         sizes = [place.image_size for place in batch.transforms if place is not None]
-        for mirrored in sorted({look.mirrored for look in self.looks}):
-            stores = {level: self._stores[Look(scale, mirrored), level] for level in self._levels}
+        for look in (each for each in self.looks if each.scale == scale):
+            stores = {level: self._stores[look, level] for level in self._levels}
             lacking = {
                 level: [i for i, key in enumerate(keys) if key not in store]
                 for level, store in stores.items()
             }
             if not any(lacking.values()):
                 continue
-            features = self._compute(batch.images.flip(-1) if mirrored else batch.images)
+            features = self._compute(batch.images.flip(-1) if look.mirrored else batch.images)
             for level, new in lacking.items():
                 if new:
                     new_keys, new_sizes = [keys[i] for i in new], [sizes[i] for i in new]
