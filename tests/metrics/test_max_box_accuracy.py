@@ -18,6 +18,7 @@ from weakloc.metrics.max_box_accuracy import (
     best_overlaps,
 )
 from weakloc.metrics.score_levels import count_below, floor_to_bytes, normalize_map
+from weakloc.metrics.uncertainty import NO_RESAMPLING
 from weakloc.structures import TruthBox
 
 from .maps import random_maps
@@ -210,6 +211,15 @@ def test_merging_and_order_change_no_bit():
     (merged,) = first.compute()
     assert merged == whole
     assert np.array_equal(merged.replicates, whole.replicates)
+
+
+def test_without_resamples_the_value_is_the_same_and_has_no_interval():
+    maps, truths = _material()
+    whole = _fed(_original(MAX_BOX_ACC_V2), maps, truths).compute()[0]
+    (plain,) = _fed(_original(MAX_BOX_ACC_V2), maps, truths, resampling=NO_RESAMPLING).compute()
+    assert plain.value == whole.value
+    assert whole.interval is not None
+    assert plain.interval is None
 
 
 def test_swept_top_1_and_top_5_never_exceed_the_accuracy_of_known_classes():

@@ -152,7 +152,9 @@ class MaxBoxAccuracy:
     def _result(self, k: int | None, sums: ResampledSums, hidden_supervision: int) -> MetricResult:
         accuracies = self._accuracies(sums.total)  # (I, thresholds)
         is_defined = sums.num_images > 0
-        replicates = self._accuracies(sums.replicates).max(axis=-1).mean(axis=-1)
+        replicates = sums.evaluate(
+            lambda block: np.asarray(self._accuracies(block).max(axis=-1).mean(axis=-1))
+        )
         return MetricResult(
             name=self.convention.name if k is None else f"top_{k}_{self.convention.name}",
             value=float(accuracies.max(axis=-1).mean()) if is_defined else None,
@@ -173,7 +175,7 @@ class MaxBoxAccuracy:
         levels = np.arange(thresholds.size)
         if self.convention.reading == "compatible":
             levels = (thresholds * 255).astype(np.int64)
-        hits = sums[..., :-1].reshape(*sums.shape[:-1], -1, NUM_LEVELS)
+        hits = sums[..., :-1].reshape(*sums.shape[:-1], len(self.convention.ious), NUM_LEVELS)
         return ratio(hits[..., levels], sums[..., -1, None, None])
 
     def _details(self, accuracies: FloatArray) -> dict[str, Detail]:

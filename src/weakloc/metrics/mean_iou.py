@@ -96,7 +96,7 @@ class MeanIoU:
     def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
         ious = _ious(self._sums.total)
         defined = ~np.isnan(ious)
-        replicates = mean_of_defined(_ious(self._sums.replicates))
+        replicates = self._sums.evaluate(lambda sums: mean_of_defined(_ious(sums)))
         right, counted = int(self._confusion.trace()), int(self._confusion.sum())
         result = MetricResult(
             name="mean_iou" if self.knowing == "nothing" else "mean_iou_tags_given",

@@ -48,7 +48,7 @@ class PixelPrecision:
     def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
         value = float(_precision(self._sums.total))
         is_defined = not np.isnan(value)
-        replicates = _precision(self._sums.replicates)
+        replicates = self._sums.evaluate(_precision)
         others, objects = np.split(self._sums.total, 2)
         result = MetricResult(
             name="px_ap",

@@ -53,12 +53,11 @@ class ClassShares:
         details: Mapping[str, Detail] | None = None,
     ) -> MetricResult:
         """The mean over classes of their shares, or all hits over all trials."""
-        hits, trials = np.split(self._sums.total, 2)
+        hits, trials = _halves(self._sums.total)
         per_class = ratio(hits, trials)  # (C,)
         tried = ~np.isnan(per_class)
         value = float(_average(hits, trials, averaging)) if tried.any() else None
-        hits_again, trials_again = np.split(self._sums.replicates, 2, axis=1)
-        replicates = _average(hits_again, trials_again, averaging)
+        replicates = self._sums.evaluate(lambda sums: _average(*_halves(sums), averaging))
         names = self.classes.names
         return MetricResult(
             name=name,
@@ -81,3 +80,9 @@ def _average(hits: FloatArray, trials: FloatArray, averaging: Averaging) -> Floa
     if averaging == "classes":
         return mean_of_defined(ratio(hits, trials))
     return ratio(hits.sum(axis=-1), trials.sum(axis=-1))
+
+
+def _halves(sums: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Hits and trials, over the last axis."""
+    half = sums.shape[-1] // 2
+    return sums[..., :half], sums[..., half:]

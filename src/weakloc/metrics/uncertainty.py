@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -165,11 +165,14 @@ class ResampledSums:
         """(counts,)"""
         return self._total.copy()
 
-    @property
-    def replicates(self) -> NDArray[np.float64]:
-        """(replicates, counts)"""
+    def evaluate(
+        self, function: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    ) -> NDArray[np.float64]:
+        """A function of sums (resamples, counts) -> (resamples,), applied to all in blocks."""
         self._flush()
-        return self._replicates.copy()
+        blocks = range(0, len(self._replicates), _CHUNK)
+        values = [function(self._replicates[start : start + _CHUNK].copy()) for start in blocks]
+        return np.concatenate([np.empty(0), *values])
 
     def _flush(self) -> None:
         if not self._waiting or not len(self._replicates):
