@@ -1,0 +1,271 @@
+"""Runs and prediction files against the truth of a data set, with baselines beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from weakloc.api.coco_results import read_coco_results
+from weakloc.api.map_metrics import MapMetrics
+from weakloc.api.runs import TrainedRun, load
+from weakloc.config import PredictSettings
+from weakloc.errors import DataError, PredictionsError, did_you_mean
+from weakloc.files import open_whole
+from weakloc.metrics.arrays import ClassIndex
+from weakloc.metrics.catalogue import SaidKind, Setup, said_kinds, truth_kinds
+from weakloc.metrics.evaluation import Evaluation, Report, compare_reports
+from weakloc.metrics.pairing import pair_predictions
+from weakloc.metrics.ranking import RankingConvention
+from weakloc.metrics.uncertainty import Difference, Resampling
+from weakloc.output.exporters.jsonl import read_predictions
+from weakloc.predictor.predictor import Predictor
+from weakloc.predictor.sources import ImageSource
+from weakloc.structures import BrokenImage, DataSet, Prediction, Sample
+
+OnProgress = Callable[[int, int | None], None]
+EVERYTHING: frozenset[SaidKind] = frozenset(("scores", "points", "boxes", "masks"))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The numbers of one run or file; `tuned_by` says what chose its thresholds."""
+
+    name: str
+    split: str
+    report: Report
+    tuned_by: str
+    num_images: int
+    num_broken: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.report.to_json(),
+            "evaluated": self.name,
+            "split": self.split,
+            "thresholds_from": self.tuned_by,
+            "num_images": self.num_images,
+            "num_broken": self.num_broken,
+        }
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What all runs under comparison are judged by."""
+
+    data_set: DataSet
+    split: str
+    num_resamples: int = 1000
+    with_maps: bool = True
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        if self.split not in self.data_set.splits:
+            raise DataError(
+                f"there is no split {self.split!r}",
+                where=str(self.data_set.root),
+                remedy=did_you_mean(self.split, self.data_set.splits),
+            )
+        return self.data_set.splits[self.split]
+
+    @property
+    def setup(self) -> Setup:
+        return Setup(
+            ClassIndex(self.data_set.class_names),
+            RankingConvention(resampling=Resampling(self.num_resamples)),
+            dict(self.data_set.segmentation_values),
+        )
+
+
+def evaluate(
+    what: str | Path | TrainedRun,
+    judging: Judging,
+    *,
+    settings: PredictSettings | None = None,
+    on_progress: OnProgress = lambda _done, _total: None,
+) -> Evaluated:
+    """A run folder, a predictions.jsonl or a COCO results file against one split."""
+    if isinstance(what, TrainedRun):
+        return _evaluate_run(what, judging, settings or PredictSettings(), on_progress)
+    path = Path(what)
+    if path.is_dir() and (path / "predictions.jsonl").is_file():
+        path = path / "predictions.jsonl"
+    if path.is_dir():
+        return _evaluate_run(load(path), judging, settings or PredictSettings(), on_progress)
+    if path.suffix == ".json":
+        found = read_coco_results(path, judging.data_set)
+        return _evaluate_file(found, path, judging, is_complete=False)
+    return _evaluate_file(list(read_predictions(path)), path, judging, is_complete=True)
+
+
+def compare(first: Evaluated, second: Evaluated) -> tuple[Difference, ...]:
+    """First minus second, resampled in pairs over the same images."""
+    return compare_reports(first.report, second.report)
+
+
+def write_metrics(path: Path, evaluated: Sequence[Evaluated]) -> None:
+    """One JSON document; with several runs a list under "runs"."""
+    documents = [each.to_json() for each in evaluated]
+    content = documents[0] if len(documents) == 1 else {"runs": documents}
+    with open_whole(path) as file:
+        json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+
+
+def write_markdown(path: Path, evaluated: Sequence[Evaluated]) -> None:
+    """One row a number, one column a run, with the interval and the best baseline."""
+    names = [result.name for result in evaluated[0].report.results]
+    with open_whole(path) as file:
+        file.write("| metric | " + " | ".join(each.name for each in evaluated))
+        file.write(" | best baseline |\n|---|" + "---|" * (len(evaluated) + 1) + "\n")
+        for name in names:
+            cells = [_markdown_cell(each.report, name) for each in evaluated]
+            baselines = evaluated[0].report.baselines.get(name, {})
+            best = max(baselines.items(), key=lambda item: item[1], default=("-", float("nan")))
+            shown = f"{best[1]:.3f} ({best[0]})" if baselines else "-"
+            file.write(f"| {name} | {' | '.join(cells)} | {shown} |\n")
+        for each in evaluated:
+            file.write(f"\n{each.name}: thresholds tuned by {each.tuned_by}; ")
+            file.write(f"{each.num_images} images of {each.split}.\n")
+
+
+def _markdown_cell(report: Report, name: str) -> str:
+    for result in report.results:
+        if result.name == name and result.value is not None:
+            interval = result.interval
+            spread = "" if interval is None else f" ({interval.low:.3f} to {interval.high:.3f})"
+            return f"{result.value:.3f}{spread}"
+    return "-"
+
+
+def _evaluate_run(
+    run: TrainedRun, judging: Judging, settings: PredictSettings, on_progress: OnProgress
+) -> Evaluated:
+    _check_classes(run.class_names, judging.data_set.class_names, str(run.path))
+    samples = judging.samples
+    truth = truth_kinds(samples)
+    masks = settings.masks if settings.masks != "none" else "threshold"
+    wanted = replace(settings, masks=masks if "masks" in truth else "none")
+    said = EVERYTHING if "masks" in truth else EVERYTHING - {"masks"}
+    evaluation = Evaluation(judging.setup, truth=truth, said=said)
+    maps = MapMetrics.fitting(truth, judging.setup) if judging.with_maps else None
+    seeing = _Seeing(run.predictor(wanted), evaluation, maps)
+    num_broken = seeing.through(samples, on_progress)
+    calibration = run.calibration
+    supervision = run.run.hidden_supervision
+    supervision += 0 if calibration is None else calibration.num_boxes_used
+    report = evaluation.report(hidden_supervision=supervision)
+    if maps is not None:
+        report = maps.added_to(report, hidden_supervision=run.run.hidden_supervision)
+    tuned_by = "a fixed value" if calibration is None else calibration.supervision
+    if settings.threshold is not None:
+        tuned_by = f"--threshold {settings.threshold:g}"
+    num_images = len(samples) - num_broken
+    return Evaluated(str(run.path), judging.split, report, tuned_by, num_images, num_broken)
+
+
+@dataclass(frozen=True)
+class _Seeing:
+    """Every class is asked for its places, whatever its score, as the rankings need it; masks are
+    painted for the classes that count as present, as users get them."""
+
+    predictor: Predictor
+    evaluation: Evaluation
+    maps: MapMetrics | None
+
+    def through(self, samples: Sequence[Sample], on_progress: OnProgress) -> int:
+        """The number of broken images, which no metric counts."""
+        by_name = {sample.name: sample for sample in samples}
+        images = [ImageSource(sample.name, sample.path) for sample in samples]
+        every = self._with(replace(self.predictor.settings, min_score=0.0, masks="none"))
+        num_broken = 0
+        for done, seen in enumerate(self.predictor.see(images), start=1):
+            on_progress(done, len(samples))
+            if isinstance(seen, BrokenImage):
+                num_broken += 1
+                continue
+            prediction = every.locate(seen)
+            if self.predictor.settings.masks != "none":
+                prediction = replace(prediction, masks=self.predictor.locate(seen).masks)
+            self.evaluation.update(by_name[seen.name], prediction)
+            if self.maps is not None:
+                self.maps.update(by_name[seen.name], seen, self.predictor)
+        return num_broken
+
+    def _with(self, settings: PredictSettings) -> Predictor:
+        own = self.predictor
+        thresholds = own.locating.thresholds
+        return Predictor(own.source, settings, thresholds=thresholds, heat=own.heat)
+
+
+def _evaluate_file(
+    predictions: list[Prediction], path: Path, judging: Judging, *, is_complete: bool
+) -> Evaluated:
+    samples = judging.samples
+    evaluation = Evaluation(judging.setup, truth=truth_kinds(samples), said=said_kinds(predictions))
+    skipped = _skipped_beside(path)
+    left = [sample for sample in samples if sample.name not in skipped]
+    pairs: Iterable[tuple[Sample, Prediction]] = pair_predictions(
+        _of_split(predictions, samples, judging.data_set),
+        left,
+        judging.setup.classes,
+        when_missing="error" if is_complete else "empty",
+    )
+    for sample, prediction in pairs:
+        evaluation.update(sample, prediction)
+    tuned_by, supervision = _origin_of(path)
+    report = evaluation.report(hidden_supervision=supervision)
+    num_broken = len(samples) - len(left)
+    return Evaluated(str(path), judging.split, report, tuned_by, len(left), num_broken)
+
+
+def _of_split(
+    predictions: Sequence[Prediction], samples: Sequence[Sample], data_set: DataSet
+) -> Iterator[Prediction]:
+    """The predictions of the split's images; those of its other splits are passed over.
+
+    Predictions of a folder inside the data set are named from there, samples from its root.
+    """
+    names = {sample.name for sample in samples}
+    others = {sample.name for sample in data_set.samples()} - names
+    ends: dict[str, str | None] = {}
+    for name in names | others:
+        end = name.rpartition("/")[2]
+        ends[end] = None if end in ends else name
+    for prediction in predictions:
+        named = prediction.image
+        if named not in names and named not in others:
+            named = ends.get(named.rpartition("/")[2]) or named
+        if named not in others:
+            yield replace(prediction, image=named)
+
+
+def _skipped_beside(path: Path) -> set[str]:
+    listed = path.with_name("skipped.jsonl")
+    if not listed.is_file():
+        return set()
+    return {json.loads(line)["image"] for line in listed.read_text("utf-8").splitlines() if line}
+
+
+def _origin_of(path: Path) -> tuple[str, int]:
+    """What the summary beside a predictions.jsonl says of its thresholds, and their boxes."""
+    summary = path.with_name("predictions.json")
+    if path.suffix != ".jsonl" or not summary.is_file():
+        return "unknown", 0
+    record = json.loads(summary.read_text("utf-8"))
+    return str(record.get("thresholds_from", "unknown")), int(record.get("num_boxes_used", 0))
+
+
+def _check_classes(of_run: Sequence[str], of_data: Sequence[str], where: str) -> None:
+    if tuple(of_run) == tuple(of_data):
+        return
+    strange = [name for name in of_run if name not in of_data]
+    missing = [name for name in of_data if name not in of_run]
+    raise PredictionsError(
+        f"the run's classes differ from the data set's: {strange[:5] or 'none'} only in the run, "
+        f"{missing[:5] or 'none'} only in the data",
+        where=where,
+        remedy="Give --class-names in the order of the run, or evaluate a predictions.jsonl",
+    )

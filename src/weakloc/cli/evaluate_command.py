@@ -1,0 +1,110 @@
+"""`weakloc evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from weakloc.cli.terminal import Terminal
+from weakloc.config import DataSettings, PredictSettings
+
+if TYPE_CHECKING:
+    from weakloc.api.evaluating import Evaluated
+    from weakloc.metrics.result import MetricResult
+    from weakloc.metrics.uncertainty import Difference
+
+COLUMNS = ("metric", "value", "95 % interval", "best baseline", "hidden supervision")
+
+
+def evaluate(
+    run: str,
+    data: str,
+    /,
+    *,
+    split: str = "val",
+    compare: tuple[str, ...] = (),
+    out: Path | None = None,
+    resamples: int = 1000,
+    settings: Annotated[PredictSettings, Parameter(name="*")] = PredictSettings(),
+    reading: Annotated[DataSettings, Parameter(name="*")] = DataSettings(),
+    terminal: Terminal = Terminal(),
+) -> None:
+    """Measure against drawn truth, with what trivial answers would have scored beside it.
+
+    Parameters
+    ----------
+    run
+        Run folder, predictions.jsonl or COCO results file.
+    data
+        Data set with drawn boxes or masks.
+    split
+        Split to measure on.
+    compare
+        Another run or file, measured on the same images; differences are resampled in pairs.
+    out
+        File for all numbers as JSON; a Markdown table is written beside it.
+    resamples
+        Bootstrap resamples of the images behind each interval.
+    """
+    from weakloc.api import data_sets, evaluating
+
+    judging = evaluating.Judging(data_sets.read(data, reading), split, num_resamples=resamples)
+    found = []
+    for what in (run, *compare):
+        with terminal.progress(what) as show:
+            found.append(evaluating.evaluate(what, judging, settings=settings, on_progress=show))
+    differences = [evaluating.compare(found[0], other) for other in found[1:]]
+    if out is not None:
+        evaluating.write_metrics(out, found)
+        evaluating.write_markdown(out.with_suffix(".md"), found)
+    for each in found:
+        _show(each, terminal)
+    for other, difference in zip(found[1:], differences, strict=True):
+        _show_difference(found[0], other, difference, terminal)
+    documents = [each.to_json() for each in found]
+    terminal.give(documents[0] if len(documents) == 1 else {"runs": documents})
+
+
+def _show(evaluated: Evaluated, terminal: Terminal) -> None:
+    rows = [_row(evaluated, result) for result in evaluated.report.results]
+    title = f"{evaluated.name} on {evaluated.split}: {evaluated.num_images} images"
+    terminal.table(title, COLUMNS, rows)
+    terminal.say(f"thresholds tuned by: {evaluated.tuned_by}")
+    if evaluated.num_broken:
+        terminal.say(f"{evaluated.num_broken} images could not be read and are not counted")
+    for name, reason in evaluated.report.unavailable.items():
+        terminal.say(f"  no {name}: {reason}")
+
+
+def _row(evaluated: Evaluated, result: MetricResult) -> tuple[object, ...]:
+    baselines = evaluated.report.baselines.get(result.name, {})
+    best = max(baselines.items(), key=lambda item: item[1], default=None)
+    interval = result.interval
+    return (
+        result.name,
+        result.value if result.value is not None else result.unavailable,
+        "-" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}",
+        "-" if best is None else f"{best[1]:.3f} ({best[0]})",
+        result.hidden_supervision,
+    )
+
+
+def _show_difference(
+    first: Evaluated,
+    second: Evaluated,
+    differences: tuple[Difference, ...],
+    terminal: Terminal,
+) -> None:
+    rows = [
+        (
+            each.name,
+            f"{each.difference:+.3f}",
+            f"{each.interval.low:+.3f} to {each.interval.high:+.3f}",
+            f"{each.share_above_zero:.0%}",
+        )
+        for each in differences
+    ]
+    title = f"{first.name} minus {second.name}"
+    terminal.table(title, ("metric", "difference", "95 % interval", "ahead in"), rows)
