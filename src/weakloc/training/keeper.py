@@ -225,7 +225,7 @@ class Keeper(Callback):
             point_map=None,
             seconds=round(self._epoch_seconds(), 3),
         )
-        if not trainer.val_dataloaders:
+        if not module.watch.has_images:
             return record
         watched = module.watch.read()
         return replace(

@@ -37,6 +37,8 @@ class LocalizationModule(LightningModule):
         takes_features: bool,
     ) -> None:
         super().__init__()
+        # Of few watched images, some processes may get none.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.network = network
         self.watch = watch
         self.guard = LossGuard()

@@ -40,6 +40,11 @@ class Watch:
         self._class_names = tuple(class_names)
         self.start()
 
+    @property
+    def has_images(self) -> bool:
+        """The same in all processes, also in one whose share is empty."""
+        return bool(self._samples)
+
     def start(self) -> None:
         classes = ClassIndex(self._class_names)
         self._scores = ClassificationPrecision(classes, _CONVENTION)

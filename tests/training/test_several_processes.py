@@ -1,0 +1,69 @@
+"""Two processes train the same weights as one that sees both their batches."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from tests.training.small_data import make_data_set, method, settings
+from weakloc.methods.optimisation import Optimisation
+from weakloc.structures import DataSet
+from weakloc.training.checkpoint import load_run
+from weakloc.training.fit import train
+
+Weights = dict[str, NDArray[np.float32]]
+
+# Layer norms: batch norms would see other batches. 40 images are 5 steps of 8.
+BACKBONE = "convnext_atto"
+SIDE = 64
+PLAIN = Optimisation(kind="sgd", learning_rate=0.01, epochs=1, batch_size=4)
+
+
+def train_small(data_set: DataSet, out: Path, *, batch_size: int, devices: int) -> None:
+    chosen = settings(
+        backbone=BACKBONE,
+        weights="none",
+        image_size=SIDE,
+        batch_size=batch_size,
+        devices=devices,
+        epochs=1,
+    )
+    train(data_set, method(optimisation=PLAIN), chosen, out)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:
+    data_set = make_data_set(tmp_path / "data", num_train=40, num_val=1)
+    train_small(data_set, tmp_path / "one", batch_size=8, devices=1)
+    subprocess.run(
+        [sys.executable, "-W", "error::UserWarning:weakloc", __file__, str(tmp_path)],
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+    )
+    train_small(data_set, tmp_path / "control", batch_size=4, devices=1)
+    one, two, control = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("one", "two", "control")
+    )
+    assert largest_difference(one, two) < 1e-5
+    assert largest_difference(one, control) > 1e-3  # weights do move in five steps
+    # One watched image: the second process has none.
+    records = [load_run(tmp_path / name).history[0] for name in ("one", "two")]
+    assert records[0].classification_map == records[1].classification_map
+
+
+def largest_difference(one: Weights, other: Weights) -> float:
+    assert one.keys() == other.keys()
+    return max(float(np.abs(one[name] - other[name]).max()) for name in one)
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    images = make_data_set(folder / "data again", num_train=40, num_val=1)
+    train_small(images, folder / "two", batch_size=4, devices=2)
