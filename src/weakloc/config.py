@@ -188,6 +188,9 @@ class PredictSettings:
     top: int = 0
     """Classes that count as present however unlikely, the likeliest first, without tags."""
 
+    rescoring: float | None = None
+    """Weight of the classes that were tagged together. Not given: as calibrated, else 0."""
+
     sure: float = 0.9
     """Probability at which the model contradicts a tag; below 1 minus it, it misses one."""
 
@@ -251,6 +254,8 @@ class PredictSettings:
             value = getattr(self, name)
             require(0 <= value <= 1, name, value, "Give a share from 0 to 1")
         require(0 <= self.tile_overlap < 1, "tile_overlap", self.tile_overlap, "Give 0 to 0.99")
+        alpha = self.rescoring
+        require(alpha is None or 0 <= alpha <= 10, "rescoring", alpha, "Give 0 to 10")
         fits = self.threshold is None or 0 <= self.threshold < 1
         require(fits, "threshold", self.threshold, "Give a share from 0 to below 1")
         for name in ("scales", "map_scales"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from weakloc.api.rescored import stored_alpha
 from weakloc.config import PredictSettings, TrainSettings
 from weakloc.errors import SettingError
 from weakloc.localize.beam_search import BeamSettings
@@ -15,6 +16,7 @@ from weakloc.methods.beam import Beam
 from weakloc.methods.method import Method
 from weakloc.model.losses import SoftmaxLoss
 from weakloc.predictor.beam_heat import BeamHeat
+from weakloc.predictor.co_occurring import Rescoring, shares_from_counts
 from weakloc.predictor.heat import HeatMaker, fused_maps
 from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
@@ -52,6 +54,8 @@ class TrainedRun:
     def predictor(self, settings: PredictSettings | None = None) -> Predictor:
         """What sees images and names places with this run's network, method and thresholds."""
         wanted = as_the_method_says(settings or PredictSettings(), self.run.method)
+        if wanted.rescoring is None:
+            wanted = replace(wanted, rescoring=stored_alpha(self.path))
         source = NetworkSource(
             self.run.network,
             wanted,
@@ -65,7 +69,11 @@ class TrainedRun:
         if calibration is not None and wanted.threshold is None:
             wanted = replace(wanted, threshold_mode=_mode(calibration))
         return Predictor(
-            source, wanted, thresholds=self._thresholds(wanted), heat=self._heat(source, wanted)
+            source,
+            wanted,
+            thresholds=self._thresholds(wanted),
+            heat=self._heat(source, wanted),
+            rescore=self._rescoring(wanted),
         )
 
     def predict(
@@ -85,6 +93,12 @@ class TrainedRun:
             num_classes=len(self.class_names), single_label=is_single_label(self.run.labels)
         )
         return isinstance(loss, SoftmaxLoss)
+
+    def _rescoring(self, settings: PredictSettings) -> Rescoring | None:
+        if not settings.rescoring:
+            return None
+        shares = shares_from_counts(self.run.labels.co_occurrence)
+        return Rescoring(shares, settings.rescoring)
 
     def _thresholds(self, settings: PredictSettings) -> tuple[float, ...]:
         calibration = self.calibration

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from weakloc.geometry import BoxLTRB
-from weakloc.localize.boxes import HeatMap, find_boxes
+from weakloc.localize.boxes import HeatMap, ThresholdMode, find_boxes
 from weakloc.localize.doubt import (
     PlaceEvidence,
     doubt,
@@ -28,14 +28,18 @@ def doubt_of(
     heat: ScoreMaps,
     classes: Sequence[int],
     tags: LabelVector | None,
+    *,
     thresholds: Sequence[float],
+    threshold_mode: ThresholdMode,
 ) -> float:
     """The doubt of one image whose `classes` have the maps in `heat`, in that order."""
     grid = image_grid(seen.size, long_side=JUDGED_SIDE)
     small = resample(heat, grid)
     views = _view_maps(seen, classes, small)
     places = {
-        index: _evidence(small, [view.values[row] for view in views], row, thresholds[index])
+        index: _evidence(
+            small, [view.values[row] for view in views], row, thresholds[index], threshold_mode
+        )
         for row, index in enumerate(classes)
     }
     return doubt(seen.probabilities, places, labels=tags)
@@ -53,10 +57,21 @@ def _view_maps(seen: SeenImage, classes: Sequence[int], small: ScoreMaps) -> lis
 
 
 def _evidence(
-    small: ScoreMaps, views: Sequence[HeatMap], row: int, threshold: float
+    small: ScoreMaps,
+    views: Sequence[HeatMap],
+    row: int,
+    threshold: float,
+    threshold_mode: ThresholdMode,
 ) -> PlaceEvidence:
     def largest(heat: HeatMap, share: float) -> BoxLTRB | None:
-        found = find_boxes(heat, small.transform, threshold=share, select="largest", min_area=0.0)
+        found = find_boxes(
+            heat,
+            small.transform,
+            threshold=share,
+            threshold_mode=threshold_mode,
+            select="largest",
+            min_area=0.0,
+        )
         return found[0].box if found else None
 
     heat = small.values[row]

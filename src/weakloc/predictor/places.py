@@ -72,9 +72,21 @@ def name_places(
         points=tuple(points),
         boxes=tuple(boxes),
         masks=_masks_of(seen, heat, classes, how),
-        doubt=doubt_of(seen, heat, classes, tags, how.thresholds),
+        doubt=doubt_of(
+            seen,
+            heat,
+            classes,
+            tags,
+            thresholds=how.thresholds,
+            threshold_mode=how.settings.threshold_mode,
+        ),
         disagreements=() if tags is None else _disagreements(seen, tags, how),
+        extra={} if tags is None else {"tags": _tagged(tags, how)},
     )
+
+
+def _tagged(tags: LabelVector, how: Locating) -> list[str]:
+    return [how.class_names[index] for index in np.flatnonzero(tags == PRESENT)]
 
 
 def _points_of(

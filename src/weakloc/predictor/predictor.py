@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from weakloc.config import PredictSettings
 from weakloc.predictor.heat import HeatMaker, fused_maps
@@ -13,12 +18,15 @@ from weakloc.predictor.streaming import SeenImage, see_images
 from weakloc.predictor.tags import Tags
 from weakloc.structures import BrokenImage, Prediction
 
+ProbabilityMap: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
 
 class Predictor:
     """Says where the classes of a source are.
 
     `thresholds` are one a class. `heat` makes the map in which the places of an image's classes
-    are looked for: the fused score maps, or a search like the beam's.
+    are looked for: the fused score maps, or a search like the beam's. `rescore` changes the class
+    probabilities of an image.
     """
 
     def __init__(
@@ -28,8 +36,10 @@ class Predictor:
         *,
         thresholds: Sequence[float],
         heat: HeatMaker = fused_maps,
+        rescore: ProbabilityMap | None = None,
     ) -> None:
         self.source = source
+        self.rescore = rescore
         self.settings = settings
         self.heat = heat
         if settings.threshold is not None:
@@ -38,7 +48,11 @@ class Predictor:
 
     def see(self, images: Iterable[ImageSource]) -> Iterator[SeenImage | BrokenImage]:
         """Scores and maps only, in input order."""
-        return see_images(images, self.source, self.settings)
+        for seen in see_images(images, self.source, self.settings):
+            if self.rescore is None or isinstance(seen, BrokenImage):
+                yield seen
+            else:
+                yield replace(seen, probabilities=self.rescore(seen.probabilities))
 
     def predict(
         self, images: Iterable[ImageSource], tags: Tags | None = None
