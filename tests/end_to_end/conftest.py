@@ -1,0 +1,26 @@
+"""Scenes and a tiny run trained on them, made once through the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from weakloc.cli import run as weakloc
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes") / "drawn shapes"
+    assert weakloc(["scenes", str(folder), "--train", "32", "--val", "8", "--quiet"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be changed: copy it first."""
+    folder = tmp_path_factory.mktemp("runs") / "wildcat"
+    small = ["--backbone", "tiny[width=8]", "--image-size", "96", "--epochs", "1"]
+    machine = ["--workers", "0", "--devices", "1", "--precision", "fp32", "--quiet"]
+    assert weakloc(["train", str(scenes), "--out", str(folder), *small, *machine]) == 0
+    return folder

@@ -1,0 +1,120 @@
+"""`weakloc calibrate` on a run that was trained on scenes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weakloc.cli import run as weakloc
+
+FAST = ["--workers", "0", "--map-side", "48"]
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def calibrate(
+    folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str], *flags: str
+) -> dict[str, Any]:
+    assert weakloc(["calibrate", str(folder), str(scenes), "--json", *FAST, *flags]) == 0
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def record(folder: Path) -> dict[str, Any]:
+    stored: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return stored
+
+
+def test_tags_alone_give_thresholds_that_predictions_use_and_name(
+    folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    answer = calibrate(folder, scenes, capsys)
+    found = answer["thresholds"]
+    assert found == record(folder)["thresholds"]
+    assert found["num_boxes_used"] == 0
+    assert not found["is_oracle"]
+    assert len(set(found["thresholds"])) > 1  # of each class its own
+    image = str(next((scenes / "JPEGImages").iterdir()))
+    out = tmp_path / "out"
+    assert weakloc(["predict", str(folder), image, "--out", str(out), "--quiet"]) == 0
+    summary = json.loads((out / "predictions.json").read_text())
+    assert list(summary["thresholds"].values()) == found["thresholds"]
+    assert "image-level labels only" in summary["thresholds_from"]
+
+
+def test_calibrating_twice_gives_the_same(
+    folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = calibrate(folder, scenes, capsys, "--most-images", "9")
+    assert calibrate(folder, scenes, capsys, "--most-images", "9") == first
+    assert calibrate(folder, scenes, capsys, "--most-images", "9", "--seed", "1") != first
+
+
+def test_a_few_drawn_boxes_are_counted_and_leave_an_interval(
+    folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--boxes", "12", "--granularity", "global")
+    found = calibrate(folder, scenes, capsys, *flags)["thresholds"]
+    assert 1 <= found["num_boxes_used"] <= 12
+    assert all(
+        low <= threshold <= high
+        for threshold, (low, high) in zip(found["thresholds"], found["intervals"], strict=True)
+    )
+    assert 0 <= found["leave_one_out"] <= 1
+    assert record(folder)["thresholds"] == found
+
+
+def test_boxes_of_the_images_kept_to_judge_are_not_touched(
+    folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = record(folder)
+    flags = [*FAST, "--boxes", "5", "--split", "val"]
+    assert weakloc(["calibrate", str(folder), str(scenes), *flags]) == 2
+    assert "--oracle" in capsys.readouterr().err
+    assert record(folder) == before
+
+
+def test_the_oracle_is_printed_as_one_and_not_kept(
+    folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = record(folder)
+    assert weakloc(["calibrate", str(folder), str(scenes), *FAST, "--oracle"]) == 0
+    assert "ORACLE" in capsys.readouterr().out
+    assert record(folder) == before
+
+
+def test_the_weight_of_co_occurring_classes_is_kept_with_what_chose_it(
+    folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = calibrate(folder, scenes, capsys, "--choose-rescoring", "--rule", "fixed")
+    stored = record(folder)["rescoring"]
+    assert stored["alpha"] == answer["rescoring"]["alpha"]
+    assert "tags only" in stored["by"]
+    assert "'val'" in stored["by"]
+    assert set(answer["thresholds"]["thresholds"]) == {0.19921875}  # 51/256, nearest to 0.2
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--split", "test"], "split 'test'"),
+        (["--boxes", "-1"], "--boxes is -1"),
+        (["--boxes", "5", "--rule", "otsu"], "--rule is 'otsu'"),
+    ],
+)
+def test_what_cannot_work_is_said(
+    folder: Path,
+    scenes: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    said: str,
+) -> None:
+    assert weakloc(["calibrate", str(folder), str(scenes), *flags]) == 2
+    assert said in capsys.readouterr().err
