@@ -17,6 +17,7 @@ from weakloc.predictor.classifier import MapMethod
 from weakloc.predictor.classifier_source import ClassifierSource
 from weakloc.predictor.map_source import Activation
 from weakloc.predictor.predictor import Predictor
+from weakloc.predictor.ranks import own_device
 from weakloc.predictor.sources import ImageSource
 from weakloc.structures import BrokenImage, Prediction
 
@@ -91,8 +92,7 @@ def _timm_model(name: str, weights: str) -> tuple[nn.Module, tuple[str, ...]]:
         ) from error
     if weights:
         _load(model, Path(weights))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.eval().to(device), _label_names(model)
+    return model.eval().to(own_device()), _label_names(model)
 
 
 def _load(model: nn.Module, path: Path) -> None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from weakloc import __version__
+from weakloc.api.side_files import SideFiles
 from weakloc.files import open_whole
 from weakloc.output.exporters.jsonl import prediction_line
 from weakloc.predictor.parts import Part, PartStore, cut_into_parts
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.ranks import joined_ranks
-from weakloc.predictor.sources import find_images
+from weakloc.predictor.sources import find_images, folder_of_images
 from weakloc.predictor.tags import Tags
 from weakloc.structures import BrokenImage
 
 PART_SIZE = 256  # images: at most so many are lost when a run is killed
+NOTHING = SideFiles()
 OnProgress = Callable[[int, int | None], None]
 
 
@@ -30,6 +32,7 @@ class Written:
     skipped: Path
     num_done: int
     num_skipped: int
+    others: Mapping[str, Path] = field(default_factory=dict)
     is_first_rank: bool = True
 
 
@@ -40,6 +43,7 @@ def predict_to_folder(
     *,
     described: Mapping[str, Any],
     tags: Tags | None = None,
+    beside: SideFiles = NOTHING,
     resume: bool = False,
     part_size: int = PART_SIZE,
     on_progress: OnProgress = lambda _done, _total: None,
@@ -50,17 +54,19 @@ def predict_to_folder(
     against parts that something else made. Under torchrun the ranks share the parts.
     """
     store = PartStore(out / "parts")
+    work = _Work(predictor, tags, beside, out, part_size)
     described = {**described, "images": images, "settings": asdict(predictor.settings)}
+    guarded = {"part_size": part_size, "heat_maps": beside.heat_maps, "draw": beside.num_drawn}
     with joined_ranks() as ranks:
         if ranks.rank == 0:
-            store.open({**described, "part_size": part_size}, resume=resume)
+            store.open({**described, **guarded}, resume=resume)
         ranks.wait_for_all()
         stems = []
         num_seen = 0
         for part in cut_into_parts(find_images(images), size=part_size):
             stems.append(part.stem)
             if part.index % ranks.world_size == ranks.rank and not store.is_done(part):
-                _predict_part(predictor, part, tags, store)
+                store.write(part, *work.lines(part))
             num_seen += len(part.images)
             on_progress(num_seen, None)
         ranks.wait_for_all()
@@ -70,19 +76,38 @@ def predict_to_folder(
         num_done, num_skipped = store.join(stems, predictions, skipped)
         counts = {"num_done": num_done, "num_skipped": num_skipped}
         _write_summary(out / "predictions.json", predictor, {**described, **counts})
-    return Written(predictions, skipped, num_done, num_skipped)
+        others = beside.finish(
+            out,
+            predictions,
+            class_names=predictor.source.class_names,
+            image_root=folder_of_images(images),
+        )
+    return Written(predictions, skipped, num_done, num_skipped, others)
 
 
-def _predict_part(predictor: Predictor, part: Part, tags: Tags | None, store: PartStore) -> None:
-    lines: list[str] = []
-    skipped: list[str] = []
-    for answer in predictor.predict(part.images, tags):
-        if isinstance(answer, BrokenImage):
-            record = {"image": answer.name, "reason": answer.reason}
-            skipped.append(json.dumps(record, ensure_ascii=False) + "\n")
-        else:
-            lines.append(prediction_line(answer))
-    store.write(part, lines, skipped)
+@dataclass(frozen=True)
+class _Work:
+    """What is done with every part."""
+
+    predictor: Predictor
+    tags: Tags | None
+    beside: SideFiles
+    out: Path
+    part_size: int
+
+    def lines(self, part: Part) -> tuple[list[str], list[str]]:
+        """The lines of predictions.jsonl and of skipped.jsonl."""
+        lines: list[str] = []
+        skipped: list[str] = []
+        answers = self.predictor.predict_with_heat(part.images, self.tags)
+        for number, answer in enumerate(answers, start=part.index * self.part_size):
+            if isinstance(answer, BrokenImage):
+                record = {"image": answer.name, "reason": answer.reason}
+                skipped.append(json.dumps(record, ensure_ascii=False) + "\n")
+            else:
+                self.beside.write(self.out, number, answer)
+                lines.append(prediction_line(answer.prediction))
+        return lines, skipped
 
 
 def _write_summary(path: Path, predictor: Predictor, described: Mapping[str, Any]) -> None:

@@ -27,6 +27,9 @@ def predict(
     *,
     out: Path,
     tags: Path | None = None,
+    formats: Annotated[tuple[str, ...], Parameter(name="--format")] = (),
+    heat_maps: Annotated[bool, Parameter(negative=())] = False,
+    draw: int = 0,
     resume: Annotated[bool, Parameter(negative=())] = False,
     devices: int = 1,
     settings: Annotated[PredictSettings, Parameter(name="*")] = PredictSettings(),
@@ -45,6 +48,13 @@ def predict(
         Folder for predictions.jsonl and what comes with it.
     tags
         Table of what is in the images: only tagged classes get places, every tag gets one.
+    formats
+        Also write coco, coco-results, yolo, yolo-segmentation, voc, voc-segmentation,
+        label-studio, cvat, labelme or csv, each into a folder of its name; may be repeated.
+    heat_maps
+        Also write the map of every class that has a place, as a grey PNG.
+    draw
+        Also draw the first so many images with what was found in them.
     resume
         Continue after an interruption without repeating or losing an image.
     devices
@@ -54,7 +64,9 @@ def predict(
         _run_on_devices(devices)
         return
     from weakloc.api.predicting import predict_to_folder
+    from weakloc.api.side_files import SideFiles
 
+    beside = SideFiles(heat_maps=heat_maps, num_drawn=draw, formats=formats)
     predictor, described = _predictor(run, settings)
     known = None if tags is None else _read_tags(tags, predictor, terminal)
     with terminal.progress("images") as show:
@@ -64,6 +76,7 @@ def predict(
             out,
             described={**described, "tags": None if tags is None else str(tags)},
             tags=known,
+            beside=beside,
             resume=resume,
             on_progress=show,
         )
@@ -72,9 +85,12 @@ def predict(
     terminal.say(f"{written.num_done} images in {written.predictions}")
     if written.num_skipped:
         terminal.say(f"{written.num_skipped} broken images listed in {written.skipped}")
+    for name, path in written.others.items():
+        terminal.say(f"{name}: {path}")
     terminal.give(
         {
             "predictions": str(written.predictions),
+            **{name: str(path) for name, path in written.others.items()},
             "done": written.num_done,
             "skipped": written.num_skipped,
         }

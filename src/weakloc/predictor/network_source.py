@@ -15,6 +15,7 @@ from weakloc.geometry import GridTransform
 from weakloc.model.folding import fold_batch_norms
 from weakloc.model.network import LocalizationNetwork
 from weakloc.predictor.map_source import Activation, Floats, RawMaps
+from weakloc.predictor.ranks import own_device
 from weakloc.structures import MapKind
 
 
@@ -41,7 +42,7 @@ class NetworkSource:
         self.preprocessing = preprocessing
         self.activation: Activation = activation
         self.levels = tuple(levels)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = own_device()
         self.uses_bf16 = uses_bf16
         self._layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         side = 32 * max(math.ceil(network.backbone.min_input / 32), 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -16,9 +16,19 @@ from weakloc.predictor.places import Locating, name_places, wanted_classes
 from weakloc.predictor.sources import ImageSource
 from weakloc.predictor.streaming import SeenImage, see_images
 from weakloc.predictor.tags import Tags
-from weakloc.structures import BrokenImage, Prediction
+from weakloc.structures import BrokenImage, Prediction, ScoreMaps
 
 ProbabilityMap: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Located:
+    """A prediction with what it was made from: `heat` holds the maps of `classes`."""
+
+    seen: SeenImage
+    classes: tuple[int, ...]
+    heat: ScoreMaps
+    prediction: Prediction
 
 
 class Predictor:
@@ -58,12 +68,23 @@ class Predictor:
         self, images: Iterable[ImageSource], tags: Tags | None = None
     ) -> Iterator[Prediction | BrokenImage]:
         """One answer an image, in input order; memory does not grow with their number."""
+        for found in self.predict_with_heat(images, tags):
+            yield found if isinstance(found, BrokenImage) else found.prediction
+
+    def predict_with_heat(
+        self, images: Iterable[ImageSource], tags: Tags | None = None
+    ) -> Iterator[Located | BrokenImage]:
+        """Like `predict`, with what each prediction was made from."""
         for seen in self.see(images):
-            yield seen if isinstance(seen, BrokenImage) else self.locate(seen, tags)
+            yield seen if isinstance(seen, BrokenImage) else self.locate_with_heat(seen, tags)
 
     def locate(self, seen: SeenImage, tags: Tags | None = None) -> Prediction:
         """The places in one image that has been seen."""
+        return self.locate_with_heat(seen, tags).prediction
+
+    def locate_with_heat(self, seen: SeenImage, tags: Tags | None = None) -> Located:
         labels = None if tags is None else tags.of(seen.name)
         classes = wanted_classes(seen.probabilities, labels, self.settings)
         heat = self.heat(seen, classes, self.settings)
-        return name_places(seen, heat, classes, labels, self.locating)
+        prediction = name_places(seen, heat, classes, labels, self.locating)
+        return Located(seen, tuple(classes), heat, prediction)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+import torch
 from torch import distributed
 
 
@@ -41,3 +42,11 @@ def joined_ranks(*, timeout_hours: float = 72.0) -> Iterator[Ranks]:
         yield Ranks(rank, world_size, int(os.environ.get("LOCAL_RANK", rank)))
     finally:
         distributed.destroy_process_group()
+
+
+def own_device() -> torch.device:
+    """The GPU of this process among those of its machine, or the processor where there is none."""
+    num_devices = torch.cuda.device_count()
+    if num_devices == 0:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % num_devices)

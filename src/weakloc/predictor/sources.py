@@ -51,6 +51,18 @@ def find_images(source: str) -> Iterator[ImageSource]:
     )
 
 
+def folder_of_images(source: str) -> Path | None:
+    """What the names of `find_images(source)` are relative to; None for shards."""
+    path = Path(source)
+    if source == "-":
+        return Path()
+    if path.is_dir():
+        return path
+    if path.suffix == ".tar" or "{" in source:
+        return None
+    return path.parent if path.is_file() else Path(_folder_of_glob(source))
+
+
 def _from_file(path: Path) -> Iterator[ImageSource]:
     suffix = path.suffix.lower()
     if suffix == ".txt":
@@ -86,14 +98,19 @@ def _walk(folder: str, *, visited: frozenset[str]) -> Iterator[str]:
 
 
 def _from_glob(pattern: str) -> Iterator[ImageSource]:
-    fixed = pattern[: min(pattern.find(mark) for mark in "*?[" if mark in pattern)]
-    folder = fixed.rpartition("/")[0] or ("/" if pattern.startswith("/") else ".")
+    folder = _folder_of_glob(pattern)
     paths = sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
     images = [path for path in paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise DataError("no image matches this pattern", where=pattern)
     for path in images:
         yield ImageSource(os.path.relpath(path, folder).replace(os.sep, "/"), path)
+
+
+def _folder_of_glob(pattern: str) -> str:
+    """The folder named before the first wildcard."""
+    fixed = pattern[: min(pattern.find(mark) for mark in "*?[" if mark in pattern)]
+    return fixed.rpartition("/")[0] or ("/" if pattern.startswith("/") else ".")
 
 
 def _from_list(path: Path) -> Iterator[ImageSource]:
