@@ -17,22 +17,21 @@ HALF = (0.5, 0.5, 0.5)
 
 
 class TinyTrunk(Trunk):
-    """Three stages of residual blocks; features of stride 8."""
+    """Features of stride 8, most of the work done there; 0.86 million parameters."""
 
-    def __init__(self, *, width: int = 32) -> None:
+    def __init__(self, *, width: int = 28) -> None:
         super().__init__()
+        middle, wide = 2 * width, 4 * width
         self.stages = nn.ModuleDict(
             {
-                "2": nn.Sequential(_halve(3, width), _Residual(width)),
-                "4": nn.Sequential(_halve(width, 2 * width), _Residual(2 * width)),
-                "8": nn.Sequential(
-                    _halve(2 * width, 4 * width), _Residual(4 * width), _Residual(4 * width)
-                ),
+                "2": _halve(3, width),
+                "4": nn.Sequential(_halve(width, middle), _Residual(middle)),
+                "8": nn.Sequential(_halve(middle, wide), *(_Residual(wide) for _ in range(3))),
             }
         )
         self.facts = TrunkFacts(
             stride=8,
-            out_channels=4 * width,
+            out_channels=wide,
             level_strides=(2, 4, 8),
             mean=HALF,
             std=HALF,
