@@ -12,14 +12,14 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from weakloc.files import open_whole
 from weakloc.geometry import box_area, box_to_xywh
-from weakloc.output.exporters.json_list import json_text, write_list
+from weakloc.output.exporters.json_list import ItemWriter, json_text, write_list
 from weakloc.output.exporters.placed_objects import (
     PlacedObject,
-    compressed,
+    Rle,
     mask_area,
     objects_of,
     outlines_of_rle,
@@ -50,7 +50,9 @@ def export_coco_instances(
         stream.write(f'{{"info": {json_text(description)},\n"licenses": [],\n')
         stream.write(f'"categories": {json_text(categories)},\n"annotations": ')
         numbers = _category_numbers(class_names)
-        write_list(stream, _annotations(chosen, numbers, images=images, masks=options.masks))
+        image_writer = ItemWriter(images)
+        write_list(stream, _annotations(chosen, numbers, images=image_writer, masks=options.masks))
+        image_writer.flush()
         stream.write(',\n"images": [')
         images.seek(0)
         for line in images:
@@ -103,7 +105,7 @@ def _annotations(
     predictions: Iterable[Prediction],
     numbers: Mapping[str, int],
     *,
-    images: IO[str],
+    images: ItemWriter,
     masks: MaskForm,
 ) -> Iterator[list[dict[str, Any]]]:
     """The annotations of each image; the images themselves go to `images`."""
@@ -115,33 +117,27 @@ def _annotations(
             "width": prediction.width,
             "height": prediction.height,
         }
-        images.write(("\n" if image_id == 1 else ",\n") + json_text(record))
+        images.add((record,))
         yield [
-            _annotation(thing, prediction.image, masks)
-            | {
+            {
                 "id": numbering.next(),
                 "image_id": image_id,
                 "category_id": numbers[thing.class_name],
+                "bbox": box_to_xywh(thing.box),
+                "area": box_area(thing.box) if thing.rle is None else mask_area(thing.rle),
+                "segmentation": _segmentation(thing.rle, prediction.image, masks),
+                "iscrowd": 0,
+                "score": thing.score,
             }
             for thing in objects_of(prediction)
         ]
 
 
-def _annotation(thing: PlacedObject, image: str, masks: MaskForm) -> dict[str, Any]:
-    return {
-        "bbox": box_to_xywh(thing.box),
-        "area": box_area(thing.box) if thing.rle is None else mask_area(thing.rle),
-        "segmentation": _segmentation(thing.rle, image, masks),
-        "iscrowd": 0,
-        "score": thing.score,
-    }
-
-
-def _segmentation(rle: Mapping[str, Any] | None, image: str, masks: MaskForm) -> Any:
+def _segmentation(rle: Rle | None, image: str, masks: MaskForm) -> Any:
     if rle is None:
         return []
     if masks == "rle":
-        return compressed(rle)
+        return rle
     return [outline.ravel().tolist() for outline in outlines_of_rle(rle, where=image)]
 
 
@@ -153,5 +149,5 @@ def _result(thing: PlacedObject, image_id: int, numbers: Mapping[str, int]) -> d
         "score": thing.score,
     }
     if thing.rle is not None:
-        result["segmentation"] = compressed(thing.rle)
+        result["segmentation"] = thing.rle
     return result

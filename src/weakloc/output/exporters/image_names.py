@@ -27,15 +27,14 @@ def sidecar(folder: Path, image: str, suffix: str) -> Path:
 
 def with_stems_of_their_own(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
     """The predictions; two images that differ in their suffix only are an error."""
-    seen: dict[int, str] = {}  # 32 bytes an image or so; the names would take ten times that
+    seen: set[int] = set()  # hashes: the names themselves would take several times the memory
     for prediction in predictions:
         key = hash(image_stem(prediction.image))
-        suffix = PurePosixPath(prediction.image).suffix
         if key in seen:
             raise PredictionsError(
-                f"{prediction.image!r} and an image before it ({seen[key] or 'no suffix'}) would "
-                "share one file",
+                f"{prediction.image!r} would share a file with an image before it, which differs "
+                "in its suffix only",
                 remedy="Rename one of them, or export to COCO, CVAT or CSV",
             )
-        seen[key] = suffix
+        seen.add(key)
         yield prediction

@@ -23,7 +23,7 @@ def outlines_of(mask: BoolMask) -> list[Corners]:
     outlines: list[list[tuple[int, int]]] = []
     owner: dict[int, int] = {}  # loop -> the outline that it has become a part of
     for number, loop in enumerate(loops):  # by their topmost edge: holes after what is above them
-        corners = [(int(x), int(y)) for x, y in loop]
+        corners: list[tuple[int, int]] = list(map(tuple, loop.tolist()))
         if _is_clockwise(loop):
             owner[number] = len(outlines)
             outlines.append(corners)
