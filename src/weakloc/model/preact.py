@@ -42,12 +42,15 @@ class PreactTrunk(Trunk):
         self.group_strides: list[int] = []
         channels, dilation = 64, 1
         for width, depth, step in zip(WIDTHS, DEPTHS[name], strides, strict=True):
+            first_dilation = dilation
             if stride * step > (output_stride or 32):
                 dilation *= step
             else:
                 stride *= step
             used_step = stride // (self.group_strides or [stride // step])[-1]
-            self.groups.append(_group(channels, width, depth, used_step, dilation))
+            self.groups.append(
+                _group(channels, width, depth, used_step, (first_dilation, dilation))
+            )
             self.group_strides.append(stride)
             channels = width
         self.facts = TrunkFacts(
@@ -64,27 +67,38 @@ class PreactTrunk(Trunk):
         return kept
 
 
-def _group(in_channels: int, width: int, depth: int, step: int, dilation: int) -> nn.Sequential:
+def _group(
+    in_channels: int, width: int, depth: int, step: int, dilations: tuple[int, int]
+) -> nn.Sequential:
+    """`dilations` of the first convolution, which may have lost its stride, and of all others."""
+    rest = (dilations[1], dilations[1])
     blocks: list[nn.Module] = [
-        _Block(in_channels, width, step, dilation, leading_norm=False),
-        *(_Block(width, width, 1, dilation, leading_norm=True) for _ in range(depth - 1)),
+        _Block(in_channels, width, step, dilations, leading_norm=False),
+        *(_Block(width, width, 1, rest, leading_norm=True) for _ in range(depth - 1)),
     ]
     return nn.Sequential(*blocks, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
 
 class _Block(nn.Module):
     def __init__(
-        self, in_channels: int, width: int, step: int, dilation: int, *, leading_norm: bool
+        self,
+        in_channels: int,
+        width: int,
+        step: int,
+        dilations: tuple[int, int],
+        *,
+        leading_norm: bool,
     ) -> None:
         super().__init__()
+        first, second = dilations
         self.lead: nn.Module = nn.Identity()
         if leading_norm:
             self.lead = nn.Sequential(nn.BatchNorm2d(in_channels), nn.ReLU())
         self.body = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, step, dilation, dilation, bias=False),
+            nn.Conv2d(in_channels, width, 3, step, first, first, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 3, 1, dilation, dilation, bias=False),
+            nn.Conv2d(width, width, 3, 1, second, second, bias=False),
         )
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != width:
