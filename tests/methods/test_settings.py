@@ -13,6 +13,7 @@ from weakloc.methods import METHODS
 from weakloc.methods.beam import Beam
 from weakloc.methods.settings import from_settings, to_settings
 from weakloc.methods.wildcat import Wildcat
+from weakloc.model.backbone_spec import BackboneSpec
 
 
 @pytest.mark.parametrize("preset", ["practical", "literal"])
@@ -40,6 +41,11 @@ def test_infinity_is_written_as_text() -> None:
     settings = to_settings(Beam.practical())
     assert settings["search"]["recrop_every"] == "inf"
     assert from_settings(Beam, settings).search.recrop_every == math.inf
+
+
+def test_a_field_made_anew_each_time_needs_no_value() -> None:
+    spec = BackboneSpec.parse("tiny")
+    assert from_settings(BackboneSpec, {"name": "tiny"}) == spec
 
 
 def test_fields_not_given_keep_their_defaults() -> None:

@@ -29,7 +29,8 @@ def from_settings(kind: type[Settings], values: Mapping[str, Any], *, where: str
             raise SettingError(f"there is no setting {where + name!r}", remedy=remedy)
     read = {name: _read(value, hints[name], where + name) for name, value in values.items()}
     for name, item in fields.items():
-        if name not in read and item.default is dataclasses.MISSING:
+        has_default = {item.default, item.default_factory} != {dataclasses.MISSING}
+        if name not in read and not has_default:
             raise SettingError("no value is given", where=where + name)
     return kind(**read)
 
