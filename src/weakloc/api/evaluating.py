@@ -53,12 +53,17 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Judging:
-    """What all runs under comparison are judged by."""
+    """What all runs under comparison are judged by.
+
+    `compatible` also reads score maps as the public evaluator of Choe et al. 2020 does, to the
+    bit; `original_size` also at the size of the images.
+    """
 
     data_set: DataSet
     split: str
     num_resamples: int = 1000
-    with_maps: bool = True
+    compatible: bool = False
+    original_size: bool = False
 
     @property
     def samples(self) -> Sequence[Sample]:
@@ -150,7 +155,9 @@ def _evaluate_run(
     wanted = replace(settings, masks=masks if "masks" in truth else "none")
     said = EVERYTHING if "masks" in truth else EVERYTHING - {"masks"}
     evaluation = Evaluation(judging.setup, truth=truth, said=said)
-    maps = MapMetrics.fitting(truth, judging.setup) if judging.with_maps else None
+    maps = MapMetrics.fitting(
+        truth, judging.setup, compatible=judging.compatible, original=judging.original_size
+    )
     seeing = _Seeing(run.predictor(wanted), evaluation, maps)
     num_broken = seeing.through(samples, on_progress)
     calibration = run.calibration

@@ -2,102 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from weakloc.geometry import GridTransform
+from weakloc.geometry import GridTransform, Size
 from weakloc.localize.maps import resample
-from weakloc.metrics.baselines import MAPS, baseline_map
 from weakloc.metrics.catalogue import Setup, TruthKind
 from weakloc.metrics.evaluation import Report
-from weakloc.metrics.masks import of_class, resize_labels, truth_labels
-from weakloc.metrics.max_box_accuracy import MAX_BOX_ACC, MAX_BOX_ACC_V2, MaxBoxAccuracy
-from weakloc.metrics.pixel_precision import PixelPrecision
-from weakloc.metrics.result import Accumulator, MetricResult
-from weakloc.metrics.uncertainty import NO_RESAMPLING, Resampling
+from weakloc.metrics.map_evaluation import ClassMap, MapEvaluation, MapSetup
+from weakloc.metrics.max_box_accuracy import (
+    MAX_BOX_ACC,
+    MAX_BOX_ACC_V2,
+    MapConvention,
+    Resolution,
+)
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.streaming import SeenImage
 from weakloc.structures import PRESENT, Sample
 
-SIDE = 224  # the published definition's map size
-RUN = "run"
-Map = NDArray[np.floating]
+SIDE = 224.0  # of the maps in the published definition
 
 
 class MapMetrics:
-    """One accumulator of each metric for the run and for each baseline map.
+    """Asks for the maps of the classes that are present, as the definitions say ("GT-known").
 
-    A class that is present is asked for its map, as the definition says ("GT-known"); an image
-    with several classes counts once for each.
+    An image with several classes is one case for each. `compatible` adds the public evaluator's
+    reading of each number, `original` the same at the size of the images.
     """
 
-    def __init__(self, setup: Setup, *, has_boxes: bool, has_masks: bool) -> None:
-        self.setup = setup
-        of = dict.fromkeys(MAPS, NO_RESAMPLING) | {RUN: setup.resampling}
-        self.boxes = {name: _box_metrics(each) for name, each in of.items() if has_boxes}
-        self.pixels = {
-            name: PixelPrecision(resampling=each) for name, each in of.items() if has_masks
-        }
+    def __init__(self, setup: Setup, *, compatible: bool = False, original: bool = False) -> None:
+        self._resolutions: tuple[Resolution, ...] = ("224", "original") if original else ("224",)
+        conventions = [
+            replace(base, resolution=resolution, reading=reading)
+            for base in (MAX_BOX_ACC, MAX_BOX_ACC_V2)
+            for resolution in self._resolutions
+            for reading in (("clean", "compatible") if compatible else ("clean",))
+        ]
+        self.evaluation = MapEvaluation(_map_setup(setup, conventions))
 
     @classmethod
-    def fitting(cls, truth: Iterable[TruthKind], setup: Setup) -> MapMetrics | None:
-        """Those that the truth supports, or None."""
-        kinds = set(truth)
-        if not kinds & {"boxes", "masks"}:
+    def fitting(
+        cls, truth: Iterable[TruthKind], setup: Setup, *, compatible: bool, original: bool
+    ) -> MapMetrics | None:
+        """None where the truth supports none of them."""
+        if not {"boxes", "masks"} & set(truth):
             return None
-        return cls(setup, has_boxes="boxes" in kinds, has_masks="masks" in kinds)
+        return cls(setup, compatible=compatible, original=original)
 
     def update(self, sample: Sample, seen: SeenImage, predictor: Predictor) -> None:
         classes = [int(index) for index in np.flatnonzero(sample.labels == PRESENT)]
         if not classes:
             return
-        grid = GridTransform.identity(seen.size).resize((float(SIDE), float(SIDE)))
-        maps = resample(predictor.heat(seen, classes, predictor.settings), grid).values
-        labels = truth_labels(sample, self.setup.segmentation_values) if self.pixels else None
-        for class_index, score_map in zip(classes, maps, strict=True):
-            # Each class of an image is a case of its own.
+        heat = predictor.heat(seen, classes, predictor.settings)
+        sizes: dict[Resolution, Size] = {"224": (SIDE, SIDE), "original": seen.size}
+        maps = {
+            resolution: resample(
+                heat, GridTransform.identity(seen.size).resize(sizes[resolution])
+            ).values
+            for resolution in self._resolutions
+        }
+        for row, class_index in enumerate(classes):
             case = replace(sample, name=f"{sample.name} ({class_index})")
-            self._add_boxes(case, seen, class_index, score_map)
-            if labels is not None:
-                mask = resize_labels(of_class(labels, class_index), (SIDE, SIDE))
-                for name, metric in self.pixels.items():
-                    metric.update(case.name, self._map(name, score_map, case.name), mask)
+            own = {resolution: values[row] for resolution, values in maps.items()}
+            self.evaluation.update(case, ClassMap(class_index, seen.picture.size, own))
 
     def added_to(self, report: Report, *, hidden_supervision: int) -> Report:
-        results: list[MetricResult] = []
-        baselines = {name: dict(values) for name, values in report.baselines.items()}
-        for name in (RUN, *MAPS):
-            metrics: list[Accumulator] = [*self.boxes.get(name, ()), *self._pixels_of(name)]
-            for metric in metrics:
-                for result in metric.compute(hidden_supervision=hidden_supervision):
-                    if name == RUN:
-                        results.append(result)
-                    elif result.value is not None:
-                        baselines.setdefault(result.name, {})[name] = result.value
-        return Report((*report.results, *results), baselines, report.unavailable)
-
-    def _add_boxes(self, case: Sample, seen: SeenImage, class_index: int, score_map: Map) -> None:
-        drawn = () if case.truth is None else case.truth.boxes
-        if not any(box.class_index == class_index for box in drawn):
-            return
-        size = seen.picture.size
-        for name, metrics in self.boxes.items():
-            own = self._map(name, score_map, case.name)
-            for metric in metrics:
-                metric.update(case, own, class_index=class_index, image_size=size)
-
-    def _pixels_of(self, name: str) -> list[PixelPrecision]:
-        return [self.pixels[name]] if name in self.pixels else []
-
-    def _map(self, name: str, of_run: Map, image_name: str) -> Map:
-        if name == RUN:
-            return of_run
-        return baseline_map(name, (SIDE, SIDE), image_name, seed=self.setup.resampling.seed)
+        found = self.evaluation.results(hidden_supervision=hidden_supervision)
+        usable = [result for result in found if result.value is not None]
+        reasons = {each.name: each.unavailable or "" for each in found if each.value is None}
+        return Report(
+            (*report.results, *usable),
+            {**report.baselines, **self.evaluation.baselines()},
+            {**report.unavailable, **reasons},
+        )
 
 
-def _box_metrics(resampling: Resampling) -> list[MaxBoxAccuracy]:
-    make: Callable[..., MaxBoxAccuracy] = MaxBoxAccuracy
-    return [make(each, resampling=resampling) for each in (MAX_BOX_ACC, MAX_BOX_ACC_V2)]
+def _map_setup(setup: Setup, conventions: list[MapConvention]) -> MapSetup:
+    return MapSetup(
+        conventions,
+        segmentation_values=setup.segmentation_values,
+        resampling=setup.resampling,
+    )

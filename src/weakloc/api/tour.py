@@ -1,99 +1,144 @@
-"""The verbs of the command line as functions: wires the stages, holds no algorithm."""
+"""`weakloc demo`: the whole tour in one folder, offline, from nothing but tags.
+
+Drawn scenes, three methods trained on their tags, metrics with baselines, predictions, exports
+to COCO and YOLO, and the report of the best method.
+"""
 
 from __future__ import annotations
 
-import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
-from torch.nn.functional import softplus
+from weakloc.api.data_sets import read, scenes
+from weakloc.api.evaluating import Evaluated, Judging, evaluate, write_markdown, write_metrics
+from weakloc.api.predicting import predict_to_folder
+from weakloc.api.runs import TrainedRun
+from weakloc.api.training import train
+from weakloc.config import PredictSettings, TrainSettings
+from weakloc.errors import DataError
+from weakloc.output.exporters import ExportOptions, export_all
+from weakloc.predictor.tags import read_tags
+from weakloc.structures import DataSet
 
-from weakloc.data.scenes import CLUTTER_CLASSES as CLASSES
-from weakloc.data.scenes import scene_samples
-from weakloc.geometry import GridTransform, cell_center_in_image
-from weakloc.model.backbone_spec import BackboneSpec
-from weakloc.model.backbones import build_backbone
-from weakloc.model.heads import TransferHead
-from weakloc.model.network import LocalizationNetwork
-from weakloc.model.pooling import ClassPool, MaxPool
-from weakloc.output.report import write_report
-from weakloc.structures import PRESENT, Point, Prediction, Sample
+METHODS = ("wildcat", "max_mil", "cam")
+FORMATS = ("coco", "yolo")
+MARK = "weakloc-demo"  # names the folder as one that a new tour may replace
+SEED = 0
 
-SIDE = 96
+
+@dataclass(frozen=True)
+class TourSize:
+    """The defaults take about two minutes on two cores."""
+
+    num_train: int = 600
+    num_val: int = 100
+    epochs: int = 12
+    image_size: int = 128
+
+
+@dataclass(frozen=True)
+class Tour:
+    """What the tour made; `evaluated` is in the order of the methods."""
+
+    folder: Path
+    evaluated: tuple[Evaluated, ...]
+    best: str
+    exports: dict[str, Path]
+
+    @property
+    def headline(self) -> dict[str, dict[str, float]]:
+        """method -> number -> value."""
+        return {
+            Path(each.name).name: {
+                result.name: result.value
+                for result in each.report.results
+                if result.value is not None
+            }
+            for each in self.evaluated
+        }
 
 
 def demo(
-    out: Path, *, num_train: int = 384, num_val: int = 96, epochs: int = 12
-) -> dict[str, float]:
-    """Scenes, a small network, metrics, predictions and a report page in one folder."""
-    torch.manual_seed(0)
-    train = scene_samples(count=num_train, seed=0)
-    val = scene_samples(count=num_val, seed=1)
-    network = _train(train, epochs=epochs)
-    predictions = _predict(network, val)
-    metrics = _evaluate(predictions, [sample for _, sample in val])
-    out.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"image": item.image, "scores": dict(item.scores)}) for item in predictions]
-    (out / "predictions.jsonl").write_text("\n".join(lines) + "\n")
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    write_report(out / "report.html", [image for image, _ in val], predictions, metrics)
-    return metrics
+    out: str | Path = "demo",
+    *,
+    size: TourSize | None = None,
+    say: Callable[[str], None] = lambda _text: None,
+) -> Tour:
+    """Everything that weakloc does, on scenes that it draws itself."""
+    folder, size = Path(out), size or TourSize()
+    _clear(folder)
+    say(f"Drawing {size.num_train} training and {size.num_val} validation scenes")
+    scenes(folder / "scenes", num_train=size.num_train, num_val=size.num_val, seed=SEED)
+    data_set = read(folder / "scenes")
+    judging = Judging(data_set, "val", num_resamples=200)
+    runs: dict[str, TrainedRun] = {}
+    evaluated: list[Evaluated] = []
+    for method in METHODS:
+        say(f"Training {method} on the tags of {size.num_train} scenes")
+        runs[method] = _train(data_set, method, folder / method, size)
+        evaluated.append(evaluate(runs[method], judging))
+    write_metrics(folder / "metrics.json", evaluated)
+    write_markdown(folder / "metrics.md", evaluated)
+    best = max(zip(METHODS, evaluated, strict=True), key=lambda pair: _point_map(pair[1]))[0]
+    say(f"Predicting with {best}, exporting to {' and '.join(FORMATS)}")
+    exports = _predict_and_export(runs[best], folder)
+    return Tour(folder, tuple(evaluated), best, exports)
 
 
-def _stack(images: list[Image.Image]) -> torch.Tensor:
-    arrays = [
-        np.asarray(image.resize((SIDE, SIDE)), dtype=np.float32) / 127.5 - 1 for image in images
-    ]
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+def _clear(folder: Path) -> None:
+    """Only what an earlier tour made is ever removed."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARK).is_file():
+            raise DataError(
+                "is there already, and no earlier tour made it",
+                where=str(folder),
+                remedy="Give another --out",
+            )
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).write_text("made by weakloc demo, which may replace it\n")
 
 
-def _train(scenes: list[tuple[Image.Image, Sample]], *, epochs: int) -> LocalizationNetwork:
-    backbone = build_backbone(BackboneSpec.parse("tiny[width=16]"))
-    head = TransferHead(backbone.out_channels, len(CLASSES))
-    network = LocalizationNetwork(backbone, head, ClassPool(), MaxPool())
-    images = _stack([image for image, _ in scenes])
-    labels = torch.from_numpy(np.stack([sample.labels for _, sample in scenes])).float()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(images)).split(32):
-            loss = softplus(-labels[batch] * network(images[batch]).scores).sum(1).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return network.eval()
+def _train(data_set: DataSet, method: str, out: Path, size: TourSize) -> TrainedRun:
+    settings = TrainSettings(
+        backbone="tiny",
+        weights="none",
+        image_size=size.image_size,
+        epochs=size.epochs,
+        batch_size=32,
+        learning_rate=3e-3,
+        cache="memory",
+        workers=0,
+        seed=SEED,
+    )
+    return train(data_set, method=method, out=out, settings=settings)
 
 
-@torch.inference_mode()
-def _predict(
-    network: LocalizationNetwork, scenes: list[tuple[Image.Image, Sample]]
-) -> list[Prediction]:
-    output = network(_stack([image for image, _ in scenes]))
-    probabilities, maps = output.scores.sigmoid().numpy(), output.maps.numpy()
-    predictions = []
-    for index, (image, sample) in enumerate(scenes):
-        rows, columns = maps.shape[2:]
-        transform = GridTransform.identity(image.size).resize((columns, rows))
-        points = []
-        for class_index, name in enumerate(CLASSES):
-            row, column = np.unravel_index(int(maps[index, class_index].argmax()), (rows, columns))
-            x, y = cell_center_in_image(int(row), int(column), transform)
-            points.append(Point(name, x, y, float(probabilities[index, class_index])))
-        scores = dict(zip(CLASSES, probabilities[index].tolist(), strict=True))
-        predictions.append(Prediction(sample.name, *image.size, scores, tuple(points)))
-    return predictions
+def _point_map(evaluated: Evaluated) -> float:
+    values = {result.name: result.value for result in evaluated.report.results}
+    return values.get("point_map") or 0.0
 
 
-def _evaluate(predictions: list[Prediction], samples: list[Sample]) -> dict[str, float]:
-    """Share of right tags, and of present classes whose point lies in a true box."""
-    right_tags, hits = [], []
-    for prediction, sample in zip(predictions, samples, strict=True):
-        for class_index, point in enumerate(prediction.points):
-            present = bool(sample.labels[class_index] == PRESENT)
-            right_tags.append((point.score > 0.5) == present)
-            boxes = sample.truth.boxes if sample.truth else ()
-            own = [truth.box for truth in boxes if truth.class_index == class_index]
-            if own:
-                hits.append(any(b[0] <= point.x < b[2] and b[1] <= point.y < b[3] for b in own))
-    return {"tag_accuracy": float(np.mean(right_tags)), "pointing_accuracy": float(np.mean(hits))}
+def _predict_and_export(run: TrainedRun, folder: Path) -> dict[str, Path]:
+    """The training images, whose tags are known, as somebody who wants them annotated would."""
+    images, tags = folder / "scenes", folder / "scenes" / "tags.csv"
+    predictor = run.predictor(PredictSettings(flip=True, masks="threshold"))
+    known, _ = read_tags(tags, run.class_names)
+    out = folder / "predictions"
+    written = predict_to_folder(
+        predictor,
+        str(images / "JPEGImages"),
+        out,
+        described={"run": str(run.path), "tags": str(tags)},
+        tags=known,
+    )
+    return export_all(
+        written.predictions,
+        FORMATS,
+        out,
+        class_names=run.class_names,
+        image_root=images / "JPEGImages",
+        options=ExportOptions(),
+    )

@@ -27,6 +27,8 @@ def evaluate(
     compare: tuple[str, ...] = (),
     out: Path | None = None,
     resamples: int = 1000,
+    compatible: Annotated[bool, Parameter(negative=())] = False,
+    original_size: Annotated[bool, Parameter(negative=())] = False,
     settings: Annotated[PredictSettings, Parameter(name="*")] = PredictSettings(),
     reading: Annotated[DataSettings, Parameter(name="*")] = DataSettings(),
     terminal: Terminal = Terminal(),
@@ -47,10 +49,16 @@ def evaluate(
         File for all numbers as JSON; a Markdown table is written beside it.
     resamples
         Bootstrap resamples of the images behind each interval.
+    compatible
+        Also read score maps as the public wsolevaluation code does, and show the difference.
+    original_size
+        Also measure MaxBoxAcc at the size of the images.
     """
     from weakloc.api import data_sets, evaluating
 
-    judging = evaluating.Judging(data_sets.read(data, reading), split, num_resamples=resamples)
+    judging = evaluating.Judging(
+        data_sets.read(data, reading), split, resamples, compatible, original_size
+    )
     found = []
     for what in (run, *compare):
         with terminal.progress(what) as show:
@@ -68,9 +76,13 @@ def evaluate(
 
 
 def _show(evaluated: Evaluated, terminal: Terminal) -> None:
+    from weakloc.metrics.map_evaluation import reading_differences
+
     rows = [_row(evaluated, result) for result in evaluated.report.results]
     title = f"{evaluated.name} on {evaluated.split}: {evaluated.num_images} images"
     terminal.table(title, COLUMNS, rows)
+    for name, difference in reading_differences(evaluated.report.results).items():
+        terminal.say(f"{name}: compatible reading minus clean {difference:+.4f}")
     terminal.say(f"thresholds tuned by: {evaluated.tuned_by}")
     if evaluated.num_broken:
         terminal.say(f"{evaluated.num_broken} images could not be read and are not counted")
