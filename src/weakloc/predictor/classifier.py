@@ -244,7 +244,7 @@ def _cam_layer(
 
 
 def _gradient_layer(model: nn.Module, probe: Tensor, layer: str | None) -> str:
-    """The last layer with positions through all of which the scores flow.
+    """The last layer with positions through most of which the scores flow, else through some.
 
     After the last attention block of a ViT only the class token reaches the scores; there the
     gradient is zero at all patches, and the layer before is meant.
@@ -265,18 +265,24 @@ def _gradient_layer(model: nn.Module, probe: Tensor, layer: str | None) -> str:
         names = [name for name in reversed(grids) if grids[name] is not None]
         # Features as wide as the classifier's input come first: a ViT's keys and queries are not.
         names.sort(key=lambda name: grids[name].shape[1] != width)  # type: ignore[union-attr]
+        reached: dict[str, float] = {}
         for name in names:
             (gradient,) = torch.autograd.grad(
                 top, outputs[name], retain_graph=True, allow_unused=True
             )
-            if gradient is not None and _reaches_most_positions(gradient, probe.shape):
+            reached[name] = 0.0 if gradient is None else _reached_share(gradient, probe.shape)
+            if reached[name] > 0.5:
                 return str(name)
+    for name, share in reached.items():  # global max pooling: one position a channel
+        if share > 0:
+            return str(name)
     raise SettingError(
         "no layer of this network keeps positions up to its scores",
         remedy="Name the layer yourself with --layer",
     )
 
 
-def _reaches_most_positions(gradient: Tensor, image_shape: Sequence[int]) -> bool:
+def _reached_share(gradient: Tensor, image_shape: Sequence[int]) -> float:
+    """The share of the positions that change a score."""
     grid = _as_grid(gradient, image_shape)
-    return grid is not None and bool((grid.abs().amax(dim=1) > 0).float().mean() > 0.5)
+    return 0.0 if grid is None else float((grid.abs().amax(dim=1) > 0).float().mean())

@@ -42,13 +42,14 @@ class PartStore:
         """Start afresh, or go on where parts made with the very same settings lie."""
         wanted = json.dumps(fingerprint, sort_keys=True)
         settings = self.folder / "settings.json"
-        if resume and settings.is_file() and settings.read_text(encoding="utf-8") != wanted:
+        goes_on = resume and settings.is_file()  # parts of unknown settings are worth nothing
+        if goes_on and settings.read_text(encoding="utf-8") != wanted:
             raise PredictionsError(
                 "these parts were made with other settings, another run or other images",
                 where=str(self.folder),
                 remedy="Leave out --resume to start again, or give another --out",
             )
-        if not resume and self.folder.exists():
+        if not goes_on and self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         with open_whole(settings) as file:

@@ -38,7 +38,7 @@ def find_images(source: str) -> Iterator[ImageSource]:
         return _from_lines(sys.stdin, folder=Path(), where="standard input")
     if path.is_dir():
         return _from_folder(path)
-    if path.suffix == ".tar" or "{" in source:
+    if _are_shards(source):
         return _from_shards(source)
     if path.is_file():
         return _from_file(path)
@@ -51,6 +51,10 @@ def find_images(source: str) -> Iterator[ImageSource]:
     )
 
 
+def _are_shards(source: str) -> bool:
+    return Path(source).suffix == ".tar" or ("{" in source and not Path(source).exists())
+
+
 def folder_of_images(source: str) -> Path | None:
     """What the names of `find_images(source)` are relative to; None for shards."""
     path = Path(source)
@@ -58,7 +62,7 @@ def folder_of_images(source: str) -> Path | None:
         return Path()
     if path.is_dir():
         return path
-    if path.suffix == ".tar" or "{" in source:
+    if _are_shards(source):
         return None
     return path.parent if path.is_file() else Path(_folder_of_glob(source))
 

@@ -1,0 +1,133 @@
+"""Everything a user can point at, in names and order that are the same everywhere."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from weakloc.errors import DataError
+from weakloc.predictor.sources import find_images, folder_of_images
+
+NAMES = ["a b.png", "b/c/1.webp", "b/Ärger 猫.JPG", "z.jpeg"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Files are never opened while they are listed, so their content does not matter."""
+    root = tmp_path / "photos of [2024]"
+    for name in [*NAMES, "notes.txt.bak", "b/.hidden.png", ".thumbs/1.png"]:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+    return root
+
+
+def names(source: str | Path) -> list[str]:
+    return [image.name for image in find_images(str(source))]
+
+
+def test_a_folder_gives_its_images_in_name_order_below_itself(folder: Path) -> None:
+    assert names(folder) == NAMES
+    for image in find_images(str(folder)):
+        assert isinstance(image.content, str)
+        assert Path(image.content).read_bytes() == image.name.encode()
+
+
+def test_links_are_followed_and_circles_are_not(folder: Path) -> None:
+    (folder / "b" / "up").symlink_to(folder, target_is_directory=True)
+    (folder / "again").symlink_to(folder / "b" / "c", target_is_directory=True)
+    assert names(folder) == ["a b.png", "again/1.webp", *NAMES[1:]]
+
+
+def test_one_image_is_named_by_itself(folder: Path) -> None:
+    assert names(folder / NAMES[2]) == ["Ärger 猫.JPG"]
+    (folder / "x{1}.png").touch()
+    assert names(folder / "x{1}.png") == ["x{1}.png"]
+
+
+def test_a_glob_gives_names_below_the_folder_before_its_first_wildcard(tmp_path: Path) -> None:
+    for name in ("p/1.png", "p/q/2.png", "p/q/3.txt", "r/4.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert names(f"{tmp_path}/p/**/*.png") == ["1.png", "q/2.png"]
+    assert names(f"{tmp_path}/*/*.png") == ["p/1.png", "r/4.png"]
+    with pytest.raises(DataError, match="no image matches"):
+        names(f"{tmp_path}/*.gif")
+
+
+def test_a_list_is_read_as_written(tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_bytes("\ufeffa b.png\r\n\r\nsub/ü.png\n/abs/c.png".encode())
+    assert names(listed) == ["a b.png", "sub/ü.png", "/abs/c.png"]
+    contents = [image.content for image in find_images(str(listed))]
+    assert contents == [str(tmp_path / "a b.png"), str(tmp_path / "sub/ü.png"), "/abs/c.png"]
+
+
+def test_standard_input_is_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("x/1.png\ny z.png\n"))
+    assert names("-") == ["x/1.png", "y z.png"]
+
+
+@pytest.mark.parametrize(("suffix", "sign"), [(".csv", ","), (".tsv", "\t")])
+def test_a_table_is_read_by_its_column_of_paths(tmp_path: Path, suffix: str, sign: str) -> None:
+    table = tmp_path / f"table{suffix}"
+    rows = [["id", "Image_Path", "labels"], ["1", "a b.png", "cat"], ["2", "c.png", ""], ["3"]]
+    table.write_text("\n".join(sign.join(row) for row in rows), encoding="utf-8-sig")
+    assert names(table) == ["a b.png", "c.png"]
+    table.write_text(sign.join(["id", "labels"]) + "\n")
+    with pytest.raises(DataError, match=r"line 1: no column with image paths among id, labels"):
+        names(table)
+
+
+def test_shards_give_the_bytes_themselves(tmp_path: Path) -> None:
+    for number in range(2):
+        with tarfile.open(tmp_path / f"s-{number}.tar", "w") as shard:
+            for key in ("one", "two"):
+                for suffix, content in (("png", b"pixels of " + key.encode()), ("cls", b"0")):
+                    member = tarfile.TarInfo(f"{key}.{suffix}")
+                    member.size = len(content)
+                    shard.addfile(member, io.BytesIO(content))
+    found = list(find_images(f"{tmp_path}/s-{{0..1}}.tar"))
+    assert [image.name for image in found] == [
+        f"s-{number}.tar/{key}.png" for number in range(2) for key in ("one", "two")
+    ]
+    assert found[3].content == b"pixels of two"
+
+
+@pytest.mark.parametrize("name", ["nothing.txt", "empty"])
+def test_what_holds_no_image_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "nothing.txt").write_text("\n\n")
+    with pytest.raises(DataError, match=name):
+        names(tmp_path / name)
+    with pytest.raises(DataError, match="no such folder or file"):
+        names(tmp_path / "absent")
+
+
+def test_names_are_relative_to_the_folder_of_images(folder: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("photos of [2024]/a b.png\n")
+    assert folder_of_images(str(folder)) == folder
+    assert folder_of_images(str(listed)) == tmp_path
+    assert folder_of_images(str(folder / NAMES[0])) == folder
+    assert folder_of_images(f"{tmp_path}/*/*.png") == tmp_path
+    assert folder_of_images(f"{tmp_path}/s-{{0..1}}.tar") is None
+
+
+def test_a_list_is_never_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal taken
+        for index in range(10**9):
+            taken += 1
+            yield f"{index}.png\n"
+
+    monkeypatch.setattr("sys.stdin", lines())
+    images = find_images("-")
+    for _ in range(5):
+        next(images)
+    assert taken == 5

@@ -1,0 +1,70 @@
+"""Views of a picture: tiles that leave nothing out, and transforms that lead back."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from weakloc.data.transforms import Preprocessing
+from weakloc.geometry import map_point_to_grid
+from weakloc.predictor.views import View, cut_tiles, list_views, make_view, scaled
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(1, 900),
+    height=st.integers(1, 700),
+    side=st.integers(16, 400),
+    overlap=st.floats(0.0, 0.9),
+)
+def test_tiles_cover_the_picture_overlap_enough_and_are_equal(
+    width: int, height: int, side: int, overlap: float
+) -> None:
+    tiles = cut_tiles((width, height), side=side, overlap=overlap)
+    sizes = {(right - left, bottom - top) for left, top, right, bottom in tiles}
+    assert sizes == {(min(side, width), min(side, height))}
+    for length, first, last in ((width, 0, 2), (height, 1, 3)):
+        spans = sorted({(tile[first], tile[last]) for tile in tiles})
+        assert spans[0][0] == 0
+        assert spans[-1][1] == length
+        for before, after in itertools.pairwise(spans):
+            assert before[1] - after[0] >= overlap * side - 1  # whole pixels
+    assert len(set(tiles)) == len(tiles)
+
+
+def test_small_pictures_are_not_cut() -> None:
+    views = list_views((100, 60), scales=[0.5, 1.0], flip=True, tile=100, overlap=0.2)
+    assert views == [View(0.5), View(0.5, True), View(1.0), View(1.0, True)]
+    assert len(list_views((101, 60), scales=[1.0], flip=False, tile=100, overlap=0.2)) == 3
+
+
+@pytest.mark.parametrize("resize", ["warp", "pad", "none"])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("tile", [None, (40.0, 10.0, 120.0, 70.0)])
+@pytest.mark.parametrize("scale", [0.75, 1.0, 2.0])
+def test_a_pixel_of_the_picture_is_where_the_transform_says(
+    resize: str, flip: bool, tile: tuple[float, ...] | None, scale: float
+) -> None:
+    pixels = np.zeros((90, 130, 3), dtype=np.uint8)
+    pixels[40:48, 60:68] = 255  # centred at (64, 44)
+    preprocessing = Preprocessing(size=(96, 72), resize=resize, mean=(0.0,) * 3, std=(1.0,) * 3)  # type: ignore[arg-type]
+    view = View(scale, flip, tile)  # type: ignore[arg-type]
+    images, transform = make_view(Image.fromarray(pixels), view, preprocessing)
+    light = images[0].numpy().astype(np.float64)
+    rows, columns = np.mgrid[: light.shape[0], : light.shape[1]] + 0.5
+    found = (columns * light).sum() / light.sum(), (rows * light).sum() / light.sum()
+    assert found == pytest.approx(map_point_to_grid((64.0, 44.0), transform), abs=0.6)
+    assert transform.grid_size == images.shape[:0:-1]
+
+
+def test_a_scale_is_of_the_usual_input_or_of_the_picture_where_there_is_none() -> None:
+    for given_size, expected in (((90, 60), (135, 90)), (64, 96)):
+        assert scaled(Preprocessing(size=given_size), 1.5, (300, 200)).size == expected
+    free = scaled(Preprocessing(resize="none"), 0.5, (301, 200))
+    assert (free.resize, free.size) == ("warp", (150, 100))
+    assert scaled(Preprocessing(size=1), 0.1, (300, 200)).size == 1
