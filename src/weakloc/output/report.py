@@ -1,38 +1,144 @@
-"""Predictions -> one self-contained HTML page."""
+"""Predictions, and whatever is known of the run behind them -> one self-contained HTML page.
+
+The page holds its pictures, its style and its script, asks no network for anything, and forbids
+itself to: its content security policy allows the one script and the one style it was written
+with, by their digests. Names reach it as escaped text or as JSON data, never as markup.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
-import io
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-from weakloc.structures import Prediction
+from weakloc import __version__
+from weakloc.files import open_whole
+from weakloc.output.colors import heat_colors
+from weakloc.output.report_charts import curve_charts, training_charts
+from weakloc.output.report_content import (
+    HEAT_CELLS,
+    ReportContent,
+    ReportPicture,
+    Totals,
+    count_predictions,
+)
+from weakloc.output.report_gallery import ClassNumbers, GalleryItem, gallery_items
+from weakloc.output.report_metrics import read_metrics
+from weakloc.output.report_summary import summary_of
+from weakloc.output.report_warnings import map_warnings, tag_warnings
+
+__all__ = ["HEAT_CELLS", "ReportContent", "ReportPicture", "Totals", "write_report"]
+
+SCHEMA = "weakloc.report/1"
+PAGE_FOLDER = Path(__file__).parent / "report_page"
+SCRIPTS = ("heat.js", "picture.js", "review.js", "gallery.js", "viewer.js", "page.js")
 
 
-def write_report(
-    path: Path,
-    images: Sequence[Image.Image],
-    predictions: Sequence[Prediction],
-    metrics: Mapping[str, float],
-) -> None:
-    rows = "".join(f"<li>{html.escape(name)}: {value:.3f}</li>" for name, value in metrics.items())
-    figures = "".join(map(_figure, images, predictions))
-    path.write_text(f"<!doctype html><title>weakloc</title><ul>{rows}</ul>{figures}\n")
+@dataclass(frozen=True)
+class _Asset:
+    """A script or style as it stands in the page, and the digest that allows it."""
+
+    text: Markup
+    digest: str
 
 
-def _figure(image: Image.Image, prediction: Prediction) -> str:
-    encoded = io.BytesIO()
-    image.save(encoded, "JPEG")
-    source = "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
-    present = [point for point in prediction.points if point.score > 0.5]
-    marks = "".join(
-        f'<circle cx="{point.x:.1f}" cy="{point.y:.1f}" r="3" fill="red"/>'
-        f'<text x="{point.x:.1f}" y="{point.y:.1f}">{html.escape(point.class_name)}</text>'
-        for point in present
+def write_report(path: Path, content: ReportContent) -> Path:
+    """Writes the page whole; the most doubtful picture comes first."""
+    pictures = tuple(sorted(content.pictures, key=lambda picture: -picture.prediction.doubt))
+    totals = content.totals or count_predictions(picture.prediction for picture in pictures)
+    numbers = ClassNumbers(content.class_names)
+    items = gallery_items(pictures, content.truth_class_names or content.class_names, numbers)
+    template = _environment().get_template("page.html")
+    with open_whole(path) as stream:
+        for piece in template.generate(**_context(content, totals, items, numbers.names)):
+            stream.write(piece)
+    return path
+
+
+def embedded_json(value: Any) -> Markup:
+    """JSON that is safe inside of a script element: ASCII, and without <, > and &."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)  # nothing is left in it that ends an element or starts one
+
+
+def _context(
+    content: ReportContent,
+    totals: Totals,
+    items: Sequence[GalleryItem],
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    metrics = read_metrics(content.metrics)
+    return {
+        "version": __version__,
+        "title": content.title,
+        "style": _asset("page.css"),
+        "script": _script(),
+        "summary": summary_of(content, totals, items, metrics, class_names),
+        "metrics": metrics,
+        "training": training_charts(content.run),
+        "curves": curve_charts(metrics),
+        "tag_pairs": tag_warnings(content.run),
+        "map_pairs": map_warnings(item.heat for item in items),
+        "index": embedded_json(_index(content, items, class_names)),
+        "blocks": (embedded_json(item.block) for item in items),
+    }
+
+
+def _index(
+    content: ReportContent, items: Sequence[GalleryItem], names: Sequence[str]
+) -> dict[str, Any]:
+    images = [dict(item.index) for item in items]
+    digest = hashlib.sha256(json.dumps([names, images]).encode()).hexdigest()[:16]
+    palette = heat_colors(np.linspace(0.0, 1.0, 256)).tobytes()
+    return {
+        "schema": SCHEMA,
+        "key": digest,
+        "classes": list(names),
+        "thresholds": [content.thresholds.get(name) for name in names],
+        "minArea": content.min_area,
+        "palette": base64.b64encode(palette).decode("ascii"),
+        "images": images,
+    }
+
+
+def _asset(name: str) -> _Asset:
+    return _as_asset((PAGE_FOLDER / name).read_text(encoding="utf-8"))
+
+
+def _script() -> _Asset:
+    """The script files as one, in a scope of its own."""
+    parts = [(PAGE_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    return _as_asset('(() => {\n"use strict";\n' + "\n".join(parts) + "})();\n")
+
+
+def _as_asset(text: str) -> _Asset:
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+    return _Asset(Markup(text), f"'sha256-{digest}'")
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(PAGE_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_writable,
     )
-    size = f'width="{prediction.width}" height="{prediction.height}"'
-    return f'<svg {size}><image href="{source}" {size}/>{marks}</svg>'
+
+
+def _writable(value: Any) -> Any:
+    """Text without half of a surrogate pair, which file names may hold and UTF-8 may not."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    return value

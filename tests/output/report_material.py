@@ -1,0 +1,193 @@
+"""Reports to test with: drawn scenes, and predictions made up from their truth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from weakloc.data.scenes.clutter import CLUTTER_CLASSES
+from weakloc.data.scenes.making import scene_samples
+from weakloc.geometry import BoxLTRB
+from weakloc.output.report import HEAT_CELLS, ReportContent, ReportPicture
+from weakloc.output.report_content import CoarseHeat
+from weakloc.structures import Box, Disagreement, Mask, Point, Prediction, Sample, Truth
+
+NAMES = tuple(CLUTTER_CLASSES)
+
+
+def scene_report(count: int, *, side: int | None = None, **said: Any) -> ReportContent:
+    """Scenes of which every box is a little, and every fifth one far, off its object."""
+    random = np.random.default_rng(5)
+    scenes = scene_samples(count=count, seed=3, split="val")
+    pictures = [
+        scene_picture(
+            index, picture if side is None else picture.resize((side, side * 3 // 4)), each, random
+        )
+        for index, (picture, each) in enumerate(scenes)
+    ]
+    return ReportContent(
+        class_names=NAMES,
+        pictures=pictures,
+        thresholds={name: 0.3 + 0.02 * number for number, name in enumerate(NAMES)},
+        **said,
+    )
+
+
+def scene_picture(
+    index: int, picture: Image.Image, sample: Sample, random: np.random.Generator
+) -> ReportPicture:
+    assert sample.truth is not None
+    width, height = picture.size
+    objects = sample.truth.boxes
+    boxes, points, masks, heat, scores = [], [], [], {}, {}
+    for number, name in enumerate(NAMES):
+        own = [item.box for item in objects if item.class_index == number]
+        scores[name] = float(random.uniform(0.55, 0.99) if own else random.uniform(0.0, 0.3))
+        if not own:
+            continue
+        shift = 0.9 if index % 5 == 4 else random.uniform(0.0, 0.25)
+        moved = [_moved(box, shift, (width, height)) for box in own]
+        boxes += [Box(name, box, scores[name] * 0.8) for box in moved]
+        left, top, right, bottom = moved[0]
+        points.append(Point(name, (left + right) / 2, (top + bottom) / 2, scores[name]))
+        masks.append(Mask(name, ellipse(moved[0], (width, height)), scores[name]))
+        heat[name] = bumps(moved, (width, height))
+    disagreements = ()
+    if index % 7 == 3:
+        disagreements = (Disagreement(NAMES[index % len(NAMES)], "missing", 0.04),)
+    prediction = Prediction(
+        sample.name, width, height, scores, tuple(points), tuple(boxes), tuple(masks),
+        doubt=float(random.uniform(0, 1)), disagreements=disagreements,
+    )  # fmt: skip
+    return ReportPicture(prediction, lambda: picture, heat, sample)
+
+
+def bumps(boxes: list[BoxLTRB], size: tuple[int, int]) -> CoarseHeat:
+    """A round hill on each box, 255 at the highest cell."""
+    width, height = size
+    ratio = HEAT_CELLS / max(size)
+    columns, rows = max(round(width * ratio), 1), max(round(height * ratio), 1)
+    x = (np.arange(columns) + 0.5) * width / columns
+    y = (np.arange(rows) + 0.5) * height / rows
+    heat = np.zeros((rows, columns))
+    for left, top, right, bottom in boxes:
+        across = (x - (left + right) / 2) / (0.5 * (right - left) + 1)
+        down = (y - (top + bottom) / 2) / (0.5 * (bottom - top) + 1)
+        heat = np.maximum(heat, np.exp(-(down[:, None] ** 2 + across**2)))
+    return np.rint(255 * heat / heat.max()).astype(np.uint8)
+
+
+def ellipse(box: BoxLTRB, size: tuple[int, int]) -> dict[str, Any]:
+    width, height = size
+    left, top, right, bottom = box
+    x = (np.arange(width) + 0.5 - (left + right) / 2) / max((right - left) / 2, 1)
+    y = (np.arange(height) + 0.5 - (top + bottom) / 2) / max((bottom - top) / 2, 1)
+    inside = (y[:, None] ** 2 + x**2 <= 1).astype(np.uint8)
+    rle = coco_mask.encode(np.asfortranarray(inside))
+    return {"size": [height, width], "counts": rle["counts"].decode()}
+
+
+def run_record(*, num_epochs: int = 12) -> dict[str, Any]:
+    """What `weakloc train` writes, with made-up numbers; two classes that hardly part."""
+    count = len(NAMES)
+    together = np.full((count, count), 30)
+    np.fill_diagonal(together, 120)
+    together[0, 1] = together[1, 0] = 117
+    return {
+        "method": {
+            "name": "wildcat",
+            "settings": {"maps_per_class": 4, "optimisation": {"kind": "sgd"}},
+        },
+        "settings": {"epochs": num_epochs, "backbone": None},
+        "seed": 7,
+        "backbone": {"name": "resnet50", "weights": "default", "output_stride": None},
+        "class_names": list(NAMES),
+        "labels": {"num_images": 400, "present": [120] * count, "co_occurrence": together.tolist()},
+        "selection": {"epoch": num_epochs, "by": "last epoch", "watched": "val"},
+        "hidden_supervision": 0,
+        "thresholds": None,
+        "notes": [],
+        "versions": {"python": "3.12.0", "weakloc": "0.1.0"},
+        "history": [
+            {
+                "epoch": epoch,
+                "loss": 0.7 * math.exp(-epoch / 5) + 0.05,
+                "learning_rate": 0.01 * (1 - epoch / (num_epochs + 1)),
+                "classification_map": 0.9 - 0.5 * math.exp(-epoch / 4),
+                "point_map": None if epoch == 1 else 0.7 - 0.4 * math.exp(-epoch / 4),
+                "seconds": 3.0,
+            }
+            for epoch in range(1, num_epochs + 1)
+        ],
+    }
+
+
+def metrics_record() -> dict[str, Any]:
+    """What `weakloc evaluate` writes, with made-up numbers."""
+    per_class = {name: 0.3 + 0.1 * number % 0.6 for number, name in enumerate(NAMES)}
+    sweep = [step / 50 for step in range(50)]
+    heights = [math.exp(-(((at - 0.3) / 0.2) ** 2)) * 0.6 for at in sweep]
+    everywhere = {"num_images": 300, "hidden_supervision": 0}
+    metrics: list[dict[str, Any]] = [
+        {
+            "name": "classification_map",
+            "value": 0.913,
+            "interval": [0.894, 0.929],
+            "convention": "VOC average precision, all points",
+            "baselines": {"chance": 0.31},
+            "per_class": {name: 0.95 - value / 3 for name, value in per_class.items()},
+        },
+        {
+            "name": "point_map",
+            "value": 0.782,
+            "interval": [0.75, 0.811],
+            "convention": "points inside objects, no tolerance",
+            "baselines": {"center": 0.33, "full_image": 0.33, "random": 0.21},
+            "per_class": per_class,
+        },
+        {
+            "name": "box_map_50",
+            "value": 0.411,
+            "interval": [0.377, 0.44],
+            "convention": "IoU above 0.5, VOC 2010",
+            "baselines": {"center": 0.07, "full_image": 0.02, "random": 0.01},
+            "per_class": {name: value * 0.7 for name, value in per_class.items()},
+            "hidden_supervision": 20,
+        },
+        {
+            "name": "max_box_acc_v2",
+            "value": 0.52,
+            "convention": "largest component, mean of IoU 0.3, 0.5 and 0.7",
+            "curves": {"iou_50": {"thresholds": sweep, "values": heights}},
+        },
+    ]
+    return {
+        "schema": "weakloc.metrics/1",
+        "metrics": [{**everywhere, **metric} for metric in metrics],
+        "unavailable": {"mean_iou": "no masks are drawn in this data set"},
+    }
+
+
+def _enlarged(picture: Image.Image, sample: Sample, side: int | None) -> tuple[Image.Image, Sample]:
+    """The scene as a photograph of so many pixels across; its truth comes along."""
+    if side is None:
+        return picture, sample
+    assert sample.truth is not None
+    ratio = side / picture.width
+    boxes = tuple(
+        replace(item, box=tuple(edge * ratio for edge in item.box)) for item in sample.truth.boxes
+    )
+    large = picture.resize((side, round(picture.height * ratio)))
+    return large, replace(sample, truth=Truth(boxes))
+
+
+def _moved(box: BoxLTRB, share: float, size: tuple[int, int]) -> BoxLTRB:
+    left, top, right, bottom = box
+    across = share * (right - left)
+    across = across if right + across <= size[0] else -across
+    return max(left + across, 0.0), top, min(right + across, float(size[0])), bottom
