@@ -12,7 +12,11 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "weakloc"
 MODULES = sorted(SOURCE.rglob("*.py"))
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "tools"}
-PUBLIC_NAMES = {"demo"}
+PUBLIC_NAMES = {
+    *("DataSettings", "PredictSettings", "TrainSettings"),
+    *("Prediction", "TrainedRun", "WeaklocError"),
+    *("check", "demo", "evaluate", "load", "localize", "read", "scenes", "train"),
+}
 
 
 def _name(path: Path) -> str:
@@ -85,11 +89,15 @@ def test_importing_weakloc_is_quick_and_loads_no_torch() -> None:
         "import time; start = time.perf_counter(); import weakloc, sys;"
         "print(time.perf_counter() - start, 'torch' in sys.modules, 'numpy' in sys.modules)"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert float(answer[0]) < 0.3
-    assert answer[1:] == ["False", "False"]
+    # The best of three: a busy machine says nothing about the package.
+    answers = [
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+        for _ in range(3)
+    ]
+    assert min(float(answer[0]) for answer in answers) < 0.3
+    assert all(answer[1:] == ["False", "False"] for answer in answers)
 
 
 def test_help_loads_no_torch() -> None:
@@ -100,6 +108,8 @@ def test_help_loads_no_torch() -> None:
         "except SystemExit: pass\n"
         "assert 'torch' not in sys.modules and 'numba' not in sys.modules"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
     assert answer.returncode == 0, answer.stderr
     assert "demo" in answer.stdout

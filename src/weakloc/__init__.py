@@ -6,12 +6,50 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from weakloc.api.any_classifier import localize
+    from weakloc.api.data_sets import check, read, scenes
+    from weakloc.api.evaluating import evaluate
+    from weakloc.api.runs import TrainedRun, load
     from weakloc.api.tour import demo
+    from weakloc.api.training import train
+    from weakloc.config import DataSettings, PredictSettings, TrainSettings
+    from weakloc.errors import WeaklocError
+    from weakloc.structures import Prediction
 
 __version__ = "0.1.0"
 
-_PUBLIC = {"demo": "weakloc.api.tour"}
-__all__ = ["demo"]
+_PUBLIC = {
+    "DataSettings": "weakloc.config",
+    "PredictSettings": "weakloc.config",
+    "Prediction": "weakloc.structures",
+    "TrainSettings": "weakloc.config",
+    "TrainedRun": "weakloc.api.runs",
+    "WeaklocError": "weakloc.errors",
+    "check": "weakloc.api.data_sets",
+    "demo": "weakloc.api.tour",
+    "evaluate": "weakloc.api.evaluating",
+    "load": "weakloc.api.runs",
+    "localize": "weakloc.api.any_classifier",
+    "read": "weakloc.api.data_sets",
+    "scenes": "weakloc.api.data_sets",
+    "train": "weakloc.api.training",
+}
+__all__ = [
+    "DataSettings",
+    "PredictSettings",
+    "Prediction",
+    "TrainSettings",
+    "TrainedRun",
+    "WeaklocError",
+    "check",
+    "demo",
+    "evaluate",
+    "load",
+    "localize",
+    "read",
+    "scenes",
+    "train",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -11,7 +11,9 @@ class WeaklocError(Exception):
 
     exit_code = 2
 
-    def __init__(self, message: str, *, where: str | None = None, remedy: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, where: str | None = None, remedy: str | None = None
+    ) -> None:
         self.message = message
         self.where = where
         self.remedy = remedy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -53,3 +53,15 @@ def file_name_of(name: str) -> str:
     if not escaped.strip(". "):  # "", ".", "..", " "
         escaped = "".join(f"%{byte:02X}" for byte in name.encode()) or "%"
     return escaped
+
+
+def by_last_part(names: Iterable[str]) -> dict[str, str]:
+    """The names that differ from all others in their last part, by that part.
+
+    For lists that name the same files from different folders.
+    """
+    found: dict[str, str | None] = {}
+    for name in names:
+        last = name.rpartition("/")[2]
+        found[last] = None if last in found else name
+    return {last: name for last, name in found.items() if name is not None}

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from weakloc.api.coco_results import read_coco_results
+from weakloc.api.data_sets import read
 from weakloc.api.map_metrics import MapMetrics
 from weakloc.api.runs import TrainedRun, load
 from weakloc.config import PredictSettings
 from weakloc.errors import DataError, PredictionsError, did_you_mean
-from weakloc.files import open_whole
+from weakloc.files import by_last_part, open_whole
 from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.catalogue import SaidKind, Setup, said_kinds, truth_kinds
 from weakloc.metrics.evaluation import Evaluation, Report, compare_reports
@@ -86,12 +87,24 @@ class Judging:
 
 def evaluate(
     what: str | Path | TrainedRun,
+    data: str | Path | DataSet,
+    *,
+    split: str = "val",
+    settings: PredictSettings | None = None,
+) -> Evaluated:
+    """A run, a predictions.jsonl or a COCO results file against one split of a data set."""
+    data_set = data if isinstance(data, DataSet) else read(data)
+    return judge(what, Judging(data_set, split), settings=settings)
+
+
+def judge(
+    what: str | Path | TrainedRun,
     judging: Judging,
     *,
     settings: PredictSettings | None = None,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> Evaluated:
-    """A run folder, a predictions.jsonl or a COCO results file against one split."""
+    """`evaluate` with all that can be chosen, for several runs that are judged alike."""
     if isinstance(what, TrainedRun):
         return _evaluate_run(what, judging, settings or PredictSettings(), on_progress)
     path = Path(what)
@@ -237,14 +250,11 @@ def _of_split(
     """
     names = {sample.name for sample in samples}
     others = {sample.name for sample in data_set.samples()} - names
-    ends: dict[str, str | None] = {}
-    for name in names | others:
-        end = name.rpartition("/")[2]
-        ends[end] = None if end in ends else name
+    ends = by_last_part(names | others)
     for prediction in predictions:
         named = prediction.image
         if named not in names and named not in others:
-            named = ends.get(named.rpartition("/")[2]) or named
+            named = ends.get(named.rpartition("/")[2], named)
         if named not in others:
             yield replace(prediction, image=named)
 

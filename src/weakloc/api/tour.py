@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weakloc.api.data_sets import read, scenes
-from weakloc.api.evaluating import Evaluated, Judging, evaluate, write_markdown, write_metrics
+from weakloc.api.evaluating import Evaluated, Judging, judge, write_markdown, write_metrics
 from weakloc.api.predicting import predict_to_folder
 from weakloc.api.runs import TrainedRun
 from weakloc.api.training import train
@@ -78,7 +78,7 @@ def demo(
     for method in METHODS:
         say(f"Training {method} on the tags of {size.num_train} scenes")
         runs[method] = _train(data_set, method, folder / method, size)
-        evaluated.append(evaluate(runs[method], judging))
+        evaluated.append(judge(runs[method], judging))
     write_metrics(folder / "metrics.json", evaluated)
     write_markdown(folder / "metrics.md", evaluated)
     best = max(zip(METHODS, evaluated, strict=True), key=lambda pair: _point_map(pair[1]))[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def train(
     data: str | Path | DataSet,
     *,
     method: str = "wildcat",
+    backbone: str | None = None,
     preset: Preset = "practical",
     choices: Mapping[str, Any] | None = None,
     out: str | Path = "run",
@@ -33,13 +35,17 @@ def train(
 ) -> TrainedRun:
     """Learns from the tags of a data set; what was drawn in it is never looked at.
 
-    `choices` overrides fields of the method, such as `{"maps_per_class": 8}`.
+    `backbone` is short for the setting of that name; `choices` overrides fields of the method,
+    such as `{"maps_per_class": 8}`.
     """
+    settings = settings or TrainSettings()
+    if backbone is not None:
+        settings = replace(settings, backbone=backbone)
     data_set = data if isinstance(data, DataSet) else read(data, reading or DataSettings())
     run = fit_run(
         data_set,
         method_named(method, preset, choices or {}),
-        settings or TrainSettings(),
+        settings,
         Path(out),
         resume=resume,
         progress=progress,

@@ -62,7 +62,7 @@ def evaluate(
     found = []
     for what in (run, *compare):
         with terminal.progress(what) as show:
-            found.append(evaluating.evaluate(what, judging, settings=settings, on_progress=show))
+            found.append(evaluating.judge(what, judging, settings=settings, on_progress=show))
     differences = [evaluating.compare(found[0], other) for other in found[1:]]
     if out is not None:
         evaluating.write_metrics(out, found)
