@@ -271,7 +271,7 @@ class DataSettings:
     """Table of tags (CSV, TSV, JSONL) or file of annotations, where it is not inside the data."""
 
     layout: str | None = None
-    """Arrangement of the files: folders, table, voc, coco, yolo, tiny_imagenet, wsol, shards."""
+    """Arrangement: folders, table, voc, coco, yolo, tiny_imagenet, wsol, shards or review."""
 
     class_names: tuple[str, ...] | None = None
     """The classes and their order. Not given: as found in the labels."""

@@ -11,6 +11,7 @@ FILES = {
     "folders": {"cat/1.jpg": ""},
     "table": {"labels.csv": "path,labels\n", "images/1.jpg": ""},
     "voc": {"Annotations/1.xml": "", "JPEGImages/1.jpg": "", "tags.csv": ""},
+    "review": {"weakloc-review.json": '{"schema": "weakloc.review/1"}', "1.jpg": ""},
     "coco": {"annotations/instances_val.json": "", "val/1.jpg": ""},
     "yolo": {"data.yaml": "", "images/1.jpg": "", "labels/1.txt": ""},
     "tiny_imagenet": {"wnids.txt": "", "train/n1/images/1.JPEG": ""},

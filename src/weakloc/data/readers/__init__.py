@@ -14,6 +14,7 @@ from weakloc.data.readers.coco import read_coco
 from weakloc.data.readers.detection import detect_layout
 from weakloc.data.readers.folders import read_folders
 from weakloc.data.readers.options import ReaderOptions
+from weakloc.data.readers.review import read_review_data
 from weakloc.data.readers.shards import read_shards
 from weakloc.data.readers.table import read_table
 from weakloc.data.readers.tiny_imagenet import read_tiny_imagenet
@@ -36,6 +37,7 @@ READERS: Mapping[str, Reader] = {
     "tiny_imagenet": read_tiny_imagenet,
     "wsol": read_wsol,
     "shards": read_shards,
+    "review": read_review_data,
 }
 
 

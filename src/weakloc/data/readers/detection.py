@@ -10,6 +10,7 @@ from pathlib import Path
 
 from weakloc.data.readers.assembly import SPLIT_NAMES
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
+from weakloc.data.readers.review import find_reviews, is_review
 from weakloc.data.readers.shard_members import SHARD_SUFFIXES
 from weakloc.data.readers.table_rows import TABLE_SUFFIXES
 from weakloc.data.readers.voc import is_voc
@@ -83,7 +84,7 @@ def _layout_of_labels(labels: Path) -> str:
             where=str(labels),
             remedy="Rename it, or name the layout",
         )
-    return kinds[suffix]
+    return "review" if suffix == ".json" and is_review(labels) else kinds[suffix]
 
 
 _LAYOUT_OF_SUFFIX = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".txt": "table"}
@@ -142,6 +143,10 @@ def _is_table(listing: _Listing) -> bool:
     return any(Path(name).suffix.lower() in TABLE_SUFFIXES for name in listing.files)
 
 
+def _is_reviewed(listing: _Listing) -> bool:
+    return bool(find_reviews(listing.path))
+
+
 def _is_folders(listing: _Listing) -> bool:
     # Beside a table a single folder is rather where its images are kept.
     wanted = 2 if _is_table(listing) else 1
@@ -168,4 +173,8 @@ _OWN_STRUCTURE: Mapping[str, Callable[[_Listing], bool]] = {
     "wsol": _is_wsol,
     "shards": _is_shards,
 }
-_LOOSE: Mapping[str, Callable[[_Listing], bool]] = {"table": _is_table, "folders": _is_folders}
+_LOOSE: Mapping[str, Callable[[_Listing], bool]] = {
+    "table": _is_table,
+    "folders": _is_folders,
+    "review": _is_reviewed,
+}

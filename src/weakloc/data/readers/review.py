@@ -1,0 +1,165 @@
+"""Reviews: the JSON that a report's review downloads, as tags and drawn boxes.
+
+{"schema": "weakloc.review/1", "class_names": [...], "images": [{"image": "a.jpg", "width": 500,
+ "height": 375, "decisions": [{"class": "cat", "verdict": "accepted", "boxes": [[...]]}]}]}
+
+accepted    the class is there and the boxes are its objects
+misplaced   the class is there, somewhere else
+absent      the class is not there
+relabelled  the boxes are objects of the class in "to"; "class" is not there
+
+Classes without a decision are unknown. Boxes are (left, top, right, bottom) in image pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weakloc.data.readers.assembly import (
+    ALL,
+    MISSING_IMAGE,
+    Assembly,
+    LabelClaim,
+    chosen_classes,
+)
+from weakloc.data.readers.drawn_truth import usable_box
+from weakloc.data.readers.file_tree import FileIndex, file_names
+from weakloc.data.readers.options import ReaderOptions
+from weakloc.data.readers.text_files import read_text
+from weakloc.errors import DataError
+from weakloc.geometry import BoxLTRB
+from weakloc.structures import UNKNOWN, DataSet, Truth, TruthBox
+
+SCHEMA = "weakloc.review/1"
+
+
+@dataclass(frozen=True)
+class ReviewedImage:
+    """What was decided about one image; `boxes` are (class, box) of accepted objects."""
+
+    name: str
+    width: int
+    height: int
+    present: frozenset[str]
+    absent: frozenset[str]
+    boxes: tuple[tuple[str, BoxLTRB], ...]
+
+    @property
+    def claim(self) -> LabelClaim:
+        return LabelClaim(present=self.present, absent=self.absent, rest=UNKNOWN)
+
+
+@dataclass(frozen=True)
+class Review:
+    class_names: tuple[str, ...]
+    images: tuple[ReviewedImage, ...]
+
+
+def read_review(path: Path) -> Review:
+    """The decisions as tags and boxes; anything malformed is an error that names the image."""
+    try:
+        record = json.loads(read_text(path))
+    except ValueError as error:
+        raise DataError(f"is not JSON ({error})", where=str(path)) from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise DataError(
+            f"is not a review of schema {SCHEMA!r}",
+            where=str(path),
+            remedy="Give the file that the report's button 'Download review' saved",
+        )
+    try:
+        names = tuple(_text(name) for name in record["class_names"])
+        images = tuple(_image(item, str(path)) for item in record["images"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"this review is damaged: {error}", where=str(path)) from error
+    return Review(names, images)
+
+
+def read_review_data(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
+    """A folder of images and the review that speaks of them."""
+    file = _the_review(labels or path)
+    root = path if path.is_dir() else path.parent
+    review = read_review(file)
+    assembly = Assembly(root, "review", chosen_classes(review.class_names, options), [])
+    folder = Path(options.image_root or root).absolute().as_posix()
+    index = FileIndex()
+    for item in review.images:
+        where = f"{file}, image {item.name!r}"
+        image = index.resolve(f"{folder}/{item.name}")
+        if image is None:
+            assembly.report(MISSING_IMAGE, f"'{item.name}' does not exist", where, "error")
+            continue
+        truth = _truth(item, assembly, where)
+        assembly.add(item.name, image, item.claim, split=ALL, where=where, truth=truth)
+    return assembly.finish()
+
+
+def is_review(path: Path) -> bool:
+    """Whether a JSON file says that it is one, in its first line or two."""
+    with path.open("rb") as stream:
+        return SCHEMA.encode() in stream.read(200)
+
+
+def find_reviews(folder: Path) -> list[Path]:
+    """The reviews right in a folder."""
+    names = [name for name in file_names(str(folder)) if name.lower().endswith(".json")]
+    return [folder / name for name in names if is_review(folder / name)]
+
+
+def _the_review(place: Path) -> Path:
+    found = find_reviews(place) if place.is_dir() else [place]
+    if len(found) != 1:
+        raise DataError(
+            f"holds {len(found)} reviews", where=str(place), remedy="Give one file as the labels"
+        )
+    return found[0]
+
+
+def _truth(item: ReviewedImage, assembly: Assembly, where: str) -> Truth | None:
+    size = float(item.width), float(item.height)
+    drawn = []
+    for name, box in item.boxes:
+        usable = usable_box(box, image_size=size, where=where, problems=assembly.problems)
+        if usable is not None and name in assembly.class_index:
+            drawn.append(TruthBox(assembly.class_index[name], usable))
+    return Truth(tuple(drawn)) if drawn else None
+
+
+def _image(item: Mapping[str, Any], where: str) -> ReviewedImage:
+    present: set[str] = set()
+    absent: set[str] = set()
+    boxes: list[tuple[str, BoxLTRB]] = []
+    name = _text(item["image"])
+    for decision in item["decisions"]:
+        verdict, own = decision["verdict"], _text(decision["class"])
+        if verdict not in {"accepted", "misplaced", "absent", "relabelled"}:
+            raise DataError(
+                f"the verdict {verdict!r} is not known", where=f"{where}, image {name!r}"
+            )
+        shown = _text(decision["to"]) if verdict == "relabelled" else own
+        (absent if verdict == "absent" else present).add(shown)
+        if shown != own:
+            absent.add(own)
+        if verdict in {"accepted", "relabelled"}:
+            boxes += [(shown, box) for box in _boxes(decision)]
+    # What one class was relabelled to may be another's verdict: being there wins.
+    return ReviewedImage(
+        name, int(item["width"]), int(item["height"]),
+        frozenset(present), frozenset(absent - present), tuple(boxes),
+    )  # fmt: skip
+
+
+def _boxes(decision: Mapping[str, Any]) -> Iterator[BoxLTRB]:
+    for box in decision.get("boxes", ()):
+        left, top, right, bottom = (float(side) for side in box)
+        yield left, top, right, bottom
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a text")
+    return value
