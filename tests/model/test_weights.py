@@ -6,11 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import nn
 
 from weakloc.errors import WeightsError
-from weakloc.model.weights import load_file_into, load_into, read_weights
+from weakloc.model.weights import (
+    hub_cache_when_unreachable,
+    load_file_into,
+    load_into,
+    read_weights,
+)
 
 
 def make_network() -> nn.Sequential:
@@ -90,3 +96,19 @@ def test_a_missing_file_and_a_file_of_something_else_are_told(tmp_path: Path) ->
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(WeightsError, match="no state dict"):
         read_weights(tmp_path / "list.pt")
+
+
+def test_an_unreachable_hub_is_not_asked_again_and_again(monkeypatch) -> None:
+    def refused(*_arguments: object, **_options: object) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr("socket.create_connection", refused)
+    monkeypatch.setattr("weakloc.model.weights.getproxies", dict)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(ZeroDivisionError), hub_cache_when_unreachable():
+        assert constants.HF_HUB_OFFLINE
+        _ = 1 / 0
+    assert not constants.HF_HUB_OFFLINE
+    monkeypatch.setattr("weakloc.model.weights.getproxies", lambda: {"https": "http://proxy"})
+    with hub_cache_when_unreachable():
+        assert not constants.HF_HUB_OFFLINE

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +18,11 @@ from torch import Tensor, nn
 from weakloc.errors import SettingError
 from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.trunk import IMAGENET_MEAN, IMAGENET_STD, Trunk, TrunkFacts
-from weakloc.model.weights import load_file_into, weights_not_at_hand
+from weakloc.model.weights import (
+    hub_cache_when_unreachable,
+    load_file_into,
+    weights_not_at_hand,
+)
 
 # What lets a transformer take any input size, by the argument that its family understands.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
@@ -124,12 +129,14 @@ def _create_model(spec: BackboneSpec, arguments: dict[str, Any]) -> Any:
     if spec.weights.startswith("hf-hub:"):
         overlay = {"hf_hub_id": spec.weights.removeprefix("hf-hub:"), "url": "", "file": ""}
     is_published = overlay is not None or spec.weights == "default"
+    asks_hub = is_published or spec.name.startswith("hf-hub:")
     try:
-        return timm.create_model(
-            spec.name, pretrained=is_published, pretrained_cfg_overlay=overlay, **arguments
-        )
+        with hub_cache_when_unreachable() if asks_hub else nullcontext():
+            return timm.create_model(
+                spec.name, pretrained=is_published, pretrained_cfg_overlay=overlay, **arguments
+            )
     except (OSError, RuntimeError, ValueError) as error:
-        if not is_published and not spec.name.startswith("hf-hub:"):
+        if not asks_hub:
             raise
         raise weights_not_at_hand(spec.name, error) from error
 

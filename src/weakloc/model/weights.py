@@ -6,8 +6,12 @@ safetensors, or a state dict that torch loads with `weights_only`: nothing is ev
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +24,7 @@ _WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher", "state_dict_e
 _PREFIXES = ("module.", "model.", "backbone.", "encoder.", "_orig_mod.", "trunk.")
 _MOST_PREFIXES = 3  # "module.model.backbone."
 _NUM_SHOWN = 4
+_SECONDS_TO_CONNECT = 3.0
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -55,11 +60,38 @@ def load_file_into(module: nn.Module, file: str, *, ignored: Sequence[str]) -> N
     load_into(module, read_weights(Path(file)), ignored=ignored, where=file)
 
 
+@contextmanager
+def hub_cache_when_unreachable() -> Iterator[None]:
+    """Without a way to the hub, answer from its cache at once instead of trying for a minute."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _is_reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _is_reachable(endpoint: str) -> bool:
+    address = urlsplit(endpoint)
+    if getproxies().get(address.scheme):
+        return True  # a direct connection would say nothing
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection(
+            (address.hostname or "", port), timeout=_SECONDS_TO_CONNECT
+        ).close()
+    except OSError:
+        return False
+    return True
+
+
 def weights_not_at_hand(name: str, error: Exception) -> WeightsError:
     """Published weights that could not be fetched: no network and not in the cache."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return WeightsError(
-        f"the published weights of {name} are neither cached nor reachable ({reason[:120]})",
+        f"the published weights of {name} are neither cached nor reachable ({reason[:120].rstrip('. ')})",
         where="--weights",
         remedy="Pass `--weights FILE`, or `--weights none` to start from random weights",
     )
