@@ -89,9 +89,9 @@ def _is_reachable(endpoint: str) -> bool:
 
 def weights_not_at_hand(name: str, error: Exception) -> WeightsError:
     """Published weights that could not be fetched: no network and not in the cache."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:120].rstrip(". ")
     return WeightsError(
-        f"the published weights of {name} are neither cached nor reachable ({reason[:120].rstrip('. ')})",
+        f"the published weights of {name} are neither cached nor reachable ({reason})",
         where="--weights",
         remedy="Pass `--weights FILE`, or `--weights none` to start from random weights",
     )
