@@ -1,0 +1,267 @@
+"""`weakloc predict` with a trained run: killed and resumed, shared, exported, repeatable."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from weakloc.api.predicting import predict_to_folder
+from weakloc.api.runs import load
+from weakloc.cli import run as weakloc
+from weakloc.output.exporters.jsonl import prediction_line, read_predictions
+from weakloc.predictor.co_occurring import shares_from_counts
+from weakloc.structures import Prediction
+
+FAST = ["--map-side", "32", "--quiet"]
+PART_SIZE = 7
+SETTING_UP = (
+    "import sys, os, signal\n"
+    "import weakloc.api.predicting as predicting\n"
+    f"predicting.predict_to_folder.__kwdefaults__['part_size'] = {PART_SIZE}\n"
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 small images in two folders, one of them broken."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(3)
+    for index in range(60):
+        pixels = random.integers(0, 255, (5, 6, 3), dtype=np.uint8)
+        path = folder / ("a b" if index % 2 else "ü") / f"{index:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).resize((48, 40), Image.Resampling.NEAREST).save(path)
+    (folder / "a b" / "31.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(trained: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted")
+    assert weakloc(["predict", str(trained), str(photos), "--out", str(out), *FAST]) == 0
+    return out
+
+
+def lines(out: Path) -> bytes:
+    return (out / "predictions.jsonl").read_bytes()
+
+
+def subprocess_environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def test_every_image_is_predicted_once_in_order_or_listed_with_a_reason(
+    uninterrupted: Path,
+) -> None:
+    images = [
+        prediction.image for prediction in read_predictions(uninterrupted / "predictions.jsonl")
+    ]
+    order = [f"a b/{index:02}.png" for index in range(1, 60, 2)]
+    order += [f"ü/{index:02}.png" for index in range(0, 60, 2)]
+    assert images == [name for name in order if name != "a b/31.png"]
+    (skipped,) = map(json.loads, (uninterrupted / "skipped.jsonl").read_text().splitlines())
+    assert skipped["image"] == "a b/31.png"
+    assert "0 bytes" in skipped["reason"]
+    summary = json.loads((uninterrupted / "predictions.json").read_text())
+    assert (summary["num_done"], summary["num_skipped"]) == (59, 1)
+    assert not (uninterrupted / "parts").exists()
+
+
+def test_a_killed_run_is_resumed_to_the_very_same_file(
+    trained: Path,
+    photos: Path,
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    dying = SETTING_UP + (
+        "from weakloc.cli import run\n"
+        "say, said = predicting.prediction_line, []\n"
+        "def dies(prediction):\n"
+        "    said.append(prediction)\n"
+        "    if len(said) == 33:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return say(prediction)\n"
+        "predicting.prediction_line = dies\n"
+        "sys.exit(run(sys.argv[1:]))\n"
+    )
+    flags = ["predict", str(trained), str(photos), "--out", str(tmp_path), *FAST]
+    killed = subprocess.run(
+        [sys.executable, "-c", dying, *flags], env=subprocess_environment(), check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    # 4 whole parts are 28 images, one of them broken.
+    assert len(list((tmp_path / "parts").glob("*.jsonl"))) == 4
+    assert not (tmp_path / "predictions.jsonl").exists()
+
+    monkeypatch.setitem(predict_to_folder.__kwdefaults__, "part_size", PART_SIZE)
+    repeated = []
+
+    def counted(prediction: Prediction) -> str:
+        repeated.append(prediction.image)
+        return prediction_line(prediction)
+
+    monkeypatch.setattr("weakloc.api.predicting.prediction_line", counted)
+    assert weakloc([*flags, "--resume", "--top", "1"]) == 2
+    assert "other settings" in capsys.readouterr().err
+    assert weakloc([*flags, "--resume"]) == 0
+    assert lines(tmp_path) == lines(uninterrupted)
+    skipped = [(out / "skipped.jsonl").read_bytes() for out in (tmp_path, uninterrupted)]
+    assert skipped[0] == skipped[1]
+    assert len(repeated) == 60 - 28
+
+
+def test_two_devices_share_the_parts_and_give_the_same_file(
+    trained: Path,
+    photos: Path,
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The processes are those that --devices starts, but each also says how many were its own."""
+    sharing = SETTING_UP + (
+        "from weakloc.cli import run\n"
+        "say, said = predicting.prediction_line, []\n"
+        "def counts(prediction):\n"
+        "    said.append(prediction)\n"
+        "    return say(prediction)\n"
+        "predicting.prediction_line = counts\n"
+        "code = run(sys.argv[1:])\n"
+        "from pathlib import Path\n"
+        "rank = os.environ['LOCAL_RANK']\n"
+        f"Path({str(tmp_path)!r}, rank).write_text(str(len(said)))\n"
+        "sys.exit(code)\n"
+    )
+    start = subprocess.Popen
+
+    def started(command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+        assert command[:3] == [sys.executable, "-m", "weakloc.cli"]
+        return start([sys.executable, "-c", sharing, *command[3:]], env=env)
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    out = tmp_path / "out"
+    flags = ["predict", str(trained), str(photos), "--out", str(out), "--devices", "2", *FAST]
+    monkeypatch.setattr(sys, "argv", ["weakloc", *flags])
+    assert weakloc(flags) == 0
+    # 9 parts: 0, 2, .. 8 and 1, 3, .. 7; the last part has 4 images and part 2 the broken one.
+    shares = [int((tmp_path / str(rank)).read_text()) for rank in range(2)]
+    assert shares == [4 * 7 + 4 - 1, 4 * 7]
+    assert lines(out) == lines(uninterrupted)
+
+
+def test_predicting_twice_gives_the_same_bytes(
+    trained: Path, photos: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    flags = ["--workers", "0", "--out", str(tmp_path), *FAST]
+    assert weakloc(["predict", str(trained), str(photos), *flags]) == 0
+    assert lines(tmp_path) == lines(uninterrupted)
+
+
+def test_tags_say_what_has_places_and_what_is_doubted(
+    trained: Path, scenes: Path, tmp_path: Path
+) -> None:
+    run = load(trained)
+    names = sorted(path.name for path in (scenes / "JPEGImages").iterdir())[:4]
+    first, second = run.class_names[:2]
+    table = tmp_path / "tags.csv"
+    rows = [f"{names[0]},{first}", f"{names[1]},{first};{second}", f"{names[2]},"]
+    table.write_text("path,labels\n" + "\n".join(rows) + "\n")
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in names:
+        (images / name).symlink_to(scenes / "JPEGImages" / name)
+    flags = ["--tags", str(table), "--out", str(tmp_path / "out"), "--workers", "0", *FAST]
+    assert weakloc(["predict", str(trained), str(images), *flags]) == 0
+    found = {p.image: p for p in read_predictions(tmp_path / "out" / "predictions.jsonl")}
+    assert {box.class_name for box in found[names[0]].boxes} == {first}
+    assert {box.class_name for box in found[names[1]].boxes} == {first, second}
+    assert {point.class_name for point in found[names[1]].points} == {first, second}
+    assert found[names[1]].extra["tags"] == [first, second]
+    assert all(0 <= prediction.doubt <= 1 for prediction in found.values())
+
+
+def test_a_tag_of_an_unknown_class_is_refused_with_its_line(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "tags.csv"
+    table.write_text("path,labels\nü/00.png,unicorn\n")
+    flags = ["--tags", str(table), "--out", str(tmp_path / "out"), *FAST]
+    assert weakloc(["predict", str(trained), str(photos), *flags]) == 2
+    assert "tags.csv, line 2: the run has no class 'unicorn'" in capsys.readouterr().err
+
+
+def test_classes_that_were_tagged_together_raise_each_other(
+    trained: Path, photos: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Eq. 2 to 4 on the scores of the plain run, by the counts of its run.json."""
+    flags = ["--rescoring", "0.5", "--out", str(tmp_path), *FAST]
+    assert weakloc(["predict", str(trained), str(photos / "ü"), *flags]) == 0
+    shares = shares_from_counts(load(trained).run.labels.co_occurrence)
+    assert shares.sum() > 0
+    plain = {
+        prediction.image: np.array(list(prediction.scores.values()))
+        for prediction in read_predictions(uninterrupted / "predictions.jsonl")
+    }
+    for prediction in read_predictions(tmp_path / "predictions.jsonl"):
+        scores = plain[f"ü/{prediction.image}"]
+        expected = (scores + 0.5 * shares @ scores) / (1 + 0.5 * shares.sum(axis=1))
+        found = np.array(list(prediction.scores.values()))
+        np.testing.assert_allclose(found, expected, atol=2e-4)
+    summary = json.loads((tmp_path / "predictions.json").read_text())
+    assert summary["settings"]["rescoring"] == 0.5
+
+
+def test_other_formats_pictures_and_heat_maps_lie_beside_the_predictions(
+    trained: Path, photos: Path, tmp_path: Path
+) -> None:
+    flags = ["--format", "coco", "--format", "yolo", "--draw", "3", "--heat-maps", "--top", "1"]
+    out = ["--out", str(tmp_path), *FAST]
+    assert weakloc(["predict", str(trained), str(photos), *flags, *out]) == 0
+    found = list(read_predictions(tmp_path / "predictions.jsonl"))
+    (document,) = (tmp_path / "coco").rglob("*.json")
+    coco = json.loads(document.read_text())
+    assert len(coco["annotations"]) == sum(len(p.boxes) for p in found)
+    assert len(list((tmp_path / "yolo").rglob("*.txt"))) >= len(found)
+    assert len(list((tmp_path / "pictures").rglob("*.png"))) == 3
+    assert (tmp_path / "pictures.png").is_file()
+    for prediction in found[:5]:
+        folder = tmp_path / "heat_maps" / prediction.image
+        assert {path.stem for path in folder.iterdir()} == {
+            point.class_name for point in prediction.points
+        }
+        with Image.open(next(folder.iterdir())) as heat:
+            assert heat.size == (prediction.width, prediction.height)
+
+
+def test_a_format_that_is_none_is_refused_before_anything_is_done(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--format", "cocoo", "--out", str(tmp_path / "out"), *FAST]
+    assert weakloc(["predict", str(trained), str(photos), *flags]) == 2
+    assert "Did you mean 'coco'?" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_half_the_precision_gives_nearly_the_same_scores(
+    trained: Path, photos: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    flags = ["--precision", "bf16", "--out", str(tmp_path), *FAST]
+    assert weakloc(["predict", str(trained), str(photos), *flags]) == 0
+    pairs = zip(
+        read_predictions(tmp_path / "predictions.jsonl"),
+        read_predictions(uninterrupted / "predictions.jsonl"),
+        strict=True,
+    )
+    for short, exact in pairs:
+        for name, score in exact.scores.items():
+            assert short.scores[name] == pytest.approx(score, abs=0.03)

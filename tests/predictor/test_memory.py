@@ -1,0 +1,54 @@
+"""Memory does not grow with the number of images."""
+
+from __future__ import annotations
+
+import gc
+import io
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.predictor.dot_source import DotSource
+from weakloc.api.predicting import predict_to_folder
+from weakloc.config import PredictSettings
+from weakloc.data.transforms import Preprocessing
+from weakloc.predictor.predictor import Predictor
+from weakloc.predictor.sources import ImageSource
+
+
+def test_the_peak_for_many_images_is_that_of_a_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = io.BytesIO()
+    pixels = np.full((240, 320, 3), 90, dtype=np.uint8)
+    pixels[50:100, 150:220, 0] = 255
+    Image.fromarray(pixels).save(buffer, "PNG")
+    content = buffer.getvalue()
+
+    def predict(count: int) -> int:
+        def images(_: str) -> Iterator[ImageSource]:
+            return (ImageSource(f"{index:06}.png", content) for index in range(count))
+
+        monkeypatch.setattr("weakloc.api.predicting.find_images", images)
+        settings = PredictSettings(batch_size=4, workers=2, map_side=224, masks="threshold")
+        preprocessing = Preprocessing(size=(64, 48), mean=(0.5,) * 3, std=(0.1,) * 3)
+        predictor = Predictor(DotSource(preprocessing), settings, thresholds=(0.5,) * 3)
+        gc.collect()
+        tracemalloc.reset_peak()
+        written = predict_to_folder(
+            predictor, str(tmp_path), tmp_path / "out", described={}, part_size=8
+        )
+        assert written.num_done == count
+        return tracemalloc.get_traced_memory()[1]
+
+    tracemalloc.start()
+    try:
+        predict(8)  # caches fill
+        few, many = predict(16), predict(80)
+    finally:
+        tracemalloc.stop()
+    assert many <= 1.05 * few

@@ -1,0 +1,76 @@
+"""Masks refined along the picture's edges, and doubt, through the whole predictor."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.predictor.dot_source import DotSource
+from weakloc.config import PredictSettings
+from weakloc.data.transforms import Preprocessing
+from weakloc.predictor.predictor import Predictor
+from weakloc.predictor.sources import ImageSource
+from weakloc.predictor.tags import Tags
+from weakloc.run_lengths import decode_mask
+from weakloc.structures import ABSENT, PRESENT, Prediction
+
+
+def predict(pixels: np.ndarray, tags: Tags | None = None, **settings: object) -> Prediction:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    preprocessing = Preprocessing(size=(60, 45), mean=(0.45,) * 3, std=(0.05,) * 3)
+    how = PredictSettings(  # type: ignore[arg-type]
+        **{"workers": 0, "threshold": 0.5, "min_score": 0.6, "map_side": 60, **settings}
+    )
+    own = Predictor(DotSource(preprocessing, stride=15), how, thresholds=(0.5,) * 3)
+    (found,) = own.predict([ImageSource("a.png", buffer.getvalue())], tags)
+    assert isinstance(found, Prediction)
+    return found
+
+
+def overlap(prediction: Prediction, drawn: np.ndarray) -> float:
+    (mask,) = prediction.masks
+    decoded = decode_mask(mask.rle)
+    assert decoded.shape == drawn.shape
+    return float((decoded & drawn).sum() / (decoded | drawn).sum())
+
+
+@pytest.mark.parametrize("masks", ["par", "crf"])
+def test_refined_masks_follow_the_edges_that_coarse_maps_miss(masks: str) -> None:
+    rows, columns = np.mgrid[:90, :120]
+    drawn = ((rows - 44) / 22) ** 2 + ((columns - 57) / 30) ** 2 < 1
+    pixels = np.full((90, 120, 3), (60, 60, 60), dtype=np.uint8)
+    pixels[drawn] = (60, 250, 60)
+    coarse = overlap(predict(pixels, masks="threshold"), drawn)
+    refined = overlap(predict(pixels, masks=masks), drawn)
+    assert refined > coarse + 0.05
+    assert refined > 0.85
+
+
+def test_doubt_is_a_share_and_greater_where_there_is_more_to_doubt(
+    random: np.random.Generator,
+) -> None:
+    plain = np.full((90, 120, 3), 20, dtype=np.uint8)
+    plain[30:60, 45:75, 1] = 250
+    noisy = random.integers(0, 255, (9, 12, 3), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
+    known = Tags({"a.png": np.array([ABSENT, PRESENT, ABSENT], dtype=np.int8)}, 3)
+    wrong = Tags({"a.png": np.array([PRESENT, ABSENT, ABSENT], dtype=np.int8)}, 3)
+    doubts = [
+        predict(pixels, tags, flip=flip, top=1).doubt
+        for pixels in (plain, noisy, np.zeros_like(plain))
+        for tags in (None, known, wrong)
+        for flip in (False, True)
+    ]
+    assert all(0 <= doubt <= 1 for doubt in doubts)
+    assert predict(plain, wrong).doubt > predict(plain, known).doubt
+    assert predict(noisy, known).doubt > predict(plain, known).doubt
+
+
+def test_tags_travel_with_the_prediction() -> None:
+    pixels = np.full((90, 120, 3), 20, dtype=np.uint8)
+    tags = Tags({"a.png": np.array([PRESENT, ABSENT, PRESENT], dtype=np.int8)}, 3)
+    assert predict(pixels, tags).extra == {"tags": ["red", "blue"]}
+    assert predict(pixels).extra == {}
