@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -112,9 +112,10 @@ def cells_of(count: Count, num_cells: int) -> int:
         return num_cells
     if count <= 0:
         return 0
+    # Not min and max: those would fix the size of maps that an exported graph takes.
     if count < 1:
-        return max(1, _rounded_share(count, num_cells))
-    return min(int(count), num_cells)
+        return cast("int", torch.sym_max(1, _rounded_share(count, num_cells)))
+    return cast("int", torch.sym_min(int(count), num_cells))
 
 
 def _rounded_share(share: float, num_cells: int) -> int:
