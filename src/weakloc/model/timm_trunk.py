@@ -57,7 +57,7 @@ class TimmTrunk(Trunk):
         if features.ndim == 3:
             rows = images.shape[2] // self.facts.stride
             tokens = features[:, getattr(self.model, "num_prefix_tokens", 0) :]
-            features = tokens.reshape(len(tokens), rows, -1, tokens.shape[2])
+            features = tokens.reshape(tokens.shape[0], rows, -1, tokens.shape[2])
         elif getattr(self.model, "output_fmt", "NCHW") != "NHWC":
             return features
         return features.permute(0, 3, 1, 2)
