@@ -55,6 +55,16 @@ def test_the_last_image_of_a_class_is_never_kept_back() -> None:
         assert len(division.learned) == 2
 
 
+def test_data_without_splits_is_learned_from_as_a_whole() -> None:
+    rows = [[1 if index % 2 else -1] for index in range(10)]
+    whole = DataSet(Path("photos"), "folders", ("cat",), {"all": data_set(rows).splits["train"]})
+    division = divide(whole, TrainSettings())
+    assert len(division.learned) == 9
+    assert len(division.watched) == 1
+    with pytest.raises(DataError, match="'learn'"):
+        divide(whole, TrainSettings(train_split="learn"))
+
+
 def test_one_image_is_learned_and_nothing_watched() -> None:
     division = divide(data_set([[1, -1]]), TrainSettings())
     assert len(division.learned) == 1

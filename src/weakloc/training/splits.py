@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from weakloc.config import TrainSettings
+from weakloc.data.readers.assembly import ALL
 from weakloc.errors import DataError, did_you_mean
 from weakloc.structures import PRESENT, UNKNOWN, DataSet, Sample
 
@@ -33,6 +34,8 @@ def divide(data_set: DataSet, settings: TrainSettings) -> Division:
 
 def _training_samples(data_set: DataSet, name: str) -> Sequence[Sample]:
     samples = data_set.splits.get(name)
+    if tuple(data_set.splits) == (ALL,) and name == TrainSettings.train_split:
+        samples = data_set.splits[ALL]  # without splits, everything is learned from
     if samples is None:
         raise DataError(
             f"there is no split {name!r}",
