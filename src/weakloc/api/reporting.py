@@ -1,0 +1,277 @@
+"""Runs or prediction files, and what is known of the images, as one report page."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from weakloc.api.data_sets import read
+from weakloc.api.report_sources import (
+    MOST_PICTURES,
+    Reporting,
+    TruthByName,
+    contents_of,
+    images_to_see,
+    json_beside,
+    no_picture,
+    read_metrics_file,
+    remembered,
+    run_behind,
+    samples_of,
+    settings_of,
+)
+from weakloc.api.runs import TrainedRun, load
+from weakloc.data.images import open_image
+from weakloc.errors import PredictionsError
+from weakloc.localize.maps import NORMALISATIONS, image_grid, resample
+from weakloc.output.exporters.jsonl import read_predictions
+from weakloc.output.report import ReportContent, ReportPicture, Totals, write_report
+from weakloc.output.report_content import HEAT_CELLS, CoarseHeat, count_predictions
+from weakloc.output.report_gallery import PICTURE_SIDES
+from weakloc.predictor.predictor import Predictor
+from weakloc.predictor.sources import ImageSource
+from weakloc.predictor.tags import read_tags
+from weakloc.structures import BrokenImage, DataSet, Prediction, ScoreMaps
+
+OnProgress = Callable[[int, int | None], None]
+_LARGEST_SIDE = max(side for _, side in PICTURE_SIDES)
+
+
+@dataclass(frozen=True)
+class Reported:
+    path: Path
+    num_shown: int
+    num_images: int
+    num_skipped: int = 0
+
+
+@dataclass
+class _Chosen:
+    """The most doubtful of a stream of predictions, and the totals of all."""
+
+    most: int
+    heap: list[tuple[float, int, ReportPicture]] = field(default_factory=list)
+    num_seen: int = 0
+    num_skipped: int = 0
+
+    def add(self, picture: ReportPicture) -> None:
+        entry = (picture.prediction.doubt, -self.num_seen, picture)
+        self.num_seen += 1
+        if len(self.heap) < self.most:
+            heapq.heappush(self.heap, entry)
+        else:
+            heapq.heappushpop(self.heap, entry)
+
+    @property
+    def pictures(self) -> list[ReportPicture]:
+        return [picture for _, _, picture in sorted(self.heap, reverse=True, key=lambda e: e[:2])]
+
+
+def report(
+    source: str | Path | TrainedRun,
+    out: str | Path,
+    *,
+    images: str | None = None,
+    run: str | Path | None = None,
+    metrics: str | Path | None = None,
+    data: str | Path | DataSet | None = None,
+    split: str = "val",
+    tags: str | Path | None = None,
+    most_pictures: int = MOST_PICTURES,
+) -> Reported:
+    """One HTML page about a run (which then predicts `images`) or about predictions."""
+    reporting = Reporting(
+        images=images,
+        run=None if run is None else Path(run),
+        metrics=None if metrics is None else Path(metrics),
+        truth=data if data is None or isinstance(data, DataSet) else read(data),
+        split=split,
+        tags=None if tags is None else Path(tags),
+        most_pictures=most_pictures,
+    )
+    return make_report(source, Path(out), reporting)
+
+
+def make_report(
+    source: str | Path | TrainedRun,
+    out: Path,
+    reporting: Reporting,
+    on_progress: OnProgress = lambda _done, _total: None,
+) -> Reported:
+    """`report` with all that can be chosen."""
+    if isinstance(source, TrainedRun):
+        return _report_run(source, out, reporting, on_progress)
+    path = Path(source)
+    if (path / "run.json").is_file():
+        return _report_run(load(path), out, reporting, on_progress)
+    file = path / "predictions.jsonl" if path.is_dir() else path
+    if not file.is_file():
+        raise PredictionsError(
+            "is neither a run folder nor predictions",
+            where=str(path),
+            remedy="Give the --out of `weakloc train` or of `weakloc predict`",
+        )
+    return _report_predictions(file, out, reporting, on_progress)
+
+
+def _report_run(
+    run: TrainedRun, out: Path, reporting: Reporting, on_progress: OnProgress
+) -> Reported:
+    predictor = run.predictor(reporting.settings)
+    chosen = _Chosen(reporting.most_pictures)
+    contents: dict[str, str | bytes] = {}  # of images on their way through the network
+    sources = remembered(images_to_see(reporting), contents)
+    tags = None if reporting.tags is None else read_tags(reporting.tags, run.class_names)[0]
+
+    def predictions() -> Iterator[Prediction]:
+        for found in predictor.predict_with_heat(sources, tags):
+            on_progress(chosen.num_seen + chosen.num_skipped + 1, None)
+            if isinstance(found, BrokenImage):
+                contents.pop(found.name, None)
+                chosen.num_skipped += 1
+                continue
+            classes = [run.class_names[index] for index in found.classes]
+            heat = coarse_heat(found.heat, classes, predictor)
+            name = found.prediction.image
+            chosen.add(_picture(found.prediction, contents.pop(name, name), heat))
+            yield found.prediction
+
+    totals = count_predictions(predictions())
+    content = _content_of_run(run, predictor, reporting)
+    return _written(out, content, chosen, totals, reporting)
+
+
+def _report_predictions(
+    file: Path, out: Path, reporting: Reporting, on_progress: OnProgress
+) -> Reported:
+    described = json_beside(file, "predictions.json")
+    reporting = replace(reporting, images=reporting.images or described.get("images"))
+    chosen = _Chosen(reporting.most_pictures)
+    names: dict[str, None] = {}
+
+    def predictions() -> Iterator[Prediction]:
+        for prediction in read_predictions(file):
+            names.update(dict.fromkeys(prediction.scores))
+            chosen.add(ReportPicture(prediction, partial(no_picture, prediction.image)))
+            yield prediction
+
+    totals = count_predictions(predictions())
+    shown = {picture.prediction.image for picture in chosen.pictures}
+    contents = contents_of(shown, reporting)
+    run = run_behind(described, reporting)
+    class_names = tuple(described.get("classes") or (run.class_names if run else names))
+    if run is None:
+        pictures = [_opened(picture, contents) for picture in chosen.pictures]
+        content = ReportContent(class_names, (), thresholds=described.get("thresholds") or {})
+    else:
+        settings = reporting.settings or settings_of(described)
+        predictor = run.predictor(settings)
+        pictures = list(_with_heat(chosen.pictures, contents, predictor, on_progress))
+        content = _content_of_run(run, predictor, reporting)
+    chosen.heap = [(item.prediction.doubt, -place, item) for place, item in enumerate(pictures)]
+    facts = {**content.facts, "Predictions": str(file)}
+    metrics = read_metrics_file(reporting, file.parent, None)
+    content = replace(content, facts=facts, metrics=content.metrics or metrics)
+    return _written(out, content, chosen, totals, reporting)
+
+
+def _written(
+    out: Path, content: ReportContent, chosen: _Chosen, totals: Totals, reporting: Reporting
+) -> Reported:
+    pictures = chosen.pictures
+    facts = dict(content.facts)
+    if reporting.images is not None:
+        facts["Images"] = reporting.images
+    if chosen.num_skipped:
+        facts["Unreadable images"] = f"{chosen.num_skipped}, not in this report"
+    truth_names = None
+    if reporting.truth is not None:
+        truths = TruthByName(samples_of(reporting.truth, reporting.split))
+        pictures = [replace(each, truth=truths.of(each.prediction.image)) for each in pictures]
+        truth_names = reporting.truth.class_names
+        facts["Truth"] = f"{reporting.truth.root}, split {reporting.split}"
+    write_report(
+        out,
+        replace(
+            content, pictures=pictures, totals=totals, facts=facts, truth_class_names=truth_names
+        ),
+    )
+    return Reported(out, len(pictures), totals.num_images, chosen.num_skipped)
+
+
+def _content_of_run(run: TrainedRun, predictor: Predictor, reporting: Reporting) -> ReportContent:
+    calibration = run.calibration
+    tuned = "nothing; `weakloc calibrate` does" if calibration is None else calibration.supervision
+    thresholds = zip(run.class_names, predictor.locating.thresholds, strict=True)
+    return ReportContent(
+        class_names=run.class_names,
+        pictures=(),
+        title=run.path.absolute().name,
+        run=json.loads((run.path / "run.json").read_text(encoding="utf-8")),
+        metrics=read_metrics_file(reporting, run.path, run.path),
+        thresholds=dict(thresholds),
+        facts={"Thresholds tuned by": tuned},
+        min_area=predictor.settings.min_area,
+    )
+
+
+def coarse_heat(
+    heat: ScoreMaps, class_names: Sequence[str], predictor: Predictor
+) -> dict[str, CoarseHeat]:
+    """Each class's map as thresholds see it, on HEAT_CELLS cells along the long side."""
+    if not class_names:
+        return {}
+    shares = NORMALISATIONS[predictor.settings.threshold_mode](heat.values)
+    grid = image_grid(heat.transform.image_size, long_side=HEAT_CELLS)
+    small = resample(ScoreMaps(shares, heat.transform, "cam"), grid).values
+    cells = np.rint(np.clip(small, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return dict(zip(class_names, cells, strict=True))
+
+
+def _with_heat(
+    pictures: Sequence[ReportPicture],
+    contents: Mapping[str, str | bytes],
+    predictor: Predictor,
+    on_progress: OnProgress,
+) -> Iterator[ReportPicture]:
+    """The heat of the classes that each prediction has a place for."""
+    known = {name: index for index, name in enumerate(predictor.source.class_names)}
+    sources = (
+        ImageSource(name, contents[name])
+        for name in (each.prediction.image for each in pictures)
+        if name in contents
+    )
+    seen_images = predictor.see(sources)
+    for done, picture in enumerate(pictures, start=1):
+        on_progress(done, len(pictures))
+        name = picture.prediction.image
+        seen = next(seen_images) if name in contents else BrokenImage(name, "not found")
+        if isinstance(seen, BrokenImage):
+            yield _opened(picture, contents)
+            continue
+        placed = {point.class_name for point in picture.prediction.points}
+        placed.update(box.class_name for box in picture.prediction.boxes)
+        wanted = sorted(known[each] for each in placed if each in known)
+        maps = predictor.heat(seen, wanted, predictor.settings) if wanted else None
+        names = [predictor.source.class_names[index] for index in wanted]
+        heat = {} if maps is None else coarse_heat(maps, names, predictor)
+        yield _picture(picture.prediction, contents[name], heat)
+
+
+def _opened(picture: ReportPicture, contents: Mapping[str, str | bytes]) -> ReportPicture:
+    content = contents.get(picture.prediction.image)
+    return picture if content is None else _picture(picture.prediction, content, {})
+
+
+def _picture(
+    prediction: Prediction, content: str | bytes, heat: Mapping[str, CoarseHeat]
+) -> ReportPicture:
+    side = (_LARGEST_SIDE, _LARGEST_SIDE)
+    opener = partial(open_image, content, name=prediction.image, shrink_to=side)
+    return ReportPicture(prediction, opener, heat)
