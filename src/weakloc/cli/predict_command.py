@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from weakloc.cli.memory_allocator import keep_freed_memory
 from weakloc.cli.terminal import Terminal
 from weakloc.config import PredictSettings
 from weakloc.errors import FailureError
@@ -67,6 +68,7 @@ def predict(
     from weakloc.api.side_files import SideFiles
 
     beside = SideFiles(heat_maps=heat_maps, num_drawn=draw, formats=formats)
+    keep_freed_memory()
     predictor, described = _predictor(run, settings)
     known = None if tags is None else _read_tags(tags, predictor, terminal)
     with terminal.progress("images") as show:
