@@ -33,7 +33,8 @@ class Wildcat:
     """`k_max` and `k_min` are counts of cells, or shares of them below 1.
 
     A share should not exceed what the objects cover. On scenes whose objects cover 1 to 14 % of
-    the image, 0.05 reached point AP 0.81 in 25 epochs, the paper's 0.2 reached 0.69 in 45.
+    the image (one seed each), 0.05 ended at class mAP 0.89 and point AP 0.79 after 30 epochs, the
+    paper's 0.2 at 0.91 and 0.69 after 45.
     """
 
     name: ClassVar[str] = "wildcat"
