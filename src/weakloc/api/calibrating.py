@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from weakloc.api.rescored import save_alpha
 from weakloc.api.runs import TrainedRun
+from weakloc.api.tag_precision import mean_average_precision
 from weakloc.config import PredictSettings
 from weakloc.errors import DataError, SettingError, did_you_mean
 from weakloc.geometry import FloatArray
@@ -19,7 +20,6 @@ from weakloc.localize.calibrate import Calibration, Granularity
 from weakloc.localize.rescoring import AlphaChoice, LabelMatrix, choose_alpha
 from weakloc.localize.threshold_levels import Counted
 from weakloc.localize.threshold_rules import Rule
-from weakloc.metrics.average_precision import average_precision
 from weakloc.predictor.co_occurring import shares_from_counts
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.sources import ImageSource
@@ -130,7 +130,7 @@ def calibrate_rescoring(
     wanted = replace(settings or PredictSettings(), rescoring=0.0)
     scores, labels = _scores(trained.predictor(wanted), division.watched, on_progress)
     shares = shares_from_counts(trained.run.labels.co_occurrence)
-    choice = choose_alpha(scores, labels, shares, _mean_average_precision)
+    choice = choose_alpha(scores, labels, shares, mean_average_precision)
     save_alpha(trained.path, choice, watched=division.watched_name)
     return choice
 
@@ -234,12 +234,3 @@ def _scores(
     num_classes = len(predictor.source.class_names)
     matrix = np.array(scores).reshape(-1, num_classes)
     return matrix, np.array(labels, dtype=np.int8).reshape(-1, num_classes)
-
-
-def _mean_average_precision(scores: FloatArray, labels: LabelMatrix) -> float:
-    """Over the classes that some image shows; NaN where there is none."""
-    found = [
-        average_precision(scores[:, index], labels[:, index]) for index in range(labels.shape[1])
-    ]
-    defined = [value for value in found if value is not None]
-    return float(np.mean(defined)) if defined else float("nan")

@@ -13,6 +13,7 @@ from weakloc.config import DataSettings, PredictSettings
 
 if TYPE_CHECKING:
     from weakloc.localize.calibrate import Calibration
+    from weakloc.structures import DataSet
 
 MOST_CLASSES = 40  # shown on the terminal; --json lists all
 
@@ -33,6 +34,7 @@ def calibrate(
     /,
     *,
     boxes: int = 0,
+    also: tuple[str, ...] = (),
     split: str | None = None,
     rule: Literal["auto", "fixed", "otsu", "mean_ratio", "area_prior", "stability"] = "auto",
     granularity: Literal["class", "global"] = "class",
@@ -54,6 +56,9 @@ def calibrate(
         The data it was trained on, or other data with the same classes.
     boxes
         Drawn boxes to look at, 5 to 50. 0 looks at none: tags alone decide.
+    also
+        Further runs on the same classes: only fit how the scores of all are combined, by tags
+        alone, for `weakloc predict --also`. May be repeated.
     split
         Images to tune on. Not given: train; with --oracle the split that was watched.
     rule
@@ -73,6 +78,9 @@ def calibrate(
 
     trained = runs.load(run)
     data_set = data_sets.read(data, reading)
+    if also:
+        _fit_fusion((run, *also), data_set, split, settings, terminal)
+        return
     judged = split or (trained.run.settings.val_split if oracle else "train")
     plan = calibrating.Plan(
         split=judged,
@@ -108,6 +116,24 @@ def calibrate(
         )
     terminal.say(f"Kept in {tuned.path}")
     terminal.give(document)
+
+
+def _fit_fusion(
+    paths: Sequence[str],
+    data_set: DataSet,
+    split: str | None,
+    settings: PredictSettings,
+    terminal: Terminal,
+) -> None:
+    from weakloc.api.fusing import FusedRuns
+    from weakloc.api.runs import load
+
+    fused = FusedRuns(tuple(load(path) for path in paths))
+    with terminal.progress("images") as show:
+        reached = fused.fit(data_set, split=split, settings=settings, on_progress=show)
+    terminal.table("Classification mAP", ("scores", "mAP"), reached.items())
+    terminal.say(f"Kept in {paths[0]}")
+    terminal.give({"run": paths[0], "also": list(paths[1:]), "classification_map": reached})
 
 
 def _show(found: Calibration, class_names: Sequence[str], terminal: Terminal) -> None:

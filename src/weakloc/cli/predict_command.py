@@ -27,6 +27,7 @@ def predict(
     /,
     *,
     out: Path,
+    also: tuple[str, ...] = (),
     tags: Path | None = None,
     formats: Annotated[tuple[str, ...], Parameter(name="--format")] = (),
     heat_maps: Annotated[bool, Parameter(negative=())] = False,
@@ -47,6 +48,9 @@ def predict(
         standard input.
     out
         Folder for predictions.jsonl and what comes with it.
+    also
+        Further runs on the same classes, such as of other input sizes; all their maps and scores
+        become one. May be repeated. `weakloc calibrate --also` fits how the scores are combined.
     tags
         Table of what is in the images: only tagged classes get places, every tag gets one.
     formats
@@ -69,7 +73,7 @@ def predict(
 
     beside = SideFiles(heat_maps=heat_maps, num_drawn=draw, formats=formats)
     keep_freed_memory()
-    predictor, described = _predictor(run, settings)
+    predictor, described = _predictor(run, also, settings)
     known = None if tags is None else _read_tags(tags, predictor, terminal)
     with terminal.progress("images") as show:
         written = predict_to_folder(
@@ -99,10 +103,18 @@ def predict(
     )
 
 
-def _predictor(run: str, settings: PredictSettings) -> tuple[Predictor, dict[str, Any]]:
+def _predictor(
+    run: str, also: tuple[str, ...], settings: PredictSettings
+) -> tuple[Predictor, dict[str, Any]]:
     from weakloc.api.any_classifier import TIMM, timm_predictor
+    from weakloc.api.fusing import FusedRuns
     from weakloc.api.runs import load
 
+    if also:
+        fused = FusedRuns(tuple(load(path) for path in (run, *also)))
+        scores_from = "mean of scores" if fused.late_classifier() is None else "late classifier"
+        described = {"run": run, "also": list(also), "scores_from": scores_from}
+        return fused.predictor(settings), {**described, "thresholds_from": "mean of the runs'"}
     if run.startswith(TIMM):
         return timm_predictor(run, settings), {"run": run, "thresholds_from": "fixed 0.2"}
     trained = load(run)

@@ -20,6 +20,8 @@ from weakloc.structures import BrokenImage, Prediction, ScoreMaps
 
 ProbabilityMap: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
+Seer: TypeAlias = Callable[[Iterable[ImageSource]], Iterator[SeenImage | BrokenImage]]
+
 
 @dataclass(frozen=True)
 class Located:
@@ -36,7 +38,7 @@ class Predictor:
 
     `thresholds` are one a class. `heat` makes the map in which the places of an image's classes
     are looked for: the fused score maps, or a search like the beam's. `rescore` changes the class
-    probabilities of an image.
+    probabilities of an image. `seer` looks at images in place of the source alone.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class Predictor:
         thresholds: Sequence[float],
         heat: HeatMaker = fused_maps,
         rescore: ProbabilityMap | None = None,
+        seer: Seer | None = None,
     ) -> None:
         self.source = source
+        self.seer: Seer = seer or (lambda images: see_images(images, source, settings))
         self.rescore = rescore
         self.settings = settings
         self.heat = heat
@@ -58,7 +62,7 @@ class Predictor:
 
     def see(self, images: Iterable[ImageSource]) -> Iterator[SeenImage | BrokenImage]:
         """Scores and maps only, in input order."""
-        for seen in see_images(images, self.source, self.settings):
+        for seen in self.seer(images):
             if self.rescore is None or isinstance(seen, BrokenImage):
                 yield seen
             else:

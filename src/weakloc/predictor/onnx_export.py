@@ -1,0 +1,201 @@
+"""A trained network -> an ONNX file whose answers were compared with the network's own.
+
+torch.export records the network once for any batch, height and width. A network that it can only
+record at one size is exported at that size, which the file's metadata then says.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weakloc.data.transforms import PixelSize
+from weakloc.errors import FailureError
+from weakloc.files import write_whole
+from weakloc.model.folding import fold_batch_norms
+from weakloc.model.heads import GridHead
+from weakloc.model.network import LocalizationNetwork
+from weakloc.predictor.onnx_record import KEY, OPSET, OnnxRecord
+from weakloc.predictor.onnx_source import missing_package, open_session
+
+TOLERANCE = 1e-4  # of scores and maps, relative where they exceed 1
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+ImageBatchShape: TypeAlias = tuple[int, int, int]  # (batch, height, width)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The largest difference between file and network on one batch of noise."""
+
+    batch: int
+    width: int
+    height: int
+    difference: float
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    path: Path
+    record: OnnxRecord
+    parity: tuple[Parity, ...]
+
+
+def write_onnx(network: LocalizationNetwork, path: Path, record: OnnxRecord) -> ExportedFile:
+    """The network as a file at `path`, checked at three sizes; none is left if one differs."""
+    for package in PACKAGES:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise missing_package(error) from error
+    if isinstance(network.head, GridHead):
+        record = _fixed(record, "its head reads a fixed grid of cells")
+    program, record = _record_graph(network, record)
+    program.model.metadata_props[KEY] = record.to_json()
+    with write_whole(path) as temporary:
+        program.save(str(temporary))
+        parity = check_parity(temporary, network, record)
+    return ExportedFile(path, record, parity)
+
+
+def check_parity(
+    path: Path, network: LocalizationNetwork, record: OnnxRecord
+) -> tuple[Parity, ...]:
+    """FailureError where the file's scores or maps are not the network's."""
+    session = open_session(path)
+    found = []
+    for images in _noise(_sizes_to_compare(record)):
+        with torch.inference_mode():
+            output = network(images)
+        answers = session.run(["scores", "maps"], {"images": images.numpy()})
+        own = (output.scores.numpy(), output.maps.numpy())
+        difference = max(map(_difference, answers, own))
+        batch, _, height, width = images.shape
+        if not difference <= TOLERANCE:  # so that NaN fails, too
+            raise FailureError(
+                f"the exported file differs from the network by {difference:.2g} on {batch} images "
+                f"of {width} x {height}, and {TOLERANCE:g} is allowed",
+                where=str(path.parent),
+                remedy="Nothing was written; please report the backbone and the versions of torch "
+                "and onnxruntime",
+            )
+        found.append(Parity(batch, width, height, difference))
+    return tuple(found)
+
+
+class _ScoresAndMaps(nn.Module):
+    def __init__(self, network: LocalizationNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.network(images)
+        return output.scores, output.maps
+
+
+def _record_graph(network: LocalizationNetwork, record: OnnxRecord) -> tuple[Any, OnnxRecord]:
+    """The ONNX program, and the record with the size it is bound to, if it is."""
+    side = 32 * max(math.ceil(record.smallest_side / 32), 2)
+    graph = _ScoresAndMaps(fold_batch_norms(network, side=side)).eval()
+    try:
+        try:
+            program = _export(graph, record)
+        except torch.onnx.OnnxExporterError:
+            if record.fixed_size is not None:
+                raise
+            record = _fixed(record, "its backbone can only be recorded at one size")
+            program = _export(graph, record)
+    except torch.onnx.OnnxExporterError as error:
+        causes = [each for each in (error.__cause__, error) if each is not None]
+        reason = str(causes[0]).strip().splitlines()[0]
+        raise FailureError(
+            f"torch cannot export this network ({type(causes[0]).__name__}: {reason})",
+            remedy="Another backbone may do, or a newer torch and onnxscript",
+        ) from error
+    _name_dimensions(program, record)
+    _forget_source_paths(program)
+    return program, record
+
+
+def _export(graph: nn.Module, record: OnnxRecord) -> Any:
+    dynamic: Any = torch.export.Dim.DYNAMIC
+    if record.fixed_size is None:
+        dynamic_axes = {0: dynamic, 2: dynamic, 3: dynamic}
+    else:
+        dynamic_axes = {0: dynamic}
+    example = torch.zeros(2, 3, *_sizes_to_compare(record)[0][1:])
+    return torch.onnx.export(
+        graph,
+        (example,),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["images"],
+        output_names=["scores", "maps"],
+        dynamic_shapes=(dynamic_axes,),
+        verbose=False,
+    )
+
+
+def _fixed(record: OnnxRecord, because: str) -> OnnxRecord:
+    """At the size of the preprocessing; the method's other sizes cannot be looked at."""
+    looking = replace(record.looking, score_scales=(1.0,), map_scales=(1.0,))
+    return replace(record, fixed_size=_usual_size(record), fixed_because=because, looking=looking)
+
+
+def _sizes_to_compare(record: OnnxRecord) -> list[ImageBatchShape]:
+    """(batch, height, width), the first of which is also what the graph is recorded with."""
+    if record.fixed_size is not None:
+        width, height = record.fixed_size
+        return [(batch, height, width) for batch in (2, 1, 3)]
+    width, height = _usual_size(record)
+    step = _multiple(record, record.geometry.stride)
+    smallest = _multiple(record, record.smallest_side)
+    return [(2, height, width + step), (1, height + 3 * step, width), (3, smallest, smallest)]
+
+
+def _usual_size(record: OnnxRecord) -> PixelSize:
+    size = replace(record.preprocessing, resize="warp").fixed_size
+    assert size is not None
+    return size
+
+
+def _multiple(record: OnnxRecord, length: int) -> int:
+    unit = record.preprocessing.multiple_of
+    return math.ceil(length / unit) * unit
+
+
+def _noise(shapes: Sequence[ImageBatchShape]) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    for batch, height, width in shapes:
+        yield torch.randn(batch, 3, height, width, generator=generator)
+
+
+def _difference(of_file: np.ndarray[Any, Any], own: np.ndarray[Any, Any]) -> float:
+    if of_file.shape != own.shape:
+        return math.inf
+    return float((np.abs(of_file - own) / np.maximum(np.abs(own), 1.0)).max())
+
+
+def _name_dimensions(program: Any, record: OnnxRecord) -> None:
+    """Words for torch's symbols, in what a reader of the file sees of its inputs and outputs."""
+    words = {"images": ("height", "width"), "maps": ("rows", "columns"), "scores": ()}
+    graph = program.model.graph
+    for value in (*graph.inputs, *graph.outputs):
+        value.shape[0] = "batch"
+        if record.fixed_size is None:
+            for axis, word in enumerate(words[value.name], start=2):
+                value.shape[axis] = word
+
+
+def _forget_source_paths(program: Any) -> None:
+    """torch notes the stack of every operation, with the paths of this machine."""
+    for node in program.model.graph:
+        node.metadata_props.clear()

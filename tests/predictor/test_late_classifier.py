@@ -1,0 +1,61 @@
+"""The logistic regression of scores against scikit-learn's, and what it does with few tags."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from weakloc.predictor.late_classifier import fit_late_classifier, fit_logistic
+from weakloc.structures import ABSENT, PRESENT, UNKNOWN
+
+
+@pytest.mark.parametrize("strength", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("separable", [False, True])
+def test_weights_are_those_of_scikit_learn(
+    random: np.random.Generator, strength: float, separable: bool
+) -> None:
+    features = random.normal(size=(60, 5))
+    slope = features @ np.array([1.0, -2.0, 0.5, 0.0, 0.0]) - 0.7
+    noise = 0.0 if separable else 2.0
+    targets = (slope + noise * random.normal(size=60) > 0).astype(np.float64)
+    weights, bias = fit_logistic(features, targets, strength=strength)
+    judge = LogisticRegression(C=strength, tol=1e-10, max_iter=10_000).fit(features, targets)
+    np.testing.assert_allclose(weights, judge.coef_[0], rtol=1e-4, atol=1e-5)
+    assert bias == pytest.approx(judge.intercept_[0], rel=1e-4, abs=1e-5)
+
+
+def test_scores_of_all_networks_and_classes_are_weighed(random: np.random.Generator) -> None:
+    """Class 1 shows only in how the second network scores class 0."""
+    logits = random.normal(size=(200, 2, 3)) * 5 + 2
+    labels = np.full((200, 3), ABSENT, dtype=np.int8)
+    labels[logits[:, 1, 0] > 3, 1] = PRESENT
+    late = fit_late_classifier(logits[:100], labels[:100])
+    found = np.array([late(row)[1] for row in logits[100:]])
+    assert ((found > 0.5) == (labels[100:, 1] == PRESENT)).mean() > 0.9
+    assert np.argmax(np.abs(late.weights[1])) == 3  # network 1, class 0 of 3
+
+
+def test_unknown_tags_do_not_count(random: np.random.Generator) -> None:
+    logits = random.normal(size=(40, 2, 1))
+    labels = np.where(logits[:, 0] > 0, PRESENT, ABSENT).astype(np.int8)
+    hidden = labels.copy()
+    hidden[10:20] = UNKNOWN
+    some = fit_late_classifier(logits, hidden)
+    flipped = labels.copy()
+    flipped[10:20] = -flipped[10:20]
+    assert not np.allclose(some.weights, fit_late_classifier(logits, flipped).weights)
+    spoiled = np.where(hidden == UNKNOWN, UNKNOWN, labels).astype(np.int8)
+    np.testing.assert_array_equal(some.weights, fit_late_classifier(logits, spoiled).weights)
+
+
+def test_a_class_without_contrast_keeps_the_mean_of_its_scores(
+    random: np.random.Generator,
+) -> None:
+    logits = random.normal(size=(20, 3, 2)) * [[1.0, 4.0]] + 1.5
+    labels = np.full((20, 2), PRESENT, dtype=np.int8)
+    labels[:7, 0] = ABSENT
+    late = fit_late_classifier(logits, labels)
+    for row in logits:
+        expected = 1 / (1 + np.exp(-row[:, 1].mean()))
+        assert late(row)[1] == pytest.approx(expected, rel=1e-9)
