@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -12,6 +12,8 @@ from weakloc.cli.terminal import Terminal
 from weakloc.config import DataSettings, PredictSettings
 
 if TYPE_CHECKING:
+    from weakloc.api.calibrating import Plan
+    from weakloc.api.runs import TrainedRun
     from weakloc.localize.calibrate import Calibration
     from weakloc.structures import DataSet
 
@@ -28,20 +30,42 @@ class Looking(PredictSettings):
     """Boxes that the thresholds are to serve, as `weakloc predict --boxes` will name them."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What the thresholds are tuned on."""
+
+    boxes: int = 0
+    """Drawn boxes to look at, 5 to 50. 0 looks at none: tags alone decide."""
+
+    split: str | None = None
+    """Images to tune on. Not given: those learned from; with --oracle those watched."""
+
+    rule: Literal["auto", "fixed", "otsu", "mean_ratio", "area_prior", "stability"] = "auto"
+    """Rule for tuning without boxes; auto takes the one that sizes and mirror images agree on."""
+
+    granularity: Literal["class", "global"] = "class"
+    """A threshold for each class, or one for all."""
+
+    most_images: int = 500
+    """Images drawn at random to tune on without boxes."""
+
+    seed: int = 0
+    """Number from which the choice of images follows."""
+
+    choose_rescoring: Annotated[bool, Parameter(negative=())] = False
+    """Also choose the weight of classes tagged together, by tags kept back in training."""
+
+    oracle: Annotated[bool, Parameter(negative=())] = False
+    """Only print the thresholds that fit all boxes of the split best: an upper bound, not kept."""
+
+
 def calibrate(
     run: str,
     data: str,
     /,
     *,
-    boxes: int = 0,
     also: tuple[str, ...] = (),
-    split: str | None = None,
-    rule: Literal["auto", "fixed", "otsu", "mean_ratio", "area_prior", "stability"] = "auto",
-    granularity: Literal["class", "global"] = "class",
-    most_images: int = 500,
-    seed: int = 0,
-    rescoring_from_tags: Annotated[bool, Parameter(name="--choose-rescoring", negative=())] = False,
-    oracle: Annotated[bool, Parameter(negative=())] = False,
+    tuning: Annotated[Tuning, Parameter(name="*")] = Tuning(),
     settings: Annotated[Looking, Parameter(name="*")] = Looking(),
     reading: Annotated[DataSettings, Parameter(name="*")] = DataSettings(),
     terminal: Terminal = Terminal(),
@@ -54,68 +78,84 @@ def calibrate(
         Folder of a run; the thresholds are kept in it and said with every number they make.
     data
         The data it was trained on, or other data with the same classes.
-    boxes
-        Drawn boxes to look at, 5 to 50. 0 looks at none: tags alone decide.
     also
         Further runs on the same classes: only fit how the scores of all are combined, by tags
         alone, for `weakloc predict --also`. May be repeated.
-    split
-        Images to tune on. Not given: train; with --oracle the split that was watched.
-    rule
-        Rule for tuning without boxes; auto takes the one that sizes and mirror images agree on.
-    granularity
-        A threshold for each class, or one for all.
-    most_images
-        Images drawn at random to tune on without boxes.
-    seed
-        Number from which the choice of images follows.
-    rescoring_from_tags
-        Also choose the weight of classes that are tagged together, by tags kept back in training.
-    oracle
-        Only print the thresholds that fit all boxes of the split best: an upper bound, not kept.
     """
-    from weakloc.api import calibrating, data_sets, runs
+    from weakloc.api import data_sets
+    from weakloc.api.runs import load
 
-    trained = runs.load(run)
+    trained = load(run)
     data_set = data_sets.read(data, reading)
     if also:
-        _fit_fusion((run, *also), data_set, split, settings, terminal)
-        return
-    judged = split or (trained.run.settings.val_split if oracle else "train")
-    plan = calibrating.Plan(
-        split=judged,
-        num_boxes=boxes,
-        rule=rule,
-        granularity=granularity,
-        most_images=most_images,
-        seed=seed,
-    )
+        _fit_fusion((run, *also), data_set, tuning.split, settings, terminal)
+    elif tuning.oracle:
+        _show_oracle(trained, data_set, tuning, settings, terminal)
+    else:
+        _tune(trained, data_set, tuning, settings, terminal)
+
+
+def _tune(
+    trained: TrainedRun,
+    data_set: DataSet,
+    tuning: Tuning,
+    settings: PredictSettings,
+    terminal: Terminal,
+) -> None:
+    from weakloc.api import calibrating
+
+    plan = _plan(tuning, trained.run.settings.train_split)
     with terminal.progress("images") as show:
-        if oracle:
-            bound = calibrating.oracle(trained, data_set, plan, settings=settings, on_progress=show)
-            _show(bound, trained.class_names, terminal)
-            terminal.give({"oracle": bound.to_json()})
-            return
         tuned = calibrating.calibrate(trained, data_set, plan, settings=settings, on_progress=show)
     found = tuned.calibration
     assert found is not None
-    document: dict[str, Any] = {"run": run, "split": judged, "thresholds": found.to_json()}
     _show(found, tuned.class_names, terminal)
-    if rescoring_from_tags:
+    document: dict[str, Any] = {
+        "run": str(tuned.path),
+        "split": plan.split,
+        "thresholds": found.to_json(),
+    }
+    if tuning.choose_rescoring:
         with terminal.progress("images") as show:
             choice = calibrating.calibrate_rescoring(
                 tuned, data_set, settings=settings, on_progress=show
             )
-        document["rescoring"] = {
-            "alpha": choice.alpha,
-            "mean_average_precision": choice.mean_average_precision,
-        }
+        document["rescoring"] = asdict(choice)
         terminal.say(
             f"Weight of classes tagged together: {choice.alpha:g} "
             f"(classification mAP {choice.mean_average_precision:.3f})"
         )
     terminal.say(f"Kept in {tuned.path}")
     terminal.give(document)
+
+
+def _show_oracle(
+    trained: TrainedRun,
+    data_set: DataSet,
+    tuning: Tuning,
+    settings: PredictSettings,
+    terminal: Terminal,
+) -> None:
+    from weakloc.api import calibrating
+
+    plan = _plan(tuning, trained.run.settings.val_split)
+    with terminal.progress("images") as show:
+        bound = calibrating.oracle(trained, data_set, plan, settings=settings, on_progress=show)
+    _show(bound, trained.class_names, terminal)
+    terminal.give({"oracle": bound.to_json()})
+
+
+def _plan(tuning: Tuning, usual_split: str) -> Plan:
+    from weakloc.api.calibrating import Plan
+
+    return Plan(
+        split=tuning.split or usual_split,
+        num_boxes=tuning.boxes,
+        rule=tuning.rule,
+        granularity=tuning.granularity,
+        most_images=tuning.most_images,
+        seed=tuning.seed,
+    )
 
 
 def _fit_fusion(

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,8 +18,24 @@ from weakloc.config import PredictSettings
 from weakloc.errors import FailureError
 
 if TYPE_CHECKING:
+    from weakloc.api.predicting import Written
     from weakloc.predictor.predictor import Predictor
     from weakloc.predictor.tags import Tags
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What is written beside predictions.jsonl."""
+
+    formats: Annotated[tuple[str, ...], Parameter(name="--format")] = ()
+    """Also write coco, coco-results, yolo, yolo-segmentation, voc, voc-segmentation,
+    label-studio, cvat, labelme or csv, each into a folder of its name; may be repeated."""
+
+    heat_maps: Annotated[bool, Parameter(negative=())] = False
+    """Also write the map of every class that has a place, as a grey PNG."""
+
+    draw: int = 0
+    """Also draw the first so many images with what was found in them."""
 
 
 def predict(
@@ -29,11 +46,9 @@ def predict(
     out: Path,
     also: tuple[str, ...] = (),
     tags: Path | None = None,
-    formats: Annotated[tuple[str, ...], Parameter(name="--format")] = (),
-    heat_maps: Annotated[bool, Parameter(negative=())] = False,
-    draw: int = 0,
     resume: Annotated[bool, Parameter(negative=())] = False,
     devices: int = 1,
+    beside: Annotated[Beside, Parameter(name="*")] = Beside(),
     settings: Annotated[PredictSettings, Parameter(name="*")] = PredictSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
@@ -53,13 +68,6 @@ def predict(
         become one. May be repeated. `weakloc calibrate --also` fits how the scores are combined.
     tags
         Table of what is in the images: only tagged classes get places, every tag gets one.
-    formats
-        Also write coco, coco-results, yolo, yolo-segmentation, voc, voc-segmentation,
-        label-studio, cvat, labelme or csv, each into a folder of its name; may be repeated.
-    heat_maps
-        Also write the map of every class that has a place, as a grey PNG.
-    draw
-        Also draw the first so many images with what was found in them.
     resume
         Continue after an interruption without repeating or losing an image.
     devices
@@ -68,26 +76,44 @@ def predict(
     if devices > 1 and "WORLD_SIZE" not in os.environ:
         _run_on_devices(devices)
         return
+    job = _Job(run, images, out, also, tags, resume)
+    written = _predict(job, beside, settings, terminal)
+    if written.is_first_rank:
+        _say(written, terminal)
+
+
+@dataclass(frozen=True)
+class _Job:
+    run: str
+    images: str
+    out: Path
+    also: tuple[str, ...]
+    tags: Path | None
+    resume: bool
+
+
+def _predict(job: _Job, beside: Beside, settings: PredictSettings, terminal: Terminal) -> Written:
     from weakloc.api.predicting import predict_to_folder
     from weakloc.api.side_files import SideFiles
 
-    beside = SideFiles(heat_maps=heat_maps, num_drawn=draw, formats=formats)
+    files = SideFiles(heat_maps=beside.heat_maps, num_drawn=beside.draw, formats=beside.formats)
     keep_freed_memory()
-    predictor, described = _predictor(run, also, settings)
-    known = None if tags is None else _read_tags(tags, predictor, terminal)
+    predictor, described = _predictor(job.run, job.also, settings)
+    known = None if job.tags is None else _read_tags(job.tags, predictor, terminal)
     with terminal.progress("images") as show:
-        written = predict_to_folder(
+        return predict_to_folder(
             predictor,
-            images,
-            out,
-            described={**described, "tags": None if tags is None else str(tags)},
+            job.images,
+            job.out,
+            described={**described, "tags": None if job.tags is None else str(job.tags)},
             tags=known,
-            beside=beside,
-            resume=resume,
+            beside=files,
+            resume=job.resume,
             on_progress=show,
         )
-    if not written.is_first_rank:
-        return
+
+
+def _say(written: Written, terminal: Terminal) -> None:
     terminal.say(f"{written.num_done} images in {written.predictions}")
     if written.num_skipped:
         terminal.say(f"{written.num_skipped} broken images listed in {written.skipped}")
