@@ -18,6 +18,51 @@ from weakloc.output.report_content import CoarseHeat
 from weakloc.structures import Box, Disagreement, Mask, Point, Prediction, Sample, Truth
 
 NAMES = tuple(CLUTTER_CLASSES)
+HOSTILE = (
+    "<img src=x onerror=\"window.broken='image'\">",
+    "\"</script><script>window.broken = 'script'</script>",
+    "' onfocus='window.broken=1' autofocus x='",
+    'it\'s "quoted" & <b>bold</b> {{ 7*7 }} ${7*7}',
+    "日本 \u202egnp.exe",
+    "קובץ עם שם.jpg",
+    "half \ud83d a pair",
+    "<!-- <script> --> ]]>",
+)
+
+
+def grey(size: tuple[int, int] = (60, 40)) -> Image.Image:
+    return Image.new("RGB", size, (90, 120, 150))
+
+
+def named_report(names: tuple[str, ...]) -> ReportContent:
+    """Whatever a report may name is named so: images, classes, facts, metrics, notes."""
+    pictures = [
+        ReportPicture(
+            Prediction(
+                name,
+                60,
+                40,
+                dict.fromkeys(names, 0.8),
+                boxes=tuple(Box(each, (1, 2, 30, 30), 0.5) for each in names),
+                disagreements=(Disagreement(name, "missing", 0.1),),
+            ),
+            grey,
+            heat={each: np.full((21, 32), 200, dtype=np.uint8) for each in names},
+        )
+        for name in names
+    ]
+    count = len(names)
+    labels = {"num_images": 4 * count, "co_occurrence": (np.eye(count) * 5 + 5).tolist()}
+    return ReportContent(
+        names,
+        pictures,
+        title=names[1],
+        facts=dict(zip(names, names, strict=True)),
+        metrics={
+            name: {"value": 0.5, "convention": name, "per_class": {name: 0.1}} for name in names
+        },
+        run={**run_record(), "class_names": list(names), "labels": labels, "notes": list(names)},
+    )
 
 
 def scene_report(count: int, *, side: int | None = None, **said: Any) -> ReportContent:

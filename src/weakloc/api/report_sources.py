@@ -92,6 +92,12 @@ class TruthByName:
         return named or self._by_file.get(image_name.rpartition("/")[2])
 
 
+def truth_by_name(reporting: Reporting) -> TruthByName:
+    if reporting.truth is None:
+        return TruthByName(())
+    return TruthByName(samples_of(reporting.truth, reporting.split))
+
+
 def read_metrics_file(
     reporting: Reporting, folder: Path, run: Path | None
 ) -> Mapping[str, Any] | None:

@@ -15,7 +15,6 @@ from weakloc.api.data_sets import read
 from weakloc.api.report_sources import (
     MOST_PICTURES,
     Reporting,
-    TruthByName,
     contents_of,
     images_to_see,
     json_beside,
@@ -23,8 +22,8 @@ from weakloc.api.report_sources import (
     read_metrics_file,
     remembered,
     run_behind,
-    samples_of,
     settings_of,
+    truth_by_name,
 )
 from weakloc.api.runs import TrainedRun, load
 from weakloc.data.images import open_image
@@ -34,10 +33,10 @@ from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.output.report import ReportContent, ReportPicture, Totals, write_report
 from weakloc.output.report_content import HEAT_CELLS, CoarseHeat, count_predictions
 from weakloc.output.report_gallery import PICTURE_SIDES
-from weakloc.predictor.predictor import Predictor
+from weakloc.predictor.predictor import Located, Predictor
 from weakloc.predictor.sources import ImageSource
 from weakloc.predictor.tags import read_tags
-from weakloc.structures import BrokenImage, DataSet, Prediction, ScoreMaps
+from weakloc.structures import PRESENT, BrokenImage, DataSet, Prediction, Sample, ScoreMaps
 
 OnProgress = Callable[[int, int | None], None]
 _LARGEST_SIDE = max(side for _, side in PICTURE_SIDES)
@@ -125,6 +124,7 @@ def _report_run(
 ) -> Reported:
     predictor = run.predictor(reporting.settings)
     chosen = _Chosen(reporting.most_pictures)
+    truths = truth_by_name(reporting)
     contents: dict[str, str | bytes] = {}  # of images on their way through the network
     sources = remembered(images_to_see(reporting), contents)
     tags = None if reporting.tags is None else read_tags(reporting.tags, run.class_names)[0]
@@ -136,9 +136,8 @@ def _report_run(
                 contents.pop(found.name, None)
                 chosen.num_skipped += 1
                 continue
-            classes = [run.class_names[index] for index in found.classes]
-            heat = coarse_heat(found.heat, classes, predictor)
             name = found.prediction.image
+            heat = _heat_of(found, predictor, _present(truths.of(name), reporting))
             chosen.add(_picture(found.prediction, contents.pop(name, name), heat))
             yield found.prediction
 
@@ -192,7 +191,7 @@ def _written(
         facts["Unreadable images"] = f"{chosen.num_skipped}, not in this report"
     truth_names = None
     if reporting.truth is not None:
-        truths = TruthByName(samples_of(reporting.truth, reporting.split))
+        truths = truth_by_name(reporting)
         pictures = [replace(each, truth=truths.of(each.prediction.image)) for each in pictures]
         truth_names = reporting.truth.class_names
         facts["Truth"] = f"{reporting.truth.root}, split {reporting.split}"
@@ -234,6 +233,27 @@ def coarse_heat(
     return dict(zip(class_names, cells, strict=True))
 
 
+def _heat_of(found: Located, predictor: Predictor, truth: frozenset[str]) -> dict[str, CoarseHeat]:
+    """The maps of the classes that have places; also of missed ones and of the likeliest.
+
+    A beam search is too slow to look for what nobody asked for.
+    """
+    names = predictor.source.class_names
+    heat = coarse_heat(found.heat, [names[index] for index in found.classes], predictor)
+    if predictor.settings.localiser == "beam_search":
+        return heat
+    likeliest = int(found.seen.probabilities.argmax())
+    more = [
+        index
+        for index, name in enumerate(names)
+        if name not in heat and (index == likeliest or name in truth)
+    ]
+    if not more:
+        return heat
+    maps = predictor.heat(found.seen, more, predictor.settings)
+    return heat | coarse_heat(maps, [names[index] for index in more], predictor)
+
+
 def _with_heat(
     pictures: Sequence[ReportPicture],
     contents: Mapping[str, str | bytes],
@@ -262,6 +282,14 @@ def _with_heat(
         names = [predictor.source.class_names[index] for index in wanted]
         heat = {} if maps is None else coarse_heat(maps, names, predictor)
         yield _picture(picture.prediction, contents[name], heat)
+
+
+def _present(sample: Sample | None, reporting: Reporting) -> frozenset[str]:
+    """The classes that the data set says are there."""
+    if sample is None or reporting.truth is None:
+        return frozenset()
+    names = reporting.truth.class_names
+    return frozenset(names[index] for index in np.flatnonzero(sample.labels == PRESENT))
 
 
 def _opened(picture: ReportPicture, contents: Mapping[str, str | bytes]) -> ReportPicture:

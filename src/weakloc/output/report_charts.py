@@ -50,6 +50,9 @@ def line_chart(
     ]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
     shown = len(points) <= 60
+    ticks = round_ticks(*x_ends)
+    if all(place.is_integer() for place in places):
+        ticks = tuple(tick for tick in ticks if tick.is_integer())
     return Chart(
         title=title,
         x_label=x_label,
@@ -60,7 +63,7 @@ def line_chart(
         )
         if shown
         else (),
-        x_ticks=tuple(Tick(_across(tick, x_ends), f"{tick:g}") for tick in round_ticks(*x_ends)),
+        x_ticks=tuple(Tick(_across(tick, x_ends), f"{tick:g}") for tick in ticks),
         y_ticks=tuple(Tick(_down(tick, y_ends), f"{tick:g}") for tick in round_ticks(*y_ends)),
         description=(
             f"{title}: from {values[0]:.4g} to {values[-1]:.4g}, "

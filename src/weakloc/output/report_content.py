@@ -56,7 +56,6 @@ class ReportContent:
     run: Mapping[str, Any] | None = None
     metrics: Mapping[str, Any] | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
-    thresholds_from: str | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     totals: Totals | None = None
     truth_class_names: tuple[str, ...] | None = None

@@ -18,6 +18,7 @@ BASELINE_NAMES = {
     "chance": "chance",
 }
 
+LEADING = ("classification_map", "point_map", "box_map_50", "corloc", "max_box_acc_v2")
 _SPELT = {
     "acc": "accuracy",
     "ap": "AP",
@@ -89,10 +90,11 @@ def read_metrics(record: Mapping[str, Any] | None) -> tuple[ShownMetric, ...]:
     return tuple(found)
 
 
-def most_hidden_supervision(metrics: Sequence[ShownMetric]) -> int | None:
-    """The greatest count that any number admits to; None where none says."""
-    counts = [each.hidden_supervision for each in metrics if each.hidden_supervision is not None]
-    return max(counts, default=None)
+def leading(metrics: Sequence[ShownMetric], *, most: int) -> tuple[ShownMetric, ...]:
+    """The numbers to see first: one of each kind where they are there, else the first ones."""
+    known = [each for each in metrics if each.name in LEADING]
+    ranked = sorted(known, key=lambda each: LEADING.index(each.name))
+    return tuple([*ranked, *(each for each in metrics if each.name not in LEADING)][:most])
 
 
 def _from_list(items: Sequence[Any]) -> list[ShownMetric]:

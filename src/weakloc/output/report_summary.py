@@ -8,7 +8,7 @@ from typing import Any
 
 from weakloc.output.report_content import ReportContent, Totals
 from weakloc.output.report_gallery import GalleryItem
-from weakloc.output.report_metrics import ShownMetric, most_hidden_supervision
+from weakloc.output.report_metrics import ShownMetric, leading
 
 MOST_FIGURES = 3  # numbers of the evaluation among the figures at a glance
 MOST_BARS = 3  # columns of bars in the table of classes
@@ -58,12 +58,12 @@ def summary_of(
     metrics: Sequence[ShownMetric],
     class_names: Sequence[str],
 ) -> Summary:
-    with_classes = tuple(metric for metric in metrics if metric.per_class)[:MOST_BARS]
+    with_classes = leading([each for each in metrics if each.per_class], most=MOST_BARS)
     return Summary(
         figures=_figures(totals, len(items), len(content.class_names), metrics),
         facts={**_run_facts(content.run), **content.facts},
         settings=_settings(content.run),
-        supervision=_supervision(content, metrics),
+        supervision=_supervision(content.run, metrics),
         notes=_notes(content.run, items),
         class_metrics=with_classes,
         class_rows=_class_rows(content, totals, with_classes, class_names),
@@ -84,7 +84,7 @@ def _figures(
         Figure(f"{num_classes:,}", "class" if num_classes == 1 else "classes"),
         Figure(f"{totals.num_disagreeing:,}", "at odds with their tags"),
     ]
-    for metric in [each for each in metrics if each.value is not None][:MOST_FIGURES]:
+    for metric in leading([each for each in metrics if each.value is not None], most=MOST_FIGURES):
         best = metric.best_baseline
         remark = "" if best is None else f"best baseline {best[1]:.3f} ({best[0]})"
         found.append(Figure(f"{metric.value:.3f}", metric.label, remark))
@@ -135,17 +135,21 @@ def _flatten(part: Mapping[str, Any], path: str, found: dict[str, str]) -> None:
             found[f"{path}{name}"] = "not given" if value is None else str(value)
 
 
-def _supervision(content: ReportContent, metrics: Sequence[ShownMetric]) -> str:
-    """How many drawn boxes or masks had a hand in this, in a sentence."""
-    run = content.run or {}
-    counts = [run.get("hidden_supervision"), most_hidden_supervision(metrics)]
-    counts.append(_part(run, "thresholds").get("num_boxes_used"))
+def _supervision(run: Mapping[str, Any] | None, metrics: Sequence[ShownMetric]) -> str:
+    """How many drawn boxes or masks had a hand in this, in a sentence or two."""
+    told = [(each, each.hidden_supervision) for each in metrics if each.hidden_supervision]
+    among = [f"{count} in {each.label}" for each, count in told]
+    measured = f" Drawn boxes or masks that tuned a number itself: {', '.join(among)}."
+    counts = [(run or {}).get("hidden_supervision")]
+    counts.append(_part(run or {}, "thresholds").get("num_boxes_used"))
     known = [int(count) for count in counts if isinstance(count, int)]
     if not known:
-        return "Not recorded: neither a run nor metrics were given."
-    if max(known) == 0:
-        return "None: nothing but image tags was used."
-    return f"{max(known)} drawn boxes or masks were used for training, selection or thresholds."
+        first = "Of the model: not recorded."
+    elif max(known) == 0:
+        first = "Of the model: none, nothing but image tags."
+    else:
+        first = f"Of the model: {max(known)} drawn boxes or masks in training or thresholds."
+    return first + measured if among else first
 
 
 def _notes(run: Mapping[str, Any] | None, items: Sequence[GalleryItem]) -> tuple[str, ...]:
