@@ -57,7 +57,8 @@ class NetworkSource:
         images = images.to(self.device, memory_format=self._layout)
         with self._number_format():
             output = self._forward(images, levels=self.levels)
-        features = {stride: _array(values) for stride, values in output.features.items()}
+        # The last features are always there; kept for every view they would fill the memory.
+        features = {stride: _array(output.features[stride]) for stride in self.levels}
         return RawMaps(_array(output.scores), _array(output.maps), features)
 
     @torch.inference_mode()
