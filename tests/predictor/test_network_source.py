@@ -176,3 +176,13 @@ def test_features_that_nobody_asked_for_are_let_go(
 ) -> None:
     seen = see(predictor(network, scales=(0.5, 1.0)), noise(random))
     assert all(not view.features for view in seen.views)
+
+
+def test_maps_of_sizes_that_only_score_are_let_go(
+    network: LocalizationNetwork, random: np.random.Generator
+) -> None:
+    picture = noise(random)
+    seen = see(predictor(network, scales=(0.5, 1.0, 1.5), map_scales=(1.0, 2.0)), picture)
+    assert [view.view.scale for view in seen.views] == [1.0, 2.0]
+    mean = np.mean([plain_scores(network, picture, scale) for scale in (0.5, 1.0, 1.5)], axis=0)
+    np.testing.assert_allclose(seen.logits, mean, rtol=1e-4, atol=1e-4)

@@ -34,17 +34,25 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class ViewMaps:
-    """What the network said of one view."""
+    """Where the network saw the classes in one view."""
 
     view: View
-    logits: Floats  # (C,)
     maps: ScoreMaps
     features: Mapping[int, ScoreMaps]
 
 
 @dataclass(frozen=True)
+class _Answer:
+    """What the network said of one view; maps only where they will be looked at."""
+
+    view: View
+    logits: Floats  # (C,)
+    maps: ViewMaps | None
+
+
+@dataclass(frozen=True)
 class SeenImage:
-    """One image with the maps of all its views, before any place is named."""
+    """One image with the maps of the views that are meant for maps, before any place is named."""
 
     name: str
     picture: Image.Image
@@ -135,9 +143,10 @@ def _see_group(
         if isinstance(picture, Image.Image)
         for view in _views(picture.size, settings)
     ]
-    answers: dict[int, list[ViewMaps]] = {index: [] for index, _ in jobs}
+    answers: dict[int, list[_Answer]] = {index: [] for index, _ in jobs}
     for chunk in _groups(jobs, settings.batch_size):
-        for (index, _), answer in zip(chunk, _read(chunk, group, source), strict=True):
+        read = _read(chunk, group, source, scales_of_maps=map_scales(settings))
+        for (index, _), answer in zip(chunk, read, strict=True):
             answers[index].append(answer)
     for index, (name, picture) in enumerate(group):
         if isinstance(picture, Image.Image):
@@ -160,7 +169,9 @@ def _read(
     chunk: Sequence[tuple[int, View]],
     group: Sequence[tuple[str, Image.Image | BrokenImage]],
     source: MapSource,
-) -> list[ViewMaps]:
+    *,
+    scales_of_maps: Sequence[float],
+) -> list[_Answer]:
     """The answers to a chunk of views, one network call for each input shape."""
     inputs: list[tuple[Tensor, GridTransform]] = []
     by_shape: dict[tuple[int, ...], list[int]] = {}
@@ -169,11 +180,15 @@ def _read(
         assert isinstance(picture, Image.Image)
         inputs.append(make_view(picture, view, source.preprocessing))
         by_shape.setdefault(tuple(inputs[-1][0].shape), []).append(place)
-    answers: dict[int, ViewMaps] = {}
+    answers: dict[int, _Answer] = {}
     for places in by_shape.values():
         raw = source.read(torch.stack([inputs[place][0] for place in places]))
         for row, place in enumerate(places):
-            answers[place] = _view_maps(raw, row, chunk[place][1], inputs[place][1], source)
+            view = chunk[place][1]
+            maps = None
+            if view.scale in scales_of_maps:
+                maps = _view_maps(raw, row, view, inputs[place][1], source)
+            answers[place] = _Answer(view, raw.scores[row], maps)
     return [answers[place] for place in range(len(chunk))]
 
 
@@ -191,13 +206,13 @@ def _view_maps(
         for stride, values in raw.features.items()
     }
     maps = ScoreMaps(raw.maps[row], transform, source.map_kind)
-    return ViewMaps(view, raw.scores[row], maps, features)
+    return ViewMaps(view, maps, features)
 
 
 def _summed_up(
     name: str,
     picture: Image.Image,
-    views: Sequence[ViewMaps],
+    answers: Sequence[_Answer],
     source: MapSource,
     settings: PredictSettings,
 ) -> SeenImage:
@@ -206,9 +221,10 @@ def _summed_up(
     Only the mean becomes a probability (Oquab et al.: average the maxima, squash last).
     """
     of_scale: dict[tuple[float, bool], list[Floats]] = {}
-    for view in views:
-        if view.view.scale in score_scales(settings):
-            of_scale.setdefault((view.view.scale, view.view.flip), []).append(view.logits)
+    for answer in answers:
+        if answer.view.scale in score_scales(settings):
+            of_scale.setdefault((answer.view.scale, answer.view.flip), []).append(answer.logits)
     best = [np.max(logits, axis=0) for logits in of_scale.values()]
     logits = np.stack(best).astype(np.float64).mean(axis=0)
-    return SeenImage(name, picture, tuple(views), logits, probabilities(logits, source.activation))
+    views = tuple(answer.maps for answer in answers if answer.maps is not None)
+    return SeenImage(name, picture, views, logits, probabilities(logits, source.activation))
