@@ -86,13 +86,13 @@ def test_the_heat_of_predictions_is_that_of_the_run_that_made_them(
             for own, columns, rows, cells in block["heat"]
         }
         assert set(heat) == {box.class_name for box in prediction.boxes}
-        for point in prediction.points:  # the hottest place, but for the coarser cells
+        for point in prediction.points:  # a hottest place, but for the coarser cells
             columns, rows, cells = heat[point.class_name]
             values = np.frombuffer(base64.b64decode(cells), np.uint8).reshape(rows, columns)
             row = int(point.y / prediction.height * rows)
             column = int(point.x / prediction.width * columns)
             around = values[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
-            assert around.max() >= values.max() - 8
+            assert around.max() >= 0.9 * values.max()
     assert index["thresholds"] == [0.3] * 8
 
 

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from weakloc.cli.terminal import Terminal
-from weakloc.config import DataSettings, PredictSettings
+from weakloc.config import DataSettings, PredictSettings, require
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What is shown besides the predictions."""
+
+    data: str | None = None
+    """Data set with drawn truth, to show where it is hit and missed."""
+
+    split: str = "val"
+    """Split of --data."""
+
+    metrics: Path | None = None
+    """What `weakloc evaluate --out` wrote. Not given: metrics.json in the source, if there."""
+
+    run: Path | None = None
+    """Run that draws the heat maps of predictions. Not given: the one that made them."""
+
+    tags: Path | None = None
+    """Table of what is in the images; what the run sees otherwise is shown."""
+
+    pictures: int = 200
+    """Most pictures in the page; the most doubtful are taken."""
+
+    def __post_init__(self) -> None:
+        require(self.pictures >= 1, "pictures", self.pictures, "Give 1 or more")
 
 
 def report(
@@ -17,12 +45,7 @@ def report(
     /,
     *,
     out: Path = Path("report.html"),
-    data: str | None = None,
-    split: str = "val",
-    metrics: Path | None = None,
-    run: Path | None = None,
-    tags: Path | None = None,
-    pictures: int = 200,
+    material: Material = Material(),
     settings: Annotated[PredictSettings | None, Parameter(name="*")] = None,
     reading: Annotated[DataSettings, Parameter(name="*")] = DataSettings(),
     terminal: Terminal = Terminal(),
@@ -38,18 +61,6 @@ def report(
         split of --data, or the images that the predictions were made of.
     out
         File for the page, which is complete in itself.
-    data
-        Data set with drawn truth, to show where it is hit and missed.
-    split
-        Split of --data.
-    metrics
-        What `weakloc evaluate --out` wrote. Not given: metrics.json in the source, if it is there.
-    run
-        Run that draws the heat maps of predictions. Not given: the one that made them.
-    tags
-        Table of what is in the images; disagreements are shown.
-    pictures
-        Most pictures in the page; the most doubtful are taken.
     """
     from weakloc.api import data_sets
     from weakloc.api.report_sources import Reporting
@@ -57,12 +68,12 @@ def report(
 
     reporting = Reporting(
         images=images,
-        run=run,
-        metrics=metrics,
-        truth=None if data is None else data_sets.read(data, reading),
-        split=split,
-        tags=tags,
-        most_pictures=pictures,
+        run=material.run,
+        metrics=material.metrics,
+        truth=None if material.data is None else data_sets.read(material.data, reading),
+        split=material.split,
+        tags=material.tags,
+        most_pictures=material.pictures,
         settings=settings,
     )
     with terminal.progress("images") as show:

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from weakloc import __version__
 from weakloc.files import open_whole
 from weakloc.output.colors import heat_colors
 from weakloc.output.report_charts import curve_charts, training_charts
@@ -79,7 +79,7 @@ def _context(
 ) -> dict[str, Any]:
     metrics = read_metrics(content.metrics)
     return {
-        "version": __version__,
+        "version": version("weakloc"),
         "title": content.title,
         "style": _asset("page.css"),
         "script": _script(),
