@@ -15,6 +15,8 @@ const SORTS = {
   name: ["Name", (a, b) => (a.name < b.name ? -1 : Number(a.name > b.name))],
 };
 
+const MOST_CHIPS = 7; // on a card; screen readers are told everything
+
 const chosenClass = () => (filter.class === "" ? null : Number(filter.class));
 
 function fits(image, index) {
@@ -80,6 +82,10 @@ function describe(index) {
   for (const [number, kind] of image.disagreements) {
     parts.push(element("span", { class: "chip odd" }, `${ODD_NAMES[kind].toLowerCase()}: `, named(className(number))));
     words.push(`${ODD_NAMES[kind]}: ${className(number)}`);
+  }
+  if (parts.length > MOST_CHIPS) {
+    const left = parts.splice(MOST_CHIPS - 1).length;
+    parts.push(element("span", { class: "chip" }, `${left} more`));
   }
   const judged = decisionsOf(index).length;
   if (judged) parts.push(element("span", { class: "chip judged" }, `${judged} judged`));
