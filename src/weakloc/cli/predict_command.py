@@ -38,9 +38,15 @@ class Beside:
     """Also draw the first so many images with what was found in them."""
 
 
+def _no_option(_kind: object, images: str) -> None:
+    """A lone hyphen is standard input; what else begins with one was meant as an option."""
+    if images.startswith("-") and images != "-":
+        raise ValueError(f"Unknown option: {images}")
+
+
 def predict(
     run: str,
-    images: str,
+    images: Annotated[str, Parameter(allow_leading_hyphen=True, validator=_no_option)],
     /,
     *,
     out: Path,
