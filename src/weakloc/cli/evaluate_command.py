@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +12,34 @@ from weakloc.cli.terminal import Terminal
 from weakloc.config import DataSettings, PredictSettings
 
 if TYPE_CHECKING:
-    from weakloc.api.evaluating import Evaluated
+    from weakloc.api.evaluating import Evaluated, Judging
     from weakloc.metrics.result import MetricResult
     from weakloc.metrics.uncertainty import Difference
 
 COLUMNS = ("metric", "value", "95 % interval", "best baseline", "hidden supervision")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """What is measured, and beside what."""
+
+    split: str = "val"
+    """Images to measure on."""
+
+    compare: tuple[str, ...] = ()
+    """Another run or file on the same images; differences are resampled in pairs."""
+
+    resamples: int = 1000
+    """Bootstrap resamples of the images behind each interval."""
+
+    compatible: Annotated[bool, Parameter(negative=())] = False
+    """Also read score maps as the public wsolevaluation code does, and show the difference."""
+
+    original_size: Annotated[bool, Parameter(negative=())] = False
+    """Also measure MaxBoxAcc at the size of the images."""
+
+    out: Path | None = None
+    """File for all numbers as JSON; a Markdown table is written beside it."""
 
 
 def evaluate(
@@ -23,12 +47,7 @@ def evaluate(
     data: str,
     /,
     *,
-    split: str = "val",
-    compare: tuple[str, ...] = (),
-    out: Path | None = None,
-    resamples: int = 1000,
-    compatible: Annotated[bool, Parameter(negative=())] = False,
-    original_size: Annotated[bool, Parameter(negative=())] = False,
+    measuring: Annotated[Measuring, Parameter(name="*")] = Measuring(),
     settings: Annotated[PredictSettings, Parameter(name="*")] = PredictSettings(),
     reading: Annotated[DataSettings, Parameter(name="*")] = DataSettings(),
     terminal: Terminal = Terminal(),
@@ -41,38 +60,38 @@ def evaluate(
         Run folder, predictions.jsonl or COCO results file.
     data
         Data set with drawn boxes or masks.
-    split
-        Split to measure on.
-    compare
-        Another run or file, measured on the same images; differences are resampled in pairs.
-    out
-        File for all numbers as JSON; a Markdown table is written beside it.
-    resamples
-        Bootstrap resamples of the images behind each interval.
-    compatible
-        Also read score maps as the public wsolevaluation code does, and show the difference.
-    original_size
-        Also measure MaxBoxAcc at the size of the images.
     """
     from weakloc.api import data_sets, evaluating
 
     judging = evaluating.Judging(
-        data_sets.read(data, reading), split, resamples, compatible, original_size
+        data_sets.read(data, reading),
+        measuring.split,
+        measuring.resamples,
+        measuring.compatible,
+        measuring.original_size,
     )
-    found = []
-    for what in (run, *compare):
-        with terminal.progress(what) as show:
-            found.append(evaluating.judge(what, judging, settings=settings, on_progress=show))
-    differences = [evaluating.compare(found[0], other) for other in found[1:]]
-    if out is not None:
-        evaluating.write_metrics(out, found)
-        evaluating.write_markdown(out.with_suffix(".md"), found)
+    found = _measure((run, *measuring.compare), judging, settings, terminal)
+    if measuring.out is not None:
+        evaluating.write_metrics(measuring.out, found)
+        evaluating.write_markdown(measuring.out.with_suffix(".md"), found)
     for each in found:
         _show(each, terminal)
-    for other, difference in zip(found[1:], differences, strict=True):
-        _show_difference(found[0], other, difference, terminal)
+    for other in found[1:]:
+        _show_difference(found[0], other, evaluating.compare(found[0], other), terminal)
     documents = [each.to_json() for each in found]
     terminal.give(documents[0] if len(documents) == 1 else {"runs": documents})
+
+
+def _measure(
+    runs: tuple[str, ...], judging: Judging, settings: PredictSettings, terminal: Terminal
+) -> list[Evaluated]:
+    from weakloc.api.evaluating import judge
+
+    found = []
+    for run in runs:
+        with terminal.progress(run) as show:
+            found.append(judge(run, judging, settings=settings, on_progress=show))
+    return found
 
 
 def _show(evaluated: Evaluated, terminal: Terminal) -> None:
