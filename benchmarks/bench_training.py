@@ -17,7 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -258,8 +258,8 @@ def frozen_rows(*, num_images: int, epochs: int) -> Iterator[dict[str, Any]]:
                 feature_cache=f"{folder}/cache",
             )
             method = METHODS[name].practical()
-            if name == "wildcat":  # fills the cache
-                train(data_set, method, chosen, Path(folder) / "filling")
+            filling = replace(chosen, epochs=1)
+            train(data_set, method, filling, Path(folder) / f"{name} filling")
             began = now()
             train(data_set, method, chosen, Path(folder) / name)
             wall, cpu = (end - start for end, start in zip(now(), began, strict=True))

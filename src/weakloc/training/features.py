@@ -194,6 +194,7 @@ class FeatureBatches:
     level: int
     seed: int
     scales: tuple[float, ...]
+    dtype: torch.dtype  # of the batches
 
     def learned(self, batches: EpochBatches) -> Callable[[int, int], Iterator[Batch]]:
         def epoch(number: int, first_batch: int) -> Iterator[Batch]:
@@ -225,7 +226,7 @@ class FeatureBatches:
         features, transforms = self.cache.read(chosen, looks, self.level)
         labels = np.stack([sample.labels for sample in chosen])
         return Batch(
-            images=features.float(),
+            images=features.float().to(self.dtype),  # half to bfloat16 at once is slower
             labels=torch.from_numpy(labels),
             names=tuple(sample.name for sample in chosen),
             transforms=tuple(transforms),

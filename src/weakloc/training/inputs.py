@@ -102,7 +102,7 @@ def _cached_inputs(
     watched = [sample for sample in plan.division.watched if cache.holds(sample)]
     if not learned:
         raise DataError("no training image can be read", remedy="Look at them with 'weakloc data'")
-    level, balance = plan.network.backbone.stride, plan.header.method.balance
+    balance = plan.header.method.balance
     batches = EpochBatches(
         len(learned),
         batch_size=min(plan.optimisation.batch_size, len(learned)),
@@ -111,8 +111,7 @@ def _cached_inputs(
         rank=process.rank,
         world_size=process.world_size,
     )
-    scales = settings.feature_scales
-    source = FeatureBatches(cache, learned, level, settings.seed, scales).learned(batches)
+    source = _feature_batches(plan, settings, cache, learned).learned(batches)
     return Inputs(
         ResumableEpochs(source, len(batches)),
         _watched_features(plan, settings, process, cache, watched) if watched else None,
@@ -133,9 +132,22 @@ def _watched_features(
         rank=process.rank,
         world_size=process.world_size,
     )
-    level = plan.network.backbone.stride
-    source = FeatureBatches(cache, samples, level, settings.seed, (1.0,)).watched(once)
+    source = _feature_batches(plan, settings, cache, samples).watched(once)
     return ResumableEpochs(source, len(once))
+
+
+def _feature_batches(
+    plan: Plan, settings: TrainSettings, cache: FeatureCache, samples: Sequence[Sample]
+) -> FeatureBatches:
+    return FeatureBatches(
+        cache,
+        samples,
+        level=plan.network.backbone.stride,
+        seed=settings.seed,
+        scales=settings.feature_scales,
+        # Straight to what autocast would make of them.
+        dtype=torch.bfloat16 if hardware.uses_bf16(settings) else torch.float32,
+    )
 
 
 def batch_size_for(plan: Plan) -> int:
