@@ -103,8 +103,9 @@ def _tune(
     terminal: Terminal,
 ) -> None:
     from weakloc.api import calibrating
+    from weakloc.training.splits import learned_split
 
-    plan = _plan(tuning, trained.run.settings.train_split)
+    plan = _plan(tuning, learned_split(data_set, trained.run.settings.train_split))
     with terminal.progress("images") as show:
         tuned = calibrating.calibrate(trained, data_set, plan, settings=settings, on_progress=show)
     found = tuned.calibration

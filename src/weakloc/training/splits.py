@@ -32,10 +32,14 @@ def divide(data_set: DataSet, settings: TrainSettings) -> Division:
     return _hold_out(samples, share=settings.hold_out, seed=settings.seed)
 
 
+def learned_split(data_set: DataSet, name: str) -> str:
+    """The split that `name` stands for: of data without splits, everything is learned from."""
+    has_none = tuple(data_set.splits) == (ALL,) and name == TrainSettings.train_split
+    return ALL if has_none else name
+
+
 def _training_samples(data_set: DataSet, name: str) -> Sequence[Sample]:
-    samples = data_set.splits.get(name)
-    if tuple(data_set.splits) == (ALL,) and name == TrainSettings.train_split:
-        samples = data_set.splits[ALL]  # without splits, everything is learned from
+    samples = data_set.splits.get(learned_split(data_set, name))
     if samples is None:
         raise DataError(
             f"there is no split {name!r}",
