@@ -68,7 +68,7 @@ class FailureError(WeaklocError):
     exit_code = 1
 
 
-class TrainingFailure(FailureError):
+class TrainingError(FailureError):
     """Training stopped: not-a-number loss, full disk, interrupted."""
 
 

@@ -225,7 +225,7 @@ def box_ious(
     first_area = box_areas(first, inclusive=inclusive)[:, None]
     second_area = box_areas(second, inclusive=inclusive)[None, :]
     union = first_area + second_area - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    return np.asarray(np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0))
 
 
 def box_from_voc(box_one_based_inclusive: BoxLTRB) -> BoxLTRB:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from weakloc.errors import TrainingFailure
+from weakloc.errors import TrainingError
 from weakloc.training.loss_guard import LossGuard
 
 
@@ -22,7 +22,7 @@ def test_the_mean_is_over_all_losses_since_the_last() -> None:
 def test_a_bad_loss_names_images_rate_and_remedy(value: float) -> None:
     guard = LossGuard()
     guard.add(torch.tensor(14.0), ["a"], 0.1)  # the limit is 1e4 times this
-    with pytest.raises(TrainingFailure) as caught:
+    with pytest.raises(TrainingError) as caught:
         guard.add(torch.tensor(value), [f"{i}.png" for i in range(10)], 0.02)
     assert caught.value.exit_code == 1
     assert "0.png, 1.png" in str(caught.value)
@@ -32,7 +32,7 @@ def test_a_bad_loss_names_images_rate_and_remedy(value: float) -> None:
 
 
 def test_a_not_a_number_in_the_very_first_batch_stops_too() -> None:
-    with pytest.raises(TrainingFailure, match="nan"):
+    with pytest.raises(TrainingError, match="nan"):
         LossGuard().add(torch.tensor(float("nan")), ["a"], 0.1)
 
 

@@ -17,7 +17,7 @@ import torch
 
 from tests.training.small_data import method, settings
 from weakloc.config import TrainSettings
-from weakloc.errors import RunError, TrainingFailure
+from weakloc.errors import RunError, TrainingError
 from weakloc.methods.max_mil import MaxMil
 from weakloc.methods.method import Method
 from weakloc.methods.optimisation import Optimisation
@@ -127,7 +127,7 @@ def test_a_signal_saves_and_says_how_to_continue(
     handler = signal.getsignal(getattr(signal, name))
     with pytest.MonkeyPatch.context() as patched:
         at_step(patched, 1, 2, lambda: os.kill(os.getpid(), getattr(signal, name)), step=step)
-        with pytest.raises(TrainingFailure, match=rf"stopped by {name}.*--resume"):
+        with pytest.raises(TrainingError, match=rf"stopped by {name}.*--resume"):
             train(data_set, method(), settings(), tmp_path)
     assert signal.getsignal(getattr(signal, name)) is handler
     train(data_set, method(), settings(), tmp_path, resume=True)
@@ -142,7 +142,7 @@ def test_a_second_signal_stops_at_once(data_set: DataSet, tmp_path: Path) -> Non
 
     with pytest.MonkeyPatch.context() as patched:
         at_step(patched, 0, 2, twice, step="training_step")
-        with pytest.raises(TrainingFailure, match="at once"):
+        with pytest.raises(TrainingError, match="at once"):
             train(data_set, method(), settings(), tmp_path)
 
 
@@ -210,7 +210,7 @@ def test_a_full_disk_is_said_and_the_last_good_checkpoint_stays(
     train_until_killed(data_set, settings(), tmp_path, epoch=2, batch=0)
     good = (tmp_path / "last.ckpt").read_bytes()
     limit = int(share * len(good))
-    with files_of_at_most(limit), pytest.raises(TrainingFailure, match=r"cannot be saved.*Free"):
+    with files_of_at_most(limit), pytest.raises(TrainingError, match=r"cannot be saved.*Free"):
         train(data_set, method(), saving_always(), tmp_path, resume=True)
     assert (tmp_path / "last.ckpt").read_bytes() == good
     assert not list(tmp_path.glob(".*.part*"))
@@ -235,7 +235,7 @@ def test_a_loss_that_is_not_a_number_stops_with_the_images_and_keeps_the_checkpo
     with pytest.MonkeyPatch.context() as patched:
         at_step(patched, 1, 2, spoil, step="training_step")
         with pytest.raises(
-            TrainingFailure, match=r"loss became nan at .*train\d+\.png.*--learning"
+            TrainingError, match=r"loss became nan at .*train\d+\.png.*--learning"
         ):
             train(data_set, method(), saving_always(), tmp_path, resume=True)
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)

@@ -14,6 +14,8 @@ from pathlib import Path
 from weakloc.api.data_sets import read, scenes
 from weakloc.api.evaluating import Evaluated, Judging, judge, write_markdown, write_metrics
 from weakloc.api.predicting import predict_to_folder
+from weakloc.api.report_sources import Reporting
+from weakloc.api.reporting import make_report
 from weakloc.api.runs import TrainedRun
 from weakloc.api.training import train
 from weakloc.config import PredictSettings, TrainSettings
@@ -46,6 +48,7 @@ class Tour:
     evaluated: tuple[Evaluated, ...]
     best: str
     exports: dict[str, Path]
+    report: Path
 
     @property
     def headline(self) -> dict[str, dict[str, float]]:
@@ -84,7 +87,10 @@ def demo(
     best = max(zip(METHODS, evaluated, strict=True), key=lambda pair: _point_map(pair[1]))[0]
     say(f"Predicting with {best}, exporting to {' and '.join(FORMATS)}")
     exports = _predict_and_export(runs[best], folder)
-    return Tour(folder, tuple(evaluated), best, exports)
+    report = folder / "report.html"
+    metrics = folder / "metrics.json"
+    make_report(runs[best].path, report, Reporting(truth=data_set, split="val", metrics=metrics))
+    return Tour(folder, tuple(evaluated), best, exports, report)
 
 
 def _clear(folder: Path) -> None:

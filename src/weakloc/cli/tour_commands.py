@@ -47,4 +47,5 @@ def _show(tour: Tour, terminal: Terminal) -> None:
     for name, path in tour.exports.items():
         terminal.say(f"{name:>12}: {path}")
     terminal.say(f"{'all numbers':>12}: {tour.folder / 'metrics.md'}")
+    terminal.say(f"{'report':>12}: {tour.report}")
     terminal.say('Next, with your own photographs: weakloc data "PHOTOS"')

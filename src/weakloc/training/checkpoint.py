@@ -31,9 +31,9 @@ from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import build_backbone
 from weakloc.model.network import LocalizationNetwork
 from weakloc.structures import BrokenImage
-from weakloc.training.keeper import CHECKPOINT_NAME, EpochRecord, cannot_save
 from weakloc.training.label_statistics import LabelStatistics
-from weakloc.training.run import Run, Selection
+from weakloc.training.run import EpochRecord, Run, Selection
+from weakloc.training.saving import CHECKPOINT_NAME, cannot_save
 
 FORMAT = "weakloc.run"
 FORMAT_VERSION = 1

@@ -17,8 +17,9 @@ from weakloc.config import TrainSettings
 from weakloc.training import hardware
 from weakloc.training.batches import ResumableEpochs
 from weakloc.training.interruption import restored_signals
-from weakloc.training.keeper import CHECKPOINT_NAME, WholeCheckpoints
+from weakloc.training.keeper import WholeCheckpoints
 from weakloc.training.module import LocalizationModule
+from weakloc.training.saving import CHECKPOINT_NAME
 
 # What Lightning says of choices that are meant.
 _EXPECTED_WARNINGS = (

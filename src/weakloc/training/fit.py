@@ -19,7 +19,6 @@ from weakloc.training.checkpoint import RECORD_NAME, RunWriter, load_run, read_r
 from weakloc.training.engine import checkpoint_in, fit, make_trainer
 from weakloc.training.inputs import Inputs, Process, feature_inputs, image_inputs
 from weakloc.training.keeper import (
-    CHECKPOINT_NAME,
     Keeper,
     KeepingRules,
     read_checkpoint,
@@ -29,6 +28,7 @@ from weakloc.training.module import LocalizationModule
 from weakloc.training.plan import Plan, make_plan, optimiser_configuration
 from weakloc.training.progress import ProgressStyle, TrainingProgress, counted
 from weakloc.training.run import Run
+from weakloc.training.saving import CHECKPOINT_NAME
 from weakloc.training.watching import Watch
 
 # What may change between the start of a run and its continuation.

@@ -13,26 +13,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from weakloc.errors import RunError, TrainingFailure
+from weakloc.errors import RunError, TrainingError
 from weakloc.files import write_whole
 from weakloc.structures import BrokenImage
 from weakloc.training.interruption import Interruption
 from weakloc.training.module import LocalizationModule
+from weakloc.training.run import EpochRecord
+from weakloc.training.saving import CHECKPOINT_NAME, cannot_save
 
-CHECKPOINT_NAME = "last.ckpt"
 _OURS = "weakloc"
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One line of a run's history; epochs count from 1."""
-
-    epoch: int
-    loss: float
-    learning_rate: float
-    classification_map: float | None
-    point_map: float | None
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -64,15 +53,6 @@ class WholeCheckpoints(TorchCheckpointIO):
     ) -> dict[str, Any]:
         del weights_only
         return read_checkpoint(Path(path), map_location)
-
-
-def cannot_save(path: Path, error: Exception) -> TrainingFailure:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return TrainingFailure(
-        f"cannot be saved ({reason})",
-        where=str(path),
-        remedy="Free space on the disk and continue with --resume from what was saved before",
-    )
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -246,9 +226,9 @@ class Keeper(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=trainer.global_step)
 
-    def _stopped(self, place: str) -> TrainingFailure:
+    def _stopped(self, place: str) -> TrainingError:
         name = self.interruption.signal_name or "another process"
-        return TrainingFailure(
+        return TrainingError(
             f"stopped by {name}; everything up to {place} is saved in {self._path}",
             remedy="Continue with the same command and --resume",
         )

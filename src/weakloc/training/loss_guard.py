@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from weakloc.errors import TrainingFailure
+from weakloc.errors import TrainingError
 
 # Reading a loss makes a GPU wait, so there several are read at once.
 _READ_EVERY = {"cpu": 1}
@@ -74,7 +74,7 @@ class LossGuard:
         shown = ", ".join(entry.names[:_NUM_NAMES])
         more = len(entry.names) - _NUM_NAMES
         others = f" and {more} more" if more > 0 else ""
-        raise TrainingFailure(
+        raise TrainingError(
             f"the loss became {value:g} at learning rate {entry.learning_rate:g} "
             f"on the images {shown}{others}",
             remedy=f"Try --learning-rate {entry.learning_rate / 10:.2g} or --precision fp32, and "

@@ -11,8 +11,19 @@ from weakloc.config import TrainSettings
 from weakloc.data.transforms import Preprocessing
 from weakloc.methods.method import Method
 from weakloc.model.network import LocalizationNetwork
-from weakloc.training.keeper import EpochRecord
 from weakloc.training.label_statistics import LabelStatistics
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of a run's history; epochs count from 1."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    classification_map: float | None
+    point_map: float | None
+    seconds: float
 
 
 @dataclass(frozen=True)
