@@ -24,6 +24,7 @@ from weakloc.methods.optimisation import Optimisation
 from weakloc.structures import DataSet
 from weakloc.training.checkpoint import load_run
 from weakloc.training.fit import train
+from weakloc.training.interruption import Interruption
 from weakloc.training.module import LocalizationModule
 from weakloc.training.run import Run
 
@@ -134,6 +135,22 @@ def test_a_signal_saves_and_says_how_to_continue(
     assert weights_of(tmp_path) == whole_weights
 
 
+def test_while_training_no_handler_of_the_engine_is_left(data_set: DataSet, tmp_path: Path) -> None:
+    """Lightning's own waits for other processes inside of the handler, for ever."""
+    handlers: list[object] = []
+
+    def look() -> None:
+        handlers.extend(signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT))
+
+    with pytest.MonkeyPatch.context() as patched:
+        at_step(patched, 0, 0, look, step="training_step")
+        train(data_set, method(), settings(epochs=1), tmp_path)
+    assert [getattr(handler, "__func__", handler) for handler in handlers] == [
+        Interruption.receive,
+        Interruption.receive,
+    ]
+
+
 def test_a_second_signal_stops_at_once(data_set: DataSet, tmp_path: Path) -> None:
     def twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -234,9 +251,7 @@ def test_a_loss_that_is_not_a_number_stops_with_the_images_and_keeps_the_checkpo
 
     with pytest.MonkeyPatch.context() as patched:
         at_step(patched, 1, 2, spoil, step="training_step")
-        with pytest.raises(
-            TrainingError, match=r"loss became nan at .*train\d+\.png.*--learning"
-        ):
+        with pytest.raises(TrainingError, match=r"loss became nan at .*train\d+\.png.*--learning"):
             train(data_set, method(), saving_always(), tmp_path, resume=True)
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert (tmp_path / "last.ckpt").read_bytes() != good  # two batches further

@@ -109,12 +109,9 @@ class Keeper(Callback):
         self._saved_at = self._epoch_began = time.monotonic()
         self._seconds_before = 0.0
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        del trainer, pl_module, stage
-        self.interruption.listen()  # after the engine took the signals over
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         del trainer, pl_module
+        self.interruption.listen()  # only now has the engine taken the signals over
         self._saved_at = self._epoch_began = time.monotonic()
 
     def on_train_batch_end(
