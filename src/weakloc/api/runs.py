@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from weakloc.api.rescored import stored_alpha
 from weakloc.config import PredictSettings, TrainSettings
@@ -13,7 +13,7 @@ from weakloc.errors import SettingError
 from weakloc.localize.beam_search import BeamSettings
 from weakloc.localize.calibrate import Calibration
 from weakloc.methods.beam import Beam
-from weakloc.methods.method import Method
+from weakloc.methods.method import Fuse, Localiser, MapNormalisation
 from weakloc.model.losses import SoftmaxLoss
 from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.co_occurring import Rescoring, shares_from_counts
@@ -127,7 +127,22 @@ def load(path: str | Path) -> TrainedRun:
     return TrainedRun(load_run(Path(path)))
 
 
-def as_the_method_says(settings: PredictSettings, method: Method) -> PredictSettings:
+class WayOfLooking(Protocol):
+    """What a method says of how images are looked at."""
+
+    @property
+    def score_scales(self) -> tuple[float, ...]: ...
+    @property
+    def map_scales(self) -> tuple[float, ...]: ...
+    @property
+    def map_fuse(self) -> Fuse: ...
+    @property
+    def map_normalisation(self) -> MapNormalisation: ...
+    @property
+    def localiser(self) -> Localiser: ...
+
+
+def as_the_method_says(settings: PredictSettings, method: WayOfLooking) -> PredictSettings:
     """The settings with everything that was left to the method filled in."""
     own_scales = bool(settings.scales)
     fixed = method.localiser == "beam_search" or settings.localiser == "beam_search"
