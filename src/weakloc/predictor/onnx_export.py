@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weakloc.data.transforms import PixelSize
@@ -27,6 +28,7 @@ from weakloc.predictor.onnx_record import KEY, OPSET, OnnxRecord
 from weakloc.predictor.onnx_source import missing_package, open_session
 
 TOLERANCE = 1e-4  # of scores and maps, relative where they exceed 1
+ANOTHER_WAY = "Another backbone may do, or newer versions of torch and onnxscript"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 ImageBatchShape: TypeAlias = tuple[int, int, int]  # (batch, height, width)
@@ -58,7 +60,16 @@ def write_onnx(network: LocalizationNetwork, path: Path, record: OnnxRecord) -> 
             raise missing_package(error) from error
     if isinstance(network.head, GridHead):
         record = _fixed(record, "its head reads a fixed grid of cells")
-    program, record = _record_graph(network, record)
+    if record.fixed_size is not None:
+        return _write(network, path, record)
+    try:
+        return _write(network, path, record)
+    except FailureError:
+        return _write(network, path, _fixed(record, "torch can only record it at one size"))
+
+
+def _write(network: LocalizationNetwork, path: Path, record: OnnxRecord) -> ExportedFile:
+    program = _record_graph(network, record)
     program.model.metadata_props[KEY] = record.to_json()
     with write_whole(path) as temporary:
         program.save(str(temporary))
@@ -75,7 +86,7 @@ def check_parity(
     for images in _noise(_sizes_to_compare(record)):
         with torch.inference_mode():
             output = network(images)
-        answers = session.run(["scores", "maps"], {"images": images.numpy()})
+        answers = _answers(session, images)
         own = (output.scores.numpy(), output.maps.numpy())
         difference = max(map(_difference, answers, own))
         batch, _, height, width = images.shape
@@ -91,6 +102,19 @@ def check_parity(
     return tuple(found)
 
 
+def _answers(session: Any, images: Tensor) -> list[NDArray[np.float32]]:
+    try:
+        answers: list[NDArray[np.float32]] = session.run(
+            ["scores", "maps"], {"images": images.numpy()}
+        )
+    except Exception as error:  # onnxruntime's errors share no narrower class
+        raise FailureError(
+            f"onnxruntime cannot run what torch exported ({str(error).strip().splitlines()[0]})",
+            remedy=ANOTHER_WAY,
+        ) from error
+    return answers
+
+
 class _ScoresAndMaps(nn.Module):
     def __init__(self, network: LocalizationNetwork) -> None:
         super().__init__()
@@ -101,28 +125,21 @@ class _ScoresAndMaps(nn.Module):
         return output.scores, output.maps
 
 
-def _record_graph(network: LocalizationNetwork, record: OnnxRecord) -> tuple[Any, OnnxRecord]:
-    """The ONNX program, and the record with the size it is bound to, if it is."""
+def _record_graph(network: LocalizationNetwork, record: OnnxRecord) -> Any:
     side = 32 * max(math.ceil(record.smallest_side / 32), 2)
     graph = _ScoresAndMaps(fold_batch_norms(network, side=side)).eval()
     try:
-        try:
-            program = _export(graph, record)
-        except torch.onnx.OnnxExporterError:
-            if record.fixed_size is not None:
-                raise
-            record = _fixed(record, "its backbone can only be recorded at one size")
-            program = _export(graph, record)
+        program = _export(graph, record)
     except torch.onnx.OnnxExporterError as error:
-        causes = [each for each in (error.__cause__, error) if each is not None]
-        reason = str(causes[0]).strip().splitlines()[0]
+        cause = error.__cause__ or error
+        reason = str(cause).strip().splitlines()[0]
         raise FailureError(
-            f"torch cannot export this network ({type(causes[0]).__name__}: {reason})",
-            remedy="Another backbone may do, or a newer torch and onnxscript",
+            f"torch cannot export this network ({type(cause).__name__}: {reason})",
+            remedy=ANOTHER_WAY,
         ) from error
     _name_dimensions(program, record)
     _forget_source_paths(program)
-    return program, record
+    return program
 
 
 def _export(graph: nn.Module, record: OnnxRecord) -> Any:
@@ -178,7 +195,7 @@ def _noise(shapes: Sequence[ImageBatchShape]) -> Iterator[Tensor]:
         yield torch.randn(batch, 3, height, width, generator=generator)
 
 
-def _difference(of_file: np.ndarray[Any, Any], own: np.ndarray[Any, Any]) -> float:
+def _difference(of_file: NDArray[np.float32], own: NDArray[np.float32]) -> float:
     if of_file.shape != own.shape:
         return math.inf
     return float((np.abs(of_file - own) / np.maximum(np.abs(own), 1.0)).max())

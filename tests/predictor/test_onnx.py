@@ -1,0 +1,235 @@
+"""What an ONNX file says of itself, and what is refused; the network's own answers are in
+`end_to_end`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper, save
+from torch import Tensor
+
+from weakloc.api.exporting import ExportedNetwork
+from weakloc.config import PredictSettings
+from weakloc.data.transforms import Preprocessing
+from weakloc.errors import FailureError, MissingPackageError, RunError, SettingError
+from weakloc.geometry import GridTransform, cell_center_in_image
+from weakloc.model.backbone_spec import BackboneSpec
+from weakloc.model.backbones import Backbone
+from weakloc.model.heads import TransferHead
+from weakloc.model.network import LocalizationNetwork
+from weakloc.model.pooling import ClassPool, KMaxKMin
+from weakloc.model.tiny import TinyTrunk
+from weakloc.predictor.onnx_export import write_onnx
+from weakloc.predictor.onnx_record import (
+    KEY,
+    CellGeometry,
+    Looking,
+    OnnxRecord,
+    pairs_of,
+    read_record,
+)
+from weakloc.predictor.onnx_source import OnnxSource
+
+RECORD = OnnxRecord(
+    class_names=('a "b"', "ü/ß", "<i>"),
+    activation="sigmoid",
+    method="wildcat",
+    preprocessing=Preprocessing(size=(48, 40), mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0)),
+    geometry=CellGeometry(8, 4.0, 8.0),
+    looking=Looking((0.5, 1.0), (1.0,), "max", "relu_max", "score_map"),
+    thresholds=(0.25, 0.5, 0.75),
+    threshold_mode="relu_max",
+    thresholds_from="12 drawn boxes",
+    smallest_side=8,
+)
+
+
+def brightness_file(path: Path, record: OnnxRecord | None) -> Path:
+    """A network by hand: its maps are the colour channels, its scores their brightest cells."""
+    sides = ["batch", 3, "height", "width"]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Identity", ["images"], ["maps"]),
+            helper.make_node("GlobalMaxPool", ["images"], ["brightest"]),
+            helper.make_node("Flatten", ["brightest"], ["scores"]),
+        ],
+        "brightness",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, sides)],
+        [
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 3]),
+            helper.make_tensor_value_info("maps", TensorProto.FLOAT, sides),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    if record is not None:
+        helper.set_model_props(model, {KEY: record.to_json()})
+    save(model, path)
+    return path
+
+
+def test_a_record_is_read_back_as_it_was() -> None:
+    together = pairs_of(np.array([[5, 2, 0], [2, 4, 0], [0, 0, 1]]))
+    record = replace(RECORD, rescoring=0.5, together=together, fixed_size=(48, 40))
+    assert read_record(record.to_json(), where="a.onnx") == record
+    np.testing.assert_array_equal(record.co_occurrence(), [[5, 2, 0], [2, 4, 0], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "not of weakloc"),
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ('{"format": "weakloc.onnx/9"}', "Update weakloc"),
+        ('{"format": "weakloc.onnx/1", "class_names": 3}', "class_names"),
+    ],
+)
+def test_a_record_that_cannot_be_read_says_why(text: str | None, said: str) -> None:
+    with pytest.raises(RunError, match=said) as caught:
+        read_record(text, where="a.onnx")
+    assert caught.value.where == "a.onnx"
+
+
+def test_a_file_is_read_as_its_record_says(tmp_path: Path, random: np.random.Generator) -> None:
+    source = OnnxSource(brightness_file(tmp_path / "a.onnx", RECORD))
+    assert source.record == RECORD
+    images = random.normal(size=(2, 3, 40, 48)).astype(np.float32)
+    answer = source.read(torch.from_numpy(images))
+    np.testing.assert_array_equal(answer.maps, images)
+    np.testing.assert_array_equal(answer.scores, images.max(axis=(2, 3)))
+    predictor = ExportedNetwork(source).predictor()
+    settings = predictor.settings
+    assert (settings.scales, settings.map_scales) == ((0.5, 1.0), (1.0,))
+    assert (settings.fuse, settings.normalise) == ("max", "relu_max")
+    assert (settings.threshold_mode, predictor.locating.thresholds) == (
+        "relu_max",
+        (0.25, 0.5, 0.75),
+    )
+
+
+@pytest.mark.parametrize(
+    ("geometry", "center"),
+    [
+        # 48 x 40 of an image of 96 x 160; cell (2, 1) of 5 x 6 is centred at (12, 20) of it.
+        (CellGeometry(8, "uniform", 8.0), (24.0, 80.0)),
+        (CellGeometry(8, 4.0, 8.0), (24.0, 80.0)),
+        (CellGeometry(16, 15.5, 16.0), (63.0, 190.0)),
+    ],
+)
+def test_cells_lie_where_the_record_says(
+    geometry: CellGeometry, center: tuple[float, float]
+) -> None:
+    placed = GridTransform.identity((96.0, 160.0)).resize((48.0, 40.0))
+    cells = geometry.cell_transform(placed, 5, 6)
+    assert cell_center_in_image(2, 1, cells) == pytest.approx(center)
+
+
+def test_a_file_of_one_size_refuses_others(tmp_path: Path) -> None:
+    record = replace(RECORD, fixed_size=(48, 40), fixed_because="it is so")
+    source = OnnxSource(brightness_file(tmp_path / "a.onnx", record))
+    assert source.read(torch.zeros(3, 3, 40, 48)).scores.shape == (3, 3)
+    with pytest.raises(SettingError, match="48 x 40 pixels only, not 40 x 48: it is so"):
+        source.read(torch.zeros(1, 3, 48, 40))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"localiser": "beam_search", "scales": (1.0,)},
+        {"objectness": "distance"},
+        {"compile": True},
+        {"precision": "bf16"},
+    ],
+)
+def test_what_a_file_cannot_do_is_refused(tmp_path: Path, setting: dict[str, object]) -> None:
+    exported = ExportedNetwork(OnnxSource(brightness_file(tmp_path / "a.onnx", RECORD)))
+    with pytest.raises(SettingError, match=f"--{next(iter(setting))}"):
+        exported.predictor(PredictSettings(**setting))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a network"])
+def test_a_file_that_is_no_network_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "a.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(
+        RunError, match="no such file" if content is None else "cannot read"
+    ) as caught:
+        OnnxSource(path)
+    assert caught.value.where == str(path)
+
+
+def test_a_network_of_somebody_else_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not of weakloc"):
+        OnnxSource(brightness_file(tmp_path / "a.onnx", None))
+
+
+class _OneSizeTrunk(TinyTrunk):
+    """Its depth follows from the height, which no graph for all sizes can say."""
+
+    def forward(self, images: Tensor, levels: tuple[int, ...] = ()) -> dict[int, Tensor]:
+        repeats = int(images.shape[2]) // 40
+        features = super().forward(images, levels)
+        for _ in range(repeats):
+            features = {stride: values * 2 for stride, values in features.items()}
+        return features
+
+
+def network(kind: type[TinyTrunk] = TinyTrunk) -> LocalizationNetwork:
+    torch.manual_seed(0)
+    backbone = Backbone(kind(width=4), BackboneSpec("tiny"))
+    head = TransferHead(backbone.out_channels, 3, maps_per_class=2)
+    torch.nn.init.normal_(head.transfer.weight)
+    pools = ClassPool(2, "max"), KMaxKMin(3, 0.2, alpha=0.7)
+    return LocalizationNetwork(backbone, head, *pools).eval()
+
+
+def test_a_network_that_cannot_be_recorded_for_all_sizes_is_exported_at_one(tmp_path: Path) -> None:
+    own = network(_OneSizeTrunk)
+    written = write_onnx(own, tmp_path / "a.onnx", RECORD)
+    assert written.record.fixed_size == (48, 40)
+    assert {(each.width, each.height) for each in written.parity} == {(48, 40)}
+    source = OnnxSource(written.path)
+    assert source.record == written.record
+    assert (source.record.looking.score_scales, source.record.looking.map_scales) == (
+        (1.0,),
+        (1.0,),
+    )
+    images = torch.randn(5, 3, 40, 48)
+    with torch.inference_mode():
+        expected = own(images)
+    np.testing.assert_allclose(source.read(images).scores, expected.scores.numpy(), atol=1e-4)
+
+
+def test_a_file_that_answers_otherwise_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"what was here before")
+
+    def with_another_bias(given: LocalizationNetwork, *, side: int) -> LocalizationNetwork:
+        other = network()
+        torch.nn.init.constant_(other.head.transfer.bias, 0.001)  # type: ignore[union-attr,arg-type]
+        return other
+
+    monkeypatch.setattr("weakloc.predictor.onnx_export.fold_batch_norms", with_another_bias)
+    with pytest.raises(FailureError, match=r"differs from the network by 0\.001"):
+        write_onnx(network(), path, replace(RECORD, fixed_size=(48, 40)))
+    assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"]
+    assert path.read_bytes() == b"what was here before"
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_named_with_what_installs_it(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackageError) as caught:
+        write_onnx(network(), tmp_path / "a.onnx", RECORD)
+    assert package in caught.value.message
+    assert 'pip install "weakloc[onnx]"' in str(caught.value)
