@@ -63,7 +63,8 @@ def predict(
     Parameters
     ----------
     run
-        Folder of a run, or a trained classifier: timm:NAME or timm:NAME:WEIGHTS.
+        Folder of a run, a file of `weakloc export`, or a trained classifier: timm:NAME or
+        timm:NAME:WEIGHTS.
     images
         Folder, image, quoted glob, list (.txt), table (.csv), shards (.tar), or - for a list on
         standard input.
@@ -139,6 +140,7 @@ def _predictor(
     run: str, also: tuple[str, ...], settings: PredictSettings
 ) -> tuple[Predictor, dict[str, Any]]:
     from weakloc.api.any_classifier import TIMM, timm_predictor
+    from weakloc.api.exporting import SUFFIX, load_onnx
     from weakloc.api.fusing import FusedRuns
     from weakloc.api.runs import load
 
@@ -149,6 +151,10 @@ def _predictor(
         return fused.predictor(settings), {**described, "thresholds_from": "mean of the runs'"}
     if run.startswith(TIMM):
         return timm_predictor(run, settings), {"run": run, "thresholds_from": "fixed 0.2"}
+    if run.endswith(SUFFIX):
+        exported = load_onnx(run)
+        tuned = exported.record.thresholds_from
+        return exported.predictor(settings), {"run": run, "thresholds_from": tuned}
     trained = load(run)
     calibration = trained.calibration
     tuned = "nothing" if calibration is None else calibration.supervision
