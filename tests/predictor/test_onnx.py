@@ -3,23 +3,27 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from onnx import TensorProto, helper, save
+from PIL import Image
 from torch import Tensor
 
 from weakloc.api.exporting import ExportedNetwork
 from weakloc.config import PredictSettings
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import FailureError, MissingPackageError, RunError, SettingError
-from weakloc.geometry import GridTransform, cell_center_in_image
+from weakloc.geometry import GridTransform, cell_center_in_image, clip_box, map_box_to_image
+from weakloc.methods.beam import Beam
 from weakloc.model.backbone_spec import BackboneSpec
-from weakloc.model.backbones import Backbone
+from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.heads import TransferHead
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.pooling import ClassPool, KMaxKMin
@@ -35,6 +39,7 @@ from weakloc.predictor.onnx_record import (
 )
 from weakloc.predictor.onnx_source import OnnxSource
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "04_onnx_without_torch.py"
 RECORD = OnnxRecord(
     class_names=('a "b"', "ü/ß", "<i>"),
     activation="sigmoid",
@@ -49,20 +54,23 @@ RECORD = OnnxRecord(
 )
 
 
-def brightness_file(path: Path, record: OnnxRecord | None) -> Path:
-    """A network by hand: its maps are the colour channels, its scores their brightest cells."""
+def brightness_file(path: Path, record: OnnxRecord | None, *, cell: int = 1) -> Path:
+    """A network by hand: its maps are the mean colours of squares of `cell` pixels, its scores
+    those of the brightest squares."""
     sides = ["batch", 3, "height", "width"]
     graph = helper.make_graph(
         [
-            helper.make_node("Identity", ["images"], ["maps"]),
-            helper.make_node("GlobalMaxPool", ["images"], ["brightest"]),
+            helper.make_node(
+                "AveragePool", ["images"], ["maps"], kernel_shape=[cell] * 2, strides=[cell] * 2
+            ),
+            helper.make_node("GlobalMaxPool", ["maps"], ["brightest"]),
             helper.make_node("Flatten", ["brightest"], ["scores"]),
         ],
         "brightness",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, sides)],
         [
             helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 3]),
-            helper.make_tensor_value_info("maps", TensorProto.FLOAT, sides),
+            helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["batch", 3, None, None]),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -206,6 +214,28 @@ def test_a_network_that_cannot_be_recorded_for_all_sizes_is_exported_at_one(tmp_
     np.testing.assert_allclose(source.read(images).scores, expected.scores.numpy(), atol=1e-4)
 
 
+def test_a_fixed_grid_head_is_exported_at_its_own_size(tmp_path: Path) -> None:
+    method = Beam(side=56, hidden=(6,), reduced_channels=5)
+    backbone = build_backbone(BackboneSpec.parse("tiny[width=4]", weights="none"))
+    own = method.build_network(backbone, 3).eval()
+    looking = replace(RECORD.looking, score_scales=(1.0,), localiser="beam_search")
+    preprocessing = Preprocessing(size=56)
+    record = replace(RECORD, looking=looking, preprocessing=preprocessing)
+    written = write_onnx(own, tmp_path / "a.onnx", record)
+    assert written.record.fixed_size == (56, 56)
+    assert "fixed grid" in written.record.fixed_because
+    exported = ExportedNetwork(OnnxSource(written.path))
+    images = torch.randn(5, 3, 56, 56)
+    with torch.inference_mode():
+        expected = own(images)
+    answer = exported.source.read(images)
+    np.testing.assert_allclose(answer.scores, expected.scores.numpy(), atol=1e-4)
+    np.testing.assert_allclose(answer.maps, expected.maps.numpy(), atol=1e-4)
+    with pytest.raises(SettingError, match="no network for parts of an image"):
+        exported.predictor()
+    assert exported.predictor(PredictSettings(localiser="score_map")).source is exported.source
+
+
 def test_a_file_that_answers_otherwise_is_not_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,3 +263,55 @@ def test_a_missing_package_is_named_with_what_installs_it(
         write_onnx(network(), tmp_path / "a.onnx", RECORD)
     assert package in caught.value.message
     assert 'pip install "weakloc[onnx]"' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threshold_mode": "minmax"},
+        {"activation": "softmax", "geometry": CellGeometry(8, "uniform", 8.0)},
+        {"threshold_mode": None, "geometry": CellGeometry(8, 5.5, 8.0)},
+    ],
+)
+def test_the_example_draws_boxes_without_torch_and_weakloc(
+    tmp_path: Path, random: np.random.Generator, changes: dict[str, Any]
+) -> None:
+    """A picture that fits the network's canvas unresized, so that every cell can be compared."""
+    preprocessing = Preprocessing(size=(100, 84), resize="pad", mean=(0.3, 0.2, 0.4))
+    record = replace(RECORD, preprocessing=preprocessing, **changes)
+    model, photo = brightness_file(tmp_path / "a.onnx", record, cell=8), tmp_path / "photo.png"
+    shown = Image.fromarray(random.integers(0, 255, (46, 100, 3), dtype=np.uint8))
+    shown.save(photo)
+    blocked = (
+        "import runpy, sys; sys.modules.update(torch=None, weakloc=None); "
+        "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    )
+    command = [sys.executable, "-c", blocked, EXAMPLE, model, photo, tmp_path / "boxes.png"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    printed = [line.rsplit(maxsplit=4) for line in answer.stdout.splitlines()]
+    found = {name: [float(side) for side in box] for name, *box in printed}
+    assert len(found) == (1 if record.activation == "softmax" else 3)
+    assert found == boxes_by_hand(model, shown)
+    with Image.open(tmp_path / "boxes.png") as drawn:
+        assert drawn.size == shown.size
+
+
+def boxes_by_hand(path: Path, shown: Image.Image) -> dict[str, list[float]]:
+    """The box around all hot cells of each likely class, rounded to pixels."""
+    source = OnnxSource(path)
+    record = source.record
+    images, placed = source.preprocessing.apply(shown)
+    answer = source.read(images[None])
+    cells = source.cell_transform(placed, *answer.maps.shape[2:])
+    scores = answer.scores[0]
+    likely = [scores.argmax()] if record.activation == "softmax" else np.flatnonzero(scores >= 0)
+    boxes = {}
+    for index in likely:
+        heat = answer.maps[0, index]
+        heat = heat.clip(0) if record.threshold_mode == "relu_max" else heat - heat.min()
+        rows, columns = np.nonzero(heat >= record.thresholds[index] * heat.max())
+        in_cells = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        box = clip_box(map_box_to_image(in_cells, cells), shown.size)
+        boxes[source.class_names[index]] = [float(round(side)) for side in box]
+    return boxes
