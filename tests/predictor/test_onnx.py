@@ -51,6 +51,7 @@ RECORD = OnnxRecord(
     threshold_mode="relu_max",
     thresholds_from="12 drawn boxes",
     smallest_side=8,
+    version="1.2.3",
 )
 
 

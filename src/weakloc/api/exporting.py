@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from weakloc import __version__
 from weakloc.api.runs import TrainedRun, as_the_method_says
 from weakloc.config import PredictSettings, require
 from weakloc.errors import SettingError
@@ -79,6 +80,7 @@ def describe(run: TrainedRun) -> OnnxRecord:
         threshold_mode=None if calibration is None else predictor.settings.threshold_mode,
         thresholds_from="nothing" if calibration is None else calibration.supervision,
         smallest_side=backbone.min_input,
+        version=__version__,
         rescoring=predictor.settings.rescoring or 0.0,
         together=pairs_of(run.run.labels.co_occurrence),
     )

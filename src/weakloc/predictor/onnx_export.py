@@ -81,7 +81,7 @@ def check_parity(
     path: Path, network: LocalizationNetwork, record: OnnxRecord
 ) -> tuple[Parity, ...]:
     """FailureError where the file's scores or maps are not the network's."""
-    session = open_session(path)
+    session = open_session(path, torch.device("cpu"))
     found = []
     for images in _noise(_sizes_to_compare(record)):
         with torch.inference_mode():

@@ -9,7 +9,6 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc import __version__
 from weakloc.data.transforms import PixelSize, Preprocessing
 from weakloc.errors import RunError, SettingError
 from weakloc.geometry import GridTransform
@@ -76,7 +75,7 @@ class OnnxRecord:
     `scores` (batch, classes) and `maps` (batch, classes, rows, columns). They become probabilities
     by `activation`, after any averaging. `fixed_size` (width, height) is set where the file takes
     no other, for the reason in `fixed_because`; elsewhere sides are at least `smallest_side`.
-    `threshold_mode` None: the thresholds were not tuned.
+    `version` is weakloc's. `threshold_mode` None: the thresholds were not tuned.
     """
 
     class_names: tuple[str, ...]
@@ -89,12 +88,12 @@ class OnnxRecord:
     threshold_mode: ThresholdMode | None
     thresholds_from: str
     smallest_side: int
+    version: str
     fixed_size: PixelSize | None = None
     fixed_because: str = ""
     rescoring: float = 0.0
     together: tuple[Together, ...] = ()
     opset: int = OPSET
-    version: str = __version__
     format: str = FORMAT
 
     def to_json(self) -> str:

@@ -13,9 +13,11 @@ from weakloc.errors import MissingPackageError, RunError, SettingError
 from weakloc.geometry import GridTransform
 from weakloc.predictor.map_source import Activation, RawMaps
 from weakloc.predictor.onnx_record import KEY, OnnxRecord, read_record
+from weakloc.predictor.ranks import own_device
 from weakloc.structures import MapKind
 
 ERRORS_ONLY = 3
+CUDA = "CUDAExecutionProvider"
 
 
 class OnnxSource:
@@ -25,7 +27,7 @@ class OnnxSource:
 
     def __init__(self, path: Path) -> None:
         self._where = str(path)
-        self._session = open_session(path)
+        self._session = open_session(path, own_device())
         stored = self._session.get_modelmeta().custom_metadata_map.get(KEY)
         self.record: OnnxRecord = read_record(stored, where=self._where)
         self.class_names = self.record.class_names
@@ -53,8 +55,8 @@ class OnnxSource:
             )
 
 
-def open_session(path: Path) -> Any:
-    """An onnxruntime session on the GPU where the installed package has one."""
+def open_session(path: Path, device: torch.device) -> Any:
+    """An onnxruntime session, on a GPU where the installed package can use it."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -64,8 +66,9 @@ def open_session(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = ERRORS_ONLY
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    providers = [each for each in wanted if each in onnxruntime.get_available_providers()]
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.type == "cuda" and CUDA in onnxruntime.get_available_providers():
+        providers.insert(0, (CUDA, {"device_id": device.index}))
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's errors share no narrower class
