@@ -32,7 +32,7 @@ def read(data: str | Path, settings: DataSettings = DataSettings()) -> DataSet:
 
 
 def check(data_set: DataSet, on_progress: Callable[[int, int | None], None]) -> ImageCheck:
-    """Decodes every image with all cores."""
+    """Decodes every image with all cores; a script that calls it needs `__name__ == "__main__"`."""
     samples = list(data_set.samples())
     done = 0
 
@@ -70,6 +70,5 @@ def scenes(
         num_val=num_val,
         seed=seed,
         artist=artist,
-        num_workers=min(os.cpu_count() or 1, 8) if total >= 200 else 1,
         report=lambda done: on_progress(done, total),
     )

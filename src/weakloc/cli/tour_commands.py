@@ -32,7 +32,7 @@ def demo(*, out: Path = Path("demo"), terminal: Terminal = Terminal()) -> None:
 
     tour = take_tour(out, say=terminal.say)
     _show(tour, terminal)
-    terminal.give({"best": tour.best, "metrics": tour.headline})
+    terminal.give({"folder": str(tour.folder), "metrics": tour.headline})
 
 
 def _show(tour: Tour, terminal: Terminal) -> None:
