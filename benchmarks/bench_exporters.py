@@ -1,6 +1,6 @@
 """Writing predictions in every format: speed beside a bare JSON dump, and memory.
 
-    python benchmarks/bench_exporters.py [--predictions 100000] [--rounds 5]
+    python -m benchmarks.bench_exporters [--predictions 100000] [--rounds 5]
 
 First table: COCO from predictions in memory, beside `json.dumps` of the very same document and
 one write; with boxes alone (two an image) and with a run-length mask to every second box. Second
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import paired_ratio, time_interleaved, write_results
 from pycocotools import mask as coco_mask
 
+from benchmarks.measure import paired_ratio, time_interleaved, write_results
 from weakloc.output.exporters import (
     EXPORTERS,
     ExportOptions,

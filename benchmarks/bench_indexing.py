@@ -1,6 +1,6 @@
 """Reading a data set without decoding it, and decoding all of it to check it.
 
-    python benchmarks/bench_indexing.py [--images-per-class 500] [--check 8000]
+    python -m benchmarks.bench_indexing [--images-per-class 500] [--check 8000]
 
 Tables: seconds and bytes a sample for 110,000 images of Tiny ImageNet's shape (generated, empty
 files: nothing is decoded) in three layouts, beside a bare listing of the same folders; and images
@@ -20,9 +20,9 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
-from measure import paired_ratio, time_interleaved, write_results
 from PIL import Image
 
+from benchmarks.measure import paired_ratio, time_interleaved, write_results
 from weakloc.data.images import open_image
 from weakloc.data.readers import ReaderOptions, read_data_set
 from weakloc.data.summary import check_images

@@ -1,6 +1,6 @@
 """Loading batches against bare Pillow loops with as many processes.
 
-    python benchmarks/bench_loading.py [--images 2048] [--rounds 7] [--processes N]
+    python -m benchmarks.bench_loading [--images 2048] [--rounds 7] [--processes N]
 
 Goal: the loader on 500 x 375 JPEG files to 224 x 224, flipped and normalised, at least 0.9 times
 the bare decode-and-resize loop with the same number of processes. Run it on an otherwise idle
@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import Timing, paired_ratio, time_interleaved, write_results
 from PIL import Image
 
+from benchmarks.measure import Timing, paired_ratio, time_interleaved, write_results
 from weakloc.data.augmentation import Augmentation, HorizontalFlip
 from weakloc.data.loaders import SampleLoader, training_loader
 from weakloc.data.transforms import Preprocessing

@@ -1,6 +1,6 @@
 """The report of 500 photographs: seconds to write, megabytes, seconds until it can be used.
 
-    python benchmarks/bench_report.py [--pictures 500] [--side 1024] [--results FOLDER]
+    python -m benchmarks.bench_report [--pictures 500] [--side 1024] [--results FOLDER]
 
 Pictures are drawn scenes enlarged to photographs of `--side` pixels with noise, and kept as JPEG
 files, so that reading them is part of the writing. The browser is headless Chromium, with a new
@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from measure import RESULTS, write_results
 from PIL import Image
+
+from benchmarks.measure import RESULTS, write_results
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

@@ -173,13 +173,10 @@ def _evaluate_run(
     )
     seeing = _Seeing(run.predictor(wanted), evaluation, maps)
     num_broken = seeing.through(samples, on_progress)
-    calibration = run.calibration
-    supervision = run.run.hidden_supervision
-    supervision += 0 if calibration is None else calibration.num_boxes_used
-    report = evaluation.report(hidden_supervision=supervision)
+    report = evaluation.report(hidden_supervision=run.num_boxes_used)
     if maps is not None:
         report = maps.added_to(report, hidden_supervision=run.run.hidden_supervision)
-    tuned_by = "a fixed value" if calibration is None else calibration.supervision
+    tuned_by = str(run.origin_of_thresholds["thresholds_from"])
     if settings.threshold is not None:
         tuned_by = f"--threshold {settings.threshold:g}"
     num_images = len(samples) - num_broken

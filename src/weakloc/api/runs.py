@@ -51,6 +51,20 @@ class TrainedRun:
         stored = self.run.thresholds
         return None if stored is None else Calibration.from_json(stored)
 
+    @property
+    def num_boxes_used(self) -> int:
+        """Drawn boxes or masks that training, selection or calibration looked at."""
+        calibration = self.calibration
+        tuning = 0 if calibration is None else calibration.num_boxes_used
+        return self.run.hidden_supervision + tuning
+
+    @property
+    def origin_of_thresholds(self) -> dict[str, str | int]:
+        """What tuned the thresholds, for whoever keeps a record of predictions."""
+        calibration = self.calibration
+        tuned = "a fixed value" if calibration is None else calibration.supervision
+        return {"thresholds_from": tuned, "num_boxes_used": self.num_boxes_used}
+
     def predictor(self, settings: PredictSettings | None = None) -> Predictor:
         """What sees images and names places with this run's network, method and thresholds."""
         wanted = as_the_method_says(settings or PredictSettings(), self.run.method)

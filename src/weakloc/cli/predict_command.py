@@ -145,10 +145,17 @@ def _predictor(
     from weakloc.api.runs import load
 
     if also:
-        fused = FusedRuns(tuple(load(path) for path in (run, *also)))
+        runs = tuple(load(path) for path in (run, *also))
+        fused = FusedRuns(runs)
         scores_from = "mean of scores" if fused.late_classifier() is None else "late classifier"
-        described = {"run": run, "also": list(also), "scores_from": scores_from}
-        return fused.predictor(settings), {**described, "thresholds_from": "mean of the runs'"}
+        described = {
+            "run": run,
+            "also": list(also),
+            "scores_from": scores_from,
+            "thresholds_from": "mean of the runs'",
+            "num_boxes_used": sum(each.num_boxes_used for each in runs),
+        }
+        return fused.predictor(settings), described
     if run.startswith(TIMM):
         return timm_predictor(run, settings), {"run": run, "thresholds_from": "fixed 0.2"}
     if run.endswith(SUFFIX):
@@ -156,9 +163,7 @@ def _predictor(
         tuned = exported.record.thresholds_from
         return exported.predictor(settings), {"run": run, "thresholds_from": tuned}
     trained = load(run)
-    calibration = trained.calibration
-    tuned = "nothing" if calibration is None else calibration.supervision
-    return trained.predictor(settings), {"run": run, "thresholds_from": tuned}
+    return trained.predictor(settings), {"run": run, **trained.origin_of_thresholds}
 
 
 def _read_tags(path: Path, predictor: Predictor, terminal: Terminal) -> Tags:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self, TypeAlias
+from typing import ClassVar, Self
 
 from weakloc.data.augmentation import Augmentation, HorizontalFlip, Rotation, WhiteNoise
 from weakloc.data.transforms import ResizeMode
@@ -29,7 +29,6 @@ from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.pooling import AveragePool, ClassPool
 
-Rank: TypeAlias = Literal["class_score", "heat"]
 EXHAUSTIVE = BeamSettings(recrop_every=math.inf, search="exhaustive", num_levels=12)
 
 
@@ -57,7 +56,6 @@ class Beam:
     flip: bool = True
     optimisation: Optimisation = PRACTICAL
     search: BeamSettings = EXHAUSTIVE
-    rank: Rank = "class_score"
     score_scales: tuple[float, ...] = (1.0,)
     map_scales: tuple[float, ...] = (1.0,)
     map_fuse: Fuse = "mean"
