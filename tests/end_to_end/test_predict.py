@@ -265,3 +265,10 @@ def test_half_the_precision_gives_nearly_the_same_scores(
     for short, exact in pairs:
         for name, score in exact.scores.items():
             assert short.scores[name] == pytest.approx(score, abs=0.03)
+
+
+def test_a_folder_without_images_leaves_nothing_behind(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "found"
+    assert weakloc(["predict", str(trained), str(tmp_path / "empty"), "--out", str(out)]) == 2
+    assert not out.exists()

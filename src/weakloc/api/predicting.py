@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -57,13 +58,15 @@ def predict_to_folder(
     work = _Work(predictor, tags, beside, out, part_size)
     described = {**described, "images": images, "settings": asdict(predictor.settings)}
     guarded = {"part_size": part_size, "heat_maps": beside.heat_maps, "draw": beside.num_drawn}
+    parts = cut_into_parts(find_images(images), size=part_size)
+    first = next(parts)  # nothing is made in `out` before the first image is found
     with joined_ranks() as ranks:
         if ranks.rank == 0:
             store.open({**described, **guarded}, resume=resume)
         ranks.wait_for_all()
         stems = []
         num_seen = 0
-        for part in cut_into_parts(find_images(images), size=part_size):
+        for part in itertools.chain((first,), parts):
             stems.append(part.stem)
             if part.index % ranks.world_size == ranks.rank and not store.is_done(part):
                 store.write(part, *work.lines(part))

@@ -45,8 +45,9 @@ def train(
     progress: ProgressStyle = "quiet",
 ) -> Run:
     """Trains into the folder `out`, or continues what was begun there."""
-    _prepare_folder(out, resume=resume)
+    _check_folder(out, resume=resume)
     plan = make_plan(data_set, method, settings)
+    _make_folder(out)
     start = _start_of(plan)
     checkpoint = checkpoint_in(out)
     if checkpoint is not None:
@@ -108,8 +109,8 @@ def _module(plan: Plan, settings: TrainSettings, inputs: Inputs) -> Localization
     )
 
 
-def _prepare_folder(out: Path, *, resume: bool) -> None:
-    """Makes the folder and refuses to overwrite a run; further processes find it as it is."""
+def _check_folder(out: Path, *, resume: bool) -> None:
+    """Refuses to overwrite a run; further processes find it begun."""
     if not hardware.is_first_process():
         return
     begun = [name for name in (CHECKPOINT_NAME, RECORD_NAME) if (out / name).exists()]
@@ -125,6 +126,12 @@ def _prepare_folder(out: Path, *, resume: bool) -> None:
             where=str(out),
             remedy="Train anew into another --out; this run still predicts",
         )
+
+
+def _make_folder(out: Path) -> None:
+    """Only once everything else is known to fit, so that a mistake leaves nothing behind."""
+    if not hardware.is_first_process():
+        return
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
