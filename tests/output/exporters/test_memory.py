@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +20,8 @@ MEMORY_PER_IMAGE = {"yolo": 160, "voc": 160, "labelme": 160}  # bytes: one numbe
 def peak_memory(name: str, prediction: Prediction, count: int, out: Path) -> int:
     def stream() -> Iterator[Prediction]:
         for number in range(count):
+            if number % 10 == 0:
+                gc.collect()  # XML trees are circles: when they go must not be left to chance
             yield replace(prediction, image=f"a/{number}.jpg")
 
     tracemalloc.start()
