@@ -82,7 +82,7 @@ def circumstances() -> dict[str, Any]:
     """Machine, versions, date, command and load: what a reader needs to judge the numbers."""
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "command": "python " + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "machine": f"{_processor()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
