@@ -25,7 +25,6 @@ from weakloc.predictor.tags import read_tags
 from weakloc.structures import BrokenImage, Prediction
 from weakloc.training.checkpoint import load_run
 from weakloc.training.hardware import uses_bf16
-from weakloc.training.label_statistics import LabelStatistics
 from weakloc.training.run import Run
 
 UNCALIBRATED_THRESHOLD = 0.3  # of a map's range; `weakloc calibrate` finds better ones
@@ -104,7 +103,7 @@ class TrainedRun:
     @property
     def _is_single_label(self) -> bool:
         loss = self.run.method.build_loss(
-            num_classes=len(self.class_names), single_label=is_single_label(self.run.labels)
+            num_classes=len(self.class_names), single_label=self.run.labels.is_single_label
         )
         return isinstance(loss, SoftmaxLoss)
 
@@ -127,13 +126,6 @@ class TrainedRun:
             return fused_maps
         method = self.run.method
         return BeamHeat(source, method.search if isinstance(method, Beam) else BeamSettings())
-
-
-def is_single_label(labels: LabelStatistics) -> bool:
-    """Whether every training image had exactly one class and nothing was unknown."""
-    pairs = labels.co_occurrence.sum() - labels.present.sum()
-    one_each = int(labels.present.sum()) == labels.num_images
-    return one_each and int(pairs) == 0 and not labels.unknown.any()
 
 
 def load(path: str | Path) -> TrainedRun:

@@ -23,6 +23,13 @@ class LabelStatistics:
     unknown: Counts  # (C,)
     co_occurrence: Counts  # (C, C), the diagonal is `present`
 
+    @property
+    def is_single_label(self) -> bool:
+        """Whether every image has exactly one present class and all others absent."""
+        pairs = int(self.co_occurrence.sum() - self.present.sum())
+        one_each = int(self.present.sum()) == self.num_images
+        return one_each and pairs == 0 and not self.unknown.any()
+
 
 def count_labels(samples: Sequence[Sample], num_classes: int) -> LabelStatistics:
     labels = np.array([sample.labels for sample in samples], dtype=np.int8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork
-from weakloc.structures import ABSENT, PRESENT, DataSet, Sample
+from weakloc.structures import DataSet
 from weakloc.training.checkpoint import RunHeader
 from weakloc.training.label_statistics import count_labels, odd_classes
 from weakloc.training.splits import Division, divide
@@ -50,16 +49,14 @@ def make_plan(data_set: DataSet, method: Method, settings: TrainSettings) -> Pla
     method = with_settings(method, settings)
     division = divide(data_set, settings)
     num_classes = len(data_set.class_names)
-    loss = method.build_loss(
-        num_classes=num_classes, single_label=_single_labelled(division.learned)
-    )
+    statistics = count_labels(division.learned, num_classes)
+    loss = method.build_loss(num_classes=num_classes, single_label=statistics.is_single_label)
     spec = backbone_spec(method, settings)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         backbone = build_backbone(spec)
         _check_size(method, backbone)
         network = method.build_network(backbone, num_classes)
-    statistics = count_labels(division.learned, num_classes)
     notes = [problem.message for problem in odd_classes(statistics, data_set.class_names)]
     header = RunHeader(
         method=method,
@@ -116,15 +113,6 @@ def _check_size(method: Method, backbone: Backbone) -> None:
             f"{backbone.min_input} pixels",
             remedy=f"Give --image-size {backbone.min_input} or more; smaller images are enlarged",
         )
-
-
-def _single_labelled(samples: Sequence[Sample]) -> bool:
-    """Whether every image has exactly one present class and all others absent."""
-    return all(
-        (sample.labels == PRESENT).sum() == 1
-        and (sample.labels == ABSENT).sum() == len(sample.labels) - 1
-        for sample in samples
-    )
 
 
 def _replaced(value: Any, **changes: Any) -> Any:
