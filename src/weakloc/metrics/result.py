@@ -1,11 +1,11 @@
-"""What a metric answers: one named number with its convention, and what an accumulator is."""
+"""What a metric answers: one named number with its convention."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,17 +81,6 @@ class MetricResult:
             },
             "unavailable": self.unavailable,
         }
-
-
-class Accumulator(Protocol):
-    """Anything that is fed image by image, joined with its like from another process, and read.
-
-    What `update` takes differs; the order of updates and merges never matters.
-    """
-
-    def merge(self, other: Self) -> None: ...
-
-    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]: ...
 
 
 def _plain(detail: Detail) -> Any:

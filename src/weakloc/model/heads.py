@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate
-
-
-class Head(Protocol):
-    """(B, D, h, w) -> (B, C * M, h, w), one independent result per cell."""
-
-    def __call__(self, features: Tensor) -> Tensor: ...
 
 
 class TransferHead(nn.Module):

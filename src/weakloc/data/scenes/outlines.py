@@ -61,15 +61,6 @@ def star(num_tips: int, inner_radius: float) -> Outline:
     return tuple(corners)
 
 
-def gear(num_teeth: int, inner_radius: float) -> Outline:
-    corners = []
-    for corner in range(4 * num_teeth):
-        radius = 1.0 if corner % 4 in (1, 2) else inner_radius
-        angle = math.pi * (corner + 0.5) / (2 * num_teeth)
-        corners.append((radius * math.cos(angle), radius * math.sin(angle)))
-    return tuple(corners)
-
-
 def crescent() -> Outline:
     """A disc less a shifted disc, as one outline."""
     outer = [(math.cos(angle), math.sin(angle)) for angle in _turns(0.28, 1.72, 24)]
