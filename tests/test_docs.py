@@ -6,6 +6,7 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 
 import weakloc
 from weakloc.cli import app
+from weakloc.config import ExportOptions, flag_of
 from weakloc.data.readers import READERS
 from weakloc.metrics.baselines import BASELINES
 from weakloc.metrics.catalogue import MAP_CONVENTIONS, METRICS
@@ -122,11 +124,13 @@ def _paths(entry: Any) -> Iterator[str]:
             yield from _paths(part)
 
 
-def test_the_pages_name_every_metric_format_layout_and_public_name() -> None:
+def test_the_pages_name_every_metric_format_filter_layout_and_public_name() -> None:
     headlines = {name for metric in METRICS.values() for name in metric.headlines}
     assert headlines | {"px_ap"} | set(BASELINES) <= _rows(DOCS / "metrics.md")
     assert set(MAP_CONVENTIONS) <= {*_rows(DOCS / "metrics.md"), *_derived_map_names()}
-    assert set(EXPORTERS) == _rows(DOCS / "exporting.md")
+    filters = {flag_of(field.name) for field in fields(ExportOptions)}
+    rows = _rows(DOCS / "exporting.md")
+    assert set(EXPORTERS) | filters == {row.split()[0] for row in rows}
     titles = re.findall(r"^### .*`(.+)`$", (DOCS / "your-data.md").read_text(), flags=re.MULTILINE)
     assert set(titles) == set(READERS)
     described = re.findall(r"^::: weakloc\.(\w+)$", (DOCS / "python.md").read_text(), re.MULTILINE)

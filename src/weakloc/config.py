@@ -264,6 +264,47 @@ class PredictSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What of the predictions goes into other formats, and how; each uses what it has a place for.
+
+    The best few are counted for points, boxes and masks apart.
+    """
+
+    score_threshold: float = 0.0
+    """Least score of a point, box or mask in --format's files."""
+
+    best_per_class: int | None = None
+    """Most points, boxes and masks of a class in an image, the best ones. Not given: all."""
+
+    best_per_image: int | None = None
+    """Most points, boxes and masks of an image, the best ones. Not given: all."""
+
+    tagged_only: bool = False
+    """Only what is tagged; needs predictions that were made with --tags."""
+
+    tag_threshold: float = 0.5
+    """Probability from which a format with image tags says that a class is there."""
+
+    mask_form: Literal["rle", "polygon"] = "rle"
+    """Masks as run lengths or as polygons, in formats that know both."""
+
+    model_version: str = "weakloc"
+    """What Label Studio shows as the version of the model."""
+
+    image_prefix: str = "/data/local-files/?d="
+    """What goes before the path of an image in Label Studio's tasks."""
+
+    def __post_init__(self) -> None:
+        for name in ("best_per_class", "best_per_image"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "Give a whole number from 1 up")
+        threshold = self.tag_threshold
+        require(0 <= threshold <= 1, "tag_threshold", threshold, "Give a share from 0 to 1")
+        fits = self.mask_form in ("rle", "polygon")
+        require(fits, "mask_form", self.mask_form, "Give rle or polygon")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataSettings:
     """How a data set is read; mostly it is seen from what lies there."""
 

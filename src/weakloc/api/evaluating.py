@@ -11,6 +11,7 @@ from typing import Any
 from weakloc.api.coco_results import read_coco_results
 from weakloc.api.data_sets import read
 from weakloc.api.map_metrics import MapMetrics
+from weakloc.api.prediction_files import predictions_file, summary_beside
 from weakloc.api.runs import TrainedRun, load
 from weakloc.config import PredictSettings
 from weakloc.errors import DataError, PredictionsError, did_you_mean
@@ -108,14 +109,13 @@ def judge(
     if isinstance(what, TrainedRun):
         return _evaluate_run(what, judging, settings or PredictSettings(), on_progress)
     path = Path(what)
-    if path.is_dir() and (path / "predictions.jsonl").is_file():
-        path = path / "predictions.jsonl"
-    if path.is_dir():
+    file = predictions_file(path)
+    if path.is_dir() and not file.is_file():
         return _evaluate_run(load(path), judging, settings or PredictSettings(), on_progress)
-    if path.suffix == ".json":
-        found = read_coco_results(path, judging.data_set)
-        return _evaluate_file(found, path, judging, is_complete=False)
-    return _evaluate_file(list(read_predictions(path)), path, judging, is_complete=True)
+    if file.suffix == ".json":
+        found = read_coco_results(file, judging.data_set)
+        return _evaluate_file(found, file, judging, is_complete=False)
+    return _evaluate_file(list(read_predictions(file)), file, judging, is_complete=True)
 
 
 def compare(first: Evaluated, second: Evaluated) -> tuple[Difference, ...]:
@@ -265,10 +265,7 @@ def _skipped_beside(path: Path) -> set[str]:
 
 def _origin_of(path: Path) -> tuple[str, int]:
     """What the summary beside a predictions.jsonl says of its thresholds, and their boxes."""
-    summary = path.with_name("predictions.json")
-    if path.suffix != ".jsonl" or not summary.is_file():
-        return "unknown", 0
-    record = json.loads(summary.read_text("utf-8"))
+    record = summary_beside(path) if path.suffix == ".jsonl" else {}
     return str(record.get("thresholds_from", "unknown")), int(record.get("num_boxes_used", 0))
 
 

@@ -16,7 +16,7 @@ from weakloc.output.exporters.jsonl import prediction_line
 from weakloc.predictor.parts import Part, PartStore, cut_into_parts
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.ranks import joined_ranks
-from weakloc.predictor.sources import find_images, folder_of_images
+from weakloc.predictor.sources import find_images
 from weakloc.predictor.tags import Tags
 from weakloc.structures import BrokenImage
 
@@ -79,12 +79,7 @@ def predict_to_folder(
         num_done, num_skipped = store.join(stems, predictions, skipped)
         counts = {"num_done": num_done, "num_skipped": num_skipped}
         _write_summary(out / "predictions.json", predictor, {**described, **counts})
-        others = beside.finish(
-            out,
-            predictions,
-            class_names=predictor.source.class_names,
-            image_root=folder_of_images(images),
-        )
+        others = beside.finish(out, predictions)
     return Written(predictions, skipped, num_done, num_skipped, others)
 
 

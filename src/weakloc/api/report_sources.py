@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from weakloc.api.prediction_files import read_json_object
 from weakloc.api.runs import TrainedRun, load
 from weakloc.config import PredictSettings
-from weakloc.errors import DataError, ImageError, PredictionsError, SettingError, did_you_mean
+from weakloc.errors import DataError, ImageError, SettingError, did_you_mean
 from weakloc.methods.settings import from_settings
 from weakloc.predictor.sources import ImageSource, find_images
 from weakloc.structures import DataSet, Sample
@@ -105,18 +105,12 @@ def read_metrics_file(
     file = reporting.metrics or folder / "metrics.json"
     if reporting.metrics is None and not file.is_file():
         return None
-    record = _read_json(file)
+    record = read_json_object(file)
     several = record.get("runs")
     if isinstance(several, list) and run is not None:
         own = (each for each in several if Path(str(each.get("evaluated"))).name == run.name)
         return next(own, record)
     return record
-
-
-def json_beside(file: Path, name: str) -> Mapping[str, Any]:
-    """The JSON object in a file of the same folder; empty where there is none."""
-    path = file.with_name(name)
-    return _read_json(path) if path.is_file() else {}
 
 
 def run_behind(described: Mapping[str, Any], reporting: Reporting) -> TrainedRun | None:
@@ -143,13 +137,3 @@ def settings_of(described: Mapping[str, Any]) -> PredictSettings:
 def no_picture(name: str) -> NoReturn:
     """Opens an image of which nobody knows where it is."""
     raise ImageError("the images of these predictions were not given", where=name)
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PredictionsError(f"is not readable JSON ({error})", where=str(path)) from error
-    if not isinstance(record, dict):
-        raise PredictionsError("does not hold a JSON object", where=str(path))
-    return record

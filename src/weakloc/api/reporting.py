@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from weakloc.api.data_sets import read
+from weakloc.api.prediction_files import predictions_file, summary_beside
 from weakloc.api.report_sources import (
     MOST_PICTURES,
     Reporting,
     contents_of,
     images_to_see,
-    json_beside,
     no_picture,
     read_metrics_file,
     remembered,
@@ -109,7 +109,7 @@ def make_report(
     path = Path(source)
     if (path / "run.json").is_file():
         return _report_run(load(path), out, reporting, on_progress)
-    file = path / "predictions.jsonl" if path.is_dir() else path
+    file = predictions_file(path)
     if not file.is_file():
         raise PredictionsError(
             "is neither a run folder nor predictions",
@@ -149,7 +149,7 @@ def _report_run(
 def _report_predictions(
     file: Path, out: Path, reporting: Reporting, on_progress: OnProgress
 ) -> Reported:
-    described = json_beside(file, "predictions.json")
+    described = summary_beside(file)
     reporting = replace(reporting, images=reporting.images or described.get("images"))
     chosen = _Chosen(reporting.most_pictures)
     names: dict[str, None] = {}

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from weakloc.errors import SettingError, did_you_mean
+from weakloc.api.prediction_files import export_predictions
+from weakloc.config import ExportOptions
+from weakloc.errors import SettingError
 from weakloc.files import file_name_of, write_whole
 from weakloc.localize.maps import minmax
 from weakloc.output.drawing import draw_grid, draw_prediction
-from weakloc.output.exporters import EXPORTERS, ExportOptions, export_all
+from weakloc.output.exporters import check_formats
 from weakloc.output.exporters.heat_maps import write_heat_maps
 from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.predictor.predictor import Located
@@ -30,14 +31,12 @@ class SideFiles:
     heat_maps: bool = False
     num_drawn: int = 0
     formats: tuple[str, ...] = ()
+    options: ExportOptions = ExportOptions()
 
     def __post_init__(self) -> None:
         if self.num_drawn < 0:
             raise SettingError(f"--draw is {self.num_drawn}", remedy="Give a number of images")
-        for name in self.formats:
-            if name not in EXPORTERS:
-                remedy = did_you_mean(name, EXPORTERS)
-                raise SettingError(f"--format is {name!r}", remedy=remedy)
+        check_formats(self.formats)
 
     def write(self, out: Path, number: int, located: Located) -> None:
         """The files of one image, which is the `number`-th of all."""
@@ -52,24 +51,14 @@ class SideFiles:
             with write_whole(_picture_path(out, prediction.image)) as temporary:
                 picture.save(temporary)
 
-    def finish(
-        self, out: Path, predictions: Path, *, class_names: Sequence[str], image_root: Path | None
-    ) -> dict[str, Path]:
-        """What is made from all predictions together, by name."""
+    def finish(self, out: Path, predictions: Path) -> dict[str, Path]:
+        """What is made from all predictions together and the summary beside them, by name."""
         made: dict[str, Path] = {}
         if self.num_drawn:
             made["pictures"] = _write_sheet(out, predictions, self.num_drawn)
         if self.heat_maps:
             made["heat_maps"] = out / "heat_maps"
-        exported = export_all(
-            predictions,
-            self.formats,
-            out,
-            class_names=class_names,
-            image_root=image_root,
-            options=ExportOptions(),
-        )
-        return {**made, **exported}
+        return made | export_predictions(predictions, self.formats, out, self.options)
 
 
 def _picture_path(out: Path, image: str) -> Path:

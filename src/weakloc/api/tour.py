@@ -7,7 +7,7 @@ to COCO and YOLO, and the report.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from weakloc.api.predicting import predict_to_folder
 from weakloc.api.report_sources import Reporting
 from weakloc.api.reporting import make_report
 from weakloc.api.runs import TrainedRun
+from weakloc.api.side_files import SideFiles
 from weakloc.api.training import train
 from weakloc.config import PredictSettings, TrainSettings
 from weakloc.errors import DataError
-from weakloc.output.exporters import ExportOptions, export_all
 from weakloc.predictor.tags import read_tags
 from weakloc.structures import DataSet
 
@@ -47,7 +47,7 @@ class Tour:
 
     folder: Path
     evaluated: tuple[Evaluated, ...]
-    exports: dict[str, Path]
+    exports: Mapping[str, Path]
     report: Path
 
     @property
@@ -121,7 +121,7 @@ def _train(data_set: DataSet, method: str, out: Path, size: TourSize) -> Trained
     return train(data_set, method=method, out=out, settings=settings)
 
 
-def _predict_and_export(run: TrainedRun, folder: Path) -> dict[str, Path]:
+def _predict_and_export(run: TrainedRun, folder: Path) -> Mapping[str, Path]:
     """The training images, whose tags are known, as somebody who wants them annotated would."""
     images, tags = folder / "scenes", folder / "scenes" / "tags.csv"
     predictor = run.predictor(PredictSettings(masks="threshold"))
@@ -133,12 +133,6 @@ def _predict_and_export(run: TrainedRun, folder: Path) -> dict[str, Path]:
         out,
         described={"run": str(run.path), "tags": str(tags)},
         tags=known,
+        beside=SideFiles(formats=FORMATS),
     )
-    return export_all(
-        written.predictions,
-        FORMATS,
-        out,
-        class_names=run.class_names,
-        image_root=images / "JPEGImages",
-        options=ExportOptions(),
-    )
+    return written.others

@@ -12,24 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from weakloc.cli.formats import Filters, Formats
 from weakloc.cli.memory_allocator import keep_freed_memory
 from weakloc.cli.terminal import Terminal
-from weakloc.config import PredictSettings
-from weakloc.errors import FailureError
+from weakloc.config import ExportOptions, PredictSettings
+from weakloc.errors import FailureError, SettingError
 
 if TYPE_CHECKING:
     from weakloc.api.predicting import Written
+    from weakloc.api.side_files import SideFiles
     from weakloc.predictor.predictor import Predictor
     from weakloc.predictor.tags import Tags
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
+class Beside(Formats):
     """What is written beside predictions.jsonl."""
-
-    formats: Annotated[tuple[str, ...], Parameter(name="--format")] = ()
-    """Also write coco, coco-results, yolo, yolo-segmentation, voc, voc-segmentation,
-    label-studio, cvat, labelme or csv, each into a folder of its name; may be repeated."""
 
     heat_maps: Annotated[bool, Parameter(negative=())] = False
     """Also write the map of every class that has a place, as a grey PNG."""
@@ -55,6 +53,7 @@ def predict(
     resume: Annotated[bool, Parameter(negative=())] = False,
     devices: int = 1,
     beside: Annotated[Beside, Parameter(name="*")] = Beside(),
+    filters: Filters = ExportOptions(),
     settings: Annotated[PredictSettings, Parameter(name="*")] = PredictSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
@@ -84,7 +83,7 @@ def predict(
         _run_on_devices(devices)
         return
     job = _Job(run, images, out, also, tags, resume)
-    written = _predict(job, beside, settings, terminal)
+    written = _predict(job, _side_files(beside, filters, tags), settings, terminal)
     if written.is_first_rank:
         _say(written, terminal)
 
@@ -99,11 +98,22 @@ class _Job:
     resume: bool
 
 
-def _predict(job: _Job, beside: Beside, settings: PredictSettings, terminal: Terminal) -> Written:
-    from weakloc.api.predicting import predict_to_folder
+def _side_files(beside: Beside, filters: ExportOptions, tags: Path | None) -> SideFiles:
     from weakloc.api.side_files import SideFiles
 
-    files = SideFiles(heat_maps=beside.heat_maps, num_drawn=beside.draw, formats=beside.formats)
+    beside.refuse_idle(filters)
+    if filters.tagged_only and tags is None:
+        raise SettingError(
+            "--tagged-only needs to know what is in the images", remedy="Give a table with --tags"
+        )
+    return SideFiles(beside.heat_maps, beside.draw, beside.formats, filters)
+
+
+def _predict(
+    job: _Job, beside: SideFiles, settings: PredictSettings, terminal: Terminal
+) -> Written:
+    from weakloc.api.predicting import predict_to_folder
+
     keep_freed_memory()
     predictor, described = _predictor(job.run, job.also, settings)
     known = None if job.tags is None else _read_tags(job.tags, predictor, terminal)
@@ -114,7 +124,7 @@ def _predict(job: _Job, beside: Beside, settings: PredictSettings, terminal: Ter
             job.out,
             described={**described, "tags": None if job.tags is None else str(job.tags)},
             tags=known,
-            beside=files,
+            beside=beside,
             resume=job.resume,
             on_progress=show,
         )

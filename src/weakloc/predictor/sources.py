@@ -56,7 +56,7 @@ def _are_shards(source: str) -> bool:
 
 
 def folder_of_images(source: str) -> Path | None:
-    """What the names of `find_images(source)` are relative to; None for shards."""
+    """What the names of `find_images(source)` are relative to; None for shards or what is gone."""
     path = Path(source)
     if source == "-":
         return Path()
@@ -64,7 +64,9 @@ def folder_of_images(source: str) -> Path | None:
         return path
     if _are_shards(source):
         return None
-    return path.parent if path.is_file() else Path(_folder_of_glob(source))
+    if path.is_file():
+        return path.parent
+    return Path(_folder_of_glob(source)) if glob.has_magic(source) else None
 
 
 def _from_file(path: Path) -> Iterator[ImageSource]:

@@ -45,7 +45,7 @@ def load(path: Path) -> COCO:
 def test_pycocotools_reads_the_boxes_scores_and_masks_that_were_predicted(
     tmp_path: Path, predictions: list[Prediction], masks: str
 ) -> None:
-    path = export("coco", predictions, tmp_path, ExportOptions(masks=masks))  # type: ignore[arg-type]
+    path = export("coco", predictions, tmp_path, ExportOptions(mask_form=masks))  # type: ignore[arg-type]
     coco = load(path)
     names = {number: entry["name"] for number, entry in coco.cats.items()}
     assert tuple(names[number] for number in sorted(names)) == CLASS_NAMES
@@ -101,7 +101,7 @@ def test_supervision_reads_the_same_boxes(
 ) -> None:
     import supervision
 
-    path = export("coco", predictions, tmp_path, ExportOptions(masks=masks))  # type: ignore[arg-type]
+    path = export("coco", predictions, tmp_path, ExportOptions(mask_form=masks))  # type: ignore[arg-type]
     data_set = supervision.DetectionDataset.from_coco(str(image_root), str(path))
     assert tuple(data_set.classes) == CLASS_NAMES
     by_image = {

@@ -42,7 +42,7 @@ def corners_of(shape: ElementTree.Element) -> np.ndarray:
 def test_annotations_come_back_as_the_predictions(
     tmp_path: Path, predictions: list[Prediction], masks: str
 ) -> None:
-    root = export(predictions, tmp_path, ExportOptions(masks=masks))  # type: ignore[arg-type]
+    root = export(predictions, tmp_path, ExportOptions(mask_form=masks))  # type: ignore[arg-type]
     assert root.findtext("version") == "1.1"
     assert tuple(item.text for item in root.iterfind("meta/task/labels/label/name")) == CLASS_NAMES
     images = root.findall("image")

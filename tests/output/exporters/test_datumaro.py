@@ -73,7 +73,7 @@ def test_coco(tmp_path: Path, predictions: list[Prediction], image_root: Path) -
 
 @pytest.mark.parametrize("masks", ["rle", "polygon"])
 def test_cvat(tmp_path: Path, predictions: list[Prediction], image_root: Path, masks: str) -> None:
-    options = ExportOptions(masks=masks)  # type: ignore[arg-type]
+    options = ExportOptions(mask_form=masks)  # type: ignore[arg-type]
     (tmp_path / "images").symlink_to(image_root)
     items = load("cvat", tmp_path, "cvat", predictions, options=options)
     for prediction in predictions:

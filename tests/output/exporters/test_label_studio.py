@@ -39,7 +39,7 @@ def regions(task: dict[str, Any], kind: str) -> list[dict[str, Any]]:
 def test_tasks_come_back_as_the_predictions(
     tmp_path: Path, predictions: list[Prediction], masks: str
 ) -> None:
-    options = ExportOptions(masks=masks, model_version="run 7", image_prefix="s3://it/")  # type: ignore[arg-type]
+    options = ExportOptions(mask_form=masks, model_version="run 7", image_prefix="s3://it/")  # type: ignore[arg-type]
     tasks, _ = export(predictions, tmp_path, options)
     for task, prediction in zip(tasks, predictions, strict=True):
         url = task["data"]["image"]
@@ -80,7 +80,7 @@ def test_tasks_come_back_as_the_predictions(
 def test_every_region_has_a_control_in_the_interface_that_knows_its_label(
     tmp_path: Path, predictions: list[Prediction], masks: str
 ) -> None:
-    tasks, view = export(predictions, tmp_path, ExportOptions(masks=masks))  # type: ignore[arg-type]
+    tasks, view = export(predictions, tmp_path, ExportOptions(mask_form=masks))  # type: ignore[arg-type]
     assert view.tag == "View"
     image = view.find("Image")
     assert image is not None
@@ -164,7 +164,7 @@ def test_label_studios_own_kit_accepts_the_tasks(
     kit = pytest.importorskip(
         "label_studio_sdk.label_interface", reason="label-studio-sdk is not installed"
     )
-    tasks, _ = export(predictions, tmp_path, ExportOptions(masks=masks))  # type: ignore[arg-type]
+    tasks, _ = export(predictions, tmp_path, ExportOptions(mask_form=masks))  # type: ignore[arg-type]
     interface = kit.LabelInterface((tmp_path / "config.xml").read_text("utf-8"))
     for task in tasks:
         assert interface.validate_task({"data": task["data"]})

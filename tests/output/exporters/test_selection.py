@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.output.exporters.conftest import CLASS_NAMES
+from weakloc.config import ExportOptions
 from weakloc.errors import PredictionsError, SettingError
-from weakloc.output.exporters.selection import ExportOptions, selected
+from weakloc.output.exporters.selection import selected
 from weakloc.structures import Box, Prediction
 
 BOXES = (
@@ -51,10 +52,10 @@ def test_a_selection_is_the_same_as_a_plain_filter(predictions: list[Prediction]
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
-    with pytest.raises(SettingError, match="best_per_class is 0"):
+    with pytest.raises(SettingError, match="--best-per-class is 0"):
         ExportOptions(best_per_class=0)
-    with pytest.raises(SettingError, match=r"masks is .poligon.\. Did you mean .polygon."):
-        ExportOptions(masks="poligon")  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match=r"--mask-form is .poligon.\. Give rle or polygon"):
+        ExportOptions(mask_form="poligon")  # type: ignore[arg-type]
     untagged = Prediction("b.jpg", 9, 5, {})
     with pytest.raises(PredictionsError, match=r"b\.jpg: was predicted without tags"):
         list(selected([untagged], class_names=(), options=ExportOptions(tagged_only=True)))

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from weakloc.config import ExportOptions
 from weakloc.errors import SettingError, did_you_mean
 from weakloc.output.exporters.coco import export_coco_instances, export_coco_results
 from weakloc.output.exporters.cvat import export_cvat
@@ -17,7 +18,6 @@ from weakloc.output.exporters.heat_maps import write_heat_maps
 from weakloc.output.exporters.jsonl import export_jsonl, read_predictions, write_predictions
 from weakloc.output.exporters.label_studio import export_label_studio
 from weakloc.output.exporters.labelme import export_labelme
-from weakloc.output.exporters.selection import ExportOptions
 from weakloc.output.exporters.spreadsheet import export_csv
 from weakloc.output.exporters.voc import export_voc_boxes, export_voc_masks
 from weakloc.output.exporters.yolo import export_yolo_boxes, export_yolo_polygons
@@ -27,6 +27,7 @@ __all__ = [
     "EXPORTERS",
     "ExportOptions",
     "Exporter",
+    "check_formats",
     "export_all",
     "read_predictions",
     "write_heat_maps",
@@ -63,6 +64,12 @@ EXPORTERS: Mapping[str, Exporter] = {
 }
 
 
+def check_formats(names: Iterable[str]) -> None:
+    for name in names:
+        if name not in EXPORTERS:
+            raise SettingError(f"--format is {name!r}", remedy=did_you_mean(name, EXPORTERS))
+
+
 def export_all(
     predictions_file: Path,
     formats: Sequence[str],
@@ -73,9 +80,7 @@ def export_all(
     options: ExportOptions,
 ) -> dict[str, Path]:
     """Every format into the folder of its name, reading the predictions once for each."""
-    for name in formats:
-        if name not in EXPORTERS:
-            raise SettingError(f"there is no format {name!r}", remedy=did_you_mean(name, EXPORTERS))
+    check_formats(formats)
     return {
         name: EXPORTERS[name](
             read_predictions(predictions_file),

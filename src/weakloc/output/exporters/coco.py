@@ -1,7 +1,7 @@
 """COCO: annotations/instances_predicted.json (with scores) and results.json.
 
 Images are numbered from 1 in the order of the predictions, categories from 1 in the order of the
-classes; both files use the same numbers. `masks="polygon"` writes one polygon for each
+classes; both files use the same numbers. `mask_form="polygon"` writes one polygon for each
 connected part, along the pixel borders; holes are cut by seams. An object without a mask has
 an empty segmentation.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from weakloc.config import ExportOptions
 from weakloc.files import open_whole
 from weakloc.geometry import box_area, box_to_xywh
 from weakloc.output.exporters.json_list import ItemWriter, json_text, write_list
@@ -24,7 +25,7 @@ from weakloc.output.exporters.placed_objects import (
     objects_of,
     outlines_of_rle,
 )
-from weakloc.output.exporters.selection import ExportOptions, MaskForm, selected
+from weakloc.output.exporters.selection import MaskForm, selected
 from weakloc.structures import Prediction
 
 
@@ -51,7 +52,9 @@ def export_coco_instances(
         stream.write(f'"categories": {json_text(categories)},\n"annotations": ')
         numbers = _category_numbers(class_names)
         image_writer = ItemWriter(images)
-        write_list(stream, _annotations(chosen, numbers, images=image_writer, masks=options.masks))
+        write_list(
+            stream, _annotations(chosen, numbers, images=image_writer, masks=options.mask_form)
+        )
         image_writer.flush()
         stream.write(',\n"images": [')
         images.seek(0)

@@ -1,7 +1,7 @@
 """CVAT for images 1.1: `annotations.xml` with boxes, points, masks or polygons, and tags.
 
 CVAT's coordinates are ours. An object's box and its parts share a group. Masks are run lengths
-row by row within their box, starting with pixels that are not set; `masks="polygon"` writes one
+row by row within their box, starting with pixels that are not set; `mask_form="polygon"` writes one
 polygon for each connected part. Coordinates have two decimals, as CVAT writes them itself.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from weakloc.config import ExportOptions
 from weakloc.files import open_whole
 from weakloc.output.exporters.markup import xml_attribute, xml_text
 from weakloc.output.exporters.placed_objects import (
@@ -20,7 +21,7 @@ from weakloc.output.exporters.placed_objects import (
     outlines_of_rle,
     tight_box,
 )
-from weakloc.output.exporters.selection import ExportOptions, MaskForm, selected
+from weakloc.output.exporters.selection import MaskForm, selected
 from weakloc.run_lengths import decode_mask
 from weakloc.structures import Prediction
 
@@ -64,7 +65,7 @@ def _image_lines(number: int, prediction: Prediction, options: ExportOptions) ->
     )
     for group, thing in enumerate(objects_of(prediction), start=1):
         yield _box_line(thing, group)
-        yield from _mask_lines(thing, group, prediction.image, options.masks)
+        yield from _mask_lines(thing, group, prediction.image, options.mask_form)
     for point in prediction.points:
         place = f'points="{point.x:.2f},{point.y:.2f}"'
         yield _shape("points", point.class_name, place, point.score, group=0)

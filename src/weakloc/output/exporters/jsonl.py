@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from weakloc.config import ExportOptions
 from weakloc.errors import PredictionsError
 from weakloc.files import open_whole
-from weakloc.output.exporters.selection import ExportOptions, selected
+from weakloc.output.exporters.selection import selected
 from weakloc.structures import Box, Disagreement, Mask, Point, Prediction
 
 SCHEMA = "weakloc.predictions/1"

@@ -3,8 +3,8 @@
 Coordinates are percent of the image. A task's image is `image_prefix` and its path, quoted as a
 URL; the default prefix is that of Label Studio's local files storage, whose root is the folder
 that was predicted. A prediction holds rectangles, points, masks (brush strokes, or polygons with
-`masks="polygon"`) and, as choices, the classes whose score reaches `tag_threshold`. Label Studio
-shows scores in [0, 1]; a task's own score is its certainty, 1 - doubt.
+`mask_form="polygon"`) and, as choices, the classes whose score reaches `tag_threshold`. Label
+Studio shows scores in [0, 1]; a task's own score is its certainty, 1 - doubt.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from urllib.parse import quote
 
 import numpy as np
 
+from weakloc.config import ExportOptions
 from weakloc.errors import PredictionsError
 from weakloc.files import open_whole
 from weakloc.output.exporters.json_list import write_list
 from weakloc.output.exporters.label_studio_brush import pack_brush
 from weakloc.output.exporters.markup import xml_attribute
 from weakloc.output.exporters.placed_objects import outlines_of_rle
-from weakloc.output.exporters.selection import ExportOptions, MaskForm, selected
+from weakloc.output.exporters.selection import MaskForm, selected
 from weakloc.run_lengths import decode_mask
 from weakloc.structures import Box, Mask, Point, Prediction
 
@@ -40,7 +41,7 @@ def export_label_studio(
     del image_root
     chosen = selected(predictions, class_names=class_names, options=options)
     with open_whole(out / "config.xml") as stream:
-        stream.write(labelling_config(class_names, masks=options.masks))
+        stream.write(labelling_config(class_names, masks=options.mask_form))
     path = out / "tasks.json"
     with open_whole(path) as stream:
         write_list(stream, ([task(prediction, options)] for prediction in chosen))
@@ -67,7 +68,7 @@ def results(prediction: Prediction, options: ExportOptions) -> list[dict[str, An
     regions = [_rectangle(box, prediction) for box in prediction.boxes]
     regions += [_keypoint(point, prediction) for point in prediction.points]
     for mask in prediction.masks:
-        regions += _MASK_REGIONS[options.masks](mask, prediction)
+        regions += _MASK_REGIONS[options.mask_form](mask, prediction)
     shared = {
         "to_name": "image",
         "original_width": prediction.width,

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from weakloc.config import ExportOptions
 from weakloc.files import open_whole
 from weakloc.output.exporters.image_names import sidecar, with_stems_of_their_own
 from weakloc.output.exporters.json_list import json_text
 from weakloc.output.exporters.placed_objects import outlines_of_rle
-from weakloc.output.exporters.selection import ExportOptions, selected
+from weakloc.output.exporters.selection import selected
 from weakloc.structures import Prediction
 
 FORMAT_VERSION = "5.5.0"

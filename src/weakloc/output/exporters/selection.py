@@ -3,44 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, TypeAlias, TypeVar
 
-from weakloc.errors import PredictionsError, SettingError, did_you_mean
+from weakloc.config import ExportOptions
+from weakloc.errors import PredictionsError, did_you_mean
 from weakloc.structures import Box, Mask, Point, Prediction
 
 MaskForm: TypeAlias = Literal["rle", "polygon"]
 Place = TypeVar("Place", Point, Box, Mask)
-
-
-@dataclass(frozen=True, slots=True)
-class ExportOptions:
-    """Settings of every format; each uses those that it has a place for.
-
-    `best_per_class` and `best_per_image` count points, boxes and masks apart. `tagged_only`
-    needs predictions that were made with tags. `tag_threshold` is the class score from which an
-    image is said to show a class. `image_prefix` goes before the path of an image in
-    Label Studio's tasks.
-    """
-
-    score_threshold: float = 0.0
-    best_per_class: int | None = None
-    best_per_image: int | None = None
-    tagged_only: bool = False
-    tag_threshold: float = 0.5
-    masks: MaskForm = "rle"
-    model_version: str = "weakloc"
-    image_prefix: str = "/data/local-files/?d="
-
-    def __post_init__(self) -> None:
-        for name in ("best_per_class", "best_per_image"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SettingError(f"{name} is {value}", remedy="Give a whole number from 1 on")
-        if self.masks not in ("rle", "polygon"):
-            raise SettingError(
-                f"masks is {self.masks!r}", remedy=did_you_mean(self.masks, ("rle", "polygon"))
-            )
 
 
 def selected(

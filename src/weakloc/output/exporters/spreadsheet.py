@@ -10,9 +10,10 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from weakloc.config import ExportOptions
 from weakloc.files import open_whole
 from weakloc.output.exporters.placed_objects import compressed
-from weakloc.output.exporters.selection import ExportOptions, selected
+from weakloc.output.exporters.selection import selected
 from weakloc.structures import Prediction
 
 COLUMNS = (

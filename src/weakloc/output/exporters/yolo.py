@@ -15,12 +15,13 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from weakloc.config import ExportOptions
 from weakloc.files import open_whole
 from weakloc.geometry import box_to_yolo
 from weakloc.output.exporters.image_names import sidecar, with_stems_of_their_own
 from weakloc.output.exporters.outlines import join_outlines
 from weakloc.output.exporters.placed_objects import PlacedObject, objects_of, outlines_of_rle
-from weakloc.output.exporters.selection import ExportOptions, selected
+from weakloc.output.exporters.selection import selected
 from weakloc.structures import Prediction
 
 Describe: TypeAlias = Callable[[PlacedObject, Prediction], list[float]]
