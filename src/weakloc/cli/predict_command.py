@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -112,10 +112,11 @@ def _side_files(beside: Beside, filters: ExportOptions, tags: Path | None) -> Si
 def _predict(
     job: _Job, beside: SideFiles, settings: PredictSettings, terminal: Terminal
 ) -> Written:
+    from weakloc.api.any_run import predictor_of
     from weakloc.api.predicting import predict_to_folder
 
     keep_freed_memory()
-    predictor, described = _predictor(job.run, job.also, settings)
+    predictor, described = predictor_of(job.run, job.also, settings)
     known = None if job.tags is None else _read_tags(job.tags, predictor, terminal)
     with terminal.progress("images") as show:
         return predict_to_folder(
@@ -144,36 +145,6 @@ def _say(written: Written, terminal: Terminal) -> None:
             "skipped": written.num_skipped,
         }
     )
-
-
-def _predictor(
-    run: str, also: tuple[str, ...], settings: PredictSettings
-) -> tuple[Predictor, dict[str, Any]]:
-    from weakloc.api.any_classifier import TIMM, timm_predictor
-    from weakloc.api.exporting import SUFFIX, load_onnx
-    from weakloc.api.fusing import FusedRuns
-    from weakloc.api.runs import load
-
-    if also:
-        runs = tuple(load(path) for path in (run, *also))
-        fused = FusedRuns(runs)
-        scores_from = "mean of scores" if fused.late_classifier() is None else "late classifier"
-        described = {
-            "run": run,
-            "also": list(also),
-            "scores_from": scores_from,
-            "thresholds_from": "mean of the runs'",
-            "num_boxes_used": sum(each.num_boxes_used for each in runs),
-        }
-        return fused.predictor(settings), described
-    if run.startswith(TIMM):
-        return timm_predictor(run, settings), {"run": run, "thresholds_from": "fixed 0.2"}
-    if run.endswith(SUFFIX):
-        exported = load_onnx(run)
-        tuned = exported.record.thresholds_from
-        return exported.predictor(settings), {"run": run, "thresholds_from": tuned}
-    trained = load(run)
-    return trained.predictor(settings), {"run": run, **trained.origin_of_thresholds}
 
 
 def _read_tags(path: Path, predictor: Predictor, terminal: Terminal) -> Tags:
