@@ -1,14 +1,15 @@
 """Label Studio: `tasks.json` with pre-annotations, and `config.xml`, the labelling interface.
 
 Coordinates are percent of the image. A task's image is `image_prefix` and its path, quoted as a
-URL; the default prefix is that of Label Studio's local files storage, whose root is the folder
-that was predicted. A prediction holds rectangles, points, masks (brush strokes, or polygons with
+URL; without one it is a file of Label Studio's local storage, whose document root is taken to be
+the folder above `image_root`. A prediction holds rectangles, points, masks (brush strokes, or polygons with
 `mask_form="polygon"`) and, as choices, the classes whose score reaches `tag_threshold`. Label
 Studio shows scores in [0, 1]; a task's own score is its certainty, 1 - doubt.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from weakloc.output.exporters.selection import MaskForm, selected
 from weakloc.run_lengths import decode_mask
 from weakloc.structures import Box, Mask, Point, Prediction
 
+LOCAL_FILES = "/data/local-files/?d="
 POINT_WIDTH = 0.6  # percent of the image's width: how large Label Studio draws a point
 
 
@@ -38,29 +40,44 @@ def export_label_studio(
     image_root: Path | None,
     options: ExportOptions,
 ) -> Path:
-    del image_root
+    prefix = options.image_prefix
+    if prefix is None:
+        prefix = _local_files_prefix(image_root)
     chosen = selected(predictions, class_names=class_names, options=options)
     with open_whole(out / "config.xml") as stream:
         stream.write(labelling_config(class_names, masks=options.mask_form))
     path = out / "tasks.json"
     with open_whole(path) as stream:
-        write_list(stream, ([task(prediction, options)] for prediction in chosen))
+        write_list(stream, ([task(prediction, prefix, options)] for prediction in chosen))
         stream.write("\n")
     return path
 
 
-def task(prediction: Prediction, options: ExportOptions) -> dict[str, Any]:
+def _local_files_prefix(image_root: Path | None) -> str:
+    if image_root is None:
+        raise PredictionsError(
+            "Label Studio must be told where the images are, and their folder is not known",
+            remedy="Say with --image-prefix what goes before the path of each image",
+        )
+    # Not resolve(): a link is known to Label Studio by its own name.
+    folder = Path(os.path.abspath(image_root)).name  # noqa: PTH100
+    return f"{LOCAL_FILES}{quote(folder)}/"
+
+
+def task(prediction: Prediction, image_prefix: str, options: ExportOptions) -> dict[str, Any]:
     """One image with its pre-annotation."""
+    regions = results(prediction, options)
     return {
-        "data": {"image": options.image_prefix + quote(prediction.image)},
-        "predictions": [
-            {
-                "model_version": options.model_version,
-                "score": 1.0 - prediction.doubt,
-                "result": results(prediction, options),
-            }
-        ],
+        "data": {"image": image_prefix + quote(prediction.image)},
+        "predictions": [pre_annotation(regions, score=1.0 - prediction.doubt, options=options)],
     }
+
+
+def pre_annotation(
+    regions: list[dict[str, Any]], *, score: float, options: ExportOptions
+) -> dict[str, Any]:
+    """What Label Studio calls a prediction; it shows the score in its list of tasks."""
+    return {"model_version": options.model_version, "score": score, "result": regions}
 
 
 def results(prediction: Prediction, options: ExportOptions) -> list[dict[str, Any]]:
