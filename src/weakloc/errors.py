@@ -72,6 +72,10 @@ class TrainingError(FailureError):
     """Training stopped: not-a-number loss, full disk, interrupted."""
 
 
+class StoppedError(TrainingError):
+    """A signal asked training to stop; what was learned so far is saved."""
+
+
 def did_you_mean(value: str, candidates: Iterable[str]) -> str:
     """A remedy sentence: the nearest candidate if one is near, else the list of them."""
     names = sorted(candidates)

@@ -59,7 +59,7 @@ def method_named(name: str, preset: Preset, choices: Mapping[str, Any]) -> Metho
         raise SettingError(f"there is no method {name!r}", remedy=did_you_mean(name, METHODS))
     kind = METHODS[name]
     method = kind.literal() if preset == "literal" else kind.practical()
-    return from_settings(kind, _merged(to_settings(method), choices)) if choices else method
+    return from_settings(kind, merged_settings(to_settings(method), choices)) if choices else method
 
 
 def parse_choices(pairs: Sequence[str]) -> dict[str, Any]:
@@ -84,11 +84,11 @@ def _value(text: str) -> Any:
         return text
 
 
-def _merged(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merged_settings(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The fields with the changes, part by part; unknown names are kept for the check to meet."""
     merged = dict(fields)
     for name, value in changes.items():
         own = merged.get(name)
         both = isinstance(value, Mapping) and isinstance(own, Mapping)
-        merged[name] = _merged(own, value) if both and own is not None else value
+        merged[name] = merged_settings(own, value) if both and own is not None else value
     return merged

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from weakloc.errors import TrainingError
+from weakloc.errors import StoppedError
 
 # SIGUSR1 is what SLURM sends ahead of a time limit (`--signal=USR1@120`).
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
@@ -23,7 +23,7 @@ class Interruption:
 
     def receive(self, number: int, _frame: FrameType | None) -> None:
         if self.signal_name is not None:
-            raise TrainingError(
+            raise StoppedError(
                 "stopped at once, as asked twice",
                 remedy="Continue with the same command and --resume from what was saved before",
             )

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from weakloc.errors import RunError, TrainingError
+from weakloc.errors import RunError, StoppedError
 from weakloc.files import write_whole
 from weakloc.structures import BrokenImage
 from weakloc.training.interruption import Interruption
@@ -223,9 +223,9 @@ class Keeper(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=trainer.global_step)
 
-    def _stopped(self, place: str) -> TrainingError:
+    def _stopped(self, place: str) -> StoppedError:
         name = self.interruption.signal_name or "another process"
-        return TrainingError(
+        return StoppedError(
             f"stopped by {name}; everything up to {place} is saved in {self._path}",
             remedy="Continue with the same command and --resume",
         )

@@ -1,0 +1,171 @@
+"""The measured cells of a recipe -> rows over the seeds, verdicts, and all of it as JSON."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from weakloc.api.reproducing_tasks import Looking, read_json
+from weakloc.api.reproducing_verdicts import Judgement, judge_finding
+from weakloc.recipes.recipe import Finding, Recipe
+
+SCHEMA = "weakloc.reproduction/1"
+PACKAGES = ("weakloc", "torch", "torchvision", "timm", "numpy")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell: its numbers as metric -> seed -> value, and all records behind them."""
+
+    cell: str
+    values: Mapping[str, Mapping[int, float]]
+    records: tuple[Mapping[str, Any], ...]
+
+    def mean(self, metric: str) -> float | None:
+        found = list(self.values.get(metric, {}).values())
+        return float(np.mean(found)) if found else None
+
+    def deviation(self, metric: str) -> float | None:
+        """Of the sample over the seeds; None for fewer than two."""
+        found = list(self.values.get(metric, {}).values())
+        return float(np.std(found, ddof=1)) if len(found) > 1 else None
+
+    @property
+    def boxes_used(self) -> int:
+        """The most drawn boxes that any seed learned from or tuned its thresholds on."""
+        tuned = [min(record["boxes_used"].values(), default=0) for record in self.records]
+        learned = [int(record["boxes_learned_from"]) for record in self.records]
+        return max(tuned) + max(learned)
+
+
+@dataclass(frozen=True)
+class Results:
+    """`missing` and `failures` say why cells or seeds have no numbers."""
+
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    rows: tuple[Row, ...]
+    judgements: tuple[Judgement, ...]
+    missing: Mapping[str, str]
+    failures: Mapping[str, str]
+
+    @classmethod
+    def collected(
+        cls,
+        recipe: Recipe,
+        seeds: Iterable[int],
+        looked: Sequence[Looking],
+        missing: Mapping[str, str],
+        failures: Mapping[str, str],
+    ) -> Results:
+        records: dict[str, list[dict[str, Any]]] = {}
+        for each in looked:
+            if each.is_done:
+                record = {**read_json(each.path), "cell": each.cell}
+                records.setdefault(each.cell, []).append(record)
+        rows = {name: _row(name, found) for name, found in records.items()}
+        judgements = [_judged(finding, rows, missing) for finding in recipe.findings]
+        return cls(recipe, tuple(seeds), tuple(rows.values()), tuple(judgements), missing, failures)
+
+    def best_baseline(self, metric: str) -> tuple[str, float] | None:
+        """The best answer that looks at no image; it is the same for all cells."""
+        found = self.rows[0].records[0]["baselines"].get(metric, {})
+        return max(found.items(), key=lambda pair: pair[1], default=None)
+
+    def is_oracle(self, metric: str) -> bool:
+        """Whether the truth that is measured with also chose the threshold."""
+        record = self.rows[0].records[0]
+        least = min(record["boxes_used"].values(), default=0)
+        return int(record["boxes_used"].get(metric, 0)) > least
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those of the recipe that could be measured."""
+        found = {metric for row in self.rows for metric, values in row.values.items() if values}
+        return tuple(metric for metric in self.recipe.metrics if metric in found)
+
+    @property
+    def unmeasured(self) -> dict[str, str]:
+        if not self.rows:
+            return {}
+        reasons = self.rows[0].records[0]["unavailable"]
+        return {
+            metric: reasons.get(metric, "not measured")
+            for metric in self.recipe.metrics
+            if metric not in self.metrics
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "recipe": self.recipe.name,
+            "number": self.recipe.number,
+            "reference": self.recipe.reference,
+            "question": self.recipe.question,
+            "seeds": list(self.seeds),
+            "versions": {name: version(name) for name in PACKAGES},
+            "python": platform.python_version(),
+            "cells": [_row_json(row) for row in self.rows],
+            "published": [asdict(each) for each in self.recipe.published],
+            "findings": [_judgement_json(each) for each in self.judgements],
+            "not_tested": dict(self.missing),
+            "failed": dict(self.failures),
+        }
+
+
+def _row(name: str, records: Sequence[Mapping[str, Any]]) -> Row:
+    metrics = dict.fromkeys(metric for record in records for metric in record["values"])
+    values = {
+        metric: {
+            int(record["seed"]): float(record["values"][metric])
+            for record in records
+            if metric in record["values"]
+        }
+        for metric in metrics
+    }
+    return Row(name, values, tuple(records))
+
+
+def _judged(finding: Finding, rows: Mapping[str, Row], missing: Mapping[str, str]) -> Judgement:
+    sides = (
+        (finding.better, finding.metric),
+        (finding.worse, finding.worse_metric or finding.metric),
+    )
+    found = [rows[cell].values.get(metric, {}) if cell in rows else {} for cell, metric in sides]
+    reasons = [_why_no_number(cell, metric, rows, missing) for cell, metric in sides]
+    return judge_finding(finding, found[0], found[1], reasons[0] or reasons[1])
+
+
+def _why_no_number(
+    cell: str, metric: str, rows: Mapping[str, Row], missing: Mapping[str, str]
+) -> str:
+    if cell not in rows:
+        return f"{cell}: {missing.get(cell, 'it failed')}"
+    if rows[cell].values.get(metric):
+        return ""
+    return f"no {metric}: {rows[cell].records[0]['unavailable'].get(metric, 'not measured')}"
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    return {
+        "cell": row.cell,
+        "boxes_used": row.boxes_used,
+        "mean": {metric: row.mean(metric) for metric in row.values},
+        "deviation": {metric: row.deviation(metric) for metric in row.values},
+        "seeds": [dict(record) for record in row.records],
+    }
+
+
+def _judgement_json(judgement: Judgement) -> dict[str, Any]:
+    return {
+        **asdict(judgement.finding),
+        "verdict": judgement.verdict,
+        "mean_difference": judgement.mean,
+        "differences": list(judgement.differences),
+        "reason": judgement.reason,
+    }

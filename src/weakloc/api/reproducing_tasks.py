@@ -1,0 +1,234 @@
+"""The two kinds of work in a recipe: training a network, and looking with it at images.
+
+Each leaves what it found in a file that is written whole, so a killed reproduction goes on where it
+was; the file's name holds a digest of everything that its content depends on.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from weakloc import __version__
+from weakloc.api.calibrating import Plan, calibrate, oracle
+from weakloc.api.data_sets import read
+from weakloc.api.evaluating import Evaluated, Judging, judge
+from weakloc.api.reproducing_data import learning_set, measured_set
+from weakloc.api.runs import TrainedRun, load
+from weakloc.api.training import merged_settings, train
+from weakloc.config import DataSettings, PredictSettings, TrainSettings
+from weakloc.files import open_whole
+from weakloc.methods import METHODS
+from weakloc.methods.method import Preset
+from weakloc.methods.settings import from_settings, to_settings
+from weakloc.recipes.recipe import Tuning
+from weakloc.structures import DataSet
+from weakloc.training.saving import CHECKPOINT_NAME
+
+MARK_NAME = "trained.json"
+BOXES_TO_TUNE = 20
+# What changes how fast a training is, not what it learns.
+_FREE = ("workers", "checkpoint_minutes", "feature_cache")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data set of a reproduction, which every process reads for itself.
+
+    `digest` stands for its content, `needs_masks` keeps drawn masks for the metrics that ask.
+    """
+
+    path: str
+    reading: DataSettings
+    digest: str
+    needs_masks: bool
+
+    def open(self) -> DataSet:
+        return _read(self.path, self.reading)
+
+
+@functools.lru_cache(maxsize=1)
+def _read(path: str, reading: DataSettings) -> DataSet:
+    return read(path, reading)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One network that is to be trained; several cells may share it."""
+
+    source: Source
+    folder: Path
+    method: str
+    preset: Preset
+    choices: Mapping[str, Any]
+    settings: TrainSettings
+    crops_of_boxes: bool = False
+
+    @property
+    def digest(self) -> str:
+        learned = {name: value for name, value in self.described.items() if name not in _FREE}
+        return digest_of([__version__, self.source.digest, learned])
+
+    @property
+    def described(self) -> dict[str, Any]:
+        return {
+            "method": self.method,
+            "preset": self.preset,
+            "choices": dict(self.choices),
+            "crops_of_boxes": self.crops_of_boxes,
+            **to_settings(self.settings),
+        }
+
+    @property
+    def run_folder(self) -> Path:
+        return self.folder / "runs" / f"{self.method}-seed{self.settings.seed}-{self.digest}"
+
+    @property
+    def is_done(self) -> bool:
+        return (self.run_folder / MARK_NAME).is_file()
+
+    def run(self) -> None:
+        """Trains, or goes on with what an interrupted training left."""
+        if self.is_done:
+            return
+        checkpoint = self.run_folder / CHECKPOINT_NAME
+        if self.run_folder.exists() and not checkpoint.is_file():
+            shutil.rmtree(self.run_folder)
+        data_set, num_boxes = learning_set(
+            self.source.open(),
+            self.settings.train_split,
+            self.folder / "crops" if self.crops_of_boxes else None,
+        )
+        began = time.perf_counter()
+        trained = train(
+            data_set,
+            method=self.method,
+            preset=self.preset,
+            choices=self.choices,
+            out=self.run_folder,
+            settings=self.settings,
+            resume=True,
+        )
+        record = {
+            "seconds": round(time.perf_counter() - began, 2),
+            "epochs": len(trained.run.history),
+            "num_parameters": sum(each.numel() for each in trained.run.network.parameters()),
+            "num_boxes": num_boxes,
+            "notes": list(trained.run.notes),
+        }
+        write_json(self.run_folder / MARK_NAME, record)
+        checkpoint.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Looking:
+    """One cell with one seed: a trained network, how it looks, and where its numbers go."""
+
+    cell: str
+    training: Training
+    look: PredictSettings
+    search: Mapping[str, Any]
+    tuning: Tuning
+
+    @property
+    def digest(self) -> str:
+        look = {name: value for name, value in asdict(self.look).items() if name != "workers"}
+        needs = self.training.source.needs_masks
+        return digest_of([self.training.digest, look, dict(self.search), self.tuning, needs])
+
+    @property
+    def path(self) -> Path:
+        return self.training.folder / "cells" / f"{self.digest}.json"
+
+    @property
+    def is_done(self) -> bool:
+        return self.path.is_file()
+
+    def run(self) -> None:
+        """Measures on the watched split, with thresholds from where the cell says."""
+        if self.is_done:
+            return
+        source, split = self.training.source, self.training.settings.val_split
+        data_set = measured_set(source.open(), split, with_masks=source.needs_masks)
+        tuned = self._tuned(self._searching(load(self.training.run_folder)), source.open())
+        began = time.perf_counter()
+        found = judge(tuned, Judging(data_set, split, num_resamples=0), settings=self.look)
+        seconds = time.perf_counter() - began
+        write_json(self.path, self._record(found, seconds))
+
+    def _searching(self, trained: TrainedRun) -> TrainedRun:
+        """Without thresholds that another cell of the same network may have tuned."""
+        run = replace(trained.run, thresholds=None)
+        if not self.search:
+            return TrainedRun(run)
+        fields = merged_settings(to_settings(run.method), self.search)
+        return TrainedRun(replace(run, method=from_settings(METHODS[run.method.name], fields)))
+
+    def _tuned(self, trained: TrainedRun, data_set: DataSet) -> TrainedRun:
+        if self.tuning == "fixed":
+            return trained
+        settings = self.training.settings
+        if self.tuning == "oracle":
+            plan = Plan(split=settings.val_split)
+            found = oracle(trained, data_set, plan, settings=self.look)
+            return TrainedRun(replace(trained.run, thresholds=found.to_json()))
+        plan = Plan(
+            split=settings.train_split,
+            num_boxes=0 if self.tuning == "tags" else BOXES_TO_TUNE,
+            granularity="global" if self.tuning == "boxes, one threshold" else "class",
+            seed=settings.seed,
+        )
+        return calibrate(trained, data_set, plan, settings=self.look)
+
+    def _record(self, found: Evaluated, seconds: float) -> dict[str, Any]:
+        report = found.report
+        trained = read_json(self.training.run_folder / MARK_NAME)
+        return {
+            "cell": self.cell,
+            "seed": self.training.settings.seed,
+            "values": {each.name: each.value for each in report.results if each.value is not None},
+            "boxes_used": {each.name: each.hidden_supervision for each in report.results},
+            "boxes_learned_from": trained["num_boxes"],
+            "baselines": {name: dict(values) for name, values in report.baselines.items()},
+            "unavailable": dict(report.unavailable),
+            "curves": {
+                each.name: {
+                    name: [list(curve.thresholds), list(curve.values)]
+                    for name, curve in each.curves.items()
+                }
+                for each in report.results
+                if each.name == "max_box_acc"
+            },
+            "thresholds_from": found.tuned_by,
+            "num_images": found.num_images,
+            "seconds_to_train": trained["seconds"],
+            "seconds_to_measure": round(seconds, 2),
+            "num_parameters": trained["num_parameters"],
+            "notes": trained["notes"],
+            "training": self.training.described,
+            "look": asdict(self.look),
+            "search": dict(self.search),
+            "tuning": self.tuning,
+        }
+
+
+def digest_of(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_json(path: Path, content: Any) -> None:
+    with open_whole(path) as file:
+        json.dump(content, file, indent=1, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,111 @@
+"""`weakloc reproduce`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from weakloc.cli.memory_allocator import keep_freed_memory
+from weakloc.cli.terminal import Terminal
+from weakloc.config import DataSettings, TrainSettings
+from weakloc.recipes import RECIPES
+from weakloc.recipes.setups import Budget
+
+if TYPE_CHECKING:
+    from weakloc.api.reproducing_results import Results
+
+
+def reproduce(
+    recipe: str | None = None,
+    /,
+    *,
+    data: str | None = None,
+    out: Path | None = None,
+    budget: Budget = "standard",
+    seeds: int | None = None,
+    jobs: int | None = None,
+    cells: Annotated[tuple[str, ...], Parameter(name="--cell")] = (),
+    choices: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
+    settings: Annotated[TrainSettings, Parameter(name="*")] = TrainSettings(),
+    reading: Annotated[DataSettings, Parameter(name="*")] = DataSettings(),
+    terminal: Terminal = Terminal(),
+) -> None:
+    """Run a paper's experiment again: its table, ours beside it, and which of its claims hold.
+
+    Give the same command again to go on where it stopped, or with more seeds.
+
+    Parameters
+    ----------
+    recipe
+        The experiment. Not given: all of them are listed.
+    data
+        Data set with drawn boxes. Not given: scenes are drawn.
+    out
+        Folder for the results and all runs. Not given: reproduced/RECIPE.
+    budget
+        quick or standard: scenes, or your data in the practical preset; paper: the paper's own
+        settings, for its own data; paper60: those in 60 epochs with mirrored images.
+    seeds
+        Trainings of each cell, from --seed on. Not given: 3, and 1 in quick.
+    jobs
+        Processes that work side by side. Not given: one for each core, or one with a GPU.
+    cells
+        Run only this cell; may be given several times.
+    choices
+        NAME=VALUE for a choice of the method in all cells.
+    """
+    if recipe is None:
+        _list(terminal)
+        return
+    from weakloc.api.reproducing import Reproduction, reproduce
+    from weakloc.api.training import parse_choices
+
+    folder = out or Path("reproduced") / recipe
+    wanted = Reproduction(
+        out=folder,
+        data=data,
+        budget=budget,
+        num_seeds=seeds,
+        jobs=jobs,
+        settings=settings,
+        reading=reading,
+        choices=parse_choices(choices),
+        only=cells,
+    )
+    results = reproduce(recipe, wanted, say=terminal.say, prepare=keep_freed_memory)
+    _show(results, folder, terminal)
+    terminal.give(results.to_json())
+
+
+def _list(terminal: Terminal) -> None:
+    rows = [
+        (each.name, each.reference, each.question, each.papers_data) for each in RECIPES.values()
+    ]
+    terminal.table("Experiments of the papers", ("recipe", "from", "question", "there on"), rows)
+    terminal.say("On drawn scenes each takes minutes: weakloc reproduce RECIPE --budget quick")
+    terminal.say(
+        "The papers' own data is not here, and nothing was run on it; give it with --data."
+    )
+    terminal.give([{"name": name, "question": each.question} for name, each in RECIPES.items()])
+
+
+def _show(results: Results, folder: Path, terminal: Terminal) -> None:
+    from weakloc.api.reproducing_page import difference, table
+
+    header, rows = table(results)
+    recipe = results.recipe
+    terminal.table(
+        f"{recipe.title} ({recipe.number}, {recipe.reference}), in percent", header, rows
+    )
+    found = [
+        (each.finding.claim, each.finding.said_by, difference(each), each.verdict)
+        for each in results.judgements
+    ]
+    terminal.table("Findings", ("claim", "said by", "points (each seed)", "verdict"), found)
+    for cell, reason in results.missing.items():
+        terminal.say(f"not tested: {cell} ({reason})")
+    for cell, reason in results.failures.items():
+        terminal.say(f"failed: {cell}: {reason}")
+    terminal.say(f"Everything: {folder / 'results.md'}")

@@ -1,0 +1,66 @@
+"""All four methods with one network on one data set: this project's own table."""
+
+from __future__ import annotations
+
+from weakloc.recipes.recipe import Cell, Finding, Published, Recipe
+
+_NUMBERS = (
+    "classification_map",
+    "point_map",
+    "pointing_accuracy",
+    "box_map_50",
+    "corloc",
+    "max_box_acc_v2",
+    "mean_iou",
+)
+
+
+def _points(claim: str, better: str, worse: str, said_by: str) -> Finding:
+    return Finding(claim=claim, metric="point_map", better=better, worse=worse, said_by=said_by)
+
+
+HEADLINE = Recipe(
+    name="headline",
+    number="X1",
+    title="Four methods, one network, one data set",
+    reference="WILDCAT, point localisation; BEAM table 1",
+    question="Which method names and places objects best when nothing else differs?",
+    papers_data="VOC 2012 val, each method with its own network",
+    cells=(
+        Cell(name="max_mil", method="max_mil"),
+        Cell(name="cam", method="cam"),
+        Cell(name="wildcat", method="wildcat"),
+        Cell(name="beam", method="beam"),
+        Cell(name="wildcat x objectness", method="wildcat", look={"objectness": "distance"}),
+        Cell(name="cam x objectness", method="cam", look={"objectness": "distance"}),
+    ),
+    metrics=_NUMBERS,
+    findings=(
+        _points("WILDCAT places better than Max-MIL (+8.4)", "wildcat", "max_mil", "WILDCAT"),
+        _points("WILDCAT places better than BEAM (+3.2)", "wildcat", "beam", "WILDCAT"),
+        _points("BEAM places better than Max-MIL (+5.2)", "beam", "max_mil", "BEAM"),
+        _points("WILDCAT places better than CAM", "wildcat", "cam", "weakloc"),
+        Finding(
+            claim="maps x objectness place better than maps",
+            metric="point_map",
+            better="wildcat x objectness",
+            worse="wildcat",
+        ),
+        Finding(
+            claim="maps x objectness give better boxes than maps",
+            metric="box_map_50",
+            better="wildcat x objectness",
+            worse="wildcat",
+        ),
+    ),
+    published=(
+        Published(
+            source="WILDCAT, point localisation",
+            data="VOC 2012 val",
+            metric="point_map",
+            values={"max_mil": 74.5, "beam": 79.7, "wildcat": 82.9},
+        ),
+    ),
+)
+
+RECIPES = (HEADLINE,)
