@@ -291,8 +291,9 @@ class ExportOptions:
     model_version: str = "weakloc"
     """What Label Studio shows as the version of the model."""
 
-    image_prefix: str = "/data/local-files/?d="
-    """What goes before the path of an image in Label Studio's tasks."""
+    image_prefix: str | None = None
+    """What goes before the path of an image in Label Studio's tasks. Not given: its local files,
+    where the document root is the folder above the images."""
 
     def __post_init__(self) -> None:
         for name in ("best_per_class", "best_per_image"):

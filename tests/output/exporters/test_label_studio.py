@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,18 +14,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.output.exporters.conftest import CLASS_NAMES
+from weakloc.errors import PredictionsError
 from weakloc.output.exporters import EXPORTERS, ExportOptions
 from weakloc.output.exporters.label_studio_brush import pack_brush, unpack_brush
 from weakloc.output.exporters.outlines import fill_outline
 from weakloc.run_lengths import decode_mask
 from weakloc.structures import Prediction
 
+IMAGE_ROOT = Path("photos", "ours & 100% ü")
+
 
 def export(
-    predictions: list[Prediction], out: Path, options: ExportOptions
+    predictions: list[Prediction],
+    out: Path,
+    options: ExportOptions,
+    image_root: Path | None = IMAGE_ROOT,
 ) -> tuple[list[dict[str, Any]], ElementTree.Element]:
     path = EXPORTERS["label-studio"](
-        iter(predictions), out, class_names=CLASS_NAMES, image_root=None, options=options
+        iter(predictions), out, class_names=CLASS_NAMES, image_root=image_root, options=options
     )
     tasks = json.loads(path.read_text("utf-8"))
     return tasks, ElementTree.parse(out / "config.xml").getroot()
@@ -74,6 +80,44 @@ def test_tasks_come_back_as_the_predictions(
             assert (drawn[mask.score] == decode_mask(mask.rle)).all()
         said = [name for item in regions(task, "choices") for name in item["value"]["choices"]]
         assert said == [name for name, score in prediction.scores.items() if score >= 0.5]
+
+
+def served_path(url: str) -> str:
+    """The path below the document root that Label Studio reads from a URL, as Django parses it."""
+    address = urlsplit(url)
+    assert (address.scheme, address.netloc, address.fragment) == ("", "", "")
+    assert address.path == "/data/local-files/"
+    (path,) = parse_qs(address.query, strict_parsing=True)["d"]
+    return path
+
+
+def test_images_count_from_the_folder_above_theirs(
+    tmp_path: Path, predictions: list[Prediction]
+) -> None:
+    tasks, _ = export(predictions, tmp_path, ExportOptions())
+    served = [served_path(task["data"]["image"]) for task in tasks]
+    assert served == [f"ours & 100% ü/{prediction.image}" for prediction in predictions]
+
+
+@pytest.mark.parametrize("root", [".", "../own folder", "../own folder/sub/..", "linked"])
+def test_the_folder_of_the_images_is_named_as_label_studio_knows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, predictions: list[Prediction], root: str
+) -> None:
+    own = tmp_path / "own folder"
+    (own / "sub").mkdir(parents=True)
+    (own / "linked").symlink_to("sub")
+    monkeypatch.chdir(own)
+    tasks, _ = export(predictions, tmp_path / "out", ExportOptions(), Path(root))
+    folder = "linked" if root == "linked" else "own folder"
+    assert served_path(tasks[0]["data"]["image"]) == f"{folder}/{predictions[0].image}"
+
+
+def test_a_folder_that_is_not_known_must_be_said(
+    tmp_path: Path, predictions: list[Prediction]
+) -> None:
+    with pytest.raises(PredictionsError, match="--image-prefix"):
+        export(predictions, tmp_path / "out", ExportOptions(), image_root=None)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("masks", ["rle", "polygon"])

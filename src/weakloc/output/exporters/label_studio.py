@@ -2,9 +2,10 @@
 
 Coordinates are percent of the image. A task's image is `image_prefix` and its path, quoted as a
 URL; without one it is a file of Label Studio's local storage, whose document root is taken to be
-the folder above `image_root`. A prediction holds rectangles, points, masks (brush strokes, or polygons with
-`mask_form="polygon"`) and, as choices, the classes whose score reaches `tag_threshold`. Label
-Studio shows scores in [0, 1]; a task's own score is its certainty, 1 - doubt.
+the folder above `image_root`. A prediction holds rectangles, points, masks (brush strokes, or
+polygons with `mask_form="polygon"`) and, as choices, the classes whose score reaches
+`tag_threshold`. Label Studio shows scores in [0, 1]; a task's own score is its certainty,
+1 - doubt.
 """
 
 from __future__ import annotations
