@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,16 +18,35 @@ if TYPE_CHECKING:
     from weakloc.api.reproducing_results import Results
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """How much of an experiment is run, on what."""
+
+    data: str | None = None
+    """Data set with drawn boxes. Not given: scenes are drawn."""
+
+    out: Path | None = None
+    """Folder for the results and all runs. Not given: reproduced/RECIPE."""
+
+    budget: Budget = "standard"
+    """quick, standard: minutes on scenes, or your data in the practical preset; paper: the paper's
+    own settings, for its own data; paper60: those in 60 epochs with mirrored images."""
+
+    seeds: int | None = None
+    """Trainings of each cell, from --seed on. Not given: 3, and 1 in quick."""
+
+    jobs: int | None = None
+    """Processes that work side by side. Not given: one for each core, or one with a GPU."""
+
+    cell: tuple[str, ...] = ()
+    """Run only this cell; may be given several times."""
+
+
 def reproduce(
     recipe: str | None = None,
     /,
     *,
-    data: str | None = None,
-    out: Path | None = None,
-    budget: Budget = "standard",
-    seeds: int | None = None,
-    jobs: int | None = None,
-    cells: Annotated[tuple[str, ...], Parameter(name="--cell")] = (),
+    scope: Annotated[Scope, Parameter(name="*")] = Scope(),
     choices: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     settings: Annotated[TrainSettings, Parameter(name="*")] = TrainSettings(),
     reading: Annotated[DataSettings, Parameter(name="*")] = DataSettings(),
@@ -34,25 +54,12 @@ def reproduce(
 ) -> None:
     """Run a paper's experiment again: its table, ours beside it, and which of its claims hold.
 
-    Give the same command again to go on where it stopped, or with more seeds.
+    The same command again goes on where it stopped; with more seeds it adds them.
 
     Parameters
     ----------
     recipe
         The experiment. Not given: all of them are listed.
-    data
-        Data set with drawn boxes. Not given: scenes are drawn.
-    out
-        Folder for the results and all runs. Not given: reproduced/RECIPE.
-    budget
-        quick or standard: scenes, or your data in the practical preset; paper: the paper's own
-        settings, for its own data; paper60: those in 60 epochs with mirrored images.
-    seeds
-        Trainings of each cell, from --seed on. Not given: 3, and 1 in quick.
-    jobs
-        Processes that work side by side. Not given: one for each core, or one with a GPU.
-    cells
-        Run only this cell; may be given several times.
     choices
         NAME=VALUE for a choice of the method in all cells.
     """
@@ -62,17 +69,17 @@ def reproduce(
     from weakloc.api.reproducing import Reproduction, reproduce
     from weakloc.api.training import parse_choices
 
-    folder = out or Path("reproduced") / recipe
+    folder = scope.out or Path("reproduced") / recipe
     wanted = Reproduction(
         out=folder,
-        data=data,
-        budget=budget,
-        num_seeds=seeds,
-        jobs=jobs,
+        data=scope.data,
+        budget=scope.budget,
+        num_seeds=scope.seeds,
+        jobs=scope.jobs,
         settings=settings,
         reading=reading,
         choices=parse_choices(choices),
-        only=cells,
+        only=scope.cell,
     )
     results = reproduce(recipe, wanted, say=terminal.say, prepare=keep_freed_memory)
     _show(results, folder, terminal)
