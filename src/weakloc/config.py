@@ -54,6 +54,9 @@ class TrainSettings:
     accumulate: int = 1
     """Batches whose gradients are summed before the weights move."""
 
+    quarter_turns: bool = False
+    """Also learn from images turned by 90, 180 and 270 degrees: for pictures that have no up."""
+
     seed: int = 0
     """Number from which all randomness follows."""
 
@@ -115,6 +118,12 @@ class TrainSettings:
             "val_split",
             self.val_split,
             "Watch a split other than the one that is learned from",
+        )
+        require(
+            not (self.quarter_turns and self.frozen),
+            "quarter_turns",
+            self.quarter_turns,
+            "Leave it out, or --frozen, which learns from features that were computed once",
         )
 
     def _check_counts(self) -> None:

@@ -20,6 +20,8 @@ from weakloc.data.augmentation import (
     HideAction,
     HideAndSeek,
     HorizontalFlip,
+    QuarterTurnAction,
+    QuarterTurns,
     Rotation,
     ScaleJitter,
     View,
@@ -197,6 +199,23 @@ def test_rotation_draws_both_ways_and_gives_up_the_transform() -> None:
     assert apply(CropAction((1, 1, 20, 30), (8, 8)), turned).transform is None
 
 
+def test_quarter_turns_move_every_pixel_to_its_place_and_give_up_the_transform() -> None:
+    generator = seeded()
+    turns = [QuarterTurns().draw(generator, CANVAS) for _ in range(2000)]
+    drawn = [0 if action is None else action.num_turns for action in turns]
+    for number in range(4):
+        assert drawn.count(number) / 2000 == pytest.approx(0.25, abs=0.04)
+    pixels = view().pixels  # (3, 41, 60)
+    once, twice, thrice = (QuarterTurnAction(number).apply(view()) for number in (1, 2, 3))
+    for x, y in [(0, 0), (59, 40), (13, 7)]:
+        # Counter-clockwise, the right edge becomes the top.
+        assert torch.equal(once.pixels[:, 59 - x, y], pixels[:, y, x])
+        assert torch.equal(twice.pixels[:, 40 - y, 59 - x], pixels[:, y, x])
+        assert torch.equal(thrice.pixels[:, x, 40 - y], pixels[:, y, x])
+    assert once.transform is None
+    assert twice.transform is None
+
+
 def test_probabilities_are_kept() -> None:
     generator = seeded()
     for step in (HorizontalFlip(), WhiteNoise(), Rotation()):
@@ -284,7 +303,8 @@ def test_the_same_generator_state_gives_the_same_image() -> None:
 def test_drawing_never_touches_the_global_random_state() -> None:
     before = torch.get_rng_state()
     augmentation = Augmentation(
-        crop=GoogLeNetResize(), steps=(HideAndSeek(), HorizontalFlip(), WhiteNoise(), Rotation())
+        crop=GoogLeNetResize(),
+        steps=(HideAndSeek(), HorizontalFlip(), QuarterTurns(), Rotation(), WhiteNoise()),
     )
     augmentation.draw(seeded(), picture_size=(60, 41), canvas=CANVAS, num_repeat=0)
     assert torch.equal(torch.get_rng_state(), before)

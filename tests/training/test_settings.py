@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
+from pathlib import Path
 
+import pytest
+import torch
+
+from tests.training.small_data import make_data_set, method, settings
 from weakloc.config import TrainSettings
 from weakloc.errors import SettingError
+from weakloc.training.inputs import Process, image_inputs
+from weakloc.training.plan import make_plan
 
 
 @pytest.mark.parametrize(
@@ -33,3 +40,24 @@ def test_a_bad_setting_names_its_flag(name: str, value: object, flag: str) -> No
     with pytest.raises(SettingError, match=flag) as caught:
         TrainSettings(**{name: value})  # type: ignore[arg-type]
     assert caught.value.remedy
+
+
+def test_cached_features_cannot_be_turned() -> None:
+    with pytest.raises(SettingError, match="--quarter-turns is True") as caught:
+        TrainSettings(frozen=True, quarter_turns=True)
+    assert "--frozen" in str(caught.value.remedy)
+
+
+def test_quarter_turns_reach_the_images_that_are_learned_from(tmp_path: Path) -> None:
+    data_set, upright = make_data_set(tmp_path), settings()
+    seen = {}
+    for chosen in (upright, replace(upright, quarter_turns=True)):
+        inputs = image_inputs(
+            make_plan(data_set, method(flip=False), chosen), chosen, Process(0, 1)
+        )
+        seen[chosen.quarter_turns] = torch.cat([each.batch.images for each in inputs.learned])
+    turns = [
+        next(n for n in range(4) if torch.equal(turned, image.rot90(n, (1, 2))))
+        for image, turned in zip(seen[False], seen[True], strict=True)
+    ]
+    assert set(turns) == {0, 1, 2, 3}

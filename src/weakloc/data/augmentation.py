@@ -98,6 +98,16 @@ class RotateAction:
 
 
 @dataclass(frozen=True)
+class QuarterTurnAction:
+    """Sides change places after an odd number of turns. The result has no transform, see above."""
+
+    num_turns: int
+
+    def apply(self, view: View) -> View:
+        return View(transforms.turn_by_quarters(view.pixels, self.num_turns), None)
+
+
+@dataclass(frozen=True)
 class HorizontalFlip:
     probability: float = 0.5
 
@@ -183,6 +193,15 @@ class Rotation:
         if not _happens(self.probability, generator):
             return None
         return RotateAction(_uniform(-self.degrees, self.degrees, generator))
+
+
+@dataclass(frozen=True)
+class QuarterTurns:
+    """0, 90, 180 or 270 degrees, exact to the pixel. For training on labels, as `Rotation`."""
+
+    def draw(self, generator: Generator, canvas: Canvas) -> QuarterTurnAction | None:  # noqa: ARG002
+        num_turns = _integer_up_to(3, generator)
+        return QuarterTurnAction(num_turns) if num_turns else None
 
 
 @dataclass(frozen=True)

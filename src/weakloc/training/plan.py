@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from weakloc.config import TrainSettings
-from weakloc.data.augmentation import Augmentation
+from weakloc.data.augmentation import Augmentation, QuarterTurns
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError
 from weakloc.methods.method import Method, preprocessing
@@ -68,8 +68,7 @@ def make_plan(data_set: DataSet, method: Method, settings: TrainSettings) -> Pla
         watched=division.watched_name,
         notes=tuple([*notes, _FROZEN_NOTE] if settings.frozen else notes),
     )
-    augmentation = Augmentation() if settings.frozen else method.augmentation(backbone)
-    return Plan(network, loss, augmentation, division, header)
+    return Plan(network, loss, _augmentation(method, backbone, settings), division, header)
 
 
 def with_settings(method: Method, settings: TrainSettings) -> Method:
@@ -104,6 +103,15 @@ def optimiser_configuration(
     optimizer = build_optimiser(network, optimisation)
     schedule = build_schedule(optimizer, optimisation, steps_per_epoch=steps_per_epoch)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _augmentation(method: Method, backbone: Backbone, settings: TrainSettings) -> Augmentation:
+    if settings.frozen:
+        return Augmentation()
+    augmentation = method.augmentation(backbone)
+    if not settings.quarter_turns:
+        return augmentation
+    return replace(augmentation, steps=(*augmentation.steps, QuarterTurns()))
 
 
 def _check_size(method: Method, backbone: Backbone) -> None:
