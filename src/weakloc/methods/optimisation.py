@@ -99,7 +99,7 @@ def _sgd(groups: list[dict[str, Any]], optimisation: Optimisation) -> Optimizer:
 
 
 def _adamw(groups: list[dict[str, Any]], optimisation: Optimisation) -> Optimizer:
-    return AdamW(groups, optimisation.learning_rate)
+    return AdamW(groups, optimisation.learning_rate, fused=True)
 
 
 def _adagrad(groups: list[dict[str, Any]], optimisation: Optimisation) -> Optimizer:
