@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from weakloc.recipes import headline, wildcat
+from weakloc.recipes import beam, cam, headline, max_mil, wildcat
 from weakloc.recipes.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (*headline.RECIPES, *wildcat.RECIPES)
+    recipe.name: recipe
+    for paper in (headline, max_mil, beam, wildcat, cam)
+    for recipe in paper.RECIPES
 }

@@ -49,21 +49,21 @@ class Cell:
     series: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Finding:
     """A claim: `metric` of the cell `better` exceeds that of `worse` by more than `margin`.
 
-    A negative margin claims that `better` is hardly behind. `worse_metric` compares two metrics,
-    where it differs. `said_by` is the paper, or "weakloc" for a control of our own.
+    `said_by` is the paper, or "weakloc" for a control of our own. A negative margin claims that
+    `better` is hardly behind. `worse_metric`, where given, is what of `worse` is compared.
     """
 
     claim: str
-    metric: str
     better: str
     worse: str
+    metric: str
+    said_by: str = "weakloc"
     margin: float = 0.0
     worse_metric: str | None = None
-    said_by: str = "weakloc"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,20 +38,6 @@ def _published(table: str, rows: dict[str, tuple[float, float, float]]) -> tuple
     )
 
 
-def _claim(
-    claim: str,
-    better: str,
-    worse: str,
-    *,
-    metric: str = "classification_map",
-    margin: float = 0.0,
-    said_by: str = _PAPER,
-) -> Finding:
-    return Finding(
-        claim=claim, metric=metric, better=better, worse=worse, margin=margin, said_by=said_by
-    )
-
-
 _ORDERS = {"head_then_pool": "maps, then pooling", "pool_then_head": "pooling, then classifier"}
 _POOLINGS: dict[str, dict[str, Any]] = {
     "max + min": {},
@@ -73,16 +59,18 @@ ORDER = Recipe(
     ),
     metrics=_TAGS_AND_POINTS,
     findings=(
-        _claim(
+        Finding(
             "Maps first is better (+1.7 on VOC 2007)",
             "maps, then pooling, max + min",
             "pooling, then classifier, max + min",
+            "classification_map",
+            _PAPER,
         ),
-        _claim(
+        Finding(
             "Maps first is better with max alone",
             "maps, then pooling, max",
             "pooling, then classifier, max",
-            said_by="weakloc",
+            "classification_map",
         ),
     ),
     published=_published(
@@ -114,21 +102,47 @@ ALPHA = Recipe(
     metrics=_TAGS_AND_POINTS,
     axis="alpha",
     findings=(
-        _claim("alpha = 0.6 is better than 1 (+1.6 on VOC 2007)", "alpha = 0.6", "alpha = 1"),
-        _claim("alpha = 0.7 is better than 1 (+2 on Action)", "alpha = 0.7", "alpha = 1"),
-        _claim("no negative evidence is worst: 1 beats 0", "alpha = 1", "alpha = 0"),
-        _claim("no negative evidence is worst: 0.7 beats 0", "alpha = 0.7", "alpha = 0"),
-        _claim(
+        Finding(
+            "alpha = 0.6 is better than 1 (+1.6 on VOC 2007)",
+            "alpha = 0.6",
+            "alpha = 1",
+            "classification_map",
+            _PAPER,
+        ),
+        Finding(
+            "alpha = 0.7 is better than 1 (+2 on Action)",
+            "alpha = 0.7",
+            "alpha = 1",
+            "classification_map",
+            _PAPER,
+        ),
+        Finding(
+            "no negative evidence is worst: 1 beats 0",
+            "alpha = 1",
+            "alpha = 0",
+            "classification_map",
+            _PAPER,
+        ),
+        Finding(
+            "no negative evidence is worst: 0.7 beats 0",
+            "alpha = 0.7",
+            "alpha = 0",
+            "classification_map",
+            _PAPER,
+        ),
+        Finding(
             "alpha = 0.7 places points better than 1 (+1.6 on VOC 2012)",
             "alpha = 0.7",
             "alpha = 1",
-            metric="point_map",
+            "point_map",
+            _PAPER,
         ),
-        _claim(
+        Finding(
             "no negative evidence is worst for points: 0.7 beats 0",
             "alpha = 0.7",
             "alpha = 0",
-            metric="point_map",
+            "point_map",
+            _PAPER,
         ),
     ),
 )
@@ -175,35 +189,41 @@ MAPS = Recipe(
     metrics=_TAGS_AND_POINTS,
     axis="maps a class",
     findings=(
-        _claim("M = 2 is better than 1 (+2.0 on VOC 2007)", "M = 2", "M = 1"),
-        _claim("M = 4 is better than 1 (+2.6)", "M = 4", "M = 1"),
-        _claim("M = 8 is better than 1 (+3.5)", "M = 8", "M = 1"),
-        _claim("M = 8 is better than 16 (+0.5)", "M = 8", "M = 16"),
-        _claim(
+        Finding(
+            "M = 2 is better than 1 (+2.0 on VOC 2007)",
+            "M = 2",
+            "M = 1",
+            "classification_map",
+            _PAPER,
+        ),
+        Finding("M = 4 is better than 1 (+2.6)", "M = 4", "M = 1", "classification_map", _PAPER),
+        Finding("M = 8 is better than 1 (+3.5)", "M = 8", "M = 1", "classification_map", _PAPER),
+        Finding("M = 8 is better than 16 (+0.5)", "M = 8", "M = 16", "classification_map", _PAPER),
+        Finding(
             "one map with an eighth of the head's rate is within a point of eight",
             "M = 1, head rate / 8",
             "M = 8",
+            "classification_map",
             margin=-0.01,
-            said_by="weakloc",
         ),
-        _claim(
+        Finding(
             "eight maps with the released gradient are better than one",
             "M = 8, released gradient",
             "M = 1",
-            said_by="weakloc",
+            "classification_map",
         ),
-        _claim(
+        Finding(
             "one map with eight times the backbone's rate is within a point of that",
             "M = 1, backbone rate x 8",
             "M = 8, released gradient",
+            "classification_map",
             margin=-0.01,
-            said_by="weakloc",
         ),
-        _claim(
+        Finding(
             "the maximum of eight maps, which specialise, is better than their mean",
             "M = 8, maximum of maps",
             "M = 8",
-            said_by="weakloc",
+            "classification_map",
         ),
     ),
     published=_published("table 6", {f"M = {m}": row for m, row in _M_VALUES.items()}),
@@ -229,10 +249,24 @@ BOTH = Recipe(
     ),
     metrics=_TAGS_AND_POINTS,
     findings=(
-        _claim("alpha = 0.7 helps (+1.3 on VOC 2007)", "+ alpha = 0.7", "max + min"),
-        _claim("M = 4 helps (+2.6)", "+ M = 4", "max + min"),
-        _claim("both help more than alpha alone (+1.7)", "+ both", "+ alpha = 0.7"),
-        _claim("both help more than M alone (+0.4)", "+ both", "+ M = 4"),
+        Finding(
+            "alpha = 0.7 helps (+1.3 on VOC 2007)",
+            "+ alpha = 0.7",
+            "max + min",
+            "classification_map",
+            _PAPER,
+        ),
+        Finding("M = 4 helps (+2.6)", "+ M = 4", "max + min", "classification_map", _PAPER),
+        Finding(
+            "both help more than alpha alone (+1.7)",
+            "+ both",
+            "+ alpha = 0.7",
+            "classification_map",
+            _PAPER,
+        ),
+        Finding(
+            "both help more than M alone (+0.4)", "+ both", "+ M = 4", "classification_map", _PAPER
+        ),
     ),
     published=_published(
         "table 7",
@@ -281,14 +315,12 @@ K = Recipe(
     metrics=_TAGS_AND_POINTS,
     axis="k: 1, 2, 5, 10 %, 20 %, 40 %, all",
     findings=(
-        _claim("20 % of the cells are better than one", "k = 20 %", "k = 1", said_by="weakloc"),
-        _claim("20 % of the cells are better than all", "k = 20 %", "k = all", said_by="weakloc"),
-        _claim(
-            "20 % of the cells place points better than all",
-            "k = 20 %",
-            "k = all",
-            metric="point_map",
-            said_by="weakloc",
+        Finding("20 % of the cells are better than one", "k = 20 %", "k = 1", "classification_map"),
+        Finding(
+            "20 % of the cells are better than all", "k = 20 %", "k = all", "classification_map"
+        ),
+        Finding(
+            "20 % of the cells place points better than all", "k = 20 %", "k = all", "point_map"
         ),
     ),
 )
@@ -307,12 +339,12 @@ HALVE = Recipe(
     ),
     metrics=_TAGS_AND_POINTS,
     findings=(
-        _claim(
+        Finding(
             "halving changes less than a point",
             "as released (halved)",
             "as printed",
+            "classification_map",
             margin=-0.01,
-            said_by="weakloc",
         ),
     ),
 )
