@@ -1,5 +1,6 @@
 """A small network to train from scratch in minutes without a GPU.
 
+Blocks narrow the features before their 3x3 convolution: twice as deep for the same time.
 Stride-2 convolutions with 4x4 kernels and one pixel of padding keep every cell centred on the
 square of pixels that it stands for, so the score map tiles the input exactly.
 """
@@ -17,16 +18,16 @@ HALF = (0.5, 0.5, 0.5)
 
 
 class TinyTrunk(Trunk):
-    """Features of stride 8, most of the work done there; 0.86 million parameters."""
+    """Features of stride 8, most of the work done there; 0.4 million parameters."""
 
-    def __init__(self, *, width: int = 28) -> None:
+    def __init__(self, *, width: int = 32) -> None:
         super().__init__()
-        middle, wide = 2 * width, 4 * width
+        first, middle, wide = 3 * width // 4, 2 * width, 4 * width
         self.stages = nn.ModuleDict(
             {
-                "2": _halve(3, width),
-                "4": nn.Sequential(_halve(width, middle), _Residual(middle)),
-                "8": nn.Sequential(_halve(middle, wide), *(_Residual(wide) for _ in range(3))),
+                "2": _halve(3, first),
+                "4": nn.Sequential(_halve(first, middle), _Bottleneck(middle)),
+                "8": nn.Sequential(_halve(middle, wide), *(_Bottleneck(wide) for _ in range(4))),
             }
         )
         self.facts = TrunkFacts(
@@ -55,16 +56,20 @@ def _halve(in_channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
-class _Residual(nn.Module):
+class _Bottleneck(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
+        narrow = channels // 2
         last_norm = nn.BatchNorm2d(channels)
         nn.init.zeros_(last_norm.weight)  # Each block starts as the identity.
         self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
+            nn.Conv2d(channels, narrow, 1, bias=False),
+            nn.BatchNorm2d(narrow),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.Conv2d(narrow, narrow, 3, padding=1, bias=False),
+            nn.BatchNorm2d(narrow),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(narrow, channels, 1, bias=False),
             last_norm,
         )
 
