@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from weakloc.api.coco_results import read_coco_results
 from weakloc.api.data_sets import read
 from weakloc.api.map_metrics import MapMetrics
@@ -17,17 +19,21 @@ from weakloc.config import PredictSettings
 from weakloc.errors import DataError, PredictionsError, did_you_mean
 from weakloc.files import by_last_part, open_whole
 from weakloc.metrics.arrays import ClassIndex
-from weakloc.metrics.catalogue import SaidKind, Setup, said_kinds, truth_kinds
+from weakloc.metrics.catalogue import METRICS, SaidKind, Setup, said_kinds, truth_kinds
 from weakloc.metrics.evaluation import Evaluation, Report, compare_reports
 from weakloc.metrics.pairing import pair_predictions
 from weakloc.metrics.ranking import RankingConvention
 from weakloc.metrics.uncertainty import Difference, Resampling
 from weakloc.output.exporters.jsonl import read_predictions
+from weakloc.predictor.places import wanted_classes
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.sources import ImageSource
-from weakloc.structures import BrokenImage, DataSet, Prediction, Sample
+from weakloc.predictor.streaming import SeenImage
+from weakloc.structures import PRESENT, BrokenImage, DataSet, Prediction, Sample
 
 OnProgress = Callable[[int, int | None], None]
+# Metrics that read the places of the true classes and of the likeliest alone.
+OF_FEW_CLASSES = frozenset(("classification", "accuracy", "single_object"))
 EVERYTHING: frozenset[SaidKind] = frozenset(("scores", "points", "boxes", "masks"))
 
 
@@ -58,7 +64,8 @@ class Judging:
     """What all runs under comparison are judged by.
 
     `compatible` also reads score maps as the public evaluator of Choe et al. 2020 does, to the
-    bit; `original_size` also at the size of the images.
+    bit; `original_size` also at the size of the images. `numbers` are those that are wanted, to
+    save the time of the others; None are all that the truth supports.
     """
 
     data_set: DataSet
@@ -66,6 +73,22 @@ class Judging:
     num_resamples: int = 1000
     compatible: bool = False
     original_size: bool = False
+    numbers: frozenset[str] | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those of the catalogue that yield a wanted number."""
+        wanted = self.numbers
+        return tuple(
+            name
+            for name, metric in METRICS.items()
+            if wanted is None or wanted & set(metric.headlines)
+        )
+
+    @property
+    def wants_maps(self) -> bool:
+        known = {name for metric in METRICS.values() for name in metric.headlines}
+        return self.numbers is None or not self.numbers <= known
 
     @property
     def samples(self) -> Sequence[Sample]:
@@ -163,15 +186,19 @@ def _evaluate_run(
 ) -> Evaluated:
     _check_classes(run.class_names, judging.data_set.class_names, str(run.path))
     samples = judging.samples
-    truth = truth_kinds(samples)
+    truth, metrics = truth_kinds(samples), judging.metrics
     masks = settings.masks if settings.masks != "none" else "threshold"
-    wanted = replace(settings, masks=masks if "masks" in truth else "none")
-    said = EVERYTHING if "masks" in truth else EVERYTHING - {"masks"}
-    evaluation = Evaluation(judging.setup, truth=truth, said=said)
-    maps = MapMetrics.fitting(
-        truth, judging.setup, compatible=judging.compatible, original=judging.original_size
-    )
-    seeing = _Seeing(run.predictor(wanted), evaluation, maps)
+    paints = "masks" in truth and any("masks" in METRICS[name].said for name in metrics)
+    wanted = replace(settings, masks=masks if paints else "none")
+    said = EVERYTHING if paints else EVERYTHING - {"masks"}
+    evaluation = Evaluation(judging.setup, truth=truth, said=said, metrics=metrics)
+    maps = None
+    if judging.wants_maps:
+        maps = MapMetrics.fitting(
+            truth, judging.setup, compatible=judging.compatible, original=judging.original_size
+        )
+    asks_all = not OF_FEW_CLASSES.issuperset(metrics)
+    seeing = _Seeing(run.predictor(wanted), evaluation, maps, asks_all)
     num_broken = seeing.through(samples, on_progress)
     report = evaluation.report(hidden_supervision=run.num_boxes_used)
     if maps is not None:
@@ -185,31 +212,42 @@ def _evaluate_run(
 
 @dataclass(frozen=True)
 class _Seeing:
-    """Every class is asked for its places, whatever its score, as the rankings need it; masks are
-    painted for the classes that count as present, as users get them."""
+    """Every class is asked for its places, whatever its score, as the rankings need it, or the
+    true and the likeliest alone; masks are painted for the classes that count as present, as users
+    get them."""
 
     predictor: Predictor
     evaluation: Evaluation
     maps: MapMetrics | None
+    asks_all: bool
 
     def through(self, samples: Sequence[Sample], on_progress: OnProgress) -> int:
         """The number of broken images, which no metric counts."""
         by_name = {sample.name: sample for sample in samples}
         images = [ImageSource(sample.name, sample.path) for sample in samples]
-        every = self._with(replace(self.predictor.settings, min_score=0.0, masks="none"))
+        plain = self._with(replace(self.predictor.settings, masks="none"))
         num_broken = 0
         for done, seen in enumerate(self.predictor.see(images), start=1):
             on_progress(done, len(samples))
             if isinstance(seen, BrokenImage):
                 num_broken += 1
                 continue
-            prediction = every.locate(seen)
+            sample = by_name[seen.name]
+            prediction = plain.measurable(seen, self._asked(sample, seen))
             if self.predictor.settings.masks != "none":
-                prediction = replace(prediction, masks=self.predictor.locate(seen).masks)
-            self.evaluation.update(by_name[seen.name], prediction)
+                present = wanted_classes(seen.probabilities, None, self.predictor.settings)
+                masks = self.predictor.measurable(seen, present).masks
+                prediction = replace(prediction, masks=masks)
+            self.evaluation.update(sample, prediction)
             if self.maps is not None:
-                self.maps.update(by_name[seen.name], seen, self.predictor)
+                self.maps.update(sample, seen, self.predictor)
         return num_broken
+
+    def _asked(self, sample: Sample, seen: SeenImage) -> list[int]:
+        if self.asks_all:
+            return list(range(len(seen.probabilities)))
+        true = np.flatnonzero(sample.labels == PRESENT).tolist()
+        return sorted({*true, int(seen.probabilities.argmax())})
 
     def _with(self, settings: PredictSettings) -> Predictor:
         own = self.predictor

@@ -12,7 +12,6 @@ from weakloc.config import PredictSettings
 from weakloc.localize.boxes import find_at_least_one_box, find_boxes
 from weakloc.localize.doubt import disagreements
 from weakloc.localize.points import locate_point, locate_points
-from weakloc.predictor.doubting import doubt_of
 from weakloc.predictor.refining import find_masks
 from weakloc.predictor.streaming import SeenImage
 from weakloc.structures import (
@@ -56,7 +55,7 @@ def name_places(
     tags: LabelVector | None,
     how: Locating,
 ) -> Prediction:
-    """The prediction of one image; `heat` holds the maps of `classes`, in that order."""
+    """All of the prediction of one image but its doubt; `heat` holds the maps of `classes`."""
     width, height = (int(side) for side in seen.size)
     points: list[Point] = []
     boxes: list[Box] = []
@@ -72,14 +71,6 @@ def name_places(
         points=tuple(points),
         boxes=tuple(boxes),
         masks=_masks_of(seen, heat, classes, how),
-        doubt=doubt_of(
-            seen,
-            heat,
-            classes,
-            tags,
-            thresholds=how.thresholds,
-            threshold_mode=how.settings.threshold_mode,
-        ),
         disagreements=() if tags is None else _disagreements(seen, tags, how),
         extra={} if tags is None else {"tags": _tagged(tags, how)},
     )

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.config import PredictSettings
+from weakloc.predictor.doubting import doubt_of
 from weakloc.predictor.heat import HeatMaker, fused_maps
 from weakloc.predictor.map_source import MapSource
 from weakloc.predictor.places import Locating, name_places, wanted_classes
 from weakloc.predictor.sources import ImageSource
 from weakloc.predictor.streaming import SeenImage, see_images
 from weakloc.predictor.tags import Tags
-from weakloc.structures import BrokenImage, Prediction, ScoreMaps
+from weakloc.structures import BrokenImage, LabelVector, Prediction, ScoreMaps
 
 ProbabilityMap: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -89,6 +90,24 @@ class Predictor:
     def locate_with_heat(self, seen: SeenImage, tags: Tags | None = None) -> Located:
         labels = None if tags is None else tags.of(seen.name)
         classes = wanted_classes(seen.probabilities, labels, self.settings)
+        found = self._places(seen, classes, labels)
+        doubt = doubt_of(
+            seen,
+            found.heat,
+            found.classes,
+            labels,
+            thresholds=self.locating.thresholds,
+            threshold_mode=self.settings.threshold_mode,
+        )
+        return replace(found, prediction=replace(found.prediction, doubt=doubt))
+
+    def measurable(self, seen: SeenImage, classes: Sequence[int]) -> Prediction:
+        """The places of these classes; no doubt, which takes longest and which no metric reads."""
+        return self._places(seen, classes, None).prediction
+
+    def _places(
+        self, seen: SeenImage, classes: Sequence[int], labels: LabelVector | None
+    ) -> Located:
         heat = self.heat(seen, classes, self.settings)
         prediction = name_places(seen, heat, classes, labels, self.locating)
         return Located(seen, tuple(classes), heat, prediction)

@@ -1,0 +1,56 @@
+"""Asked for some numbers only, the judge gives the same ones and looks no further."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from weakloc.api.data_sets import read, scenes
+from weakloc.api.evaluating import Judging, judge
+from weakloc.api.runs import TrainedRun
+from weakloc.api.training import train
+from weakloc.config import TrainSettings
+from weakloc.structures import DataSet
+
+
+@pytest.fixture(scope="module")
+def of_one_class(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedRun, DataSet]:
+    folder = tmp_path_factory.mktemp("single")
+    scenes(folder / "scenes", kind="single", num_train=24, num_val=12)
+    settings = TrainSettings(
+        backbone="tiny[width=8]", weights="none", image_size=64, epochs=1, workers=0
+    )
+    return train(folder / "scenes", method="cam", out=folder / "run", settings=settings), read(
+        folder / "scenes"
+    )
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"gt_known_loc", "top_1_loc", "top_1_accuracy"},  # places of few classes
+        {"point_map"},  # places of all classes
+        {"gt_known_loc", "max_box_acc_v2"},  # and whole maps
+        {"mean_iou"},
+    ],
+    ids=lambda numbers: "+".join(sorted(numbers)),
+)
+def test_wanted_numbers_are_those_of_a_full_evaluation(
+    numbers: set[str], of_one_class: tuple[TrainedRun, DataSet]
+) -> None:
+    run, data_set = of_one_class
+    full = judge(run, Judging(data_set, "val", num_resamples=0)).report
+    some = judge(run, Judging(data_set, "val", num_resamples=0, numbers=frozenset(numbers))).report
+    wanted = {each.name: each.value for each in full.results if each.name in numbers}
+    found = {each.name: each.value for each in some.results}
+    assert set(wanted) == numbers
+    assert {name: found[name] for name in numbers} == wanted
+    assert ("coco_ap" in found, "max_box_acc" in found) == (False, "max_box_acc_v2" in numbers)
+    assert all(some.baselines[name] == full.baselines[name] for name in numbers)
+
+
+def test_a_run_and_its_data_are_evaluated_by_path(trained: Path, scenes: Path) -> None:
+    found = judge(trained, Judging(read(scenes), "val", num_resamples=0))
+    names = {each.name for each in found.report.results}
+    assert {"classification_map", "point_map", "box_map_50", "mean_iou", "px_ap"} <= names
