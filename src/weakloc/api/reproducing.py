@@ -23,7 +23,6 @@ from weakloc.recipes.recipe import Cell, Recipe
 from weakloc.recipes.setups import SIZES, Budget, Setup, as_published, from_scratch, given_backbone
 from weakloc.training.hardware import accelerator
 
-MASK_METRICS = ("mean_iou", "mean_iou_tags_given", "px_ap")
 Say = Callable[[str], None]
 
 
@@ -106,12 +105,7 @@ def planned(recipe: Recipe, wanted: Reproduction, say: Say) -> tuple[list[Lookin
     data_set = read(path, wanted.reading)
     check_split(data_set, wanted.settings.train_split, "--train-split")
     check_split(data_set, wanted.settings.val_split, "--val-split")
-    source = Source(
-        path,
-        wanted.reading,
-        digest_of_data(data_set),
-        needs_masks=any(metric in MASK_METRICS for metric in recipe.metrics),
-    )
+    source = Source(path, wanted.reading, digest_of_data(data_set))
     setup = _setup(recipe, wanted)
     looked, untestable = [], {}
     for seed in wanted.seeds:
@@ -120,7 +114,10 @@ def planned(recipe: Recipe, wanted: Reproduction, say: Say) -> tuple[list[Lookin
             if reason is not None:
                 untestable[cell.name] = reason
             else:
-                looked.append(_looking(cell, setup, wanted, source, seed))
+                training = _training(cell, setup, wanted, source, seed)
+                look = PredictSettings(**cell.look)
+                own = (cell.name, training, look, cell.search, cell.tuning)
+                looked.append(Looking(*own, numbers=recipe.metrics))
     return looked, untestable
 
 
@@ -144,7 +141,9 @@ def _why_not(cell: Cell, setup: Setup, wanted: Reproduction) -> str | None:
     return None
 
 
-def _looking(cell: Cell, setup: Setup, wanted: Reproduction, source: Source, seed: int) -> Looking:
+def _training(
+    cell: Cell, setup: Setup, wanted: Reproduction, source: Source, seed: int
+) -> Training:
     choices = merged_settings(
         merged_settings(setup.choices(cell.method), cell.choices), wanted.choices
     )
@@ -160,7 +159,7 @@ def _looking(cell: Cell, setup: Setup, wanted: Reproduction, source: Source, see
         choices = merged_settings(
             choices, {"optimisation": {"backbone_factor": _factor(cell, own)}}
         )
-    training = Training(
+    return Training(
         source,
         wanted.out,
         cell.method,
@@ -169,7 +168,6 @@ def _looking(cell: Cell, setup: Setup, wanted: Reproduction, source: Source, see
         settings,
         crops_of_boxes=cell.crops_of_boxes,
     )
-    return Looking(cell.name, training, PredictSettings(**cell.look), cell.search, cell.tuning)
 
 
 def _factor(cell: Cell, own: Optimisation) -> float:

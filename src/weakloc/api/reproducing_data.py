@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from weakloc.api.data_sets import scenes
+from weakloc.config import TrainSettings
 from weakloc.data.images import open_image
 from weakloc.errors import DataError, ImageError, did_you_mean
 from weakloc.files import write_whole
@@ -18,6 +19,7 @@ from weakloc.recipes.recipe import DataKind
 from weakloc.structures import ABSENT, PRESENT, DataSet, Sample, Truth
 
 SEED = 0
+MOST_WATCHED = 200  # images while training; all of them are measured at the end
 SMALLEST_SIDE = 16  # pixels; smaller boxes show nothing
 
 
@@ -54,12 +56,21 @@ def check_split(data_set: DataSet, split: str, flag: str) -> None:
         )
 
 
-def learning_set(data_set: DataSet, split: str, crops: Path | None) -> tuple[DataSet, int]:
-    """What is learned from, and the number of drawn boxes in it: none without `crops`."""
+def learning_set(
+    data_set: DataSet, settings: TrainSettings, crops: Path | None
+) -> tuple[DataSet, int]:
+    """What is learned from, and the number of drawn boxes in it: none without `crops`.
+
+    Where watching decides nothing, part of the watched split is enough to see how training goes.
+    """
+    splits = dict(data_set.splits)
+    if settings.select == "last" and settings.patience is None:
+        watched = splits[settings.val_split]
+        splits[settings.val_split] = watched[:: -(-len(watched) // MOST_WATCHED)]
     if crops is None:
-        return data_set, 0
-    added = _crops_of_boxes(data_set.splits[split], crops)
-    splits = {**data_set.splits, split: [*data_set.splits[split], *added]}
+        return replace(data_set, splits=splits), 0
+    added = _crops_of_boxes(splits[settings.train_split], crops)
+    splits[settings.train_split] = [*splits[settings.train_split], *added]
     return replace(data_set, splits=splits), len(added)
 
 

@@ -98,16 +98,26 @@ def _page(results: Results, pictures: Sequence[str]) -> Iterator[str]:
     yield from markdown_table(*table(results))
     yield "\n## Findings\n"
     rows = [
-        [each.finding.claim, each.finding.said_by, difference(each), f"**{each.verdict}**"]
+        [
+            each.finding.claim,
+            each.finding.said_by,
+            f"{each.finding.better} - {each.finding.worse}",
+            difference(each),
+            f"**{each.verdict}**",
+        ]
         for each in results.judgements
     ]
-    yield from markdown_table(["claim", "said by", "better - worse, each seed", "verdict"], rows)
+    header = ["claim", "said by", "compared", "points (each seed)", "verdict"]
+    yield from markdown_table(header, rows)
     for name in pictures:
         yield f"\n![{name.removesuffix('.svg')}]({name})"
     yield "\n## Circumstances\n"
-    yield f"- {record['num_images']} measured images of {record['training']['val_split']!r}; "
-    yield f"  {record['training']['epochs'] or 'as many as the method says'} epochs,"
-    yield f"  backbone {record['training']['backbone'] or 'of the method'}"
+    trained = record["training"]
+    yield (
+        f"- {record['num_images']} measured images of split {trained['val_split']!r}; backbone "
+        f"{trained['backbone'] or 'of the method'}, {trained['epochs'] or 'its'} epochs, "
+        f"{trained['image_size'] or 'its'} px, preset {trained['preset']}"
+    )
     yield from (f"- {note}" for note in [*recipe.notes, *record["notes"]])
     yield from _what_is_missing(results)
 

@@ -34,21 +34,18 @@ from weakloc.training.saving import CHECKPOINT_NAME
 
 MARK_NAME = "trained.json"
 BOXES_TO_TUNE = 20
+NEED_MASKS = frozenset(("mean_iou", "mean_iou_tags_given", "px_ap"))
 # What changes how fast a training is, not what it learns.
 _FREE = ("workers", "checkpoint_minutes", "feature_cache")
 
 
 @dataclass(frozen=True)
 class Source:
-    """The data set of a reproduction, which every process reads for itself.
-
-    `digest` stands for its content, `needs_masks` keeps drawn masks for the metrics that ask.
-    """
+    """The data set of a reproduction, which every process reads for itself."""
 
     path: str
     reading: DataSettings
     digest: str
-    needs_masks: bool
 
     def open(self) -> DataSet:
         return _read(self.path, self.reading)
@@ -103,7 +100,7 @@ class Training:
             shutil.rmtree(self.run_folder)
         data_set, num_boxes = learning_set(
             self.source.open(),
-            self.settings.train_split,
+            self.settings,
             self.folder / "crops" if self.crops_of_boxes else None,
         )
         began = time.perf_counter()
@@ -136,12 +133,13 @@ class Looking:
     look: PredictSettings
     search: Mapping[str, Any]
     tuning: Tuning
+    numbers: tuple[str, ...]
 
     @property
     def digest(self) -> str:
         look = {name: value for name, value in asdict(self.look).items() if name != "workers"}
-        needs = self.training.source.needs_masks
-        return digest_of([self.training.digest, look, dict(self.search), self.tuning, needs])
+        own = [look, dict(self.search), self.tuning, sorted(self.numbers)]
+        return digest_of([self.training.digest, *own])
 
     @property
     def path(self) -> Path:
@@ -155,11 +153,14 @@ class Looking:
         """Measures on the watched split, with thresholds from where the cell says."""
         if self.is_done:
             return
-        source, split = self.training.source, self.training.settings.val_split
-        data_set = measured_set(source.open(), split, with_masks=source.needs_masks)
-        tuned = self._tuned(self._searching(load(self.training.run_folder)), source.open())
+        everything, split = self.training.source.open(), self.training.settings.val_split
+        tuned = self._tuned(self._searching(load(self.training.run_folder)), everything)
+        measured = measured_set(
+            everything, split, with_masks=not NEED_MASKS.isdisjoint(self.numbers)
+        )
+        judging = Judging(measured, split, num_resamples=0, numbers=frozenset(self.numbers))
         began = time.perf_counter()
-        found = judge(tuned, Judging(data_set, split, num_resamples=0), settings=self.look)
+        found = judge(tuned, judging, settings=self.look)
         seconds = time.perf_counter() - began
         write_json(self.path, self._record(found, seconds))
 

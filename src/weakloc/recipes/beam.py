@@ -7,12 +7,13 @@ from typing import Any
 from weakloc.recipes.recipe import Cell, Finding, Published, Recipe, Tuning
 
 _PAPER = "BEAM"
+_PAPERS_BEAM = {"search": "beam", "beam_width": 8, "num_levels": 10, "children": "one_side"}
 _PLACES = ("classification_map", "point_map", "box_map_50", "corloc")
 
 
 def _searching(name: str, at: float | None = None, **search: Any) -> Cell:
     """One network that looks in different ways, on its first feature map unless it says so."""
-    fields = {"recrop_every": "inf", **search}
+    fields = {**_PAPERS_BEAM, "recrop_every": "inf", **search}
     return Cell(name=name, method="beam", search={"search": fields}, at=at)
 
 

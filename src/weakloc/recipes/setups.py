@@ -27,19 +27,19 @@ class Size:
 
 
 SIZES: Mapping[tuple[Budget, DataKind], Size] = {
-    ("quick", "clutter"): Size(num_train=160, num_val=40, image_size=64, epochs=3, batch_size=32),
+    ("quick", "clutter"): Size(num_train=160, num_val=40, image_size=64, epochs=3, batch_size=16),
     ("quick", "single"): Size(num_train=200, num_val=60, image_size=64, epochs=3, batch_size=32),
     ("standard", "clutter"): Size(
-        num_train=500, num_val=150, image_size=96, epochs=10, batch_size=32
+        num_train=500, num_val=150, image_size=96, epochs=10, batch_size=16
     ),
     ("standard", "single"): Size(
-        num_train=1000, num_val=200, image_size=64, epochs=12, batch_size=64
+        num_train=1000, num_val=200, image_size=64, epochs=16, batch_size=64
     ),
 }
 
 # A network that starts from chance, with room for ten epochs.
 _SCRATCH: Mapping[OptimiserFamily, Settings] = {
-    "adamw": {"kind": "adamw", "learning_rate": 3e-3, "weight_decay": 0.05},
+    "adamw": {"kind": "adamw", "learning_rate": 2e-3, "weight_decay": 0.05},
     "sgd": {"kind": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4, "nesterov": True},
 }
 _SCRATCH_SCHEDULE: Settings = {
@@ -96,6 +96,7 @@ def from_scratch(budget: Budget, data: DataKind, optimiser: OptimiserFamily) -> 
             "epochs": size.epochs,
             "batch_size": size.batch_size,
             "cache": "memory",
+            "quarter_turns": data == "clutter",  # where objects lie at any angle
         },
         optimisation={**_SCRATCH[optimiser], **_SCRATCH_SCHEDULE},
         of_method=_SCRATCH_METHOD,
@@ -117,7 +118,7 @@ def as_published(budget: Budget, backbones: tuple[str, str] | None) -> Setup:
     mirrored = {"cam": {"flip": True}}
     return Setup(
         preset="literal",
-        train={**train, "epochs": 60},
+        train={**train, "epochs": 60, "cache": "memory"},
         of_method=mirrored,
         smaller_backbone=smaller,
     )

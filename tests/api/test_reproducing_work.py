@@ -1,0 +1,96 @@
+"""Tasks in one process and in several: order, failures, a process that dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from weakloc.api.reproducing_work import Outcome, Task, work_through
+from weakloc.errors import DataError, StoppedError
+
+
+@dataclass(frozen=True)
+class Writing:
+    """Leaves a file that says how many threads it may use, or does not."""
+
+    path: Path
+    way: str = "well"
+
+    @property
+    def is_done(self) -> bool:
+        return self.path.is_file()
+
+    def run(self) -> None:
+        if self.way == "mistake":
+            raise DataError("no such folder", remedy="Make it")
+        if self.way == "bug":
+            raise ZeroDivisionError("in our code")
+        if self.way == "stop":
+            raise StoppedError("stopped by SIGINT")
+        if self.way == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.path.write_text(os.environ.get("OMP_NUM_THREADS", "unset"))
+
+
+def _outcomes(tasks: list[Task[Writing]], jobs: int) -> dict[str, str | None]:
+    found: list[Outcome[Writing]] = list(work_through(tasks, jobs=jobs, prepare=os.getpid))
+    return {each.task.work.path.name: each.problem for each in found}
+
+
+def _task(folder: Path, name: str, way: str = "well", *then: Task[Writing]) -> Task[Writing]:
+    return Task(Writing(folder / name, way), then)
+
+
+def test_what_follows_a_task_comes_right_after_it(tmp_path: Path) -> None:
+    tasks = [_task(tmp_path, "a", "well", _task(tmp_path, "a1")), _task(tmp_path, "b")]
+    assert _outcomes(tasks, 1) == {"a": None, "a1": None, "b": None}
+    assert [*_outcomes(tasks, 1)] == ["a", "a1", "b"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_failure_stops_its_own_task_and_what_follows_it_alone(tmp_path: Path, jobs: int) -> None:
+    tasks = [
+        _task(tmp_path, "a", "mistake", _task(tmp_path, "a1")),
+        _task(tmp_path, "b", "bug"),
+        _task(tmp_path, "c"),
+    ]
+    found = _outcomes(tasks, jobs)
+    assert found["a"] == "no such folder. Make it"
+    assert "ZeroDivisionError: in our code" in (found["b"] or "")
+    assert found["c"] is None
+    assert "a1" not in found
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_process_that_dies_takes_no_other_task_with_it(tmp_path: Path) -> None:
+    tasks = [_task(tmp_path, "a", "die"), *(_task(tmp_path, name) for name in "bcdef")]
+    found = _outcomes(tasks, 2)
+    assert "died" in (found["a"] or "")
+    assert set(found) == set("abcdef")
+    finished = {path.name for path in tmp_path.iterdir()}
+    assert finished >= {name for name, problem in found.items() if problem is None}
+    assert finished >= set("cdef")  # b may have been beside it
+
+
+def test_processes_share_the_cores_and_the_environment_is_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    _outcomes([_task(tmp_path, "a"), _task(tmp_path, "b")], 2)
+    assert (tmp_path / "a").read_text() == str(max(1, (cores or 1) // 2))
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "MKL_NUM_THREADS" not in os.environ
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_asked_to_stop_everything_stops(tmp_path: Path, jobs: int) -> None:
+    tasks = [_task(tmp_path, "a", "stop"), *(_task(tmp_path, f"b{place}") for place in range(9))]
+    with pytest.raises(StoppedError, match="same command"):
+        _outcomes(tasks, jobs)
+    assert len(list(tmp_path.iterdir())) < 9

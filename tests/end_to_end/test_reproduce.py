@@ -1,0 +1,148 @@
+"""`weakloc reproduce` from the command line: lists, runs, goes on, survives failures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weakloc.api.reproducing import Reproduction, reproduce
+from weakloc.cli import run as weakloc
+from weakloc.config import TrainSettings
+from weakloc.errors import SettingError
+from weakloc.recipes import RECIPES
+from weakloc.recipes.recipe import Cell, Finding, Recipe
+
+SMALL = ["--backbone", "tiny[width=8]", "--weights", "none", "--image-size", "64", "--epochs", "1"]
+MACHINE = ["--workers", "0", "--precision", "fp32", "--jobs", "1"]
+SETTINGS = TrainSettings(
+    backbone="tiny[width=8]",
+    weights="none",
+    image_size=64,
+    epochs=1,
+    workers=0,
+    precision="fp32",
+    val_split="val",
+)
+LOOKS = Recipe(
+    name="looks",
+    number="T1",
+    title="Two looks at one network",
+    reference="nowhere",
+    question="Does half the size help?",
+    papers_data="none",
+    axis="size",
+    cells=(
+        Cell(name="whole size", method="cam", at=1.0),
+        Cell(name="half size", method="cam", look={"scales": (0.5,)}, at=0.5),
+        Cell(name="impossible", method="cam", choices={"smallest_crop": 0.9}, crops_of_boxes=True),
+    ),
+    metrics=("classification_map", "point_map"),
+    findings=(
+        Finding("half the size helps", "half size", "whole size", "point_map"),
+        Finding("the impossible helps", "impossible", "whole size", "point_map"),
+    ),
+)
+
+
+@pytest.fixture
+def wanted(scenes: Path, tmp_path: Path) -> Callable[..., Reproduction]:
+    def make(**more: Any) -> Reproduction:
+        given = {"data": str(scenes), "num_seeds": 1, "jobs": 1, "settings": SETTINGS, **more}
+        return Reproduction(out=tmp_path / "out", **given)
+
+    return make
+
+
+def _files(folder: Path, pattern: str) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob(pattern)}
+
+
+def test_the_list_names_every_recipe_and_loads_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert weakloc(["reproduce", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [each["name"] for each in listed] == [*RECIPES]
+
+
+def test_a_paper_s_table_from_the_command_line(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "both"
+    cells = ["--cell", "max + min", "--cell", "+ alpha = 0.7"]
+    command = [
+        "reproduce",
+        "wildcat-both",
+        "--data",
+        str(scenes),
+        "--out",
+        str(out),
+        "--seeds",
+        "1",
+    ]
+    assert weakloc([*command, *cells, *SMALL, *MACHINE, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads((out / "results.json").read_text())
+    assert [each["cell"] for each in told["cells"]] == ["max + min", "+ alpha = 0.7"]
+    assert told["findings"][0]["verdict"] == "undecided"
+    assert told["findings"][0]["reason"] == "one seed"
+    assert told["findings"][1]["verdict"] == "not testable here"
+    page = (out / "results.md").read_text()
+    assert "| 89.0 | 78.9 |" in page
+    assert "best trivial answer" in page
+    assert not list(out.rglob("*.ckpt"))
+
+
+def test_a_reproduction_goes_on_where_it_was(wanted: Callable[..., Reproduction]) -> None:
+    only = ("whole size", "half size")
+    first = reproduce(LOOKS, wanted(only=only))
+    out = wanted().out
+    cells, runs = _files(out, "cells/*.json"), _files(out, "trained.json")
+    assert (len(cells), len(runs)) == (2, 1)  # two looks share one training
+    lost = sorted(cells)[0]
+    lost.unlink()
+    again = reproduce(LOOKS, wanted(only=only))
+    assert [row.values for row in again.rows] == [row.values for row in first.rows]
+    assert _files(out, "trained.json") == runs
+    kept = _files(out, "cells/*.json")
+    assert kept.pop(lost) != cells.pop(lost)
+    assert kept == cells
+    reproduce(LOOKS, wanted(only=only, choices={"flip": False}))  # another setting, another cell
+    assert len(_files(out, "cells/*.json")) == 4
+    assert set(_files(out, "*.svg")) == {out / "classification-map.svg", out / "point-map.svg"}
+
+
+def test_a_training_that_was_killed_before_it_saved_begins_anew(
+    wanted: Callable[..., Reproduction],
+) -> None:
+    first = reproduce(LOOKS, wanted(only=("whole size",)))
+    mark = next(iter(_files(wanted().out, "trained.json")))
+    for path in (mark, *_files(wanted().out, "cells/*.json")):
+        path.unlink()
+    again = reproduce(LOOKS, wanted(only=("whole size",)))
+    assert again.rows[0].values == first.rows[0].values
+
+
+def test_a_failing_cell_is_named_and_loses_no_other(
+    wanted: Callable[..., Reproduction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weakloc.api.reproducing_data.SMALLEST_SIDE", 10_000)  # no crop is left
+    said: list[str] = []
+    results = reproduce(LOOKS, wanted(), say=said.append)
+    assert [row.cell for row in results.rows] == ["whole size", "half size"]
+    assert "no box is drawn" in results.failures["impossible, seed 0"]
+    assert [each.verdict for each in results.judgements] == ["undecided", "not testable here"]
+    assert any("failed" in line for line in said)
+    assert "failed: impossible" in (wanted().out / "results.md").read_text()
+
+
+def test_crops_of_boxes_count_as_drawn_boxes(wanted: Callable[..., Reproduction]) -> None:
+    results = reproduce(LOOKS, wanted(only=("impossible",)))
+    assert results.rows[0].boxes_used > 32  # more than one on most of the 32 images
+
+
+def test_a_papers_budget_needs_a_papers_data() -> None:
+    with pytest.raises(SettingError, match="--data"):
+        Reproduction(out=Path("x"), budget="paper")

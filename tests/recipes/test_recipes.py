@@ -1,0 +1,122 @@
+"""Recipes are data: they must name what exists, and print what the papers printed."""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from weakloc.api.training import merged_settings, method_named
+from weakloc.config import PredictSettings, TrainSettings
+from weakloc.errors import SettingError
+from weakloc.methods import METHODS
+from weakloc.methods.settings import from_settings, to_settings
+from weakloc.metrics.catalogue import MAP_CONVENTIONS, METRICS
+from weakloc.recipes import RECIPES
+from weakloc.recipes.recipe import Cell, Finding, Recipe
+from weakloc.recipes.setups import SIZES, Setup, as_published, from_scratch, given_backbone
+
+SPECIFICATION = Path(__file__).parents[3] / "shared" / "papers" / "spec.md"
+CELLS = [(recipe, cell) for recipe in RECIPES.values() for cell in recipe.cells]
+NUMBERS = {name for metric in METRICS.values() for name in metric.headlines}
+NUMBERS |= {*MAP_CONVENTIONS, "px_ap"}
+SECTIONS = {
+    "Max-MIL table 1": "7.1",
+    "BEAM table 1": "7.2",
+    "BEAM table 4": "7.2",
+    "WILDCAT, point localisation": "7.3",
+    "WILDCAT table": "7.4",
+    "Choe et al. table": "7.5",
+}
+
+
+def _setups(recipe: Recipe) -> list[Setup]:
+    scratch = [from_scratch(budget, recipe.data, recipe.optimiser) for budget, _ in SIZES]
+    published = [as_published(budget, recipe.backbones) for budget in ("paper", "paper60")]
+    return [*scratch, given_backbone(recipe.optimiser), *published]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "cell"), CELLS, ids=[f"{recipe.name}-{cell.name}" for recipe, cell in CELLS]
+)
+def test_every_setting_of_every_cell_exists(recipe: Recipe, cell: Cell) -> None:
+    for setup in _setups(recipe):
+        TrainSettings(**setup.train)
+        choices = merged_settings(setup.choices(cell.method), cell.choices)
+        method = method_named(cell.method, setup.preset, choices)
+        from_settings(METHODS[cell.method], merged_settings(to_settings(method), cell.search))
+    PredictSettings(**cell.look)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_every_metric_exists_and_findings_use_those_that_are_shown(recipe: Recipe) -> None:
+    claimed = {
+        name for each in recipe.findings for name in (each.metric, each.worse_metric) if name
+    }
+    assert set(recipe.metrics) <= NUMBERS
+    assert claimed <= set(recipe.metrics)
+    assert {each.metric for each in recipe.published} <= NUMBERS
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_finding_compares_two_different_things(recipe: Recipe) -> None:
+    for each in recipe.findings:
+        assert (each.better, each.metric) != (each.worse, each.worse_metric or each.metric)
+
+
+def test_a_recipe_with_an_unknown_cell_is_refused() -> None:
+    cells = (Cell(name="a", method="cam"), Cell(name="b", method="cam"))
+    with pytest.raises(SettingError, match="unknown or twice: c"):
+        Recipe(
+            name="x",
+            number="X",
+            title="",
+            reference="",
+            question="",
+            papers_data="",
+            cells=cells,
+            metrics=("point_map",),
+            findings=(Finding("a beats c", "a", "c", "point_map"),),
+        )
+
+
+def test_every_paper_and_every_recipe_of_the_offline_list_is_there() -> None:
+    numbers = {number for each in RECIPES.values() for number in each.number.split(", ")}
+    must = {*("A1", "A2", "A3", "B1", "B2", "B3", "B4", "B5"), *("D1", "D2", "X1")}
+    assert numbers >= must | {f"C{place}" for place in range(1, 6)}
+
+
+def test_the_control_of_the_maps_ablation_divides_only_the_heads_rate() -> None:
+    control = RECIPES["wildcat-maps"].cell("M = 1, head rate / 8")
+    assert (control.head_rate, control.backbone_rate) == (1 / 8, 1.0)
+    assert control.choices["maps_per_class"] == 1
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SPECIFICATION.is_file(), reason="the papers' tables are not here")
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_published_numbers_are_those_of_the_papers(recipe: Recipe) -> None:
+    text = SPECIFICATION.read_text(encoding="utf-8")
+    for each, (start, section) in product(recipe.published, SECTIONS.items()):
+        if each.source.startswith(start):
+            printed = {float(number) for number in re.findall(r"\d+\.\d+", _section(text, section))}
+            assert set(each.values.values()) <= printed
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SPECIFICATION.is_file(), reason="the papers' tables are not here")
+@pytest.mark.parametrize("name", ["wildcat-order", "wildcat-maps", "wildcat-both"])
+def test_the_numbers_of_a_row_stand_in_one_row_of_the_paper(name: str) -> None:
+    published = RECIPES[name].published
+    rows = _section(SPECIFICATION.read_text(encoding="utf-8"), "7.4").replace("*", "").splitlines()
+    for cell in published[0].values:
+        numbers = " | ".join(f"{each.values[cell]:.1f}" for each in published)
+        assert any(numbers in row for row in rows), cell
+
+
+def _section(text: str, number: str) -> str:
+    """From its heading to the next, of whatever level."""
+    start = text.index(f"\n## {number} ") + 1
+    return text[start : text.index("\n#", start)]
