@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from weakloc.api.any_classifier import TIMM, timm_predictor
@@ -46,3 +49,21 @@ def _fused(
         "num_boxes_used": sum(each.num_boxes_used for each in runs),
     }
     return fused.predictor(settings), described
+
+
+def version_of(predictor: Predictor, runs: Sequence[str]) -> str:
+    """A short name that changes when the predictions may: with the runs or with the settings."""
+    digest = hashlib.sha256(repr(asdict(predictor.settings)).encode())
+    for run in runs:
+        for path in _files_of(Path(run)):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    first = runs[0] if runs[0].startswith(TIMM) else Path(runs[0]).resolve().stem
+    return f"{first.removeprefix(TIMM)}-{digest.hexdigest()[:8]}"
+
+
+def _files_of(run: Path) -> list[Path]:
+    """Everything that predictions may follow from; the state for resuming is not among it."""
+    if run.is_dir():
+        return sorted(each for each in run.iterdir() if each.is_file() and each.suffix != ".ckpt")
+    return [run] if run.is_file() else []

@@ -9,7 +9,11 @@ from weakloc.cli.export_command import export
 from weakloc.cli.predict_command import predict
 from weakloc.cli.report_command import report
 from weakloc.cli.reproduce_command import reproduce
+from weakloc.cli.serve_command import serve
 from weakloc.cli.tour_commands import demo
 from weakloc.cli.train_command import train
 
-COMMANDS = (demo, scenes, data, train, calibrate, predict, evaluate, report, export, reproduce)
+COMMANDS = (
+    *(demo, scenes, data, train, calibrate, predict),
+    *(evaluate, report, export, serve, reproduce),
+)

@@ -1,0 +1,111 @@
+"""`weakloc serve` as a process: what it refuses, what it answers, how it ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.serving.running import Client, basic
+from weakloc.api.any_run import predictor_of, version_of
+from weakloc.api.runs import load
+from weakloc.cli import run as weakloc
+from weakloc.config import PredictSettings
+from weakloc.output.exporters.jsonl import parse_line
+
+
+@contextmanager
+def started(arguments: list[str], **environment: str) -> Iterator[tuple[Client, subprocess.Popen]]:
+    """A server in a process of its own, killed at the end if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "weakloc.cli", "serve", *arguments, "--port", "0"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        port = urlsplit(line.split()[2]).port
+        assert port is not None
+        yield Client(port), process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_run_is_served_until_the_process_is_told_to_end(trained: Path, scenes: Path) -> None:
+    photo = min((scenes / "JPEGImages").iterdir())
+    flags = ["--root", str(photo.parent), "--top", "2", "--workers", "0"]
+    with started([str(trained), *flags], WEAKLOC_TOKEN="hush") as (stranger, process):
+        assert stranger.ask("GET", "/health").status == 401
+        client = Client(stranger.port, basic("label studio", "hush"))
+        health = client.ask("GET", "/health").json
+        assert health["classes"] == list(load(trained).class_names)
+        reply = client.post_json("/predict", {"image": photo.name})
+        (right,) = load(trained).predict(photo, settings=PredictSettings(top=2, workers=0))
+        found = parse_line(reply.body, where="the answer")
+        assert found.image == photo.name
+        assert found.scores == pytest.approx(right.scores, abs=1e-5)
+        assert [box.class_name for box in found.boxes] == [box.class_name for box in right.boxes]
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert output == ""
+    lines = errors.splitlines()
+    assert len(lines) == 3, errors
+    assert 'INFO POST "/predict" status=200' in lines[2]
+    assert "hush" not in errors
+
+
+def test_what_cannot_be_served_is_one_line(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags, reason in (
+        (["--host", "0.0.0.0"], "WEAKLOC_TOKEN"),
+        (["--root", str(tmp_path / "nowhere")], "--root"),
+        (["--allow-url", "ftp://host/"], "--allow-url"),
+        (["--host", "203.0.113.1", "--token", "x"], "cannot listen"),
+    ):
+        assert weakloc(["serve", str(trained), "--port", "0", *flags]) == 2
+        message = capsys.readouterr().err
+        assert reason in message
+        assert message.count("\n") == 1
+
+
+def test_a_missing_extra_says_how_to_install_it(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("weakloc.serving.server")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert weakloc(["serve", str(trained)]) == 2
+    assert "weakloc[label-studio]" in capsys.readouterr().err
+
+
+def test_the_version_changes_with_the_run_and_with_the_settings(
+    trained: Path, tmp_path: Path
+) -> None:
+    def version(run: Path, **settings: object) -> str:
+        predictor, _ = predictor_of(str(run), (), PredictSettings(**settings))  # type: ignore[arg-type]
+        return version_of(predictor, [str(run)])
+
+    same = version(trained)
+    assert same == version(trained)
+    assert same.startswith(f"{trained.name}-")
+    assert same != version(trained, top=1)
+    other = tmp_path / trained.name
+    shutil.copytree(trained, other)
+    assert same == version(other)
+    record = (other / "run.json").read_text()
+    (other / "run.json").write_text(record.replace('"seed": 0', '"seed": 1'))
+    assert same != version(other)
