@@ -151,6 +151,12 @@ def test_a_root_may_itself_be_a_link_and_there_may_be_several(folders: Path) -> 
     assert images.find("s.png").content == str((folders / "secret" / "s.png").resolve())
 
 
+def test_a_root_that_is_no_folder_is_named(folders: Path) -> None:
+    for root in (folders / "nowhere", folders / "s.png"):
+        with pytest.raises(SettingError, match="--root"):
+            allowed_images([root], [], max_bytes=100)
+
+
 def test_without_a_root_nothing_is_read(folders: Path) -> None:
     with pytest.raises(ImageError, match="--root"):
         allowed_images([], [], max_bytes=100).find(str(folders / "s.png"))
@@ -234,9 +240,10 @@ def test_what_cannot_be_fetched_says_why_and_redirects_are_not_followed() -> Non
         images.find(f"{here}/nobody-listens-any-more")
 
 
-@pytest.mark.parametrize(
-    "address", ["ftp://host/", "host/path", "file:///etc", "http://", "http://u@h/", "http://h/?a"]
-)
+BAD_ADDRESSES = ("ftp://host/", "host/path", "file:///etc", "http://", "http://u@h/", "http://h/?a")
+
+
+@pytest.mark.parametrize("address", [*BAD_ADDRESSES, "http://h:no/", "http://[::1", ""])
 def test_an_address_that_cannot_be_allowed_is_named(address: str) -> None:
     with pytest.raises(SettingError, match="--allow-url"):
         allowed_images([], [address], max_bytes=100)

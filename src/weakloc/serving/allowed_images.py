@@ -15,8 +15,9 @@ from urllib.error import HTTPError
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, build_opener
 
+from weakloc.config import require
 from weakloc.data.tar_members import is_member_path
-from weakloc.errors import ImageError, SettingError
+from weakloc.errors import ImageError
 from weakloc.predictor.sources import ImageSource
 
 FETCH_SECONDS = 10
@@ -67,6 +68,9 @@ class AllowedImages:
 def allowed_images(
     roots: Sequence[Path], addresses: Sequence[str], *, max_bytes: int
 ) -> AllowedImages:
+    """SettingError where one of them cannot be meant."""
+    for root in roots:
+        require(root.is_dir(), "root", str(root), "Give a folder that exists")
     return AllowedImages(
         tuple(root.resolve() for root in roots),
         tuple(_address(each) for each in addresses),
@@ -96,11 +100,13 @@ def _below(root: Path, path: str) -> Path | None:
 
 
 def _address(text: str) -> SplitResult:
-    parts = urlsplit(text)
-    if parts.scheme not in _PORTS or not parts.hostname or parts.query or parts.username:
-        raise SettingError(
-            f"--allow-url is {text!r}", remedy="Give http(s)://HOST/ or http(s)://HOST/FOLDER/"
-        )
+    try:
+        parts = urlsplit(text)
+        is_web = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, brackets that do not close
+        is_web = False
+    is_folder = is_web and not parts.query and not parts.username
+    require(is_folder, "allow_url", text, "Give http(s)://HOST/ or http(s)://HOST/FOLDER/")
     return parts._replace(path=parts.path.rstrip("/") + "/")
 
 

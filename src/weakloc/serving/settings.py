@@ -45,8 +45,6 @@ class ServeSettings:
             require(getattr(self, name) >= 1, name, getattr(self, name), "Give 1 or more")
         best = self.best_per_class
         require(best is None or best >= 1, "best_per_class", best, "Give 1 or more")
-        for folder in self.root:
-            require(folder.is_dir(), "root", str(folder), "Give a folder that exists")
 
     @property
     def max_bytes(self) -> int:
