@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,16 +150,19 @@ def _export(graph: nn.Module, record: OnnxRecord) -> Any:
     else:
         dynamic_axes = {0: dynamic}
     example = torch.zeros(2, 3, *_sizes_to_compare(record)[0][1:])
-    return torch.onnx.export(
-        graph,
-        (example,),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=["images"],
-        output_names=["scores", "maps"],
-        dynamic_shapes=(dynamic_axes,),
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # torch warns of its own classes here: 2.11 does while it copies what it recorded.
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.onnx.export(
+            graph,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["scores", "maps"],
+            dynamic_shapes=(dynamic_axes,),
+            verbose=False,
+        )
 
 
 def _fixed(record: OnnxRecord, because: str) -> OnnxRecord:
