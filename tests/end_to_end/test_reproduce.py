@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from weakloc.api.reproducing import Reproduction, reproduce
+from weakloc.api.reproducing import Reproduction, planned, reproduce
+from weakloc.api.training import method_named
 from weakloc.cli import run as weakloc
 from weakloc.config import TrainSettings
 from weakloc.errors import SettingError
+from weakloc.methods.cam import Cam
+from weakloc.methods.optimisation import rate_factor
 from weakloc.recipes import RECIPES
 from weakloc.recipes.recipe import Cell, Finding, Recipe
 
@@ -141,6 +145,48 @@ def test_a_failing_cell_is_named_and_loses_no_other(
 def test_crops_of_boxes_count_as_drawn_boxes(wanted: Callable[..., Reproduction]) -> None:
     results = reproduce(LOOKS, wanted(only=("impossible",)))
     assert results.rows[0].boxes_used > 32  # more than one on most of the 32 images
+
+
+def test_sixty_epochs_of_tiny_imagenet_are_planned_as_the_paper_says(
+    wanted: Callable[..., Reproduction],
+) -> None:
+    given = wanted(budget="paper60", settings=TrainSettings(precision="bf16"))
+    looked, missing = planned(RECIPES["cam-batch"], given, print)
+    assert not missing
+    by_cell = {each.cell: each.training for each in looked}
+    assert len({each.digest for each in by_cell.values()}) == len(by_cell) == 19
+    large = by_cell["GR, batch 256, larger net"]
+    small = by_cell["HnS, batch 32, smaller net"]
+    assert (large.settings.backbone, small.settings.backbone) == ("preact34", "preact18")
+    assert (large.settings.epochs, large.settings.cache) == (60, "memory")
+    assert (large.settings.batch_size, small.settings.batch_size) == (None, 32)
+    assert large.settings.precision == "bf16"
+    method = method_named("cam", large.preset, large.choices)
+    assert isinstance(method, Cam)
+    assert (method.flip, method.augment, method.side) == (True, "gr", 64)
+    rates = [rate_factor(replace(method.optimisation, epochs=60), epoch, 1) for epoch in range(60)]
+    drops = [epoch for epoch in range(1, 60) if rates[epoch] < rates[epoch - 1]]
+    assert drops == [10, 20, 30, 40, 50]
+    slower = by_cell["GR, batch 32, rates / 8, larger net"].settings
+    assert (slower.batch_size, slower.learning_rate) == (32, pytest.approx(0.1 / 8))
+
+
+def test_rates_of_head_and_backbone_are_multiplied_apart(
+    wanted: Callable[..., Reproduction],
+) -> None:
+    looked, _ = planned(RECIPES["wildcat-maps"], wanted(), print)
+    by_cell = {each.cell: each.training for each in looked}
+    plain = method_named("wildcat", "practical", by_cell["M = 1"].choices).optimisation
+    for name, head, backbone in (
+        ("M = 1, head rate / 8", 1 / 8, 1),
+        ("M = 1, backbone rate x 8", 1, 8),
+    ):
+        cell = by_cell[name]
+        own = method_named("wildcat", "practical", cell.choices).optimisation
+        rate = cell.settings.learning_rate or own.learning_rate
+        assert rate == pytest.approx(plain.learning_rate * head)
+        before = plain.learning_rate * float(plain.backbone_factor)
+        assert rate * float(own.backbone_factor) == pytest.approx(before * backbone)
 
 
 def test_a_papers_budget_needs_a_papers_data() -> None:

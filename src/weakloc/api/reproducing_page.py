@@ -151,7 +151,7 @@ def curves(results: Results) -> Iterator[Chart]:
     for metric in results.metrics:
         for name in series:
             places = {
-                cell.at: by_name[cell.name].mean(metric)
+                float(cell.at): by_name[cell.name].mean(metric)
                 for cell in recipe.cells
                 if cell.at is not None and cell.series == name and cell.name in by_name
             }

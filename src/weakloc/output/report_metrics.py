@@ -25,6 +25,7 @@ _SPELT = {
     "ar": "AR",
     "coco": "COCO",
     "corloc": "CorLoc",
+    "gt": "GT",
     "iou": "IoU",
     "map": "mAP",
     "v2": "V2",

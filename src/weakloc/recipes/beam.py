@@ -11,10 +11,10 @@ _PAPERS_BEAM = {"search": "beam", "beam_width": 8, "num_levels": 10, "children":
 _PLACES = ("classification_map", "point_map", "box_map_50", "corloc")
 
 
-def _searching(name: str, at: float | None = None, **search: Any) -> Cell:
+def _searching(name: str, at: float | None = None, *, series: str = "", **search: Any) -> Cell:
     """One network that looks in different ways, on its first feature map unless it says so."""
     fields = {**_PAPERS_BEAM, "recrop_every": "inf", **search}
-    return Cell(name=name, method="beam", search={"search": fields}, at=at)
+    return Cell(name=name, method="beam", search={"search": fields}, at=at, series=series)
 
 
 BACKBONE = Recipe(
@@ -98,6 +98,7 @@ RESCORING = Recipe(
 )
 
 _WIDTHS = (1, 2, 4, 8, 16)
+_LEVELS = (2, 4, 6, 8, 12)
 
 WIDTH = Recipe(
     name="beam-width",
@@ -106,11 +107,11 @@ WIDTH = Recipe(
     reference="BEAM section 3.4; no table",
     question="Is a greedy search worse than a beam, and a beam worse than everything?",
     papers_data="M = 8 and H = 10 throughout",
-    axis="beam width M",
+    axis="M, H",
     cells=(
-        *(_searching(f"M = {width}", width, beam_width=width) for width in _WIDTHS),
+        *(_searching(f"M = {m}", m, series="width M", beam_width=m) for m in _WIDTHS),
         _searching("all windows, 8 a level", search="exhaustive"),
-        *(_searching(f"H = {levels}", num_levels=levels) for levels in (2, 4, 6, 8, 12)),
+        *(_searching(f"H = {h}", h, series="levels H", num_levels=h) for h in _LEVELS),
     ),
     metrics=("point_map", "box_map_50", "corloc"),
     findings=(
@@ -132,7 +133,7 @@ WIDTH = Recipe(
     notes=("One network; M at H = 10 levels, H at M = 8, both on the first feature map.",),
 )
 
-_SMALL_BEAM = {"beam_width": 4, "num_levels": 6}
+_SMALL_BEAM: dict[str, Any] = {"beam_width": 4, "num_levels": 6}
 
 MODE = Recipe(
     name="beam-mode",
