@@ -120,3 +120,9 @@ def _section(text: str, number: str) -> str:
     """From its heading to the next, of whatever level."""
     start = text.index(f"\n## {number} ") + 1
     return text[start : text.index("\n#", start)]
+
+
+def test_the_page_names_every_recipe() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reproducing.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([a-z-]+)` \|", page, flags=re.MULTILINE)
+    assert listed == [*RECIPES]
