@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from weakloc.api.data_sets import read
 from weakloc.api.reproducing_data import check_split, digest_of_data, drawn_scenes
 from weakloc.api.reproducing_page import write_results
 from weakloc.api.reproducing_results import Results
-from weakloc.api.reproducing_tasks import Looking, Source, Training
+from weakloc.api.reproducing_tasks import Looking, Source, Training, chosen
 from weakloc.api.reproducing_work import Outcome, Prepare, Task, num_cores, work_through
 from weakloc.api.training import merged_settings, method_named
 from weakloc.config import DataSettings, PredictSettings, TrainSettings
@@ -183,12 +183,7 @@ def _factor(cell: Cell, own: Optimisation) -> float:
 
 def _settings(cell: Cell, setup: Setup, wanted: Reproduction, seed: int) -> TrainSettings:
     """What the command line says, else the budget."""
-    default = TrainSettings()
-    said = {
-        each.name
-        for each in fields(TrainSettings)
-        if getattr(wanted.settings, each.name) != getattr(default, each.name)
-    }
+    said = set(chosen(wanted.settings))
     if "backbone" in said:
         said.add("weights")  # those of the backbone that was named
     unsaid = {name: value for name, value in setup.train.items() if name not in said}

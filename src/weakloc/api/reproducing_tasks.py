@@ -70,17 +70,22 @@ class Training:
 
     @property
     def digest(self) -> str:
-        learned = {name: value for name, value in self.described.items() if name not in _FREE}
-        return digest_of([__version__, self.source.digest, learned])
+        settings = chosen(self.settings)
+        learned = {name: value for name, value in settings.items() if name not in _FREE}
+        own = [self.source.digest, self._method_described, learned]
+        return digest_of([__version__, *own])
 
     @property
     def described(self) -> dict[str, Any]:
+        return {**self._method_described, **to_settings(self.settings)}
+
+    @property
+    def _method_described(self) -> dict[str, Any]:
         return {
             "method": self.method,
             "preset": self.preset,
             "choices": dict(self.choices),
             "crops_of_boxes": self.crops_of_boxes,
-            **to_settings(self.settings),
         }
 
     @property
@@ -137,8 +142,7 @@ class Looking:
 
     @property
     def digest(self) -> str:
-        look = {name: value for name, value in asdict(self.look).items() if name != "workers"}
-        own = [look, dict(self.search), self.tuning, sorted(self.numbers)]
+        own = [chosen(self.look), dict(self.search), self.tuning, sorted(self.numbers)]
         return digest_of([self.training.digest, *own])
 
     @property
@@ -218,6 +222,12 @@ class Looking:
             "search": dict(self.search),
             "tuning": self.tuning,
         }
+
+
+def chosen(settings: TrainSettings | PredictSettings) -> dict[str, Any]:
+    """What differs from the defaults, so that a new setting leaves old digests as they are."""
+    default = to_settings(type(settings)())
+    return {name: value for name, value in to_settings(settings).items() if value != default[name]}
 
 
 def digest_of(content: Any) -> str:
