@@ -14,7 +14,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "tools"}
 PUBLIC_NAMES = {
     *("DataSettings", "PredictSettings", "TrainSettings"),
-    *("Prediction", "TrainedRun", "WeaklocError"),
+    *("Prediction", "ExportedNetwork", "TrainedRun", "WeaklocError"),
     *("check", "demo", "evaluate", "load", "localize", "read", "scenes", "train"),
 }
 

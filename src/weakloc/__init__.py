@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from weakloc.api.any_classifier import localize
+    from weakloc.api.any_run import load
     from weakloc.api.data_sets import check, read, scenes
     from weakloc.api.evaluating import evaluate
-    from weakloc.api.runs import TrainedRun, load
+    from weakloc.api.exporting import ExportedNetwork
+    from weakloc.api.runs import TrainedRun
     from weakloc.api.tour import demo
     from weakloc.api.training import train
     from weakloc.config import DataSettings, PredictSettings, TrainSettings
@@ -20,6 +22,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "DataSettings": "weakloc.config",
+    "ExportedNetwork": "weakloc.api.exporting",
     "PredictSettings": "weakloc.config",
     "Prediction": "weakloc.structures",
     "TrainSettings": "weakloc.config",
@@ -28,7 +31,7 @@ _PUBLIC = {
     "check": "weakloc.api.data_sets",
     "demo": "weakloc.api.tour",
     "evaluate": "weakloc.api.evaluating",
-    "load": "weakloc.api.runs",
+    "load": "weakloc.api.any_run",
     "localize": "weakloc.api.any_classifier",
     "read": "weakloc.api.data_sets",
     "scenes": "weakloc.api.data_sets",
@@ -36,6 +39,7 @@ _PUBLIC = {
 }
 __all__ = [
     "DataSettings",
+    "ExportedNetwork",
     "PredictSettings",
     "Prediction",
     "TrainSettings",

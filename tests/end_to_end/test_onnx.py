@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 
+import weakloc as public
 from weakloc.api.runs import load
 from weakloc.cli import run as weakloc
 from weakloc.output.exporters import read_predictions
@@ -85,6 +86,59 @@ def test_the_file_predicts_what_the_run_predicts(
         assert summaries[0][key] == summaries[1][key]
     for key in ("scales", "map_scales", "threshold_mode", "rescoring", "fuse", "normalise"):
         assert summaries[0]["settings"][key] == summaries[1]["settings"][key]
+
+
+def test_the_file_is_measured_as_the_run_is(
+    tuned: Path, exported: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--workers", "0", "--map-side", "48", "--resamples", "20", "--json"]
+    answers = []
+    for what in (tuned, exported):
+        assert weakloc(["evaluate", str(what), str(scenes), *flags]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    of_run, of_file = answers
+    assert of_file["evaluated"] == str(exported)
+    assert of_file["thresholds_from"] == of_run["thresholds_from"] != "a fixed value"
+    for own, other in zip(of_run["metrics"], of_file["metrics"], strict=True):
+        assert own["name"] == other["name"]
+        assert own["hidden_supervision"] == other["hidden_supervision"]
+        assert own["value"] == pytest.approx(other["value"], abs=0.02), own["name"]
+
+
+def test_drawn_boxes_behind_the_run_are_said_of_the_file(
+    trained: Path, scenes: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    flags = ["--boxes", "6", "--map-side", "48", "--workers", "0", "--quiet"]
+    assert weakloc(["calibrate", str(folder), str(scenes), *flags]) == 0
+    assert weakloc(["export", str(folder), "--out", str(tmp_path / "a.onnx"), "--quiet"]) == 0
+    of_run, of_file = load(folder), public.load(tmp_path / "a.onnx")
+    assert of_file.num_boxes_used == of_run.num_boxes_used == 6
+    assert of_file.hidden_supervision == of_run.hidden_supervision == 0
+    assert of_file.origin_of_thresholds == of_run.origin_of_thresholds
+
+
+def test_the_file_predicts_in_python_as_the_run_does(
+    tuned: Path, exported: Path, scenes: Path
+) -> None:
+    settings = public.PredictSettings(map_side=48, workers=0, top=1)
+    pairs = zip(
+        *(
+            public.load(what).predict(
+                scenes / "JPEGImages", tags=scenes / "tags.csv", settings=settings
+            )
+            for what in (tuned, exported)
+        ),
+        strict=True,
+    )
+    num_boxes = 0
+    for own, other in pairs:
+        assert own.image == other.image
+        assert own.scores == pytest.approx(other.scores, abs=1e-4)
+        assert own.extra["tags"] == other.extra["tags"]
+        assert [each.class_name for each in own.points] == [x.class_name for x in other.points]
+        num_boxes += len(other.boxes)
+    assert num_boxes >= 40
 
 
 def test_the_file_takes_any_batch_and_size_and_names_them(tuned: Path, exported: Path) -> None:

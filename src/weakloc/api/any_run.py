@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from weakloc.api.any_classifier import TIMM, timm_predictor
-from weakloc.api.exporting import SUFFIX, load_onnx
+from weakloc.api.exporting import SUFFIX, ExportedNetwork, load_onnx
 from weakloc.api.fusing import FusedRuns
-from weakloc.api.runs import load
+from weakloc.api.runs import TrainedRun
+from weakloc.api.runs import load as load_folder
 from weakloc.config import PredictSettings
 from weakloc.predictor.predictor import Predictor
+
+
+def load(run: str | Path) -> TrainedRun | ExportedNetwork:
+    """A run: the folder that `weakloc train` wrote, or a file of `weakloc export`."""
+    return load_onnx(run) if Path(run).suffix == SUFFIX else load_folder(run)
 
 
 def predictor_of(
@@ -27,18 +33,14 @@ def predictor_of(
         return _fused(run, also, settings)
     if run.startswith(TIMM):
         return timm_predictor(run, settings), {"run": run, "thresholds_from": "fixed 0.2"}
-    if run.endswith(SUFFIX):
-        exported = load_onnx(run)
-        tuned = exported.record.thresholds_from
-        return exported.predictor(settings), {"run": run, "thresholds_from": tuned}
-    trained = load(run)
-    return trained.predictor(settings), {"run": run, **trained.origin_of_thresholds}
+    loaded = load(run)
+    return loaded.predictor(settings), {"run": run, **loaded.origin_of_thresholds}
 
 
 def _fused(
     run: str, also: Sequence[str], settings: PredictSettings
 ) -> tuple[Predictor, dict[str, Any]]:
-    runs = tuple(load(path) for path in (run, *also))
+    runs = tuple(load_folder(path) for path in (run, *also))
     fused = FusedRuns(runs)
     scores_from = "mean of scores" if fused.late_classifier() is None else "late classifier"
     described = {

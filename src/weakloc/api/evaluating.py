@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from weakloc.api.any_run import load
 from weakloc.api.coco_results import read_coco_results
 from weakloc.api.data_sets import read
+from weakloc.api.exporting import SUFFIX, ExportedNetwork
 from weakloc.api.map_metrics import MapMetrics
 from weakloc.api.prediction_files import predictions_file, summary_beside
-from weakloc.api.runs import TrainedRun, load
+from weakloc.api.runs import TrainedRun
 from weakloc.config import PredictSettings
 from weakloc.errors import DataError, PredictionsError, did_you_mean
 from weakloc.files import by_last_part, open_whole
@@ -110,30 +112,30 @@ class Judging:
 
 
 def evaluate(
-    what: str | Path | TrainedRun,
+    what: str | Path | TrainedRun | ExportedNetwork,
     data: str | Path | DataSet,
     *,
     split: str = "val",
     settings: PredictSettings | None = None,
 ) -> Evaluated:
-    """A run, a predictions.jsonl or a COCO results file against one split of a data set."""
+    """A run, exported file, predictions.jsonl or COCO results file against a split of the data."""
     data_set = data if isinstance(data, DataSet) else read(data)
     return judge(what, Judging(data_set, split), settings=settings)
 
 
 def judge(
-    what: str | Path | TrainedRun,
+    what: str | Path | TrainedRun | ExportedNetwork,
     judging: Judging,
     *,
     settings: PredictSettings | None = None,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> Evaluated:
     """`evaluate` with all that can be chosen, for several runs that are judged alike."""
-    if isinstance(what, TrainedRun):
+    if isinstance(what, TrainedRun | ExportedNetwork):
         return _evaluate_run(what, judging, settings or PredictSettings(), on_progress)
     path = Path(what)
     file = predictions_file(path)
-    if path.is_dir() and not file.is_file():
+    if path.suffix == SUFFIX or (path.is_dir() and not file.is_file()):
         return _evaluate_run(load(path), judging, settings or PredictSettings(), on_progress)
     if file.suffix == ".json":
         found = read_coco_results(file, judging.data_set)
@@ -182,7 +184,10 @@ def _markdown_cell(report: Report, name: str) -> str:
 
 
 def _evaluate_run(
-    run: TrainedRun, judging: Judging, settings: PredictSettings, on_progress: OnProgress
+    run: TrainedRun | ExportedNetwork,
+    judging: Judging,
+    settings: PredictSettings,
+    on_progress: OnProgress,
 ) -> Evaluated:
     _check_classes(run.class_names, judging.data_set.class_names, str(run.path))
     samples = judging.samples
@@ -202,7 +207,7 @@ def _evaluate_run(
     num_broken = seeing.through(samples, on_progress)
     report = evaluation.report(hidden_supervision=run.num_boxes_used)
     if maps is not None:
-        report = maps.added_to(report, hidden_supervision=run.run.hidden_supervision)
+        report = maps.added_to(report, hidden_supervision=run.hidden_supervision)
     tuned_by = str(run.origin_of_thresholds["thresholds_from"])
     if settings.threshold is not None:
         tuned_by = f"--threshold {settings.threshold:g}"

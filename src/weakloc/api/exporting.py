@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weakloc import __version__
-from weakloc.api.runs import TrainedRun, as_the_method_says
+from weakloc.api.runs import TrainedRun, as_the_method_says, predictions_of
 from weakloc.config import PredictSettings, require
 from weakloc.errors import SettingError
 from weakloc.predictor.co_occurring import Rescoring, shares_from_counts
@@ -14,15 +15,42 @@ from weakloc.predictor.onnx_export import ExportedFile, write_onnx
 from weakloc.predictor.onnx_record import CellGeometry, Looking, OnnxRecord, pairs_of
 from weakloc.predictor.onnx_source import OnnxSource
 from weakloc.predictor.predictor import Predictor
+from weakloc.structures import BrokenImage, Prediction
 
 SUFFIX = ".onnx"
 
 
 @dataclass(frozen=True)
 class ExportedNetwork:
-    """An ONNX file, loaded."""
+    """A file of `weakloc export`, loaded."""
 
     source: OnnxSource
+
+    @property
+    def path(self) -> Path:
+        return self.source.path
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.source.class_names
+
+    @property
+    def hidden_supervision(self) -> int:
+        """Drawn boxes or masks that training or selection looked at."""
+        return self.record.hidden_supervision
+
+    @property
+    def num_boxes_used(self) -> int:
+        """Drawn boxes or masks that training, selection or calibration looked at."""
+        return self.record.num_boxes_used
+
+    @property
+    def origin_of_thresholds(self) -> dict[str, str | int]:
+        """What tuned the thresholds, for whoever keeps a record of predictions."""
+        return {
+            "thresholds_from": self.record.thresholds_from,
+            "num_boxes_used": self.num_boxes_used,
+        }
 
     @property
     def record(self) -> OnnxRecord:
@@ -41,6 +69,16 @@ class ExportedNetwork:
         if wanted.rescoring:
             rescoring = Rescoring(shares_from_counts(record.co_occurrence()), wanted.rescoring)
         return Predictor(self.source, wanted, thresholds=record.thresholds, rescore=rescoring)
+
+    def predict(
+        self,
+        images: str | Path | Sequence[str | Path],
+        *,
+        tags: str | Path | None = None,
+        settings: PredictSettings | None = None,
+    ) -> Iterator[Prediction | BrokenImage]:
+        """Predictions of a folder, a glob, a list, a table, shards, or of some paths."""
+        return predictions_of(self.predictor(settings), images, tags)
 
 
 def export(run: TrainedRun, out: Path) -> ExportedFile:
@@ -78,7 +116,9 @@ def describe(run: TrainedRun) -> OnnxRecord:
         ),
         thresholds=predictor.locating.thresholds,
         threshold_mode=None if calibration is None else predictor.settings.threshold_mode,
-        thresholds_from="nothing" if calibration is None else calibration.supervision,
+        thresholds_from=str(run.origin_of_thresholds["thresholds_from"]),
+        num_boxes_used=run.num_boxes_used,
+        hidden_supervision=run.hidden_supervision,
         smallest_side=backbone.min_input,
         version=__version__,
         rescoring=predictor.settings.rescoring or 0.0,

@@ -51,11 +51,16 @@ class TrainedRun:
         return None if stored is None else Calibration.from_json(stored)
 
     @property
+    def hidden_supervision(self) -> int:
+        """Drawn boxes or masks that training or selection looked at."""
+        return self.run.hidden_supervision
+
+    @property
     def num_boxes_used(self) -> int:
         """Drawn boxes or masks that training, selection or calibration looked at."""
         calibration = self.calibration
         tuning = 0 if calibration is None else calibration.num_boxes_used
-        return self.run.hidden_supervision + tuning
+        return self.hidden_supervision + tuning
 
     @property
     def origin_of_thresholds(self) -> dict[str, str | int]:
@@ -97,8 +102,7 @@ class TrainedRun:
         settings: PredictSettings | None = None,
     ) -> Iterator[Prediction | BrokenImage]:
         """Predictions of a folder, a glob, a list, a table, shards, or of some paths."""
-        given = None if tags is None else read_tags(Path(tags), self.class_names)[0]
-        return self.predictor(settings).predict(_sources(images), given)
+        return predictions_of(self.predictor(settings), images, tags)
 
     @property
     def _is_single_label(self) -> bool:
@@ -126,6 +130,16 @@ class TrainedRun:
             return fused_maps
         method = self.run.method
         return BeamHeat(source, method.search if isinstance(method, Beam) else BeamSettings())
+
+
+def predictions_of(
+    predictor: Predictor,
+    images: str | Path | Sequence[str | Path],
+    tags: str | Path | None,
+) -> Iterator[Prediction | BrokenImage]:
+    """One answer an image, in input order; `tags` is a table of what is in them."""
+    given = None if tags is None else read_tags(Path(tags), predictor.source.class_names)[0]
+    return predictor.predict(_sources(images), given)
 
 
 def load(path: str | Path) -> TrainedRun:

@@ -57,7 +57,7 @@ def evaluate(
     Parameters
     ----------
     run
-        Run folder, predictions.jsonl or COCO results file.
+        Run folder, file of weakloc export, predictions.jsonl or COCO results file.
     data
         Data set with drawn boxes or masks.
     """

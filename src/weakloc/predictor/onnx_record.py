@@ -75,7 +75,9 @@ class OnnxRecord:
     `scores` (batch, classes) and `maps` (batch, classes, rows, columns). They become probabilities
     by `activation`, after any averaging. `fixed_size` (width, height) is set where the file takes
     no other, for the reason in `fixed_because`; elsewhere sides are at least `smallest_side`.
-    `version` is weakloc's. `threshold_mode` None: the thresholds were not tuned.
+    `version` is weakloc's. `threshold_mode` None: the thresholds were not tuned. `num_boxes_used`
+    counts drawn boxes that made the file what it is; `hidden_supervision` leaves out those that
+    tuned its thresholds.
     """
 
     class_names: tuple[str, ...]
@@ -93,6 +95,8 @@ class OnnxRecord:
     fixed_because: str = ""
     rescoring: float = 0.0
     together: tuple[Together, ...] = ()
+    num_boxes_used: int = 0
+    hidden_supervision: int = 0
     opset: int = OPSET
     format: str = FORMAT
 

@@ -26,10 +26,10 @@ class OnnxSource:
     map_kind: MapKind = "logit"
 
     def __init__(self, path: Path) -> None:
-        self._where = str(path)
+        self.path = path
         self._session = open_session(path, own_device())
         stored = self._session.get_modelmeta().custom_metadata_map.get(KEY)
-        self.record: OnnxRecord = read_record(stored, where=self._where)
+        self.record: OnnxRecord = read_record(stored, where=str(self.path))
         self.class_names = self.record.class_names
         self.preprocessing: Preprocessing = self.record.preprocessing
         self.activation: Activation = self.record.activation
@@ -50,7 +50,7 @@ class OnnxSource:
             raise SettingError(
                 f"the network takes images of {fixed[0]} x {fixed[1]} pixels only, "
                 f"not {width} x {height}: {self.record.fixed_because}",
-                where=self._where,
+                where=str(self.path),
                 remedy="Leave out --scales and --map-scales",
             )
 
