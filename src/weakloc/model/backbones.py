@@ -68,6 +68,11 @@ class Backbone(nn.Module):
         outputs: dict[int, Tensor] = self.trunk(images, tuple(levels))
         return outputs
 
+    def early_levels(self, images: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:
+        """Feature maps by stride, without computing what comes after them."""
+        outputs: dict[int, Tensor] = self.trunk.early(images, tuple(levels))
+        return outputs
+
     def map_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) of an input -> (columns, rows) of its map, by running the network."""
         width, height = input_size

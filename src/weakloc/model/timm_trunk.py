@@ -48,6 +48,19 @@ class TimmTrunk(Trunk):
         outputs = dict(zip(extra, kept, strict=True))
         return {**outputs, self.facts.stride: self._as_grid(last, images)}
 
+    def early(self, images: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:
+        if self.facts.stride in levels:
+            return super().early(images, levels)
+        model: Any = self.model
+        kept = model.forward_intermediates(
+            images,
+            indices=[self.level_indices[level] for level in levels],
+            output_fmt="NCHW",
+            stop_early=True,
+            intermediates_only=True,
+        )
+        return dict(zip(levels, kept, strict=True))
+
     def _last_level(self, images: Tensor) -> Tensor:
         model: Any = self.model
         return self._as_grid(model.forward_features(images), images)

@@ -42,3 +42,8 @@ class Trunk(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor, levels: Sequence[int] = ()) -> dict[int, Tensor]: ...
+
+    def early(self, images: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:
+        """These levels alone; a trunk that can stops after the last of them."""
+        features = self(images, levels)
+        return {level: features[level] for level in levels}
