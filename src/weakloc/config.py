@@ -176,8 +176,9 @@ class PredictSettings:
     normalise: Literal["auto", "none", "minmax", "relu_max", "sigmoid", "zscore"] = "auto"
     """What is done to each of several maps before they become one; auto: the method's."""
 
-    localiser: Literal["auto", "score_map", "beam_search"] = "auto"
-    """Where places are looked for: in the score maps, or by searching windows of the image."""
+    localiser: Literal["auto", "score_map", "cells", "beam_search"] = "auto"
+    """Where places are looked for: in the score maps, in the cells that `weakloc refine` learned,
+    or by searching windows of the image. auto: cells where there are any, else the method's."""
 
     objectness: Literal["none", "distance", "axis", "cut"] = "none"
     """Weigh the maps by what stands out in the backbone's own features, whatever its class."""
@@ -206,14 +207,15 @@ class PredictSettings:
     threshold: float | None = None
     """Share of a map's range above which a pixel is the object's. Not given: as calibrated."""
 
-    threshold_mode: Literal["minmax", "relu_max"] = "minmax"
-    """What the threshold is a share of: the map's range, or its maximum above zero."""
+    threshold_mode: Literal["minmax", "relu_max", "none"] = "minmax"
+    """What the threshold is a share of: the map's range, its maximum above zero, or nothing."""
 
     boxes: Literal["all", "largest", "best", "none"] = "all"
     """Boxes of a class: one for each part of the map, of the largest part, or the best one."""
 
-    box_score: Literal["mean", "raw_mean", "blob_mean", "max", "share"] = "mean"
-    """Heat that scores a box, always times the probability of the class."""
+    box_score: Literal["auto", "mean", "raw_mean", "blob_mean", "max", "share"] = "auto"
+    """Heat that scores a box, always times the probability of the class. auto: its share of all
+    heat where places come from cells, else its mean."""
 
     min_area: float = 0.001
     """Smallest part of the map that gets a box, as a share of the image."""
@@ -312,6 +314,32 @@ class ExportOptions:
         require(0 <= threshold <= 1, "tag_threshold", threshold, "Give a share from 0 to 1")
         fits = self.mask_form in ("rle", "polygon")
         require(fits, "mask_form", self.mask_form, "Give rle or polygon")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineSettings:
+    """How a trained run learns which cells are the object."""
+
+    images: int = 1500
+    """Images to learn from at most, drawn at random; each takes about 0.4 MB at 320 pixels."""
+
+    rounds: int = 1
+    """How often places are learned: first from what stands out, then from the round before."""
+
+    epochs: int = 4
+    """Passes over the images in each round."""
+
+    learning_rate: float = 2e-3
+    """Step size at the start and, three times as large, at its highest."""
+
+    seed: int = 0
+    """Number from which weights, order and the choice of images follow."""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "rounds", "epochs"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "Give 1 or more")
+        rate = self.learning_rate
+        require(0 < rate < 1, "learning_rate", rate, "Give a number between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import build_backbone
 from weakloc.model.network import LocalizationNetwork
 from weakloc.structures import BrokenImage
+from weakloc.training.cell_file import load_cells
 from weakloc.training.label_statistics import LabelStatistics
 from weakloc.training.run import EpochRecord, Run, Selection
 from weakloc.training.saving import CHECKPOINT_NAME, cannot_save
@@ -149,6 +150,12 @@ def save_thresholds(run: Run, thresholds: Mapping[str, Any]) -> Run:
     return replace(run, thresholds=dict(thresholds))
 
 
+def forget_thresholds(run: Run) -> Run:
+    """The run as before any calibration, also on disk."""
+    write_record(run.path, {**read_record(run.path), "thresholds": None})
+    return replace(run, thresholds=None)
+
+
 def load_run(path: Path) -> Run:
     """The run of a folder, checked; nothing in it is executed."""
     record = read_record(path)
@@ -188,7 +195,7 @@ def load_run(path: Path) -> Run:
     except (ValueError, TypeError, AttributeError) as error:
         raise _damaged(where, str(error)) from error
     _load_weights(network, path)
-    return run
+    return replace(run, cells=load_cells(path, network.backbone, len(class_names)))
 
 
 def read_record(path: Path) -> dict[str, Any]:

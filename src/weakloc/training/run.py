@@ -10,6 +10,7 @@ from typing import Any
 from weakloc.config import TrainSettings
 from weakloc.data.transforms import Preprocessing
 from weakloc.methods.method import Method
+from weakloc.model.cell_classifier import CellClassifier
 from weakloc.model.network import LocalizationNetwork
 from weakloc.training.label_statistics import LabelStatistics
 
@@ -40,7 +41,7 @@ class Run:
     """What `load_run` gives; the network is in evaluation mode.
 
     `thresholds` is what a calibration wrote, None before one. `hidden_supervision` counts drawn
-    boxes or masks that training or selection used.
+    boxes or masks that training or selection used. `cells` is what `weakloc refine` learned.
     """
 
     path: Path
@@ -56,3 +57,4 @@ class Run:
     notes: tuple[str, ...] = ()
     hidden_supervision: int = 0
     thresholds: Mapping[str, Any] | None = None
+    cells: CellClassifier | None = None

@@ -1,0 +1,268 @@
+"""A second look: tags -> which cells are the object, without any drawn box.
+
+1. A classifier of single cells learns the tags: a cell that all kinds of images share cannot tell.
+2. Cells that stand out from the rest of their image, and betray the tag at least a little, are
+   taken for the object; Otsu's threshold divides each image.
+3. A classifier of single cells learns this division. One image's guess is noise; what many
+   images of a class have in common is not. Its answers may divide the images once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from weakloc.config import RefineSettings
+from weakloc.data.loaders import evaluation_loader
+from weakloc.data.transforms import Preprocessing
+from weakloc.errors import DataError
+from weakloc.geometry import GridTransform, cell_center_in_image
+from weakloc.model.backbones import Backbone
+from weakloc.model.cell_classifier import (
+    CellClassifier,
+    fine_features,
+    fine_levels,
+    on_coarsest_grid,
+)
+from weakloc.structures import PRESENT, UNKNOWN, BrokenImage, Sample
+
+OnProgress = Callable[[int, int | None], None]
+EVIDENCE = 0.25  # power of the tag's probability in the first guess: standing out decides
+IGNORED = -1
+_IMAGES_A_STEP = 16
+_SMALLEST_SPREAD = 1e-6
+
+
+@dataclass(frozen=True)
+class SeenCells:
+    """What is kept of an image: half-precision features by stride, its tags, where it has cells."""
+
+    features: dict[int, Tensor]  # stride -> (D, h, w)
+    labels: Tensor  # (C,)
+    inside: Tensor  # (rows, columns): not padding
+
+
+def learn_cells(
+    backbone: Backbone,
+    samples: Sequence[Sample],
+    preprocessing: Preprocessing,
+    settings: RefineSettings,
+    on_progress: OnProgress,
+) -> tuple[CellClassifier, list[BrokenImage]]:
+    """Nothing but the samples' labels is looked at."""
+    chosen = _chosen(samples, settings)
+    seen, broken = _see(backbone, chosen, preprocessing, on_progress)
+    if not any((each.labels == PRESENT).any() for each in seen):
+        raise DataError(
+            f"none of {len(seen)} readable images has a tag",
+            remedy="Give images of which some are known to show a class",
+        )
+    torch.manual_seed(settings.seed)
+    classifier = CellClassifier(
+        {level: len(values) for level, values in seen[0].features.items()}, len(seen[0].labels)
+    )
+    _measure(classifier, seen)
+    _learn_tags(classifier, seen, settings)
+    division = [_guess(classifier, each) for each in seen]
+    for number in range(settings.rounds):
+        if number:
+            division = [_divided(_is_object(classifier, each), each) for each in seen]
+        _learn_places(classifier, seen, division, settings)
+    return classifier.eval(), broken
+
+
+def _chosen(samples: Sequence[Sample], settings: RefineSettings) -> list[Sample]:
+    """At most so many images, drawn at random, in their order."""
+    draw = torch.Generator().manual_seed(settings.seed)
+    drawn = torch.randperm(len(samples), generator=draw)[: settings.images]
+    return [samples[index] for index in sorted(drawn.tolist())]
+
+
+@torch.inference_mode()
+def _see(
+    backbone: Backbone,
+    samples: Sequence[Sample],
+    preprocessing: Preprocessing,
+    on_progress: OnProgress,
+) -> tuple[list[SeenCells], list[BrokenImage]]:
+    backbone.eval()
+    levels = fine_levels(backbone)
+    # Images of one size share a pass through the network; others come one by one, unpadded.
+    batch_size = 8 if preprocessing.fixed_size is not None else 1
+    loader = evaluation_loader(samples, preprocessing, batch_size=batch_size)
+    device = next(backbone.parameters()).device
+    seen: list[SeenCells] = []
+    for batch in loader:
+        found = fine_features(backbone, batch.images.to(device), levels)
+        for row, transform in enumerate(batch.transforms):
+            features = {level: values[row].half().cpu() for level, values in found.items()}
+            rows, columns = features[max(levels)].shape[1:]
+            assert transform is not None
+            inside = _inside(backbone.cell_transform(transform, rows, columns), rows, columns)
+            seen.append(SeenCells(features, batch.labels[row], inside))
+        on_progress(len(seen), len(samples))
+    return seen, list(loader.broken)
+
+
+def _inside(transform: GridTransform, rows: int, columns: int) -> Tensor:
+    """Cells whose centre lies in the image."""
+    width, height = transform.image_size
+    x = torch.tensor([cell_center_in_image(0, column, transform)[0] for column in range(columns)])
+    y = torch.tensor([cell_center_in_image(row, 0, transform)[1] for row in range(rows)])
+    return ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))[None, :]
+
+
+def _measure(classifier: CellClassifier, seen: Sequence[SeenCells]) -> None:
+    """Mean and spread of every channel."""
+    means, spreads = [], []
+    for level in classifier.levels:
+        total = torch.zeros(classifier.channels[level], dtype=torch.float64)
+        squares, count = torch.zeros_like(total), 0
+        for each in seen:
+            values = each.features[level].flatten(1).double()
+            total += values.sum(1)
+            squares += values.square().sum(1)
+            count += values.shape[1]
+        mean = total / count
+        means.append(mean)
+        spreads.append((squares / count - mean.square()).clamp(min=0).sqrt())
+    classifier.mean.copy_(torch.cat(means))
+    classifier.std.copy_(torch.cat(spreads).clamp(min=_SMALLEST_SPREAD))
+
+
+def _standardised(classifier: CellClassifier, each: SeenCells) -> dict[int, Tensor]:
+    return classifier.standardised({k: value[None].float() for k, value in each.features.items()})
+
+
+def standing_out(standardised: Sequence[Tensor]) -> Tensor:
+    """Distance of every cell from its image's median, averaged over the levels: (B, rows, columns).
+
+    The median is the background's as long as it covers more than half of the image.
+    """
+    maps = []
+    for features in standardised:
+        middle = features.flatten(2).median(dim=2).values[:, :, None, None]
+        maps.append((features - middle).square().mean(1, keepdim=True).sqrt())
+    return torch.stack(on_coarsest_grid(maps)).mean(0)[:, 0]
+
+
+@torch.no_grad()
+def _guess(classifier: CellClassifier, each: SeenCells) -> Tensor:
+    levels = _standardised(classifier, each)
+    evidence = classifier.tags(classifier.cells(levels)).sigmoid()[0]
+    out = standing_out([levels[level] for level in classifier.levels])[0]
+    return _divided(out * evidence**EVIDENCE, each)
+
+
+@torch.no_grad()
+def _is_object(classifier: CellClassifier, each: SeenCells) -> Tensor:
+    return classifier.is_object(classifier.cells(_standardised(classifier, each)))[0]
+
+
+def _divided(heat: Tensor, each: SeenCells) -> Tensor:
+    """Each cell's class + 1, 0 for background, IGNORED where nothing is known: (rows, columns).
+
+    Where two tagged classes want a cell, the one gets it that is nearer to its own maximum.
+    """
+    present = [int(index) for index in (each.labels == PRESENT).nonzero()]
+    if not present and bool((each.labels == UNKNOWN).any()):
+        return torch.full(each.inside.shape, IGNORED)
+    target = torch.zeros(each.inside.shape, dtype=torch.int64)
+    best = torch.zeros(each.inside.shape)
+    for index in present:
+        smooth = functional.avg_pool2d(heat[index][None], 3, 1, 1, count_include_pad=False)[0]
+        known = smooth[each.inside]
+        if known.min() == known.max():
+            return torch.full(each.inside.shape, IGNORED)
+        share = torch.where(smooth > otsu_threshold(known), smooth / known.max(), 0.0)
+        target[share > best] = index + 1
+        best = torch.maximum(best, share)
+    target[~each.inside] = IGNORED
+    return target
+
+
+def otsu_threshold(values: Tensor) -> float:
+    """Otsu 1979: the highest value of the lower of two groups that differ most in their means."""
+    ordered = values.flatten().double().sort().values
+    below = torch.arange(1, len(ordered), dtype=torch.float64)
+    above = len(ordered) - below
+    sums = ordered.cumsum(0)
+    difference = sums[:-1] / below - (sums[-1] - sums[:-1]) / above
+    return float(ordered[int((below * above * difference.square()).argmax())])
+
+
+def _learn_tags(
+    classifier: CellClassifier, seen: Sequence[SeenCells], settings: RefineSettings
+) -> None:
+    """Every cell is asked for the tags of its image; unknown ones do not count."""
+
+    def loss(cells: Tensor, chosen: Sequence[int]) -> Tensor:
+        counts = [int(seen[index].inside.sum()) for index in chosen]
+        labels = torch.stack([seen[index].labels for index in chosen])
+        labels = labels.repeat_interleave(torch.tensor(counts), dim=0)
+        logits = _flat(classifier.tags, cells)
+        losses = functional.binary_cross_entropy_with_logits(
+            logits, (labels == PRESENT).float(), reduction="none"
+        )
+        known = labels != UNKNOWN
+        return (losses * known).sum() / known.sum().clamp(min=1)
+
+    _learn(classifier, classifier.tags, seen, loss, settings)
+
+
+def _learn_places(
+    classifier: CellClassifier,
+    seen: Sequence[SeenCells],
+    division: Sequence[Tensor],
+    settings: RefineSettings,
+) -> None:
+    def loss(cells: Tensor, chosen: Sequence[int]) -> Tensor:
+        targets = torch.cat([division[index][seen[index].inside] for index in chosen])
+        logits = _flat(classifier.places, cells)
+        total = functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+        return total / (targets != IGNORED).sum().clamp(min=1)
+
+    _learn(classifier, classifier.places, seen, loss, settings)
+
+
+def _learn(
+    classifier: CellClassifier,
+    layers: nn.Module,
+    seen: Sequence[SeenCells],
+    loss: Callable[[Tensor, Sequence[int]], Tensor],
+    settings: RefineSettings,
+) -> None:
+    steps = settings.epochs * -(-len(seen) // _IMAGES_A_STEP)
+    optimiser = torch.optim.AdamW(layers.parameters(), settings.learning_rate, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 3 * settings.learning_rate, total_steps=steps
+    )
+    for chosen in _shuffled(len(seen), settings):
+        with torch.no_grad():
+            cells = torch.cat([_own_cells(classifier, seen[index]) for index in chosen])
+        optimiser.zero_grad()
+        loss(cells, chosen).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+
+
+def _shuffled(num_images: int, settings: RefineSettings) -> Iterator[list[int]]:
+    draw = torch.Generator().manual_seed(settings.seed)
+    for _ in range(settings.epochs):
+        for chosen in torch.split(torch.randperm(num_images, generator=draw), _IMAGES_A_STEP):
+            yield chosen.tolist()
+
+
+def _own_cells(classifier: CellClassifier, each: SeenCells) -> Tensor:
+    """Standardised features of the cells inside the image: (cells, D)."""
+    return classifier.cells(_standardised(classifier, each))[0][:, each.inside].T
+
+
+def _flat(layers: nn.Module, cells: Tensor) -> Tensor:
+    """1x1 convolutions over a list of cells: (cells, D) -> (cells, outputs)."""
+    outputs: Tensor = layers(cells.T[None, :, :, None])
+    return outputs[0, :, :, 0].T

@@ -1,0 +1,189 @@
+"""Learning which cells are the object: oracles for each step, and the whole on plain squares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.small_data import make_data_set, make_sample
+from weakloc.config import RefineSettings
+from weakloc.data.transforms import Preprocessing
+from weakloc.errors import DataError, RunError
+from weakloc.model.backbone_spec import BackboneSpec
+from weakloc.model.backbones import Backbone, build_backbone
+from weakloc.model.cell_classifier import CellClassifier, fine_features, fine_levels
+from weakloc.structures import PRESENT, UNKNOWN, Sample
+from weakloc.training.cell_file import CELLS_NAME, load_cells, save_cells
+from weakloc.training.cells import learn_cells, otsu_threshold, standing_out
+
+PREPROCESSING = Preprocessing(size=(64, 64), resize="warp")
+SETTINGS = RefineSettings(epochs=20, learning_rate=5e-3)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    torch.manual_seed(0)
+    return build_backbone(BackboneSpec.parse("tiny[width=8]", weights="none")).eval()
+
+
+def learn(backbone: Backbone, samples: Sequence[Sample], **changes: int) -> CellClassifier:
+    settings = replace(SETTINGS, **changes)
+    return learn_cells(backbone, samples, PREPROCESSING, settings, lambda _done, _total: None)[0]
+
+
+def test_otsu_threshold_is_the_best_of_all_divisions() -> None:
+    random = np.random.default_rng(3)
+    values = np.concatenate([random.normal(0, 1, 60), random.normal(4, 0.5, 25)])
+    spread = {
+        cut: (values <= cut).mean()
+        * (values > cut).mean()
+        * (values[values <= cut].mean() - values[values > cut].mean()) ** 2
+        for cut in sorted(values)[:-1]
+    }
+
+    assert otsu_threshold(torch.from_numpy(values)) == max(spread, key=lambda cut: spread[cut])
+
+
+def test_standing_out_is_the_distance_from_the_median() -> None:
+    features = torch.zeros(1, 2, 3, 3)
+    features[0, :, 1, 2] = torch.tensor([3.0, 4.0])
+
+    found = standing_out([features])
+
+    expected = torch.zeros(1, 3, 3)
+    expected[0, 1, 2] = (25 / 2) ** 0.5
+    assert torch.allclose(found, expected)
+
+
+def test_standing_out_averages_fine_levels_onto_the_coarsest_grid() -> None:
+    fine, coarse = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 2, 2)
+    fine[0, 0, 0, 3] = 8.0
+
+    found = standing_out([fine, coarse])
+
+    assert torch.allclose(
+        found[0], torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    )  # 8 / 4 cells / 2 levels
+
+
+def test_an_even_image_leaves_no_trace_of_its_border(backbone: Backbone) -> None:
+    images = torch.full((1, 3, 50, 70), 0.3)
+
+    features = fine_features(backbone, images, fine_levels(backbone))
+
+    assert {stride: values.shape[2:] for stride, values in features.items()} == {
+        4: (13, 18),
+        8: (7, 9),
+    }
+    for values in features.values():
+        assert values.flatten(2).std(dim=2).max() < 1e-5
+    assert backbone.forward_levels(images, [4])[4].flatten(2).std(dim=2).max() > 1e-3
+
+
+def test_fine_cells_lie_where_the_plain_ones_do(backbone: Backbone) -> None:
+    images = torch.zeros(1, 3, 96, 96)
+    images[:, :, 40:56, 64:80] = 1.0
+
+    plain = backbone.forward_levels(images, [8])[8]
+    found = fine_features(backbone, images, [8])[8]
+
+    assert torch.allclose(found[:, :, 5:7, 6:10], plain[:, :, 5:7, 6:10], atol=1e-4)
+
+
+def test_squares_are_found_from_tags_alone(backbone: Backbone, tmp_path: Path) -> None:
+    data_set = make_data_set(tmp_path, num_train=48, num_val=24)
+    blind = [replace(sample, truth=None) for sample in data_set.splits["train"]]
+
+    classifier = learn(backbone, blind)
+
+    on_the_object = [
+        _hottest_lies_in_a_box(backbone, classifier, sample, class_index)
+        for sample in data_set.splits["val"]
+        for class_index in np.flatnonzero(sample.labels == PRESENT).tolist()
+    ]
+    assert np.mean(on_the_object) > 0.9
+
+
+def _hottest_lies_in_a_box(
+    backbone: Backbone, classifier: CellClassifier, sample: Sample, class_index: int
+) -> bool:
+    from PIL import Image
+
+    with Image.open(sample.path) as picture:
+        images, transform = PREPROCESSING.apply(picture.convert("RGB"))
+    with torch.no_grad():
+        heat = classifier(fine_features(backbone, images[None], classifier.levels))[0, class_index]
+    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
+    cells = backbone.cell_transform(transform, *heat.shape)
+    x, y = (column + 0.5) / cells.grid_size[0] * 36, (row + 0.5) / cells.grid_size[1] * 28
+    assert sample.truth is not None
+    boxes = [box.box for box in sample.truth.boxes if box.class_index == class_index]
+    return any(left <= x < right and top <= y < bottom for left, top, right, bottom in boxes)
+
+
+def test_drawn_boxes_are_never_looked_at(backbone: Backbone, tmp_path: Path) -> None:
+    samples = make_data_set(tmp_path).splits["train"]
+
+    seen = learn(backbone, samples, epochs=2)
+    blind = learn(backbone, [replace(sample, truth=None) for sample in samples], epochs=2)
+
+    for name, value in seen.state_dict().items():
+        assert torch.equal(value, blind.state_dict()[name])
+
+
+def test_an_image_without_known_tags_teaches_no_place(backbone: Backbone, tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    sample = make_sample(tmp_path, "a.png", random)
+    unknown = replace(sample, labels=np.full(2, UNKNOWN, np.int8))
+
+    with pytest.raises(DataError, match="has a tag"):
+        learn(backbone, [unknown])
+
+
+def test_an_even_image_is_left_out(backbone: Backbone, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (36, 28), (90, 90, 90)).save(tmp_path / "even.png")
+    labels = np.array([PRESENT, -PRESENT], np.int8)
+    even = Sample("even.png", str(tmp_path / "even.png"), labels)
+
+    classifier = learn(backbone, [even], epochs=1)
+
+    assert all(bool(value.isfinite().all()) for value in classifier.state_dict().values())
+
+
+def test_kept_cells_come_back_and_belong_to_their_weights(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    classifier = CellClassifier({4: 16, 8: 32}, 3)
+    save_cells(tmp_path, classifier, backbone, SETTINGS)
+
+    found = load_cells(tmp_path, backbone, 3)
+
+    assert found is not None
+    for name, value in classifier.state_dict().items():
+        assert torch.equal(value, found.state_dict()[name])
+    torch.manual_seed(1)
+    other = build_backbone(BackboneSpec.parse("tiny[width=8]", weights="none"))
+    with pytest.raises(RunError, match="other weights"):
+        load_cells(tmp_path, other, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors"])
+def test_a_broken_file_of_cells_is_said(backbone: Backbone, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / CELLS_NAME).write_bytes(content)
+
+    with pytest.raises(RunError, match="cannot be read"):
+        load_cells(tmp_path, backbone, 3)
+
+
+def test_cells_of_other_classes_are_said(backbone: Backbone, tmp_path: Path) -> None:
+    save_cells(tmp_path, CellClassifier({4: 16, 8: 32}, 2), backbone, SETTINGS)
+
+    with pytest.raises(RunError, match="cannot be read"):
+        load_cells(tmp_path, backbone, 3)
