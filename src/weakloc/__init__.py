@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from weakloc.api.data_sets import check, read, scenes
     from weakloc.api.evaluating import evaluate
     from weakloc.api.exporting import ExportedNetwork
+    from weakloc.api.refining import refine
     from weakloc.api.runs import TrainedRun
     from weakloc.api.tour import demo
     from weakloc.api.training import train
-    from weakloc.config import DataSettings, PredictSettings, TrainSettings
+    from weakloc.config import DataSettings, PredictSettings, RefineSettings, TrainSettings
     from weakloc.errors import WeaklocError
     from weakloc.structures import Prediction
 
@@ -25,6 +26,7 @@ _PUBLIC = {
     "ExportedNetwork": "weakloc.api.exporting",
     "PredictSettings": "weakloc.config",
     "Prediction": "weakloc.structures",
+    "RefineSettings": "weakloc.config",
     "TrainSettings": "weakloc.config",
     "TrainedRun": "weakloc.api.runs",
     "WeaklocError": "weakloc.errors",
@@ -34,6 +36,7 @@ _PUBLIC = {
     "load": "weakloc.api.any_run",
     "localize": "weakloc.api.any_classifier",
     "read": "weakloc.api.data_sets",
+    "refine": "weakloc.api.refining",
     "scenes": "weakloc.api.data_sets",
     "train": "weakloc.api.training",
 }
@@ -42,6 +45,7 @@ __all__ = [
     "ExportedNetwork",
     "PredictSettings",
     "Prediction",
+    "RefineSettings",
     "TrainSettings",
     "TrainedRun",
     "WeaklocError",
@@ -51,6 +55,7 @@ __all__ = [
     "load",
     "localize",
     "read",
+    "refine",
     "scenes",
     "train",
 ]

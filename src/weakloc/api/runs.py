@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from weakloc.api.rescored import stored_alpha
 from weakloc.config import PredictSettings, TrainSettings
@@ -16,6 +17,7 @@ from weakloc.methods.beam import Beam
 from weakloc.methods.method import Fuse, Localiser, MapNormalisation
 from weakloc.model.losses import SoftmaxLoss
 from weakloc.predictor.beam_heat import BeamHeat
+from weakloc.predictor.cell_source import CellSource
 from weakloc.predictor.co_occurring import Rescoring, shares_from_counts
 from weakloc.predictor.heat import HeatMaker, fused_maps
 from weakloc.predictor.network_source import NetworkSource
@@ -28,7 +30,8 @@ from weakloc.training.hardware import uses_bf16
 from weakloc.training.run import Run
 
 UNCALIBRATED_THRESHOLD = 0.3  # of a map's range; `weakloc calibrate` finds better ones
-UNCALIBRATED_BEAM_THRESHOLD = 0.5  # of the heat's maximum, without boxes to tune it on
+# Shares of the beam's greatest heat, and the probability that a cell is the object.
+UNCALIBRATED = {"beam_search": 0.5, "cells": 0.5}
 
 
 @dataclass(frozen=True)
@@ -71,21 +74,14 @@ class TrainedRun:
 
     def predictor(self, settings: PredictSettings | None = None) -> Predictor:
         """What sees images and names places with this run's network, method and thresholds."""
-        wanted = as_the_method_says(settings or PredictSettings(), self.run.method)
+        wanted = self._filled_in(settings or PredictSettings())
         if wanted.rescoring is None:
             wanted = replace(wanted, rescoring=stored_alpha(self.path))
-        source = NetworkSource(
-            self.run.network,
-            wanted,
-            class_names=self.run.class_names,
-            preprocessing=self.run.preprocessing,
-            activation="softmax" if self._is_single_label else "sigmoid",
-            uses_bf16=uses_bf16(TrainSettings(precision=wanted.precision)),
-            levels=() if wanted.objectness == "none" else (wanted.objectness_stride,),
-        )
+        source = self._source(wanted)
         calibration = self.calibration
         if calibration is not None and wanted.threshold is None:
-            wanted = replace(wanted, threshold_mode=_mode(calibration))
+            self._check_fits(calibration, wanted)
+            wanted = replace(wanted, threshold_mode=calibration.threshold_mode)
         return Predictor(
             source,
             wanted,
@@ -104,6 +100,49 @@ class TrainedRun:
         """Predictions of a folder, a glob, a list, a table, shards, or of some paths."""
         return predictions_of(self.predictor(settings), images, tags)
 
+    def _filled_in(self, settings: PredictSettings) -> PredictSettings:
+        """Everything that was left to the run; cells where it has learned any."""
+        if settings.localiser == "auto" and self.run.cells is not None:
+            settings = replace(settings, localiser="cells")
+        if settings.localiser != "cells":
+            return as_the_method_says(settings, self.run.method)
+        if self.run.cells is None:
+            raise SettingError(
+                f"--localiser is cells, and {self.path} has learned none",
+                remedy="Run 'weakloc refine' first",
+            )
+        return replace(
+            settings,
+            threshold_mode="none",  # heat is a probability already
+            fuse="mean" if settings.fuse == "auto" else settings.fuse,
+            normalise="none" if settings.normalise == "auto" else settings.normalise,
+            scales=settings.scales or (1.0,),
+            map_scales=settings.map_scales or settings.scales or (1.0,),
+        )
+
+    def _check_fits(self, calibration: Calibration, settings: PredictSettings) -> None:
+        tuned_for_cells = calibration.threshold_mode == "none"
+        if tuned_for_cells != (settings.localiser == "cells"):
+            raise SettingError(
+                f"--localiser is {settings.localiser}, and the thresholds of {self.path} were "
+                f"tuned for {'cells' if tuned_for_cells else 'other maps'}",
+                remedy="Run 'weakloc calibrate' with the same --localiser, or give --threshold",
+            )
+
+    def _source(self, settings: PredictSettings) -> NetworkSource:
+        make: Callable[..., NetworkSource] = NetworkSource
+        if settings.localiser == "cells" and self.run.cells is not None:
+            make = partial(CellSource, self.run.cells)
+        return make(
+            self.run.network,
+            settings,
+            class_names=self.run.class_names,
+            preprocessing=self.run.preprocessing,
+            activation="softmax" if self._is_single_label else "sigmoid",
+            uses_bf16=uses_bf16(TrainSettings(precision=settings.precision)),
+            levels=() if settings.objectness == "none" else (settings.objectness_stride,),
+        )
+
     @property
     def _is_single_label(self) -> bool:
         loss = self.run.method.build_loss(
@@ -121,8 +160,7 @@ class TrainedRun:
         calibration = self.calibration
         if calibration is not None:
             return calibration.thresholds
-        searched = settings.localiser == "beam_search"
-        share = UNCALIBRATED_BEAM_THRESHOLD if searched else UNCALIBRATED_THRESHOLD
+        share = UNCALIBRATED.get(settings.localiser, UNCALIBRATED_THRESHOLD)
         return (share,) * len(self.class_names)
 
     def _heat(self, source: NetworkSource, settings: PredictSettings) -> HeatMaker:
@@ -180,10 +218,6 @@ def as_the_method_says(settings: PredictSettings, method: WayOfLooking) -> Predi
             remedy="Leave out --scales: the search looks at parts of the image instead",
         )
     return filled
-
-
-def _mode(calibration: Calibration) -> Literal["minmax", "relu_max"]:
-    return "relu_max" if calibration.threshold_mode == "relu_max" else "minmax"
 
 
 def _sources(images: str | Path | Sequence[str | Path]) -> Iterator[ImageSource]:

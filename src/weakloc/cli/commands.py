@@ -7,6 +7,7 @@ from weakloc.cli.data_commands import data, scenes
 from weakloc.cli.evaluate_command import evaluate
 from weakloc.cli.export_command import export
 from weakloc.cli.predict_command import predict
+from weakloc.cli.refine_command import refine
 from weakloc.cli.report_command import report
 from weakloc.cli.reproduce_command import reproduce
 from weakloc.cli.serve_command import serve
@@ -14,6 +15,6 @@ from weakloc.cli.tour_commands import demo
 from weakloc.cli.train_command import train
 
 COMMANDS = (
-    *(demo, scenes, data, train, calibrate, predict),
+    *(demo, scenes, data, train, refine, calibrate, predict),
     *(evaluate, report, export, serve, reproduce),
 )

@@ -18,7 +18,7 @@ from weakloc.model.trunk import FirstCenter
 from weakloc.predictor.map_source import Activation
 
 Counts: TypeAlias = NDArray[np.int64]
-ThresholdMode: TypeAlias = Literal["minmax", "relu_max"]
+ThresholdMode: TypeAlias = Literal["minmax", "relu_max", "none"]
 
 KEY = "weakloc"
 FORMAT = "weakloc.onnx/1"

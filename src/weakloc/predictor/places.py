@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.config import PredictSettings
-from weakloc.localize.boxes import find_at_least_one_box, find_boxes
+from weakloc.localize.boxes import BoxScore, find_at_least_one_box, find_boxes
 from weakloc.localize.doubt import disagreements
 from weakloc.localize.points import locate_point, locate_points
 from weakloc.predictor.refining import find_masks
@@ -122,7 +122,7 @@ def _boxes_of(
         min_area=settings.min_area,
         max_area=settings.max_area,
         overlap=settings.overlap,
-        score=settings.box_score,
+        score=_box_score(settings),
         class_probability=probability,
     )
     if not found and at_least_one:
@@ -132,11 +132,18 @@ def _boxes_of(
                 heat.transform,
                 threshold=how.thresholds[class_index],
                 threshold_mode=settings.threshold_mode,
-                score=settings.box_score,
+                score=_box_score(settings),
                 class_probability=probability,
             )
         ]
     return [Box(how.class_names[class_index], item.box, item.score) for item in found]
+
+
+def _box_score(settings: PredictSettings) -> BoxScore:
+    """Cells are hot all over an object and its parts: then the larger part is the better box."""
+    if settings.box_score != "auto":
+        return settings.box_score
+    return "share" if settings.localiser == "cells" else "mean"
 
 
 def _masks_of(

@@ -1,0 +1,73 @@
+"""`weakloc refine` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from weakloc.cli import run as weakloc
+
+SMALL = ["--epochs", "1", "--images", "12", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def refined(trained: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("refined") / "mit Zellen"
+    shutil.copytree(trained, run)
+    record = json.loads((run / "run.json").read_text())
+    thresholds = {"thresholds": [0.2] * len(record["class_names"])}
+    (run / "run.json").write_text(json.dumps({**record, "thresholds": thresholds}))
+    assert weakloc(["refine", str(run), str(scenes), *SMALL]) == 0
+    return run
+
+
+def predictions(run: Path, images: Path, out: Path, *more: str) -> list[dict[str, object]]:
+    assert weakloc(["predict", str(run), str(images), "--out", str(out), "--quiet", *more]) == 0
+    return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_a_refined_run_predicts_other_places_and_the_same_scores(
+    refined: Path, trained: Path, scenes: Path, tmp_path: Path
+) -> None:
+    plain = predictions(trained, scenes, tmp_path / "plain", "--top", "1")
+    cells = predictions(refined, scenes, tmp_path / "cells", "--top", "1")
+
+    assert [each["scores"] for each in cells] == [each["scores"] for each in plain]
+    assert [each["boxes"] for each in cells] != [each["boxes"] for each in plain]
+
+
+def test_the_maps_of_the_method_stay_at_hand(
+    refined: Path, trained: Path, scenes: Path, tmp_path: Path
+) -> None:
+    plain = predictions(trained, scenes, tmp_path / "plain", "--top", "1")
+    again = predictions(refined, scenes, tmp_path / "x", "--top", "1", "--localiser", "score_map")
+
+    assert again == plain
+
+
+def test_thresholds_of_other_maps_are_forgotten(refined: Path) -> None:
+    assert json.loads((refined / "run.json").read_text())["thresholds"] is None
+
+
+def test_a_run_without_cells_says_what_would_do(
+    trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["predict", str(trained), str(scenes), "--out", str(tmp_path / "out")]
+
+    assert weakloc([*arguments, "--localiser", "cells"]) != 0
+
+    assert "weakloc refine" in capsys.readouterr().err
+
+
+def test_data_with_other_classes_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    single = ["--kind", "single", "--train", "4", "--val", "2", "--quiet"]
+    assert weakloc(["scenes", str(tmp_path / "one"), *single]) == 0
+
+    assert weakloc(["refine", str(trained), str(tmp_path / "one"), *SMALL]) != 0
+
+    assert "classes" in capsys.readouterr().err
