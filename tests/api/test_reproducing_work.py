@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from weakloc.api.reproducing_work import Outcome, Task, work_through
@@ -94,3 +97,34 @@ def test_asked_to_stop_everything_stops(tmp_path: Path, jobs: int) -> None:
     with pytest.raises(StoppedError, match="same command"):
         _outcomes(tasks, jobs)
     assert len(list(tmp_path.iterdir())) < 9
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    """Killed, the parent can tell them nothing."""
+    parent = multiprocessing.get_context("spawn").Process(target=_wait_in_pool, args=(tmp_path,))
+    parent.start()
+    said = tmp_path / "a"
+    while not (said.exists() and said.read_text()):
+        time.sleep(0.05)
+    running = [psutil.Process(int(said.read_text()))]
+    parent.kill()
+    parent.join()
+    gone, _ = psutil.wait_procs(running, timeout=20)
+    assert len(gone) == 1
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Says who it is, then works on for longer than anybody waits."""
+
+    path: Path
+    is_done: bool = False
+
+    def run(self) -> None:
+        self.path.write_text(str(os.getpid()))
+        time.sleep(60)
+
+
+def _wait_in_pool(folder: Path) -> None:
+    tasks = [Task(Waiting(folder / name)) for name in "ab"]
+    list(work_through(tasks, jobs=2, prepare=os.getpid))

@@ -68,7 +68,7 @@ class Training:
     settings: TrainSettings
     crops_of_boxes: bool = False
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         settings = chosen(self.settings)
         learned = {name: value for name, value in settings.items() if name not in _FREE}
@@ -140,7 +140,7 @@ class Looking:
     tuning: Tuning
     numbers: tuple[str, ...]
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         own = [chosen(self.look), dict(self.search), self.tuning, sorted(self.numbers)]
         return digest_of([self.training.digest, *own])

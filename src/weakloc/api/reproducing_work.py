@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -120,7 +121,20 @@ def _threads_for_each(count: int) -> Iterator[None]:
 
 def _pool(jobs: int, prepare: Prepare) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")  # safe beside the threads of torch
-    return ProcessPoolExecutor(jobs, mp_context=context, initializer=prepare)
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(prepare,))
+
+
+def _begin(prepare: Prepare) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    prepare()
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for its next task forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _problem(future: Future[str | None]) -> str | None:
