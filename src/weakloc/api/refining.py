@@ -34,11 +34,13 @@ def refine(
     *,
     settings: RefineSettings | None = None,
     reading: DataSettings | None = None,
+    keep: bool = True,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> Refined:
     """Learns from the images that the run was trained on, and keeps the cells in its folder.
 
-    Thresholds of an earlier calibration belong to other maps and are forgotten.
+    Thresholds of an earlier calibration belong to other maps and are forgotten. Without `keep`
+    nothing is written, and the run that is given back alone has the cells.
     """
     settings = settings or RefineSettings()
     data_set = data if isinstance(data, DataSet) else read(data, reading or DataSettings())
@@ -54,7 +56,9 @@ def refine(
     cells, broken = learn_cells(
         run.network.backbone, samples, run.preprocessing, settings, on_progress
     )
-    save_cells(run.path, cells, run.network.backbone, settings)
-    run = replace(forget_thresholds(run), cells=cells)
+    if keep:
+        save_cells(run.path, cells, run.network.backbone, settings)
+        run = forget_thresholds(run)
+    run = replace(run, cells=cells, thresholds=None)
     num_images = min(len(samples), settings.images) - len(broken)
     return Refined(TrainedRun(run), num_images, tuple(broken))

@@ -20,10 +20,11 @@ from weakloc import __version__
 from weakloc.api.calibrating import Plan, calibrate, oracle
 from weakloc.api.data_sets import read
 from weakloc.api.evaluating import Evaluated, Judging, judge
+from weakloc.api.refining import refine
 from weakloc.api.reproducing_data import learning_set, measured_set
 from weakloc.api.runs import TrainedRun, load
 from weakloc.api.training import merged_settings, train
-from weakloc.config import DataSettings, PredictSettings, TrainSettings
+from weakloc.config import DataSettings, PredictSettings, RefineSettings, TrainSettings
 from weakloc.files import open_whole
 from weakloc.methods import METHODS
 from weakloc.methods.method import Preset
@@ -158,7 +159,8 @@ class Looking:
         if self.is_done:
             return
         everything, split = self.training.source.open(), self.training.settings.val_split
-        tuned = self._tuned(self._searching(load(self.training.run_folder)), everything)
+        trained = self._searching(load(self.training.run_folder))
+        tuned = self._tuned(self._refined(trained, everything), everything)
         measured = measured_set(
             everything, split, with_masks=not NEED_MASKS.isdisjoint(self.numbers)
         )
@@ -175,6 +177,12 @@ class Looking:
             return TrainedRun(run)
         fields = merged_settings(to_settings(run.method), self.search)
         return TrainedRun(replace(run, method=from_settings(METHODS[run.method.name], fields)))
+
+    def _refined(self, trained: TrainedRun, data_set: DataSet) -> TrainedRun:
+        if self.look.localiser != "cells":
+            return trained
+        settings = RefineSettings(seed=self.training.settings.seed)
+        return refine(trained, data_set, settings=settings, keep=False).run
 
     def _tuned(self, trained: TrainedRun, data_set: DataSet) -> TrainedRun:
         if self.tuning == "fixed":

@@ -28,7 +28,7 @@ HEADLINE = Recipe(
         Cell(name="wildcat", method="wildcat"),
         Cell(name="beam", method="beam"),
         Cell(name="wildcat x objectness", method="wildcat", look={"objectness": "distance"}),
-        Cell(name="cam x objectness", method="cam", look={"objectness": "distance"}),
+        Cell(name="wildcat, refined", method="wildcat", look={"localiser": "cells"}),
     ),
     metrics=_NUMBERS,
     findings=(
@@ -46,6 +46,8 @@ HEADLINE = Recipe(
         Finding("WILDCAT places better than CAM", "wildcat", "cam", "point_map"),
         Finding("objectness helps to place", "wildcat x objectness", "wildcat", "point_map"),
         Finding("objectness helps to box", "wildcat x objectness", "wildcat", "box_map_50"),
+        Finding("refining helps to place", "wildcat, refined", "wildcat", "point_map"),
+        Finding("refining helps to box", "wildcat, refined", "wildcat", "box_map_50"),
     ),
     published=(
         Published(
