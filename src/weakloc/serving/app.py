@@ -172,7 +172,7 @@ class _Service:
                 try:
                     prediction = await self._prediction(NamedImage(interface.image_of(task)))
                 except DataError as error:
-                    LOG.warning("task=%s error=%r", task.get("id"), str(error))
+                    LOG.warning("task=%r error=%r", task.get("id"), str(error))
                     return error
                 return await asyncio.to_thread(self._annotation, prediction, interface)
 
