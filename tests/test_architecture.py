@@ -13,9 +13,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "weakloc"
 MODULES = sorted(SOURCE.rglob("*.py"))
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "tools"}
 PUBLIC_NAMES = {
-    *("DataSettings", "PredictSettings", "TrainSettings"),
+    *("DataSettings", "PredictSettings", "RefineSettings", "TrainSettings"),
     *("Prediction", "ExportedNetwork", "TrainedRun", "WeaklocError"),
-    *("check", "demo", "evaluate", "load", "localize", "read", "scenes", "train"),
+    *("check", "demo", "evaluate", "load", "localize", "read", "refine", "scenes", "train"),
 }
 
 
