@@ -118,10 +118,13 @@ class ScoreMaps:
 
 @dataclass(frozen=True, slots=True)
 class Point:
+    """Where a class is; `heat` is its map's value there, None in files that do not say."""
+
     class_name: str
     x: float
     y: float
     score: float
+    heat: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

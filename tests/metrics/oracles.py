@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def prediction(
     name: str,
     scores: Mapping[str, float] | None = None,
     *,
-    points: Sequence[tuple[str, float, float, float]] = (),
+    points: Sequence[tuple[Any, ...]] = (),
     boxes: Sequence[tuple[str, LTRB, float]] = (),
     size: tuple[int, int] = (60, 40),
     **more,

@@ -61,6 +61,7 @@ def test_baselines_keep_the_scores_and_give_each_class_one_place():
     own = prediction(
         "a",
         {"cat": 0.9},
+        points=[("cat", 5, 5, 0.9, -2.0), ("cat", 6, 5, 0.9, 3.5)],
         boxes=[("dog", (0, 0, 1, 1), 0.3), ("dog", (0, 0, 2, 2), 0.4)],
         masks=(Mask("dog", rectangle_rle((0, 0, 3, 3), (60, 40)), 0.6),),
     )
@@ -68,6 +69,10 @@ def test_baselines_keep_the_scores_and_give_each_class_one_place():
         said = baseline_prediction(name, own)
         assert said.scores == own.scores
         assert {box.class_name: box.score for box in said.boxes} == {"cat": 0.9, "dog": 0.6}
+        assert [(point.class_name, point.heat) for point in said.points] == [
+            ("cat", 3.5),
+            ("dog", None),
+        ]
         assert [mask.class_name for mask in said.masks] == ["dog"]
 
 

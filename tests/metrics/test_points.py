@@ -116,7 +116,24 @@ def test_with_a_perfect_locator_point_precision_is_classification_precision(labe
     assert points.value == tags.value
 
 
-def test_ranking_by_heat_uses_the_score_of_the_best_point():
+def test_ranking_by_heat_uses_the_heat_of_the_best_point():
+    """The class score ranks the false alarm first, the heat ranks the hit first."""
+    classes = ClassIndex(["cat"])
+    by_heat = PointPrecision(classes, PointConvention(rank_by="heat"))
+    by_class = PointPrecision(classes)
+    images = [("a", 1, 0.3, 5.0), ("b", -1, 0.6, -2.0), ("c", -1, 0.1, -7.0)]
+    for name, label, score, heat in images:
+        truth = [TruthBox(0, BOX)] if label > 0 else []
+        points = [("cat", *INSIDE, score, heat), ("cat", *OUTSIDE, score, heat - 1)]
+        for accumulator in (by_heat, by_class):
+            accumulator.update(
+                sample(name, [label], truth), prediction(name, {"cat": score}, points=points)
+            )
+    assert by_heat.compute()[0].value == 1.0
+    assert by_class.compute()[0].value == 0.5
+
+
+def test_ranking_by_heat_uses_the_score_of_points_that_say_no_heat():
     classes = ClassIndex(["cat"])
     accumulator = PointPrecision(classes, PointConvention(rank_by="heat"))
     accumulator.update(

@@ -81,6 +81,22 @@ def test_a_square_is_found_where_it_was_drawn_however_it_is_looked_at(
     assert (found.width, found.height) == (150, 90)
 
 
+def test_points_say_the_heat_of_the_map_where_they_are() -> None:
+    """Two squares, 255 and 204 bright; the source's map is (brightness - 0.5) / 0.05."""
+    pixels = picture_with_square((96, 64), (8, 8), 16, channel=0)
+    pixels[32:48, 64:80, 0] = 204
+    (bright, dimmer) = only(
+        list(
+            predictor("none", points=2, map_side=96, normalise="none").predict(
+                [ImageSource("a.png", encoded(pixels))]
+            )
+        )
+    ).points
+    assert (bright.heat, dimmer.heat) == pytest.approx((10.0, 6.0), abs=0.1)
+    assert bright.score == dimmer.score
+    assert bright.x < 48 < dimmer.x
+
+
 def test_only_tagged_classes_get_places_and_every_tag_gets_one() -> None:
     pixels = picture_with_square((120, 80), (10, 10), 30, channel=0)
     vector = np.array([ABSENT, PRESENT, UNKNOWN], dtype=np.int8)

@@ -1,8 +1,8 @@
 """One image's prediction in; what a trivial answer would have said of the same image out.
 
-A baseline keeps the class scores, so that it differs from the run in the places alone, and goes
-through the same accumulators. `chance` also gives up the scores: with grouped ties its average
-precision is the frequency of the class.
+A baseline keeps the class scores and heats, so that it differs from the run in the places alone,
+and goes through the same accumulators. `chance` also gives up the scores: with grouped ties its
+average precision is the frequency of the class.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def baseline_prediction(name: str, prediction: Prediction, *, seed: int = 0) -> 
         return replace(prediction, scores=dict.fromkeys(prediction.scores, 0.5))
     random = np.random.default_rng(image_key(prediction.image, seed))
     point, box = PLACES[name](prediction, random)
-    scores = _best_scores(prediction)
+    scores, heats = _best_scores(prediction), _best_heats(prediction)
     masked = dict.fromkeys(mask.class_name for mask in prediction.masks)
     return replace(
         prediction,
-        points=tuple(Point(each, *point, score) for each, score in scores.items()),
+        points=tuple(Point(each, *point, score, heats.get(each)) for each, score in scores.items()),
         boxes=tuple(Box(each, box, score) for each, score in scores.items()),
         masks=tuple(
             Mask(each, rectangle_rle(box, (prediction.width, prediction.height)), scores[each])
@@ -120,6 +120,15 @@ def _best_scores(prediction: Prediction) -> dict[str, float]:
     for found in everything:
         best[found.class_name] = max(found.score, best.get(found.class_name, found.score))
     return {**best, **prediction.scores}
+
+
+def _best_heats(prediction: Prediction) -> dict[str, float]:
+    """The greatest heat of the points of each class that has any."""
+    best: dict[str, float] = {}
+    for point in prediction.points:
+        if point.heat is not None:
+            best[point.class_name] = max(point.heat, best.get(point.class_name, point.heat))
+    return best
 
 
 PLACES: Mapping[str, Placer] = {

@@ -115,7 +115,7 @@ METRICS: Mapping[str, Metric] = {
         ),
     ),
     "points_by_heat": _metric(
-        "average precision of points inside objects, ranked by the points' own scores",
+        "average precision of points inside objects, ranked by the heat at the points",
         ("point_map_by_heat",),
         {"boxes"},
         {"points"},

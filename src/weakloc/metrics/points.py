@@ -127,7 +127,7 @@ class PointPrecision:
 
     def _score(self, point: Point, prediction: Prediction) -> float:
         if self.points.rank_by == "heat":
-            return point.score
+            return point.score if point.heat is None else point.heat
         if point.class_name not in prediction.scores:
             raise PredictionsError(
                 f"class {point.class_name!r} has a point but no score",

@@ -97,7 +97,7 @@ def _points_of(
             method="sub_cell" if settings.point_method == "sub_cell" else "arg_max",
         )
     name, score = how.class_names[class_index], float(seen.probabilities[class_index])
-    return [Point(name, peak.x, peak.y, score) for peak in peaks]
+    return [Point(name, peak.x, peak.y, score, peak.heat) for peak in peaks]
 
 
 def _boxes_of(

@@ -33,7 +33,7 @@ def test_a_line_has_the_keys_of_the_documentation() -> None:
         500,
         375,
         {"cat": 0.93, "dog": 0.02},
-        (Point("cat", 123.5, 88.0, 0.93),),
+        (Point("cat", 123.5, 88.0, 0.93, 4.5), Point("dog", 1.0, 2.0, 0.02)),
         (Box("cat", (40.0, 12.5, 210.0, 301.0), 0.81),),
         (Mask("cat", {"size": (375, 500), "counts": b"abc"}, 0.81),),
         0.12,
@@ -46,7 +46,10 @@ def test_a_line_has_the_keys_of_the_documentation() -> None:
         "width": 500,
         "height": 375,
         "scores": {"cat": 0.93, "dog": 0.02},
-        "points": [{"class": "cat", "x": 123.5, "y": 88.0, "score": 0.93}],
+        "points": [
+            {"class": "cat", "x": 123.5, "y": 88.0, "score": 0.93, "heat": 4.5},
+            {"class": "dog", "x": 1.0, "y": 2.0, "score": 0.02},
+        ],
         "boxes": [{"class": "cat", "box": [40.0, 12.5, 210.0, 301.0], "score": 0.81}],
         "masks": [{"class": "cat", "rle": {"size": [375, 500], "counts": "abc"}, "score": 0.81}],
         "doubt": 0.12,
@@ -54,6 +57,7 @@ def test_a_line_has_the_keys_of_the_documentation() -> None:
         "tags": ["cat"],
     }
     line = prediction_line(prediction)
+    assert parse_line(line, where="here").points == prediction.points
     assert json.loads(line) == wanted
     assert line.count("\n") == 1
 
@@ -78,6 +82,7 @@ BAD = [
     ({**GOOD, "boxes": [{"class": "cat", "box": [1, 2, 3], "score": 1}]}, "left, top"),
     ({**GOOD, "boxes": [{"class": "cat", "box": [3, 1, 2, 2], "score": 1}]}, "exchanged"),
     ({**GOOD, "points": [{"class": "cat", "x": None, "y": 1, "score": 1}]}, "'x' nothing"),
+    ({**GOOD, "points": [{"class": "a", "x": 1, "y": 1, "score": 1, "heat": None}]}, "'heat' no"),
     ({**GOOD, "masks": [{"class": "cat", "rle": {"size": [4, 3]}, "score": 1}]}, r"not \[3, 4\]"),
     ({**GOOD, "disagreements": [{"class": "a", "kind": "odd", "score": 0}]}, 'of kind "odd"'),
     ('{"schema": "weakloc.predictions/1", "doubt": NaN}', "NaN is not a number"),

@@ -60,10 +60,7 @@ def prediction_line(prediction: Prediction) -> str:
         "width": prediction.width,
         "height": prediction.height,
         "scores": dict(prediction.scores),
-        "points": [
-            {"class": point.class_name, "x": point.x, "y": point.y, "score": point.score}
-            for point in prediction.points
-        ],
+        "points": [_point_record(point) for point in prediction.points],
         "boxes": [
             {"class": box.class_name, "box": list(box.box), "score": box.score}
             for box in prediction.boxes
@@ -80,6 +77,11 @@ def prediction_line(prediction: Prediction) -> str:
     }
     record.update((key, prediction.extra[key]) for key in prediction.extra if key not in _KEYS)
     return f"{json.dumps(record, ensure_ascii=False, allow_nan=False)}\n"
+
+
+def _point_record(point: Point) -> dict[str, Any]:
+    record = {"class": point.class_name, "x": point.x, "y": point.y, "score": point.score}
+    return record if point.heat is None else {**record, "heat": point.heat}
 
 
 def _plain_rle(rle: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,8 +165,9 @@ def _parts(
 
 
 def _point(item: dict[str, Any]) -> Point:
-    name = _value(item, "class", str)
-    return Point(name, _number(item, "x"), _number(item, "y"), _number(item, "score"))
+    heat = _number(item, "heat") if "heat" in item else None
+    place = _number(item, "x"), _number(item, "y")
+    return Point(_value(item, "class", str), *place, _number(item, "score"), heat)
 
 
 def _box(item: dict[str, Any]) -> Box:
