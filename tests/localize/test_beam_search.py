@@ -11,7 +11,6 @@ from weakloc.errors import SettingError
 from weakloc.localize.beam_search import (
     BeamSettings,
     beam_search,
-    classes_to_search,
     heat_maps,
 )
 from weakloc.localize.search_boxes import (
@@ -249,13 +248,6 @@ def test_a_scorer_that_loses_windows_is_told_so() -> None:
 def test_settings_that_cannot_work_are_refused(settings, message) -> None:
     with pytest.raises(SettingError, match=message):
         BeamSettings(**settings)
-
-
-def test_class_choice_keeps_the_best_and_all_above_the_floor() -> None:
-    probabilities = [0.001, 0.5, np.nan, 0.02, 0.005]
-    assert classes_to_search(probabilities, always=1) == (1, 3)
-    assert classes_to_search(probabilities, always=4) == (1, 3, 4, 0)
-    assert classes_to_search([], always=4) == ()
 
 
 def test_crop_pixels_round_outwards_and_keep_at_least_one_pixel() -> None:

@@ -15,12 +15,11 @@ from weakloc.localize.masks import (
     Background,
     class_masks,
     encode_mask,
-    presence_gate,
     score_stack,
     segment,
     without_specks,
 )
-from weakloc.structures import ABSENT, PRESENT, UNKNOWN, ScoreMaps
+from weakloc.structures import ScoreMaps
 
 SIZE = (40.0, 30.0)
 PIXELS = GridTransform.identity(SIZE)
@@ -56,7 +55,7 @@ def test_hot_regions_become_exact_masks_and_absent_classes_never_appear(
     """WC-14."""
     maps, truth = scene()
     normalised = ScoreMaps(minmax(maps.values), PIXELS)
-    gate = presence_gate(np.array([0.9, 0.4, 0.7]))
+    gate = np.array([True, False, True])
     labels = segment(normalised, gate, image_grid(SIZE), background=background)
     assert mean_iou(labels, truth) == 1.0
     assert [mask.class_index for mask in class_masks(labels)] == [0, 2]
@@ -121,13 +120,6 @@ def test_strips_of_a_tall_image_join_without_a_seam(random: np.random.Generator)
         Background(level=0.6),
     )
     assert np.mean(labels[240:280] == np.argmax(whole, axis=0)) > 0.999
-
-
-def test_tags_override_the_presence_probability() -> None:
-    labels = np.array([PRESENT, ABSENT, UNKNOWN, UNKNOWN], dtype=np.int8)
-    probabilities = np.array([0.1, 0.9, 0.9, 0.5])
-    assert presence_gate(probabilities, labels=labels).tolist() == [True, False, True, False]
-    assert presence_gate(probabilities).tolist() == [False, True, True, False]
 
 
 @pytest.mark.parametrize("mode", ["threshold", "power"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from weakloc.model.losses import BeamLoss, LogisticLoss, SoftmaxLoss, labels_are_single
+from weakloc.model.losses import BeamLoss, LogisticLoss, SoftmaxLoss
 
 LABELS = torch.tensor([[1, -1, -1, 0], [-1, 1, 0, 1], [-1, -1, -1, -1]], dtype=torch.int8)
 LOSSES = [
@@ -105,12 +105,3 @@ def test_probabilities_are_those_that_the_loss_trains() -> None:
         torch.testing.assert_close(loss.probabilities(scores).sum(dim=1), torch.ones(3).double())
     for loss in (LogisticLoss("sum"), BeamLoss("sigmoid")):
         torch.testing.assert_close(loss.probabilities(scores), 1 / (1 + (-scores).exp()))
-
-
-def test_single_label_data_are_told_from_all_others() -> None:
-    single = torch.tensor([[1, -1, -1], [-1, -1, 1]], dtype=torch.int8)
-    assert labels_are_single(single)
-    assert not labels_are_single(LABELS)
-    assert not labels_are_single(torch.tensor([[1, 1, -1]], dtype=torch.int8))
-    assert not labels_are_single(torch.tensor([[1, 0, -1]], dtype=torch.int8))
-    assert not labels_are_single(torch.tensor([[1], [1]], dtype=torch.int8))

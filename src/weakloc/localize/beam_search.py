@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from weakloc.errors import SettingError
 from weakloc.geometry import FloatArray, GridTransform, Size, map_box_to_grid
@@ -163,19 +163,6 @@ def beam_search(
     )
     return SearchResult(
         image_size, kept, memory.whole_image_scores, memory.num_crops, memory.num_windows
-    )
-
-
-def classes_to_search(
-    probabilities: ArrayLike, *, min_probability: float = 0.01, always: int = 5
-) -> tuple[int, ...]:
-    """The classes worth a search: those above the floor, and always the few best; best first."""
-    scores = np.nan_to_num(np.asarray(probabilities, dtype=np.float64), nan=-np.inf)
-    order = np.argsort(-scores, kind="stable")
-    return tuple(
-        int(index)
-        for rank, index in enumerate(order)
-        if rank < always or scores[index] > min_probability
     )
 
 

@@ -16,7 +16,7 @@ from pycocotools import mask as coco_masks
 from weakloc.component_tree import component_labels
 from weakloc.geometry import GridTransform
 from weakloc.localize.maps import Maps, resample
-from weakloc.structures import ABSENT, PRESENT, LabelVector, ScoreMaps
+from weakloc.structures import ScoreMaps
 
 LabelImage: TypeAlias = NDArray[np.int32]  # (rows, columns)
 BackgroundMode: TypeAlias = Literal["threshold", "class", "power"]
@@ -46,19 +46,6 @@ class ClassMask:
     class_index: int
     rle: Mapping[str, Any]  # {"size": [height, width], "counts": str}
     area_share: float
-
-
-def presence_gate(
-    probabilities: NDArray[np.floating],
-    *,
-    min_probability: float = 0.5,
-    labels: LabelVector | None = None,
-) -> NDArray[np.bool_]:
-    """Which classes may have pixels: those the tags say, or above the probability if unknown."""
-    likely = np.asarray(probabilities) > min_probability
-    if labels is None:
-        return likely
-    return np.where(labels == PRESENT, True, np.where(labels == ABSENT, False, likely))
 
 
 def score_stack(maps: Maps, present: NDArray[np.bool_], background: Background) -> Maps:

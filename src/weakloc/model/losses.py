@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, softplus
 
-from weakloc.structures import ABSENT, PRESENT, UNKNOWN
+from weakloc.structures import PRESENT, UNKNOWN
 
 Reduction: TypeAlias = Literal["sum", "mean"]
 Probability: TypeAlias = Literal["sigmoid", "softmax"]
@@ -108,10 +108,3 @@ def _log_softmax_and_rest(scores: Tensor) -> tuple[Tensor, Tensor]:
     others = torch.where(largest, -torch.inf, log_q).logsumexp(dim=1, keepdim=True)
     log_rest = torch.log1p(-torch.where(largest, -torch.inf, log_q).exp())
     return log_q, torch.where(largest, others, log_rest)
-
-
-def labels_are_single(labels: Tensor) -> bool:
-    """Whether every image has exactly one present class and all others absent."""
-    one_present = (labels == PRESENT).sum(dim=1) == 1
-    rest_absent = (labels == ABSENT).sum(dim=1) == labels.shape[1] - 1
-    return bool((one_present & rest_absent).all()) and labels.shape[1] > 1
