@@ -125,13 +125,13 @@ def gaze(backbone: Backbone, width: int, column: int) -> float:
 def test_cells_look_where_the_backbone_says(name: str) -> None:
     backbone = make_backbone(name)
     column = 160 // backbone.stride
-    wanted = backbone.first_center + column * backbone.stride
+    wanted = backbone.geometry.first_center + column * backbone.stride
     assert gaze(backbone, 320, column) == pytest.approx(wanted, abs=0.15 * backbone.stride)
 
 
 def test_convnext_tiles_its_input() -> None:
     backbone = make_backbone("convnext_atto")
-    assert backbone.first_center == "uniform"
+    assert backbone.geometry.first_center == "uniform"
     assert gaze(backbone, 352, 5) == pytest.approx(176.0, abs=2.0)
 
 

@@ -28,10 +28,10 @@ from weakloc.model.heads import TransferHead
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.pooling import ClassPool, KMaxKMin
 from weakloc.model.tiny import TinyTrunk
+from weakloc.model.trunk import CellGeometry
 from weakloc.predictor.onnx_export import write_onnx
 from weakloc.predictor.onnx_record import (
     KEY,
-    CellGeometry,
     Looking,
     OnnxRecord,
     pairs_of,

@@ -12,7 +12,7 @@ from weakloc.config import PredictSettings, require
 from weakloc.errors import SettingError
 from weakloc.predictor.co_occurring import Rescoring, shares_from_counts
 from weakloc.predictor.onnx_export import ExportedFile, write_onnx
-from weakloc.predictor.onnx_record import CellGeometry, Looking, OnnxRecord, pairs_of
+from weakloc.predictor.onnx_record import Looking, OnnxRecord, pairs_of
 from weakloc.predictor.onnx_source import OnnxSource
 from weakloc.predictor.predictor import Predictor
 from weakloc.structures import BrokenImage, Prediction
@@ -106,7 +106,7 @@ def describe(run: TrainedRun) -> OnnxRecord:
         activation=predictor.source.activation,
         method=method.name,
         preprocessing=run.run.preprocessing,
-        geometry=CellGeometry(backbone.stride, backbone.first_center, backbone.window),
+        geometry=backbone.geometry,
         looking=Looking(
             method.score_scales,
             method.map_scales,

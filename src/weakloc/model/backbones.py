@@ -26,7 +26,7 @@ from weakloc.model.preact import PreactTrunk
 from weakloc.model.timm_trunk import build_timm_trunk
 from weakloc.model.tiny import TinyTrunk
 from weakloc.model.torchvision_trunks import build_torchvision_trunk
-from weakloc.model.trunk import Trunk
+from weakloc.model.trunk import CellGeometry, Trunk
 from weakloc.model.weights import load_file_into
 
 _LARGEST_MINIMUM = 512
@@ -43,8 +43,8 @@ class Backbone(nn.Module):
         self.spec = spec
         self.out_channels = facts.out_channels
         self.stride = facts.stride
-        self.first_center = facts.first_center
-        self.window = facts.window or float(facts.stride)
+        window = facts.window or float(facts.stride)
+        self.geometry = CellGeometry(facts.stride, facts.first_center, window)
         self.mean = spec.mean or facts.mean
         self.std = spec.std or facts.std
         self.input_multiple = facts.input_multiple
@@ -84,11 +84,7 @@ class Backbone(nn.Module):
         self, input_transform: GridTransform, rows: int, columns: int
     ) -> GridTransform:
         """From image pixels to the cells of a map, given the way to the network's input."""
-        if self.first_center == "uniform":
-            return input_transform.resize((float(columns), float(rows)))
-        return input_transform.to_cells(
-            (columns, rows), stride=self.stride, first_center=self.first_center, window=self.window
-        )
+        return self.geometry.cell_transform(input_transform, rows, columns)
 
 
 def build_backbone(spec: BackboneSpec) -> Backbone:

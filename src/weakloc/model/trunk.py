@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from weakloc.geometry import GridTransform
 from weakloc.model.backbone_spec import Statistics
 
 IMAGENET_MEAN: Statistics = (0.485, 0.456, 0.406)
@@ -18,10 +19,7 @@ FirstCenter: TypeAlias = float | Literal["uniform"]
 
 @dataclass(frozen=True, slots=True)
 class TrunkFacts:
-    """Strides and centres in pixels of the network's input.
-
-    `first_center` is the centre of cell (0, 0); "uniform" says that the cells tile the input.
-    """
+    """Strides and centres as in `CellGeometry`."""
 
     stride: int
     out_channels: int
@@ -31,6 +29,29 @@ class TrunkFacts:
     input_multiple: int = 1
     first_center: FirstCenter = "uniform"
     window: float | None = None  # None: the stride
+
+
+@dataclass(frozen=True)
+class CellGeometry:
+    """Where the cells of a map lie, in pixels of the network's input.
+
+    Cell (0, 0) is centred at `first_center` both ways, neighbours are `stride` apart, each stands
+    for a square of `window`. "uniform": the cells tile the input, whatever its size.
+    """
+
+    stride: int
+    first_center: FirstCenter
+    window: float
+
+    def cell_transform(
+        self, input_transform: GridTransform, rows: int, columns: int
+    ) -> GridTransform:
+        """From image pixels to the cells of a map, given the way to the network's input."""
+        if self.first_center == "uniform":
+            return input_transform.resize((float(columns), float(rows)))
+        return input_transform.to_cells(
+            (columns, rows), stride=self.stride, first_center=self.first_center, window=self.window
+        )
 
 
 class Trunk(nn.Module, ABC):

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from weakloc.data.transforms import PixelSize, Preprocessing
 from weakloc.errors import RunError, SettingError
-from weakloc.geometry import GridTransform
 from weakloc.methods.method import Fuse, Localiser, MapNormalisation
 from weakloc.methods.settings import from_settings, to_settings
-from weakloc.model.trunk import FirstCenter
+from weakloc.model.trunk import CellGeometry
 from weakloc.predictor.map_source import Activation
 
 Counts: TypeAlias = NDArray[np.int64]
@@ -23,28 +22,6 @@ ThresholdMode: TypeAlias = Literal["minmax", "relu_max", "none"]
 KEY = "weakloc"
 FORMAT = "weakloc.onnx/1"
 OPSET = 18  # what torch 2.6 and all later ones write without converting
-
-
-@dataclass(frozen=True)
-class CellGeometry:
-    """Where the maps' cells lie, in pixels of the network's input.
-
-    Cell (0, 0) is centred at `first_center` both ways, neighbours are `stride` apart, each stands
-    for a square of `window`. "uniform": the cells tile the input, whatever its size.
-    """
-
-    stride: int
-    first_center: FirstCenter
-    window: float
-
-    def cell_transform(
-        self, input_transform: GridTransform, rows: int, columns: int
-    ) -> GridTransform:
-        if self.first_center == "uniform":
-            return input_transform.resize((float(columns), float(rows)))
-        return input_transform.to_cells(
-            (columns, rows), stride=self.stride, first_center=self.first_center, window=self.window
-        )
 
 
 @dataclass(frozen=True)
