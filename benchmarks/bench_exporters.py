@@ -28,6 +28,7 @@ from benchmarks.measure import paired_ratio, time_interleaved, write_results
 from weakloc.output.exporters import (
     EXPORTERS,
     ExportOptions,
+    export_format,
     read_predictions,
     write_predictions,
 )
@@ -73,9 +74,8 @@ def made_predictions(*, has_masks: bool) -> Iterator[Prediction]:
 
 
 def export(name: str, predictions: Iterator[Prediction], out: Path) -> Path:
-    return EXPORTERS[name](
-        predictions, out, class_names=CLASS_NAMES, image_root=None, options=ExportOptions()
-    )
+    anywhere = ExportOptions(image_prefix="")
+    return export_format(name, predictions, out, class_names=CLASS_NAMES, options=anywhere)
 
 
 def compare_with_json(num_predictions: int, rounds: int) -> tuple[list[dict[str, Any]], Any]:

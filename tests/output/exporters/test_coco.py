@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from tests.output.exporters.conftest import CLASS_NAMES, encoded
 from weakloc.errors import PredictionsError
-from weakloc.output.exporters import EXPORTERS, ExportOptions
+from weakloc.output.exporters import EXPORTERS, ExportOptions, export_format
 from weakloc.output.exporters.placed_objects import objects_of
 from weakloc.run_lengths import decode_mask
 from weakloc.structures import Box, Mask, Prediction
@@ -27,12 +27,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 def export(
     name: str, predictions: list[Prediction], out: Path, options: ExportOptions | None = None
 ) -> Path:
-    return EXPORTERS[name](
+    return export_format(
+        name,
         iter(predictions),
         out,
         class_names=CLASS_NAMES,
-        image_root=None,
-        options=options or ExportOptions(),
+        options=options or ExportOptions(image_prefix=""),
     )
 
 

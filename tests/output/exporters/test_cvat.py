@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 
 from tests.output.exporters.conftest import CLASS_NAMES
-from weakloc.output.exporters import EXPORTERS, ExportOptions
+from weakloc.output.exporters import ExportOptions, export_format
 from weakloc.output.exporters.outlines import fill_outline
 from weakloc.run_lengths import decode_mask
 from weakloc.structures import Prediction
 
 
 def export(predictions: list[Prediction], out: Path, options: ExportOptions) -> ElementTree.Element:
-    path = EXPORTERS["cvat"](
-        iter(predictions), out, class_names=CLASS_NAMES, image_root=None, options=options
-    )
+    path = export_format("cvat", iter(predictions), out, class_names=CLASS_NAMES, options=options)
     return ElementTree.parse(path).getroot()
 
 

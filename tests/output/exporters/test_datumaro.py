@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.output.exporters.conftest import CLASS_NAMES, encoded
-from weakloc.output.exporters import EXPORTERS, ExportOptions
+from weakloc.output.exporters import ExportOptions, export_format
 from weakloc.run_lengths import decode_mask
 from weakloc.structures import Box, Mask, Prediction
 
@@ -27,9 +27,7 @@ def load(
     class_names: tuple[str, ...] = CLASS_NAMES,
     options: ExportOptions,
 ) -> dict[str, Any]:
-    EXPORTERS[exporter](
-        iter(predictions), path, class_names=class_names, image_root=None, options=options
-    )
+    export_format(exporter, iter(predictions), path, class_names=class_names, options=options)
     data_set = datumaro.Dataset.import_from(str(path), format_name)
     labels = data_set.categories()[datumaro.AnnotationType.label]
     return {

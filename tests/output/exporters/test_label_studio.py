@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.output.exporters.conftest import CLASS_NAMES
 from weakloc.errors import PredictionsError
-from weakloc.output.exporters import EXPORTERS, ExportOptions
+from weakloc.output.exporters import ExportOptions, export_format
 from weakloc.output.exporters.label_studio_brush import pack_brush, unpack_brush
 from weakloc.output.exporters.outlines import fill_outline
 from weakloc.run_lengths import decode_mask
@@ -30,8 +30,13 @@ def export(
     options: ExportOptions,
     image_root: Path | None = IMAGE_ROOT,
 ) -> tuple[list[dict[str, Any]], ElementTree.Element]:
-    path = EXPORTERS["label-studio"](
-        iter(predictions), out, class_names=CLASS_NAMES, image_root=image_root, options=options
+    path = export_format(
+        "label-studio",
+        iter(predictions),
+        out,
+        class_names=CLASS_NAMES,
+        image_root=image_root,
+        options=options,
     )
     tasks = json.loads(path.read_text("utf-8"))
     return tasks, ElementTree.parse(out / "config.xml").getroot()

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from tests.output.exporters.conftest import CLASS_NAMES
-from weakloc.output.exporters import EXPORTERS, ExportOptions
+from weakloc.output.exporters import ExportOptions, export_format
 from weakloc.output.exporters.outlines import fill_outline
 from weakloc.run_lengths import decode_mask
 from weakloc.structures import Prediction
 
 
 def test_shapes_come_back_as_the_predictions(tmp_path: Path, predictions: list[Prediction]) -> None:
-    out = EXPORTERS["labelme"](
+    out = export_format(
+        "labelme",
         iter(predictions),
         tmp_path,
         class_names=CLASS_NAMES,
-        image_root=None,
         options=ExportOptions(tag_threshold=0.3),
     )
     for prediction in predictions:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.output.exporters.conftest import CLASS_NAMES
-from weakloc.output.exporters import EXPORTERS, ExportOptions
+from weakloc.output.exporters import export_format
 from weakloc.structures import Prediction
 
 MEMORY_PER_IMAGE = {"yolo": 160, "voc": 160, "labelme": 160}  # bytes: one number an image is kept
@@ -26,9 +26,7 @@ def peak_memory(name: str, prediction: Prediction, count: int, out: Path) -> int
 
     tracemalloc.start()
     try:
-        EXPORTERS[name](
-            stream(), out, class_names=CLASS_NAMES, image_root=None, options=ExportOptions()
-        )
+        export_format(name, stream(), out, class_names=CLASS_NAMES)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -6,18 +6,12 @@ import csv
 from pathlib import Path
 
 from tests.output.exporters.conftest import CLASS_NAMES
-from weakloc.output.exporters import EXPORTERS, ExportOptions
+from weakloc.output.exporters import export_format
 from weakloc.structures import Box, Mask, Point, Prediction
 
 
 def test_rows_come_back_as_the_predictions(tmp_path: Path, predictions: list[Prediction]) -> None:
-    path = EXPORTERS["csv"](
-        iter(predictions),
-        tmp_path,
-        class_names=CLASS_NAMES,
-        image_root=None,
-        options=ExportOptions(),
-    )
+    path = export_format("csv", iter(predictions), tmp_path, class_names=CLASS_NAMES)
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     for prediction in predictions:

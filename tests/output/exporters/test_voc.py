@@ -14,7 +14,7 @@ from tests.output.exporters.conftest import CLASS_NAMES, encoded
 from weakloc.data.readers import ReaderOptions, read_data_set
 from weakloc.errors import PredictionsError
 from weakloc.geometry import BoxLTRB
-from weakloc.output.exporters import EXPORTERS, ExportOptions
+from weakloc.output.exporters import export_format
 from weakloc.run_lengths import decode_mask
 from weakloc.structures import Box, Mask, Prediction
 
@@ -25,13 +25,7 @@ def export(
     out: Path,
     class_names: tuple[str, ...] = CLASS_NAMES,
 ) -> Path:
-    return EXPORTERS[name](
-        iter(predictions),
-        out,
-        class_names=class_names,
-        image_root=None,
-        options=ExportOptions(),
-    )
+    return export_format(name, iter(predictions), out, class_names=class_names)
 
 
 def rounded(box: BoxLTRB) -> list[int]:

@@ -10,7 +10,7 @@ import yaml
 
 from tests.output.exporters.conftest import CLASS_NAMES
 from weakloc.errors import PredictionsError
-from weakloc.output.exporters import EXPORTERS, ExportOptions
+from weakloc.output.exporters import export_format
 from weakloc.output.exporters.outlines import fill_outline
 from weakloc.run_lengths import decode_mask
 from weakloc.structures import Prediction
@@ -19,12 +19,8 @@ from weakloc.structures import Prediction
 def export(
     name: str, predictions: list[Prediction], out: Path, image_root: Path | None = None
 ) -> Path:
-    return EXPORTERS[name](
-        iter(predictions),
-        out,
-        class_names=CLASS_NAMES,
-        image_root=image_root,
-        options=ExportOptions(),
+    return export_format(
+        name, iter(predictions), out, class_names=CLASS_NAMES, image_root=image_root
     )
 
 

@@ -1,14 +1,14 @@
 """predictions.jsonl -> the formats that annotation and training tools read.
 
-Each exporter is one function: it takes a stream of predictions and a folder, writes files whole
-or not at all, and gives back the path to point a tool at.
+Each exporter is one function: it takes a stream of selected predictions and a folder, writes
+files whole or not at all, and gives back the path to point a tool at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 from weakloc.config import ExportOptions
 from weakloc.errors import SettingError, did_you_mean
@@ -18,6 +18,7 @@ from weakloc.output.exporters.heat_maps import write_heat_maps
 from weakloc.output.exporters.jsonl import export_jsonl, read_predictions, write_predictions
 from weakloc.output.exporters.label_studio import export_label_studio
 from weakloc.output.exporters.labelme import export_labelme
+from weakloc.output.exporters.selection import Content, selected
 from weakloc.output.exporters.spreadsheet import export_csv
 from weakloc.output.exporters.voc import export_voc_boxes, export_voc_masks
 from weakloc.output.exporters.yolo import export_yolo_boxes, export_yolo_polygons
@@ -29,26 +30,14 @@ __all__ = [
     "Exporter",
     "check_formats",
     "export_all",
+    "export_format",
     "read_predictions",
     "write_heat_maps",
     "write_predictions",
 ]
 
 
-class Exporter(Protocol):
-    """Anything that writes predictions into a folder and says where to look."""
-
-    def __call__(
-        self,
-        predictions: Iterable[Prediction],
-        out: Path,
-        *,
-        class_names: Sequence[str],
-        image_root: Path | None,
-        options: ExportOptions,
-    ) -> Path: ...
-
-
+Exporter: TypeAlias = Callable[[Content, Path], Path]
 EXPORTERS: Mapping[str, Exporter] = {
     "jsonl": export_jsonl,
     "coco": export_coco_instances,
@@ -82,7 +71,8 @@ def export_all(
     """Every format into the folder of its name, reading the predictions once for each."""
     check_formats(formats)
     return {
-        name: EXPORTERS[name](
+        name: export_format(
+            name,
             read_predictions(predictions_file),
             out / name,
             class_names=class_names,
@@ -91,3 +81,17 @@ def export_all(
         )
         for name in dict.fromkeys(formats)
     }
+
+
+def export_format(
+    name: str,
+    predictions: Iterable[Prediction],
+    out: Path,
+    *,
+    class_names: Sequence[str],
+    image_root: Path | None = None,
+    options: ExportOptions = ExportOptions(),
+) -> Path:
+    """One format into a folder, and where to point a tool; the predictions may be a stream."""
+    chosen = selected(predictions, class_names=class_names, options=options)
+    return EXPORTERS[name](Content(chosen, class_names, image_root, options), out)

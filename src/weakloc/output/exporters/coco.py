@@ -9,12 +9,11 @@ an empty segmentation.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weakloc.config import ExportOptions
 from weakloc.files import open_whole
 from weakloc.geometry import box_area, box_to_xywh
 from weakloc.output.exporters.json_list import ItemWriter, json_text, write_list
@@ -25,23 +24,14 @@ from weakloc.output.exporters.placed_objects import (
     objects_of,
     outlines_of_rle,
 )
-from weakloc.output.exporters.selection import MaskForm, selected
-from weakloc.structures import Prediction
+from weakloc.output.exporters.selection import Content, MaskForm
 
 
-def export_coco_instances(
-    predictions: Iterable[Prediction],
-    out: Path,
-    *,
-    class_names: Sequence[str],
-    image_root: Path | None,
-    options: ExportOptions,
-) -> Path:
+def export_coco_instances(content: Content, out: Path) -> Path:
     """A whole data set: what COCO calls instances, each with a score."""
-    del image_root
     path = out / "annotations" / "instances_predicted.json"
-    categories = [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)]
-    chosen = selected(predictions, class_names=class_names, options=options)
+    numbers = _category_numbers(content.class_names)
+    categories = [{"id": number, "name": name} for name, number in numbers.items()]
     # The images wait on disk until all annotations are written: a single pass, little memory.
     with (
         open_whole(path) as stream,
@@ -50,11 +40,8 @@ def export_coco_instances(
         description = {"description": "weakloc predictions"}
         stream.write(f'{{"info": {json_text(description)},\n"licenses": [],\n')
         stream.write(f'"categories": {json_text(categories)},\n"annotations": ')
-        numbers = _category_numbers(class_names)
         image_writer = ItemWriter(images)
-        write_list(
-            stream, _annotations(chosen, numbers, images=image_writer, masks=options.mask_form)
-        )
+        write_list(stream, _annotations(content, numbers, images=image_writer))
         image_writer.flush()
         stream.write(',\n"images": [')
         images.seek(0)
@@ -64,25 +51,16 @@ def export_coco_instances(
     return path
 
 
-def export_coco_results(
-    predictions: Iterable[Prediction],
-    out: Path,
-    *,
-    class_names: Sequence[str],
-    image_root: Path | None,
-    options: ExportOptions,
-) -> Path:
+def export_coco_results(content: Content, out: Path) -> Path:
     """The flat list that COCO's evaluation reads; masks always as run lengths."""
-    del image_root
     path = out / "results.json"
-    numbers = _category_numbers(class_names)
-    chosen = selected(predictions, class_names=class_names, options=options)
+    numbers = _category_numbers(content.class_names)
     with open_whole(path) as stream:
         write_list(
             stream,
             (
                 [_result(thing, image_id, numbers) for thing in objects_of(prediction)]
-                for image_id, prediction in enumerate(chosen, start=1)
+                for image_id, prediction in enumerate(content.predictions, start=1)
             ),
         )
         stream.write("\n")
@@ -105,15 +83,11 @@ class _Numbering:
 
 
 def _annotations(
-    predictions: Iterable[Prediction],
-    numbers: Mapping[str, int],
-    *,
-    images: ItemWriter,
-    masks: MaskForm,
+    content: Content, numbers: Mapping[str, int], *, images: ItemWriter
 ) -> Iterator[list[dict[str, Any]]]:
     """The annotations of each image; the images themselves go to `images`."""
-    numbering = _Numbering()
-    for image_id, prediction in enumerate(predictions, start=1):
+    numbering, form = _Numbering(), content.options.mask_form
+    for image_id, prediction in enumerate(content.predictions, start=1):
         record = {
             "id": image_id,
             "file_name": prediction.image,
@@ -128,7 +102,7 @@ def _annotations(
                 "category_id": numbers[thing.class_name],
                 "bbox": box_to_xywh(thing.box),
                 "area": box_area(thing.box) if thing.rle is None else mask_area(thing.rle),
-                "segmentation": _segmentation(thing.rle, prediction.image, masks),
+                "segmentation": _segmentation(thing.rle, prediction.image, form),
                 "iscrowd": 0,
                 "score": thing.score,
             }

@@ -7,7 +7,7 @@ polygon for each connected part. Coordinates have two decimals, as CVAT writes t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,28 +21,19 @@ from weakloc.output.exporters.placed_objects import (
     outlines_of_rle,
     tight_box,
 )
-from weakloc.output.exporters.selection import MaskForm, selected
+from weakloc.output.exporters.selection import Content, MaskForm
 from weakloc.run_lengths import decode_mask
 from weakloc.structures import Prediction
 
 
-def export_cvat(
-    predictions: Iterable[Prediction],
-    out: Path,
-    *,
-    class_names: Sequence[str],
-    image_root: Path | None,
-    options: ExportOptions,
-) -> Path:
-    del image_root
+def export_cvat(content: Content, out: Path) -> Path:
     path = out / "annotations.xml"
-    chosen = selected(predictions, class_names=class_names, options=options)
     with open_whole(path) as stream:
         stream.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n')
         stream.write("<version>1.1</version>\n")
-        stream.writelines(_meta_lines(class_names))
-        for number, prediction in enumerate(chosen):
-            stream.writelines(_image_lines(number, prediction, options))
+        stream.writelines(_meta_lines(content.class_names))
+        for number, prediction in enumerate(content.predictions):
+            stream.writelines(_image_lines(number, prediction, content.options))
         stream.write("</annotations>\n")
     return path
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from weakloc.config import ExportOptions
 from weakloc.errors import PredictionsError
 from weakloc.files import open_whole
-from weakloc.output.exporters.selection import selected
+from weakloc.output.exporters.selection import Content
 from weakloc.structures import Box, Disagreement, Mask, Point, Prediction
 
 SCHEMA = "weakloc.predictions/1"
@@ -27,18 +26,10 @@ _KINDS = ("missing", "unexpected")
 Part = TypeVar("Part")
 
 
-def export_jsonl(
-    predictions: Iterable[Prediction],
-    out: Path,
-    *,
-    class_names: Sequence[str],
-    image_root: Path | None,
-    options: ExportOptions,
-) -> Path:
+def export_jsonl(content: Content, out: Path) -> Path:
     """A predictions.jsonl of what the options select."""
-    del image_root
     path = out / "predictions.jsonl"
-    write_predictions(path, selected(predictions, class_names=class_names, options=options))
+    write_predictions(path, content.predictions)
     return path
 
 

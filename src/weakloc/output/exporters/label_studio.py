@@ -11,7 +11,7 @@ polygons with `mask_form="polygon"`) and, as choices, the classes whose score re
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,7 +25,7 @@ from weakloc.output.exporters.json_list import write_list
 from weakloc.output.exporters.label_studio_brush import pack_brush
 from weakloc.output.exporters.markup import xml_attribute
 from weakloc.output.exporters.placed_objects import outlines_of_rle
-from weakloc.output.exporters.selection import MaskForm, selected
+from weakloc.output.exporters.selection import Content, MaskForm
 from weakloc.run_lengths import decode_mask
 from weakloc.structures import Box, Mask, Point, Prediction
 
@@ -33,23 +33,16 @@ LOCAL_FILES = "/data/local-files/?d="
 POINT_WIDTH = 0.6  # percent of the image's width: how large Label Studio draws a point
 
 
-def export_label_studio(
-    predictions: Iterable[Prediction],
-    out: Path,
-    *,
-    class_names: Sequence[str],
-    image_root: Path | None,
-    options: ExportOptions,
-) -> Path:
-    prefix = options.image_prefix
+def export_label_studio(content: Content, out: Path) -> Path:
+    prefix = content.options.image_prefix
     if prefix is None:
-        prefix = _local_files_prefix(image_root)
-    chosen = selected(predictions, class_names=class_names, options=options)
+        prefix = _local_files_prefix(content.image_root)
     with open_whole(out / "config.xml") as stream:
-        stream.write(labelling_config(class_names, masks=options.mask_form))
+        stream.write(labelling_config(content.class_names, masks=content.options.mask_form))
     path = out / "tasks.json"
     with open_whole(path) as stream:
-        write_list(stream, ([task(prediction, prefix, options)] for prediction in chosen))
+        tasks = (task(prediction, prefix, content.options) for prediction in content.predictions)
+        write_list(stream, ([each] for each in tasks))
         stream.write("\n")
     return path
 

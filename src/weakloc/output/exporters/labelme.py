@@ -7,7 +7,6 @@ Copied beside the images the files open as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,25 +15,16 @@ from weakloc.files import open_whole
 from weakloc.output.exporters.image_names import sidecar, with_stems_of_their_own
 from weakloc.output.exporters.json_list import json_text
 from weakloc.output.exporters.placed_objects import outlines_of_rle
-from weakloc.output.exporters.selection import selected
+from weakloc.output.exporters.selection import Content
 from weakloc.structures import Prediction
 
 FORMAT_VERSION = "5.5.0"
 
 
-def export_labelme(
-    predictions: Iterable[Prediction],
-    out: Path,
-    *,
-    class_names: Sequence[str],
-    image_root: Path | None,
-    options: ExportOptions,
-) -> Path:
-    del image_root
-    chosen = selected(predictions, class_names=class_names, options=options)
-    for prediction in with_stems_of_their_own(chosen):
+def export_labelme(content: Content, out: Path) -> Path:
+    for prediction in with_stems_of_their_own(content.predictions):
         with open_whole(sidecar(out, prediction.image, ".json")) as stream:
-            stream.write(json_text(_document(prediction, options)) + "\n")
+            stream.write(json_text(_document(prediction, content.options)) + "\n")
     return out
 
 

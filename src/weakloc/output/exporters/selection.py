@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
 from weakloc.config import ExportOptions
@@ -12,6 +13,16 @@ from weakloc.structures import Box, Mask, Point, Prediction
 
 MaskForm: TypeAlias = Literal["rle", "polygon"]
 Place = TypeVar("Place", Point, Box, Mask)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What an exporter writes: predictions that were selected, and what is said besides."""
+
+    predictions: Iterable[Prediction]
+    class_names: Sequence[str]
+    image_root: Path | None
+    options: ExportOptions
 
 
 def selected(

@@ -7,13 +7,12 @@ Numbers have as many digits as it takes to give the same number back.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from weakloc.config import ExportOptions
 from weakloc.files import open_whole
 from weakloc.output.exporters.placed_objects import compressed
-from weakloc.output.exporters.selection import selected
+from weakloc.output.exporters.selection import Content
 from weakloc.structures import Prediction
 
 COLUMNS = (
@@ -22,20 +21,12 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def export_csv(
-    predictions: Iterable[Prediction],
-    out: Path,
-    *,
-    class_names: Sequence[str],
-    image_root: Path | None,
-    options: ExportOptions,
-) -> Path:
-    del image_root
+def export_csv(content: Content, out: Path) -> Path:
     path = out / "predictions.csv"
     with open_whole(path) as stream:
         table = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
         table.writeheader()
-        for prediction in selected(predictions, class_names=class_names, options=options):
+        for prediction in content.predictions:
             shared = {
                 "image": prediction.image,
                 "width": prediction.width,

@@ -6,7 +6,7 @@ overlap, the one with the higher score lies above.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from weakloc.config import ExportOptions
 from weakloc.data.palette import label_map_text, voc_palette
 from weakloc.errors import PredictionsError
 from weakloc.files import open_whole, write_whole
@@ -23,61 +22,43 @@ from weakloc.geometry import BoxLTRB, box_to_voc
 from weakloc.output.exporters.image_names import image_stem, sidecar, with_stems_of_their_own
 from weakloc.output.exporters.markup import xml_text
 from weakloc.output.exporters.placed_objects import PlacedObject, objects_of
-from weakloc.output.exporters.selection import selected
+from weakloc.output.exporters.selection import Content
 from weakloc.run_lengths import decode_mask
 from weakloc.structures import Prediction
 
 LARGEST_VALUE = 254  # 255 means void
 
 
-def export_voc_boxes(
-    predictions: Iterable[Prediction],
-    out: Path,
-    *,
-    class_names: Sequence[str],
-    image_root: Path | None,
-    options: ExportOptions,
-) -> Path:
+def export_voc_boxes(content: Content, out: Path) -> Path:
     """The XML files; each object also has its score."""
-    del image_root
     folder = out / "Annotations"
-    chosen = selected(predictions, class_names=class_names, options=options)
     with _listing(out / "ImageSets" / "Main") as listing:
-        for prediction in with_stems_of_their_own(chosen):
+        for prediction in with_stems_of_their_own(content.predictions):
             with open_whole(sidecar(folder, prediction.image, ".xml")) as stream:
                 stream.write(_annotation(prediction))
             listing.write(f"{image_stem(prediction.image)}\n")
-    _write_label_map(out, class_names)
+    _write_label_map(out, content.class_names)
     return folder
 
 
-def export_voc_masks(
-    predictions: Iterable[Prediction],
-    out: Path,
-    *,
-    class_names: Sequence[str],
-    image_root: Path | None,
-    options: ExportOptions,
-) -> Path:
+def export_voc_masks(content: Content, out: Path) -> Path:
     """`SegmentationClass` and `SegmentationObject`, and `labelmap.txt` for the values."""
-    del image_root
-    if len(class_names) > LARGEST_VALUE:
+    if len(content.class_names) > LARGEST_VALUE:
         raise PredictionsError(
-            f"{len(class_names)} classes do not fit the {LARGEST_VALUE} values of a VOC mask",
+            f"{len(content.class_names)} classes do not fit a VOC mask's {LARGEST_VALUE} values",
             remedy="Export masks to COCO",
         )
     has_masks = False
-    chosen = selected(predictions, class_names=class_names, options=options)
     with _listing(out / "ImageSets" / "Segmentation") as listing:
-        for prediction in with_stems_of_their_own(chosen):
+        for prediction in with_stems_of_their_own(content.predictions):
             has_masks |= bool(prediction.masks)
-            _write_masks(prediction, out, class_names)
+            _write_masks(prediction, out, content.class_names)
             listing.write(f"{image_stem(prediction.image)}\n")
         if not has_masks:
             raise PredictionsError(
                 "there are no masks among the predictions", remedy="Predict with masks"
             )
-    _write_label_map(out, class_names)
+    _write_label_map(out, content.class_names)
     return out / "SegmentationClass"
 
 

@@ -7,7 +7,7 @@ link to the folder of the images where the file system knows links.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,64 +15,40 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from weakloc.config import ExportOptions
 from weakloc.files import open_whole
 from weakloc.geometry import box_to_yolo
 from weakloc.output.exporters.image_names import sidecar, with_stems_of_their_own
 from weakloc.output.exporters.outlines import join_outlines
 from weakloc.output.exporters.placed_objects import PlacedObject, objects_of, outlines_of_rle
-from weakloc.output.exporters.selection import selected
+from weakloc.output.exporters.selection import Content
 from weakloc.structures import Prediction
 
 Describe: TypeAlias = Callable[[PlacedObject, Prediction], list[float]]
 
 
-def export_yolo_boxes(
-    predictions: Iterable[Prediction],
-    out: Path,
-    *,
-    class_names: Sequence[str],
-    image_root: Path | None,
-    options: ExportOptions,
-) -> Path:
+def export_yolo_boxes(content: Content, out: Path) -> Path:
     """`class centre-x centre-y width height`."""
-    chosen = selected(predictions, class_names=class_names, options=options)
-    return _export(chosen, out, _box_shares, class_names=class_names, image_root=image_root)
+    return _export(content, out, _box_shares)
 
 
-def export_yolo_polygons(
-    predictions: Iterable[Prediction],
-    out: Path,
-    *,
-    class_names: Sequence[str],
-    image_root: Path | None,
-    options: ExportOptions,
-) -> Path:
+def export_yolo_polygons(content: Content, out: Path) -> Path:
     """`class x1 y1 x2 y2 ...`: one polygon an object, parts and holes joined by seams.
 
     An object without a mask is written as the four corners of its box.
     """
-    chosen = selected(predictions, class_names=class_names, options=options)
-    return _export(chosen, out, _polygon_shares, class_names=class_names, image_root=image_root)
+    return _export(content, out, _polygon_shares)
 
 
-def _export(
-    predictions: Iterable[Prediction],
-    out: Path,
-    describe: Describe,
-    *,
-    class_names: Sequence[str],
-    image_root: Path | None,
-) -> Path:
-    numbers = {name: number for number, name in enumerate(class_names)}
-    for prediction in with_stems_of_their_own(predictions):
+def _export(content: Content, out: Path, describe: Describe) -> Path:
+    numbers = {name: number for number, name in enumerate(content.class_names)}
+    for prediction in with_stems_of_their_own(content.predictions):
         with open_whole(sidecar(out / "labels", prediction.image, ".txt")) as stream:
             for thing in objects_of(prediction):
                 shares = " ".join(f"{share:.9g}" for share in describe(thing, prediction))
                 stream.write(f"{numbers[thing.class_name]} {shares}\n")
-    if image_root is not None:
-        _link(out / "images", image_root)
-    return _write_description(out / "data.yaml", class_names)
+    if content.image_root is not None:
+        _link(out / "images", content.image_root)
+    return _write_description(out / "data.yaml", content.class_names)
 
 
 def _box_shares(thing: PlacedObject, prediction: Prediction) -> list[float]:
