@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from weakloc.errors import SettingError
+from weakloc.errors import require_setting
 
 
 def flag_of(field_name: str) -> str:
@@ -19,8 +19,7 @@ def flag_of(field_name: str) -> str:
 
 def require(condition: bool, field_name: str, value: object, remedy: str) -> None:
     """SettingError that names the flag, the value met and what would do."""
-    if not condition:
-        raise SettingError(f"{flag_of(field_name)} is {value!r}", remedy=remedy)
+    require_setting(condition, flag_of(field_name), value, remedy=remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,7 +325,7 @@ class RefineSettings:
     rounds: int = 1
     """How often places are learned: first from what stands out, then from the round before."""
 
-    epochs: int = 4
+    epochs: int = 8
     """Passes over the images in each round."""
 
     learning_rate: float = 2e-3

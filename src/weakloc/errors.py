@@ -76,6 +76,14 @@ class StoppedError(TrainingError):
     """A signal asked training to stop; what was learned so far is saved."""
 
 
+def require_setting(
+    fits: bool, name: str, value: object, *, remedy: str, where: str | None = None
+) -> None:
+    """SettingError that names the setting, the value met and what would do."""
+    if not fits:
+        raise SettingError(f"{name} is {value!r}", where=where, remedy=remedy)
+
+
 def did_you_mean(value: str, candidates: Iterable[str]) -> str:
     """A remedy sentence: the nearest candidate if one is near, else the list of them."""
     names = sorted(candidates)

@@ -123,8 +123,8 @@ def test_images_that_do_not_fit_are_refused() -> None:
     ("settings", "message"),
     [
         ({"iterations": 0}, "iterations is 0"),
-        ({"dilations": ()}, r"dilations are \(\)"),
-        ({"dilations": (1, 0)}, r"dilations are \(1, 0\)"),
+        ({"dilations": ()}, r"dilations is \(\)"),
+        ({"dilations": (1, 0)}, r"dilations is \(1, 0\)"),
         ({"width": 0.0}, "width is 0.0"),
         ({"position_weight": -1.0}, "position_weight is -1.0"),
     ],

@@ -16,7 +16,7 @@ from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc.errors import SettingError
+from weakloc.errors import SettingError, require_setting
 from weakloc.geometry import FloatArray, GridTransform, Size, map_box_to_grid
 from weakloc.localize.maps import image_grid
 from weakloc.localize.search_boxes import (
@@ -80,27 +80,20 @@ class BeamSettings:
 
     def __post_init__(self) -> None:
         for name in ("beam_width", "num_levels"):
-            if getattr(self, name) < 1:
-                raise SettingError(
-                    f"{name} is {getattr(self, name)}", where="beam", remedy="Use 1 or more"
-                )
+            self._require(name, getattr(self, name) >= 1, "Use 1 or more")
         whole = self.recrop_every == math.inf or float(self.recrop_every).is_integer()
-        if not whole or self.recrop_every < 1:
-            raise SettingError(
-                f"recrop_every is {self.recrop_every}",
-                where="beam",
-                remedy="Use 1, 2, 3, ... levels, or inf for one feature map throughout",
-            )
+        remedy = "Use 1, 2, 3, ... levels, or inf for one feature map throughout"
+        self._require("recrop_every", whole and self.recrop_every >= 1, remedy)
         if self.search == "exhaustive" and self.recrop_every != math.inf:
             raise SettingError(
                 f"exhaustive search cannot re-crop every {self.recrop_every:g} levels",
                 where="beam",
                 remedy="Set recrop_every to inf",
             )
-        if not 0 < self.diverse_iou <= 1:
-            raise SettingError(
-                f"diverse_iou is {self.diverse_iou}", where="beam", remedy="Use 0 < value <= 1"
-            )
+        self._require("diverse_iou", 0 < self.diverse_iou <= 1, "Use 0 < value <= 1")
+
+    def _require(self, name: str, fits: bool, remedy: str) -> None:
+        require_setting(fits, name, getattr(self, name), remedy=remedy, where="beam")
 
 
 @dataclass(frozen=True)

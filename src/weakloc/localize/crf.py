@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from weakloc.errors import SettingError
+from weakloc.errors import require_setting
 from weakloc.localize.permutohedral import (
     Floats,
     Indices,
@@ -42,20 +42,14 @@ class CrfSettings:
     color_weight: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise SettingError(
-                f"iterations is {self.iterations}", where="dense CRF", remedy="Use 1 or more"
-            )
+        self._require("iterations", self.iterations >= 1, "Use 1 or more")
         for name in ("smooth_position_sigma", "color_position_sigma", "color_sigma"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise SettingError(
-                    f"{name} is {getattr(self, name)}", where="dense CRF", remedy="Use more than 0"
-                )
+            self._require(name, 0 < getattr(self, name) < np.inf, "Use more than 0")
         for name in ("smooth_weight", "color_weight"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise SettingError(
-                    f"{name} is {getattr(self, name)}", where="dense CRF", remedy="Use 0 or more"
-                )
+            self._require(name, 0 <= getattr(self, name) < np.inf, "Use 0 or more")
+
+    def _require(self, name: str, fits: bool, remedy: str) -> None:
+        require_setting(fits, name, getattr(self, name), remedy=remedy, where="dense CRF")
 
 
 @dataclass(frozen=True)

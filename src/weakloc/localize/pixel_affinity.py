@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from weakloc.errors import SettingError
+from weakloc.errors import require_setting
 
 Floats = NDArray[np.float32]
 NEIGHBORS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
@@ -32,26 +32,14 @@ class PixelAffinitySettings:
     position_weight: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise SettingError(
-                f"iterations is {self.iterations}", where="pixel affinity", remedy="Use 1 or more"
-            )
-        if not self.dilations or min(self.dilations) < 1:
-            raise SettingError(
-                f"dilations are {self.dilations}",
-                where="pixel affinity",
-                remedy="Name one or more distances of at least 1 pixel",
-            )
-        if not 0 < self.width < np.inf:
-            raise SettingError(
-                f"width is {self.width}", where="pixel affinity", remedy="Use more than 0"
-            )
-        if not 0 <= self.position_weight < np.inf:
-            raise SettingError(
-                f"position_weight is {self.position_weight}",
-                where="pixel affinity",
-                remedy="Use 0 or more",
-            )
+        self._require("iterations", self.iterations >= 1, "Use 1 or more")
+        far_enough = min(self.dilations, default=0) >= 1
+        self._require("dilations", far_enough, "Name one or more distances of at least 1 pixel")
+        self._require("width", 0 < self.width < np.inf, "Use more than 0")
+        self._require("position_weight", 0 <= self.position_weight < np.inf, "Use 0 or more")
+
+    def _require(self, name: str, fits: bool, remedy: str) -> None:
+        require_setting(fits, name, getattr(self, name), remedy=remedy, where="pixel affinity")
 
 
 def refine_by_pixel_affinity(
