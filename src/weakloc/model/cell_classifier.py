@@ -18,6 +18,7 @@ from weakloc.model.backbones import Backbone
 FINE_STRIDES = (4, 8)
 MARGIN = 32  # pixels of mirrored image on each side, rounded up to whole cells
 HIDDEN = 96
+EVIDENCE = 0.25  # power of the probability that a cell betrays the tag: the place decides
 
 
 def fine_levels(backbone: Backbone) -> tuple[int, ...]:
@@ -80,8 +81,12 @@ class CellClassifier(nn.Module):
         return self.heat(self.cells(self.standardised(features)))
 
     def heat(self, cells: Tensor) -> Tensor:
-        evidence: Tensor = self.tags(cells).sigmoid()
-        return self.is_object(cells) * evidence.sqrt()
+        return self.is_object(cells) * self.evidence(cells)
+
+    def evidence(self, cells: Tensor) -> Tensor:
+        """How well each cell agrees with each tag, flattened: all kinds of cells come with it."""
+        probabilities: Tensor = self.tags(cells).sigmoid()
+        return probabilities**EVIDENCE
 
     def is_object(self, cells: Tensor) -> Tensor:
         """Probability of each class against background, whatever the other classes say."""

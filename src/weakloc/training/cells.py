@@ -31,7 +31,6 @@ from weakloc.model.cell_classifier import (
 from weakloc.structures import PRESENT, UNKNOWN, BrokenImage, Sample
 
 OnProgress = Callable[[int, int | None], None]
-EVIDENCE = 0.25  # power of the tag's probability in the first guess: standing out decides
 IGNORED = -1
 _IMAGES_A_STEP = 16
 _SMALLEST_SPREAD = 1e-6
@@ -153,9 +152,9 @@ def standing_out(standardised: Sequence[Tensor]) -> Tensor:
 @torch.no_grad()
 def _guess(classifier: CellClassifier, each: SeenCells) -> Tensor:
     levels = _standardised(classifier, each)
-    evidence = classifier.tags(classifier.cells(levels)).sigmoid()[0]
+    evidence = classifier.evidence(classifier.cells(levels))[0]
     out = standing_out([levels[level] for level in classifier.levels])[0]
-    return _divided(out * evidence**EVIDENCE, each)
+    return _divided(out * evidence, each)
 
 
 @torch.no_grad()
