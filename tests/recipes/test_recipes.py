@@ -33,7 +33,7 @@ SECTIONS = {
 
 
 def _setups(recipe: Recipe) -> list[Setup]:
-    scratch = [from_scratch(budget, recipe.data, recipe.optimiser) for budget, _ in SIZES]
+    scratch = [from_scratch(budget, recipe) for budget, _ in SIZES]
     published = [as_published(budget, recipe.backbones) for budget in ("paper", "paper60")]
     return [*scratch, given_backbone(recipe.optimiser), *published]
 

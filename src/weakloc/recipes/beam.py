@@ -8,6 +8,7 @@ from weakloc.recipes.recipe import Cell, Finding, Published, Recipe, Tuning
 
 _PAPER = "BEAM"
 _PAPERS_BEAM = {"search": "beam", "beam_width": 8, "num_levels": 10, "children": "one_side"}
+_SLOW = 3  # fully connected layers learn slowly from nothing
 _PLACES = ("classification_map", "point_map", "box_map_50", "corloc")
 
 
@@ -24,6 +25,7 @@ BACKBONE = Recipe(
     reference="BEAM table 1",
     question="Does a stronger network improve locations as it improves tags?",
     papers_data="VOC 2012 val",
+    epochs_factor=_SLOW,
     backbones=("vgg16", "alexnet"),
     cells=(
         Cell(name="larger network", method="beam"),
@@ -72,6 +74,7 @@ RESCORING = Recipe(
     reference="BEAM section 3.2",
     question="Does the score of one class help to find those that come with it?",
     papers_data="VOC 2012 val: +1.2 points of classification, +0.8 of location",
+    epochs_factor=_SLOW,
     axis="alpha",
     cells=tuple(
         Cell(name=f"alpha = {alpha:g}", method="beam", look={"rescoring": alpha}, at=alpha)
@@ -107,6 +110,7 @@ WIDTH = Recipe(
     reference="BEAM section 3.4; no table",
     question="Is a greedy search worse than a beam, and a beam worse than everything?",
     papers_data="M = 8 and H = 10 throughout",
+    epochs_factor=_SLOW,
     axis="M, H",
     cells=(
         *(_searching(f"M = {m}", m, series="width M", beam_width=m) for m in _WIDTHS),
@@ -142,6 +146,7 @@ MODE = Recipe(
     reference="BEAM sections 3.3 and 3.4, which differ",
     question="Is it worth computing features anew for every window?",
     papers_data="2.6 s an image speak for new features; no table",
+    epochs_factor=_SLOW,
     cells=(
         _searching("windows of the map", **_SMALL_BEAM),
         _searching("windows of the map, both sides", children="eq6", **_SMALL_BEAM),
@@ -191,6 +196,7 @@ BOXES = Recipe(
     reference="BEAM section 3.5; table 4",
     question="What makes boxes of heat maps: the threshold or the score?",
     papers_data="VOC 2012 val, thresholds tuned for each class on drawn boxes",
+    epochs_factor=_SLOW,
     cells=(
         *(
             Cell(name=f"threshold {name}", method="beam", tuning=tuning)
@@ -242,6 +248,7 @@ RANK = Recipe(
     reference="BEAM table 1 against its section 4.2; table 4",
     question="Rank images by class score or by heat? And is a search better than one best cell?",
     papers_data="VOC 2012 val",
+    epochs_factor=_SLOW,
     cells=(
         Cell(name="beam", method="beam"),
         Cell(name="max_mil", method="max_mil", look={"scales": (1.0,)}),
@@ -283,6 +290,7 @@ BALANCE = Recipe(
     reference="BEAM section 3.1; no table",
     question="Do repeated images, noisy and rotated, help?",
     papers_data="always on in the paper",
+    epochs_factor=_SLOW,
     cells=(
         Cell(name="balanced", method="beam", choices={"balance": True}, below_head=True),
         Cell(name="as they come", method="beam", choices={"balance": False}),

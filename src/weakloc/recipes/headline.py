@@ -22,6 +22,7 @@ HEADLINE = Recipe(
     reference="WILDCAT, point localisation; BEAM table 1",
     question="Which method names and places objects best when nothing else differs?",
     papers_data="VOC 2012 val, each method with its own network",
+    epochs_factor=3,
     cells=(
         Cell(name="max_mil", method="max_mil"),
         Cell(name="cam", method="cam"),

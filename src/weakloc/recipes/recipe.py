@@ -81,6 +81,7 @@ class Recipe:
     """`reference` is the paper's table or figure; `papers_data` what it was measured on.
 
     `backbones` are the paper's, the larger first, where its literal preset does not say.
+    `epochs_factor` multiplies the epochs of a network that learns from scratch.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Recipe:
     published: tuple[Published, ...] = ()
     data: DataKind = "clutter"
     optimiser: OptimiserFamily = "adamw"
+    epochs_factor: int = 1
     backbones: tuple[str, str] | None = None
     axis: str | None = None
     notes: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from weakloc.recipes.recipe import DataKind, OptimiserFamily, Settings
+from weakloc.recipes.recipe import DataKind, OptimiserFamily, Recipe, Settings
 
 Budget: TypeAlias = Literal["quick", "standard", "paper", "paper60"]
 BUDGETS: tuple[Budget, ...] = ("quick", "standard", "paper", "paper60")
@@ -33,7 +33,7 @@ SIZES: Mapping[tuple[Budget, DataKind], Size] = {
         num_train=500, num_val=150, image_size=96, epochs=10, batch_size=16
     ),
     ("standard", "single"): Size(
-        num_train=1000, num_val=200, image_size=64, epochs=16, batch_size=64
+        num_train=1000, num_val=200, image_size=64, epochs=24, batch_size=64
     ),
 }
 
@@ -50,7 +50,13 @@ _SCRATCH_SCHEDULE: Settings = {
 }
 _SCRATCH_METHOD: Mapping[str, Settings] = {
     "max_mil": {"resize": "warp", "scale_jitter": [0.8, 1.2]},
-    "beam": {"resize": "warp", "reduced_channels": 16, "hidden": [64], "balance": False},
+    "beam": {
+        "resize": "warp",
+        "reduced_channels": None,
+        "hidden": [],
+        "dropout": 0.0,  # with the preset's half nothing is learned from so few images
+        "balance": False,
+    },
     "wildcat": {"resize": "warp"},
     "cam": {"resize": "warp", "smallest_crop": 0.5},
 }
@@ -84,19 +90,19 @@ class Setup:
         return {**own, "optimisation": dict(self.optimisation)} if self.optimisation else own
 
 
-def from_scratch(budget: Budget, data: DataKind, optimiser: OptimiserFamily) -> Setup:
+def from_scratch(budget: Budget, recipe: Recipe) -> Setup:
     """The tiny backbone without weights, in seconds to a minute for each training."""
-    size = SIZES[budget, data]
+    size, optimiser = SIZES[budget, recipe.data], recipe.optimiser
     return Setup(
         preset="practical",
         train={
             "backbone": "tiny",
             "weights": "none",
             "image_size": size.image_size,
-            "epochs": size.epochs,
+            "epochs": size.epochs * recipe.epochs_factor,
             "batch_size": size.batch_size,
             "cache": "memory",
-            "quarter_turns": data == "clutter",  # where objects lie at any angle
+            "quarter_turns": recipe.data == "clutter",  # where objects lie at any angle
         },
         optimisation={**_SCRATCH[optimiser], **_SCRATCH_SCHEDULE},
         of_method=_SCRATCH_METHOD,
