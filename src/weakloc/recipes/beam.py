@@ -101,7 +101,7 @@ RESCORING = Recipe(
 )
 
 _WIDTHS = (1, 2, 4, 8, 16)
-_LEVELS = (2, 4, 6, 8, 12)
+_LEVELS = (2, 4, 6, 8, 12, 16, 22)
 
 WIDTH = Recipe(
     name="beam-width",
@@ -134,7 +134,10 @@ WIDTH = Recipe(
             margin=-0.01,
         ),
     ),
-    notes=("One network; M at H = 10 levels, H at M = 8, both on the first feature map.",),
+    notes=(
+        "One network; M at H = 10 levels, H at M = 8, both on the first feature map.",
+        "Ten levels end at single cells of the paper's 6 x 6, but far above them on larger grids.",
+    ),
 )
 
 _SMALL_BEAM: dict[str, Any] = {"beam_width": 4, "num_levels": 6}
