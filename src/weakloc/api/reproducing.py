@@ -126,7 +126,7 @@ def _setup(recipe: Recipe, wanted: Reproduction) -> Setup:
         return as_published(wanted.budget, recipe.backbones)
     if wanted.settings.backbone is not None:
         return given_backbone(recipe.optimiser)
-    return from_scratch(wanted.budget, recipe.data, recipe.optimiser)
+    return from_scratch(wanted.budget, recipe)
 
 
 def _why_not(cell: Cell, setup: Setup, wanted: Reproduction) -> str | None:
