@@ -114,7 +114,7 @@ def fuse(
     for index, view in enumerate(views):
         counts = np.asarray(np.isfinite(view.values).all(axis=(1, 2), keepdims=True))
         if windows is not None:
-            counts = counts & _inside(windows[index], grid)
+            counts = counts & cells_inside(windows[index], grid)
         normalised = NORMALISATIONS[normalise](view.values)
         values = resample(ScoreMaps(normalised, view.transform), grid).values
         step = np.maximum if combine == "max" else np.add
@@ -165,8 +165,8 @@ def _line_weights(positions: NDArray[np.floating], num_cells: int) -> Maps:
     return np.asarray(np.maximum(1.0 - distance, 0.0), dtype=np.float32)
 
 
-def _inside(window: BoxLTRB, grid: GridTransform) -> NDArray[np.bool_]:
-    """Which cells of an image-aligned grid have their centre in an image box: (rows, columns)."""
+def cells_inside(window: BoxLTRB, grid: GridTransform) -> NDArray[np.bool_]:
+    """Which cells of a grid have their centre in an image box: (rows, columns)."""
     columns, rows = _cells(grid)
     x = (np.arange(columns) + 0.5 - grid.offset_x) / grid.scale_x
     y = (np.arange(rows) + 0.5 - grid.offset_y) / grid.scale_y

@@ -20,7 +20,7 @@ from weakloc.config import RefineSettings
 from weakloc.data.loaders import evaluation_loader
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError
-from weakloc.geometry import GridTransform, cell_center_in_image
+from weakloc.localize.maps import cells_inside
 from weakloc.model.backbones import Backbone
 from weakloc.model.cell_classifier import (
     CellClassifier,
@@ -101,18 +101,11 @@ def _see(
             features = {level: values[row].half().cpu() for level, values in found.items()}
             rows, columns = features[max(levels)].shape[1:]
             assert transform is not None
-            inside = _inside(backbone.cell_transform(transform, rows, columns), rows, columns)
-            seen.append(SeenCells(features, batch.labels[row], inside))
+            cells = backbone.cell_transform(transform, rows, columns)
+            inside = cells_inside((0.0, 0.0, *transform.image_size), cells)  # not padding
+            seen.append(SeenCells(features, batch.labels[row], torch.from_numpy(inside)))
         on_progress(len(seen), len(samples))
     return seen, list(loader.broken)
-
-
-def _inside(transform: GridTransform, rows: int, columns: int) -> Tensor:
-    """Cells whose centre lies in the image."""
-    width, height = transform.image_size
-    x = torch.tensor([cell_center_in_image(0, column, transform)[0] for column in range(columns)])
-    y = torch.tensor([cell_center_in_image(row, 0, transform)[1] for row in range(rows)])
-    return ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))[None, :]
 
 
 def _measure(classifier: CellClassifier, seen: Sequence[SeenCells]) -> None:
