@@ -242,6 +242,22 @@ def test_beam_10_scoring_together_equals_scoring_one_by_one(random) -> None:
         assert together == pytest.approx(np.array(single), abs=1e-5)
 
 
+def test_the_many_windows_of_a_large_grid_are_resampled_in_parts(random) -> None:
+    grid = random.normal(size=(128, 12, 12)).astype(np.float32)
+    windows = np.array(all_windows((12, 12)))[::10]
+    sizes = []
+
+    def score(grids):
+        sizes.append(grids.nbytes)
+        return grids.mean(axis=(2, 3))[:, :3]
+
+    scorer = GridHeadScorer(lambda _: grid[None], score, (12, 12))
+    scores = scorer.score_windows([grid], np.zeros(len(windows), dtype=int), windows)
+    assert max(sizes) <= 2**24 < sum(sizes)
+    expected = [linear_window_scores(grid[:3], window[None])[0] for window in windows]
+    assert scores == pytest.approx(np.array(expected), abs=1e-5)
+
+
 def test_beam_11_regions_compose_by_equation_5() -> None:
     first = window_region(WHOLE_IMAGE, (0, 0, 5, 6), (6, 6))
     second = window_region(first, (1, 0, 5, 6), (6, 6))

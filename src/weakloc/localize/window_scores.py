@@ -20,6 +20,7 @@ Interpolation: TypeAlias = Literal["half_pixel", "align_corners"]
 Activation: TypeAlias = Literal["sigmoid", "softmax", "none"]
 WindowScore: TypeAlias = Literal["linear", "contrast", "evidence"]
 Maps: TypeAlias = NDArray[np.floating]
+_VALUES_AT_ONCE = 2**22
 
 
 def resampling_matrices(
@@ -165,8 +166,9 @@ class ClassMapScorer:
 
 @dataclass(frozen=True)
 class GridHeadScorer:
-    """For heads on a fixed grid (fully connected layers): resample, then one head call for all.
+    """For heads on a fixed grid (fully connected layers): resample windows, then ask the head.
 
+    All 6,084 windows of 12 x 12 cells would be gigabytes at once, so they go in parts.
     `read_grids` takes (N, 4) image boxes and returns (N, T, rows, columns); `score_grids` takes
     such an array and returns class scores (N, C).
     """
@@ -185,7 +187,14 @@ class GridHeadScorer:
         def resample(grid: Maps, own_windows: IntArray) -> Maps:
             return resample_windows(grid, own_windows, self.interpolation)
 
-        return np.asarray(self.score_grids(_by_owner(grids, owners, windows, resample)))
+        at_once = max(1, _VALUES_AT_ONCE // grids[0].size)
+        parts = [slice(start, start + at_once) for start in range(0, len(windows), at_once)]
+        return np.concatenate(
+            [
+                self.score_grids(_by_owner(grids, owners[part], windows[part], resample))
+                for part in parts
+            ]
+        )
 
 
 @dataclass(frozen=True)
