@@ -35,6 +35,7 @@ from weakloc.localize.search_boxes import (
     window_level,
     window_region,
 )
+from weakloc.localize.window_scores import Interpolation
 from weakloc.structures import ScoreMaps
 
 Grid = TypeVar("Grid")
@@ -68,7 +69,8 @@ class BeamSettings:
     `recrop_every` = r runs the backbone anew on the kept regions every r levels; `inf` stays on
     the first feature map. `exhaustive` scores all its windows instead of descending.
     `diverse_iou` passes over a candidate that overlaps a better one of its level by more than
-    that: 0.95 drops near duplicates, 0.7 is a diverse beam, 1 keeps all.
+    that: 0.95 drops near duplicates, 0.7 is a diverse beam, 1 keeps all. `interpolation` says
+    where the cells of a window lie that is stretched to the whole grid.
     """
 
     beam_width: int = 8
@@ -77,6 +79,7 @@ class BeamSettings:
     search: Literal["beam", "exhaustive"] = "beam"
     children: ChildRule = "one_side"
     diverse_iou: float = 1.0
+    interpolation: Interpolation = "half_pixel"
 
     def __post_init__(self) -> None:
         for name in ("beam_width", "num_levels"):

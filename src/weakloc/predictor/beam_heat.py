@@ -46,13 +46,19 @@ class BeamHeat:
         crops = _Crops(picture, self.source)
         rows, columns = self._grid_shape()
         if isinstance(self.source.network.head, GridHead):
-            return GridHeadScorer(crops.read_features, self._score_grids, (columns, rows))
+            return GridHeadScorer(
+                crops.read_features,
+                self._score_grids,
+                (columns, rows),
+                interpolation=self.search.interpolation,
+            )
         is_fixed = self.search.recrop_every > self.search.num_levels
         return ClassMapScorer(
             crops.read_class_maps,
             (columns, rows),
             window_score="contrast" if is_fixed else "linear",
             activation=self.source.activation,
+            interpolation=self.search.interpolation,
         )
 
     def _grid_shape(self) -> tuple[int, int]:
