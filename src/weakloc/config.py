@@ -213,8 +213,11 @@ class PredictSettings:
     """Boxes of a class: one for each part of the map, of the largest part, or the best one."""
 
     box_score: Literal["auto", "mean", "raw_mean", "blob_mean", "max", "share"] = "auto"
-    """Heat that scores a box, always times the probability of the class. auto: its share of all
-    heat where places come from cells, else its mean."""
+    """Heat that scores a box. auto: its share of all heat where places come from cells, else its
+    mean."""
+
+    box_times_class: bool = True
+    """Multiply the score of a box by the probability of its class."""
 
     min_area: float = 0.001
     """Smallest part of the map that gets a box, as a share of the image."""

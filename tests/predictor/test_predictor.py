@@ -97,6 +97,23 @@ def test_points_say_the_heat_of_the_map_where_they_are() -> None:
     assert bright.x < 48 < dimmer.x
 
 
+def test_boxes_are_scored_by_heat_with_or_without_the_class() -> None:
+    pixels = picture_with_square((120, 80), (10, 10), 30, channel=0)
+    tagged = Tags({"a.png": np.array([UNKNOWN, PRESENT, UNKNOWN], dtype=np.int8)}, 3)
+
+    def boxes(*, times_class: bool) -> dict[str, float]:
+        looking = predictor(box_times_class=times_class)
+        found = only(list(looking.predict([ImageSource("a.png", encoded(pixels))], tagged)))
+        probabilities.update(found.scores)
+        return {box.class_name: box.score for box in found.boxes}
+
+    probabilities: dict[str, float] = {}
+    heat, scored = boxes(times_class=False), boxes(times_class=True)
+    assert set(heat) == {"red", "green"}
+    assert probabilities["green"] < 0.1
+    assert scored == pytest.approx({name: heat[name] * probabilities[name] for name in heat})
+
+
 def test_only_tagged_classes_get_places_and_every_tag_gets_one() -> None:
     pixels = picture_with_square((120, 80), (10, 10), 30, channel=0)
     vector = np.array([ABSENT, PRESENT, UNKNOWN], dtype=np.int8)

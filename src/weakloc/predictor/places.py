@@ -112,7 +112,7 @@ def _boxes_of(
     settings = how.settings
     if settings.boxes == "none":
         return []
-    probability = float(seen.probabilities[class_index])
+    probability = float(seen.probabilities[class_index]) if settings.box_times_class else 1.0
     found = find_boxes(
         heat.values[place],
         heat.transform,
