@@ -325,7 +325,7 @@ class RefineSettings:
     images: int = 1500
     """Images to learn from at most, drawn at random; each takes about 0.4 MB at 320 pixels."""
 
-    rounds: int = 1
+    rounds: int = 2
     """How often places are learned: first from what stands out, then from the round before."""
 
     epochs: int = 8

@@ -53,9 +53,7 @@ def refine(
             remedy="Give the data that the run was trained on",
         )
     samples = divide(data_set, run.settings).learned
-    cells, broken = learn_cells(
-        run.network.backbone, samples, run.preprocessing, settings, on_progress
-    )
+    cells, broken = learn_cells(run.network, samples, run.preprocessing, settings, on_progress)
     if keep:
         save_cells(run.path, cells, run.network.backbone, settings)
         run = forget_thresholds(run)

@@ -2,9 +2,9 @@
 
 1. A classifier of single cells learns the tags: a cell that all kinds of images share cannot tell.
 2. Cells that stand out from the rest of their image, and betray the tag at least a little, are
-   taken for the object; Otsu's threshold divides each image.
+   taken for the object; Otsu's threshold divides each image. The run's class maps have a weak say.
 3. A classifier of single cells learns this division. One image's guess is noise; what many
-   images of a class have in common is not. Its answers may divide the images once more.
+   images of a class have in common is not. Its answers divide the images once more.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from weakloc.config import RefineSettings
 from weakloc.data.loaders import evaluation_loader
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError
-from weakloc.localize.maps import cells_inside
-from weakloc.model.backbones import Backbone
+from weakloc.localize.maps import cells_inside, shares_of_range
 from weakloc.model.cell_classifier import (
+    EVIDENCE,
     CellClassifier,
     fine_features,
     fine_levels,
     on_coarsest_grid,
 )
-from weakloc.structures import PRESENT, UNKNOWN, BrokenImage, Sample
+from weakloc.model.network import LocalizationNetwork
+from weakloc.structures import PRESENT, UNKNOWN, BrokenImage, Sample, ScoreMaps
 
 OnProgress = Callable[[int, int | None], None]
 IGNORED = -1
@@ -38,15 +39,19 @@ _SMALLEST_SPREAD = 1e-6
 
 @dataclass(frozen=True)
 class SeenCells:
-    """What is kept of an image: half-precision features by stride, its tags, where it has cells."""
+    """What is kept of an image: half-precision features by stride, its tags, where it has cells.
+
+    `shares` are the class maps of its tags, each over its own range.
+    """
 
     features: dict[int, Tensor]  # stride -> (D, h, w)
     labels: Tensor  # (C,)
+    shares: Tensor  # (tags, rows, columns)
     inside: Tensor  # (rows, columns): not padding
 
 
 def learn_cells(
-    backbone: Backbone,
+    network: LocalizationNetwork,
     samples: Sequence[Sample],
     preprocessing: Preprocessing,
     settings: RefineSettings,
@@ -54,7 +59,7 @@ def learn_cells(
 ) -> tuple[CellClassifier, list[BrokenImage]]:
     """Nothing but the samples' labels is looked at."""
     chosen = _chosen(samples, settings)
-    seen, broken = _see(backbone, chosen, preprocessing, on_progress)
+    seen, broken = _see(network, chosen, preprocessing, on_progress)
     if not any((each.labels == PRESENT).any() for each in seen):
         raise DataError(
             f"none of {len(seen)} readable images has a tag",
@@ -83,27 +88,40 @@ def _chosen(samples: Sequence[Sample], settings: RefineSettings) -> list[Sample]
 
 @torch.inference_mode()
 def _see(
-    backbone: Backbone,
+    network: LocalizationNetwork,
     samples: Sequence[Sample],
     preprocessing: Preprocessing,
     on_progress: OnProgress,
 ) -> tuple[list[SeenCells], list[BrokenImage]]:
-    backbone.eval()
-    levels = fine_levels(backbone)
+    network.eval()
+    levels = fine_levels(network.backbone)
     # Images of one size share a pass through the network; others come one by one, unpadded.
     batch_size = 8 if preprocessing.fixed_size is not None else 1
     loader = evaluation_loader(samples, preprocessing, batch_size=batch_size)
-    device = next(backbone.parameters()).device
+    device = next(network.parameters()).device
     seen: list[SeenCells] = []
     for batch in loader:
-        found = fine_features(backbone, batch.images.to(device), levels)
+        images = batch.images.to(device)
+        found = fine_features(network.backbone, images, levels)
+        maps = network(images).maps.float().cpu().numpy()
         for row, transform in enumerate(batch.transforms):
             features = {level: values[row].half().cpu() for level, values in found.items()}
             rows, columns = features[max(levels)].shape[1:]
             assert transform is not None
-            cells = backbone.cell_transform(transform, rows, columns)
-            inside = cells_inside((0.0, 0.0, *transform.image_size), cells)  # not padding
-            seen.append(SeenCells(features, batch.labels[row], torch.from_numpy(inside)))
+            cells = network.cell_transform(transform, rows, columns)
+            inside = cells_inside((0.0, 0.0, *transform.image_size), cells)
+            labels = batch.labels[row]
+            tagged = maps[row][(labels == PRESENT).numpy()]
+            tagged_at = network.cell_transform(transform, *tagged.shape[1:])
+            shares = shares_of_range(ScoreMaps(tagged, tagged_at), cells)
+            seen.append(
+                SeenCells(
+                    features,
+                    labels,
+                    torch.from_numpy(shares).half(),
+                    torch.from_numpy(inside),
+                )
+            )
         on_progress(len(seen), len(samples))
     return seen, list(loader.broken)
 
@@ -165,8 +183,9 @@ def _divided(heat: Tensor, each: SeenCells) -> Tensor:
         return torch.full(each.inside.shape, IGNORED)
     target = torch.zeros(each.inside.shape, dtype=torch.int64)
     best = torch.zeros(each.inside.shape)
-    for index in present:
-        smooth = functional.avg_pool2d(heat[index][None], 3, 1, 1, count_include_pad=False)[0]
+    for index, share_of_map in zip(present, each.shares.float(), strict=True):
+        weighed = (heat[index] * share_of_map**EVIDENCE)[None]
+        smooth = functional.avg_pool2d(weighed, 3, 1, 1, count_include_pad=False)[0]
         known = smooth[each.inside]
         if known.min() == known.max():
             return torch.full(each.inside.shape, IGNORED)

@@ -1,0 +1,43 @@
+"""What a refined run says of an image: cells that know the object, and a weak say of class maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from weakloc.config import PredictSettings
+from weakloc.data.transforms import Preprocessing
+from weakloc.methods.wildcat import Wildcat
+from weakloc.model.backbone_spec import BackboneSpec
+from weakloc.model.backbones import build_backbone
+from weakloc.model.cell_classifier import CellClassifier, fine_features
+from weakloc.predictor.cell_source import CellSource
+
+
+def test_heat_is_that_of_the_cells_times_the_fourth_root_of_the_stretched_class_map() -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(BackboneSpec.parse("tiny[width=8]", weights="none")).eval()
+    network = Wildcat().build_network(backbone, 3).eval()
+    cells = CellClassifier({4: 16, 8: 32}, 3)
+    source = CellSource(
+        cells,
+        network,
+        PredictSettings(),
+        class_names=("a", "b", "c"),
+        preprocessing=Preprocessing(size=(72, 56), resize="warp"),
+        activation="sigmoid",
+        uses_bf16=False,
+    )
+    images = torch.randn(2, 3, 56, 72)
+
+    found = source.read(images)
+
+    with torch.no_grad():
+        plain = network(images)
+        heat = cells(fine_features(backbone, images, (4, 8))).numpy()
+    maps = plain.maps.numpy()  # of stride 8 too: the same cells
+    low, high = maps.min((2, 3), keepdims=True), maps.max((2, 3), keepdims=True)
+    expected = heat * ((maps - low) / (high - low)) ** 0.25
+    assert found.maps.shape == (2, 3, 7, 9)
+    assert np.allclose(found.maps, expected, atol=1e-4)
+    assert np.allclose(found.scores, plain.scores.numpy(), atol=1e-4)
