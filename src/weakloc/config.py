@@ -231,8 +231,9 @@ class PredictSettings:
     points: int = 1
     """Points per class: the hottest place, and further peaks if more are asked for."""
 
-    point_method: Literal["arg_max", "plateau", "sub_cell"] = "arg_max"
-    """Place of a point: the hottest cell, the middle of equally hot ones, or between cells."""
+    point_method: Literal["auto", "arg_max", "plateau", "sub_cell", "densest"] = "auto"
+    """Place of a point: the hottest cell, the middle of equally hot ones, between cells, or where
+    most heat is around. auto: densest where places come from cells, else arg_max."""
 
     peak_distance: float = 0.1
     """Least distance of two points of a class, as a share of the image's long side."""

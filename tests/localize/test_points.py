@@ -169,3 +169,35 @@ def test_a_slope_next_to_a_peak_is_not_a_second_peak(random: np.random.Generator
     )
     peaks = locate_points(heat, GridTransform.identity((8.0, 6.0)), max_points=99)
     assert [peak.heat for peak in peaks] == expected
+
+
+def test_densest_prefers_an_object_to_a_speck() -> None:
+    """A hot cell alone against a warm square; both away from the border."""
+    heat = np.zeros((50, 100))
+    heat[10, 80], heat[20:31, 20:31] = 1.0, 0.5
+    transform = GridTransform.identity((400, 200)).resize((100, 50))
+
+    speck = locate_point(heat, transform, method="arg_max")
+    middle = locate_point(heat, transform, method="densest")
+
+    assert (speck.x, speck.y, speck.heat) == (322, 42, 1.0)
+    assert (middle.x, middle.y, middle.heat) == (102, 102, 0.5)
+    both = locate_points(heat, transform, max_points=2, method="densest")
+    assert [(peak.x, peak.y) for peak in both] == [(102, 102), (322, 42)]
+
+
+def test_densest_is_a_gaussian_sum_over_the_image(random: np.random.Generator) -> None:
+    """Cells of 2 x 1 pixels: the reach is one length in pixels, on both axes."""
+    heat = random.normal(size=(12, 9))
+    transform = GridTransform.identity((18, 12)).resize((9, 12))
+    found = locate_point(heat, transform, method="densest")
+
+    rows, columns = np.indices(heat.shape)
+    x, y, above = 2 * columns + 1, rows + 0.5, heat - heat.min()
+    around = [
+        [(above * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * (0.06 * 18) ** 2))).sum()
+         for cx in x[0]] for cy in y[:, 0]
+    ]  # fmt: skip
+    row, column = np.unravel_index(np.argmax(around), heat.shape)
+    assert (found.x, found.y) == pytest.approx((x[0, column], y[row, 0]))
+    assert found.heat == heat[row, column]

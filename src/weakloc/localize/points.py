@@ -19,7 +19,9 @@ from weakloc.geometry import (
 )
 
 HeatMap: TypeAlias = NDArray[np.floating]  # (rows, columns) of one class
-PointMethod: TypeAlias = Literal["arg_max", "plateau", "sub_cell"]
+PointMethod: TypeAlias = Literal["arg_max", "plateau", "sub_cell", "densest"]
+PeakMethod: TypeAlias = Literal["arg_max", "sub_cell", "densest"]
+REACH = 0.06  # how far "around" reaches for `densest`: a share of the image's long side
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,16 @@ def locate_point(heat: HeatMap, transform: GridTransform, *, method: PointMethod
 
     `arg_max`: centre of the greatest cell, the first in row-major order on ties. `plateau`: centre
     of the largest connected part of the greatest cells. `sub_cell`: the arg-max, refined.
+    `densest`: centre of the cell with the most heat around it, so that a speck does not win over an
+    object.
     """
     finite = np.isfinite(heat)
     if not finite.any():
         width, height = transform.image_size
         return Peak(width / 2, height / 2, 0.0)
     usable = np.where(finite, heat, -np.inf)
+    if method == "densest":
+        usable = _heat_around(usable, transform)
     row, column = _arg_max(usable)
     x, y = clip_point(_POINTS[method](usable, transform), transform.image_size)
     return Peak(x, y, float(heat[row, column]))
@@ -54,21 +60,25 @@ def locate_points(
     max_points: int,
     min_distance: float = 0.0,
     min_heat: float = -np.inf,
-    method: Literal["arg_max", "sub_cell"] = "arg_max",
+    method: PeakMethod = "arg_max",
 ) -> list[Peak]:
     """The regional maxima of at least `min_heat`, hottest first, `min_distance` pixels apart.
 
     A plateau gives one point, its first cell. There may be fewer than `max_points`, or none.
     """
     usable = np.where(np.isfinite(heat), heat, -np.inf)
+    if method == "densest":
+        usable = _heat_around(usable, transform)
     peaks: list[Peak] = []
-    for cell in _regional_maxima(heat):
+    for cell in _regional_maxima(usable):
         row, column = divmod(int(cell), heat.shape[1])
         value = float(heat[row, column])
-        if len(peaks) >= max_points or value < min_heat:
+        if len(peaks) >= max_points:
             break
         x, y = clip_point(_place(usable, row, column, transform, method), transform.image_size)
-        if all(np.hypot(x - peak.x, y - peak.y) >= min_distance for peak in peaks):
+        if value >= min_heat and all(
+            np.hypot(x - peak.x, y - peak.y) >= min_distance for peak in peaks
+        ):
             peaks.append(Peak(x, y, value))
     return peaks
 
@@ -103,7 +113,26 @@ _POINTS: dict[PointMethod, Callable[[HeatMap, GridTransform], PointXY]] = {
     "arg_max": _arg_max_point,
     "plateau": _plateau_point,
     "sub_cell": _sub_cell_point,
+    "densest": _arg_max_point,  # of the heat around each cell
 }
+
+
+def _heat_around(heat: HeatMap, transform: GridTransform) -> HeatMap:
+    """What lies above the lowest heat, blurred; beyond the border there is none."""
+    finite = np.isfinite(heat)
+    if not finite.any():
+        return heat
+    above = np.where(finite, heat, heat[finite].min()) - heat[finite].min()
+    reach = REACH * max(transform.image_size)
+    rows, columns = heat.shape
+    return np.asarray(
+        _blur(rows, reach * transform.scale_y) @ above @ _blur(columns, reach * transform.scale_x)
+    )
+
+
+def _blur(cells: int, reach: float) -> NDArray[np.float64]:
+    distance = np.subtract.outer(np.arange(cells), np.arange(cells))
+    return np.exp(-0.5 * np.square(distance / reach))
 
 
 def _regional_maxima(heat: HeatMap) -> NDArray[np.int64]:

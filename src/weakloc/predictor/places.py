@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from weakloc.config import PredictSettings
 from weakloc.localize.boxes import BoxScore, find_at_least_one_box, find_boxes
 from weakloc.localize.doubt import disagreements
-from weakloc.localize.points import locate_point, locate_points
+from weakloc.localize.points import PointMethod, locate_point, locate_points
 from weakloc.predictor.refining import find_masks
 from weakloc.predictor.streaming import SeenImage
 from weakloc.structures import (
@@ -83,18 +83,18 @@ def _tagged(tags: LabelVector, how: Locating) -> list[str]:
 def _points_of(
     heat: ScoreMaps, place: int, class_index: int, seen: SeenImage, how: Locating
 ) -> list[Point]:
-    settings = how.settings
+    settings, method = how.settings, _point_method(how.settings)
     if settings.points == 0:
         return []
     if settings.points == 1:
-        peaks = [locate_point(heat.values[place], heat.transform, method=settings.point_method)]
+        peaks = [locate_point(heat.values[place], heat.transform, method=method)]
     else:
         peaks = locate_points(
             heat.values[place],
             heat.transform,
             max_points=settings.points,
             min_distance=settings.peak_distance * max(seen.size),
-            method="sub_cell" if settings.point_method == "sub_cell" else "arg_max",
+            method="arg_max" if method == "plateau" else method,
         )
     name, score = how.class_names[class_index], float(seen.probabilities[class_index])
     return [Point(name, peak.x, peak.y, score, peak.heat) for peak in peaks]
@@ -102,6 +102,13 @@ def _points_of(
 
 def _boxes_of(
     heat: ScoreMaps,
+def _point_method(settings: PredictSettings) -> PointMethod:
+    """Cells are judged one by one: the hottest may be a speck."""
+    if settings.point_method != "auto":
+        return settings.point_method
+    return "densest" if settings.localiser == "cells" else "arg_max"
+
+
     place: int,
     class_index: int,
     seen: SeenImage,
