@@ -225,6 +225,10 @@ class PredictSettings:
     max_area: float = 1.0
     """Largest part of the map that gets a box, as a share of the image."""
 
+    min_share: float | None = None
+    """Least share of a class's heat that a part of the map needs for a box. Not given: 0.02 where
+    places come from cells, else 0."""
+
     overlap: Literal["keep", "merge", "nms"] = "keep"
     """Boxes of a class that overlap: keep both, merge them, or keep the better one."""
 
@@ -268,6 +272,8 @@ class PredictSettings:
             value = getattr(self, name)
             require(0 <= value <= 1, name, value, "Give a share from 0 to 1")
         require(0 <= self.tile_overlap < 1, "tile_overlap", self.tile_overlap, "Give 0 to 0.99")
+        share = self.min_share
+        require(share is None or 0 <= share < 1, "min_share", share, "Give a share from 0 to 0.99")
         alpha = self.rescoring
         require(alpha is None or 0 <= alpha <= 10, "rescoring", alpha, "Give 0 to 10")
         fits = self.threshold is None or 0 <= self.threshold < 1

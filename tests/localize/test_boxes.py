@@ -228,3 +228,19 @@ def test_extreme_image_sizes() -> None:
     coarse = ScoreMaps(maps, GridTransform.identity(size).resize((900.0, 1.0)))
     (found,) = find_boxes(resample(coarse, grid).values[0], grid, threshold=0.5)
     assert found.box == pytest.approx((15000.0, 0.0, 30000.0, 20.0), abs=120.0)
+
+
+def test_parts_with_too_little_of_the_heat_get_no_box() -> None:
+    """Nine, four and one of fourteen warm cells."""
+    heat = np.zeros((10, 10))
+    heat[0:3, 0:3] = heat[5:7, 5:7] = heat[9, 0] = 1.0
+    transform = GridTransform.identity((10, 10))
+
+    def areas(min_share: float) -> list[float]:
+        found = find_boxes(heat, transform, threshold=0.5, min_share=min_share)
+        return sorted(round(box.area_share * 100) for box in found)
+
+    assert areas(0) == [1, 4, 9]
+    assert areas(1 / 14) == [1, 4, 9]
+    assert areas(0.08) == [4, 9]
+    assert areas(0.3) == [9]

@@ -64,6 +64,7 @@ def find_boxes(
     select: Selection = "all",
     min_area: float = 0.001,
     max_area: float = 1.0,
+    min_share: float = 0.0,
     overlap: Overlap = "keep",
     max_iou: float = 0.5,
     score: BoxScore = "mean",
@@ -71,19 +72,21 @@ def find_boxes(
 ) -> list[HeatBox]:
     """Tight boxes of the 8-connected parts of {normalised heat > threshold}, best first.
 
-    Areas are shares of the image. `select` takes all parts, the one with the most cells (ties:
-    the hotter, then the first) or the one with the best score. Boxes that overlap by more than
-    `max_iou` are kept, merged into one, or reduced to the best. The score is the mean normalised
-    heat in the box ("mean"), the mean heat as given ("raw_mean", the beam's), the mean over the
-    component ("blob_mean"), the greatest ("max") or the box's share of all heat ("share"), times
-    `class_probability`. A constant map says nothing about the place: it gives the whole image,
-    with `class_probability` as its score. The list may be empty.
+    Areas are shares of the image, `min_share` is one of all heat. `select` takes all parts, the one
+    with the most cells (ties: the hotter, then the first) or the one with the best score. Boxes
+    that overlap by more than `max_iou` are kept, merged into one, or reduced to the best. The score
+    is the mean normalised heat in the box ("mean"), the mean heat as given ("raw_mean", the
+    beam's), the mean over the component ("blob_mean"), the greatest ("max") or the box's share of
+    all heat ("share"), times `class_probability`. A constant map says nothing about the place: it
+    gives the whole image, with `class_probability` as its score. The list may be empty.
     """
     normalised = NORMALISATIONS[threshold_mode](heat)
     if normalised.min() == normalised.max():
         return [whole_image_box(transform, class_probability)]
     blobs = _blobs(normalised, threshold)
     blobs = [blob for blob in blobs if min_area <= _area_share(blob, transform) <= max_area]
+    least = min_share * float(normalised.sum(dtype=np.float64))
+    blobs = [blob for blob in blobs if blob.heat_sum >= least]
     if select == "largest":
         blobs = blobs[:1]
     rate = _rating(score, heat, normalised, class_probability)

@@ -26,6 +26,8 @@ from weakloc.structures import (
     ScoreMaps,
 )
 
+CRUMB = 0.02  # share of a class's heat
+
 
 @dataclass(frozen=True)
 class Locating:
@@ -100,8 +102,6 @@ def _points_of(
     return [Point(name, peak.x, peak.y, score, peak.heat) for peak in peaks]
 
 
-def _boxes_of(
-    heat: ScoreMaps,
 def _point_method(settings: PredictSettings) -> PointMethod:
     """Cells are judged one by one: the hottest may be a speck."""
     if settings.point_method != "auto":
@@ -109,6 +109,8 @@ def _point_method(settings: PredictSettings) -> PointMethod:
     return "densest" if settings.localiser == "cells" else "arg_max"
 
 
+def _boxes_of(
+    heat: ScoreMaps,
     place: int,
     class_index: int,
     seen: SeenImage,
@@ -128,6 +130,7 @@ def _point_method(settings: PredictSettings) -> PointMethod:
         select=settings.boxes,
         min_area=settings.min_area,
         max_area=settings.max_area,
+        min_share=_min_share(settings),
         overlap=settings.overlap,
         score=_box_score(settings),
         class_probability=probability,
@@ -151,6 +154,13 @@ def _box_score(settings: PredictSettings) -> BoxScore:
     if settings.box_score != "auto":
         return settings.box_score
     return "share" if settings.localiser == "cells" else "mean"
+
+
+def _min_share(settings: PredictSettings) -> float:
+    """Cells are divided finely; crumbs are no objects."""
+    if settings.min_share is not None:
+        return settings.min_share
+    return CRUMB if settings.localiser == "cells" else 0.0
 
 
 def _masks_of(
