@@ -1,6 +1,6 @@
 """What each method learns from tags alone on cluttered scenes, from scratch, in three minutes.
 
-    python -m benchmarks.bench_learning [--method wildcat] [--seed 0] [--images 1500] [--epochs 32]
+    python -m benchmarks.bench_learning [--method wildcat] [--seed 0] [--images 1500] [--epochs 36]
 
 Scenes of several objects among distractors; 1,500 to learn from, 500 to measure, of which nothing
 but the class mAP of each epoch is seen before the end. Networks have at most a million parameters.
@@ -35,8 +35,8 @@ from weakloc.methods.wildcat import Wildcat
 from weakloc.structures import DataSet
 from weakloc.training.fit import train
 
-SIDE = 144
-EPOCHS = 32
+SIDE = 128
+EPOCHS = 36
 NUM_VAL = 500
 
 
