@@ -99,6 +99,28 @@ def test_a_paper_s_table_from_the_command_line(
     assert not list(out.rglob("*.ckpt"))
 
 
+def test_the_windows_of_a_search_are_counted(
+    wanted: Callable[..., Reproduction], tmp_path: Path
+) -> None:
+    """All windows of 8 x 8 cells that lose 1 to 12 rows and columns."""
+    cell = Cell(name="all windows", method="beam")
+    both = replace(LOOKS, cells=(cell, LOOKS.cells[0]), findings=(), axis=None)
+    results = reproduce(both, wanted())
+    searched = {row.cell: row.records[0]["searched"] for row in results.rows}
+    windows = sum(
+        (9 - width) * (9 - height)
+        for width in range(1, 9)
+        for height in range(1, 9)
+        if 1 <= 16 - width - height <= 12
+    )
+    assert searched == {"all windows": {"windows": windows, "crops": 1}, "whole size": {}}
+    header, *_, last = [
+        line for line in (wanted().out / "results.md").read_text().splitlines() if "|" in line
+    ][:4]
+    assert "ms an image | windows | crops |" in header
+    assert last.endswith("|  |  |")
+
+
 def test_a_reproduction_goes_on_where_it_was(wanted: Callable[..., Reproduction]) -> None:
     only = ("whole size", "half size")
     first = reproduce(LOOKS, wanted(only=only))

@@ -51,13 +51,16 @@ def difference(judgement: Judgement) -> str:
 
 
 def table(results: Results) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: ours by metric, what papers printed, boxes used, seconds, the baselines."""
+    """Header and rows: ours by metric, what papers printed, boxes used, seconds, the baselines.
+
+    Where windows are searched for, also how many an image.
+    """
     metrics = results.metrics
     header = ["cell"]
     for metric in metrics:
         header.append(label(metric) + (" (oracle)" if results.is_oracle(metric) else ""))
         header += [f"paper: {each.data}" for each in _papers(results, metric)]
-    header += ["boxes used", "s to train", "ms an image"]
+    header += ["boxes used", "s to train", "ms an image", *results.searched]
     rows = [_cells(results, row, metrics) for row in results.rows]
     return header, [*rows, _baseline_row(results, metrics)]
 
@@ -77,7 +80,14 @@ def _cells(results: Results, row: Row, metrics: Sequence[str]) -> list[str]:
     seconds = [record["seconds_to_train"] for record in row.records]
     looked = [record["seconds_to_measure"] / record["num_images"] for record in row.records]
     cells += [str(row.boxes_used), f"{sum(seconds) / len(seconds):.0f}"]
-    return [*cells, f"{1000 * sum(looked) / len(looked):.0f}"]
+    cells.append(f"{1000 * sum(looked) / len(looked):.0f}")
+    return [*cells, *(_count(row, name) for name in results.searched)]
+
+
+def _count(row: Row, name: str) -> str:
+    """The same for all seeds up to ties."""
+    searched = row.records[0]["searched"]
+    return f"{searched[name]:.0f}" if name in searched else ""
 
 
 def _baseline_row(results: Results, metrics: Sequence[str]) -> list[str]:
@@ -87,7 +97,7 @@ def _baseline_row(results: Results, metrics: Sequence[str]) -> list[str]:
         name = "" if best is None else BASELINE_NAMES.get(best[0], best[0])
         cells.append("-" if best is None else f"{100 * best[1]:.1f} ({name})")
         cells += [""] * len(_papers(results, metric))
-    return [*cells, "0", "", ""]
+    return [*cells, "0", "", "", *("" for _ in results.searched)]
 
 
 def _page(results: Results, pictures: Sequence[str]) -> Iterator[str]:

@@ -84,6 +84,13 @@ class Results:
         return int(record["boxes_used"].get(metric, 0)) > least
 
     @property
+    def searched(self) -> tuple[str, ...]:
+        """What was counted where windows were searched for."""
+        return tuple(
+            dict.fromkeys(name for row in self.rows for name in row.records[0]["searched"])
+        )
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """Those of the recipe that could be measured."""
         found = {metric for row in self.rows for metric, values in row.values.items() if values}

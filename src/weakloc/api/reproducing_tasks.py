@@ -11,10 +11,12 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from weakloc import __version__
 from weakloc.api.calibrating import Plan, calibrate, oracle
@@ -29,12 +31,16 @@ from weakloc.files import open_whole
 from weakloc.methods import METHODS
 from weakloc.methods.method import Preset
 from weakloc.methods.settings import from_settings, to_settings
+from weakloc.predictor.beam_heat import BeamHeat
+from weakloc.predictor.sources import ImageSource
+from weakloc.predictor.streaming import see_images
 from weakloc.recipes.recipe import Tuning
-from weakloc.structures import DataSet
+from weakloc.structures import PRESENT, BrokenImage, DataSet, Sample
 from weakloc.training.saving import CHECKPOINT_NAME
 
 MARK_NAME = "trained.json"
 BOXES_TO_TUNE = 20
+IMAGES_TO_COUNT = 20
 NEED_MASKS = frozenset(("mean_iou", "mean_iou_tags_given", "px_ap"))
 # What changes how fast a training is, not what it learns.
 _FREE = ("workers", "checkpoint_minutes", "feature_cache")
@@ -168,7 +174,8 @@ class Looking:
         began = time.perf_counter()
         found = judge(tuned, judging, settings=self.look)
         seconds = time.perf_counter() - began
-        write_json(self.path, self._record(found, seconds))
+        searched = _searched(tuned, measured.splits[split], self.look)
+        write_json(self.path, self._record(found, seconds, searched))
 
     def _searching(self, trained: TrainedRun) -> TrainedRun:
         """Without thresholds that another cell of the same network may have tuned."""
@@ -200,7 +207,9 @@ class Looking:
         )
         return calibrate(trained, data_set, plan, settings=self.look)
 
-    def _record(self, found: Evaluated, seconds: float) -> dict[str, Any]:
+    def _record(
+        self, found: Evaluated, seconds: float, searched: Mapping[str, float]
+    ) -> dict[str, Any]:
         report = found.report
         trained = read_json(self.training.run_folder / MARK_NAME)
         return {
@@ -223,6 +232,7 @@ class Looking:
             "num_images": found.num_images,
             "seconds_to_train": trained["seconds"],
             "seconds_to_measure": round(seconds, 2),
+            "searched": searched,
             "num_parameters": trained["num_parameters"],
             "notes": trained["notes"],
             "training": self.training.described,
@@ -230,6 +240,33 @@ class Looking:
             "search": dict(self.search),
             "tuning": self.tuning,
         }
+
+
+def _searched(
+    trained: TrainedRun, samples: Sequence[Sample], look: PredictSettings
+) -> dict[str, float]:
+    """Windows scored and crops read for the tags of an image, on average; empty without a search.
+
+    Unlike seconds they are the same on every machine.
+    """
+    predictor = trained.predictor(look)
+    if not isinstance(predictor.heat, BeamHeat):
+        return {}
+    tagged = [sample for sample in samples if (sample.labels == PRESENT).any()][:IMAGES_TO_COUNT]
+    sources = (ImageSource(sample.name, sample.path) for sample in tagged)
+    found = [
+        predictor.heat.search_image(seen, np.flatnonzero(sample.labels == PRESENT).tolist())
+        for seen, sample in zip(
+            see_images(sources, predictor.source, predictor.settings), tagged, strict=True
+        )
+        if not isinstance(seen, BrokenImage)
+    ]
+    if not found:
+        return {}
+    return {
+        "windows": float(np.mean([each.num_windows for each in found])),
+        "crops": float(np.mean([each.num_crops for each in found])),
+    }
 
 
 def chosen(settings: TrainSettings | PredictSettings) -> dict[str, Any]:

@@ -12,7 +12,13 @@ from PIL import Image
 
 from weakloc.config import PredictSettings
 from weakloc.geometry import FloatArray
-from weakloc.localize.beam_search import BeamSettings, WindowScorer, beam_search, heat_maps
+from weakloc.localize.beam_search import (
+    BeamSettings,
+    SearchResult,
+    WindowScorer,
+    beam_search,
+    heat_maps,
+)
 from weakloc.localize.search_boxes import crop_pixels
 from weakloc.localize.window_scores import ClassMapScorer, GridHeadScorer
 from weakloc.model.heads import GridHead
@@ -34,13 +40,15 @@ class BeamHeat:
     def __call__(
         self, seen: SeenImage, classes: Sequence[int], settings: PredictSettings
     ) -> ScoreMaps:
-        found = beam_search(
+        return heat_maps(self.search_image(seen, classes), long_side=settings.map_side)
+
+    def search_image(self, seen: SeenImage, classes: Sequence[int]) -> SearchResult:
+        return beam_search(
             self._scorer(seen.picture),
             seen.size,
             class_indices=list(classes),
             settings=self.search,
         )
-        return heat_maps(found, long_side=settings.map_side)
 
     def _scorer(self, picture: Image.Image) -> WindowScorer[Any]:
         crops = _Crops(picture, self.source)
