@@ -115,6 +115,18 @@ def test_quality_of_levels_equals_counting_one_threshold_at_a_time(
             assert quality.overlap[level] == pytest.approx(expected[1])
 
 
+def test_crumbs_of_heat_are_no_components_while_tuning() -> None:
+    """A square of 16 cells and one of a single cell; below the cut both are one with the rest."""
+    heat = np.zeros((10, 10))
+    heat[2:6, 2:6] = heat[8, 8] = 1.0
+    levels = heat_levels(heat, threshold_mode="none")
+    grid = GridTransform.identity((10, 10))
+    all_of_them = level_components(levels, grid)
+    without = level_components(levels, grid, min_share=0.1)
+    assert sorted(map(tuple, all_of_them.boxes)) == [(2, 2, 6, 6), (8, 8, 9, 9)]
+    assert sorted(map(tuple, without.boxes)) == [(2, 2, 6, 6)]
+
+
 def test_threshold_of_drawn_boxes_is_where_the_boxes_are(random: np.random.Generator) -> None:
     found = calibrate_with_boxes(
         drawn(random, 12, edge=0.5), 1, threshold_mode="minmax", random=random

@@ -21,6 +21,7 @@ from weakloc.localize.rescoring import AlphaChoice, LabelMatrix, choose_alpha
 from weakloc.localize.threshold_levels import Counted
 from weakloc.localize.threshold_rules import Rule
 from weakloc.predictor.co_occurring import shares_from_counts
+from weakloc.predictor.places import least_share
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.sources import ImageSource
 from weakloc.predictor.tuning_heat import (
@@ -105,6 +106,7 @@ def oracle(
         len(trained.class_names),
         threshold_mode=predictor.settings.threshold_mode,
         counted=_counted(predictor.settings),
+        min_share=least_share(predictor.settings),
         granularity=plan.granularity,
     )
 
@@ -145,6 +147,7 @@ def _with_boxes(
         threshold_mode=predictor.settings.threshold_mode,
         random=np.random.default_rng(plan.seed),
         counted=_counted(predictor.settings),
+        min_share=least_share(predictor.settings),
         granularity=plan.granularity,
     )
 

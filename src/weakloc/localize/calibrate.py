@@ -131,6 +131,7 @@ def calibrate_with_boxes(
     threshold_mode: ThresholdMode,
     random: Generator,
     counted: Counted = "largest",
+    min_share: float = 0.0,
     granularity: Granularity = "class",
     min_images: int = 5,
     min_iou: float = 0.5,
@@ -140,9 +141,10 @@ def calibrate_with_boxes(
     """Thresholds from a few drawn images (5 to 50), with what that number leaves uncertain.
 
     The sum of success and overlap is maximised: with few images success alone is a staircase. A
-    class with fewer than `min_images` takes the threshold of all classes together.
+    class with fewer than `min_images` takes the threshold of all classes together. `min_share` is
+    that of `find_boxes`.
     """
-    curves = _curves(drawn, threshold_mode, counted, min_iou)
+    curves = _curves(drawn, threshold_mode, counted, min_iou, min_share)
     groups = _groups(curves.class_indices, num_classes, granularity, min_images)
     gain = curves.success + curves.overlap
     levels = {key: _best_level(gain[rows].mean(axis=0)) for key, rows in groups.items()}
@@ -169,11 +171,12 @@ def calibrate_oracle(
     *,
     threshold_mode: ThresholdMode,
     counted: Counted = "largest",
+    min_share: float = 0.0,
     granularity: Granularity = "global",
     min_iou: float = 0.5,
 ) -> Calibration:
     """The best thresholds for the boxes they are evaluated on: what no honest tuning exceeds."""
-    curves = _curves(drawn, threshold_mode, counted, min_iou)
+    curves = _curves(drawn, threshold_mode, counted, min_iou, min_share)
     groups = _groups(curves.class_indices, num_classes, granularity, 1)
     gain = curves.success + _OVERLAP_BREAKS_TIES * curves.overlap
     levels = {key: _best_level(gain[rows].mean(axis=0)) for key, rows in groups.items()}
@@ -233,12 +236,16 @@ def choose_without_boxes(
 
 
 def _curves(
-    drawn: Iterable[DrawnHeat], threshold_mode: ThresholdMode, counted: Counted, min_iou: float
+    drawn: Iterable[DrawnHeat],
+    threshold_mode: ThresholdMode,
+    counted: Counted,
+    min_iou: float,
+    min_share: float,
 ) -> _Curves:
     class_indices, success, overlap, num_boxes = [], [], [], 0
     for each in drawn:
         levels = heat_levels(each.heat, threshold_mode=threshold_mode)
-        components = level_components(levels, each.transform)
+        components = level_components(levels, each.transform, min_share=min_share)
         quality = level_quality(
             components, each.boxes, each.transform, counted=counted, min_iou=min_iou
         )

@@ -53,16 +53,23 @@ def heat_levels(heat: HeatMap, *, threshold_mode: ThresholdMode) -> NDArray[np.u
 
 
 def level_components(
-    levels: NDArray[np.uint8], transform: GridTransform, *, min_area: float = 0.001
+    levels: NDArray[np.uint8],
+    transform: GridTransform,
+    *,
+    min_area: float = 0.001,
+    min_share: float = 0.0,
 ) -> LevelComponents:
-    """Components of at least `min_area` of the image; the whole image at all levels if constant."""
+    """Components of at least `min_area` of the image and `min_share` of the heat (of the middle of
+    each level); the whole image at all levels if constant."""
     frame = np.array(image_box_in_grid(transform))
     if levels.min() == levels.max():
         ends = np.array([0]), np.array([NUM_LEVELS - 1])
         return LevelComponents(*ends, boxes=frame[None])
     tree = component_tree(levels)
     cells_in_image = float((frame[2] - frame[0]) * (frame[3] - frame[1]))
-    shown = np.flatnonzero((tree.level > 0) & (tree.area >= min_area * cells_in_image))
+    heat = tree.heat_sum + 0.5 * tree.area
+    has_heat = heat >= min_share * (levels.sum(dtype=np.float64) + 0.5 * levels.size)
+    shown = np.flatnonzero((tree.level > 0) & (tree.area >= min_area * cells_in_image) & has_heat)
     hottest = levels.ravel()[tree.peak[shown]].astype(np.int64)
     shown = shown[np.lexsort((-tree.peak[shown], hottest, tree.area[shown]))]
     cut = np.clip(tree.box[shown], np.tile(frame[:2], 2), np.tile(frame[2:], 2))

@@ -130,7 +130,7 @@ def _boxes_of(
         select=settings.boxes,
         min_area=settings.min_area,
         max_area=settings.max_area,
-        min_share=_min_share(settings),
+        min_share=least_share(settings),
         overlap=settings.overlap,
         score=_box_score(settings),
         class_probability=probability,
@@ -156,7 +156,7 @@ def _box_score(settings: PredictSettings) -> BoxScore:
     return "share" if settings.localiser == "cells" else "mean"
 
 
-def _min_share(settings: PredictSettings) -> float:
+def least_share(settings: PredictSettings) -> float:
     """Cells are divided finely; crumbs are no objects."""
     if settings.min_share is not None:
         return settings.min_share
