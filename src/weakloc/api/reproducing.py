@@ -131,7 +131,7 @@ def _setup(recipe: Recipe, wanted: Reproduction) -> Setup:
 
 def _why_not(cell: Cell, setup: Setup, wanted: Reproduction) -> str | None:
     if wanted.only and cell.name not in wanted.only:
-        return "left out with --only"
+        return "left out with --cell"
     if cell.only is not None and cell.only != setup.preset:
         return f"only with the {cell.only} preset"
     if cell.below_head and wanted.settings.frozen:
