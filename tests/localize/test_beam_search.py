@@ -175,6 +175,15 @@ def test_exhaustive_search_keeps_the_best_of_every_level() -> None:
         assert result.kept[0].scores[result.kept[0].levels == level].tolist() == best
 
 
+@pytest.mark.parametrize("kind", ["beam", "exhaustive"])
+def test_without_a_number_of_levels_the_search_ends_at_single_cells(kind: str) -> None:
+    """A grid of 5 x 4 cells loses four columns and three rows."""
+    result = search(CountingScorer(), search=kind, recrop_every=math.inf, num_levels=None)
+    assert result.kept[0].levels.max() == 7
+    smallest = result.kept[0].boxes[result.kept[0].levels == 7]
+    assert (smallest[:, 2:] - smallest[:, :2]).tolist() == [[60, 50]] * len(smallest)
+
+
 def test_ties_go_to_the_upper_then_the_left_region() -> None:
     kept = search(CountingScorer(fill=0.5), num_levels=1, beam_width=4).kept[0]
     assert kept.boxes.tolist() == [

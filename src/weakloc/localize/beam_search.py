@@ -66,15 +66,16 @@ class WindowScorer(Protocol[Grid]):
 class BeamSettings:
     """How to search; the defaults are the paper's, read as re-cropping at every level.
 
-    `recrop_every` = r runs the backbone anew on the kept regions every r levels; `inf` stays on
-    the first feature map. `exhaustive` scores all its windows instead of descending.
-    `diverse_iou` passes over a candidate that overlaps a better one of its level by more than
-    that: 0.95 drops near duplicates, 0.7 is a diverse beam, 1 keeps all. `interpolation` says
-    where the cells of a window lie that is stretched to the whole grid.
+    `num_levels` None goes down to single cells of the grid. `recrop_every` = r runs the backbone
+    anew on the kept regions every r levels; `inf` stays on the first feature map. `exhaustive`
+    scores all its windows instead of descending. `diverse_iou` passes over a candidate that
+    overlaps a better one of its level by more than that: 0.95 drops near duplicates, 0.7 is a
+    diverse beam, 1 keeps all. `interpolation` says where the cells of a window lie that is
+    stretched to the whole grid.
     """
 
     beam_width: int = 8
-    num_levels: int = 10
+    num_levels: int | None = 10
     recrop_every: float = 1
     search: Literal["beam", "exhaustive"] = "beam"
     children: ChildRule = "one_side"
@@ -82,8 +83,9 @@ class BeamSettings:
     interpolation: Interpolation = "half_pixel"
 
     def __post_init__(self) -> None:
-        for name in ("beam_width", "num_levels"):
-            self._require(name, getattr(self, name) >= 1, "Use 1 or more")
+        self._require("beam_width", self.beam_width >= 1, "Use 1 or more")
+        levels = self.num_levels
+        self._require("num_levels", levels is None or levels >= 1, "Use 1 or more, or none")
         whole = self.recrop_every == math.inf or float(self.recrop_every).is_integer()
         remedy = "Use 1, 2, 3, ... levels, or inf for one feature map throughout"
         self._require("recrop_every", whole and self.recrop_every >= 1, remedy)
@@ -94,6 +96,9 @@ class BeamSettings:
                 remedy="Set recrop_every to inf",
             )
         self._require("diverse_iou", 0 < self.diverse_iou <= 1, "Use 0 < value <= 1")
+
+    def levels_on(self, grid_size: GridSize) -> int:
+        return sum(grid_size) - 2 if self.num_levels is None else self.num_levels
 
     def _require(self, name: str, fits: bool, remedy: str) -> None:
         require_setting(fits, name, getattr(self, name), remedy=remedy, where="beam")
@@ -220,9 +225,10 @@ def _beam_levels(
 ) -> list[list[list[_Scored]]]:
     """Per level, per class, what the beam keeps; all classes share crops and head calls."""
     children = CHILDREN[settings.children]
+    num_levels = settings.levels_on(memory.grid_size)
     nodes = [[memory.root] for _ in class_indices]
     levels: list[list[list[_Scored]]] = []
-    while len(levels) < settings.num_levels:
+    while len(levels) < num_levels:
         candidates = [
             [_Node(node.frame, window) for node in beam for window in children(node.window)]
             for beam in nodes
@@ -235,7 +241,7 @@ def _beam_levels(
         if not any(beams):
             break
         levels.append(beams)
-        if len(levels) < settings.num_levels and len(levels) % settings.recrop_every == 0:
+        if len(levels) < num_levels and len(levels) % settings.recrop_every == 0:
             nodes = memory.recrop(beams)
         else:
             nodes = [[scored.node for scored in beam] for beam in beams]
@@ -255,9 +261,8 @@ def _exhaustive_levels(
     by_level: dict[int, list[_Node]] = {}
     for window in all_windows(grid_size):
         by_level.setdefault(window_level(window, grid_size), []).append(_Node(0, window))
-    candidates = [
-        by_level[level] for level in sorted(by_level) if 1 <= level <= settings.num_levels
-    ]
+    num_levels = settings.levels_on(grid_size)
+    candidates = [by_level[level] for level in sorted(by_level) if 1 <= level <= num_levels]
     memory.score(itertools.chain.from_iterable(candidates))
     return [
         [_best(memory.recall(nodes), index, settings) for index in class_indices]
@@ -307,6 +312,10 @@ class _Memory(Generic[Grid]):
         self._grids: dict[int, Grid] = {}
         self._scored: dict[_Node, _Scored] = {}
         self._read({region_place(WHOLE_IMAGE): WHOLE_IMAGE})
+
+    @property
+    def grid_size(self) -> GridSize:
+        return self._scorer.grid_size
 
     @property
     def whole_image_scores(self) -> FloatArray:

@@ -29,7 +29,7 @@ from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.pooling import AveragePool, ClassPool
 
-EXHAUSTIVE = BeamSettings(recrop_every=math.inf, search="exhaustive", num_levels=12)
+EXHAUSTIVE = BeamSettings(recrop_every=math.inf, search="exhaustive", num_levels=None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ class BeamHeat:
                 (columns, rows),
                 interpolation=self.search.interpolation,
             )
-        is_fixed = self.search.recrop_every > self.search.num_levels
+        is_fixed = self.search.recrop_every > self.search.levels_on((columns, rows))
         return ClassMapScorer(
             crops.read_class_maps,
             (columns, rows),
