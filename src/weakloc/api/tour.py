@@ -1,14 +1,14 @@
 """`weakloc demo`: the whole tour in one folder, offline, from nothing but tags.
 
-Drawn scenes, three methods trained on their tags, metrics with baselines, predictions, exports
-to COCO and YOLO, and the report.
+Drawn scenes, three methods trained on their tags, metrics with baselines, a closer look at what
+stands out, predictions, exports to COCO and YOLO, and the report.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weakloc.api.data_sets import read, scenes
@@ -26,6 +26,7 @@ from weakloc.structures import DataSet
 
 METHODS = ("wildcat", "max_mil", "cam")
 SHOWN_METHOD = "wildcat"  # the default of `weakloc train`
+CLOSER = PredictSettings(objectness="distance")  # drawn objects stand out from what is around
 FORMATS = ("coco", "yolo")
 MARK = "weakloc-demo"  # names the folder as one that a new tour may replace
 SEED = 0
@@ -43,7 +44,7 @@ class TourSize:
 
 @dataclass(frozen=True)
 class Tour:
-    """What the tour made; `evaluated` is in the order of the methods."""
+    """What the tour made; `evaluated` begins with the shown method, as it comes and closer."""
 
     folder: Path
     evaluated: tuple[Evaluated, ...]
@@ -52,7 +53,7 @@ class Tour:
 
     @property
     def headline(self) -> dict[str, dict[str, float]]:
-        """method -> number -> value."""
+        """What was measured -> number -> value."""
         return {
             Path(each.name).name: {
                 result.name: result.value
@@ -82,13 +83,17 @@ def demo(
         say(f"Training {method} on the tags of {size.num_train} scenes")
         runs[method] = _train(data_set, method, folder / method, size)
         evaluated.append(judge(runs[method], judging))
+    shown = runs[SHOWN_METHOD]
+    say(f"Looking with {SHOWN_METHOD} at what stands out as well")
+    closer = judge(shown, judging, settings=CLOSER)
+    evaluated.insert(1, replace(closer, name=f"{SHOWN_METHOD} x objectness"))
     write_metrics(folder / "metrics.json", evaluated)
     write_markdown(folder / "metrics.md", evaluated)
     say(f"Predicting with {SHOWN_METHOD}, exporting to {' and '.join(FORMATS)}")
-    shown = runs[SHOWN_METHOD]
     exports = _predict_and_export(shown, folder)
     report, metrics = folder / "report.html", folder / "metrics.json"
-    make_report(shown.path, report, Reporting(truth=data_set, split="val", metrics=metrics))
+    reporting = Reporting(truth=data_set, split="val", metrics=metrics, settings=CLOSER)
+    make_report(shown.path, report, reporting)
     return Tour(folder, tuple(evaluated), exports, report)
 
 
@@ -124,7 +129,7 @@ def _train(data_set: DataSet, method: str, out: Path, size: TourSize) -> Trained
 def _predict_and_export(run: TrainedRun, folder: Path) -> Mapping[str, Path]:
     """The training images, whose tags are known, as somebody who wants them annotated would."""
     images, tags = folder / "scenes", folder / "scenes" / "tags.csv"
-    predictor = run.predictor(PredictSettings(masks="threshold"))
+    predictor = run.predictor(replace(CLOSER, masks="threshold"))
     known, _ = read_tags(tags, run.class_names)
     out = folder / "predictions"
     written = predict_to_folder(
