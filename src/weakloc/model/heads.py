@@ -94,10 +94,18 @@ class GridHead(nn.Module):
 
     def score_grid(self, features: Tensor) -> Tensor:
         """(B, D, h, w) -> (B, C); another grid than L x L is resized, half-pixel centres."""
+        return self.score_narrow(self.narrow(features))
+
+    def narrow(self, features: Tensor) -> Tensor:
+        """What windows are cut from: done once an image, not once a window."""
+        narrowed: Tensor = self.reduce(features)
+        return narrowed
+
+    def score_narrow(self, narrowed: Tensor) -> Tensor:
         side = self.grid_side
-        if features.shape[2:] != (side, side):
-            features = interpolate(features, (side, side), mode="bilinear", align_corners=False)
-        hidden: Tensor = self.reduce(features).flatten(start_dim=1)
+        if narrowed.shape[2:] != (side, side):
+            narrowed = interpolate(narrowed, (side, side), mode="bilinear", align_corners=False)
+        hidden = narrowed.flatten(start_dim=1)
         for layer in self.linear_layers()[:-1]:
             hidden = self.dropout(torch.relu(layer(hidden)))
         scores: Tensor = self.layers[-1](hidden)

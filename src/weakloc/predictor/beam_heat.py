@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,10 +54,11 @@ class BeamHeat:
     def _scorer(self, picture: Image.Image) -> WindowScorer[Any]:
         crops = _Crops(picture, self.source)
         rows, columns = self._grid_shape()
-        if isinstance(self.source.network.head, GridHead):
+        head = self.source.network.head
+        if isinstance(head, GridHead):
             return GridHeadScorer(
-                crops.read_features,
-                self._score_grids,
+                partial(self._read_grids, head, crops),
+                partial(self._score_grids, head),
                 (columns, rows),
                 interpolation=self.search.interpolation,
             )
@@ -76,10 +78,13 @@ class BeamHeat:
         return rows, columns
 
     @torch.inference_mode()
-    def _score_grids(self, grids: Floats) -> FloatArray:
-        head = self.source.network.head
-        assert isinstance(head, GridHead)
-        scores = head.score_grid(torch.from_numpy(grids).to(self.source.device))
+    def _read_grids(self, head: GridHead, crops: _Crops, boxes_in_image: FloatArray) -> Floats:
+        features = torch.from_numpy(crops.read_features(boxes_in_image))
+        return head.narrow(features.to(self.source.device)).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def _score_grids(self, head: GridHead, grids: Floats) -> FloatArray:
+        scores = head.score_narrow(torch.from_numpy(grids).to(self.source.device))
         return probabilities(scores.float().cpu().numpy(), self.source.activation)
 
 
