@@ -131,6 +131,22 @@ def _hottest_lies_in_a_box(
     return any(left <= x < right and top <= y < bottom for left, top, right, bottom in boxes)
 
 
+def test_what_a_cell_would_say_by_chance_is_no_evidence(backbone: Backbone, tmp_path: Path) -> None:
+    samples = make_data_set(tmp_path).splits["train"]
+    labels = np.stack([sample.labels for sample in samples])
+
+    classifier = learn(backbone, samples, epochs=1)
+
+    expected = (labels == PRESENT).sum(0) / (labels != UNKNOWN).sum(0)
+    assert torch.allclose(classifier.base_rates, torch.from_numpy(expected).float())
+    last = classifier.tags[-1]
+    torch.nn.init.zeros_(last.weight)
+    with torch.no_grad():
+        last.bias.copy_(torch.logit(classifier.base_rates))
+        found = classifier.evidence(torch.randn(1, 48, 3, 3))
+    assert torch.allclose(found, torch.full_like(found, 0.5**0.25))
+
+
 def test_drawn_boxes_are_never_looked_at(backbone: Backbone, tmp_path: Path) -> None:
     samples = make_data_set(tmp_path).splits["train"]
 

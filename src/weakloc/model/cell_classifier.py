@@ -48,10 +48,12 @@ class CellClassifier(nn.Module):
 
     `tags` says which class a cell betrays, `places` whether it is a class's object or background.
     A cell is hot where it is an object rather than background and does not contradict the class.
+    `base_rates` are the shares of images with each tag: what a cell would say by chance.
     """
 
     mean: Tensor
     std: Tensor
+    base_rates: Tensor
 
     def __init__(self, channels: Mapping[int, int], num_classes: int) -> None:
         super().__init__()
@@ -60,6 +62,7 @@ class CellClassifier(nn.Module):
         size = sum(channels.values())
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
+        self.register_buffer("base_rates", torch.full((num_classes,), 0.5))
         self.tags = _layers(size, num_classes)
         self.places = _layers(size, 1 + num_classes)  # background first
 
@@ -84,8 +87,10 @@ class CellClassifier(nn.Module):
         return self.is_object(cells) * self.evidence(cells)
 
     def evidence(self, cells: Tensor) -> Tensor:
-        """How well each cell agrees with each tag, flattened: all kinds of cells come with it."""
-        probabilities: Tensor = self.tags(cells).sigmoid()
+        """How far each cell speaks for each tag beyond chance, flattened: all kinds of cells come
+        with it."""
+        beyond_chance = self.tags(cells) - torch.logit(self.base_rates)[:, None, None]
+        probabilities: Tensor = beyond_chance.sigmoid()
         return probabilities**EVIDENCE
 
     def is_object(self, cells: Tensor) -> Tensor:

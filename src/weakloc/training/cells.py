@@ -35,6 +35,7 @@ OnProgress = Callable[[int, int | None], None]
 IGNORED = -1
 _IMAGES_A_STEP = 16
 _SMALLEST_SPREAD = 1e-6
+_LEAST_RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,11 @@ def _see(
 
 
 def _measure(classifier: CellClassifier, seen: Sequence[SeenCells]) -> None:
-    """Mean and spread of every channel."""
+    """Mean and spread of every channel, and how common each tag is."""
+    labels = torch.stack([each.labels for each in seen])
+    known = (labels != UNKNOWN).sum(0).clamp(min=1)
+    rates = (labels == PRESENT).sum(0) / known
+    classifier.base_rates.copy_(rates.clamp(_LEAST_RATE, 1 - _LEAST_RATE))
     means, spreads = [], []
     for level in classifier.levels:
         total = torch.zeros(classifier.channels[level], dtype=torch.float64)
