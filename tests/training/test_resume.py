@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import heap
 from pathlib import Path
 
 import pytest
@@ -211,7 +212,11 @@ def wait_for(condition: Callable[[], bool], *, seconds: float = 90) -> None:
 
 @contextmanager
 def files_of_at_most(num_bytes: int) -> Iterator[None]:
-    """As on a full disk: writing further fails."""
+    """As on a full disk: writing further fails.
+
+    What processes share lies in files too: room for it is made before.
+    """
+    heap.BufferWrapper(2**21)  # given back at once, and kept for the next that asks
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
