@@ -81,13 +81,8 @@ def _cells(results: Results, row: Row, metrics: Sequence[str]) -> list[str]:
     looked = [record["seconds_to_measure"] / record["num_images"] for record in row.records]
     cells += [str(row.boxes_used), f"{sum(seconds) / len(seconds):.0f}"]
     cells.append(f"{1000 * sum(looked) / len(looked):.0f}")
-    return [*cells, *(_count(row, name) for name in results.searched)]
-
-
-def _count(row: Row, name: str) -> str:
-    """The same for all seeds up to ties."""
-    searched = row.records[0]["searched"]
-    return f"{searched[name]:.0f}" if name in searched else ""
+    counts = [row.searched.get(name) for name in results.searched]
+    return [*cells, *("" if count is None else f"{count:.0f}" for count in counts)]
 
 
 def _baseline_row(results: Results, metrics: Sequence[str]) -> list[str]:

@@ -36,6 +36,12 @@ class Row:
         return float(np.std(found, ddof=1)) if len(found) > 1 else None
 
     @property
+    def searched(self) -> Mapping[str, float]:
+        """Windows and crops of a search; the same for all seeds up to ties."""
+        found: Mapping[str, float] = self.records[0].get("searched", {})  # not in older records
+        return found
+
+    @property
     def boxes_used(self) -> int:
         """The most drawn boxes that any seed learned from or tuned its thresholds on."""
         tuned = [min(record["boxes_used"].values(), default=0) for record in self.records]
@@ -86,9 +92,7 @@ class Results:
     @property
     def searched(self) -> tuple[str, ...]:
         """What was counted where windows were searched for."""
-        return tuple(
-            dict.fromkeys(name for row in self.rows for name in row.records[0]["searched"])
-        )
+        return tuple(dict.fromkeys(name for row in self.rows for name in row.searched))
 
     @property
     def metrics(self) -> tuple[str, ...]:
