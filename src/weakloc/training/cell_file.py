@@ -73,5 +73,7 @@ def _facts(metadata: Mapping[str, str] | None) -> dict[str, Any]:
 
 def _unfit(path: Path, reason: str) -> RunError:
     return RunError(
-        reason, where=str(path), remedy="Run 'weakloc refine' again, or delete the file"
+        reason,
+        where=str(path),
+        remedy="Delete the file, and run 'weakloc refine' again for a new one",
     )
