@@ -26,7 +26,11 @@ def test_the_tour_leaves_everything_that_it_promises(tmp_path: Path) -> None:
     assert tagged >= 40  # all but the scenes without an object
     assert all(path.exists() for path in tour.exports.values())
     assert json.loads((folder / "metrics.json").read_text())["runs"]
-    assert "Content-Security-Policy" in tour.report.read_text("utf-8")
+    shown = json.loads((folder / "metrics-shown.json").read_text())
+    assert shown["evaluated"] == "wildcat x objectness"
+    report = tour.report.read_text("utf-8")
+    assert f"{tour.headline['wildcat x objectness']['pointing_accuracy']:.3f}" in report
+    assert "Content-Security-Policy" in report
 
 
 def test_the_tour_never_removes_what_it_did_not_make(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from weakloc.structures import DataSet
 METHODS = ("wildcat", "max_mil", "cam")
 SHOWN_METHOD = "wildcat"  # the default of `weakloc train`
 CLOSER = PredictSettings(objectness="distance")  # drawn objects stand out from what is around
+SHOWN_METRICS = "metrics-shown.json"  # of the look that the report and the predictions show
 FORMATS = ("coco", "yolo")
 MARK = "weakloc-demo"  # names the folder as one that a new tour may replace
 SEED = 0
@@ -88,10 +89,11 @@ def demo(
     closer = judge(shown, judging, settings=CLOSER)
     evaluated.insert(1, replace(closer, name=f"{SHOWN_METHOD} x objectness"))
     write_metrics(folder / "metrics.json", evaluated)
+    write_metrics(folder / SHOWN_METRICS, evaluated[1:2])
     write_markdown(folder / "metrics.md", evaluated)
     say(f"Predicting with {SHOWN_METHOD}, exporting to {' and '.join(FORMATS)}")
     exports = _predict_and_export(shown, folder)
-    report, metrics = folder / "report.html", folder / "metrics.json"
+    report, metrics = folder / "report.html", folder / SHOWN_METRICS
     reporting = Reporting(truth=data_set, split="val", metrics=metrics, settings=CLOSER)
     make_report(shown.path, report, reporting)
     return Tour(folder, tuple(evaluated), exports, report)
