@@ -34,6 +34,8 @@ class Writing:
             raise ZeroDivisionError("in our code")
         if self.way == "stop":
             raise StoppedError("stopped by SIGINT")
+        if self.way == "linger":
+            time.sleep(60)
         if self.way == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         self.path.write_text(os.environ.get("OMP_NUM_THREADS", "unset"))
@@ -70,7 +72,8 @@ def test_a_failure_stops_its_own_task_and_what_follows_it_alone(tmp_path: Path, 
 
 
 def test_a_process_that_dies_takes_no_other_task_with_it(tmp_path: Path) -> None:
-    tasks = [_task(tmp_path, "a", "die"), *(_task(tmp_path, name) for name in "bcdef")]
+    beside = _task(tmp_path, "b", "linger")  # so that no other task is
+    tasks = [_task(tmp_path, "a", "die"), beside, *(_task(tmp_path, name) for name in "cdef")]
     found = _outcomes(tasks, 2)
     assert "died" in (found["a"] or "")
     assert set(found) == set("abcdef")
