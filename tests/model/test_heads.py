@@ -65,3 +65,20 @@ def test_pretrained_layers_are_adopted_and_misfits_refused() -> None:
     assert len(list(head.adopted_parameters())) == 4
     with pytest.raises(ValueError, match="does not fit"):
         head.adopt([nn.Linear(54, 11)])
+
+
+def test_all_windows_at_once_are_scored_as_each_window_alone() -> None:
+    """Against PyTorch's own resizing of every window, which never sees a matrix of ours."""
+    head = make_grid_head(reduced_channels=5)
+    narrowed = head.narrow(features(1, 6, 3, 3))
+    spans = [(0, 1), (1, 1), (2, 1), (0, 2), (1, 2), (0, 3)]
+    stretch = torch.zeros(len(spans), 3, 3, dtype=torch.float64)
+    for index, (start, length) in enumerate(spans):
+        identity = torch.eye(3, dtype=torch.float64)[start : start + length]  # (length, 3)
+        stretch[index] = interpolate(identity[None, None], (3, 3), mode="bilinear")[0, 0]
+    scores = head.score_spans(narrowed[0], stretch, stretch)
+    assert scores.shape == (6, 6, 4)
+    for i, (top, height) in enumerate(spans):
+        for j, (left, width) in enumerate(spans):
+            window = narrowed[:, :, top : top + height, left : left + width]
+            assert scores[i, j].tolist() == pytest.approx(head.score_narrow(window)[0].tolist())

@@ -36,6 +36,8 @@ from weakloc.localize.window_scores import (
     ClassMapScorer,
     CropScorer,
     GridHeadScorer,
+    TableScorer,
+    all_spans,
     linear_window_scores,
     resample_windows,
     resampling_matrices,
@@ -46,7 +48,7 @@ STAY = math.inf
 
 
 @dataclass
-class TableScorer:
+class FunctionScorer:
     """Scores windows of one grid from a function, and counts every request."""
 
     score: Callable[[tuple[int, int, int, int]], list[float]]
@@ -69,9 +71,11 @@ class TableScorer:
         return np.array([self.score(window) for _, window in requests])
 
 
-def random_scorer(random: np.random.Generator, grid_size=(6, 6), classes: int = 1) -> TableScorer:
+def random_scorer(
+    random: np.random.Generator, grid_size=(6, 6), classes: int = 1
+) -> FunctionScorer:
     table = {window: random.random(classes) for window in all_windows(grid_size)}
-    return TableScorer(lambda window: list(table[window]), grid_size)
+    return FunctionScorer(lambda window: list(table[window]), grid_size)
 
 
 def search(scorer, image_size=(60, 90), classes=(0,), **settings) -> SearchResult:
@@ -242,6 +246,23 @@ def test_beam_10_scoring_together_equals_scoring_one_by_one(random) -> None:
         assert together == pytest.approx(np.array(single), abs=1e-5)
 
 
+def test_a_table_holds_the_score_of_every_window(random) -> None:
+    columns, rows = 5, 4
+    spans_down, spans_across = all_spans(rows), all_spans(columns)
+    assert len(spans_down[0]) == 10
+    assert len(spans_across[0]) == 15
+    tables = np.zeros((2, 10, 15, 4))
+    for i, (top, height) in enumerate(zip(*spans_down, strict=True)):
+        for j, (left, width) in enumerate(zip(*spans_across, strict=True)):
+            tables[:, i, j] = left, top, width, height
+    tables[1] *= -1
+    windows = np.array(all_windows((columns, rows)))
+    owners = random.integers(0, 2, size=len(windows))
+    scorer = TableScorer(lambda _: tables, (columns, rows))
+    scores = scorer.score_windows(scorer.read_crops(np.zeros((2, 4))), owners, windows)
+    assert np.array_equal(scores, windows * np.where(owners == 1, -1, 1)[:, None])
+
+
 def test_the_many_windows_of_a_large_grid_are_resampled_in_parts(random) -> None:
     grid = random.normal(size=(128, 12, 12)).astype(np.float32)
     windows = np.array(all_windows((12, 12)))[::10]
@@ -295,7 +316,7 @@ def test_beam_12_recropping_converges_onto_a_bright_square() -> None:
 
 
 def test_beam_13_recropping_costs_sixty_nine_crops(random) -> None:
-    scorer = TableScorer(lambda _: [random.random()])
+    scorer = FunctionScorer(lambda _: [random.random()])
     result = search(scorer, recrop_every=1)
     assert result.num_crops == len(scorer.crops) == len(set(scorer.crops)) == 1 + 4 + 8 * 8
     assert len(scorer.calls) == 10
@@ -331,7 +352,7 @@ def test_beam_15_a_single_box_has_its_own_score_as_mean_heat() -> None:
     assert three[5:25, 10:30].mean() == pytest.approx(0.5)
 
 
-def two_peaks(first=(0, 0), second=(5, 5)) -> TableScorer:
+def two_peaks(first=(0, 0), second=(5, 5)) -> FunctionScorer:
     cells = np.full((6, 6), -2.0)
     cells[first] = cells[second] = 4.0
 
@@ -339,7 +360,7 @@ def two_peaks(first=(0, 0), second=(5, 5)) -> TableScorer:
         x, y, width, height = window
         return [1 / (1 + math.exp(-cells[y : y + height, x : x + width].mean()))]
 
-    return TableScorer(score)
+    return FunctionScorer(score)
 
 
 def blobs(heat: np.ndarray, threshold: float) -> list[set[tuple[int, int]]]:

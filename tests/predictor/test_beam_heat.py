@@ -96,10 +96,11 @@ class OneAtATime:
         return torch.stack(scores).numpy()
 
 
-@pytest.mark.parametrize("fixed_grid", [True, False])
-@pytest.mark.parametrize("recrop_every", [1, 2])
+@pytest.mark.parametrize(
+    ("recrop_every", "fixed_grid"), [(1, True), (1, False), (2, True), (2, False), (math.inf, True)]
+)
 def test_searching_in_batches_finds_what_one_window_at_a_time_finds(
-    seen: SeenImage, fixed_grid: bool, recrop_every: int
+    seen: SeenImage, fixed_grid: bool, recrop_every: float
 ) -> None:
     search = BeamSettings(beam_width=3, num_levels=4, recrop_every=recrop_every)
     own = source(fixed_grid=fixed_grid)

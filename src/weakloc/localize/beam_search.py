@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.errors import SettingError, require_setting
-from weakloc.geometry import FloatArray, GridTransform, Size, map_box_to_grid
+from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, Size, map_box_to_grid
 from weakloc.localize.maps import image_grid
 from weakloc.localize.search_boxes import (
     CHILDREN,
@@ -33,6 +33,7 @@ from weakloc.localize.search_boxes import (
     region_box,
     region_place,
     window_level,
+    window_place,
     window_region,
 )
 from weakloc.localize.window_scores import Interpolation
@@ -136,7 +137,6 @@ class _Node(NamedTuple):
 class _Scored(NamedTuple):
     node: _Node
     place: Place
-    region: Region
     scores: FloatArray  # (C,)
 
 
@@ -159,7 +159,7 @@ def beam_search(
     else:
         levels = _beam_levels(memory, class_indices, settings)
     kept = tuple(
-        _kept_regions(index, [level[place] for level in levels], image_size)
+        _kept_regions(memory, index, [level[place] for level in levels])
         for place, index in enumerate(class_indices)
     )
     return SearchResult(
@@ -287,9 +287,11 @@ def _is_repeat(place: Place, better: Place, diverse_iou: float) -> bool:
     return place == better or (diverse_iou < 1 and place_iou(place, better) > diverse_iou)
 
 
-def _kept_regions(class_index: int, levels: list[list[_Scored]], image_size: Size) -> KeptRegions:
+def _kept_regions(
+    memory: _Memory[Grid], class_index: int, levels: list[list[_Scored]]
+) -> KeptRegions:
     kept = [(level, scored) for level, best in enumerate(levels, start=1) for scored in best]
-    boxes = [region_box(scored.region, image_size) for _, scored in kept]
+    boxes = [memory.box(scored.node) for _, scored in kept]
     return KeptRegions(
         class_index,
         np.asarray(boxes, dtype=np.float64).reshape(-1, 4),
@@ -323,7 +325,7 @@ class _Memory(Generic[Grid]):
 
     def recrop(self, beams: list[list[_Scored]]) -> list[list[_Node]]:
         """Reads the kept regions anew; what no beam is in any more is forgotten."""
-        regions = {scored.place: scored.region for beam in beams for scored in beam}
+        regions = {scored.place: self._region(scored.node) for beam in beams for scored in beam}
         self._frames = {place: i for place, i in self._frames.items() if place in regions}
         used = set(self._frames.values())
         self._grids = {frame: grid for frame, grid in self._grids.items() if frame in used}
@@ -350,12 +352,18 @@ class _Memory(Generic[Grid]):
         if scores.ndim != 2 or len(scores) != len(new):
             raise ValueError(f"{len(new)} windows were given scores of shape {scores.shape}")
         for node, row in zip(new, np.asarray(scores, dtype=np.float64), strict=True):
-            region = window_region(self._regions[node.frame], node.window, self._scorer.grid_size)
-            self._scored[node] = _Scored(node, region_place(region), region, row)
+            place = window_place(self._regions[node.frame], node.window, self.grid_size)
+            self._scored[node] = _Scored(node, place, row)
         self.num_windows += len(new) - (self.root in new)
 
     def recall(self, nodes: Iterable[_Node]) -> list[_Scored]:
         return [self._scored[node] for node in nodes]
+
+    def box(self, node: _Node) -> BoxLTRB:
+        return region_box(self._region(node), self._image_size)
+
+    def _region(self, node: _Node) -> Region:
+        return window_region(self._regions[node.frame], node.window, self.grid_size)
 
     def _read(self, regions: dict[Place, Region]) -> None:
         if not regions:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -65,7 +66,8 @@ CHILDREN: dict[ChildRule, Callable[[Window], list[Window]]] = {
 }
 
 
-def all_windows(grid_size: GridSize) -> list[Window]:
+@lru_cache(maxsize=8)
+def all_windows(grid_size: GridSize) -> tuple[Window, ...]:
     """Every window of the grid, largest first: 441 on 6 x 6 cells, 784 on 7 x 7."""
     columns, rows = grid_size
     windows = [
@@ -75,7 +77,7 @@ def all_windows(grid_size: GridSize) -> list[Window]:
         for x in range(columns - width + 1)
         for y in range(rows - height + 1)
     ]
-    return sorted(windows, key=lambda window: (window_level(window, grid_size), window))
+    return tuple(sorted(windows, key=lambda window: (window_level(window, grid_size), window)))
 
 
 def window_level(window: Window, grid_size: GridSize) -> int:
@@ -97,6 +99,14 @@ def window_region(frame: Region, window: Window, grid_size: GridSize) -> Region:
 
 def region_place(region: Region) -> Place:
     return Place(float(region.y), float(region.x), float(region.height), float(region.width))
+
+
+def window_place(frame: Region, window: Window, grid_size: GridSize) -> Place:
+    """The place of a window's region; division rounds as the exact fraction does, but is quick."""
+    if frame is not WHOLE_IMAGE:
+        return region_place(window_region(frame, window, grid_size))
+    (x, y, width, height), (columns, rows) = window, grid_size
+    return Place(y / rows, x / columns, height / rows, width / columns)
 
 
 def region_box(region: Region, image_size: Size) -> BoxLTRB:

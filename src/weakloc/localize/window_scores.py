@@ -197,6 +197,47 @@ class GridHeadScorer:
         )
 
 
+def all_spans(cells: int) -> tuple[IntArray, IntArray]:
+    """Starts and lengths of all spans of an axis, the shortest first, each length from the left."""
+    starts = [np.arange(cells - length + 1) for length in range(1, cells + 1)]
+    lengths = np.repeat(np.arange(1, cells + 1), np.arange(cells, 0, -1))
+    return np.concatenate(starts), lengths
+
+
+def span_places(starts: IntArray, lengths: IntArray, cells: int) -> IntArray:
+    """Where spans stand in `all_spans`."""
+    shorter = lengths - 1
+    places: IntArray = shorter * (cells + 1) - shorter * lengths // 2 + starts
+    return places
+
+
+@dataclass(frozen=True)
+class TableScorer:
+    """For heads that score all windows of a grid for little more than one.
+
+    `read_tables` takes (N, 4) image boxes and returns (N, spans of rows, spans of columns, C):
+    the class scores of every window, spans as in `all_spans`.
+    """
+
+    read_tables: Callable[[FloatArray], Sequence[Maps] | Maps]
+    grid_size: GridSize
+
+    def read_crops(self, boxes_in_image: FloatArray) -> list[Maps]:
+        return list(self.read_tables(boxes_in_image))
+
+    def score_windows(
+        self, grids: Sequence[Maps], owners: IntArray, windows: IntArray
+    ) -> FloatArray:
+        columns, rows = self.grid_size
+        across = span_places(windows[:, 0], windows[:, 2], columns)
+        down = span_places(windows[:, 1], windows[:, 3], rows)
+        scores = np.empty((len(windows), grids[0].shape[-1]))
+        for owner in np.unique(owners):
+            own = owners == owner
+            scores[own] = grids[owner][down[own], across[own]]
+        return scores
+
+
 @dataclass(frozen=True)
 class CropScorer:
     """For scorers of whole pictures (a ViT, a text-image model): every window becomes a crop.

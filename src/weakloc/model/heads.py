@@ -111,6 +111,27 @@ class GridHead(nn.Module):
         scores: Tensor = self.layers[-1](hidden)
         return scores
 
+    def score_spans(self, narrowed: Tensor, down: Tensor, across: Tensor) -> Tensor:
+        """All windows of narrowed maps (D, L, L): (S, L, L) twice, resampling -> (S, S, C).
+
+        Resampling is linear and acts on each axis alone, so the first layer can go first: it takes
+        every pair of an output cell and an input cell once, instead of every window once. A window
+        is then the sum of few of these products. One output of the layer at a time: they are many.
+        """
+        first, *later = self.linear_layers()
+        cells = self.grid_side
+        maps = narrowed.flatten(start_dim=1)  # (D, cells read)
+        rows, columns = down.flatten(start_dim=1), across.flatten(start_dim=1)
+        scored = narrowed.new_empty(len(first.weight), len(rows), len(columns))
+        for output, weight in enumerate(first.weight):
+            products = weight.view(len(maps), -1).T @ maps  # (cells seen, cells read)
+            by_axis = products.view(cells, cells, cells, cells).transpose(1, 2)
+            scored[output] = rows @ (by_axis.reshape(cells**2, cells**2) @ columns.T)
+        hidden = scored.permute(1, 2, 0) + first.bias
+        for layer in later:
+            hidden = layer(torch.relu(hidden))
+        return hidden
+
     def forward(self, features: Tensor) -> Tensor:
         maps: Tensor = self.reduce(features)
         last = len(self.layers) - 1

@@ -21,7 +21,13 @@ from weakloc.localize.beam_search import (
     heat_maps,
 )
 from weakloc.localize.search_boxes import crop_pixels
-from weakloc.localize.window_scores import ClassMapScorer, GridHeadScorer
+from weakloc.localize.window_scores import (
+    ClassMapScorer,
+    GridHeadScorer,
+    TableScorer,
+    all_spans,
+    resampling_matrices,
+)
 from weakloc.model.heads import GridHead
 from weakloc.predictor.map_source import Floats, probabilities
 from weakloc.predictor.network_source import NetworkSource
@@ -55,6 +61,9 @@ class BeamHeat:
         crops = _Crops(picture, self.source)
         rows, columns = self._grid_shape()
         head = self.source.network.head
+        is_fixed = self.search.recrop_every > self.search.levels_on((columns, rows))
+        if isinstance(head, GridHead) and is_fixed:
+            return TableScorer(partial(self._read_tables, head, crops), (columns, rows))
         if isinstance(head, GridHead):
             return GridHeadScorer(
                 partial(self._read_grids, head, crops),
@@ -62,7 +71,6 @@ class BeamHeat:
                 (columns, rows),
                 interpolation=self.search.interpolation,
             )
-        is_fixed = self.search.recrop_every > self.search.levels_on((columns, rows))
         return ClassMapScorer(
             crops.read_class_maps,
             (columns, rows),
@@ -81,6 +89,17 @@ class BeamHeat:
     def _read_grids(self, head: GridHead, crops: _Crops, boxes_in_image: FloatArray) -> Floats:
         features = torch.from_numpy(crops.read_features(boxes_in_image))
         return head.narrow(features.to(self.source.device)).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def _read_tables(self, head: GridHead, crops: _Crops, boxes_in_image: FloatArray) -> FloatArray:
+        grids = torch.from_numpy(self._read_grids(head, crops, boxes_in_image))
+        spans = self._spans(head.grid_side)
+        tables = [head.score_spans(grid.to(self.source.device), spans, spans) for grid in grids]
+        return probabilities(torch.stack(tables).cpu().numpy(), self.source.activation)
+
+    def _spans(self, cells: int) -> torch.Tensor:
+        matrices = resampling_matrices(*all_spans(cells), cells, self.search.interpolation)
+        return torch.from_numpy(matrices).float().to(self.source.device)
 
     @torch.inference_mode()
     def _score_grids(self, head: GridHead, grids: Floats) -> FloatArray:
