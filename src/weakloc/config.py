@@ -56,6 +56,9 @@ class TrainSettings:
     quarter_turns: bool = False
     """Also learn from images turned by 90, 180 and 270 degrees: for pictures that have no up."""
 
+    mixup: float = 0.0
+    """Share of the images that are blended with another one, which adds its tags."""
+
     seed: int = 0
     """Number from which all randomness follows."""
 
@@ -143,6 +146,7 @@ class TrainSettings:
         rate_fits = rate is None or (math.isfinite(rate) and rate > 0)
         require(rate_fits, "learning_rate", rate, "Give a number above 0")
         require(0 < self.hold_out < 1, "hold_out", self.hold_out, "Give a share between 0 and 1")
+        require(0 <= self.mixup <= 1, "mixup", self.mixup, "Give a share from 0 to 1")
         minutes = self.checkpoint_minutes
         require(minutes > 0, "checkpoint_minutes", minutes, "Give a number above 0")
         scales = self.feature_scales

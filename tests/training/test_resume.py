@@ -110,11 +110,11 @@ def test_a_run_killed_at_any_step_ends_with_the_same_weights(
     assert [(each.classification_map, each.point_map) for each in resumed.history] == maps
 
 
-def test_dropout_and_scale_jitter_repeat_after_a_restart_within_an_epoch(
+def test_dropout_jitter_and_blends_repeat_after_a_restart_within_an_epoch(
     data_set: DataSet, tmp_path: Path
 ) -> None:
     jittered = MaxMil(hidden=8, dropout=0.5, optimisation=method().optimisation)
-    one = settings(checkpoint_minutes=1e-9, accumulate=2, epochs=2)
+    one = settings(checkpoint_minutes=1e-9, accumulate=2, epochs=2, mixup=0.5)
     train(data_set, jittered, one, tmp_path / "whole")
     train_until_killed(data_set, one, tmp_path / "parts", epoch=1, batch=3, how=jittered)
     train(data_set, jittered, one, tmp_path / "parts", resume=True)

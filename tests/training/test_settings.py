@@ -30,6 +30,7 @@ from weakloc.training.plan import make_plan
         ("nodes", 0, "--nodes is 0"),
         ("patience", 0, "--patience is 0"),
         ("hold_out", 1.0, "--hold-out is 1.0"),
+        ("mixup", 1.5, "--mixup is 1.5"),
         ("checkpoint_minutes", 0.0, "--checkpoint-minutes is 0.0"),
         ("feature_scales", (), r"--feature-scales is \(\)"),
         ("val_split", "train", "--val-split is 'train'"),

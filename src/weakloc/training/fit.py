@@ -105,6 +105,7 @@ def _module(plan: Plan, settings: TrainSettings, inputs: Inputs) -> Localization
         batches=inputs.learned,
         watch=Watch(plan.division.watched, plan.header.class_names),
         seed=settings.seed,
+        mixup=settings.mixup,
         takes_features=settings.frozen,
     )
 

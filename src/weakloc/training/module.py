@@ -15,6 +15,7 @@ from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork, NetworkOutput
 from weakloc.training.batches import Carried, ResumableEpochs
 from weakloc.training.loss_guard import LossGuard
+from weakloc.training.mixing import mixed_batch
 from weakloc.training.watching import Watch
 
 # Lightning's optimiser configuration: {"optimizer": ..., "lr_scheduler": ...}
@@ -22,7 +23,9 @@ BuildOptimiser = Callable[[LocalizationNetwork], dict[str, Any]]
 
 
 class LocalizationModule(LightningModule):
-    """`takes_features` says that the batches hold cached features in place of images."""
+    """`mixup` is the share of blended images, `takes_features` says that the batches hold cached
+    features in place of images.
+    """
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class LocalizationModule(LightningModule):
         batches: ResumableEpochs,
         watch: Watch,
         seed: int,
+        mixup: float,
         takes_features: bool,
     ) -> None:
         super().__init__()
@@ -46,6 +50,7 @@ class LocalizationModule(LightningModule):
         self._build_optimiser = build_optimiser
         self._batches = batches
         self._seed = seed
+        self._mixup = mixup
         self._takes_features = takes_features
 
     def configure_optimizers(self) -> Any:
@@ -55,10 +60,10 @@ class LocalizationModule(LightningModule):
         self._batches.epoch = self.current_epoch
 
     def training_step(self, carried: Carried, batch_idx: int) -> Tensor:
-        # Each step's randomness (dropout) follows from its place alone, so that a resumed run
+        # What is random in a step (dropout, blends) follows from its place alone: a resumed run
         # repeats it without any saved generator.
         torch.manual_seed(_mix(self._seed, self.current_epoch, batch_idx, self.global_rank))
-        batch = augment_batch(carried.batch, self._augmentation)
+        batch = mixed_batch(augment_batch(carried.batch, self._augmentation), self._mixup)
         loss = self._loss(self._output(batch.images).scores.float(), batch.labels)
         self.guard.add(loss.detach(), batch.names, self._learning_rate())
         return loss
