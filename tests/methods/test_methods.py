@@ -19,7 +19,7 @@ from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.losses import BeamLoss, LogisticLoss, SoftmaxLoss
-from weakloc.model.pooling import AveragePool, KMaxKMin, MaxPool
+from weakloc.model.pooling import AveragePool, KMaxKMin, LogSumExp, MaxPool
 
 
 def make_backbone(text: str = "tiny[width=8]") -> Backbone:
@@ -121,3 +121,44 @@ def test_only_max_mil_as_printed_keeps_its_backbone_frozen() -> None:
     assert frozen == {("max_mil", "literal")}
     network = replace(Wildcat.practical(), trains_backbone=False).build_network(make_backbone(), 2)
     assert network.backbone_is_frozen
+
+
+@pytest.mark.parametrize(
+    ("name", "choice", "value"),
+    [
+        ("max_mil", "hidden", 0),
+        ("max_mil", "dropout", 2.0),
+        ("max_mil", "sharpness", 0.0),
+        ("max_mil", "scale_jitter", (0.0, 1.0)),
+        ("max_mil", "scale_jitter", (1.4, 0.7)),
+        ("wildcat", "maps_per_class", 0),
+        ("wildcat", "k_max", 0),
+        ("wildcat", "k_max", 1.5),
+        ("wildcat", "k_min", -1),
+        ("cam", "smallest_crop", 0.0),
+        ("cam", "patch_sizes", ()),
+        ("beam", "reduced_channels", 0),
+        ("beam", "hidden", (512, 0)),
+        ("beam", "dropout", 1.0),
+        ("beam", "rotation", -1.0),
+        *((name, "side", 0) for name in METHODS),
+        *((name, "score_scales", ()) for name in METHODS),
+        *((name, "map_scales", (1.0, 0.0)) for name in METHODS),
+    ],
+)
+def test_a_choice_that_cannot_work_is_refused_by_name(
+    name: str, choice: str, value: object
+) -> None:
+    with pytest.raises(SettingError, match=f"^{choice} is ") as caught:
+        replace(METHODS[name].practical(), **{choice: value})
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("count", ["all", 1, 1.0, 7, 0.2])
+def test_cells_are_counted_or_given_as_a_share(count: int | float | str) -> None:
+    assert replace(Wildcat.practical(), k_max=count).k_max == count
+
+
+def test_max_mil_pools_softer_on_request() -> None:
+    network = MaxMil(sharpness=5.0).build_network(make_backbone(), 3)
+    assert network.spatial_pool == LogSumExp(5.0)

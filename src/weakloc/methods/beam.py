@@ -18,9 +18,17 @@ from typing import ClassVar, Self
 
 from weakloc.data.augmentation import Augmentation, HorizontalFlip, Rotation, WhiteNoise
 from weakloc.data.transforms import ResizeMode
-from weakloc.errors import SettingError
+from weakloc.errors import SettingError, require_setting
 from weakloc.localize.beam_search import BeamSettings
-from weakloc.methods.method import Fuse, Localiser, LossKind, MapNormalisation, build_loss
+from weakloc.methods.method import (
+    Fuse,
+    Localiser,
+    LossKind,
+    MapNormalisation,
+    build_loss,
+    check_dropout,
+    check_sizes,
+)
 from weakloc.methods.optimisation import PRACTICAL, Optimisation
 from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone
@@ -60,6 +68,17 @@ class Beam:
     map_scales: tuple[float, ...] = (1.0,)
     map_fuse: Fuse = "mean"
     map_normalisation: MapNormalisation = "none"
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+        check_dropout(self.dropout)
+        narrow = self.reduced_channels
+        remedy = "Give 1 or more, or null to keep all channels"
+        require_setting(narrow is None or narrow >= 1, "reduced_channels", narrow, remedy=remedy)
+        wide = all(width >= 1 for width in self.hidden)
+        require_setting(wide, "hidden", self.hidden, remedy="Give widths of 1 or more, or []")
+        require_setting(self.noise >= 0, "noise", self.noise, remedy="Give 0 or more")
+        require_setting(self.rotation >= 0, "rotation", self.rotation, remedy="Give 0 or more")
 
     @classmethod
     def practical(cls) -> Self:

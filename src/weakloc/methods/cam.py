@@ -17,7 +17,15 @@ from typing import ClassVar, Literal, Self, TypeAlias
 
 from weakloc.data.augmentation import Augmentation, GoogLeNetResize, HideAndSeek, HorizontalFlip
 from weakloc.data.transforms import ResizeMode
-from weakloc.methods.method import Fuse, Localiser, LossKind, MapNormalisation, build_loss
+from weakloc.errors import require_setting
+from weakloc.methods.method import (
+    Fuse,
+    Localiser,
+    LossKind,
+    MapNormalisation,
+    build_loss,
+    check_sizes,
+)
 from weakloc.methods.optimisation import PRACTICAL, Optimisation
 from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone
@@ -51,6 +59,14 @@ class Cam:
     map_scales: tuple[float, ...] = (1.0,)
     map_fuse: Fuse = "mean"
     map_normalisation: MapNormalisation = "none"
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+        smallest, sides = self.smallest_crop, self.patch_sizes
+        fits = 0 < smallest <= 1
+        require_setting(fits, "smallest_crop", smallest, remedy="Give a share above 0, up to 1")
+        fits = len(sides) > 0 and all(side >= 0 for side in sides)
+        require_setting(fits, "patch_sizes", sides, remedy="Give pixels; 0 hides nothing")
 
     @classmethod
     def practical(cls) -> Self:

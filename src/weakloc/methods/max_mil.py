@@ -16,14 +16,23 @@ from typing import ClassVar, Self
 
 from weakloc.data.augmentation import Augmentation, HorizontalFlip, ScaleJitter
 from weakloc.data.transforms import ResizeMode
-from weakloc.methods.method import Fuse, Localiser, LossKind, MapNormalisation, build_loss
+from weakloc.errors import require_setting
+from weakloc.methods.method import (
+    Fuse,
+    Localiser,
+    LossKind,
+    MapNormalisation,
+    build_loss,
+    check_dropout,
+    check_sizes,
+)
 from weakloc.methods.optimisation import PRACTICAL, Optimisation
 from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone
 from weakloc.model.heads import AdaptationHead, TransferHead
 from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork
-from weakloc.model.pooling import ClassPool, MaxPool
+from weakloc.model.pooling import ClassPool, LogSumExp, MaxPool
 
 DISPLAY_SCALES = (1.0, 1.3, 1.6, 1.9, 2.2, 2.5)
 FAST_SCALES = (0.5, 0.654, 0.855, 1.118, 1.462, 1.912, 2.5)  # evenly spaced logarithms
@@ -36,7 +45,10 @@ def paper_scales(num_scales: int = 65) -> tuple[float, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class MaxMil:
-    """`hidden` is the width of Ca, None for a head of Cb alone; `scale_jitter` None for none."""
+    """`hidden` is the width of Ca, None for a head of Cb alone; `scale_jitter` None for none.
+
+    `sharpness` pools by log-sum-exp, a maximum softer the smaller it is; None is the maximum.
+    """
 
     name: ClassVar[str] = "max_mil"
     localiser: ClassVar[Localiser] = "score_map"
@@ -45,6 +57,7 @@ class MaxMil:
     trains_backbone: bool = True
     hidden: int | None = None
     dropout: float = 0.5
+    sharpness: float | None = None
     loss: LossKind = "logistic_sum"
     side: int = 512
     resize: ResizeMode = "pad"
@@ -56,6 +69,18 @@ class MaxMil:
     map_scales: tuple[float, ...] = FAST_SCALES
     map_fuse: Fuse = "max"
     map_normalisation: MapNormalisation = "none"
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+        check_dropout(self.dropout)
+        wide = self.hidden is None or self.hidden >= 1
+        require_setting(wide, "hidden", self.hidden, remedy="Give 1 or more, or null for none")
+        sharp = self.sharpness is None or self.sharpness > 0
+        remedy = "Give a number above 0, or null for the maximum"
+        require_setting(sharp, "sharpness", self.sharpness, remedy=remedy)
+        low, high = self.scale_jitter or (1.0, 1.0)
+        remedy = "Give two factors from 0.05 to 16, the smaller first, or null for none"
+        require_setting(0.05 <= low <= high <= 16, "scale_jitter", (low, high), remedy=remedy)
 
     @classmethod
     def practical(cls) -> Self:
@@ -84,7 +109,8 @@ class MaxMil:
         head: TransferHead | AdaptationHead = TransferHead(channels, num_classes)
         if self.hidden is not None:
             head = AdaptationHead(channels, num_classes, hidden=self.hidden, dropout=self.dropout)
-        network = LocalizationNetwork(backbone, head, ClassPool(), MaxPool())
+        pool = MaxPool() if self.sharpness is None else LogSumExp(self.sharpness)
+        network = LocalizationNetwork(backbone, head, ClassPool(), pool)
         if not self.trains_backbone:
             network.freeze_backbone()
         return network

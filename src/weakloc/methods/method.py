@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Protocol, Self, TypeAlias
 
 from weakloc.data.augmentation import Augmentation
 from weakloc.data.transforms import Preprocessing, ResizeMode
-from weakloc.errors import SettingError
+from weakloc.errors import SettingError, require_setting
 from weakloc.methods.optimisation import Optimisation
 from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone
@@ -88,6 +88,19 @@ def preprocessing(method: Method, backbone: Backbone) -> Preprocessing:
         mean=backbone.mean,
         std=backbone.std,
     )
+
+
+def check_sizes(method: Method) -> None:
+    """What all methods ask of the side of their input and of the sizes in prediction."""
+    require_setting(method.side >= 1, "side", method.side, remedy="Give 1 pixel or more")
+    for name in ("score_scales", "map_scales"):
+        scales = getattr(method, name)
+        fit = len(scales) > 0 and all(0.05 <= scale <= 16 for scale in scales)
+        require_setting(fit, name, scales, remedy="Give factors between 0.05 and 16")
+
+
+def check_dropout(dropout: float) -> None:
+    require_setting(0 <= dropout < 1, "dropout", dropout, remedy="Give 0 to below 1")
 
 
 def build_loss(kind: LossKind, *, num_classes: int, single_label: bool) -> Loss:

@@ -18,7 +18,15 @@ from typing import ClassVar, Self
 
 from weakloc.data.augmentation import Augmentation, HorizontalFlip
 from weakloc.data.transforms import ResizeMode
-from weakloc.methods.method import Fuse, Localiser, LossKind, MapNormalisation, build_loss
+from weakloc.errors import require_setting
+from weakloc.methods.method import (
+    Fuse,
+    Localiser,
+    LossKind,
+    MapNormalisation,
+    build_loss,
+    check_sizes,
+)
 from weakloc.methods.optimisation import PRACTICAL, Optimisation
 from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone
@@ -59,6 +67,15 @@ class Wildcat:
     map_scales: tuple[float, ...] = (1.0,)
     map_fuse: Fuse = "mean"
     map_normalisation: MapNormalisation = "none"
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+        maps, best, worst = self.maps_per_class, self.k_max, self.k_min
+        require_setting(maps >= 1, "maps_per_class", maps, remedy="Give 1 or more")
+        counts = "a count of cells, a share of them below 1, or all"
+        fits = _is_count(best) and best != 0
+        require_setting(fits, "k_max", best, remedy=f"Give {counts}, above 0")
+        require_setting(_is_count(worst), "k_min", worst, remedy=f"Give {counts}, or 0 for none")
 
     @classmethod
     def practical(cls) -> Self:
@@ -103,3 +120,7 @@ class Wildcat:
 
     def augmentation(self, backbone: Backbone) -> Augmentation:  # noqa: ARG002
         return Augmentation(steps=(HorizontalFlip(),) if self.flip else ())
+
+
+def _is_count(count: Count) -> bool:
+    return count == "all" or 0 <= count < 1 or (count >= 1 and count == int(count))
