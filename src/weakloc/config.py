@@ -176,6 +176,10 @@ class PredictSettings:
     fuse: Literal["auto", "max", "mean"] = "auto"
     """How the maps of several sizes, mirrored images and tiles become one; auto: the method's."""
 
+    fuse_scores: Literal["mean", "max", "mean_probability"] = "mean"
+    """How the class scores of several sizes and mirrored images become one: their mean, the
+    highest, or the mean of their probabilities."""
+
     normalise: Literal["auto", "none", "minmax", "relu_max", "sigmoid", "zscore"] = "auto"
     """What is done to each of several maps before they become one; auto: the method's."""
 

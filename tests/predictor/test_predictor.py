@@ -210,7 +210,7 @@ def test_no_class_over_the_threshold_gives_scores_and_no_places() -> None:
     assert set(found.scores) == {"red", "green", "blue"}
 
 
-def test_raw_scores_are_averaged_over_scales_before_they_become_probabilities() -> None:
+def test_raw_scores_of_scales_become_one_before_they_become_probabilities() -> None:
     pixels = picture_with_square((90, 60), (8, 8), 6, channel=0)
     image = [ImageSource("a.png", encoded(pixels))]
     logits = []
@@ -223,6 +223,15 @@ def test_raw_scores_are_averaged_over_scales_before_they_become_probabilities() 
     mean = np.mean(logits, axis=0)
     np.testing.assert_allclose(seen.logits, mean, rtol=1e-12)
     np.testing.assert_allclose(seen.probabilities, 1 / (1 + np.exp(-mean)), rtol=1e-9)
+    (seen,) = predictor(scales=(2.0, 0.5, 1.0), fuse_scores="max").see(image)
+    assert not isinstance(seen, BrokenImage)
+    highest = np.max(logits, axis=0)
+    np.testing.assert_allclose(seen.probabilities, 1 / (1 + np.exp(-highest)), rtol=1e-9)
+    (seen,) = predictor(scales=(2.0, 0.5, 1.0), fuse_scores="mean_probability").see(image)
+    assert not isinstance(seen, BrokenImage)
+    likely = np.mean([1 / (1 + np.exp(-each)) for each in logits], axis=0)
+    np.testing.assert_allclose(seen.probabilities, likely, rtol=1e-9)
+    assert np.abs(likely - 1 / (1 + np.exp(-mean))).max() > 1e-3
 
 
 def test_memory_holds_a_bounded_number_of_pictures() -> None:

@@ -57,7 +57,7 @@ class SeenImage:
     name: str
     picture: Image.Image
     views: tuple[ViewMaps, ...]
-    logits: NDArray[np.float64]  # (C,) averaged over the views
+    logits: NDArray[np.float64]  # (C,) of all views together
     probabilities: NDArray[np.float64]  # (C,)
 
     @property
@@ -216,15 +216,20 @@ def _summed_up(
     source: MapSource,
     settings: PredictSettings,
 ) -> SeenImage:
-    """Raw scores: the best tile of a scale, then the mean over scales and mirrored images.
+    """Raw scores: the best tile of a scale, then one score from all scales and mirrored images.
 
-    Only the mean becomes a probability (Oquab et al.: average the maxima, squash last).
+    By default their mean, which alone becomes a probability (Oquab et al.: average the maxima,
+    squash last).
     """
     of_scale: dict[tuple[float, bool], list[Floats]] = {}
     for answer in answers:
         if answer.view.scale in score_scales(settings):
             of_scale.setdefault((answer.view.scale, answer.view.flip), []).append(answer.logits)
-    best = [np.max(logits, axis=0) for logits in of_scale.values()]
-    logits = np.stack(best).astype(np.float64).mean(axis=0)
+    best = np.stack([np.max(logits, axis=0) for logits in of_scale.values()]).astype(np.float64)
+    logits = best.max(axis=0) if settings.fuse_scores == "max" else best.mean(axis=0)
+    if settings.fuse_scores == "mean_probability":
+        likely = probabilities(best, source.activation).mean(axis=0)
+    else:
+        likely = probabilities(logits, source.activation)
     views = tuple(answer.maps for answer in answers if answer.maps is not None)
-    return SeenImage(name, picture, views, logits, probabilities(logits, source.activation))
+    return SeenImage(name, picture, views, logits, likely)

@@ -162,6 +162,15 @@ POOLING = Recipe(
     papers_data="the maximum alone",
     cells=(
         _pooled("maximum", k_max=1),
+        *(
+            Cell(
+                name=f"log-sum-exp, sharpness {sharpness:g}",
+                method="max_mil",
+                choices={**_NO_JITTER, "sharpness": sharpness},
+                look={"scales": (1.0,)},
+            )
+            for sharpness in (1.0, 5.0)
+        ),
         _pooled("best 10 %", k_max=0.1),
         _pooled("average", k_max="all"),
         _pooled("best and worst 10 %", k_max=0.1, k_min=0.1, alpha=0.7),
@@ -192,21 +201,24 @@ POOLING = Recipe(
 TOLERANCE = Recipe(
     name="max-mil-points",
     number="A5, A7",
-    title="Points: the tolerance, and maps of several sizes",
+    title="Points: the tolerance, and what several sizes say together",
     reference="point localisation as quoted by BEAM and WILDCAT",
     question="How much of the point metric is its tolerance, how much the fusing of sizes?",
     papers_data="VOC 2012 val (tolerance not printed)",
-    cells=tuple(
-        Cell(
-            name=name,
-            method="max_mil",
-            look={"scales": scales, "fuse": fuse},
-        )
-        for name, scales, fuse in (
-            ("one size", (1.0,), "max"),
-            ("maximum over sizes", _SEVEN_SCALES, "max"),
-            ("mean over sizes", _SEVEN_SCALES, "mean"),
-        )
+    cells=(
+        Cell(name="one size", method="max_mil", look={"scales": (1.0,)}),
+        *(
+            Cell(name=name, method="max_mil", look={"scales": _SEVEN_SCALES, **look})
+            for name, look in (
+                ("maximum over sizes", {"fuse": "max"}),
+                ("mean over sizes", {"fuse": "mean"}),
+                ("maximum over sizes, highest score", {"fuse": "max", "fuse_scores": "max"}),
+                (
+                    "maximum over sizes, mean probability",
+                    {"fuse": "max", "fuse_scores": "mean_probability"},
+                ),
+            )
+        ),
     ),
     metrics=("classification_map", "point_map", "point_map_18px", "pointing_accuracy"),
     findings=(
@@ -223,6 +235,12 @@ TOLERANCE = Recipe(
             "maximum over sizes",
             "mean over sizes",
             "point_map",
+        ),
+        Finding(
+            "the mean score over sizes names better than the highest",
+            "maximum over sizes",
+            "maximum over sizes, highest score",
+            "classification_map",
         ),
     ),
     published=(
