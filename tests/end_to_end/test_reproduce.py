@@ -205,6 +205,18 @@ def test_rates_of_head_and_backbone_are_multiplied_apart(
         assert rate * float(own.backbone_factor) == pytest.approx(before * backbone)
 
 
+def test_what_makes_a_cell_is_not_overruled_by_the_command_line(
+    wanted: Callable[..., Reproduction],
+) -> None:
+    given = wanted(settings=replace(SETTINGS, mixup=0.25))
+    looked, _ = planned(RECIPES["headline"], given, print)
+    by_cell = {each.cell: each.training for each in looked}
+    assert by_cell["wildcat"].settings.mixup == 0.25
+    assert by_cell["wildcat, mixup"].settings.mixup == 1.0
+    assert by_cell["wildcat, refined"].digest == by_cell["wildcat"].digest
+    assert by_cell["wildcat, mixup"].digest != by_cell["wildcat"].digest
+
+
 def test_a_papers_budget_needs_a_papers_data() -> None:
     with pytest.raises(SettingError, match="--data"):
         Reproduction(out=Path("x"), budget="paper")

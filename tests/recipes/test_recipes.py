@@ -43,7 +43,7 @@ def _setups(recipe: Recipe) -> list[Setup]:
 )
 def test_every_setting_of_every_cell_exists(recipe: Recipe, cell: Cell) -> None:
     for setup in _setups(recipe):
-        TrainSettings(**setup.train)
+        TrainSettings(**{**setup.train, **cell.train})
         choices = merged_settings(setup.choices(cell.method), cell.choices)
         method = method_named(cell.method, setup.preset, choices)
         from_settings(METHODS[cell.method], merged_settings(to_settings(method), cell.search))

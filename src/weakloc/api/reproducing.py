@@ -182,12 +182,12 @@ def _factor(cell: Cell, own: Optimisation) -> float:
 
 
 def _settings(cell: Cell, setup: Setup, wanted: Reproduction, seed: int) -> TrainSettings:
-    """What the command line says, else the budget."""
+    """What makes the cell, else what the command line says, else the budget."""
     said = set(chosen(wanted.settings))
     if "backbone" in said:
         said.add("weights")  # those of the backbone that was named
     unsaid = {name: value for name, value in setup.train.items() if name not in said}
-    settings = replace(wanted.settings, **unsaid, seed=seed)
+    settings = replace(wanted.settings, **{**unsaid, **cell.train}, seed=seed)
     if cell.smaller_backbone:
         settings = replace(settings, backbone=setup.smaller_backbone)
     if settings.frozen and settings.feature_cache is None:

@@ -30,6 +30,12 @@ HEADLINE = Recipe(
         Cell(name="beam", method="beam"),
         Cell(name="wildcat x objectness", method="wildcat", look={"objectness": "distance"}),
         Cell(name="wildcat, refined", method="wildcat", look={"localiser": "cells"}),
+        Cell(
+            name="wildcat, refined, mirrored too",
+            method="wildcat",
+            look={"localiser": "cells", "flip": True},
+        ),
+        Cell(name="wildcat, mixup", method="wildcat", train={"mixup": 1.0}),
     ),
     metrics=_NUMBERS,
     findings=(
@@ -49,6 +55,14 @@ HEADLINE = Recipe(
         Finding("objectness helps to box", "wildcat x objectness", "wildcat", "box_map_50"),
         Finding("refining helps to place", "wildcat, refined", "wildcat", "point_map"),
         Finding("refining helps to box", "wildcat, refined", "wildcat", "box_map_50"),
+        Finding(
+            "a mirrored look helps a refined run to box",
+            "wildcat, refined, mirrored too",
+            "wildcat, refined",
+            "box_map_50",
+        ),
+        Finding("mixup helps to name", "wildcat, mixup", "wildcat", "classification_map"),
+        Finding("mixup helps to place", "wildcat, mixup", "wildcat", "point_map"),
     ),
     published=(
         Published(

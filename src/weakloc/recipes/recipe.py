@@ -23,10 +23,11 @@ Preset: TypeAlias = Literal["practical", "literal"]
 class Cell:
     """One row: a method, and what differs from the setup that all rows share.
 
-    `choices` are fields of the method. `head_rate` and `backbone_rate` multiply the setup's
-    learning rates, `batch` its batch size. `look` are fields of PredictSettings, and `search` those
-    fields of the method that only matter when images are looked at: cells that differ in nothing
-    but `look`, `search` and `tuning` share one training. `tuning` is what chooses thresholds.
+    `choices` are fields of the method, `train` those of TrainSettings. `head_rate` and
+    `backbone_rate` multiply the setup's learning rates, `batch` its batch size. `look` are fields
+    of PredictSettings, and `search` those fields of the method that only matter when images are
+    looked at: cells that differ in nothing but `look`, `search` and `tuning` share one training.
+    `tuning` is what chooses thresholds.
     `crops_of_boxes` adds the content of the drawn boxes to the training images. `below_head` marks
     what a frozen backbone cannot show, `only` a row that one preset alone has. `at` is the place on
     the recipe's axis, in the curve of that `series`.
@@ -35,6 +36,7 @@ class Cell:
     name: str
     method: str
     choices: Settings = field(default_factory=dict)
+    train: Settings = field(default_factory=dict)
     head_rate: float = 1.0
     backbone_rate: float = 1.0
     batch: float = 1.0
