@@ -16,6 +16,7 @@ CLAIM = Finding("a beats b", "a", "b", "point_map")
         ([0.01, 0.02, 0.001], "holds"),
         ([-0.01, -0.02, -0.001], "does not hold"),
         ([0.05, 0.05, -0.001], "undecided"),
+        ([0.0004, 0.0003, 0.0001], "undecided"),  # shown as +0.0
         ([0.5], "undecided"),
         ([0.01, 0.02], "undecided"),  # two seeds: t is 12.7
         ([0.0100, 0.0101], "holds"),  # unless they hardly differ

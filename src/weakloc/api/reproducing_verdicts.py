@@ -4,7 +4,8 @@ For every seed the claimed difference is taken: better cell minus worse cell, mi
 claim "holds" where the mean of these differences is above zero and the seeds agree, "does not hold"
 where it is below zero and they agree, and is "undecided" otherwise. The seeds agree where there are
 at least three and all differences have the sign of their mean, or where the 95 % t-interval of the
-mean excludes zero. One seed never decides. What could not be measured is "not testable here".
+mean excludes zero. One seed never decides, nor does a difference below a tenth of a point. What
+could not be measured is "not testable here".
 
 Three seeds agree by chance alone one time in four: a verdict is a reading of the table, no proof.
 """
@@ -22,6 +23,7 @@ from weakloc.recipes.recipe import Finding
 
 Verdict: TypeAlias = Literal["holds", "does not hold", "undecided", "not testable here"]
 LEAST_SEEDS = 3
+LEAST_DIFFERENCE = 0.001  # tables show no less
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; above, 2.23 is enough.
 _T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
@@ -55,7 +57,7 @@ def judge_finding(
 def verdict_of(differences: Sequence[float]) -> Verdict:
     """Of claimed differences that already have the margin taken off."""
     mean = float(np.mean(differences))
-    if mean == 0 or not _agree(differences, mean):
+    if abs(mean) < LEAST_DIFFERENCE or not _agree(differences, mean):
         return "undecided"
     return "holds" if mean > 0 else "does not hold"
 
