@@ -49,6 +49,24 @@ def test_tags_alone_give_thresholds_that_predictions_use_and_name(
     assert "image-level labels only" in summary["thresholds_from"]
 
 
+def test_thresholds_of_other_maps_are_refused(
+    folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    look = ["--objectness", "distance", "--objectness-stride", "4"]
+    found = calibrate(folder, scenes, capsys, "--most-images", "9", *look)["thresholds"]
+    assert found["maps"] == "score_map x objectness distance of stride 4"
+    image = str(next((scenes / "JPEGImages").iterdir()))
+    predict = ["predict", str(folder), image, "--quiet", "--out"]
+    out = str(tmp_path / "out")
+    for others in ([], ["--objectness", "axis"], ["--localiser", "beam_search"]):
+        assert weakloc([*predict, out, *others]) != 0
+        assert "were tuned for score_map x objectness distance" in capsys.readouterr().err
+    assert weakloc([*predict, str(tmp_path / "own"), "--threshold", "0.4"]) == 0
+    assert weakloc([*predict, out, *look]) == 0
+    summary = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert list(summary["thresholds"].values()) == found["thresholds"]
+
+
 def test_calibrating_twice_gives_the_same(
     folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

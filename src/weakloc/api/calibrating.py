@@ -21,6 +21,7 @@ from weakloc.localize.rescoring import AlphaChoice, LabelMatrix, choose_alpha
 from weakloc.localize.threshold_levels import Counted
 from weakloc.localize.threshold_rules import Rule
 from weakloc.predictor.co_occurring import shares_from_counts
+from weakloc.predictor.heat import maps_in_words
 from weakloc.predictor.places import least_share
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.sources import ImageSource
@@ -87,7 +88,8 @@ def calibrate(
         found = _with_boxes(predictor, samples, plan, on_progress)
     else:
         found = _without_boxes(predictor, samples, plan, on_progress)
-    return TrainedRun(save_thresholds(trained.run, found.to_json()))
+    kept = replace(found, maps=maps_in_words(predictor.settings))
+    return TrainedRun(save_thresholds(trained.run, kept.to_json()))
 
 
 def oracle(

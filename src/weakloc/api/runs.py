@@ -19,7 +19,7 @@ from weakloc.model.losses import SoftmaxLoss
 from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.cell_source import CellSource
 from weakloc.predictor.co_occurring import Rescoring, shares_from_counts
-from weakloc.predictor.heat import HeatMaker, fused_maps
+from weakloc.predictor.heat import HeatMaker, fused_maps, maps_in_words
 from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.sources import ImageSource, find_images
@@ -121,12 +121,11 @@ class TrainedRun:
         )
 
     def _check_fits(self, calibration: Calibration, settings: PredictSettings) -> None:
-        tuned_for_cells = calibration.threshold_mode == "none"
-        if tuned_for_cells != (settings.localiser == "cells"):
+        asked = maps_in_words(settings)
+        if calibration.maps not in ("", asked):
             raise SettingError(
-                f"--localiser is {settings.localiser}, and the thresholds of {self.path} were "
-                f"tuned for {'cells' if tuned_for_cells else 'other maps'}",
-                remedy="Run 'weakloc calibrate' with the same --localiser, or give --threshold",
+                f"the thresholds of {self.path} were tuned for {calibration.maps}, not for {asked}",
+                remedy="Run 'weakloc calibrate' with the same flags, or give --threshold",
             )
 
     def _source(self, settings: PredictSettings) -> NetworkSource:

@@ -42,7 +42,8 @@ class Calibration:
 
     `intervals` hold the threshold of resampled drawn images with the stated confidence;
     `leave_one_out` is the share of drawn images localised with a threshold found on the others;
-    `agreement` is the held-out agreement of views that chose among the box-free rules.
+    `agreement` is the held-out agreement of views that chose among the box-free rules. `maps` says
+    in words which maps they belong to, "" where that was not kept.
     """
 
     thresholds: tuple[float, ...]
@@ -54,6 +55,7 @@ class Calibration:
     leave_one_out: float | None = None
     agreement: float | None = None
     is_oracle: bool = False
+    maps: str = ""
 
     @property
     def supervision(self) -> str:
@@ -75,6 +77,7 @@ class Calibration:
             "leave_one_out": self.leave_one_out,
             "agreement": self.agreement,
             "is_oracle": self.is_oracle,
+            "maps": self.maps,
         }
 
     @classmethod

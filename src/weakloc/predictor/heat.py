@@ -40,6 +40,16 @@ def fused_maps(seen: SeenImage, classes: Sequence[int], settings: PredictSetting
     return ScoreMaps(heat, maps.transform, "cam")
 
 
+def maps_in_words(settings: PredictSettings) -> str:
+    """What thresholds are for: those of other maps do not fit."""
+    factors: list[str] = [settings.localiser]
+    if settings.localiser != "beam_search" and settings.objectness != "none":
+        factors.append(f"objectness {settings.objectness} of stride {settings.objectness_stride}")
+    if settings.localiser != "beam_search" and settings.center_prior:
+        factors.append("center prior")
+    return " x ".join(factors)
+
+
 def _objectness(seen: SeenImage, maps: ScoreMaps, settings: PredictSettings) -> Floats:
     """What stands out in the features of each view of the whole image, averaged."""
     stride = settings.objectness_stride
