@@ -34,8 +34,6 @@ class Writing:
             raise ZeroDivisionError("in our code")
         if self.way == "stop":
             raise StoppedError("stopped by SIGINT")
-        if self.way == "linger":
-            time.sleep(60)
         if self.way == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         self.path.write_text(os.environ.get("OMP_NUM_THREADS", "unset"))
@@ -71,15 +69,15 @@ def test_a_failure_stops_its_own_task_and_what_follows_it_alone(tmp_path: Path, 
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
-def test_a_process_that_dies_takes_no_other_task_with_it(tmp_path: Path) -> None:
-    beside = _task(tmp_path, "b", "linger")  # so that no other task is
-    tasks = [_task(tmp_path, "a", "die"), beside, *(_task(tmp_path, name) for name in "cdef")]
+def test_a_process_that_dies_takes_at_most_the_task_beside_it(tmp_path: Path) -> None:
+    tasks = [_task(tmp_path, "a", "die"), *(_task(tmp_path, name) for name in "bcdef")]
     found = _outcomes(tasks, 2)
-    assert "died" in (found["a"] or "")
     assert set(found) == set("abcdef")
-    finished = {path.name for path in tmp_path.iterdir()}
-    assert finished >= {name for name, problem in found.items() if problem is None}
-    assert finished >= set("cdef")  # b may have been beside it
+    assert "died" in (found["a"] or "")
+    # Which task was beside it when the pool saw it die is a matter of chance.
+    lost = {name for name, problem in found.items() if problem is not None}
+    assert len(lost - {"a"}) <= 1
+    assert {path.name for path in tmp_path.iterdir()} >= set("abcdef") - lost
 
 
 def test_processes_share_the_cores_and_the_environment_is_left_as_it_was(
