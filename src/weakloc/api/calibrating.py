@@ -88,8 +88,7 @@ def calibrate(
         found = _with_boxes(predictor, samples, plan, on_progress)
     else:
         found = _without_boxes(predictor, samples, plan, on_progress)
-    kept = replace(found, maps=maps_in_words(predictor.settings))
-    return TrainedRun(save_thresholds(trained.run, kept.to_json()))
+    return TrainedRun(save_thresholds(trained.run, _for_its_maps(found, predictor).to_json()))
 
 
 def oracle(
@@ -103,7 +102,7 @@ def oracle(
     """The thresholds that fit the evaluated boxes best: an upper bound, which is never stored."""
     predictor = _uncalibrated(trained).predictor(settings)
     drawn = _drawn(_samples(data_set, plan.split), predictor, plan, None)
-    return thresholds.calibrate_oracle(
+    found = thresholds.calibrate_oracle(
         drawn_heat(predictor, drawn, _counter(on_progress, len(drawn))),
         len(trained.class_names),
         threshold_mode=predictor.settings.threshold_mode,
@@ -111,6 +110,11 @@ def oracle(
         min_share=least_share(predictor.settings),
         granularity=plan.granularity,
     )
+    return _for_its_maps(found, predictor)
+
+
+def _for_its_maps(found: Calibration, predictor: Predictor) -> Calibration:
+    return replace(found, maps=maps_in_words(predictor.settings))
 
 
 def calibrate_rescoring(
