@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import Timing, paired_ratio, time_interleaved, write_results
-from weakloc.geometry import box_ious
+from weakloc.geometry import FloatArray, box_ious
 from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.average_precision import ranked_precision
 from weakloc.metrics.box_matching import FlatBoxes, FlatDetections, FlatTruth
@@ -46,7 +46,6 @@ SIDE = 224
 IOUS = (0.3, 0.5, 0.7)
 NUM_CLASSES = 20
 PEER = "faster_coco_eval"
-FloatArray = NDArray[np.float64]
 
 
 def smooth_map(random: np.random.Generator, cells: int) -> FloatArray:

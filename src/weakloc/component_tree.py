@@ -16,8 +16,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from weakloc.geometry import IntArray
+
 Connectivity: TypeAlias = Literal[4, 8]
-IntArray: TypeAlias = NDArray[np.int64]
 Cells: TypeAlias = NDArray[np.uint32]  # flat indices
 _RING = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))  # clockwise
 

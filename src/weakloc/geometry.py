@@ -20,6 +20,7 @@ PointXY: TypeAlias = tuple[float, float]
 BoxLTRB: TypeAlias = tuple[float, float, float, float]
 Size: TypeAlias = tuple[float, float]  # (width, height), never (height, width)
 FloatArray: TypeAlias = NDArray[np.float64]
+IntArray: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from torch.nn.functional import interpolate
 
 from weakloc.config import PredictSettings
 from weakloc.data.transforms import Preprocessing
-from weakloc.geometry import FloatArray
+from weakloc.geometry import FloatArray, IntArray
 from weakloc.localize.beam_search import BeamSettings, beam_search, heat_maps
-from weakloc.localize.search_boxes import IntArray, crop_pixels
+from weakloc.localize.search_boxes import crop_pixels
 from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import build_backbone
 from weakloc.model.heads import GridHead, TransferHead

@@ -17,14 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.errors import SettingError, require_setting
-from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, Size, map_box_to_grid
+from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, IntArray, Size, map_box_to_grid
 from weakloc.localize.maps import image_grid
 from weakloc.localize.search_boxes import (
     CHILDREN,
     WHOLE_IMAGE,
     ChildRule,
     GridSize,
-    IntArray,
     Place,
     Region,
     Window,

@@ -13,11 +13,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc.component_tree import IntArray, component_tree, components_at
+from weakloc.component_tree import component_tree, components_at
 from weakloc.geometry import (
     BoxLTRB,
     FloatArray,
     GridTransform,
+    IntArray,
     PointXY,
     box_area,
     box_ious,

@@ -12,15 +12,11 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
 from weakloc.geometry import BoxLTRB, Size, clip_box
 
 Window: TypeAlias = tuple[int, int, int, int]  # (x, y, width, height) in cells
 GridSize: TypeAlias = tuple[int, int]  # (columns, rows)
 ChildRule: TypeAlias = Literal["one_side", "eq6"]
-IntArray: TypeAlias = NDArray[np.int64]
 
 
 class Region(NamedTuple):

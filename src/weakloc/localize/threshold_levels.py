@@ -13,10 +13,11 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from weakloc.component_tree import IntArray, component_tree
+from weakloc.component_tree import component_tree
 from weakloc.geometry import (
     FloatArray,
     GridTransform,
+    IntArray,
     box_ious,
     image_box_in_grid,
     map_box_to_grid,

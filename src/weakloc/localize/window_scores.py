@@ -13,8 +13,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc.geometry import FloatArray
-from weakloc.localize.search_boxes import GridSize, IntArray
+from weakloc.geometry import FloatArray, IntArray
+from weakloc.localize.search_boxes import GridSize
 
 Interpolation: TypeAlias = Literal["half_pixel", "align_corners"]
 Activation: TypeAlias = Literal["sigmoid", "softmax", "none"]

@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.errors import DataError, PredictionsError, did_you_mean
+from weakloc.geometry import FloatArray, IntArray
 from weakloc.structures import PRESENT, Prediction, Sample, Truth
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

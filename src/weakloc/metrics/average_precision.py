@@ -14,9 +14,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from weakloc.geometry import FloatArray
+
 Definition: TypeAlias = Literal["voc12", "voc07", "nonint", "coco"]
 Ties: TypeAlias = Literal["stable", "grouped"]
-FloatArray: TypeAlias = NDArray[np.float64]
 
 # The recalls at which the envelope is read. k / 10 rather than numpy.arange's 0.30000000000000004,
 # so that three of ten positives do reach recall 0.3; for COCO the very numbers of its evaluator.

@@ -12,13 +12,11 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from weakloc.geometry import BoxLTRB, PointXY
+from weakloc.geometry import BoxLTRB, FloatArray, PointXY
 from weakloc.metrics.uncertainty import image_key
 from weakloc.structures import Box, Mask, Point, Prediction
 
-FloatArray: TypeAlias = NDArray[np.float64]
 Placer: TypeAlias = Callable[[Prediction, np.random.Generator], tuple[PointXY, BoxLTRB]]
 MapMaker: TypeAlias = Callable[[int, int, np.random.Generator], FloatArray]
 

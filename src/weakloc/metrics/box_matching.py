@@ -13,10 +13,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.arrays import DetectionArrays, TruthArrays
 
-FloatArray: TypeAlias = NDArray[np.float64]
-IntArray: TypeAlias = NDArray[np.int64]
 Edges: TypeAlias = Literal["half_open", "inclusive"]
 Comparison: TypeAlias = Literal[">=", ">"]
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from weakloc.geometry import IntArray
 from weakloc.metrics.arrays import ClassIndex, detection_arrays, truth_arrays
 from weakloc.metrics.average_precision import Ranking, Ties, rank_sorted
 from weakloc.metrics.box_matching import (
@@ -31,8 +30,6 @@ from weakloc.metrics.result import MetricResult
 from weakloc.metrics.shares import ClassShares
 from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, Resampling
 from weakloc.structures import ABSENT, Prediction, Sample
-
-IntArray: TypeAlias = NDArray[np.int64]
 
 
 class BoxPrecision:

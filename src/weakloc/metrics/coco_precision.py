@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from typing import TypeAlias
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.average_precision import rank_sorted
 from weakloc.metrics.box_matching import (
@@ -34,9 +34,6 @@ from weakloc.metrics.records import ImageRecords
 from weakloc.metrics.result import MetricResult
 from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, Resampling
 from weakloc.structures import Prediction, Sample
-
-FloatArray: TypeAlias = NDArray[np.float64]
-IntArray: TypeAlias = NDArray[np.int64]
 
 COCO_IOUS = np.linspace(0.5, 0.95, 10)  # the evaluator's own numbers, 0.6000000000000001 included
 

@@ -6,14 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from weakloc.geometry import box_ious
-from weakloc.metrics.arrays import (
-    ClassIndex,
-    DetectionArrays,
-    FloatArray,
-    detection_arrays,
-    truth_arrays,
-)
+from weakloc.geometry import FloatArray, box_ious
+from weakloc.metrics.arrays import ClassIndex, DetectionArrays, detection_arrays, truth_arrays
 from weakloc.metrics.box_matching import DEFAULT_OVERLAP, OverlapConvention
 from weakloc.metrics.result import MetricResult
 from weakloc.metrics.shares import ClassShares

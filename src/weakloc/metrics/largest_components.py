@@ -7,15 +7,15 @@ plus the holes; only where holes could change the winner is a contour followed.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from weakloc.component_tree import ComponentTree
+from weakloc.geometry import IntArray
 
-IntArray: TypeAlias = NDArray[np.int64]
 NUM_LEVELS = 255
 
 # Neighbours in counterclockwise order as seen on the screen, from the west.

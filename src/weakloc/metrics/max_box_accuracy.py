@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from weakloc.component_tree import component_tree, hole_level_boxes, level_boxes
 from weakloc.errors import DataError
+from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.arrays import truth_arrays
 from weakloc.metrics.average_precision import ratio
 from weakloc.metrics.largest_components import (
@@ -27,8 +28,6 @@ from weakloc.metrics.score_levels import ScoreMap, count_below, floor_to_bytes, 
 from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, ResampledSums, Resampling, interval_of
 from weakloc.structures import Sample
 
-FloatArray: TypeAlias = NDArray[np.float64]
-IntArray: TypeAlias = NDArray[np.int64]
 Contours: TypeAlias = Literal["largest", "all"]
 Reading: TypeAlias = Literal["clean", "compatible"]
 Resolution: TypeAlias = Literal["224", "original"]

@@ -10,6 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from weakloc.errors import PredictionsError
+from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.average_precision import ratio
 from weakloc.metrics.masks import VOID, Labels, paint_masks, truth_labels
@@ -23,8 +24,6 @@ from weakloc.metrics.uncertainty import (
 )
 from weakloc.structures import ABSENT, PRESENT, Prediction, Sample
 
-FloatArray: TypeAlias = NDArray[np.float64]
-IntArray: TypeAlias = NDArray[np.int64]
 Knowing: TypeAlias = Literal["nothing", "tags"]
 NO_VALUES: Mapping[int, int] = {}
 

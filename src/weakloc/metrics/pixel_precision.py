@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.average_precision import grouped_precisions
 from weakloc.metrics.masks import VOID, Labels
 from weakloc.metrics.result import MetricResult
 from weakloc.metrics.score_levels import ScoreMap, normalize_map
 from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, ResampledSums, Resampling, interval_of
-
-FloatArray: TypeAlias = NDArray[np.float64]
-IntArray: TypeAlias = NDArray[np.int64]
 
 
 class PixelPrecision:

@@ -9,9 +9,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from weakloc.errors import PredictionsError
+from weakloc.geometry import FloatArray
 
 ScoreMap: TypeAlias = NDArray[np.floating[Any]]
-FloatArray: TypeAlias = NDArray[np.float64]
 
 
 def normalize_map(score_map: ScoreMap, *, where: str) -> ScoreMap:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from weakloc.geometry import FloatArray
 from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.average_precision import ratio
 from weakloc.metrics.result import Detail, MetricResult
@@ -19,7 +19,6 @@ from weakloc.metrics.uncertainty import (
     mean_of_defined,
 )
 
-FloatArray: TypeAlias = NDArray[np.float64]
 Averaging: TypeAlias = Literal["classes", "trials"]
 
 

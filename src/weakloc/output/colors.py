@@ -11,8 +11,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from weakloc.geometry import FloatArray
+
 Color: TypeAlias = tuple[int, int, int]
-FloatArray: TypeAlias = NDArray[np.float64]
 
 # From dark violet over red to pale yellow; lightness rises all the way.
 _HEAT_CORNERS = ("#08051f", "#3b0f70", "#8c2981", "#de4968", "#fe9f6d", "#fcfdbf")
