@@ -21,15 +21,18 @@ from torch.nn.functional import interpolate
 
 from benchmarks.measure import Timing, paired_ratio, time_interleaved, write_results
 from weakloc.localize.beam_search import BeamSettings, SearchResult, WindowScorer, beam_search
-from weakloc.localize.search_boxes import crop_pixels, one_side_children
-from weakloc.localize.window_scores import ClassMapScorer, resampling_matrices
+from weakloc.localize.windows import (
+    ClassMapScorer,
+    crop_pixels,
+    one_side_children,
+    resampling_matrices,
+)
 from weakloc.methods.beam import Beam
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import build_backbone
-from weakloc.model.folding import fold_batch_norms
 from weakloc.model.heads import GridHead, TransferHead
-from weakloc.model.network import LocalizationNetwork
+from weakloc.model.network import LocalizationNetwork, fold_batch_norms
 from weakloc.model.pooling import AveragePool, ClassPool
+from weakloc.model.trunk import BackboneSpec
 
 NUM_CLASSES = 20
 SIDE = 224

@@ -22,15 +22,15 @@ from torch import Tensor, nn
 
 from benchmarks.measure import paired_ratio, time_interleaved, write_results
 from benchmarks.own_processes import Prepare, own_processes
-from weakloc.cli.memory_allocator import keep_freed_memory
+from weakloc.cli.use import keep_freed_memory
 from weakloc.config import PredictSettings
+from weakloc.data.sources import find_images
 from weakloc.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from weakloc.methods.cam import Cam
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import build_backbone
+from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.sources import find_images
 from weakloc.structures import BrokenImage
 
 NUM_CLASSES = 1000

@@ -24,7 +24,6 @@ from typing import Any
 from benchmarks.measure import write_results
 from weakloc.config import TrainSettings
 from weakloc.data.readers import ReaderOptions, read_data_set
-from weakloc.data.scenes.making import artist_of, write_scenes
 from weakloc.methods import METHODS
 from weakloc.methods.beam import Beam
 from weakloc.methods.cam import Cam
@@ -33,6 +32,7 @@ from weakloc.methods.method import Method
 from weakloc.methods.optimisation import Optimisation
 from weakloc.methods.wildcat import Wildcat
 from weakloc.structures import DataSet
+from weakloc.synthetic.folder import artist_of, write_scenes
 from weakloc.training.fit import train
 
 SIDE = 128

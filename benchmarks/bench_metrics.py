@@ -32,13 +32,16 @@ from benchmarks.measure import Timing, paired_ratio, time_interleaved, write_res
 from weakloc.geometry import FloatArray, box_ious
 from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.average_precision import ranked_precision
-from weakloc.metrics.box_matching import FlatBoxes, FlatDetections, FlatTruth
-from weakloc.metrics.box_precision import count_objects, rank_detections
-from weakloc.metrics.coco_precision import rank_coco
-from weakloc.metrics.masks import VOID
-from weakloc.metrics.max_box_accuracy import MapConvention, MaxBoxAccuracy
-from weakloc.metrics.mean_iou import MeanIoU
-from weakloc.metrics.pixel_precision import PixelPrecision, count_pixels, histogram_edges
+from weakloc.metrics.boxes import (
+    FlatBoxes,
+    FlatDetections,
+    FlatTruth,
+    count_objects,
+    rank_coco,
+    rank_detections,
+)
+from weakloc.metrics.max_box import MapConvention, MaxBoxAccuracy
+from weakloc.metrics.pixels import VOID, MeanIoU, PixelPrecision, count_pixels, histogram_edges
 from weakloc.metrics.uncertainty import NO_RESAMPLING, Resampling
 from weakloc.structures import Sample, Truth, TruthBox
 

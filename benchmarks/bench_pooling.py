@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Timing, paired_ratio, time_interleaved, write_results
-from weakloc.model import selection
+from weakloc.model import pooling
 from weakloc.model.pooling import AveragePool, KMaxKMin
 
 SIZES = [
@@ -60,7 +60,7 @@ def pool_in_torch(maps: Tensor, count: int) -> Tensor:
     if count == 1:
         return KMaxKMin(1)(maps)  # the maximum has no other path
     rows = maps.flatten(start_dim=2).flatten(end_dim=1)
-    summed: Tensor = selection._TopkSum.apply(rows, count)
+    summed: Tensor = pooling._TopkSum.apply(rows, count)
     return (summed / count).view(maps.shape[:2])
 
 

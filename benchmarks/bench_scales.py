@@ -21,16 +21,16 @@ from PIL import Image
 from benchmarks.bench_heat_maps import write_photographs
 from benchmarks.measure import paired_ratio, time_interleaved, write_results
 from benchmarks.own_processes import own_processes
-from weakloc.cli.memory_allocator import keep_freed_memory
+from weakloc.cli.use import keep_freed_memory
 from weakloc.config import PredictSettings
+from weakloc.data.sources import find_images
 from weakloc.data.transforms import Preprocessing
 from weakloc.methods.max_mil import MaxMil, paper_scales
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import build_backbone
 from weakloc.model.network import LocalizationNetwork
+from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.sources import find_images
 from weakloc.predictor.views import scaled
 from weakloc.structures import BrokenImage
 

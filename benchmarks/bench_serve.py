@@ -27,20 +27,19 @@ import torch
 from benchmarks.bench_heat_maps import write_photographs
 from benchmarks.measure import RESULTS, Timing, paired_ratio, time_interleaved, write_results
 from benchmarks.own_processes import own_processes
-from weakloc.cli.memory_allocator import keep_freed_memory
-from weakloc.config import PredictSettings
+from weakloc.cli.use import keep_freed_memory
+from weakloc.config import PredictSettings, ServeSettings
+from weakloc.data.sources import find_images
 from weakloc.data.transforms import Preprocessing
 from weakloc.methods.wildcat import Wildcat
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import build_backbone
+from weakloc.model.trunk import BackboneSpec
 from weakloc.output.exporters.jsonl import prediction_line
 from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.sources import find_images
 from weakloc.serving.allowed_images import allowed_images
 from weakloc.serving.app import build_app
 from weakloc.serving.server import bound_socket, server_of
-from weakloc.serving.settings import ServeSettings
 from weakloc.structures import BrokenImage
 
 NUM_CLASSES = 20

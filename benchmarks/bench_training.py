@@ -35,18 +35,15 @@ from weakloc.data.loaders import Batch
 from weakloc.methods import METHODS
 from weakloc.methods.optimisation import Optimisation, build_optimiser
 from weakloc.methods.wildcat import Wildcat
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import build_backbone
 from weakloc.model.losses import LogisticLoss
 from weakloc.model.network import LocalizationNetwork
+from weakloc.model.trunk import BackboneSpec
 from weakloc.structures import ABSENT, PRESENT, DataSet, Sample
-from weakloc.training.batches import ResumableEpochs
-from weakloc.training.engine import fit, make_trainer, silenced
+from weakloc.training.engine import fit, make_trainer, silenced, uses_bf16
 from weakloc.training.features import FeatureCache
 from weakloc.training.fit import train
-from weakloc.training.hardware import uses_bf16
-from weakloc.training.module import LocalizationModule
-from weakloc.training.watching import Watch
+from weakloc.training.module import LocalizationModule, ResumableEpochs, Watch
 
 NUM_CLASSES = 20
 WARM_UP = 2

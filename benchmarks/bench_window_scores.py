@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from benchmarks.measure import Timing, paired_ratio, time_interleaved, write_results
-from weakloc.localize.search_boxes import all_windows
-from weakloc.localize.window_scores import (
+from weakloc.localize.windows import (
     GridHeadScorer,
     TableScorer,
     all_spans,
+    all_windows,
     resampling_matrices,
 )
 from weakloc.model.heads import GridHead

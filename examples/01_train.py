@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import weakloc
-from weakloc.api.evaluating import Evaluated
+from weakloc.api.evaluation import Evaluated
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -21,12 +21,12 @@ from weakloc.data.transforms import ResizeMode
 from weakloc.methods import METHODS
 from weakloc.methods.method import Fuse, Localiser, LossKind, MapNormalisation, build_loss
 from weakloc.methods.optimisation import PRACTICAL, Optimisation
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone
 from weakloc.model.heads import TransferHead
 from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.pooling import ClassPool
+from weakloc.model.trunk import BackboneSpec
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from weakloc.cli import app
 from weakloc.config import ExportOptions, flag_of
 from weakloc.data.readers import READERS
 from weakloc.metrics.baselines import BASELINES
-from weakloc.metrics.catalogue import MAP_CONVENTIONS, METRICS
+from weakloc.metrics.evaluation import MAP_CONVENTIONS, METRICS
 from weakloc.output.exporters import EXPORTERS
 
 ROOT = Path(__file__).parents[1]

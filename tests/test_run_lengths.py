@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from weakloc.run_lengths import decode_mask, run_lengths
+from weakloc.rle import decode_mask, run_lengths
 
 
 @settings(deadline=None, max_examples=80)

@@ -6,15 +6,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from weakloc.api.any_classifier import localize
-    from weakloc.api.any_run import load
+    from weakloc.api.classifiers import localize
     from weakloc.api.data_sets import check, read, scenes
-    from weakloc.api.evaluating import evaluate
-    from weakloc.api.exporting import ExportedNetwork
-    from weakloc.api.refining import refine
-    from weakloc.api.runs import TrainedRun
+    from weakloc.api.evaluation import evaluate
+    from weakloc.api.runs import ExportedNetwork, TrainedRun, load
     from weakloc.api.tour import demo
-    from weakloc.api.training import train
+    from weakloc.api.training import refine, train
     from weakloc.config import DataSettings, PredictSettings, RefineSettings, TrainSettings
     from weakloc.errors import WeaklocError
     from weakloc.structures import Prediction
@@ -23,7 +20,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "DataSettings": "weakloc.config",
-    "ExportedNetwork": "weakloc.api.exporting",
+    "ExportedNetwork": "weakloc.api.runs",
     "PredictSettings": "weakloc.config",
     "Prediction": "weakloc.structures",
     "RefineSettings": "weakloc.config",
@@ -32,11 +29,11 @@ _PUBLIC = {
     "WeaklocError": "weakloc.errors",
     "check": "weakloc.api.data_sets",
     "demo": "weakloc.api.tour",
-    "evaluate": "weakloc.api.evaluating",
-    "load": "weakloc.api.any_run",
-    "localize": "weakloc.api.any_classifier",
+    "evaluate": "weakloc.api.evaluation",
+    "load": "weakloc.api.runs",
+    "localize": "weakloc.api.classifiers",
     "read": "weakloc.api.data_sets",
-    "refine": "weakloc.api.refining",
+    "refine": "weakloc.api.training",
     "scenes": "weakloc.api.data_sets",
     "train": "weakloc.api.training",
 }

@@ -164,3 +164,6 @@ class Prediction:
     doubt: float = 0.0
     disagreements: tuple[Disagreement, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+LabelMatrix: TypeAlias = NDArray[np.int8]  # (N, C) of ABSENT, UNKNOWN, PRESENT

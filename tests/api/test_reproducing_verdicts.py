@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from weakloc.api.reproducing_verdicts import judge_finding, verdict_of
-from weakloc.recipes.recipe import Finding
+from weakloc.papers.recipe import Finding
+from weakloc.papers.results import judge_finding, verdict_of
 
 CLAIM = Finding("a beats b", "a", "b", "point_map")
 

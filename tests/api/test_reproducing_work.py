@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from weakloc.api.reproducing_work import Outcome, Task, work_through
 from weakloc.errors import DataError, StoppedError
+from weakloc.papers.work import Outcome, Task, work_through
 
 
 @dataclass(frozen=True)

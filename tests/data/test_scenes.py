@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from weakloc.data.palette import voc_palette
 from weakloc.data.readers import ReaderOptions, read_data_set
-from weakloc.data.scenes import (
+from weakloc.data.readers.voc import voc_palette
+from weakloc.errors import DataError, SettingError
+from weakloc.structures import PRESENT, DataSet, Sample, Truth, TruthBox, TruthMask
+from weakloc.synthetic import (
     CLUTTER_CLASSES,
     SINGLE_CLASSES,
     artist_from,
@@ -24,8 +26,7 @@ from weakloc.data.scenes import (
     scene_samples,
     write_scenes,
 )
-from weakloc.data.scenes.canvas import Canvas, Layer, Scene
-from weakloc.data.scenes.clutter import (
+from weakloc.synthetic.clutter import (
     HUES,
     PLANTED_PAIR,
     TEXTURES,
@@ -33,9 +34,8 @@ from weakloc.data.scenes.clutter import (
     plan_classes,
     surface_of,
 )
-from weakloc.data.scenes.outlines import Pose, clutter_shapes, cover, emblem_shapes
-from weakloc.errors import DataError, SettingError
-from weakloc.structures import PRESENT, DataSet, Sample, Truth, TruthBox, TruthMask
+from weakloc.synthetic.outlines import Pose, clutter_shapes, cover, emblem_shapes
+from weakloc.synthetic.surfaces import Canvas, Layer, Scene
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from weakloc.api.data_sets import read, scenes
-from weakloc.api.evaluating import Judging, judge
+from weakloc.api.evaluation import Judging, judge
 from weakloc.api.runs import TrainedRun
 from weakloc.api.training import train
 from weakloc.config import TrainSettings

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weakloc.api.fusing import FusedRuns
-from weakloc.api.runs import load
+from weakloc.api.runs import FusedRuns, load_folder
 from weakloc.cli import run as weakloc
 from weakloc.output.exporters.jsonl import read_predictions
 
@@ -65,7 +64,7 @@ def test_scores_are_averaged_until_a_classifier_is_fitted_for_these_very_runs(
     assert source == "late classifier"
     assert np.abs(fitted - averaged).max() > 0.01
     assert predict("swapped", second, "--also", first)[1] == "mean of scores"
-    fused = FusedRuns(tuple(load(path) for path in (first, first)))
+    fused = FusedRuns(tuple(load_folder(path) for path in (first, first)))
     assert fused.late_classifier() is None
 
 

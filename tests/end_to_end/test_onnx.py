@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import weakloc as public
-from weakloc.api.runs import load
+from weakloc.api.runs import load_folder
 from weakloc.cli import run as weakloc
 from weakloc.output.exporters import read_predictions
 from weakloc.structures import Prediction
@@ -112,7 +112,7 @@ def test_drawn_boxes_behind_the_run_are_said_of_the_file(
     flags = ["--boxes", "6", "--map-side", "48", "--workers", "0", "--quiet"]
     assert weakloc(["calibrate", str(folder), str(scenes), *flags]) == 0
     assert weakloc(["export", str(folder), "--out", str(tmp_path / "a.onnx"), "--quiet"]) == 0
-    of_run, of_file = load(folder), public.load(tmp_path / "a.onnx")
+    of_run, of_file = load_folder(folder), public.load(tmp_path / "a.onnx")
     assert of_file.num_boxes_used == of_run.num_boxes_used == 6
     assert of_file.hidden_supervision == of_run.hidden_supervision == 0
     assert of_file.origin_of_thresholds == of_run.origin_of_thresholds
@@ -143,8 +143,8 @@ def test_the_file_predicts_in_python_as_the_run_does(
 
 def test_the_file_takes_any_batch_and_size_and_names_them(tuned: Path, exported: Path) -> None:
     session = onnxruntime.InferenceSession(exported)
-    network = load(tuned).run.network
-    num_classes = len(load(tuned).class_names)
+    network = load_folder(tuned).run.network
+    num_classes = len(load_folder(tuned).class_names)
     shapes = {each.name: each.shape for each in (*session.get_inputs(), *session.get_outputs())}
     assert shapes == {
         "images": ["batch", 3, "height", "width"],

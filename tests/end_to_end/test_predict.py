@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from weakloc.api.predicting import predict_to_folder
-from weakloc.api.runs import load
+from weakloc.api.predictions import predict_to_folder
+from weakloc.api.runs import load_folder
 from weakloc.cli import run as weakloc
 from weakloc.output.exporters.jsonl import prediction_line, read_predictions
-from weakloc.predictor.co_occurring import shares_from_counts
+from weakloc.predictor.score_fusion import shares_from_counts
 from weakloc.structures import Prediction
 
 FAST = ["--map-side", "32", "--quiet"]
 PART_SIZE = 7
 SETTING_UP = (
     "import sys, os, signal\n"
-    "import weakloc.api.predicting as predicting\n"
+    "import weakloc.api.predictions as predicting\n"
     f"predicting.predict_to_folder.__kwdefaults__['part_size'] = {PART_SIZE}\n"
 )
 
@@ -110,7 +110,7 @@ def test_a_killed_run_is_resumed_to_the_very_same_file(
         repeated.append(prediction.image)
         return prediction_line(prediction)
 
-    monkeypatch.setattr("weakloc.api.predicting.prediction_line", counted)
+    monkeypatch.setattr("weakloc.api.predictions.prediction_line", counted)
     assert weakloc([*flags, "--resume", "--top", "1"]) == 2
     assert "other settings" in capsys.readouterr().err
     assert weakloc([*flags, "--resume"]) == 0
@@ -170,7 +170,7 @@ def test_predicting_twice_gives_the_same_bytes(
 def test_tags_say_what_has_places_and_what_is_doubted(
     trained: Path, scenes: Path, tmp_path: Path
 ) -> None:
-    run = load(trained)
+    run = load_folder(trained)
     names = sorted(path.name for path in (scenes / "JPEGImages").iterdir())[:4]
     first, second = run.class_names[:2]
     table = tmp_path / "tags.csv"
@@ -206,7 +206,7 @@ def test_classes_that_were_tagged_together_raise_each_other(
     """Eq. 2 to 4 on the scores of the plain run, by the counts of its run.json."""
     flags = ["--rescoring", "0.5", "--out", str(tmp_path), *FAST]
     assert weakloc(["predict", str(trained), str(photos / "ü"), *flags]) == 0
-    shares = shares_from_counts(load(trained).run.labels.co_occurrence)
+    shares = shares_from_counts(load_folder(trained).run.labels.co_occurrence)
     assert shares.sum() > 0
     plain = {
         prediction.image: np.array(list(prediction.scores.values()))

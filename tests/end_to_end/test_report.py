@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from weakloc.api.report_sources import TruthByName
+from weakloc.api.reports import TruthByName
 from weakloc.cli import run as weakloc
 from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.structures import Sample

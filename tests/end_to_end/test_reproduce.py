@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from weakloc.api.reproducing import Reproduction, planned, reproduce
 from weakloc.api.training import method_named
 from weakloc.cli import run as weakloc
 from weakloc.config import TrainSettings
 from weakloc.errors import SettingError
 from weakloc.methods.cam import Cam
 from weakloc.methods.optimisation import rate_factor
-from weakloc.recipes import RECIPES
-from weakloc.recipes.recipe import Cell, Finding, Recipe
+from weakloc.papers.recipe import Cell, Finding, Recipe
+from weakloc.papers.reproduce import Reproduction, planned, reproduce
+from weakloc.papers.tables import RECIPES
 
 SMALL = ["--backbone", "tiny[width=8]", "--weights", "none", "--image-size", "64", "--epochs", "1"]
 MACHINE = ["--workers", "0", "--precision", "fp32", "--jobs", "1"]
@@ -148,7 +148,7 @@ def test_a_training_that_was_killed_before_it_saved_begins_anew(
 def test_a_failing_cell_is_named_and_loses_no_other(
     wanted: Callable[..., Reproduction], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weakloc.api.reproducing_data.SMALLEST_SIDE", 10_000)  # no crop is left
+    monkeypatch.setattr("weakloc.papers.cells.SMALLEST_SIDE", 10_000)  # no crop is left
     said: list[str] = []
     results = reproduce(LOOKS, wanted(), say=said.append)
     assert [row.cell for row in results.rows] == ["whole size", "half size"]

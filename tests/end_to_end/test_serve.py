@@ -15,8 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.serving.running import Client, basic
-from weakloc.api.any_run import predictor_of, version_of
-from weakloc.api.runs import load
+from weakloc.api.runs import load_folder, predictor_of, version_of
 from weakloc.cli import run as weakloc
 from weakloc.config import PredictSettings
 from weakloc.output.exporters.jsonl import parse_line
@@ -50,9 +49,9 @@ def test_a_run_is_served_until_the_process_is_told_to_end(trained: Path, scenes:
         assert stranger.ask("GET", "/health").status == 401
         client = Client(stranger.port, basic("label studio", "hush"))
         health = client.ask("GET", "/health").json
-        assert health["classes"] == list(load(trained).class_names)
+        assert health["classes"] == list(load_folder(trained).class_names)
         reply = client.post_json("/predict", {"image": photo.name})
-        (right,) = load(trained).predict(photo, settings=PredictSettings(top=2, workers=0))
+        (right,) = load_folder(trained).predict(photo, settings=PredictSettings(top=2, workers=0))
         found = parse_line(reply.body, where="the answer")
         assert found.image == photo.name
         assert found.scores == pytest.approx(right.scores, abs=1e-5)

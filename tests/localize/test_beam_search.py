@@ -13,20 +13,18 @@ from weakloc.localize.beam_search import (
     beam_search,
     heat_maps,
 )
-from weakloc.localize.search_boxes import (
+from weakloc.localize.windows import (
     WHOLE_IMAGE,
+    ClassMapScorer,
     Place,
     all_windows,
+    contrast_window_scores,
     crop_pixels,
+    evidence_window_scores,
     place_iou,
     region_box,
     region_place,
     window_region,
-)
-from weakloc.localize.window_scores import (
-    ClassMapScorer,
-    contrast_window_scores,
-    evidence_window_scores,
 )
 
 

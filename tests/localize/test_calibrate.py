@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from weakloc.geometry import BoxLTRB, GridTransform, box_ious
 from weakloc.localize.boxes import find_boxes
-from weakloc.localize.calibrate import (
+from weakloc.localize.calibration import (
     Calibration,
     DrawnHeat,
     ViewedHeat,
@@ -21,14 +21,14 @@ from weakloc.localize.calibrate import (
     calibrate_without_boxes,
     choose_without_boxes,
 )
-from weakloc.localize.threshold_levels import (
+from weakloc.localize.thresholds import (
     THRESHOLDS,
+    RuleSettings,
     heat_levels,
     largest_boxes,
     level_components,
     level_quality,
 )
-from weakloc.localize.threshold_rules import RuleSettings
 
 SIZE = (80.0, 60.0)
 CELLS = GridTransform.identity(SIZE).resize((40.0, 30.0))  # two pixels a cell

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from weakloc.errors import SettingError
-from weakloc.localize.permutohedral import build_lattice, filter_values
+from weakloc.localize.crf import build_lattice, filter_values
 
 
 def elevation_matrix(d: int) -> np.ndarray:

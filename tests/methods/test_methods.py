@@ -16,10 +16,10 @@ from weakloc.methods.max_mil import MaxMil
 from weakloc.methods.method import preprocessing
 from weakloc.methods.optimisation import build_optimiser
 from weakloc.methods.wildcat import Wildcat
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.losses import BeamLoss, LogisticLoss, SoftmaxLoss
 from weakloc.model.pooling import AveragePool, KMaxKMin, LogSumExp, MaxPool
+from weakloc.model.trunk import BackboneSpec
 
 
 def make_backbone(text: str = "tiny[width=8]") -> Backbone:

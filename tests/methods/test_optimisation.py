@@ -17,9 +17,9 @@ from weakloc.methods.optimisation import (
     rate_factor,
 )
 from weakloc.methods.wildcat import Wildcat
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import build_backbone
 from weakloc.model.network import LocalizationNetwork
+from weakloc.model.trunk import BackboneSpec
 
 
 def make_network(weights: str = "none") -> LocalizationNetwork:

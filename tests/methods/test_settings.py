@@ -13,7 +13,7 @@ from weakloc.methods import METHODS
 from weakloc.methods.beam import Beam
 from weakloc.methods.settings import from_settings, to_settings
 from weakloc.methods.wildcat import Wildcat
-from weakloc.model.backbone_spec import BackboneSpec
+from weakloc.model.trunk import BackboneSpec
 
 
 @pytest.mark.parametrize("preset", ["practical", "literal"])

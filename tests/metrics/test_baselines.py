@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from weakloc.geometry import box_area
 from weakloc.metrics.arrays import ClassIndex
-from weakloc.metrics.average_precision import Definition
+from weakloc.metrics.average_precision import Definition, RankingConvention
 from weakloc.metrics.baselines import (
     BASELINES,
     MAPS,
@@ -17,13 +17,12 @@ from weakloc.metrics.baselines import (
     baseline_prediction,
     rectangle_rle,
 )
-from weakloc.metrics.box_precision import BoxPrecision
+from weakloc.metrics.boxes import BoxPrecision
 from weakloc.metrics.classification import ClassificationPrecision
-from weakloc.metrics.max_box_accuracy import MAX_BOX_ACC, MaxBoxAccuracy
+from weakloc.metrics.max_box import MAX_BOX_ACC, MaxBoxAccuracy
 from weakloc.metrics.points import PointPrecision
-from weakloc.metrics.ranking import RankingConvention
 from weakloc.metrics.uncertainty import NO_RESAMPLING
-from weakloc.run_lengths import decode_mask
+from weakloc.rle import decode_mask
 from weakloc.structures import Mask, TruthBox
 
 from .oracles import prediction, sample

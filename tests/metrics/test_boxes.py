@@ -14,12 +14,9 @@ from pycocotools.cocoeval import COCOeval
 
 from weakloc.geometry import box_ious
 from weakloc.metrics.arrays import ClassIndex
-from weakloc.metrics.box_matching import OverlapConvention
-from weakloc.metrics.box_precision import BoxPrecision, InstanceRecall
-from weakloc.metrics.coco_precision import CocoPrecision
-from weakloc.metrics.corloc import CORLOC_OVERLAPS, CorLoc, ImageCorLoc
-from weakloc.metrics.ranking import RankingConvention
-from weakloc.metrics.single_object import SingleObjectLocalization
+from weakloc.metrics.average_precision import RankingConvention
+from weakloc.metrics.boxes import BoxPrecision, CocoPrecision, InstanceRecall, OverlapConvention
+from weakloc.metrics.hits import CORLOC_OVERLAPS, CorLoc, ImageCorLoc, SingleObjectLocalization
 from weakloc.metrics.uncertainty import NO_RESAMPLING, Resampling
 from weakloc.structures import TruthBox
 

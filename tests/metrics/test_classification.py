@@ -10,8 +10,8 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, to
 
 from weakloc.errors import DataError, PredictionsError
 from weakloc.metrics.arrays import ClassIndex
+from weakloc.metrics.average_precision import RankingConvention
 from weakloc.metrics.classification import Accuracy, ClassificationPrecision, TagConfusions
-from weakloc.metrics.ranking import RankingConvention
 from weakloc.metrics.uncertainty import NO_RESAMPLING
 
 from .oracles import prediction, sample, slow_average_precision

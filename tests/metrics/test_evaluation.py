@@ -9,12 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from weakloc.metrics.arrays import ClassIndex
+from weakloc.metrics.arrays import ClassIndex, pair_predictions
+from weakloc.metrics.average_precision import RankingConvention
 from weakloc.metrics.baselines import rectangle_rle
-from weakloc.metrics.catalogue import METRICS, Setup, said_kinds, truth_kinds
-from weakloc.metrics.evaluation import Evaluation, compare_reports
-from weakloc.metrics.pairing import pair_predictions
-from weakloc.metrics.ranking import RankingConvention
+from weakloc.metrics.evaluation import (
+    METRICS,
+    Evaluation,
+    Setup,
+    compare_reports,
+    said_kinds,
+    truth_kinds,
+)
 from weakloc.metrics.uncertainty import Resampling
 from weakloc.structures import Mask, TruthBox, TruthMask
 

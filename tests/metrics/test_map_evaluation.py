@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from weakloc.metrics.baselines import rectangle_rle
-from weakloc.metrics.catalogue import MAP_CONVENTIONS
+from weakloc.metrics.evaluation import MAP_CONVENTIONS
 from weakloc.metrics.map_evaluation import ClassMap, MapEvaluation, MapSetup, reading_differences
-from weakloc.metrics.max_box_accuracy import MAX_BOX_ACC, MAX_BOX_ACC_V2
+from weakloc.metrics.max_box import MAX_BOX_ACC, MAX_BOX_ACC_V2
 from weakloc.structures import TruthBox, TruthMask
 
 from .oracles import sample

@@ -12,18 +12,21 @@ from sklearn.metrics import average_precision_score, confusion_matrix
 
 from weakloc.errors import DataError, PredictionsError
 from weakloc.metrics.arrays import ClassIndex
-from weakloc.metrics.masks import (
+from weakloc.metrics.max_box import normalize_map
+from weakloc.metrics.pixels import (
     VOID,
+    MeanIoU,
+    PixelPrecision,
     class_mask,
+    confusion_of,
+    count_pixels,
+    histogram_edges,
     of_class,
     paint_masks,
     read_labels,
     resize_labels,
     truth_labels,
 )
-from weakloc.metrics.mean_iou import MeanIoU, confusion_of
-from weakloc.metrics.pixel_precision import PixelPrecision, count_pixels, histogram_edges
-from weakloc.metrics.score_levels import normalize_map
 from weakloc.metrics.uncertainty import NO_RESAMPLING
 from weakloc.structures import Mask, Truth, TruthMask
 

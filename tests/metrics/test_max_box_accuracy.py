@@ -9,15 +9,17 @@ from scipy import ndimage
 
 from weakloc.component_tree import component_tree
 from weakloc.errors import DataError, PredictionsError
-from weakloc.metrics.largest_components import largest_by_contour
-from weakloc.metrics.max_box_accuracy import (
+from weakloc.metrics.max_box import (
     MAX_BOX_ACC,
     MAX_BOX_ACC_V2,
     MapConvention,
     MaxBoxAccuracy,
     best_overlaps,
+    count_below,
+    floor_to_bytes,
+    largest_by_contour,
+    normalize_map,
 )
-from weakloc.metrics.score_levels import count_below, floor_to_bytes, normalize_map
 from weakloc.metrics.uncertainty import NO_RESAMPLING
 from weakloc.structures import TruthBox
 

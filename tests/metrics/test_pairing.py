@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from weakloc.errors import PredictionsError
-from weakloc.metrics.arrays import ClassIndex
-from weakloc.metrics.pairing import pair_predictions
+from weakloc.metrics.arrays import ClassIndex, pair_predictions
 from weakloc.structures import Mask
 
 from .oracles import prediction, sample

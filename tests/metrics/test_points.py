@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from weakloc.errors import PredictionsError
 from weakloc.metrics.arrays import ClassIndex
+from weakloc.metrics.average_precision import RankingConvention
 from weakloc.metrics.classification import ClassificationPrecision
 from weakloc.metrics.points import TOLERANCES, PointConvention, PointingAccuracy, PointPrecision
-from weakloc.metrics.ranking import RankingConvention
 from weakloc.metrics.uncertainty import NO_RESAMPLING
 from weakloc.structures import TruthBox
 

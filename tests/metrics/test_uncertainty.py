@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from weakloc.metrics.arrays import ClassIndex
-from weakloc.metrics.result import MetricResult
-from weakloc.metrics.shares import ClassShares
 from weakloc.metrics.uncertainty import (
+    ClassShares,
+    MetricResult,
     ResampledSums,
     Resampling,
     interval_of,

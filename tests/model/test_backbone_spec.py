@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from weakloc.errors import SettingError
-from weakloc.model.backbone_spec import BackboneSpec
+from weakloc.model.trunk import BackboneSpec
 
 
 def test_values_are_literals_or_bare_words() -> None:

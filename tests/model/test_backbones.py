@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from tests.conftest import shared_file
 from weakloc.errors import SettingError, WeightsError
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone, build_backbone
+from weakloc.model.trunk import BackboneSpec
 from weakloc.model.weights import read_weights
 
 

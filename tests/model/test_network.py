@@ -11,11 +11,11 @@ from torch.export import Dim
 
 from weakloc.errors import SettingError
 from weakloc.geometry import GridTransform, cell_center_in_image
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import build_backbone
 from weakloc.model.heads import GridHead, TransferHead
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.pooling import ClassPool, KMaxKMin, MaxPool
+from weakloc.model.trunk import BackboneSpec
 
 
 def make_network(

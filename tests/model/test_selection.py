@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from weakloc.model.selection import sum_of_largest, sum_of_smallest
+from weakloc.model.pooling import sum_of_largest, sum_of_smallest
 
 
 def stable_choice(rows: Tensor, count: int, *, largest: bool) -> Tensor:

@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from weakloc.data.scenes.clutter import CLUTTER_CLASSES
-from weakloc.data.scenes.making import scene_samples
 from weakloc.geometry import BoxLTRB
 from weakloc.output.report import HEAT_CELLS, ReportContent, ReportPicture
 from weakloc.output.report_content import CoarseHeat
 from weakloc.structures import Box, Disagreement, Mask, Point, Prediction, Sample, Truth
+from weakloc.synthetic.clutter import CLUTTER_CLASSES
+from weakloc.synthetic.folder import scene_samples
 
 NAMES = tuple(CLUTTER_CLASSES)
 HOSTILE = (

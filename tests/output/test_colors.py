@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from weakloc.output.colors import class_color, from_oklab, heat_colors, ink_on, to_oklab
+from weakloc.output.drawing import class_color, from_oklab, heat_colors, ink_on, to_oklab
 
 
 def luminance(rgb: np.ndarray) -> np.ndarray:

@@ -8,12 +8,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from weakloc.geometry import GridTransform
-from weakloc.output.colors import class_color, heat_colors
 from weakloc.output.drawing import (
     HEAT_OPACITY,
     MASK_OPACITY,
+    class_color,
     draw_grid,
     draw_prediction,
+    heat_colors,
     overlay_heat,
     overlay_mask,
 )

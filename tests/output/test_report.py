@@ -26,12 +26,22 @@ from tests.output.report_material import (
 )
 from weakloc.errors import ImageError
 from weakloc.output.report import ReportContent, ReportPicture, embedded_json, write_report
-from weakloc.output.report_charts import line_chart, round_ticks
 from weakloc.output.report_content import count_predictions
-from weakloc.output.report_gallery import picture_side, shrunk_mask
-from weakloc.output.report_metrics import read_metrics
-from weakloc.output.report_outcomes import TrueObject, judge_box, outcomes_of
-from weakloc.output.report_warnings import map_overlap, map_warnings, tag_warnings
+from weakloc.output.report_gallery import (
+    TrueObject,
+    judge_box,
+    outcomes_of,
+    picture_side,
+    shrunk_mask,
+)
+from weakloc.output.report_summary import (
+    line_chart,
+    map_overlap,
+    map_warnings,
+    read_metrics,
+    round_ticks,
+    tag_warnings,
+)
 from weakloc.structures import Box, Disagreement, Point, Prediction
 
 

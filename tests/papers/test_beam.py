@@ -23,24 +23,22 @@ from weakloc.localize.beam_search import (
 )
 from weakloc.localize.boxes import find_boxes
 from weakloc.localize.points import locate_point
-from weakloc.localize.search_boxes import (
+from weakloc.localize.windows import (
     WHOLE_IMAGE,
-    all_windows,
-    eq6_children,
-    one_side_children,
-    region_box,
-    window_level,
-    window_region,
-)
-from weakloc.localize.window_scores import (
     ClassMapScorer,
     CropScorer,
     GridHeadScorer,
     TableScorer,
     all_spans,
+    all_windows,
+    eq6_children,
     linear_window_scores,
+    one_side_children,
+    region_box,
     resample_windows,
     resampling_matrices,
+    window_level,
+    window_region,
 )
 
 EVERYTHING = 10**6

@@ -15,9 +15,9 @@ from weakloc.data.sampling import EpochBatches
 from weakloc.methods.beam import Beam
 from weakloc.methods.cam import Cam
 from weakloc.methods.optimisation import build_optimiser, rate_factor
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import build_backbone
-from weakloc.model.preact import PreactTrunk
+from weakloc.model.small_trunks import PreactTrunk
+from weakloc.model.trunk import BackboneSpec
 
 
 def test_aug_01_the_mean_of_a_class_map_is_its_logit() -> None:

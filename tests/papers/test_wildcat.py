@@ -10,7 +10,6 @@ from torch import Tensor
 
 from weakloc.methods.optimisation import build_optimiser
 from weakloc.methods.wildcat import Wildcat
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import build_backbone
 from weakloc.model.heads import TransferHead
 from weakloc.model.network import LocalizationNetwork
@@ -22,6 +21,7 @@ from weakloc.model.pooling import (
     MaxPool,
     cells_of,
 )
+from weakloc.model.trunk import BackboneSpec
 
 GOLDEN = torch.arange(1.0, 10.0, dtype=torch.float64).view(1, 1, 3, 3)
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import GridTransform
-from weakloc.predictor.map_source import Activation, RawMaps
+from weakloc.predictor.network_source import Activation, RawMaps
 from weakloc.structures import MapKind
 
 

@@ -14,20 +14,20 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from weakloc.config import PredictSettings
+from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import FloatArray, IntArray
 from weakloc.localize.beam_search import BeamSettings, beam_search, heat_maps
-from weakloc.localize.search_boxes import crop_pixels
-from weakloc.model.backbone_spec import BackboneSpec
+from weakloc.localize.windows import crop_pixels
 from weakloc.model.backbones import build_backbone
 from weakloc.model.heads import GridHead, TransferHead
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.pooling import AveragePool, ClassPool
+from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.sources import ImageSource
-from weakloc.predictor.streaming import SeenImage
+from weakloc.predictor.views import SeenImage
 
 CLASSES = ("a", "b", "c")
 LOOK = PredictSettings(workers=0, map_side=40)

@@ -8,10 +8,10 @@ import torch
 from weakloc.config import PredictSettings
 from weakloc.data.transforms import Preprocessing
 from weakloc.methods.wildcat import Wildcat
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import build_backbone
 from weakloc.model.cell_classifier import CellClassifier, fine_features
-from weakloc.predictor.cell_source import CellSource
+from weakloc.model.trunk import BackboneSpec
+from weakloc.predictor.network_source import CellSource
 
 
 def test_heat_is_that_of_the_cells_times_the_fourth_root_of_the_stretched_class_map() -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from weakloc.errors import SettingError
-from weakloc.predictor import classifier
-from weakloc.predictor.classifier import ClassifierMaps
+from weakloc.predictor import classifier_source
+from weakloc.predictor.classifier_source import ClassifierMaps
 
 ALL = range(5)
 
@@ -119,7 +119,7 @@ def slow_gradient_maps(model: nn.Module, batch: Tensor, method: str) -> Tensor:
 def test_gradient_maps_of_all_classes_equal_those_of_one_class_at_a_time(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier, "CLASSES_PER_BACKWARD", 2)
+    monkeypatch.setattr(classifier_source, "CLASSES_PER_BACKWARD", 2)
     model = build(MaxPooled)
     found = ClassifierMaps(model, images(1), method=method)(images(3), every)  # type: ignore[arg-type]
     expected = slow_gradient_maps(model, images(3), method)

@@ -10,12 +10,12 @@ from PIL import Image
 
 from tests.predictor.dot_source import DotSource
 from weakloc.config import PredictSettings
+from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.localize.maps import image_grid, resample, zscore
-from weakloc.predictor.fusion import Member, joint_settings, mean_scores, see_with_all
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.sources import ImageSource
-from weakloc.predictor.streaming import SeenImage
+from weakloc.predictor.score_fusion import Member, joint_settings, mean_scores, see_with_all
+from weakloc.predictor.views import SeenImage
 from weakloc.structures import BrokenImage, ScoreMaps
 
 

@@ -12,12 +12,12 @@ from torch.nn.functional import avg_pool2d
 
 from tests.predictor.dot_source import DotSource
 from weakloc.config import PredictSettings
+from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.localize.maps import minmax
-from weakloc.predictor.map_source import RawMaps
+from weakloc.predictor.network_source import RawMaps
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.sources import ImageSource
-from weakloc.predictor.streaming import SeenImage
+from weakloc.predictor.views import SeenImage
 
 
 class ColorFeatures(DotSource):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from weakloc.predictor.late_classifier import fit_late_classifier, fit_logistic
+from weakloc.predictor.score_fusion import fit_late_classifier, fit_logistic
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN
 
 

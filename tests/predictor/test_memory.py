@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from tests.predictor.dot_source import DotSource
-from weakloc.api.predicting import predict_to_folder
+from weakloc.api.predictions import predict_to_folder
 from weakloc.config import PredictSettings
+from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.sources import ImageSource
 
 
 def test_the_peak_for_many_images_is_that_of_a_few(
@@ -33,7 +33,7 @@ def test_the_peak_for_many_images_is_that_of_a_few(
         def images(_: str) -> Iterator[ImageSource]:
             return (ImageSource(f"{index:06}.png", content) for index in range(count))
 
-        monkeypatch.setattr("weakloc.api.predicting.find_images", images)
+        monkeypatch.setattr("weakloc.api.predictions.find_images", images)
         settings = PredictSettings(batch_size=4, workers=2, map_side=224, masks="threshold")
         preprocessing = Preprocessing(size=(64, 48), mean=(0.5,) * 3, std=(0.1,) * 3)
         predictor = Predictor(DotSource(preprocessing), settings, thresholds=(0.5,) * 3)

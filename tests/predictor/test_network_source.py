@@ -14,17 +14,16 @@ import torch
 from PIL import Image
 
 from weakloc.config import PredictSettings
+from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing, ResizeMode
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import build_backbone
 from weakloc.model.heads import TransferHead
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.pooling import ClassPool, MaxPool
+from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.sources import ImageSource
-from weakloc.predictor.streaming import SeenImage
-from weakloc.predictor.views import scaled
+from weakloc.predictor.views import SeenImage, scaled
 
 CLASSES = ("a", "b", "c")
 

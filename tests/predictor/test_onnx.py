@@ -16,28 +16,27 @@ from onnx import TensorProto, helper, save
 from PIL import Image
 from torch import Tensor
 
-from weakloc.api.exporting import ExportedNetwork
+from weakloc.api.runs import ExportedNetwork
 from weakloc.config import PredictSettings
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import FailureError, MissingPackageError, RunError, SettingError
 from weakloc.geometry import GridTransform, cell_center_in_image, clip_box, map_box_to_image
 from weakloc.methods.beam import Beam
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.heads import TransferHead
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.pooling import ClassPool, KMaxKMin
-from weakloc.model.tiny import TinyTrunk
-from weakloc.model.trunk import CellGeometry
+from weakloc.model.small_trunks import TinyTrunk
+from weakloc.model.trunk import BackboneSpec, CellGeometry
 from weakloc.predictor.onnx_export import write_onnx
-from weakloc.predictor.onnx_record import (
+from weakloc.predictor.onnx_source import (
     KEY,
     Looking,
     OnnxRecord,
+    OnnxSource,
     pairs_of,
     read_record,
 )
-from weakloc.predictor.onnx_source import OnnxSource
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "04_onnx_without_torch.py"
 RECORD = OnnxRecord(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from weakloc.data.sources import ImageSource
 from weakloc.errors import PredictionsError
 from weakloc.predictor.parts import PartStore, cut_into_parts
-from weakloc.predictor.sources import ImageSource
 
 IMAGES = [ImageSource(f"{index}.png", "") for index in range(11)]
 SETTINGS = {"run": "a", "scales": (1.0, 2.0)}

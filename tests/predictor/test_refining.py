@@ -10,11 +10,11 @@ from PIL import Image
 
 from tests.predictor.dot_source import DotSource
 from weakloc.config import PredictSettings
+from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
+from weakloc.predictor.places import Tags
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.sources import ImageSource
-from weakloc.predictor.tags import Tags
-from weakloc.run_lengths import decode_mask
+from weakloc.rle import decode_mask
 from weakloc.structures import ABSENT, PRESENT, Prediction
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from weakloc.data.sources import find_images, folder_of_images
 from weakloc.errors import DataError
-from weakloc.predictor.sources import find_images, folder_of_images
 
 NAMES = ["a b.png", "b/c/1.webp", "b/Ärger 猫.JPG", "z.jpeg"]
 

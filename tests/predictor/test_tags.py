@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from weakloc.errors import DataError
-from weakloc.predictor.tags import read_tags
+from weakloc.predictor.places import read_tags
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN
 
 CLASSES = ("cat", "dog", "owl")

@@ -10,12 +10,12 @@ from PIL import Image
 
 from tests.predictor.dot_source import DotSource
 from weakloc.config import PredictSettings
+from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.localize.maps import minmax
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.sources import ImageSource
-from weakloc.predictor.streaming import SeenImage
 from weakloc.predictor.tuning_heat import choose_drawn, drawn_boxes, drawn_heat, viewed_heat
+from weakloc.predictor.views import SeenImage
 from weakloc.structures import ABSENT, PRESENT, Sample, ScoreMaps, Truth, TruthBox
 
 

@@ -13,10 +13,10 @@ from weakloc.config import PredictSettings, TrainSettings
 from weakloc.errors import SettingError
 from weakloc.methods import METHODS
 from weakloc.methods.settings import from_settings, to_settings
-from weakloc.metrics.catalogue import MAP_CONVENTIONS, METRICS
-from weakloc.recipes import RECIPES
-from weakloc.recipes.recipe import Cell, Finding, Recipe
-from weakloc.recipes.setups import SIZES, Setup, as_published, from_scratch, given_backbone
+from weakloc.metrics.evaluation import MAP_CONVENTIONS, METRICS
+from weakloc.papers.recipe import Cell, Finding, Recipe
+from weakloc.papers.setups import SIZES, Setup, as_published, from_scratch, given_backbone
+from weakloc.papers.tables import RECIPES
 
 SPECIFICATION = Path(__file__).parents[3] / "shared" / "papers" / "spec.md"
 CELLS = [(recipe, cell) for recipe in RECIPES.values() for cell in recipe.cells]

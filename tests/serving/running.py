@@ -17,14 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from tests.predictor.dot_source import DotSource
-from weakloc.config import PredictSettings
+from weakloc.config import PredictSettings, ServeSettings
 from weakloc.data.transforms import Preprocessing
-from weakloc.predictor.map_source import RawMaps
+from weakloc.predictor.network_source import RawMaps
 from weakloc.predictor.predictor import Predictor
 from weakloc.serving.allowed_images import allowed_images
 from weakloc.serving.app import build_app
 from weakloc.serving.server import bound_socket, server_of
-from weakloc.serving.settings import ServeSettings
 
 VERSION = "dots-1"
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
-from weakloc.data.tar_members import member_path
+from weakloc.data.images import member_path
 from weakloc.errors import ImageError, SettingError
 from weakloc.serving.allowed_images import AllowedImages, allowed_images
 

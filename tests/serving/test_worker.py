@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.serving.running import WatchedSource, png, predictor_on, watched_source, white_png
-from weakloc.predictor.sources import ImageSource
+from weakloc.data.sources import ImageSource
 from weakloc.serving.worker import PredictionWorker
 from weakloc.structures import BrokenImage, Prediction
 

@@ -7,7 +7,7 @@ import pytest
 from tests.training.small_data import make_data_set, method, settings
 from weakloc.structures import DataSet
 from weakloc.training.fit import train
-from weakloc.training.run import Run
+from weakloc.training.run_folder import Run
 
 
 @pytest.fixture(scope="session")

@@ -15,12 +15,12 @@ from weakloc.config import RefineSettings
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError, RunError
 from weakloc.methods.wildcat import Wildcat
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.cell_classifier import CellClassifier, fine_features, fine_levels
+from weakloc.model.trunk import BackboneSpec
 from weakloc.structures import PRESENT, UNKNOWN, Sample
-from weakloc.training.cell_file import CELLS_NAME, load_cells, save_cells
 from weakloc.training.cells import learn_cells, otsu_threshold, standing_out
+from weakloc.training.run_folder import CELLS_NAME, load_cells, save_cells
 
 PREPROCESSING = Preprocessing(size=(64, 64), resize="warp")
 SETTINGS = RefineSettings(epochs=20, learning_rate=5e-3)

@@ -19,9 +19,8 @@ from tests.training.small_data import CLASSES, SIDE, method, settings
 from weakloc.data.images import open_image
 from weakloc.errors import RunError
 from weakloc.structures import PRESENT, DataSet
-from weakloc.training.checkpoint import load_run, save_thresholds
 from weakloc.training.fit import train
-from weakloc.training.run import Run
+from weakloc.training.run_folder import Run, load_run, save_thresholds
 
 Edit = Callable[[dict[str, Any]], None]
 

@@ -15,14 +15,13 @@ from tests.training.small_data import SIDE, make_data_set, make_sample, method, 
 from weakloc.data.images import open_image
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone, build_backbone
+from weakloc.model.trunk import BackboneSpec
 from weakloc.structures import DataSet, Sample
-from weakloc.training.checkpoint import load_run
-from weakloc.training.feature_store import FeatureStore
-from weakloc.training.features import Extraction, FeatureCache, Look
+from weakloc.training.features import Extraction, FeatureCache, FeatureStore, Look
 from weakloc.training.fit import train
 from weakloc.training.module import LocalizationModule
+from weakloc.training.run_folder import load_run
 
 SPEC = BackboneSpec.parse("tiny[width=4]", weights="none")
 PREPROCESSING = Preprocessing(size=SIDE)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from weakloc.structures import Sample
-from weakloc.training.label_statistics import LabelStatistics, count_labels
+from weakloc.training.splits import LabelStatistics, count_labels
 
 
 def statistics(rows: list[list[int]]) -> LabelStatistics:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from weakloc.errors import TrainingError
-from weakloc.training.loss_guard import LossGuard
+from weakloc.training.module import LossGuard
 
 
 def test_the_mean_is_over_all_losses_since_the_last() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from weakloc.data.loaders import Batch
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN
-from weakloc.training.mixing import mixed_batch
+from weakloc.training.module import mixed_batch
 
 
 def batch_of(images: torch.Tensor, labels: torch.Tensor) -> Batch:

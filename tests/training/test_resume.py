@@ -23,11 +23,10 @@ from weakloc.methods.max_mil import MaxMil
 from weakloc.methods.method import Method
 from weakloc.methods.optimisation import Optimisation
 from weakloc.structures import DataSet
-from weakloc.training.checkpoint import load_run
+from weakloc.training.checkpointing import Interruption
 from weakloc.training.fit import train
-from weakloc.training.interruption import Interruption
 from weakloc.training.module import LocalizationModule
-from weakloc.training.run import Run
+from weakloc.training.run_folder import Run, load_run
 
 
 class KilledError(Exception):

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from tests.training.small_data import make_data_set, method, settings
 from weakloc.methods.optimisation import Optimisation
 from weakloc.structures import DataSet
-from weakloc.training.checkpoint import load_run
 from weakloc.training.fit import train
+from weakloc.training.run_folder import load_run
 
 Weights = dict[str, NDArray[np.float32]]
 

@@ -10,8 +10,7 @@ import pytest
 from weakloc.config import TrainSettings
 from weakloc.errors import DataError
 from weakloc.structures import DataSet, Sample
-from weakloc.training.label_statistics import count_labels, odd_classes
-from weakloc.training.splits import divide
+from weakloc.training.splits import count_labels, divide, odd_classes
 
 
 def data_set(rows: list[list[int]], **splits: list[list[int]]) -> DataSet:

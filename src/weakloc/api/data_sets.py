@@ -9,10 +9,10 @@ from pathlib import Path
 from weakloc.config import DataSettings
 from weakloc.data.images import open_image
 from weakloc.data.readers import ReaderOptions, raise_if_strict, read_data_set
-from weakloc.data.scenes import Difficulty, Kind, artist_from, artist_of, write_scenes
 from weakloc.data.summary import ImageCheck, check_images
 from weakloc.errors import DataError
 from weakloc.structures import DataSet
+from weakloc.synthetic import Difficulty, Kind, artist_from, artist_of, write_scenes
 
 
 def read(data: str | Path, settings: DataSettings = DataSettings()) -> DataSet:

@@ -2,32 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from weakloc.api.rescored import stored_alpha
-from weakloc.config import PredictSettings, TrainSettings
-from weakloc.errors import SettingError
+import numpy as np
+from numpy.typing import NDArray
+
+from weakloc import __version__
+from weakloc.api.classifiers import TIMM, timm_predictor
+from weakloc.config import PredictSettings, TrainSettings, require
+from weakloc.data.sources import ImageSource, find_images
+from weakloc.errors import DataError, RunError, SettingError
+from weakloc.files import write_whole
+from weakloc.geometry import FloatArray
 from weakloc.localize.beam_search import BeamSettings
-from weakloc.localize.calibrate import Calibration
+from weakloc.localize.calibration import Calibration
+from weakloc.localize.rescoring import AlphaChoice
 from weakloc.methods.beam import Beam
 from weakloc.methods.method import Fuse, Localiser, MapNormalisation
+from weakloc.metrics.average_precision import tag_mean_average_precision
 from weakloc.model.losses import SoftmaxLoss
 from weakloc.predictor.beam_heat import BeamHeat
-from weakloc.predictor.cell_source import CellSource
-from weakloc.predictor.co_occurring import Rescoring, shares_from_counts
-from weakloc.predictor.heat import HeatMaker, fused_maps, maps_in_words
-from weakloc.predictor.network_source import NetworkSource
-from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.sources import ImageSource, find_images
-from weakloc.predictor.tags import read_tags
-from weakloc.structures import BrokenImage, Prediction
-from weakloc.training.checkpoint import load_run
-from weakloc.training.hardware import uses_bf16
-from weakloc.training.run import Run
+from weakloc.predictor.network_source import CellSource, NetworkSource
+from weakloc.predictor.onnx_export import ExportedFile, write_onnx
+from weakloc.predictor.onnx_source import Looking, OnnxRecord, OnnxSource, pairs_of
+from weakloc.predictor.places import read_tags
+from weakloc.predictor.predictor import HeatMaker, Predictor, fused_maps, maps_in_words
+from weakloc.predictor.score_fusion import (
+    LateClassifier,
+    Member,
+    Rescoring,
+    fit_late_classifier,
+    joint_settings,
+    mean_scores,
+    see_with_all,
+    shares_from_counts,
+)
+from weakloc.predictor.views import SeenImage
+from weakloc.structures import BrokenImage, DataSet, Prediction, Sample
+from weakloc.training.engine import uses_bf16
+from weakloc.training.run_folder import Run, load_run, read_record, write_record
+from weakloc.training.splits import divide
+
+KEY = "rescoring"
+
+
+def save_alpha(run_folder: Path, choice: AlphaChoice, *, watched: str) -> None:
+    found = {
+        "alpha": choice.alpha,
+        "by": f"classification mAP (tags only) of {watched}",
+        "mean_average_precision": choice.mean_average_precision,
+    }
+    write_record(run_folder, {**read_record(run_folder), KEY: found})
+
+
+def stored_alpha(run_folder: Path) -> float:
+    """0 where nothing was calibrated."""
+    found = read_record(run_folder).get(KEY)
+    return 0.0 if found is None else float(found["alpha"])
+
 
 UNCALIBRATED_THRESHOLD = 0.3  # of a map's range; `weakloc calibrate` finds better ones
 # Shares of the beam's greatest heat, and the probability that a cell is the object.
@@ -179,7 +217,7 @@ def predictions_of(
     return predictor.predict(_sources(images), given)
 
 
-def load(path: str | Path) -> TrainedRun:
+def load_folder(path: str | Path) -> TrainedRun:
     """The run in a folder that `weakloc train` wrote."""
     return TrainedRun(load_run(Path(path)))
 
@@ -223,3 +261,333 @@ def _sources(images: str | Path | Sequence[str | Path]) -> Iterator[ImageSource]
     if isinstance(images, str | Path):
         return find_images(str(images))
     return (ImageSource(str(path).replace("\\", "/"), str(path)) for path in images)
+
+
+SUFFIX = ".onnx"
+
+
+@dataclass(frozen=True)
+class ExportedNetwork:
+    """A file of `weakloc export`, loaded."""
+
+    source: OnnxSource
+
+    @property
+    def path(self) -> Path:
+        return self.source.path
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.source.class_names
+
+    @property
+    def hidden_supervision(self) -> int:
+        """Drawn boxes or masks that training or selection looked at."""
+        return self.record.hidden_supervision
+
+    @property
+    def num_boxes_used(self) -> int:
+        """Drawn boxes or masks that training, selection or calibration looked at."""
+        return self.record.num_boxes_used
+
+    @property
+    def origin_of_thresholds(self) -> dict[str, str | int]:
+        """What tuned the thresholds, for whoever keeps a record of predictions."""
+        return {
+            "thresholds_from": self.record.thresholds_from,
+            "num_boxes_used": self.num_boxes_used,
+        }
+
+    @property
+    def record(self) -> OnnxRecord:
+        return self.source.record
+
+    def predictor(self, settings: PredictSettings | None = None) -> Predictor:
+        """What names the places that the exported run would name."""
+        record = self.record
+        wanted = as_the_method_says(settings or PredictSettings(), record.looking)
+        _require_what_the_file_holds(wanted)
+        if wanted.rescoring is None:
+            wanted = replace(wanted, rescoring=record.rescoring)
+        if record.threshold_mode is not None and wanted.threshold is None:
+            wanted = replace(wanted, threshold_mode=record.threshold_mode)
+        rescoring = None
+        if wanted.rescoring:
+            rescoring = Rescoring(shares_from_counts(record.co_occurrence()), wanted.rescoring)
+        return Predictor(self.source, wanted, thresholds=record.thresholds, rescore=rescoring)
+
+    def predict(
+        self,
+        images: str | Path | Sequence[str | Path],
+        *,
+        tags: str | Path | None = None,
+        settings: PredictSettings | None = None,
+    ) -> Iterator[Prediction | BrokenImage]:
+        """Predictions of a folder, a glob, a list, a table, shards, or of some paths."""
+        return predictions_of(self.predictor(settings), images, tags)
+
+
+def export(run: TrainedRun, out: Path) -> ExportedFile:
+    """The run's network with all that is needed to use it, as one file checked against it."""
+    if out.suffix != SUFFIX:
+        raise SettingError(
+            f"--out is {str(out)!r}", remedy=f"Give the file a name that ends in {SUFFIX}"
+        )
+    return write_onnx(run.run.network, out, describe(run))
+
+
+def load_onnx(path: str | Path) -> ExportedNetwork:
+    """The network in a file that `export` wrote."""
+    return ExportedNetwork(OnnxSource(Path(path)))
+
+
+def describe(run: TrainedRun) -> OnnxRecord:
+    """What the file will say of itself."""
+    # The file's places are looked for in its maps, whatever the method does.
+    predictor = run.predictor(PredictSettings(localiser="score_map"))
+    calibration = run.calibration
+    method, backbone = run.run.method, run.run.network.backbone
+    return OnnxRecord(
+        class_names=run.class_names,
+        activation=predictor.source.activation,
+        method=method.name,
+        preprocessing=run.run.preprocessing,
+        geometry=backbone.geometry,
+        looking=Looking(
+            method.score_scales,
+            method.map_scales,
+            method.map_fuse,
+            method.map_normalisation,
+            method.localiser,
+        ),
+        thresholds=predictor.locating.thresholds,
+        threshold_mode=None if calibration is None else predictor.settings.threshold_mode,
+        thresholds_from=str(run.origin_of_thresholds["thresholds_from"]),
+        num_boxes_used=run.num_boxes_used,
+        hidden_supervision=run.hidden_supervision,
+        smallest_side=backbone.min_input,
+        version=__version__,
+        rescoring=predictor.settings.rescoring or 0.0,
+        together=pairs_of(run.run.labels.co_occurrence),
+    )
+
+
+def _require_what_the_file_holds(settings: PredictSettings) -> None:
+    require(
+        settings.localiser == "score_map",
+        "localiser",
+        settings.localiser,
+        "The file holds no network for parts of an image: give score_map, or predict with the run",
+    )
+    require(
+        settings.objectness == "none",
+        "objectness",
+        settings.objectness,
+        "The file gives no feature maps: leave it out, or predict with the run",
+    )
+    require(not settings.compile, "compile", settings.compile, "An ONNX file is compiled already")
+    require(
+        settings.precision != "bf16",
+        "precision",
+        settings.precision,
+        "An ONNX file computes in fp32: leave it out",
+    )
+
+
+FILE_NAME = "fusion.npz"
+OnProgress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class FusedRuns:
+    """Runs whose maps and scores become one; what was fitted for them lies in the first."""
+
+    runs: tuple[TrainedRun, ...]
+
+    def __post_init__(self) -> None:
+        first = self.runs[0]
+        for run in self.runs[1:]:
+            if run.class_names != first.class_names:
+                raise RunError(
+                    f"it has other classes than {first.path}",
+                    where=str(run.path),
+                    remedy="Fuse runs that were trained on the same classes, in the same order",
+                )
+
+    def predictor(self, settings: PredictSettings | None = None) -> Predictor:
+        """Scores by the fitted late classifier where there is one, else their mean."""
+        predictors = self._predictors(settings)
+        members = _members(predictors)
+        thresholds = np.mean([own.locating.thresholds for own in predictors], axis=0)
+        late = self.late_classifier()
+        fuse_scores = late or mean_scores(members[0].source.activation)
+        return Predictor(
+            members[0].source,
+            joint_settings(members),
+            thresholds=thresholds.tolist(),
+            rescore=predictors[0].rescore,
+            seer=partial(see_with_all, members=members, fuse_scores=fuse_scores),
+        )
+
+    def late_classifier(self) -> LateClassifier | None:
+        """What was fitted for exactly these networks in this order, if anything was."""
+        path = self.runs[0].path / FILE_NAME
+        if not path.is_file():
+            return None
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+            if stored["networks"].tolist() != self._digests():
+                return None
+            return LateClassifier(
+                **{name: stored[name] for name in ("means", "spreads", "weights", "biases")}
+            )
+
+    def fit(
+        self,
+        data_set: DataSet,
+        *,
+        split: str | None = None,
+        settings: PredictSettings | None = None,
+        on_progress: OnProgress = lambda _done, _total: None,
+    ) -> dict[str, float]:
+        """Fits and keeps the late classifier; the classification mAP of every way to score.
+
+        By tags alone, of the images kept back in training or, where those are a split of their
+        own, of the training images. The late classifier is judged on one half of the images after
+        it was fitted on the other.
+        """
+        samples = self._fitted_on(data_set, split)
+        members = _members(self._predictors(settings))
+        logits, labels = _scores(members, samples, on_progress)
+        if len(logits) < 2:
+            raise DataError("there are too few images to fit a classifier of scores on")
+        self._save(fit_late_classifier(logits, labels))
+        found = {
+            str(run.path): tag_mean_average_precision(logits[:, index], labels)
+            for index, run in enumerate(self.runs)
+        }
+        late = np.zeros((len(logits), labels.shape[1]))
+        halves = slice(0, None, 2), slice(1, None, 2)
+        for fitted, judged in (halves, halves[::-1]):
+            classifier = fit_late_classifier(logits[fitted], labels[fitted])
+            late[judged] = [classifier(row) for row in logits[judged]]
+        return {
+            **found,
+            "mean of scores": tag_mean_average_precision(logits.mean(axis=1), labels),
+            "late classifier": tag_mean_average_precision(late, labels),
+        }
+
+    def _predictors(self, settings: PredictSettings | None) -> list[Predictor]:
+        predictors = [run.predictor(settings) for run in self.runs]
+        for own, run in zip(predictors, self.runs, strict=True):
+            if own.settings.localiser == "beam_search":
+                raise SettingError(
+                    "runs that search for places have no maps to fuse",
+                    where=str(run.path),
+                    remedy="Fuse runs of other methods, or give --localiser score_map",
+                )
+        return predictors
+
+    def _fitted_on(self, data_set: DataSet, split: str | None) -> Sequence[Sample]:
+        own = self.runs[0].run.settings
+        if split is not None:
+            found: Sequence[Sample] = data_set.splits.get(split, ())
+        elif data_set.splits.get(own.val_split):
+            found = data_set.splits.get(own.train_split, ())
+        else:
+            found = divide(data_set, own).watched
+        if not found:
+            raise DataError("there are no images to fit on", where=str(data_set.root))
+        return found
+
+    def _digests(self) -> list[str]:
+        return [
+            hashlib.sha256((run.path / "model.safetensors").read_bytes()).hexdigest()
+            for run in self.runs
+        ]
+
+    def _save(self, classifier: LateClassifier) -> None:
+        with write_whole(self.runs[0].path / FILE_NAME) as temporary:
+            np.savez_compressed(temporary, networks=self._digests(), **asdict(classifier))
+
+
+def _members(predictors: Iterable[Predictor]) -> list[Member]:
+    return [Member(own.source, own.settings) for own in predictors]
+
+
+def _scores(
+    members: Sequence[Member], samples: Sequence[Sample], on_progress: OnProgress
+) -> tuple[FloatArray, NDArray[np.int8]]:
+    """(N, S, C) raw scores and (N, C) tags of the images that can be read."""
+    rows: list[FloatArray] = []
+    labels = []
+    kept: list[FloatArray] = []
+
+    def keep(logits: FloatArray) -> FloatArray:
+        kept.append(logits)
+        return mean_scores("sigmoid")(logits)
+
+    seen: Iterator[SeenImage | BrokenImage] = see_with_all(
+        (ImageSource(sample.name, sample.path) for sample in samples), members, keep
+    )
+    for done, (answer, sample) in enumerate(zip(seen, samples, strict=True), start=1):
+        on_progress(done, len(samples))
+        if not isinstance(answer, BrokenImage):
+            rows.append(kept.pop())
+            labels.append(sample.labels)
+    num_classes = len(members[0].source.class_names)
+    stacked = np.array(rows).reshape(-1, len(members), num_classes)
+    return stacked, np.array(labels, dtype=np.int8).reshape(-1, num_classes)
+
+
+def load(run: str | Path) -> TrainedRun | ExportedNetwork:
+    """A run: the folder that `weakloc train` wrote, or a file of `weakloc export`."""
+    return load_onnx(run) if Path(run).suffix == SUFFIX else load_folder(run)
+
+
+def predictor_of(
+    run: str, also: Sequence[str], settings: PredictSettings
+) -> tuple[Predictor, dict[str, Any]]:
+    """The predictor of a run folder, an exported file or `timm:NAME`, and a record of its origin.
+
+    `also` are further runs on the same classes; all their maps and scores become one.
+    """
+    if also:
+        return _fused(run, also, settings)
+    if run.startswith(TIMM):
+        return timm_predictor(run, settings), {"run": run, "thresholds_from": "fixed 0.2"}
+    loaded = load(run)
+    return loaded.predictor(settings), {"run": run, **loaded.origin_of_thresholds}
+
+
+def _fused(
+    run: str, also: Sequence[str], settings: PredictSettings
+) -> tuple[Predictor, dict[str, Any]]:
+    runs = tuple(load_folder(path) for path in (run, *also))
+    fused = FusedRuns(runs)
+    scores_from = "mean of scores" if fused.late_classifier() is None else "late classifier"
+    described = {
+        "run": run,
+        "also": list(also),
+        "scores_from": scores_from,
+        "thresholds_from": "mean of the runs'",
+        "num_boxes_used": sum(each.num_boxes_used for each in runs),
+    }
+    return fused.predictor(settings), described
+
+
+def version_of(predictor: Predictor, runs: Sequence[str]) -> str:
+    """A short name that changes when the predictions may: with the runs or with the settings."""
+    digest = hashlib.sha256(repr(asdict(predictor.settings)).encode())
+    for run in runs:
+        for path in _files_of(Path(run)):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    first = runs[0] if runs[0].startswith(TIMM) else Path(runs[0]).resolve().stem
+    return f"{first.removeprefix(TIMM)}-{digest.hexdigest()[:8]}"
+
+
+def _files_of(run: Path) -> list[Path]:
+    """Everything that predictions may follow from; the state for resuming is not among it."""
+    if run.is_dir():
+        return sorted(each for each in run.iterdir() if each.is_file() and each.suffix != ".ckpt")
+    return [run] if run.is_file() else []

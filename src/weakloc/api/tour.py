@@ -12,16 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weakloc.api.data_sets import read, scenes
-from weakloc.api.evaluating import Evaluated, Judging, judge, write_markdown, write_metrics
-from weakloc.api.predicting import predict_to_folder
-from weakloc.api.report_sources import Reporting
-from weakloc.api.reporting import make_report
+from weakloc.api.evaluation import Evaluated, Judging, judge, write_markdown, write_metrics
+from weakloc.api.predictions import SideFiles, predict_to_folder
+from weakloc.api.reports import Reporting, make_report
 from weakloc.api.runs import TrainedRun
-from weakloc.api.side_files import SideFiles
 from weakloc.api.training import train
 from weakloc.config import PredictSettings, TrainSettings
 from weakloc.errors import DataError
-from weakloc.predictor.tags import read_tags
+from weakloc.predictor.places import read_tags
 from weakloc.structures import DataSet
 
 METHODS = ("wildcat", "max_mil", "cam")

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from weakloc.api.data_sets import read
 from weakloc.api.runs import TrainedRun
-from weakloc.config import DataSettings, TrainSettings
-from weakloc.errors import SettingError, did_you_mean
+from weakloc.config import DataSettings, RefineSettings, TrainSettings
+from weakloc.errors import DataError, SettingError, did_you_mean
 from weakloc.methods import METHODS
 from weakloc.methods.method import Method, Preset
 from weakloc.methods.settings import from_settings, to_settings
-from weakloc.structures import DataSet
+from weakloc.structures import BrokenImage, DataSet
+from weakloc.training.cells import learn_cells
 from weakloc.training.fit import train as fit_run
 from weakloc.training.progress import ProgressStyle
+from weakloc.training.run_folder import forget_thresholds, save_cells
+from weakloc.training.splits import divide
 
 
 def train(
@@ -92,3 +95,49 @@ def merged_settings(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> di
         both = isinstance(value, Mapping) and isinstance(own, Mapping)
         merged[name] = merged_settings(own, value) if both and own is not None else value
     return merged
+
+
+OnProgress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Refined:
+    """The run with its cells, and what could not be read on the way."""
+
+    run: TrainedRun
+    num_images: int
+    broken: tuple[BrokenImage, ...]
+
+
+def refine(
+    trained: TrainedRun,
+    data: str | Path | DataSet,
+    *,
+    settings: RefineSettings | None = None,
+    reading: DataSettings | None = None,
+    keep: bool = True,
+    on_progress: OnProgress = lambda _done, _total: None,
+) -> Refined:
+    """Learns from the images that the run was trained on, and keeps the cells in its folder.
+
+    Thresholds of an earlier calibration belong to other maps and are forgotten. Without `keep`
+    nothing is written, and the run that is given back alone has the cells.
+    """
+    settings = settings or RefineSettings()
+    data_set = data if isinstance(data, DataSet) else read(data, reading or DataSettings())
+    run = trained.run
+    if data_set.class_names != run.class_names:
+        raise DataError(
+            f"the data has the classes {', '.join(data_set.class_names[:5])}, the run "
+            f"{', '.join(run.class_names[:5])}",
+            where=str(data_set.root),
+            remedy="Give the data that the run was trained on",
+        )
+    samples = divide(data_set, run.settings).learned
+    cells, broken = learn_cells(run.network, samples, run.preprocessing, settings, on_progress)
+    if keep:
+        save_cells(run.path, cells, run.network.backbone, settings)
+        run = forget_thresholds(run)
+    run = replace(run, cells=cells, thresholds=None)
+    num_images = min(len(samples), settings.images) - len(broken)
+    return Refined(TrainedRun(run), num_images, tuple(broken))

@@ -9,10 +9,19 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Parameter
 
 from weakloc import __version__
-from weakloc.cli.commands import COMMANDS
+from weakloc.cli.data import data, demo, scenes
+from weakloc.cli.judge import evaluate, report
+from weakloc.cli.learn import calibrate, refine, train
+from weakloc.cli.papers import reproduce
+from weakloc.cli.use import export, predict, serve
 from weakloc.errors import WeaklocError
 
 INTERRUPTED = 130
+# In the order in which a newcomer meets them.
+COMMANDS = (
+    *(demo, scenes, data, train, refine, calibrate, predict),
+    *(evaluate, report, export, serve, reproduce),
+)
 
 app = App(
     name="weakloc",

@@ -8,27 +8,248 @@ batches and ranks keep their sizes; in evaluation its batch is one smaller.
 
 from __future__ import annotations
 
+import ctypes
+import math
 import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from multiprocessing.sharedctypes import RawArray
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from weakloc.data.augmentation import Augmentation, View
-from weakloc.data.images import DEFAULT_MAX_PIXELS
-from weakloc.data.pictures import Decode, Pictures, PicturesInMemory, PicturesOnDisk
-from weakloc.data.sample_reader import LoadedSample, SampleReader
-from weakloc.data.sampling import EpochBatches, EveryImageOnce, repetition_weights
-from weakloc.data.transforms import Preprocessing, normalise, resize_images
-from weakloc.errors import DataError, ImageError
+from weakloc.data.augmentation import Augmentation, Canvas, DrawnAugmentation, FlipAction, View
+from weakloc.data.images import DEFAULT_MAX_PIXELS, image_size, read_or_record
+from weakloc.data.sampling import (
+    EpochBatches,
+    EveryImageOnce,
+    SampleKey,
+    mixed_seed,
+    repetition_weights,
+)
+from weakloc.data.transforms import (
+    PixelArray,
+    PixelSize,
+    Placement,
+    Preprocessing,
+    lay_on_canvas,
+    normalise,
+    place_region,
+    resample,
+    resize_images,
+)
+from weakloc.errors import DataError, ImageError, SettingError
 from weakloc.geometry import GridTransform, clip_box, image_box_in_grid
-from weakloc.structures import BrokenImage, Sample
+from weakloc.structures import BrokenImage, LabelVector, Sample
+
+Decode: TypeAlias = Literal["exact", "reduced"]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """Decoded pixels and the way to them from the original image."""
+
+    pixels: PixelArray
+    base: GridTransform
+
+    @property
+    def size(self) -> PixelSize:
+        """(width, height)"""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+
+class Pictures(Protocol):
+    def read(self, index: int) -> Picture | BrokenImage: ...
+
+
+@dataclass(frozen=True)
+class PicturesOnDisk:
+    """Decodes the sample's file each time.
+
+    `reduced` lets JPEG files decode at 1/2, 1/4 or 1/8, to no less than twice the size at which
+    the network sees them: many times faster on large photographs, with slightly other pixels.
+    """
+
+    samples: Sequence[Sample]
+    preprocessing: Preprocessing
+    max_pixels: int
+    decode: Decode = "exact"
+
+    def read(self, index: int) -> Picture | BrokenImage:
+        sample = self.samples[index]
+        if self.decode == "exact" or self.preprocessing.fixed_size is None:
+            image = read_or_record(sample.name, sample.path, max_pixels=self.max_pixels)
+            if isinstance(image, BrokenImage):
+                return image
+            return Picture(np.array(image), GridTransform.identity(image.size))
+        return self._read_reduced(sample)
+
+    def _read_reduced(self, sample: Sample) -> Picture | BrokenImage:
+        try:
+            size = image_size(sample.path, max_pixels=self.max_pixels)
+        except ImageError as error:
+            return BrokenImage(sample.name, error.message)
+        identity = GridTransform.identity(size)
+        seen = self.preprocessing.place(size).transform(identity)
+        enough = math.ceil(2 * seen.scale_x * size[0]), math.ceil(2 * seen.scale_y * size[1])
+        image = read_or_record(
+            sample.name, sample.path, max_pixels=self.max_pixels, shrink_to=enough
+        )
+        if isinstance(image, BrokenImage):
+            return image
+        return Picture(np.array(image), identity.resize(image.size))
+
+
+class PicturesInMemory:
+    """Keeps every picture, as 8-bit pixels at the size the network sees, after its first use.
+
+    The store is shared by the workers of one loader. A random crop is then taken from the picture
+    at that size, which differs from a crop of the original unless they have the same size.
+    """
+
+    def __init__(self, on_disk: PicturesOnDisk) -> None:
+        size = on_disk.preprocessing.fixed_size
+        if size is None:
+            raise SettingError(
+                "pictures of changing size cannot be kept in memory",
+                remedy="Choose the resize mode warp, pad or crop, or no cache",
+            )
+        self._on_disk, self._size = on_disk, size
+        num_samples = len(on_disk.samples)
+        self._shared_pixels = RawArray(ctypes.c_uint8, num_samples * size[0] * size[1] * 3)
+        self._shared_sizes = RawArray(ctypes.c_int32, num_samples * 4)  # 0 until it is there
+
+    def read(self, index: int) -> Picture | BrokenImage:
+        width, height, decoded_width, decoded_height = self._sizes()[index].tolist()
+        if width == 0:
+            return self._read_and_keep(index)
+        placement = self._on_disk.preprocessing.place((decoded_width, decoded_height))
+        columns, rows = placement.content_size
+        content = self._slot(index)[:rows, :columns].copy()
+        decoded = GridTransform.identity((width, height)).resize((decoded_width, decoded_height))
+        base = decoded.crop(placement.region_in_image).resize(placement.content_size)
+        return Picture(content, base)
+
+    def _read_and_keep(self, index: int) -> Picture | BrokenImage:
+        picture = self._on_disk.read(index)
+        if isinstance(picture, BrokenImage):
+            return picture
+        placement = self._on_disk.preprocessing.place(picture.size)
+        columns, rows = placement.content_size
+        content = resample(picture.pixels, placement)
+        self._slot(index)[:rows, :columns] = content.permute(1, 2, 0).numpy()
+        self._sizes()[index] = (*picture.base.image_size, *picture.size)
+        return self.read(index)
+
+    def _slot(self, index: int) -> NDArray[np.uint8]:
+        width, height = self._size
+        pixels: NDArray[np.uint8] = np.ctypeslib.as_array(self._shared_pixels)
+        slots = pixels.reshape(-1, height, width, 3)
+        return np.asarray(slots[index])
+
+    def _sizes(self) -> NDArray[np.int32]:
+        sizes: NDArray[np.int32] = np.ctypeslib.as_array(self._shared_sizes)
+        return sizes.reshape(-1, 4)
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedImage:
+    """8-bit content, not yet on its canvas, and all that will happen to it."""
+
+    content: Tensor  # (3, h, w) uint8
+    placement: Placement
+    transform: GridTransform
+    drawn: DrawnAugmentation
+    preprocessing: Preprocessing
+
+    @property
+    def only_flips(self) -> bool:
+        """Flips alone need no normalised values: they give the same before and after."""
+        return all(isinstance(action, FlipAction) for action in self.drawn.actions)
+
+    def view(self) -> View:
+        """Still 8-bit, the padding 0."""
+        canvas = lay_on_canvas(self.content, self.placement)
+        return self.drawn.apply(View(canvas, self.transform))
+
+    def normalised_view(self) -> View:
+        canvas = self.preprocessing.finish(self.content, self.placement)
+        return self.drawn.apply(View(canvas, self.transform))
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedSample:
+    image: PlacedImage | None  # None where no image could be read
+    index: int
+    name: str
+    labels: LabelVector
+    batch_seed: int
+    broken: tuple[BrokenImage, ...]
+
+
+class SampleReader(Dataset[LoadedSample]):
+    """Where an image cannot be read, up to `replacements` following ones are tried."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        pictures: Pictures,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        replacements: int,
+    ) -> None:
+        if augmentation.crop is not None and preprocessing.fixed_size is None:
+            raise SettingError(
+                "random crops need an input of fixed size",
+                remedy="Choose the resize mode warp, pad or crop",
+            )
+        self._samples, self._pictures = samples, pictures
+        self._preprocessing, self._augmentation = preprocessing, augmentation
+        self._seed, self._replacements = seed, replacements
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, key: SampleKey) -> LoadedSample:
+        broken: list[BrokenImage] = []
+        index, image = key.index, None
+        for attempt in range(min(self._replacements + 1, len(self._samples))):
+            index = (key.index + attempt) % len(self._samples)
+            picture = self._pictures.read(index)
+            if isinstance(picture, Picture):
+                image = self._place(picture, key)
+                break
+            broken.append(picture)
+        sample = self._samples[index]
+        batch_seed = mixed_seed(self._seed, key.epoch, key.step)
+        return LoadedSample(image, index, sample.name, sample.labels, batch_seed, tuple(broken))
+
+    def _place(self, picture: Picture, key: SampleKey) -> PlacedImage:
+        preprocessing = self._preprocessing
+        placement = preprocessing.place(picture.size)
+        generator = Generator().manual_seed(
+            mixed_seed(self._seed, key.epoch, key.index, key.num_repeat)
+        )
+        drawn = self._augmentation.draw(
+            generator,
+            picture_size=picture.size,
+            canvas=Canvas(placement.canvas_size, preprocessing.std),
+            num_repeat=key.num_repeat,
+        )
+        if drawn.region_in_image is not None:
+            placement = place_region(drawn.region_in_image, placement.canvas_size)
+        content = resample(picture.pixels, placement)
+        transform = placement.transform(picture.base)
+        return PlacedImage(content, placement, transform, drawn, preprocessing)
+
 
 Cache: TypeAlias = Literal["none", "memory"]
 

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from weakloc.errors import SettingError, require_setting
 from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, IntArray, Size, map_box_to_grid
 from weakloc.localize.maps import image_grid
-from weakloc.localize.search_boxes import (
+from weakloc.localize.windows import (
     CHILDREN,
     WHOLE_IMAGE,
     ChildRule,
     GridSize,
+    Interpolation,
     Place,
     Region,
     Window,
@@ -35,7 +36,6 @@ from weakloc.localize.search_boxes import (
     window_place,
     window_region,
 )
-from weakloc.localize.window_scores import Interpolation
 from weakloc.structures import ScoreMaps
 
 Grid = TypeVar("Grid")

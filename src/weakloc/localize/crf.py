@@ -17,15 +17,249 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from weakloc.errors import require_setting
-from weakloc.localize.permutohedral import (
-    Floats,
-    Indices,
-    Lattice,
-    blur,
-    build_lattice,
-    filter_values,
-)
+from weakloc.errors import SettingError, require_setting
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.uint32]
+MAX_KEY = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """The lattice points touched by N vectors of d features.
+
+    `corners` and `weights` (N, d + 1) say where each vector lies; `neighbors` (d + 1, P, 2) holds
+    each point's two neighbours along each axis. Index P stands for a point that does not exist.
+    """
+
+    corners: Indices
+    weights: Floats
+    neighbors: Indices
+
+    @property
+    def num_points(self) -> int:
+        return int(self.neighbors.shape[1])
+
+    @property
+    def gain(self) -> float:
+        """What makes the blurred sum that of a Gaussian of height 1."""
+        return float(1.0 / (1.0 + 0.5 ** (self.corners.shape[1] - 1)))
+
+
+def build_lattice(features: Floats) -> Lattice:
+    """The lattice of (N, d) features, each already divided by its standard deviation."""
+    dimensions = features.shape[1]
+    steps = np.arange(1, dimensions + 1)
+    spread = np.sqrt(2.0 / 3.0) * (dimensions + 1) / np.sqrt(steps * (steps + 1))
+    scaled = np.ascontiguousarray(features * spread.astype(np.float32), dtype=np.float32)
+    strides, offset = _key_strides(scaled)
+    corners, weights, keys, slots, points = _locate(scaled, strides, offset)
+    deltas = np.append(strides * (dimensions + 1), 0) - strides.sum()
+    neighbors = _find_neighbors(points, deltas, keys, slots)
+    return Lattice(corners, weights, neighbors)
+
+
+def _key_strides(scaled: Floats) -> tuple[NDArray[np.int64], int]:
+    """Mixed-radix place values that pack a point's first d coordinates into one integer.
+
+    A margin of two steps on each side keeps the neighbours' keys free of carries, so that a step
+    along an axis is one addition.
+    """
+    dimensions = scaled.shape[1]
+    lows, highs = scaled.min(axis=0).astype(np.float64), scaled.max(axis=0).astype(np.float64)
+    # Elevated coordinate j is (sum of scaled[j:]) - j * scaled[j - 1].
+    order = np.arange(1, dimensions)
+    tail_low, tail_high = lows[::-1].cumsum()[::-1], highs[::-1].cumsum()[::-1]
+    low = np.append(tail_low[0], tail_low[1:] - order * highs[:-1])
+    high = np.append(tail_high[0], tail_high[1:] - order * lows[:-1])
+    margin = 3 * (dimensions + 1)
+    firsts = np.floor(low).astype(np.int64) - margin
+    extents = np.ceil(high).astype(np.int64) + margin + 1 - firsts
+    strides = [1]
+    for extent in extents:
+        strides.append(strides[-1] * int(extent))
+    if strides[-1] >= MAX_KEY:
+        raise SettingError(
+            f"the features span {' x '.join(map(str, extents))} lattice steps",
+            where="dense CRF",
+            remedy="Use larger standard deviations or a smaller image",
+        )
+    place_values = np.array(strides[:-1], dtype=np.int64)
+    return place_values, int((place_values * firsts).sum())
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _locate(scaled, strides, offset):  # type: ignore[no-untyped-def]
+    """Corners and weights of every vector; keys and slots are an open hash table of the points."""
+    count, d = scaled.shape
+    corners = np.empty((count, d + 1), np.uint32)
+    weights = np.empty((count, d + 1), np.float32)
+    keys, slots, points = _empty_table(1 << 14)
+    num_points = 0
+    elevated = np.empty(d + 1, np.float32)
+    nearest = np.empty(d + 1, np.float32)
+    rank = np.empty(d + 1, np.int64)
+    at_rank = np.empty(d + 1, np.int64)
+    barycentric = np.empty(d + 2, np.float32)
+    step = np.float32(1.0) / np.float32(d + 1)
+    total_stride = strides.sum()
+    for i in range(count):
+        _elevate(scaled[i], elevated)
+        _nearest_simplex(elevated, step, nearest, rank)
+        for corner in range(d + 2):
+            barycentric[corner] = 0.0
+        key = -offset
+        for j in range(d + 1):
+            share = (elevated[j] - nearest[j]) * step
+            barycentric[d - rank[j]] += share
+            barycentric[d + 1 - rank[j]] -= share
+            at_rank[rank[j]] = j
+            if j < d:
+                key += np.int64(nearest[j]) * strides[j]
+        barycentric[0] += np.float32(1.0) + barycentric[d + 1]
+        for corner in range(d + 1):
+            if corner > 0:  # all coordinates one up, the lowest remaining one d down
+                key += total_stride
+                lowered = at_rank[d + 1 - corner]
+                if lowered < d:
+                    key -= (d + 1) * strides[lowered]
+            slot = _find_slot(keys, key)
+            if keys[slot] != key:
+                if 2 * (num_points + 1) > keys.size:
+                    keys, slots, points = _grow(points, num_points)
+                    slot = _find_slot(keys, key)
+                keys[slot] = key
+                slots[slot] = num_points
+                points[num_points] = key
+                num_points += 1
+            corners[i, corner] = slots[slot]
+            weights[i, corner] = barycentric[corner]
+    return corners, weights, keys, slots, points[:num_points]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _elevate(scaled, elevated):  # type: ignore[no-untyped-def]
+    """The feature vector in the hyperplane of d + 1 coordinates that sum to 0."""
+    total = np.float32(0.0)
+    for j in range(scaled.size, 0, -1):
+        elevated[j] = total - np.float32(j) * scaled[j - 1]
+        total += scaled[j - 1]
+    elevated[0] = total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _nearest_simplex(elevated, step, nearest, rank):  # type: ignore[no-untyped-def]
+    """The nearest point whose coordinates are multiples of d + 1, and the order of the rests."""
+    size = elevated.size
+    excess = np.int64(0)
+    for j in range(size):
+        rounded = np.floor(elevated[j] * step + np.float32(0.5))
+        excess += np.int64(rounded)
+        nearest[j] = rounded * np.float32(size)
+        rank[j] = 0
+    for j in range(size):
+        for k in range(j + 1, size):
+            if elevated[j] - nearest[j] < elevated[k] - nearest[k]:
+                rank[j] += 1
+            else:
+                rank[k] += 1
+    for j in range(size):  # back into the hyperplane: the coordinates sum to 0 again
+        rank[j] += excess
+        if rank[j] < 0:
+            rank[j] += size
+            nearest[j] += np.float32(size)
+        elif rank[j] >= size:
+            rank[j] -= size
+            nearest[j] -= np.float32(size)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _find_slot(keys, key):  # type: ignore[no-untyped-def]
+    """Where the key is, or the free slot where it belongs (linear probing)."""
+    mask = np.uint64(keys.size - 1)
+    slot = ((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & mask
+    while keys[slot] != key and keys[slot] != -1:
+        slot = (slot + np.uint64(1)) & mask
+    return slot
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _empty_table(capacity):  # type: ignore[no-untyped-def]
+    """Keys (-1: free) and slots of a hash table, and room for the points that half-fill it."""
+    keys = np.empty(capacity, np.int64)
+    for i in range(capacity):  # np.full takes a second to compile
+        keys[i] = -1
+    return keys, np.empty(capacity, np.uint32), np.empty(capacity // 2, np.int64)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _grow(points, num_points):  # type: ignore[no-untyped-def]
+    capacity = points.size * 8
+    keys, slots, more_points = _empty_table(capacity)
+    for i in range(num_points):
+        more_points[i] = points[i]
+        slot = _find_slot(keys, points[i])
+        keys[slot] = points[i]
+        slots[slot] = i
+    return keys, slots, more_points
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _find_neighbors(points, deltas, keys, slots):  # type: ignore[no-untyped-def]
+    neighbors = np.empty((deltas.size, points.size, 2), np.uint32)
+    for axis in range(deltas.size):
+        for i in range(points.size):
+            for side in range(2):
+                key = points[i] + deltas[axis] * (1 - 2 * side)
+                slot = _find_slot(keys, key)
+                neighbors[axis, i, side] = slots[slot] if keys[slot] == key else points.size
+    return neighbors
+
+
+def filter_values(values: Floats, lattice: Lattice) -> Floats:
+    """Each of the (N, C) values replaced by the Gaussian-weighted sum of all of them."""
+    table = np.zeros((lattice.num_points + 1, values.shape[1]), np.float32)
+    spare = np.zeros_like(table)
+    _splat(np.ascontiguousarray(values, np.float32), lattice.corners, lattice.weights, table)
+    if blur(table, spare, lattice.neighbors) == 1:
+        table = spare
+    filtered: Floats = _slice(table, lattice.corners, lattice.weights)
+    return filtered * np.float32(lattice.gain)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _splat(values, corners, weights, table):  # type: ignore[no-untyped-def]
+    for i in range(values.shape[0]):
+        for corner in range(corners.shape[1]):
+            point, weight = corners[i, corner], weights[i, corner]
+            for c in range(table.shape[1]):
+                table[point, c] += weight * values[i, c]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def blur(table, spare, neighbors):  # type: ignore[no-untyped-def]
+    """Blurs the (P + 1, C) table, last row all 0; 1 if the result is in `spare`, else 0."""
+    for axis in range(neighbors.shape[0]):
+        for point in range(neighbors.shape[1]):
+            before, after = neighbors[axis, point, 0], neighbors[axis, point, 1]
+            for c in range(table.shape[1]):
+                spare[point, c] = table[point, c] + np.float32(0.5) * (
+                    table[before, c] + table[after, c]
+                )
+        table, spare = spare, table
+    return neighbors.shape[0] % 2
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _slice(table, corners, weights):  # type: ignore[no-untyped-def]
+    values = np.zeros((corners.shape[0], table.shape[1]), np.float32)
+    for i in range(corners.shape[0]):
+        for corner in range(corners.shape[1]):
+            point, weight = corners[i, corner], weights[i, corner]
+            for c in range(table.shape[1]):
+                values[i, c] += weight * table[point, c]
+    return values
+
 
 LANES = 8  # floats per vector register: rows of this multiple need no scalar remainder
 

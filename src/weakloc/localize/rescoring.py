@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.geometry import FloatArray
-from weakloc.structures import PRESENT, UNKNOWN
+from weakloc.structures import PRESENT, UNKNOWN, LabelMatrix
 
-LabelMatrix: TypeAlias = NDArray[np.int8]  # (N, C) of ABSENT, UNKNOWN, PRESENT
 ALPHAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 

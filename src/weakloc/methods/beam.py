@@ -30,12 +30,12 @@ from weakloc.methods.method import (
     check_sizes,
 )
 from weakloc.methods.optimisation import PRACTICAL, Optimisation
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone
 from weakloc.model.heads import GridHead
 from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.pooling import AveragePool, ClassPool
+from weakloc.model.trunk import BackboneSpec
 
 EXHAUSTIVE = BeamSettings(recrop_every=math.inf, search="exhaustive", num_levels=None)
 

@@ -27,12 +27,12 @@ from weakloc.methods.method import (
     check_sizes,
 )
 from weakloc.methods.optimisation import PRACTICAL, Optimisation
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone
 from weakloc.model.heads import TransferHead
 from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.pooling import AveragePool, ClassPool
+from weakloc.model.trunk import BackboneSpec
 
 Augment: TypeAlias = Literal["none", "hns", "gr", "hns_after_gr", "gr_after_hns"]
 

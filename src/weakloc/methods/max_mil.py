@@ -27,12 +27,12 @@ from weakloc.methods.method import (
     check_sizes,
 )
 from weakloc.methods.optimisation import PRACTICAL, Optimisation
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone
 from weakloc.model.heads import AdaptationHead, TransferHead
 from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.pooling import ClassPool, LogSumExp, MaxPool
+from weakloc.model.trunk import BackboneSpec
 
 DISPLAY_SCALES = (1.0, 1.3, 1.6, 1.9, 2.2, 2.5)
 FAST_SCALES = (0.5, 0.654, 0.855, 1.118, 1.462, 1.912, 2.5)  # evenly spaced logarithms

@@ -9,10 +9,10 @@ from weakloc.data.augmentation import Augmentation
 from weakloc.data.transforms import Preprocessing, ResizeMode
 from weakloc.errors import SettingError, require_setting
 from weakloc.methods.optimisation import Optimisation
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone
 from weakloc.model.losses import BeamLoss, LogisticLoss, Loss, SoftmaxLoss
 from weakloc.model.network import LocalizationNetwork
+from weakloc.model.trunk import BackboneSpec
 
 Preset: TypeAlias = Literal["practical", "literal"]
 LossKind: TypeAlias = Literal[

@@ -28,12 +28,12 @@ from weakloc.methods.method import (
     check_sizes,
 )
 from weakloc.methods.optimisation import PRACTICAL, Optimisation
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone
 from weakloc.model.heads import TransferHead
 from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork, Order
 from weakloc.model.pooling import ClassPool, ClassPoolKind, Count, Gradient, KMaxKMin
+from weakloc.model.trunk import BackboneSpec
 
 
 @dataclass(frozen=True, kw_only=True)

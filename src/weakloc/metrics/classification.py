@@ -7,18 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc.metrics.arrays import ClassIndex, class_scores, single_label
-from weakloc.metrics.average_precision import rank, ratio
-from weakloc.metrics.ranking import (
+from weakloc.metrics.arrays import ClassIndex, ImageRecords, class_scores, place_of, single_label
+from weakloc.metrics.average_precision import (
     DEFAULT_RANKING,
     RankedClasses,
     RankingConvention,
     mean_average_precision,
+    rank,
 )
-from weakloc.metrics.records import ImageRecords
-from weakloc.metrics.result import MetricResult
-from weakloc.metrics.shares import ClassShares
-from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, Resampling
+from weakloc.metrics.uncertainty import (
+    DEFAULT_RESAMPLING,
+    ClassShares,
+    MetricResult,
+    Resampling,
+    ratio,
+)
 from weakloc.structures import ABSENT, PRESENT, Prediction, Sample
 
 
@@ -179,9 +182,3 @@ def rank_images(
         image_names=image_names,
         class_names=classes.names,
     )
-
-
-def place_of(scores: NDArray[np.float64], class_index: int) -> int:
-    """0 for the first place; of equal scores the earlier class is ahead."""
-    own = scores[class_index]
-    return int((scores > own).sum() + (scores[:class_index] == own).sum())

@@ -12,18 +12,23 @@ from typing import Protocol, Self
 
 from weakloc.metrics.arrays import truth_arrays, truth_of
 from weakloc.metrics.baselines import MAPS, baseline_map
-from weakloc.metrics.masks import Labels, class_mask, of_class, resize_labels, truth_labels
-from weakloc.metrics.max_box_accuracy import (
+from weakloc.metrics.max_box import (
     MAX_BOX_ACC,
     MAX_BOX_ACC_V2,
     MapConvention,
     MaxBoxAccuracy,
     Resolution,
+    ScoreMap,
 )
-from weakloc.metrics.pixel_precision import PixelPrecision
-from weakloc.metrics.result import MetricResult
-from weakloc.metrics.score_levels import ScoreMap
-from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, NO_RESAMPLING, Resampling
+from weakloc.metrics.pixels import (
+    Labels,
+    PixelPrecision,
+    class_mask,
+    of_class,
+    resize_labels,
+    truth_labels,
+)
+from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, NO_RESAMPLING, MetricResult, Resampling
 from weakloc.structures import Sample
 
 _SIDE = (224, 224)

@@ -11,18 +11,15 @@ from numpy.typing import NDArray
 
 from weakloc.errors import PredictionsError
 from weakloc.geometry import PointXY
-from weakloc.metrics.arrays import ClassIndex, TruthArrays, truth_arrays
-from weakloc.metrics.average_precision import rank
-from weakloc.metrics.ranking import (
+from weakloc.metrics.arrays import ClassIndex, ImageRecords, TruthArrays, truth_arrays
+from weakloc.metrics.average_precision import (
     DEFAULT_RANKING,
     RankedClasses,
     RankingConvention,
     mean_average_precision,
+    rank,
 )
-from weakloc.metrics.records import ImageRecords
-from weakloc.metrics.result import MetricResult
-from weakloc.metrics.shares import ClassShares
-from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, Resampling
+from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, ClassShares, MetricResult, Resampling
 from weakloc.structures import ABSENT, Point, Prediction, Sample
 
 RankBy: TypeAlias = Literal["class_score", "heat"]

@@ -9,15 +9,95 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from weakloc.metrics.average_precision import ratio
-from weakloc.metrics.result import Interval, MetricResult
+from weakloc.geometry import FloatArray
+from weakloc.metrics.arrays import ClassIndex
+
+SCHEMA = "weakloc.metric/1"
+Detail: TypeAlias = float | int | str | Mapping[str, float] | tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The central 95 % of the bootstrap values."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A metric against the threshold that it sweeps."""
+
+    thresholds: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """One headline number, a share in [0, 1]; None, with the reason, where it is not defined.
+
+    `hidden_supervision` counts the drawn boxes or masks that tuned anything. `left_out` lists the
+    classes that the mean skips. `replicates` are the bootstrap values and `image_digest` stands
+    for the set of images, both for comparing two runs; neither is written out.
+    """
+
+    name: str
+    value: float | None
+    convention: str
+    num_images: int
+    hidden_supervision: int = 0
+    interval: Interval | None = None
+    per_class: Mapping[str, float] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    details: Mapping[str, Detail] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    unavailable: str | None = None
+    replicates: NDArray[np.float64] = field(
+        default_factory=lambda: np.empty(0), repr=False, compare=False
+    )
+    image_digest: int = field(default=0, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.value is None and self.unavailable is None:
+            raise ValueError(f"{self.name} has neither a value nor a reason for having none")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"{self.name} is {self.value}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, lists and strings, ready for `json.dumps(..., allow_nan=False)`."""
+        interval = None if self.interval is None else [self.interval.low, self.interval.high]
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "value": self.value,
+            "interval": interval,
+            "convention": self.convention,
+            "num_images": self.num_images,
+            "hidden_supervision": self.hidden_supervision,
+            "per_class": dict(self.per_class),
+            "left_out": list(self.left_out),
+            "details": {name: _plain(detail) for name, detail in self.details.items()},
+            "curves": {
+                name: {"thresholds": list(curve.thresholds), "values": list(curve.values)}
+                for name, curve in self.curves.items()
+            },
+            "unavailable": self.unavailable,
+        }
+
+
+def _plain(detail: Detail) -> Any:
+    if isinstance(detail, Mapping):
+        return dict(detail)
+    return list(detail) if isinstance(detail, tuple) else detail
+
 
 _CHUNK = 64
 _POISSON_CDF = np.cumsum([math.exp(-1.0) / math.factorial(count) for count in range(12)])
@@ -209,3 +289,79 @@ def _draw(
                 count += 1
             weights[image, replicate] = count
     return weights
+
+
+Averaging: TypeAlias = Literal["classes", "trials"]
+
+
+class ClassShares:
+    """Counts hits among trials for every class; a class without a trial is left out."""
+
+    def __init__(self, classes: ClassIndex, *, resampling: Resampling = DEFAULT_RESAMPLING) -> None:
+        self.classes = classes
+        self._sums = ResampledSums(2 * len(classes), resampling=resampling)
+
+    def add(self, image_name: str, hits: Mapping[int, int], trials: Mapping[int, int]) -> None:
+        """Numbers of hits and trials by class index; classes not named have none."""
+        counts = np.zeros((2, len(self.classes)))
+        for row, numbers in zip(counts, (hits, trials), strict=True):
+            for class_index, number in numbers.items():
+                row[class_index] = number
+        self._sums.add(image_name, counts)
+
+    def merge(self, other: ClassShares) -> None:
+        if self.classes.names != other.classes.names:
+            raise ValueError("shares of different classes cannot be merged")
+        self._sums.merge(other._sums)
+
+    def result(
+        self,
+        name: str,
+        convention: str,
+        *,
+        averaging: Averaging,
+        hidden_supervision: int = 0,
+        details: Mapping[str, Detail] | None = None,
+    ) -> MetricResult:
+        """The mean over classes of their shares, or all hits over all trials."""
+        hits, trials = _halves(self._sums.total)
+        per_class = ratio(hits, trials)  # (C,)
+        tried = ~np.isnan(per_class)
+        value = float(_average(hits, trials, averaging)) if tried.any() else None
+        replicates = self._sums.evaluate(lambda sums: _average(*_halves(sums), averaging))
+        names = self.classes.names
+        return MetricResult(
+            name=name,
+            value=value,
+            convention=f"{convention}, mean over {averaging}",
+            num_images=self._sums.num_images,
+            hidden_supervision=hidden_supervision,
+            interval=interval_of(replicates) if tried.any() else None,
+            per_class={names[c]: float(per_class[c]) for c in np.flatnonzero(tried)},
+            left_out=tuple(names[c] for c in np.flatnonzero(~tried)),
+            details={"num_trials": int(trials.sum()), **(details or {})},
+            unavailable=None if tried.any() else "there is nothing to find on these images",
+            replicates=replicates,
+            image_digest=self._sums.image_digest,
+        )
+
+
+def _average(hits: FloatArray, trials: FloatArray, averaging: Averaging) -> FloatArray:
+    """Over the last axis."""
+    if averaging == "classes":
+        return mean_of_defined(ratio(hits, trials))
+    return ratio(hits.sum(axis=-1), trials.sum(axis=-1))
+
+
+def _halves(sums: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Hits and trials, over the last axis."""
+    half = sums.shape[-1] // 2
+    return sums[..., :half], sums[..., half:]
+
+
+def ratio(numerator: ArrayLike, denominator: ArrayLike) -> FloatArray:
+    """Elementwise quotient, NaN where the denominator is zero."""
+    top = np.asarray(numerator, dtype=np.float64)
+    bottom = np.asarray(denominator, dtype=np.float64)
+    undefined = np.full(np.broadcast_shapes(top.shape, bottom.shape), np.nan)
+    return np.asarray(np.divide(top, bottom, out=undefined, where=bottom > 0))

@@ -20,13 +20,11 @@ from torch import Tensor, nn
 
 from weakloc.errors import SettingError, did_you_mean
 from weakloc.geometry import GridTransform
-from weakloc.model import preact, torchvision_trunks
-from weakloc.model.backbone_spec import BackboneSpec
-from weakloc.model.preact import PreactTrunk
+from weakloc.model import small_trunks, torchvision_trunks
+from weakloc.model.small_trunks import PreactTrunk, TinyTrunk
 from weakloc.model.timm_trunk import build_timm_trunk
-from weakloc.model.tiny import TinyTrunk
 from weakloc.model.torchvision_trunks import build_torchvision_trunk
-from weakloc.model.trunk import CellGeometry, Trunk
+from weakloc.model.trunk import BackboneSpec, CellGeometry, Trunk
 from weakloc.model.weights import load_file_into
 
 _LARGEST_MINIMUM = 512
@@ -145,7 +143,7 @@ def _from_scratch(trunk: Trunk, spec: BackboneSpec) -> Trunk:
 
 _OWN: dict[str, Callable[[BackboneSpec], Trunk]] = {
     "tiny": _build_tiny,
-    **dict.fromkeys(preact.DEPTHS, _build_preact),
+    **dict.fromkeys(small_trunks.DEPTHS, _build_preact),
     **dict.fromkeys(torchvision_trunks.NAMES, build_torchvision_trunk),
 }
 

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from weakloc.errors import SettingError
-from weakloc.model.backbone_spec import BackboneSpec
-from weakloc.model.trunk import IMAGENET_MEAN, IMAGENET_STD, Trunk, TrunkFacts
+from weakloc.model.trunk import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec, Trunk, TrunkFacts
 from weakloc.model.weights import (
     hub_cache_when_unreachable,
     load_file_into,

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from weakloc.errors import SettingError, did_you_mean
-from weakloc.model.backbone_spec import BackboneSpec
-from weakloc.model.trunk import FirstCenter, Trunk, TrunkFacts
+from weakloc.model.trunk import BackboneSpec, FirstCenter, Trunk, TrunkFacts
 from weakloc.model.weights import load_file_into, weights_not_at_hand
 
 FullyConnected: TypeAlias = Literal["convolution", "head", "none"]

@@ -21,8 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from weakloc.files import open_whole
-from weakloc.output.colors import heat_colors
-from weakloc.output.report_charts import curve_charts, training_charts
+from weakloc.output.drawing import heat_colors
 from weakloc.output.report_content import (
     HEAT_CELLS,
     ReportContent,
@@ -31,9 +30,14 @@ from weakloc.output.report_content import (
     count_predictions,
 )
 from weakloc.output.report_gallery import ClassNumbers, GalleryItem, gallery_items
-from weakloc.output.report_metrics import read_metrics
-from weakloc.output.report_summary import summary_of
-from weakloc.output.report_warnings import map_warnings, tag_warnings
+from weakloc.output.report_summary import (
+    curve_charts,
+    map_warnings,
+    read_metrics,
+    summary_of,
+    tag_warnings,
+    training_charts,
+)
 
 __all__ = ["HEAT_CELLS", "ReportContent", "ReportPicture", "Totals", "write_report"]
 

@@ -2,13 +2,184 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
-from weakloc.output.report_content import ReportContent, Totals
+import numpy as np
+
+from weakloc.output.report_content import CoarseHeat, ReportContent, Totals
 from weakloc.output.report_gallery import GalleryItem
-from weakloc.output.report_metrics import ShownMetric, leading
+
+BASELINE_NAMES = {
+    "center": "centre",
+    "full_image": "full image",
+    "random": "random",
+    "chance": "chance",
+}
+
+LEADING = ("classification_map", "point_map", "box_map_50", "corloc", "max_box_acc_v2")
+_SPELT = {
+    "acc": "accuracy",
+    "ap": "AP",
+    "ar": "AR",
+    "coco": "COCO",
+    "corloc": "CorLoc",
+    "gt": "GT",
+    "iou": "IoU",
+    "map": "mAP",
+    "v2": "V2",
+    "18px": "18 px",
+}
+
+
+@dataclass(frozen=True)
+class ShownCurve:
+    name: str
+    places: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ShownMetric:
+    """One number with all that is needed to judge it."""
+
+    name: str
+    value: float | None
+    interval: tuple[float, float] | None = None
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    convention: str = ""
+    num_images: int | None = None
+    hidden_supervision: int | None = None
+    per_class: Mapping[str, float] = field(default_factory=dict)
+    curves: tuple[ShownCurve, ...] = ()
+    unavailable: str | None = None
+
+    @property
+    def label(self) -> str:
+        words = [_SPELT.get(word, word) for word in self.name.replace("_", " ").split()]
+        return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]]) if words else self.name
+
+    @property
+    def is_share(self) -> bool:
+        return self.value is not None and 0.0 <= self.value <= 1.0
+
+    @property
+    def best_baseline(self) -> tuple[str, float] | None:
+        if not self.baselines:
+            return None
+        return max(self.baselines.items(), key=lambda pair: pair[1])
+
+
+def read_metrics(record: Mapping[str, Any] | None) -> tuple[ShownMetric, ...]:
+    """Every number of the record, in its order; then those that could not be computed."""
+    if record is None:
+        return ()
+    runs = record.get("runs")
+    if isinstance(runs, Sequence) and runs and isinstance(runs[0], Mapping):
+        record = runs[0]
+    listed = record.get("metrics", record)
+    found = _from_list(listed) if isinstance(listed, list) else _from_mapping(listed)
+    reasons = record.get("unavailable")
+    missing = reasons if isinstance(reasons, Mapping) else {}
+    known = {metric.name for metric in found}
+    found += [
+        ShownMetric(str(name), None, unavailable=str(reason))
+        for name, reason in missing.items()
+        if name not in known
+    ]
+    return tuple(found)
+
+
+def leading(metrics: Sequence[ShownMetric], *, most: int) -> tuple[ShownMetric, ...]:
+    """The numbers to see first: one of each kind where they are there, else the first ones."""
+    known = [each for each in metrics if each.name in LEADING]
+    ranked = sorted(known, key=lambda each: LEADING.index(each.name))
+    return tuple([*ranked, *(each for each in metrics if each.name not in LEADING)][:most])
+
+
+def _from_list(items: Sequence[Any]) -> list[ShownMetric]:
+    return [_metric(str(item.get("name", "")), item) for item in items if isinstance(item, Mapping)]
+
+
+def _from_mapping(items: Any) -> list[ShownMetric]:
+    if not isinstance(items, Mapping):
+        return []
+    return [
+        _metric(str(name), item if isinstance(item, Mapping) else {"value": item})
+        for name, item in items.items()
+        if _number(item) is not None or (isinstance(item, Mapping) and "value" in item)
+    ]
+
+
+def _metric(name: str, item: Mapping[str, Any]) -> ShownMetric:
+    return ShownMetric(
+        name=name,
+        value=_number(item.get("value")),
+        interval=_interval(item.get("interval")),
+        baselines=_baselines(item),
+        convention=str(item.get("convention") or ""),
+        num_images=_count(item.get("num_images")),
+        hidden_supervision=_count(item.get("hidden_supervision")),
+        per_class=_numbers(item.get("per_class")),
+        curves=_curves(item.get("curves")),
+        unavailable=None if item.get("unavailable") is None else str(item["unavailable"]),
+    )
+
+
+def _baselines(item: Mapping[str, Any]) -> dict[str, float]:
+    found = item.get("baselines", item.get("baseline"))
+    alone = _number(found)
+    named = {"baseline": alone} if alone is not None else _numbers(found)
+    return {BASELINE_NAMES.get(name, name): value for name, value in named.items()}
+
+
+def _interval(found: Any) -> tuple[float, float] | None:
+    if isinstance(found, Mapping):
+        found = [found.get("low"), found.get("high")]
+    if not isinstance(found, Sequence) or isinstance(found, str) or len(found) != 2:
+        return None
+    low, high = _number(found[0]), _number(found[1])
+    return None if low is None or high is None else (low, high)
+
+
+def _curves(found: Any) -> tuple[ShownCurve, ...]:
+    if not isinstance(found, Mapping):
+        return ()
+    curves = []
+    for name, curve in found.items():
+        if not isinstance(curve, Mapping):
+            continue
+        pairs = [
+            (x, y)
+            for x, y in zip(curve.get("thresholds", ()), curve.get("values", ()), strict=False)
+            if _number(x) is not None and _number(y) is not None
+        ]
+        if len(pairs) > 1:
+            places, values = zip(*pairs, strict=True)
+            curves.append(ShownCurve(str(name), places, values))
+    return tuple(curves)
+
+
+def _numbers(found: Any) -> dict[str, float]:
+    if not isinstance(found, Mapping):
+        return {}
+    numbers = {str(name): _number(value) for name, value in found.items()}
+    return {name: value for name, value in numbers.items() if value is not None}
+
+
+def _count(found: Any) -> int | None:
+    number = _number(found)
+    return None if number is None else int(number)
+
+
+def _number(found: Any) -> float | None:
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        return None
+    return float(found)
+
 
 MOST_FIGURES = 3  # numbers of the evaluation among the figures at a glance
 MOST_BARS = 3  # columns of bars in the table of classes
@@ -193,3 +364,203 @@ def _tagged(run: Mapping[str, Any] | None) -> dict[str, int]:
 def _part(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     found = record.get(key)
     return found if isinstance(found, Mapping) else {}
+
+
+WIDTH, HEIGHT = 320.0, 180.0
+LEFT, RIGHT, TOP, BOTTOM = 44.0, 12.0, 12.0, 26.0
+_TICK_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+_HISTORY = {
+    "loss": "Loss",
+    "classification_map": "Classification mAP",
+    "point_map": "Point mAP",
+    "learning_rate": "Learning rate",
+}
+
+
+@dataclass(frozen=True)
+class Tick:
+    place: float  # along its axis, in the chart's units
+    text: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One line; `description` is what a screen reader says."""
+
+    title: str
+    x_label: str
+    path: str
+    dots: tuple[tuple[float, float, str], ...]  # x, y, what is there
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    description: str
+
+
+def line_chart(
+    title: str, places: Sequence[float], values: Sequence[float], *, x_label: str
+) -> Chart:
+    """The values over the places, both axes with round ticks."""
+    x_ends, y_ends = _ends(places), _ends(values, pad=True)
+    points = [
+        (_across(place, x_ends), _down(value, y_ends))
+        for place, value in zip(places, values, strict=True)
+    ]
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    shown = len(points) <= 60
+    ticks = round_ticks(*x_ends)
+    if all(place.is_integer() for place in places):
+        ticks = tuple(tick for tick in ticks if tick.is_integer())
+    return Chart(
+        title=title,
+        x_label=x_label,
+        path=path,
+        dots=tuple(
+            (round(x, 1), round(y, 1), f"{x_label} {place:g}: {value:.4g}")
+            for (x, y), place, value in zip(points, places, values, strict=True)
+        )
+        if shown
+        else (),
+        x_ticks=tuple(Tick(_across(tick, x_ends), f"{tick:g}") for tick in ticks),
+        y_ticks=tuple(Tick(_down(tick, y_ends), f"{tick:g}") for tick in round_ticks(*y_ends)),
+        description=(
+            f"{title}: from {values[0]:.4g} to {values[-1]:.4g}, "
+            f"lowest {min(values):.4g}, highest {max(values):.4g}"
+        ),
+    )
+
+
+def training_charts(run: Mapping[str, Any] | None) -> tuple[Chart, ...]:
+    """One chart for each number of the run's history that was measured at least twice."""
+    history = (run or {}).get("history")
+    epochs = [each for each in history if isinstance(each, Mapping)] if history else []
+    charts = []
+    for key, title in _HISTORY.items():
+        pairs = [
+            (float(each["epoch"]), float(each[key]))
+            for each in epochs
+            if _is_number(each.get("epoch")) and _is_number(each.get(key))
+        ]
+        if len(pairs) > 1:
+            places, values = zip(*pairs, strict=True)
+            charts.append(line_chart(title, places, values, x_label="epoch"))
+    return tuple(charts)
+
+
+def curve_charts(metrics: Sequence[ShownMetric]) -> tuple[Chart, ...]:
+    """One chart for each curve of a metric over its threshold."""
+    charts = []
+    for metric in metrics:
+        for curve in metric.curves:
+            more = "" if curve.name == metric.name else f", {curve.name.replace('_', ' ')}"
+            title = metric.label + more
+            charts.append(line_chart(title, curve.places, curve.values, x_label="threshold"))
+    return tuple(charts)
+
+
+def round_ticks(low: float, high: float, *, most: int = 5) -> tuple[float, ...]:
+    """At most so many round numbers from low to high."""
+    span = high - low
+    power = 10.0 ** math.floor(math.log10(span / most))
+    step = next(power * step for step in _TICK_STEPS if span / (power * step) <= most)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return tuple(float(f"{number * step:.12g}") for number in range(first, last + 1))
+
+
+def _ends(values: Sequence[float], *, pad: bool = False) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    if low == high:
+        margin = abs(low) / 2 or 0.5
+        return low - margin, high + margin
+    margin = 0.06 * (high - low) if pad else 0.0
+    return low - margin, high + margin
+
+
+def _across(place: float, ends: tuple[float, float]) -> float:
+    share = (place - ends[0]) / (ends[1] - ends[0])
+    return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
+
+
+def _down(value: float, ends: tuple[float, float]) -> float:
+    share = (value - ends[0]) / (ends[1] - ends[0])
+    return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+ALWAYS_SHARE = 0.9  # of a class's images that another class is in, from which it is a warning
+FEWEST_IMAGES = 5
+SAME_PLACE_OVERLAP = 0.6
+MOST_WARNINGS = 12  # of each kind
+
+
+@dataclass(frozen=True)
+class ClassPair:
+    """Two classes that cannot be told apart by `share` of what was counted."""
+
+    first: str
+    second: str
+    share: float
+    num_images: int
+    num_together: int
+
+
+def tag_warnings(run: Mapping[str, Any] | None) -> tuple[ClassPair, ...]:
+    """Classes that hardly come without another, in the tags that were trained on."""
+    labels = (run or {}).get("labels")
+    names = (run or {}).get("class_names")
+    if not isinstance(labels, Mapping) or not isinstance(names, list):
+        return ()
+    together = np.asarray(labels.get("co_occurrence", ()), dtype=np.int64)
+    if together.shape != (len(names), len(names)):
+        return ()
+    num_images = int(labels.get("num_images", 0))
+    found = []
+    for first, second in zip(*np.nonzero(together), strict=True):
+        own, other = int(together[first, first]), int(together[second, second])
+        if first == second or own < FEWEST_IMAGES or other >= ALWAYS_SHARE * num_images:
+            continue  # a class that is nearly everywhere tells nothing
+        share = int(together[first, second]) / own
+        if share >= ALWAYS_SHARE:
+            pair = str(names[first]), str(names[second])
+            found.append(ClassPair(*pair, share, own, int(together[first, second])))
+    return _worst([pair for pair in found if not _is_said(pair, found)])
+
+
+def _is_said(pair: ClassPair, pairs: list[ClassPair]) -> bool:
+    """Whether the same two classes are named the other way round, and more strongly or first."""
+    names = pair.second, pair.first
+    other = next((each for each in pairs if (each.first, each.second) == names), None)
+    return other is not None and (other.share, pair.first) > (pair.share, other.first)
+
+
+def map_warnings(heats: Iterable[Mapping[str, CoarseHeat]]) -> tuple[ClassPair, ...]:
+    """Pairs of classes whose maps overlap where both are shown.
+
+    The overlap of two maps is the sum of their cells' lesser heat over that of the greater.
+    """
+    overlaps: dict[tuple[str, str], list[float]] = {}
+    for heat in heats:
+        for first, second in combinations(sorted(heat), 2):
+            overlap = map_overlap(heat[first], heat[second])
+            overlaps.setdefault((first, second), []).append(overlap)
+    found = [
+        ClassPair(*pair, float(np.mean(values)), len(values), len(values))
+        for pair, values in overlaps.items()
+        if len(values) >= FEWEST_IMAGES and float(np.mean(values)) >= SAME_PLACE_OVERLAP
+    ]
+    return _worst(found)
+
+
+def map_overlap(first: CoarseHeat, second: CoarseHeat) -> float:
+    if first.shape != second.shape:
+        return 0.0
+    union = float(np.maximum(first, second).sum(dtype=np.int64))
+    return float(np.minimum(first, second).sum(dtype=np.int64)) / union if union else 0.0
+
+
+def _worst(found: list[ClassPair]) -> tuple[ClassPair, ...]:
+    ranked = sorted(found, key=lambda item: (-item.share, item.first, item.second))
+    return tuple(ranked[:MOST_WARNINGS])

@@ -20,18 +20,17 @@ from weakloc.localize.beam_search import (
     beam_search,
     heat_maps,
 )
-from weakloc.localize.search_boxes import crop_pixels
-from weakloc.localize.window_scores import (
+from weakloc.localize.windows import (
     ClassMapScorer,
     GridHeadScorer,
     TableScorer,
     all_spans,
+    crop_pixels,
     resampling_matrices,
 )
 from weakloc.model.heads import GridHead
-from weakloc.predictor.map_source import Floats, probabilities
-from weakloc.predictor.network_source import NetworkSource
-from weakloc.predictor.streaming import SeenImage
+from weakloc.predictor.network_source import Floats, NetworkSource, probabilities
+from weakloc.predictor.views import SeenImage
 from weakloc.structures import ScoreMaps
 
 CROPS_AT_ONCE = 8  # larger float32 batches are slower on a CPU

@@ -3,20 +3,67 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weakloc.config import PredictSettings
 from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import GridTransform
-from weakloc.model.folding import fold_batch_norms
-from weakloc.model.network import LocalizationNetwork
-from weakloc.predictor.map_source import Activation, Floats, RawMaps
-from weakloc.predictor.ranks import own_device
-from weakloc.structures import MapKind
+from weakloc.localize.maps import shares_of_range
+from weakloc.model.cell_classifier import EVIDENCE, CellClassifier, fine_features
+from weakloc.model.network import LocalizationNetwork, fold_batch_norms
+from weakloc.predictor.parts import own_device
+from weakloc.structures import MapKind, ScoreMaps
+
+Activation: TypeAlias = Literal["sigmoid", "softmax"]
+Floats: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RawMaps:
+    """A batch of answers as arrays."""
+
+    scores: Floats  # (B, C) logits
+    maps: Floats  # (B, C, rows, columns)
+    features: Mapping[int, Floats] = field(default_factory=dict)  # stride -> (B, D, rows, columns)
+
+
+class MapSource(Protocol):
+    """A trained run, somebody's classifier or an ONNX file."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def preprocessing(self) -> Preprocessing: ...
+
+    @property
+    def activation(self) -> Activation: ...
+
+    @property
+    def map_kind(self) -> MapKind: ...
+
+    def read(self, images: Tensor) -> RawMaps: ...
+
+    def cell_transform(
+        self, input_transform: GridTransform, rows: int, columns: int
+    ) -> GridTransform: ...
+
+
+def probabilities(logits: NDArray[np.floating], activation: Activation) -> NDArray[np.float64]:
+    """Class probabilities of (..., C) logits."""
+    values = np.asarray(logits, dtype=np.float64)
+    if activation == "sigmoid":
+        return np.asarray(0.5 + 0.5 * np.tanh(0.5 * values))
+    exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
 
 
 class NetworkSource:
@@ -81,3 +128,34 @@ class NetworkSource:
 
 def _array(values: Tensor) -> Floats:
     return values.float().cpu().numpy()
+
+
+class CellSource(NetworkSource):
+    """Every view is seen twice: as it is for the scores, going on in the mirror for the cells."""
+
+    map_kind: MapKind = "probability"
+
+    def __init__(self, cells: CellClassifier, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.cells = cells.to(self.device)
+
+    @torch.inference_mode()
+    def read(self, images: Tensor) -> RawMaps:
+        answer = super().read(images)
+        images = images.to(self.device, memory_format=self._layout)
+        with self._number_format():
+            features = fine_features(self.network.backbone, images, self.cells.levels)
+        cells = self.cells({stride: values.float() for stride, values in features.items()})
+        heat = cells.cpu().numpy()
+        height, width = images.shape[2:]
+        whole = GridTransform.identity((width, height))
+        heat *= self._class_shares(answer.maps, heat, whole) ** EVIDENCE
+        return RawMaps(answer.scores, heat, answer.features)
+
+    def _class_shares(self, maps: Floats, heat: Floats, whole: GridTransform) -> Floats:
+        """The class maps on the grid of the cells: (B, C, rows, columns)."""
+        seen = ScoreMaps(
+            maps.reshape(-1, *maps.shape[2:]), self.cell_transform(whole, *maps.shape[2:])
+        )
+        cells = self.cell_transform(whole, *heat.shape[2:])
+        return shares_of_range(seen, cells).reshape(heat.shape)

@@ -2,19 +2,131 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from weakloc.data.transforms import Preprocessing
+from weakloc.data.transforms import PixelSize, Preprocessing
 from weakloc.errors import MissingPackageError, RunError, SettingError
 from weakloc.geometry import GridTransform
-from weakloc.predictor.map_source import Activation, RawMaps
-from weakloc.predictor.onnx_record import KEY, OnnxRecord, read_record
-from weakloc.predictor.ranks import own_device
+from weakloc.methods.method import Fuse, Localiser, MapNormalisation
+from weakloc.methods.settings import from_settings, to_settings
+from weakloc.model.trunk import CellGeometry
+from weakloc.predictor.network_source import Activation, RawMaps
+from weakloc.predictor.parts import own_device
 from weakloc.structures import MapKind
+
+Counts: TypeAlias = NDArray[np.int64]
+ThresholdMode: TypeAlias = Literal["minmax", "relu_max", "none"]
+
+KEY = "weakloc"
+FORMAT = "weakloc.onnx/1"
+OPSET = 18  # what torch 2.6 and all later ones write without converting
+
+
+@dataclass(frozen=True)
+class Looking:
+    """The method's way to look at images: sizes as factors, and what becomes of several maps."""
+
+    score_scales: tuple[float, ...]
+    map_scales: tuple[float, ...]
+    map_fuse: Fuse
+    map_normalisation: MapNormalisation
+    localiser: Localiser
+
+
+@dataclass(frozen=True)
+class Together:
+    """`count` training images have both classes; of one class twice: that have it."""
+
+    first: int
+    second: int
+    count: int
+
+
+@dataclass(frozen=True)
+class OnnxRecord:
+    """Everything but the weights.
+
+    The file's input `images` is (batch, 3, height, width), RGB; its outputs are the logits
+    `scores` (batch, classes) and `maps` (batch, classes, rows, columns). They become probabilities
+    by `activation`, after any averaging. `fixed_size` (width, height) is set where the file takes
+    no other, for the reason in `fixed_because`; elsewhere sides are at least `smallest_side`.
+    `version` is weakloc's. `threshold_mode` None: the thresholds were not tuned. `num_boxes_used`
+    counts drawn boxes that made the file what it is; `hidden_supervision` leaves out those that
+    tuned its thresholds.
+    """
+
+    class_names: tuple[str, ...]
+    activation: Activation
+    method: str
+    preprocessing: Preprocessing
+    geometry: CellGeometry
+    looking: Looking
+    thresholds: tuple[float, ...]
+    threshold_mode: ThresholdMode | None
+    thresholds_from: str
+    smallest_side: int
+    version: str
+    fixed_size: PixelSize | None = None
+    fixed_because: str = ""
+    rescoring: float = 0.0
+    together: tuple[Together, ...] = ()
+    num_boxes_used: int = 0
+    hidden_supervision: int = 0
+    opset: int = OPSET
+    format: str = FORMAT
+
+    def to_json(self) -> str:
+        return json.dumps(to_settings(self), ensure_ascii=False)
+
+    def co_occurrence(self) -> Counts:
+        """(C, C), symmetric."""
+        counts = np.zeros((len(self.class_names),) * 2, dtype=np.int64)
+        for pair in self.together:
+            counts[pair.first, pair.second] = counts[pair.second, pair.first] = pair.count
+        return counts
+
+
+def pairs_of(co_occurrence: Counts) -> tuple[Together, ...]:
+    """The pairs of classes that met, each once."""
+    rows, columns = np.nonzero(np.triu(co_occurrence))
+    return tuple(
+        Together(i, j, int(co_occurrence[i, j]))
+        for i, j in zip(rows.tolist(), columns.tolist(), strict=True)
+    )
+
+
+def read_record(text: str | None, *, where: str) -> OnnxRecord:
+    """The record of a file, checked."""
+    if text is None:
+        raise RunError(
+            "this is an ONNX file, but not of weakloc",
+            where=where,
+            remedy="Give a file that 'weakloc export' wrote",
+        )
+    try:
+        values = json.loads(text)
+        found = values.get("format")
+    except (ValueError, AttributeError) as error:
+        raise RunError(f"its metadata is damaged ({error})", where=where) from error
+    if found != FORMAT:
+        raise RunError(
+            f"its format is {found!r}, and this weakloc knows {FORMAT!r}",
+            where=where,
+            remedy="Update weakloc, or export the run again",
+        )
+    try:
+        return from_settings(OnnxRecord, values)
+    except SettingError as error:
+        raise RunError(f"its metadata is damaged ({error})", where=where) from error
+
 
 ERRORS_ONLY = 3
 CUDA = "CUDAExecutionProvider"

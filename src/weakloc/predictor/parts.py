@@ -10,15 +10,21 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import distributed
+
+from weakloc.data.sources import ImageSource
 from weakloc.errors import PredictionsError
 from weakloc.files import open_whole
-from weakloc.predictor.sources import ImageSource
 
 
 @dataclass(frozen=True)
@@ -94,3 +100,43 @@ def _concatenate(sources: Iterable[Path], target: Path) -> int:
                     joined.write(line)
                     num_lines += 1
     return num_lines
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process is `rank` of `world_size`; `local_rank` is its number on its machine."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    def wait_for_all(self) -> None:
+        if self.world_size > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def joined_ranks(*, timeout_hours: float = 72.0) -> Iterator[Ranks]:
+    """The ranks that torchrun names in the environment, able to wait for one another.
+
+    The time limit bounds how far apart the first and the last rank may finish.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield Ranks()
+        return
+    rank = int(os.environ["RANK"])
+    limit = timedelta(hours=timeout_hours)
+    distributed.init_process_group("gloo", rank=rank, world_size=world_size, timeout=limit)
+    try:
+        yield Ranks(rank, world_size, int(os.environ.get("LOCAL_RANK", rank)))
+    finally:
+        distributed.destroy_process_group()
+
+
+def own_device() -> torch.device:
+    """The GPU of this process among those of its machine, or the processor where there is none."""
+    num_devices = torch.cuda.device_count()
+    if num_devices == 0:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % num_devices)

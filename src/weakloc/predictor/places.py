@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.config import PredictSettings
+from weakloc.data.readers.assembly import LabelClaim, ReaderOptions
+from weakloc.data.readers.table_rows import read_rows
+from weakloc.errors import DataError, did_you_mean
+from weakloc.files import by_last_part
+from weakloc.geometry import GridTransform
 from weakloc.localize.boxes import BoxScore, find_at_least_one_box, find_boxes
+from weakloc.localize.crf import CrfSettings, dense_crf
 from weakloc.localize.doubt import disagreements
+from weakloc.localize.maps import NORMALISATIONS, Maps, image_grid, resample
+from weakloc.localize.masks import (
+    Background,
+    ClassMask,
+    LabelImage,
+    class_masks,
+    labels_of_stack,
+    score_stack,
+    segment,
+    without_specks,
+)
+from weakloc.localize.pixel_affinity import PixelAffinitySettings, refine_by_pixel_affinity
 from weakloc.localize.points import PointMethod, locate_point, locate_points
-from weakloc.predictor.refining import find_masks
-from weakloc.predictor.streaming import SeenImage
+from weakloc.predictor.views import SeenImage
 from weakloc.structures import (
+    ABSENT,
     PRESENT,
     UNKNOWN,
     Box,
@@ -23,8 +42,84 @@ from weakloc.structures import (
     Mask,
     Point,
     Prediction,
+    Problem,
     ScoreMaps,
 )
+
+REFINED_SIDE = 500  # pixels along the long side at which edges are followed
+
+
+def find_masks(
+    seen: SeenImage,
+    heat: ScoreMaps,
+    thresholds: Sequence[float],
+    settings: PredictSettings,
+) -> list[ClassMask]:
+    """Masks of the maps that win pixels; each pixel belongs to one of them or to none.
+
+    `thresholds` are one a map of `heat`, and `class_index` of a mask is the place of its map.
+    """
+    if settings.masks == "none" or not thresholds:
+        return []
+    shares = np.asarray(thresholds, dtype=np.float32)
+    level = float(shares.mean())
+    normalised = NORMALISATIONS[settings.threshold_mode](heat.values)
+    # Shifted so that one background level stands for every class's own threshold.
+    shifted = ScoreMaps(normalised - shares[:, None, None] + level, heat.transform, "cam")
+    background = Background("threshold", level=level)
+    labels = _LABELLING[settings.masks](shifted, seen, background)
+    return class_masks(without_specks(labels, min_area=settings.min_area))
+
+
+def _by_threshold(maps: ScoreMaps, seen: SeenImage, background: Background) -> LabelImage:
+    return segment(maps, _all_present(maps), image_grid(seen.size), background=background)
+
+
+def _by_crf(maps: ScoreMaps, seen: SeenImage, background: Background) -> LabelImage:
+    def refine(stack: Maps, pixels: NDArray[np.uint8]) -> Maps:
+        positive = np.maximum(stack, 1e-3)
+        shares = np.asarray(positive / positive.sum(axis=0), dtype=np.float32)
+        return dense_crf(shares, pixels, CrfSettings())
+
+    return _refined(maps, seen, background, refine)
+
+
+def _by_pixel_affinity(maps: ScoreMaps, seen: SeenImage, background: Background) -> LabelImage:
+    def refine(stack: Maps, pixels: NDArray[np.uint8]) -> Maps:
+        return np.asarray(refine_by_pixel_affinity(stack, pixels, PixelAffinitySettings()))
+
+    return _refined(maps, seen, background, refine)
+
+
+_LABELLING = {"threshold": _by_threshold, "crf": _by_crf, "par": _by_pixel_affinity}
+
+
+def _refined(
+    maps: ScoreMaps,
+    seen: SeenImage,
+    background: Background,
+    refine: Callable[[Maps, NDArray[np.uint8]], Maps],
+) -> LabelImage:
+    """Refined at a bounded size, then each pixel of the image takes the nearest label."""
+    grid = image_grid(seen.size, long_side=REFINED_SIDE)
+    columns, rows = (round(side) for side in grid.grid_size)
+    pixels = np.asarray(seen.picture.resize((columns, rows)))
+    present = _all_present(maps)
+    stack = refine(score_stack(resample(maps, grid).values, present, background), pixels)
+    labels = labels_of_stack(stack, present, background)
+    return _enlarged(labels, grid)
+
+
+def _enlarged(labels: LabelImage, grid: GridTransform) -> LabelImage:
+    width, height = (round(side) for side in grid.image_size)
+    rows = np.minimum((np.arange(height) + 0.5) * labels.shape[0] / height, labels.shape[0] - 1)
+    columns = np.minimum((np.arange(width) + 0.5) * labels.shape[1] / width, labels.shape[1] - 1)
+    return np.asarray(labels[rows.astype(np.intp)[:, None], columns.astype(np.intp)[None, :]])
+
+
+def _all_present(maps: ScoreMaps) -> NDArray[np.bool_]:
+    return np.ones(len(maps.values), dtype=np.bool_)
+
 
 CRUMB = 0.02  # share of a class's heat
 
@@ -187,3 +282,55 @@ def _disagreements(seen: SeenImage, tags: LabelVector, how: Locating) -> tuple[D
         missing_below=1.0 - sure,
         unexpected_above=sure,
     )
+
+
+class Tags:
+    """Label vectors by image name; an image that no line names is unknown in every class.
+
+    Where no name fits, the last part of it does if only one line ends so: tables often name
+    images from another folder than the one that is predicted.
+    """
+
+    def __init__(self, vectors: dict[str, LabelVector], num_classes: int) -> None:
+        self._vectors = vectors
+        self._by_last_part = by_last_part(vectors)
+        self._nothing_known = np.full(num_classes, UNKNOWN, dtype=np.int8)
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def of(self, image_name: str) -> LabelVector:
+        found = self._vectors.get(image_name)
+        if found is None:
+            named = self._by_last_part.get(image_name.rpartition("/")[2])
+            found = None if named is None else self._vectors[named]
+        return self._nothing_known if found is None else found
+
+
+def read_tags(path: Path, class_names: Sequence[str]) -> tuple[Tags, list[Problem]]:
+    """Any table that `weakloc train --labels` takes; image names as in the predictions.
+
+    A class that the model does not know is an error: its tag could never be honoured.
+    """
+    problems: list[Problem] = []
+    index = {name: number for number, name in enumerate(class_names)}
+    shared: dict[LabelClaim, LabelVector] = {}
+    vectors: dict[str, LabelVector] = {}
+    for row in read_rows(path, ReaderOptions(), problems).rows:
+        if row.claim not in shared:
+            shared[row.claim] = _vector(row.claim, index, where=f"{path}, line {row.line}")
+        vectors[row.image.replace("\\", "/").removeprefix("./")] = shared[row.claim]
+    return Tags(vectors, len(class_names)), problems
+
+
+def _vector(claim: LabelClaim, index: dict[str, int], *, where: str) -> LabelVector:
+    vector = np.full(len(index), claim.rest, dtype=np.int8)
+    states = ((claim.absent, ABSENT), (claim.unknown, UNKNOWN), (claim.present, PRESENT))
+    for names, state in states:
+        for name in names:
+            if name not in index:
+                raise DataError(
+                    f"the run has no class {name!r}", where=where, remedy=did_you_mean(name, index)
+                )
+            vector[index[name]] = state
+    return vector

@@ -10,14 +10,147 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.config import PredictSettings
-from weakloc.predictor.doubting import doubt_of
-from weakloc.predictor.heat import HeatMaker, fused_maps
-from weakloc.predictor.map_source import MapSource
-from weakloc.predictor.places import Locating, name_places, wanted_classes
-from weakloc.predictor.sources import ImageSource
-from weakloc.predictor.streaming import SeenImage, see_images
-from weakloc.predictor.tags import Tags
+from weakloc.data.sources import ImageSource
+from weakloc.geometry import BoxLTRB
+from weakloc.localize.boxes import HeatMap, ThresholdMode, find_boxes
+from weakloc.localize.doubt import (
+    PlaceEvidence,
+    doubt,
+    heat_entropy,
+    threshold_instability,
+    view_instability,
+)
+from weakloc.localize.maps import image_grid, minmax, resample
+from weakloc.localize.objectness import (
+    axis_projection,
+    bipartition,
+    center_prior,
+    feature_distance,
+    fuse_product,
+    principal_axis,
+)
+from weakloc.predictor.network_source import Floats, MapSource
+from weakloc.predictor.places import Locating, Tags, name_places, wanted_classes
+from weakloc.predictor.views import SeenImage, see_images
 from weakloc.structures import BrokenImage, LabelVector, Prediction, ScoreMaps
+
+HeatMaker: TypeAlias = Callable[[SeenImage, Sequence[int], PredictSettings], ScoreMaps]
+
+
+def fused_maps(seen: SeenImage, classes: Sequence[int], settings: PredictSettings) -> ScoreMaps:
+    """The maps of all views as one; weighed where the settings say so."""
+    maps = seen.fused(classes, settings)
+    if settings.objectness == "none" and not settings.center_prior:
+        return maps
+    heat = minmax(maps.values)
+    if settings.objectness != "none":
+        heat = fuse_product(heat, _objectness(seen, maps, settings))
+    if settings.center_prior:
+        heat = fuse_product(heat, center_prior(maps.transform))
+    return ScoreMaps(heat, maps.transform, "cam")
+
+
+def maps_in_words(settings: PredictSettings) -> str:
+    """What thresholds are for: those of other maps do not fit."""
+    factors: list[str] = [settings.localiser]
+    if settings.localiser != "beam_search" and settings.objectness != "none":
+        factors.append(f"objectness {settings.objectness} of stride {settings.objectness_stride}")
+    if settings.localiser != "beam_search" and settings.center_prior:
+        factors.append("center prior")
+    return " x ".join(factors)
+
+
+def _objectness(seen: SeenImage, maps: ScoreMaps, settings: PredictSettings) -> Floats:
+    """What stands out in the features of each view of the whole image, averaged."""
+    stride = settings.objectness_stride
+    found = []
+    for view in seen.views:
+        if view.view.tile is None and stride in view.features:
+            features = view.features[stride]
+            values = OBJECTNESS[settings.objectness](features.values)
+            alone = ScoreMaps(values[None], features.transform, "cam")
+            found.append(resample(alone, maps.transform).values[0])
+    if not found:
+        raise ValueError(f"the source gave no features of stride {stride}")
+    return np.asarray(np.mean(found, axis=0), dtype=np.float32)
+
+
+def _axis(features: Floats) -> Floats:
+    return axis_projection(features, principal_axis([features]))
+
+
+OBJECTNESS: dict[str, Callable[[Floats], Floats]] = {
+    "distance": feature_distance,
+    "axis": _axis,
+    "cut": bipartition,
+}
+
+
+JUDGED_SIDE = 64  # cells along the long side: enough to see a box move
+THRESHOLD_STEPS = (-0.1, 0.0, 0.1)
+
+
+def doubt_of(
+    seen: SeenImage,
+    heat: ScoreMaps,
+    classes: Sequence[int],
+    tags: LabelVector | None,
+    *,
+    thresholds: Sequence[float],
+    threshold_mode: ThresholdMode,
+) -> float:
+    """The doubt of one image whose `classes` have the maps in `heat`, in that order."""
+    grid = image_grid(seen.size, long_side=JUDGED_SIDE)
+    small = resample(heat, grid)
+    views = _view_maps(seen, classes, small)
+    places = {
+        index: _evidence(
+            small, [view.values[row] for view in views], row, thresholds[index], threshold_mode
+        )
+        for row, index in enumerate(classes)
+    }
+    return doubt(seen.probabilities, places, labels=tags)
+
+
+def _view_maps(seen: SeenImage, classes: Sequence[int], small: ScoreMaps) -> list[ScoreMaps]:
+    """The maps of each view of the whole image, where there are several."""
+    whole = [view.maps for view in seen.views if view.view.tile is None]
+    if len(whole) < 2 or not classes:
+        return []
+    return [
+        resample(ScoreMaps(maps.values[list(classes)], maps.transform, maps.kind), small.transform)
+        for maps in whole
+    ]
+
+
+def _evidence(
+    small: ScoreMaps,
+    views: Sequence[HeatMap],
+    row: int,
+    threshold: float,
+    threshold_mode: ThresholdMode,
+) -> PlaceEvidence:
+    def largest(heat: HeatMap, share: float) -> BoxLTRB | None:
+        found = find_boxes(
+            heat,
+            small.transform,
+            threshold=share,
+            threshold_mode=threshold_mode,
+            select="largest",
+            min_area=0.0,
+        )
+        return found[0].box if found else None
+
+    heat = small.values[row]
+    shares = np.clip([threshold + step for step in THRESHOLD_STEPS], 0.0, 0.95)
+    at_thresholds = [largest(heat, float(share)) for share in shares]
+    of_views = [largest(view, threshold) for view in views]
+    return PlaceEvidence(
+        entropy=heat_entropy(heat),
+        threshold_instability=threshold_instability(at_thresholds),
+        view_instability=view_instability(at_thresholds[1], of_views),
+    )
+
 
 ProbabilityMap: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 

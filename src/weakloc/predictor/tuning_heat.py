@@ -14,13 +14,12 @@ from numpy.random import Generator
 from PIL import Image
 
 from weakloc.config import PredictSettings
+from weakloc.data.sources import ImageSource
 from weakloc.geometry import BoxLTRB
 from weakloc.localize.boxes import HeatMap
-from weakloc.localize.calibrate import DrawnHeat, ViewedHeat
-from weakloc.predictor.heat import fused_maps
-from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.sources import ImageSource
-from weakloc.predictor.streaming import SeenImage, ViewMaps, map_scales, see_images
+from weakloc.localize.calibration import DrawnHeat, ViewedHeat
+from weakloc.predictor.predictor import Predictor, fused_maps
+from weakloc.predictor.views import SeenImage, ViewMaps, map_scales, see_images
 from weakloc.structures import PRESENT, BrokenImage, Sample
 
 OTHER_SCALES = (0.75, 1.25)  # besides a single usual one, to see which boxes stay

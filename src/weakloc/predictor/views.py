@@ -1,17 +1,33 @@
-"""One picture -> the views that the network sees (scales, flips, tiles), each with its place."""
+"""Images -> score maps, in input order, with memory that does not grow with their number.
+
+Pictures are decoded by threads a bounded number ahead; views of equal shape go through the
+network together.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from weakloc.config import PredictSettings
+from weakloc.data.images import read_or_record
+from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import PixelSize, Preprocessing
-from weakloc.geometry import BoxLTRB, GridTransform
+from weakloc.geometry import BoxLTRB, GridTransform, Size
+from weakloc.localize import maps as score_maps
+from weakloc.predictor.network_source import Floats, MapSource, RawMaps, probabilities
+from weakloc.structures import BrokenImage, ScoreMaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +98,209 @@ def scaled(preprocessing: Preprocessing, factor: float, picture_size: PixelSize)
         return replace(preprocessing, size=max(round(preprocessing.size * factor), 1))
     width, height = (max(round(side * factor), 1) for side in preprocessing.size)
     return replace(preprocessing, size=(width, height))
+
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class ViewMaps:
+    """Where the network saw the classes in one view."""
+
+    view: View
+    maps: ScoreMaps
+    features: Mapping[int, ScoreMaps]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the network said of one view; maps only where they will be looked at."""
+
+    view: View
+    logits: Floats  # (C,)
+    maps: ViewMaps | None
+
+
+@dataclass(frozen=True)
+class SeenImage:
+    """One image with the maps of the views that are meant for maps, before any place is named."""
+
+    name: str
+    picture: Image.Image
+    views: tuple[ViewMaps, ...]
+    logits: NDArray[np.float64]  # (C,) of all views together
+    probabilities: NDArray[np.float64]  # (C,)
+
+    @property
+    def size(self) -> Size:
+        return self.picture.size
+
+    def fused(self, classes: Sequence[int], settings: PredictSettings) -> ScoreMaps:
+        """The maps of some classes from the views meant for maps, on a grid over the image."""
+        grid = score_maps.image_grid(self.size, long_side=settings.map_side)
+        views = [view for view in self.views if view.view.scale in map_scales(settings)]
+        chosen = [
+            ScoreMaps(view.maps.values[list(classes)], view.maps.transform, view.maps.kind)
+            for view in views
+        ]
+        if len(chosen) == 1:
+            return score_maps.resample(chosen[0], grid)
+        width, height = self.size
+        return score_maps.fuse(
+            chosen,
+            grid,
+            combine="mean" if settings.fuse == "auto" else settings.fuse,
+            normalise="none" if settings.normalise == "auto" else settings.normalise,
+            windows=[view.view.tile or (0.0, 0.0, width, height) for view in views],
+        )
+
+
+def score_scales(settings: PredictSettings) -> tuple[float, ...]:
+    return settings.scales or (1.0,)
+
+
+def map_scales(settings: PredictSettings) -> tuple[float, ...]:
+    return settings.map_scales or score_scales(settings)
+
+
+def see_images(
+    images: Iterable[ImageSource], source: MapSource, settings: PredictSettings
+) -> Iterator[SeenImage | BrokenImage]:
+    """Every image in input order, or the record of why it could not be read."""
+    pictures = _decoded(images, settings)
+    # One bounded group at a time: views of equal shape within it share network calls.
+    for group in _groups(pictures, settings.batch_size):
+        yield from _see_group(group, source, settings)
+
+
+def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
+def _decoded(
+    images: Iterable[ImageSource], settings: PredictSettings
+) -> Iterator[tuple[str, Image.Image | BrokenImage]]:
+    """Pictures in input order, at most two batches ahead of whoever takes them."""
+
+    def read(image: ImageSource) -> Image.Image | BrokenImage:
+        return read_or_record(image.name, image.content, max_pixels=settings.max_pixels)
+
+    if settings.workers == 0:
+        yield from ((image.name, read(image)) for image in images)
+        return
+    waiting: deque[tuple[str, Future[Image.Image | BrokenImage]]] = deque()
+    ahead = 2 * settings.batch_size
+    with ThreadPoolExecutor(settings.workers) as pool:
+        for image in images:
+            waiting.append((image.name, pool.submit(read, image)))
+            if len(waiting) > ahead:
+                name, future = waiting.popleft()
+                yield name, future.result()
+        while waiting:
+            name, future = waiting.popleft()
+            yield name, future.result()
+
+
+def _see_group(
+    group: Sequence[tuple[str, Image.Image | BrokenImage]],
+    source: MapSource,
+    settings: PredictSettings,
+) -> Iterator[SeenImage | BrokenImage]:
+    jobs = [
+        (index, view)
+        for index, (_, picture) in enumerate(group)
+        if isinstance(picture, Image.Image)
+        for view in _views(picture.size, settings)
+    ]
+    answers: dict[int, list[_Answer]] = {index: [] for index, _ in jobs}
+    for chunk in _groups(jobs, settings.batch_size):
+        read = _read(chunk, group, source, scales_of_maps=map_scales(settings))
+        for (index, _), answer in zip(chunk, read, strict=True):
+            answers[index].append(answer)
+    for index, (name, picture) in enumerate(group):
+        if isinstance(picture, Image.Image):
+            yield _summed_up(name, picture, answers.pop(index), source, settings)
+        else:
+            yield picture
+
+
+def _views(picture_size: PixelSize, settings: PredictSettings) -> list[View]:
+    return list_views(
+        picture_size,
+        scales=sorted({*score_scales(settings), *map_scales(settings)}),
+        flip=settings.flip,
+        tile=settings.tile,
+        overlap=settings.tile_overlap,
+    )
+
+
+def _read(
+    chunk: Sequence[tuple[int, View]],
+    group: Sequence[tuple[str, Image.Image | BrokenImage]],
+    source: MapSource,
+    *,
+    scales_of_maps: Sequence[float],
+) -> list[_Answer]:
+    """The answers to a chunk of views, one network call for each input shape."""
+    inputs: list[tuple[Tensor, GridTransform]] = []
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for place, (index, view) in enumerate(chunk):
+        picture = group[index][1]
+        assert isinstance(picture, Image.Image)
+        inputs.append(make_view(picture, view, source.preprocessing))
+        by_shape.setdefault(tuple(inputs[-1][0].shape), []).append(place)
+    answers: dict[int, _Answer] = {}
+    for places in by_shape.values():
+        raw = source.read(torch.stack([inputs[place][0] for place in places]))
+        for row, place in enumerate(places):
+            view = chunk[place][1]
+            maps = None
+            if view.scale in scales_of_maps:
+                maps = _view_maps(raw, row, view, inputs[place][1], source)
+            answers[place] = _Answer(view, raw.scores[row], maps)
+    return [answers[place] for place in range(len(chunk))]
+
+
+def _view_maps(
+    raw: RawMaps, row: int, view: View, input_transform: GridTransform, source: MapSource
+) -> ViewMaps:
+    rows, columns = raw.maps.shape[2:]
+    transform = source.cell_transform(input_transform, rows, columns)
+    features = {
+        stride: ScoreMaps(
+            values[row],
+            source.cell_transform(input_transform, *values.shape[2:]),
+            "cam",
+        )
+        for stride, values in raw.features.items()
+    }
+    maps = ScoreMaps(raw.maps[row], transform, source.map_kind)
+    return ViewMaps(view, maps, features)
+
+
+def _summed_up(
+    name: str,
+    picture: Image.Image,
+    answers: Sequence[_Answer],
+    source: MapSource,
+    settings: PredictSettings,
+) -> SeenImage:
+    """Raw scores: the best tile of a scale, then one score from all scales and mirrored images.
+
+    By default their mean, which alone becomes a probability (Oquab et al.: average the maxima,
+    squash last).
+    """
+    of_scale: dict[tuple[float, bool], list[Floats]] = {}
+    for answer in answers:
+        if answer.view.scale in score_scales(settings):
+            of_scale.setdefault((answer.view.scale, answer.view.flip), []).append(answer.logits)
+    best = np.stack([np.max(logits, axis=0) for logits in of_scale.values()]).astype(np.float64)
+    logits = best.max(axis=0) if settings.fuse_scores == "max" else best.mean(axis=0)
+    if settings.fuse_scores == "mean_probability":
+        likely = probabilities(best, source.activation).mean(axis=0)
+    else:
+        likely = probabilities(logits, source.activation)
+    views = tuple(answer.maps for answer in answers if answer.maps is not None)
+    return SeenImage(name, picture, views, logits, likely)

@@ -16,9 +16,9 @@ from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit, urluns
 from urllib.request import HTTPRedirectHandler, build_opener
 
 from weakloc.config import require
-from weakloc.data.tar_members import is_member_path
+from weakloc.data.images import is_member_path
+from weakloc.data.sources import ImageSource
 from weakloc.errors import ImageError
-from weakloc.predictor.sources import ImageSource
 
 FETCH_SECONDS = 10
 LOCAL_FILES = ("/data/local-files/?", "/data/local-files?")

@@ -3,33 +3,172 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
+import hmac
+import json
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from weakloc.config import ExportOptions
+from weakloc.config import ExportOptions, ServeSettings
+from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, ImageError, WeaklocError
 from weakloc.output.exporters.jsonl import prediction_line
 from weakloc.output.exporters.label_studio import pre_annotation
 from weakloc.output.exporters.selection import selected
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.sources import ImageSource
 from weakloc.serving.allowed_images import AllowedImages
-from weakloc.serving.gate import REASON, Gate
 from weakloc.serving.labelling_interface import LabellingInterface, read_interface
-from weakloc.serving.questions import NamedImage, Tasks, read_json, read_question
-from weakloc.serving.settings import ServeSettings
 from weakloc.serving.worker import PredictionWorker
 from weakloc.structures import BrokenImage, Prediction
+
+REQUESTS = logging.getLogger(__name__)
+REASON = "weakloc.reason"  # where an application notes in the scope why it refused
+
+
+class Gate:
+    """An ASGI application around another one.
+
+    The token is a Bearer token, or the password of any user, which is all that Label Studio sends.
+    """
+
+    def __init__(self, app: ASGIApp, *, token: str | None, max_bytes: int) -> None:
+        self._app = app
+        self._token = token
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 500
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, noting)
+        finally:
+            asked = f"{scope['method']} {json.dumps(scope['path'])}"
+            reason = f" error={json.dumps(scope[REASON])}" if REASON in scope else ""
+            seconds = time.perf_counter() - start
+            REQUESTS.info("%s status=%d seconds=%.3f%s", asked, status, seconds, reason)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        if self._token is not None and not is_token(headers.get("authorization"), self._token):
+            asks = {"WWW-Authenticate": 'Basic realm="weakloc"'}
+            refusal = JSONResponse({"error": "the token is missing or wrong"}, 401, headers=asks)
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, bounded(receive, self._max_bytes), send)
+
+
+def is_token(authorization: str | None, token: str) -> bool:
+    """Whether the header holds the token; takes as long for any wrong one of its length."""
+    scheme, _, given = (authorization or "").partition(" ")
+    secret = given.strip().encode("latin-1")  # the very bytes that came
+    if scheme.lower() == "basic":
+        try:
+            secret = base64.b64decode(secret, validate=True).partition(b":")[2]
+        except binascii.Error:
+            return False
+    elif scheme.lower() != "bearer":
+        return False
+    return hmac.compare_digest(secret, token.encode())
+
+
+def bounded(receive: Receive, max_bytes: int) -> Receive:
+    """The same body, ended by HTTP 413 where it is larger: it is never all in memory."""
+    num_bytes = 0
+
+    async def counting() -> Message:
+        nonlocal num_bytes
+        message = await receive()
+        num_bytes += len(message.get("body", b""))
+        if num_bytes > max_bytes:
+            raise HTTPException(413, f"the request is larger than {max_bytes:,} bytes")
+        return message
+
+    return counting
+
+
+UNNAMED = "image"
+
+
+@dataclass(frozen=True)
+class NamedImage:
+    """An image that lies somewhere else, which may be forbidden."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Label Studio's question: tasks, and its labelling interface."""
+
+    tasks: list[dict[str, Any]]
+    interface: object
+
+
+async def read_question(request: Request) -> ImageSource | NamedImage | Tasks:
+    """HTTPException where the body is none of the three."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type == "application/json":
+        return _from_json(await read_json(request))
+    if content_type == "multipart/form-data":
+        return await _from_form(request)
+    if content_type.startswith("image/") or content_type == "application/octet-stream":
+        name = request.query_params.get("name", UNNAMED)
+        return ImageSource(name, await request.body())
+    raise HTTPException(
+        415,
+        f"the content type is {content_type!r}; send an image (image/jpeg or the like), "
+        "multipart/form-data with the file 'image', or application/json",
+    )
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    try:
+        body = json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"the body is not JSON ({error})") from error
+    if not isinstance(body, dict):
+        raise HTTPException(400, "the body is no JSON object")
+    return body
+
+
+def _from_json(body: dict[str, Any]) -> NamedImage | Tasks:
+    tasks, image = body.get("tasks"), body.get("image")
+    if isinstance(tasks, list) and all(isinstance(task, dict) for task in tasks):
+        return Tasks(tasks, body.get("label_config"))
+    if isinstance(image, str):
+        return NamedImage(image)
+    raise HTTPException(400, "the body has neither 'image', a text, nor 'tasks', a list of objects")
+
+
+async def _from_form(request: Request) -> ImageSource:
+    async with request.form(max_files=1, max_fields=1) as form:
+        image = form.get("image")
+        if not isinstance(image, UploadFile):
+            raise HTTPException(400, "the form has no file 'image'")
+        return ImageSource(image.filename or UNNAMED, await image.read())
+
 
 LOG = logging.getLogger(__name__)
 BODY_SECONDS = 60  # a client may take so long to send its question

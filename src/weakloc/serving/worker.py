@@ -11,8 +11,8 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TypeAlias
 
+from weakloc.data.sources import ImageSource
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.sources import ImageSource
 from weakloc.structures import BrokenImage, Prediction
 
 LOG = logging.getLogger(__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +15,66 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from weakloc.config import TrainSettings
-from weakloc.training import hardware
-from weakloc.training.batches import ResumableEpochs
-from weakloc.training.interruption import restored_signals
-from weakloc.training.keeper import WholeCheckpoints
-from weakloc.training.module import LocalizationModule
-from weakloc.training.saving import CHECKPOINT_NAME
+from weakloc.errors import SettingError
+from weakloc.training.checkpointing import WholeCheckpoints, restored_signals
+from weakloc.training.module import LocalizationModule, ResumableEpochs
+from weakloc.training.run_folder import CHECKPOINT_NAME
+
+
+def accelerator() -> str:
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def num_devices(settings: TrainSettings) -> int:
+    """Devices on this machine: as asked, else all GPUs, else one process."""
+    available = torch.cuda.device_count() if accelerator() == "gpu" else None
+    if settings.devices is None:
+        return available or 1
+    if available is not None and settings.devices > available:
+        raise SettingError(
+            f"--devices is {settings.devices} but there are {available}",
+            remedy=f"Give --devices {available} or fewer",
+        )
+    return settings.devices
+
+
+def strategy(settings: TrainSettings) -> str:
+    """The engine's name of the strategy; one process needs none."""
+    if settings.strategy == "fsdp" and accelerator() == "cpu":
+        raise SettingError("--strategy is 'fsdp' but there is no GPU", remedy="Use --strategy ddp")
+    if num_devices(settings) * settings.nodes == 1:
+        return "auto"
+    return "ddp" if settings.strategy == "auto" else settings.strategy
+
+
+def num_workers(settings: TrainSettings) -> int:
+    """Reading processes for each device; a small machine without a GPU computes with all cores."""
+    if settings.workers is not None:
+        return settings.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    share = (cores or 1) // num_devices(settings)
+    return min(share - 1, 12) if accelerator() == "gpu" else min(share // 4, 4)
+
+
+def is_first_process() -> bool:
+    """False in the further processes that torchrun, SLURM or the engine itself has started."""
+    names = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def computes_in_bf16() -> bool:
+    """Whether bfloat16 arithmetic is in the hardware rather than emulated."""
+    if accelerator() == "gpu":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if hasattr(torch.cpu, "get_capabilities"):  # torch >= 2.9
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def uses_bf16(settings: TrainSettings) -> bool:
+    return settings.precision == "bf16" or (settings.precision == "auto" and computes_in_bf16())
+
 
 # What Lightning says of choices that are meant.
 _EXPECTED_WARNINGS = (
@@ -46,11 +101,11 @@ def make_trainer(
         plugins.append(SLURMEnvironment(auto_requeue=False))
     with silenced():
         return Trainer(
-            accelerator=hardware.accelerator(),
-            devices=hardware.num_devices(settings),
+            accelerator=accelerator(),
+            devices=num_devices(settings),
             num_nodes=settings.nodes,
-            strategy=hardware.strategy(settings),
-            precision="bf16-mixed" if hardware.uses_bf16(settings) else "32-true",
+            strategy=strategy(settings),
+            precision="bf16-mixed" if uses_bf16(settings) else "32-true",
             max_epochs=epochs,
             max_steps=max_steps or -1,
             accumulate_grad_batches=settings.accumulate,

@@ -14,22 +14,26 @@ from weakloc.errors import FailureError, RunError
 from weakloc.methods.method import Method
 from weakloc.methods.settings import to_settings
 from weakloc.structures import DataSet, Sample
-from weakloc.training import hardware
-from weakloc.training.checkpoint import RECORD_NAME, RunWriter, load_run, read_record
-from weakloc.training.engine import checkpoint_in, fit, make_trainer
-from weakloc.training.inputs import Inputs, Process, feature_inputs, image_inputs
-from weakloc.training.keeper import (
+from weakloc.training import engine
+from weakloc.training.checkpointing import (
     Keeper,
     KeepingRules,
     read_checkpoint,
     started_with,
 )
-from weakloc.training.module import LocalizationModule
+from weakloc.training.engine import checkpoint_in, fit, make_trainer
+from weakloc.training.inputs import Inputs, Process, feature_inputs, image_inputs
+from weakloc.training.module import LocalizationModule, Watch
 from weakloc.training.plan import Plan, make_plan, optimiser_configuration
 from weakloc.training.progress import ProgressStyle, TrainingProgress, counted
-from weakloc.training.run import Run
-from weakloc.training.saving import CHECKPOINT_NAME
-from weakloc.training.watching import Watch
+from weakloc.training.run_folder import (
+    CHECKPOINT_NAME,
+    RECORD_NAME,
+    Run,
+    RunWriter,
+    load_run,
+    read_record,
+)
 
 # What may change between the start of a run and its continuation.
 _FREE = frozenset(("epochs", "workers", "patience", "checkpoint_minutes", "feature_cache"))
@@ -57,7 +61,7 @@ def train(
     writer = RunWriter(out, plan.header)
     keeper = Keeper(out, _rules(settings), started_with=start, publish=writer.publish)
     _fit(plan, out, keeper, checkpoint, progress)
-    if hardware.is_first_process():
+    if engine.is_first_process():
         _finish(plan, writer, keeper)
     return load_run(out)
 
@@ -112,7 +116,7 @@ def _module(plan: Plan, settings: TrainSettings, inputs: Inputs) -> Localization
 
 def _check_folder(out: Path, *, resume: bool) -> None:
     """Refuses to overwrite a run; further processes find it begun."""
-    if not hardware.is_first_process():
+    if not engine.is_first_process():
         return
     begun = [name for name in (CHECKPOINT_NAME, RECORD_NAME) if (out / name).exists()]
     if begun and not resume:
@@ -131,7 +135,7 @@ def _check_folder(out: Path, *, resume: bool) -> None:
 
 def _make_folder(out: Path) -> None:
     """Only once everything else is known to fit, so that a mistake leaves nothing behind."""
-    if not hardware.is_first_process():
+    if not engine.is_first_process():
         return
     try:
         out.mkdir(parents=True, exist_ok=True)

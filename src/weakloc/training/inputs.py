@@ -15,9 +15,9 @@ from weakloc.data.loaders import Batch, Cache, SampleLoader, evaluation_loader, 
 from weakloc.data.sampling import EpochBatches, EveryImageOnce, repetition_weights
 from weakloc.errors import DataError
 from weakloc.structures import BrokenImage, Sample
-from weakloc.training import hardware
-from weakloc.training.batches import ResumableEpochs
+from weakloc.training import engine
 from weakloc.training.features import Extraction, FeatureBatches, FeatureCache, Look, fill_alone
+from weakloc.training.module import ResumableEpochs
 from weakloc.training.plan import Plan
 
 Progress = Callable[[int, int], None]
@@ -42,8 +42,8 @@ class Inputs:
 
 
 def image_inputs(plan: Plan, settings: TrainSettings, process: Process) -> Inputs:
-    workers = hardware.num_workers(settings)
-    pinned = hardware.accelerator() == "gpu"
+    workers = engine.num_workers(settings)
+    pinned = engine.accelerator() == "gpu"
     learned = training_loader(
         plan.division.learned,
         plan.preprocessing,
@@ -73,9 +73,9 @@ def feature_inputs(
         folder=Path(settings.feature_cache) if settings.feature_cache else folder / "features",
         preprocessing=plan.preprocessing,
         batch_size=plan.optimisation.batch_size,
-        workers=hardware.num_workers(settings),
-        device=torch.device("cuda" if hardware.accelerator() == "gpu" else "cpu"),
-        in_bf16=hardware.uses_bf16(settings),
+        workers=engine.num_workers(settings),
+        device=torch.device("cuda" if engine.accelerator() == "gpu" else "cpu"),
+        in_bf16=engine.uses_bf16(settings),
     )
     sides = (False, True) if settings.feature_flip else (False,)
     scales = dict.fromkeys((1.0, *settings.feature_scales))  # watched images are seen at scale 1
@@ -146,7 +146,7 @@ def _feature_batches(
         seed=settings.seed,
         scales=settings.feature_scales,
         # Straight to what autocast would make of them.
-        dtype=torch.bfloat16 if hardware.uses_bf16(settings) else torch.float32,
+        dtype=torch.bfloat16 if engine.uses_bf16(settings) else torch.float32,
     )
 
 
@@ -168,7 +168,7 @@ def _watched_loader(
         rank=process.rank,
         world_size=process.world_size,
         cache=_cache_kind(plan, settings),
-        pin_memory=hardware.accelerator() == "gpu",
+        pin_memory=engine.accelerator() == "gpu",
     )
 
 

@@ -13,14 +13,13 @@ from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError
 from weakloc.methods.method import Method, preprocessing
 from weakloc.methods.optimisation import Optimisation, build_optimiser, build_schedule
-from weakloc.model.backbone_spec import BackboneSpec
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork
+from weakloc.model.trunk import BackboneSpec
 from weakloc.structures import DataSet
-from weakloc.training.checkpoint import RunHeader
-from weakloc.training.label_statistics import count_labels, odd_classes
-from weakloc.training.splits import Division, divide
+from weakloc.training.run_folder import RunHeader
+from weakloc.training.splits import Division, count_labels, divide, odd_classes
 
 _FROZEN_NOTE = (
     "the backbone is frozen and its features are cached: of the method's augmentation only "

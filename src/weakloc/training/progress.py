@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from weakloc.training.keeper import Keeper
+from weakloc.training.checkpointing import Keeper
 from weakloc.training.module import LocalizationModule
 
 ProgressStyle: TypeAlias = Literal["auto", "bar", "lines", "quiet"]

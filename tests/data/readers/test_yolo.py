@@ -7,7 +7,7 @@ import pytest
 
 from weakloc.data.readers import ReaderOptions, read_data_set
 from weakloc.errors import DataError
-from weakloc.run_lengths import decode_mask
+from weakloc.rle import decode_mask
 from weakloc.structures import TruthBox
 
 OPTIONS = ReaderOptions()

@@ -16,8 +16,8 @@ from pycocotools.cocoeval import COCOeval
 from tests.output.exporters.conftest import CLASS_NAMES, encoded
 from weakloc.errors import PredictionsError
 from weakloc.output.exporters import EXPORTERS, ExportOptions, export_format
-from weakloc.output.exporters.placed_objects import objects_of
-from weakloc.run_lengths import decode_mask
+from weakloc.output.exporters.objects import objects_of
+from weakloc.rle import decode_mask
 from weakloc.structures import Box, Mask, Prediction
 
 # pycocotools 2.0 still has NumPy 1's way of making arrays.

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.output.exporters.conftest import CLASS_NAMES, encoded
 from weakloc.output.exporters import ExportOptions, export_format
-from weakloc.run_lengths import decode_mask
+from weakloc.rle import decode_mask
 from weakloc.structures import Box, Mask, Prediction
 
 datumaro = pytest.importorskip("datumaro", reason="datumaro is not installed")

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from tests.output.exporters.conftest import CLASS_NAMES
 from weakloc.errors import PredictionsError
 from weakloc.output.exporters import ExportOptions, export_format
-from weakloc.output.exporters.label_studio_brush import pack_brush, unpack_brush
-from weakloc.output.exporters.outlines import fill_outline
-from weakloc.run_lengths import decode_mask
+from weakloc.output.exporters.label_studio import pack_brush, unpack_brush
+from weakloc.output.exporters.objects import fill_outline
+from weakloc.rle import decode_mask
 from weakloc.structures import Prediction
 
 IMAGE_ROOT = Path("photos", "ours & 100% ü")

@@ -9,8 +9,8 @@ import numpy as np
 
 from tests.output.exporters.conftest import CLASS_NAMES
 from weakloc.output.exporters import ExportOptions, export_format
-from weakloc.output.exporters.outlines import fill_outline
-from weakloc.run_lengths import decode_mask
+from weakloc.output.exporters.objects import fill_outline
+from weakloc.rle import decode_mask
 from weakloc.structures import Prediction
 
 

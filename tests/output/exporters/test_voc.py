@@ -15,7 +15,7 @@ from weakloc.data.readers import ReaderOptions, read_data_set
 from weakloc.errors import PredictionsError
 from weakloc.geometry import BoxLTRB
 from weakloc.output.exporters import export_format
-from weakloc.run_lengths import decode_mask
+from weakloc.rle import decode_mask
 from weakloc.structures import Box, Mask, Prediction
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+from weakloc.data.readers.assembly import ReaderOptions
 from weakloc.data.readers.coco import read_coco
 from weakloc.data.readers.detection import detect_layout
 from weakloc.data.readers.folders import read_folders
-from weakloc.data.readers.options import ReaderOptions
 from weakloc.data.readers.review import read_review_data
 from weakloc.data.readers.shards import read_shards
 from weakloc.data.readers.table import read_table

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
 
 from weakloc.data.readers.assembly import (
     ALL,
@@ -24,15 +28,128 @@ from weakloc.data.readers.assembly import (
     UNREADABLE_LABEL,
     Assembly,
     LabelClaim,
+    ReaderOptions,
     chosen_classes,
     split_name,
 )
-from weakloc.data.readers.coco_shapes import truth_of_annotations
+from weakloc.data.readers.drawn_truth import (
+    UNREADABLE_BOX,
+    UNREADABLE_MASK,
+    PolygonRle,
+    merged_counts,
+    usable_box,
+)
 from weakloc.data.readers.file_tree import FileIndex, file_names, is_image_name, subfolders
-from weakloc.data.readers.options import ReaderOptions
-from weakloc.data.readers.text_files import read_text
-from weakloc.errors import DataError
-from weakloc.structures import DataSet, Problem
+from weakloc.data.readers.table_rows import read_text
+from weakloc.errors import DataError, PredictionsError
+from weakloc.geometry import BoxLTRB, box_from_xywh, box_of_points
+from weakloc.rle import run_lengths
+from weakloc.structures import Box, DataSet, Mask, Prediction, Problem, Truth, TruthBox, TruthMask
+
+
+def truth_of_annotations(
+    annotations: Iterable[Mapping[str, Any]],
+    image: Mapping[str, Any],
+    *,
+    class_index: Mapping[Any, int],
+    file_name: str,
+    problems: list[Problem],
+) -> Truth | None:
+    """Boxes and masks of one image; those of classes that were not chosen are left out."""
+    boxes: list[TruthBox] = []
+    masks: list[TruthMask] = []
+    size = _image_size(image)
+    for record in annotations:
+        index = class_index.get(record["category_id"])
+        if index is None:
+            continue
+        where = f"{file_name}, annotation {record.get('id')}"
+        crowd = bool(record.get("iscrowd"))
+        rle = _run_lengths(record.get("segmentation"), size, where, problems)
+        if rle is not None:
+            masks.append(TruthMask(index, rle, crowd=crowd))
+        box = _box(record, rle, where, problems)
+        if box is not None:
+            box = usable_box(box, image_size=size, where=where, problems=problems)
+        if box is not None:
+            boxes.append(TruthBox(index, box, crowd=crowd))
+    return Truth(tuple(boxes), tuple(masks)) if boxes or masks else None
+
+
+def _image_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    width, height = image.get("width"), image.get("height")
+    if isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0:
+        return width, height
+    return None
+
+
+def _box(
+    record: Mapping[str, Any],
+    rle: Mapping[str, Any] | None,
+    where: str,
+    problems: list[Problem],
+) -> BoxLTRB | None:
+    """The box as written, else the one around the shape."""
+    written = record.get("bbox")
+    if written:
+        try:
+            left, top, width, height = map(float, written)
+        except (TypeError, ValueError):
+            problems.append(Problem(UNREADABLE_BOX, f"bbox {written} is not 4 numbers", where))
+            return None
+        return box_from_xywh((left, top, width, height))
+    if rle is None:
+        problems.append(Problem(UNREADABLE_BOX, "there is neither bbox nor segmentation", where))
+        return None
+    shape = record["segmentation"]
+    if isinstance(shape, list):
+        return box_of_points(np.concatenate([np.asarray(polygon) for polygon in shape]))
+    left, top, width, height = map(float, coco_mask.toBbox(dict(rle)))
+    return box_from_xywh((left, top, width, height))
+
+
+def _run_lengths(
+    shape: Any, size: tuple[int, int] | None, where: str, problems: list[Problem]
+) -> Mapping[str, Any] | None:
+    """Run lengths of polygons (computed when read) or of RLE in either spelling."""
+    if not shape:
+        return None
+    try:
+        if isinstance(shape, list):
+            return _polygons(shape, size)
+        return _compressed(shape, size)
+    except (KeyError, TypeError, ValueError) as error:
+        problems.append(Problem(UNREADABLE_MASK, str(error), where))
+        return None
+
+
+def _polygons(shape: list[Any], size: tuple[int, int] | None) -> Mapping[str, Any]:
+    if size is None:
+        raise ValueError("the image has no width and height to draw polygons in")
+    for polygon in shape:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError("a polygon is not at least three pairs of numbers")
+        if not np.isfinite(np.asarray(polygon, dtype=np.float64)).all():
+            raise ValueError("a polygon has a corner that is not finite")
+    return PolygonRle(shape, size)
+
+
+def _compressed(shape: Mapping[str, Any], size: tuple[int, int] | None) -> Mapping[str, Any]:
+    height, width = (int(side) for side in shape["size"])
+    if size is not None and (width, height) != size:
+        raise ValueError(f"mask of {width} x {height} in an image of {size[0]} x {size[1]}")
+    counts = shape["counts"]
+    num_pixels = int(run_lengths(counts).sum())
+    if num_pixels != width * height:
+        raise ValueError(f"run lengths cover {num_pixels} pixels of {width * height}")
+    if isinstance(counts, str):
+        return {"size": [height, width], "counts": counts}
+    plain = {"size": [height, width], "counts": counts}
+    return {
+        "size": [height, width],
+        "counts": merged_counts([coco_mask.frPyObjects(plain, height, width)]),
+    }
+
 
 _NUM_PROBES = 20  # images that decide which folder is meant
 _NOT_INSTANCES = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
@@ -253,3 +370,60 @@ def _report_unlisted(assembly: Assembly, sources: Sequence[_Source], index: File
             if f"{folder}/{name}" not in listed:
                 place = f"{folder}/{name}".removeprefix(prefix)
                 assembly.report(IMAGE_WITHOUT_LABELS, "no file names it; left out", place)
+
+
+def read_coco_results(path: Path, data_set: DataSet) -> list[Prediction]:
+    """`[{image_id, category_id, bbox, score}, ...]`; ids are those of the data set's own JSON."""
+    images, categories = _ids(data_set)
+    entries = json.loads(path.read_text("utf-8"))
+    if not isinstance(entries, list):
+        raise PredictionsError(
+            "is no list of detections",
+            where=str(path),
+            remedy="COCO results are [{image_id, category_id, bbox, score}, ...]",
+        )
+    found: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for number, entry in enumerate(entries):
+        image_id, category_id = entry.get("image_id"), entry.get("category_id")
+        if image_id not in images or category_id not in categories:
+            raise PredictionsError(
+                f"image {image_id!r} or category {category_id!r} is not in the data set",
+                where=f"{path}, entry {number}",
+            )
+        found[image_id].append(entry)
+    return [_prediction(images[key], found[key], categories) for key in sorted(found)]
+
+
+def _prediction(
+    image: Mapping[str, Any], entries: list[Mapping[str, Any]], categories: Mapping[int, str]
+) -> Prediction:
+    boxes, masks = [], []
+    for entry in entries:
+        name, score = categories[entry["category_id"]], float(entry["score"])
+        if "bbox" in entry:
+            left, top, width, height = (float(value) for value in entry["bbox"])
+            boxes.append(Box(name, box_from_xywh((left, top, width, height)), score))
+        if isinstance(entry.get("segmentation"), Mapping):
+            masks.append(Mask(name, entry["segmentation"], score))
+    size = int(image["width"]), int(image["height"])
+    return Prediction(str(image["file_name"]), *size, {}, (), tuple(boxes), tuple(masks))
+
+
+def _ids(data_set: DataSet) -> tuple[dict[int, Mapping[str, Any]], dict[int, str]]:
+    """Images and categories by their ids, from every annotation file of the data set."""
+    root = data_set.root
+    files = [root] if root.is_file() else sorted([*root.glob("*.json"), *root.glob("*/*.json")])
+    images: dict[int, Mapping[str, Any]] = {}
+    categories: dict[int, str] = {}
+    for file in files:
+        content = json.loads(file.read_text("utf-8"))
+        if isinstance(content, dict) and {"images", "categories"} <= content.keys():
+            images |= {image["id"]: image for image in content["images"]}
+            categories |= {each["id"]: each["name"] for each in content["categories"]}
+    if not images:
+        raise PredictionsError(
+            "COCO results can only be read against a data set in COCO layout",
+            where=str(root),
+            remedy="Evaluate a predictions.jsonl, which names its images",
+        )
+    return images, categories

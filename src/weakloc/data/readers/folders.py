@@ -17,11 +17,11 @@ from weakloc.data.readers.assembly import (
     SPLIT_NAMES,
     Assembly,
     LabelClaim,
+    ReaderOptions,
     chosen_classes,
     split_name,
 )
 from weakloc.data.readers.file_tree import ImageFolder, image_folders, join
-from weakloc.data.readers.options import ReaderOptions
 from weakloc.structures import DataSet, Problem
 
 NOT_A_CLASS = "split folder among class folders"

@@ -24,12 +24,12 @@ from weakloc.data.readers.assembly import (
     MISSING_IMAGE,
     Assembly,
     LabelClaim,
+    ReaderOptions,
     chosen_classes,
 )
 from weakloc.data.readers.drawn_truth import usable_box
 from weakloc.data.readers.file_tree import FileIndex, file_names
-from weakloc.data.readers.options import ReaderOptions
-from weakloc.data.readers.text_files import read_text
+from weakloc.data.readers.table_rows import read_text
 from weakloc.errors import DataError
 from weakloc.geometry import BoxLTRB
 from weakloc.structures import UNKNOWN, DataSet, Truth, TruthBox

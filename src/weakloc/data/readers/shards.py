@@ -20,15 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+from weakloc.data.images import member_path
 from weakloc.data.readers.assembly import (
     ALL,
     SPLIT_NAMES,
     LabelClaim,
     LabelVectors,
+    ReaderOptions,
     chosen_classes,
     finished_data_set,
 )
-from weakloc.data.readers.options import ReaderOptions
 from weakloc.data.readers.shard_members import (
     BROKEN_SHARD,
     ShardImage,
@@ -36,8 +37,7 @@ from weakloc.data.readers.shard_members import (
     images_of_shard,
     read_content,
 )
-from weakloc.data.readers.text_files import numbered_lines
-from weakloc.data.tar_members import member_path
+from weakloc.data.readers.table_rows import numbered_lines
 from weakloc.errors import DataError
 from weakloc.structures import DataSet, LabelVector, Problem, Sample
 

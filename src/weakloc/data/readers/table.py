@@ -22,13 +22,12 @@ from weakloc.data.readers.assembly import (
     SPLIT_NAMES,
     Assembly,
     LabelClaim,
+    ReaderOptions,
     chosen_classes,
     split_name,
 )
 from weakloc.data.readers.file_tree import FileIndex, file_names, image_folders
-from weakloc.data.readers.options import ReaderOptions
-from weakloc.data.readers.table_rows import TABLE_SUFFIXES, TableContent, read_rows
-from weakloc.data.readers.text_files import at_line
+from weakloc.data.readers.table_rows import TABLE_SUFFIXES, TableContent, at_line, read_rows
 from weakloc.errors import DataError
 from weakloc.structures import DataSet, Problem, Severity
 

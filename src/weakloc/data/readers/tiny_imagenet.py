@@ -18,11 +18,11 @@ from weakloc.data.readers.assembly import (
     UNREADABLE_LABEL,
     Assembly,
     LabelClaim,
+    ReaderOptions,
 )
 from weakloc.data.readers.drawn_truth import usable_box
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
-from weakloc.data.readers.options import ReaderOptions
-from weakloc.data.readers.text_files import at_line, numbered_lines
+from weakloc.data.readers.table_rows import at_line, numbered_lines
 from weakloc.errors import DataError, did_you_mean
 from weakloc.geometry import BoxLTRB, box_from_inclusive
 from weakloc.structures import DataSet, Problem, Truth, TruthBox

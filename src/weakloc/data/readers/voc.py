@@ -12,8 +12,11 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree.ElementTree import Element, ParseError
 
-from weakloc.data.palette import voc_palette
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import parse
+
 from weakloc.data.readers.assembly import (
     ALL,
     DUPLICATE_IMAGE,
@@ -24,16 +27,118 @@ from weakloc.data.readers.assembly import (
     NOTHING_KNOWN,
     UNREADABLE_LABEL,
     Assembly,
+    Difficult,
     LabelClaim,
+    ReaderOptions,
     chosen_classes,
 )
+from weakloc.data.readers.drawn_truth import UNREADABLE_BOX, usable_box
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
-from weakloc.data.readers.options import Difficult, ReaderOptions
-from weakloc.data.readers.text_files import at_line, numbered_lines
-from weakloc.data.readers.voc_xml import Annotation, read_annotation
+from weakloc.data.readers.table_rows import at_line, numbered_lines
 from weakloc.errors import DataError
 from weakloc.files import file_name_of
+from weakloc.geometry import BoxLTRB, Size, box_from_voc
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, Problem, Truth, TruthBox
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnObject:
+    """One object; its box is None where it cannot be used, but its class still counts."""
+
+    class_name: str
+    box: BoxLTRB | None
+    difficult: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """What one XML file says about its image."""
+
+    objects: tuple[DrawnObject, ...]
+
+    @property
+    def present(self) -> frozenset[str]:
+        return frozenset(o.class_name for o in self.objects if not o.difficult)
+
+    @property
+    def only_difficult(self) -> frozenset[str]:
+        return frozenset(o.class_name for o in self.objects) - self.present
+
+
+def read_annotation(path: Path, problems: list[Problem]) -> Annotation | None:
+    """The objects of an XML file, or None where it cannot be parsed, which is reported."""
+    where = f"{path.parent.name}/{path.name}"
+    try:
+        tree = parse(str(path)).getroot()
+    except ParseError as error:
+        line = error.position[0]
+        problems.append(Problem(UNREADABLE_LABEL, str(error), f"{where}, line {line}", "error"))
+        return None
+    except (DefusedXmlException, OSError, ValueError) as error:
+        message = f"refused as unsafe or unreadable XML ({error})"
+        problems.append(Problem(UNREADABLE_LABEL, message, where, "error"))
+        return None
+    size = _image_size(tree)
+    found = (
+        _object(node, n, size, where, problems) for n, node in enumerate(tree.iter("object"), 1)
+    )
+    return Annotation(tuple(o for o in found if o is not None))
+
+
+def _image_size(tree: Element) -> Size | None:
+    try:
+        width, height = (float(tree.findtext(f"size/{side}") or 0) for side in ("width", "height"))
+    except ValueError:
+        return None
+    return (width, height) if width > 0 and height > 0 else None
+
+
+def _object(
+    node: Element, number: int, size: Size | None, where: str, problems: list[Problem]
+) -> DrawnObject | None:
+    place = f"{where}, object {number}"
+    name = (node.findtext("name") or "").strip()
+    if not name:
+        problems.append(Problem(UNREADABLE_LABEL, "the object has no name", place, "error"))
+        return None
+    difficult = (node.findtext("difficult") or "").strip() in {"1", "true", "True"}
+    return DrawnObject(name, _box(node, size, place, problems), difficult)
+
+
+def _box(node: Element, size: Size | None, where: str, problems: list[Problem]) -> BoxLTRB | None:
+    texts = [node.findtext(f"bndbox/{corner}") for corner in _CORNERS]
+    try:
+        left, top, right, bottom = (float(text or "missing") for text in texts)
+    except ValueError:
+        problems.append(Problem(UNREADABLE_BOX, f"corners {texts} are not numbers", where))
+        return None
+    box = box_from_voc((left, top, right, bottom))
+    return usable_box(box, image_size=size, where=where, problems=problems)
+
+
+def voc_palette() -> list[int]:
+    """256 x (red, green, blue): the bits of the index, spread over the channels from the top."""
+    colors = []
+    for index in range(256):
+        channels = [0, 0, 0]
+        for bit in range(8):
+            channels[bit % 3] |= (index >> bit & 1) << (7 - bit // 3)
+        colors += channels
+    return colors
+
+
+def label_map_text(class_names: Sequence[str]) -> str:
+    """`labelmap.txt`: which colour of the masks is which class, as CVAT and Datumaro write it."""
+    palette = voc_palette()
+    lines = ["# label:color_rgb:parts:actions"]
+    for value, name in enumerate(("background", *class_names)):
+        first = 3 * (value % 256)  # past 255 there are boxes only, and colours mean nothing
+        color = ",".join(map(str, palette[first : first + 3]))
+        lines.append(f"{name}:{color}::")
+    return "\n".join(lines) + "\n"
+
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

@@ -21,6 +21,7 @@ from weakloc.data.readers.assembly import (
     UNREADABLE_LABEL,
     Assembly,
     LabelClaim,
+    ReaderOptions,
     chosen_classes,
     split_name,
 )
@@ -31,8 +32,7 @@ from weakloc.data.readers.drawn_truth import (
     usable_box,
 )
 from weakloc.data.readers.file_tree import FileIndex, subfolders
-from weakloc.data.readers.options import ReaderOptions
-from weakloc.data.readers.text_files import numbered_lines
+from weakloc.data.readers.table_rows import numbered_lines
 from weakloc.errors import DataError
 from weakloc.geometry import BoxLTRB, box_from_inclusive
 from weakloc.structures import DataSet, Problem, Truth, TruthBox, TruthMask

@@ -12,9 +12,9 @@ from typing import TypeAlias
 
 from weakloc.config import ExportOptions
 from weakloc.errors import SettingError, did_you_mean
+from weakloc.output.drawing import write_heat_maps
 from weakloc.output.exporters.coco import export_coco_instances, export_coco_results
 from weakloc.output.exporters.cvat import export_cvat
-from weakloc.output.exporters.heat_maps import write_heat_maps
 from weakloc.output.exporters.jsonl import export_jsonl, read_predictions, write_predictions
 from weakloc.output.exporters.label_studio import export_label_studio
 from weakloc.output.exporters.labelme import export_labelme

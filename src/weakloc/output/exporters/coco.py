@@ -16,15 +16,14 @@ from typing import Any
 
 from weakloc.files import open_whole
 from weakloc.geometry import box_area, box_to_xywh
-from weakloc.output.exporters.json_list import ItemWriter, json_text, write_list
-from weakloc.output.exporters.placed_objects import (
+from weakloc.output.exporters.objects import (
     PlacedObject,
     Rle,
     mask_area,
     objects_of,
     outlines_of_rle,
 )
-from weakloc.output.exporters.selection import Content, MaskForm
+from weakloc.output.exporters.selection import Content, ItemWriter, MaskForm, json_text, write_list
 
 
 def export_coco_instances(content: Content, out: Path) -> Path:

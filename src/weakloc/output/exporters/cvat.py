@@ -14,15 +14,14 @@ import numpy as np
 
 from weakloc.config import ExportOptions
 from weakloc.files import open_whole
-from weakloc.output.exporters.markup import xml_attribute, xml_text
-from weakloc.output.exporters.placed_objects import (
+from weakloc.output.exporters.objects import (
     PlacedObject,
     objects_of,
     outlines_of_rle,
     tight_box,
 )
-from weakloc.output.exporters.selection import Content, MaskForm
-from weakloc.run_lengths import decode_mask
+from weakloc.output.exporters.selection import Content, MaskForm, xml_attribute, xml_text
+from weakloc.rle import decode_mask
 from weakloc.structures import Prediction
 
 

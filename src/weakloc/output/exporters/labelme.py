@@ -12,10 +12,8 @@ from typing import Any
 
 from weakloc.config import ExportOptions
 from weakloc.files import open_whole
-from weakloc.output.exporters.image_names import sidecar, with_stems_of_their_own
-from weakloc.output.exporters.json_list import json_text
-from weakloc.output.exporters.placed_objects import outlines_of_rle
-from weakloc.output.exporters.selection import Content
+from weakloc.output.exporters.objects import outlines_of_rle
+from weakloc.output.exporters.selection import Content, json_text, sidecar, with_stems_of_their_own
 from weakloc.structures import Prediction
 
 FORMAT_VERSION = "5.5.0"

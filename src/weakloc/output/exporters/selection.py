@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Literal, TypeAlias, TypeVar
+from xml.sax.saxutils import escape, quoteattr
 
 from weakloc.config import ExportOptions
 from weakloc.errors import PredictionsError, did_you_mean
@@ -90,3 +93,95 @@ def _choose(
         if options.best_per_class is None or counts[place.class_name] <= options.best_per_class:
             kept.append(index)
     return tuple(places[index] for index in sorted(kept[: options.best_per_image]))
+
+
+def image_stem(image: str) -> PurePosixPath:
+    """The image's path without its suffix, below the folder given; nothing leads out of it."""
+    path = PurePosixPath(image)
+    if path.is_absolute() or ".." in path.parts or "\\" in image or not path.name:
+        raise PredictionsError(
+            f"the image path {image!r} leads out of its folder",
+            remedy="Predict again: paths in predictions.jsonl are below the folder that was given",
+        )
+    return path.with_suffix("")
+
+
+def sidecar(folder: Path, image: str, suffix: str) -> Path:
+    stem = image_stem(image)
+    return folder / stem.parent / f"{stem.name}{suffix}"
+
+
+def with_stems_of_their_own(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+    """The predictions; two images that differ in their suffix only are an error."""
+    seen: set[int] = set()  # hashes: the names themselves would take several times the memory
+    for prediction in predictions:
+        key = hash(image_stem(prediction.image))
+        if key in seen:
+            raise PredictionsError(
+                f"{prediction.image!r} would share a file with an image before it, which differs "
+                "in its suffix only",
+                remedy="Rename one of them, or export to COCO, CVAT or CSV",
+            )
+        seen.add(key)
+        yield prediction
+
+
+AT_ONCE = 64  # items; the encoder's start costs as much as a few items
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
+def json_text(value: Any) -> str:
+    return _ENCODER.encode(value)
+
+
+class ItemWriter:
+    """Writes the items of a list, without its brackets, some dozens at a time."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._waiting: list[Any] = []
+        self._separator = "\n"
+
+    def add(self, items: Iterable[Any]) -> None:
+        self._waiting.extend(items)
+        if len(self._waiting) >= AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._waiting:
+            self._stream.write(self._separator + _ENCODER.encode(self._waiting)[1:-1])
+            self._separator = ",\n"
+            self._waiting = []
+
+
+def write_list(stream: IO[str], pieces: Iterable[list[Any]]) -> None:
+    """All items of all pieces as one list."""
+    stream.write("[")
+    writer = ItemWriter(stream)
+    for piece in pieces:
+        writer.add(piece)
+    writer.flush()
+    stream.write("\n]")
+
+
+# XML 1.0 has no way to write these, not even escaped.
+_UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+def xml_text(name: str) -> str:
+    return escape(_checked(name), {"\r": "&#13;"})
+
+
+def xml_attribute(name: str) -> str:
+    """With its quotation marks."""
+    return quoteattr(_checked(name), {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"})
+
+
+def _checked(name: str) -> str:
+    found = _UNWRITABLE.search(name)
+    if found:
+        raise PredictionsError(
+            f"{name!r} holds the character U+{ord(found.group()):04X}, which XML cannot write",
+            remedy="Export to a JSON format, or rename it",
+        )
+    return name

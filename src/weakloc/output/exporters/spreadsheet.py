@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weakloc.files import open_whole
-from weakloc.output.exporters.placed_objects import compressed
+from weakloc.output.exporters.objects import compressed
 from weakloc.output.exporters.selection import Content
 from weakloc.structures import Prediction
 

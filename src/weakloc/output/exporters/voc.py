@@ -15,15 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from weakloc.data.palette import label_map_text, voc_palette
+from weakloc.data.readers.voc import label_map_text, voc_palette
 from weakloc.errors import PredictionsError
 from weakloc.files import open_whole, write_whole
 from weakloc.geometry import BoxLTRB, box_to_voc
-from weakloc.output.exporters.image_names import image_stem, sidecar, with_stems_of_their_own
-from weakloc.output.exporters.markup import xml_text
-from weakloc.output.exporters.placed_objects import PlacedObject, objects_of
-from weakloc.output.exporters.selection import Content
-from weakloc.run_lengths import decode_mask
+from weakloc.output.exporters.objects import PlacedObject, objects_of
+from weakloc.output.exporters.selection import (
+    Content,
+    image_stem,
+    sidecar,
+    with_stems_of_their_own,
+    xml_text,
+)
+from weakloc.rle import decode_mask
 from weakloc.structures import Prediction
 
 LARGEST_VALUE = 254  # 255 means void

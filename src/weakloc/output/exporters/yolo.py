@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from weakloc.files import open_whole
 from weakloc.geometry import box_to_yolo
-from weakloc.output.exporters.image_names import sidecar, with_stems_of_their_own
-from weakloc.output.exporters.outlines import join_outlines
-from weakloc.output.exporters.placed_objects import PlacedObject, objects_of, outlines_of_rle
-from weakloc.output.exporters.selection import Content
+from weakloc.output.exporters.objects import (
+    PlacedObject,
+    join_outlines,
+    objects_of,
+    outlines_of_rle,
+)
+from weakloc.output.exporters.selection import Content, sidecar, with_stems_of_their_own
 from weakloc.structures import Prediction
 
 Describe: TypeAlias = Callable[[PlacedObject, Prediction], list[float]]

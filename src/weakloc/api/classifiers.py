@@ -1,0 +1,154 @@
+"""Localisation with a classifier that somebody else trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import nn
+
+from weakloc.config import PredictSettings
+from weakloc.data.sources import ImageSource
+from weakloc.data.transforms import Preprocessing
+from weakloc.errors import SettingError, WeightsError, did_you_mean
+from weakloc.predictor.classifier_source import ClassifierSource, MapMethod
+from weakloc.predictor.network_source import Activation
+from weakloc.predictor.parts import own_device
+from weakloc.predictor.predictor import Predictor
+from weakloc.structures import BrokenImage, Prediction
+
+TIMM = "timm:"
+THRESHOLD = 0.2  # of a map's maximum, as the CAM paper takes it
+
+
+def localize(
+    model: nn.Module,
+    image: str | Path | bytes | Image.Image,
+    *,
+    preprocessing: Preprocessing | None = None,
+    class_names: Sequence[str] | None = None,
+    activation: Activation = "softmax",
+    method: MapMethod = "auto",
+    layer: str | None = None,
+    settings: PredictSettings | None = None,
+) -> Prediction:
+    """Where a classifier sees its likeliest class, and all classes above `settings.min_score`.
+
+    The model is used as it is: its mode, hooks and gradients are left as they were.
+    """
+    wanted = settings or PredictSettings(top=1, workers=0)
+    names = class_names or [str(index) for index in range(_num_classes(model, preprocessing))]
+    source = ClassifierSource(
+        model,
+        wanted,
+        class_names=names,
+        preprocessing=preprocessing or Preprocessing(),
+        activation=activation,
+        method=method,
+        layer=layer,
+    )
+    predictor = Predictor(source, wanted, thresholds=(THRESHOLD,) * len(names))
+    (found,) = predictor.predict([_image_source(image)])
+    if isinstance(found, BrokenImage):
+        raise SettingError(f"the image cannot be read: {found.reason}", where=found.name)
+    return found
+
+
+def timm_predictor(name: str, settings: PredictSettings) -> Predictor:
+    """`timm:NAME` with its published weights, or `timm:NAME:FILE` with those of a file."""
+    model_name, _, weights = name.removeprefix(TIMM).partition(":")
+    model, label_names = _timm_model(model_name, weights)
+    wanted = settings if settings.top else replace(settings, top=1)
+    source = ClassifierSource(
+        model,
+        wanted,
+        class_names=label_names,
+        preprocessing=_timm_preprocessing(model),
+        activation="softmax",
+    )
+    return Predictor(source, wanted, thresholds=(THRESHOLD,) * len(label_names))
+
+
+def _timm_model(name: str, weights: str) -> tuple[nn.Module, tuple[str, ...]]:
+    import timm
+
+    if not timm.is_model(name):
+        raise SettingError(
+            f"timm has no model {name!r}", remedy=did_you_mean(name, timm.list_models())
+        )
+    if weights and not Path(weights).is_file():
+        raise WeightsError("there is no such file", where=weights)
+    try:
+        model = timm.create_model(name, pretrained=not weights)
+    except Exception as error:
+        raise WeightsError(
+            f"the published weights of {name} are neither cached nor within reach "
+            f"({type(error).__name__})",
+            remedy=f"Give a file: {TIMM}{name}:FILE",
+        ) from error
+    if weights:
+        _load(model, Path(weights))
+    return model.eval().to(own_device()), _label_names(model)
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict({name: value.float() for name, value in state.items()})
+    except Exception as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise WeightsError(f"do not fit the model: {first_line}", where=str(path)) from error
+
+
+def _label_names(model: nn.Module) -> tuple[str, ...]:
+    from timm.data.imagenet_info import ImageNetInfo
+
+    count = int(getattr(model, "num_classes", 0))
+    if count == 1000:
+        info = ImageNetInfo()
+        return tuple(info.index_to_description(index) for index in range(count))
+    return tuple(str(index) for index in range(count))
+
+
+def _timm_preprocessing(model: nn.Module) -> Preprocessing:
+    from timm.data.config import resolve_model_data_config
+
+    found = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    _, height, width = found["input_size"]
+    red, green, blue = found["mean"]
+    spread = found["std"]
+    return Preprocessing(
+        size=(width, height), mean=(red, green, blue), std=(spread[0], spread[1], spread[2])
+    )
+
+
+@torch.inference_mode()
+def _num_classes(model: nn.Module, preprocessing: Preprocessing | None) -> int:
+    width, height = (preprocessing or Preprocessing()).fixed_size or (224, 224)
+    device = next(model.parameters()).device
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        return int(model.eval()(torch.zeros(1, 3, height, width, device=device)).shape[1])
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _image_source(image: str | Path | bytes | Image.Image) -> ImageSource:
+    if isinstance(image, Image.Image):
+        import io
+
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return ImageSource("image", buffer.getvalue())
+    if isinstance(image, bytes):
+        return ImageSource("image", image)
+    return ImageSource(str(image), str(image))

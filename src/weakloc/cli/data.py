@@ -1,0 +1,206 @@
+"""`weakloc scenes` and `weakloc data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from weakloc.cli.terminal import Terminal
+from weakloc.config import DataSettings
+
+if TYPE_CHECKING:
+    from weakloc.api.tour import Tour
+    from weakloc.data.summary import DataSummary, ImageCheck, SplitSummary
+
+
+MOST_PROBLEMS = 20  # shown on the terminal; --json lists all
+MOST_PAIRS = 10
+Reading = Annotated[DataSettings, Parameter(name="*")]
+
+
+def scenes(
+    folder: Path,
+    /,
+    *,
+    kind: Literal["clutter", "single"] = "clutter",
+    difficulty: Literal["normal", "hard"] = "normal",
+    source: Annotated[Path | None, Parameter(name="--from")] = None,
+    train: int = 1500,
+    val: int = 300,
+    seed: int = 0,
+    terminal: Terminal = Terminal(),
+) -> None:
+    """Write a stand-in data set in Pascal VOC layout: boxes, masks and tags exact.
+
+    Parameters
+    ----------
+    folder
+        New folder to write to.
+    kind
+        clutter: several objects among distractors; single: one object in 64 px.
+    difficulty
+        hard: shape alone tells the classes apart.
+    source
+        Paste the boxed objects of this data set instead of drawing.
+    train
+        Training images.
+    val
+        Validation images.
+    seed
+        The same seed gives the same bytes.
+    """
+    from weakloc.api import data_sets
+
+    with terminal.progress("scenes") as show:
+        data_sets.scenes(
+            folder,
+            kind=kind,
+            difficulty=difficulty,
+            source=source,
+            num_train=train,
+            num_val=val,
+            seed=seed,
+            on_progress=show,
+        )
+    terminal.say(f"{train} training and {val} validation images in {folder}")
+    terminal.say(f'Next: weakloc data "{folder}"')
+    terminal.give({"folder": str(folder), "train": train, "val": val, "seed": seed})
+
+
+def data(
+    data: str,
+    /,
+    *,
+    check: bool = False,
+    reading: Reading = DataSettings(),
+    terminal: Terminal = Terminal(),
+) -> None:
+    """What is in a data set: classes, counts, co-occurrence, problems, broken files.
+
+    Parameters
+    ----------
+    data
+        Folder, table, annotation file or tar shards.
+    check
+        Decode every image with all cores.
+    """
+    from weakloc.api import data_sets
+    from weakloc.data.summary import summarise
+
+    data_set = data_sets.read(data, reading)
+    summary = summarise(data_set)
+    document = summary.to_json()
+    terminal.say(f"{summary.root} ({summary.layout})")
+    _show_classes(summary, terminal)
+    for split in summary.splits:
+        _show_labels(split, summary.class_names, terminal)
+    if check:
+        with terminal.progress("images") as show:
+            checked = data_sets.check(data_set, show)
+        document["images"] = checked.to_json()
+        _show_images(checked, terminal)
+    _show_problems(summary, terminal)
+    terminal.give(document)
+
+
+def _show_classes(summary: DataSummary, terminal: Terminal) -> None:
+    header = ["class"]
+    for split in summary.splits:
+        header += [f"{split.name} images", "unknown", "boxes"]
+    rows = [
+        [
+            name,
+            *(
+                count
+                for split in summary.splits
+                for counts in [split.classes[index]]
+                for count in (counts.present, counts.unknown, counts.boxes)
+            ),
+        ]
+        for index, name in enumerate(summary.class_names)
+    ]
+    terminal.table("Classes", header, rows)
+
+
+def _show_labels(split: SplitSummary, class_names: tuple[str, ...], terminal: Terminal) -> None:
+    from weakloc.data.summary import frequent_pairs
+
+    labels = ", ".join(
+        f"{count} with {number}" for number, count in sorted(split.labels_per_image.items())
+    )
+    terminal.say(f"{split.name}: {split.num_images} images; classes per image: {labels or 'none'}")
+    if split.num_unlabelled:
+        terminal.say(f"  {split.num_unlabelled} of which nothing is known")
+    pairs = frequent_pairs(split.co_occurrence)
+    shown = [f"{class_names[i]} + {class_names[j]} ({count})" for i, j, count in pairs[:MOST_PAIRS]]
+    if shown:
+        terminal.say("  together: " + ", ".join(shown))
+
+
+def _show_images(checked: ImageCheck, terminal: Terminal) -> None:
+    if checked.widths is not None and checked.heights is not None:
+        terminal.say(
+            f"{checked.num_images - len(checked.broken)} images decode; "
+            f"width {checked.widths.smallest} to {checked.widths.largest} "
+            f"(median {checked.widths.median:g}), "
+            f"height {checked.heights.smallest} to {checked.heights.largest} "
+            f"(median {checked.heights.median:g})"
+        )
+    rows = [(item.name, item.reason) for item in checked.broken[:MOST_PROBLEMS]]
+    if rows:
+        terminal.table(f"{len(checked.broken)} broken images", ("image", "reason"), rows)
+    odd = [(name, f"{size[0]} x {size[1]}") for name, size in checked.odd[:MOST_PROBLEMS]]
+    if odd:
+        terminal.table(f"{len(checked.odd)} images of odd size", ("image", "size"), odd)
+
+
+def _show_problems(summary: DataSummary, terminal: Terminal) -> None:
+    if not summary.problems:
+        terminal.say("No problems.")
+        return
+    terminal.table("Problems", ("kind", "times"), summary.problem_counts.items())
+    rows = [(p.where, p.severity, p.message) for p in summary.problems[:MOST_PROBLEMS]]
+    terminal.table("The first of them", ("where", "severity", "what"), rows)
+
+
+SHOWN = {
+    "classification_map": "tag mAP",
+    "point_map": "point AP",
+    "box_map_50": "box AP50",
+    "corloc": "CorLoc",
+    "max_box_acc_v2": "MaxBoxAccV2",
+    "mean_iou": "mIoU",
+}
+
+
+def demo(*, out: Path = Path("demo"), terminal: Terminal = Terminal()) -> None:
+    """Make data, train, evaluate, predict, report: the whole tour, offline.
+
+    Parameters
+    ----------
+    out
+        Folder for everything the tour makes.
+    """
+    from weakloc.api.tour import demo as take_tour
+
+    tour = take_tour(out, say=terminal.say)
+    _show(tour, terminal)
+    terminal.give({"folder": str(tour.folder), "metrics": tour.headline})
+
+
+def _show(tour: Tour, terminal: Terminal) -> None:
+    rows = [
+        (method, *(numbers.get(name) for name in SHOWN))
+        for method, numbers in tour.headline.items()
+    ]
+    baselines = tour.evaluated[0].report.baselines
+    best = [max(baselines.get(name, {}).values(), default=None) for name in SHOWN]
+    title = "Learned from tags alone, measured on scenes never seen"
+    terminal.table(title, ("method", *SHOWN.values()), [*rows, ("best baseline", *best)])
+    for name, path in tour.exports.items():
+        terminal.say(f"{name:>12}: {path}")
+    terminal.say(f"{'all numbers':>12}: {tour.folder / 'metrics.md'}")
+    terminal.say(f"{'report':>12}: {tour.report}")
+    terminal.say('Next, with your own photographs: weakloc data "PHOTOS"')

@@ -1,0 +1,366 @@
+"""`weakloc predict`."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from weakloc.cli.terminal import Terminal
+from weakloc.config import (
+    ExportOptions,
+    PredictSettings,
+    ServeSettings,
+    flag_of,
+    require_token_beyond_this_machine,
+)
+from weakloc.errors import FailureError, MissingPackageError, SettingError
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from weakloc.api.predictions import SideFiles, Written
+    from weakloc.predictor.places import Tags
+    from weakloc.predictor.predictor import Predictor
+
+
+Filters = Annotated[ExportOptions, Parameter(name="*")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Formats:
+    """What is written for other tools."""
+
+    formats: Annotated[tuple[str, ...], Parameter(name="--format")] = ()
+    """Write jsonl, coco, coco-results, yolo, yolo-segmentation, voc, voc-segmentation,
+    label-studio, cvat, labelme or csv, each into a folder of its name; may be repeated."""
+
+    def refuse_idle(self, filters: ExportOptions) -> None:
+        """SettingError where filters are given, but nothing that they would filter."""
+        changed = [
+            flag_of(field.name)
+            for field in fields(filters)
+            if getattr(filters, field.name) != field.default
+        ]
+        if changed and not self.formats:
+            raise SettingError(
+                f"{' and '.join(changed)} would do nothing, as no --format is given",
+                remedy="Say which, such as --format coco; predictions.jsonl keeps everything",
+            )
+
+
+def export(
+    source: str,
+    /,
+    *,
+    out: Path,
+    formats: Annotated[Formats, Parameter(name="*")] = Formats(),
+    filters: Filters = ExportOptions(),
+    terminal: Terminal = Terminal(),
+) -> None:
+    """Write a run as one ONNX file that was checked against it, or predictions in other formats.
+
+    Parameters
+    ----------
+    source
+        Folder of a run; with --format, predictions (their folder or predictions.jsonl).
+    out
+        File for the network, such as model.onnx; with --format, folder for all formats.
+    """
+    formats.refuse_idle(filters)
+    if formats.formats:
+        _export_predictions(source, out, formats.formats, filters, terminal)
+    else:
+        _export_network(source, out, terminal)
+
+
+def _export_predictions(
+    source: str, out: Path, names: tuple[str, ...], filters: ExportOptions, terminal: Terminal
+) -> None:
+    from weakloc.api.predictions import export_predictions
+
+    written = export_predictions(source, names, out, filters)
+    for name, path in written.items():
+        terminal.say(f"{name}: {path}")
+    terminal.give({name: str(path) for name, path in written.items()})
+
+
+def _export_network(run: str, out: Path, terminal: Terminal) -> None:
+    from weakloc.api import runs
+    from weakloc.api.predictions import predictions_file
+
+    if predictions_file(run).is_file() and not Path(run, "run.json").is_file():
+        raise SettingError(
+            "these are predictions, and no --format is given",
+            where=run,
+            remedy="Say which, such as --format coco",
+        )
+    written = runs.export(runs.load_folder(run), out)
+    record = written.record
+    terminal.say(f"{out}: opset {record.opset}, {len(record.class_names)} classes")
+    if record.fixed_size is None:
+        terminal.say(f"  any batch, any size from {record.smallest_side} pixels a side")
+    else:
+        width, height = record.fixed_size
+        terminal.say(f"  any batch of {width} x {height} pixels only: {record.fixed_because}")
+    for each in written.parity:
+        size = f"{each.batch} images of {each.width} x {each.height}"
+        terminal.say(f"  differs from the run by {each.difference:.1e} on {size}")
+    terminal.say(f'Next: weakloc predict "{out}" IMAGES --out predictions')
+    terminal.give(
+        {
+            "onnx": str(out),
+            "opset": record.opset,
+            "fixed_size": record.fixed_size,
+            "fixed_because": record.fixed_because or None,
+            "parity": [asdict(each) for each in written.parity],
+        }
+    )
+
+
+# From malloc.h of glibc.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_TRIM = 2**31 - 1
+_MMAP_THRESHOLDS = (2**30, 2**25)  # older versions take no more than 32 MiB
+
+
+def keep_freed_memory() -> bool:
+    """Lets glibc keep the memory of feature maps instead of giving it back after every layer.
+
+    The system would hand it out again page by page, each page cleared first: on a CPU a tenth to
+    a third of the time of a network. The process then stays as large as it once was, which is why
+    a library must not do this; a command may. False where there is no glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    with contextlib.suppress(OSError, AttributeError):
+        set_option = ctypes.CDLL(None).mallopt
+        for threshold in _MMAP_THRESHOLDS:
+            if set_option(_MMAP_THRESHOLD, threshold):
+                return bool(set_option(_TRIM_THRESHOLD, _LARGEST_TRIM))
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside(Formats):
+    """What is written beside predictions.jsonl."""
+
+    heat_maps: Annotated[bool, Parameter(negative=())] = False
+    """Also write the map of every class that has a place, as a grey PNG."""
+
+    draw: int = 0
+    """Also draw the first so many images with what was found in them."""
+
+
+def _no_option(_kind: object, images: str) -> None:
+    """A lone hyphen is standard input; what else begins with one was meant as an option."""
+    if images.startswith("-") and images != "-":
+        raise ValueError(f"Unknown option: {images}")
+
+
+def predict(
+    run: str,
+    images: Annotated[str, Parameter(allow_leading_hyphen=True, validator=_no_option)],
+    /,
+    *,
+    out: Path,
+    also: tuple[str, ...] = (),
+    tags: Path | None = None,
+    resume: Annotated[bool, Parameter(negative=())] = False,
+    devices: int = 1,
+    beside: Annotated[Beside, Parameter(name="*")] = Beside(),
+    filters: Filters = ExportOptions(),
+    settings: Annotated[PredictSettings, Parameter(name="*")] = PredictSettings(),
+    terminal: Terminal = Terminal(),
+) -> None:
+    """Say where the classes are in any number of images.
+
+    Parameters
+    ----------
+    run
+        Folder of a run, a file of `weakloc export`, or a trained classifier: timm:NAME or
+        timm:NAME:WEIGHTS.
+    images
+        Folder, image, quoted glob, list (.txt), table (.csv), shards (.tar), or - for a list on
+        standard input.
+    out
+        Folder for predictions.jsonl and what comes with it.
+    also
+        Further runs on the same classes, such as of other input sizes; all their maps and scores
+        become one. May be repeated. `weakloc calibrate --also` fits how the scores are combined.
+    tags
+        Table of what is in the images: only tagged classes get places, every tag gets one.
+    resume
+        Continue after an interruption without repeating or losing an image.
+    devices
+        Processes on this machine that share the images, one for each GPU. Under torchrun leave it.
+    """
+    if devices > 1 and "WORLD_SIZE" not in os.environ:
+        _run_on_devices(devices)
+        return
+    job = _Job(run, images, out, also, tags, resume)
+    written = _predict(job, _side_files(beside, filters, tags), settings, terminal)
+    if written.is_first_rank:
+        _say(written, terminal)
+
+
+@dataclass(frozen=True)
+class _Job:
+    run: str
+    images: str
+    out: Path
+    also: tuple[str, ...]
+    tags: Path | None
+    resume: bool
+
+
+def _side_files(beside: Beside, filters: ExportOptions, tags: Path | None) -> SideFiles:
+    from weakloc.api.predictions import SideFiles
+
+    beside.refuse_idle(filters)
+    if filters.tagged_only and tags is None:
+        raise SettingError(
+            "--tagged-only needs to know what is in the images", remedy="Give a table with --tags"
+        )
+    return SideFiles(beside.heat_maps, beside.draw, beside.formats, filters)
+
+
+def _predict(
+    job: _Job, beside: SideFiles, settings: PredictSettings, terminal: Terminal
+) -> Written:
+    from weakloc.api.predictions import predict_to_folder
+    from weakloc.api.runs import predictor_of
+
+    keep_freed_memory()
+    predictor, described = predictor_of(job.run, job.also, settings)
+    known = None if job.tags is None else _read_tags(job.tags, predictor, terminal)
+    with terminal.progress("images") as show:
+        return predict_to_folder(
+            predictor,
+            job.images,
+            job.out,
+            described={**described, "tags": None if job.tags is None else str(job.tags)},
+            tags=known,
+            beside=beside,
+            resume=job.resume,
+            on_progress=show,
+        )
+
+
+def _say(written: Written, terminal: Terminal) -> None:
+    terminal.say(f"{written.num_done} images in {written.predictions}")
+    if written.num_skipped:
+        terminal.say(f"{written.num_skipped} broken images listed in {written.skipped}")
+    for name, path in written.others.items():
+        terminal.say(f"{name}: {path}")
+    terminal.give(
+        {
+            "predictions": str(written.predictions),
+            **{name: str(path) for name, path in written.others.items()},
+            "done": written.num_done,
+            "skipped": written.num_skipped,
+        }
+    )
+
+
+def _read_tags(path: Path, predictor: Predictor, terminal: Terminal) -> Tags:
+    from weakloc.predictor.places import read_tags
+
+    tags, problems = read_tags(path, predictor.source.class_names)
+    for problem in problems:
+        terminal.say(f"{problem.where}: {problem.message}")
+    return tags
+
+
+def _run_on_devices(devices: int) -> None:
+    """This very command once for each device, as torchrun would start it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(devices):
+        environment = os.environ | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(devices),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        command = [sys.executable, "-m", "weakloc.cli", *sys.argv[1:]]
+        processes.append(subprocess.Popen(command, env=environment))
+    codes = [process.wait() for process in processes]
+    if any(codes):
+        raise FailureError(
+            f"{sum(map(bool, codes))} of {devices} processes failed",
+            remedy="Their messages are above; the same command with --resume goes on",
+        )
+
+
+def serve(
+    run: str,
+    /,
+    *,
+    also: tuple[str, ...] = (),
+    token: Annotated[str | None, Parameter(env_var="WEAKLOC_TOKEN")] = None,
+    serving: Annotated[ServeSettings, Parameter(name="*")] = ServeSettings(),
+    settings: Annotated[PredictSettings, Parameter(name="*")] = PredictSettings(),
+    terminal: Terminal = Terminal(),
+) -> None:
+    """Answer requests for predictions over HTTP, such as those of Label Studio.
+
+    Parameters
+    ----------
+    run
+        Folder of a run, a file of `weakloc export`, or a trained classifier: timm:NAME or
+        timm:NAME:WEIGHTS.
+    also
+        Further runs on the same classes; all their maps and scores become one. May be repeated.
+    token
+        Secret that requests must bring: as Bearer token, or as password in Label Studio.
+    """
+    require_token_beyond_this_machine(serving.host, token)
+    try:
+        from weakloc.serving.server import bound_socket, server_of, url_of
+    except ImportError as error:
+        raise MissingPackageError(
+            f"serving needs the package {error.name}",
+            remedy='Install it: pip install "weakloc[label-studio]"',
+        ) from error
+    with bound_socket(serving.host, serving.port) as listening:
+        app = _app((run, *also), token, serving, settings)
+        terminal.say(f"Answering at {url_of(listening)} (Ctrl-C ends it)")
+        terminal.give({"url": url_of(listening)})
+        sys.stdout.flush()
+        _log_to_standard_error(logging.WARNING if terminal.quiet else logging.INFO)
+        # Without this, the process would end by the signal itself after the last answer.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        server_of(app).run(sockets=[listening])
+
+
+def _app(
+    runs: tuple[str, ...], token: str | None, serving: ServeSettings, settings: PredictSettings
+) -> Starlette:
+    from weakloc.api.runs import predictor_of, version_of
+    from weakloc.serving.allowed_images import allowed_images
+    from weakloc.serving.app import build_app
+
+    images = allowed_images(serving.root, serving.allow_url, max_bytes=serving.max_bytes)
+    keep_freed_memory()
+    predictor, _ = predictor_of(runs[0], runs[1:], settings)
+    version = version_of(predictor, runs)
+    return build_app(predictor, images, serving, model_version=version, token=token)
+
+
+def _log_to_standard_error(level: int) -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("weakloc").setLevel(level)

@@ -1,0 +1,332 @@
+"""Heat maps of a validation set in, the threshold that cuts boxes from them out.
+
+Three sources, never mixed up: image-level evidence alone (`calibrate_without_boxes`,
+`choose_without_boxes`), a few drawn boxes (`calibrate_with_boxes`), or the boxes of the very set
+that is evaluated (`calibrate_oracle`, an upper bound and not a result).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from weakloc.geometry import BoxLTRB, FloatArray, GridTransform
+from weakloc.localize.boxes import HeatMap, ThresholdMode
+from weakloc.localize.thresholds import (
+    RULES,
+    THRESHOLDS,
+    Counted,
+    Evidence,
+    Rule,
+    RuleSettings,
+    agreement_beyond_chance,
+    heat_levels,
+    level_components,
+    level_quality,
+)
+
+Granularity: TypeAlias = Literal["class", "global"]
+_OVERLAP_BREAKS_TIES = 1e-6
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One threshold a class on the normalised heat, and everything that was used to find it.
+
+    `intervals` hold the threshold of resampled drawn images with the stated confidence;
+    `leave_one_out` is the share of drawn images localised with a threshold found on the others;
+    `agreement` is the held-out agreement of views that chose among the box-free rules. `maps` says
+    in words which maps they belong to, "" where that was not kept.
+    """
+
+    thresholds: tuple[float, ...]
+    threshold_mode: ThresholdMode
+    method: str
+    num_boxes_used: int = 0
+    intervals: tuple[tuple[float, float], ...] | None = None
+    confidence: float | None = None
+    leave_one_out: float | None = None
+    agreement: float | None = None
+    is_oracle: bool = False
+    maps: str = ""
+
+    @property
+    def supervision(self) -> str:
+        """What tuned the thresholds, to be printed with every number that depends on them."""
+        if self.is_oracle:
+            return f"ORACLE: tuned on the {self.num_boxes_used} evaluated boxes (upper bound)"
+        if self.num_boxes_used:
+            return f"{self.num_boxes_used} drawn boxes ({self.method})"
+        return f"image-level labels only ({self.method})"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "thresholds": list(self.thresholds),
+            "threshold_mode": self.threshold_mode,
+            "method": self.method,
+            "num_boxes_used": self.num_boxes_used,
+            "intervals": None if self.intervals is None else [list(i) for i in self.intervals],
+            "confidence": self.confidence,
+            "leave_one_out": self.leave_one_out,
+            "agreement": self.agreement,
+            "is_oracle": self.is_oracle,
+            "maps": self.maps,
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Calibration:
+        intervals = stored["intervals"]
+        pairs = None if intervals is None else tuple((low, high) for low, high in intervals)
+        return cls(**{**stored, "thresholds": tuple(stored["thresholds"]), "intervals": pairs})
+
+
+@dataclass(frozen=True)
+class DrawnHeat:
+    """The heat of one class in one image, and the boxes people drew around it."""
+
+    class_index: int
+    heat: HeatMap
+    transform: GridTransform
+    boxes: Sequence[BoxLTRB]
+
+
+@dataclass(frozen=True)
+class ViewedHeat:
+    """The heat of one class in one image where it is present: as used, then as other views
+    (scales, flips) show it, all on one grid."""
+
+    class_index: int
+    views: Sequence[HeatMap]
+    transform: GridTransform
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """Quality at every level of every drawn image: (N, 255)."""
+
+    class_indices: NDArray[np.int64]
+    success: FloatArray
+    overlap: FloatArray
+    num_boxes: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How rules are applied to images: which share a threshold, with which settings."""
+
+    num_classes: int
+    settings: RuleSettings
+    granularity: Granularity
+    min_images: int
+
+
+def calibrate_with_boxes(
+    drawn: Iterable[DrawnHeat],
+    num_classes: int,
+    *,
+    threshold_mode: ThresholdMode,
+    random: Generator,
+    counted: Counted = "largest",
+    min_share: float = 0.0,
+    granularity: Granularity = "class",
+    min_images: int = 5,
+    min_iou: float = 0.5,
+    confidence: float = 0.9,
+    num_resamples: int = 1000,
+) -> Calibration:
+    """Thresholds from a few drawn images (5 to 50), with what that number leaves uncertain.
+
+    The sum of success and overlap is maximised: with few images success alone is a staircase. A
+    class with fewer than `min_images` takes the threshold of all classes together. `min_share` is
+    that of `find_boxes`.
+    """
+    curves = _curves(drawn, threshold_mode, counted, min_iou, min_share)
+    groups = _groups(curves.class_indices, num_classes, granularity, min_images)
+    gain = curves.success + curves.overlap
+    levels = {key: _best_level(gain[rows].mean(axis=0)) for key, rows in groups.items()}
+    tails = [50.0 * (1.0 - confidence), 50.0 * (1.0 + confidence)]
+    ends = {
+        key: np.percentile(_resampled(gain[rows], random, num_resamples), tails)
+        for key, rows in groups.items()
+    }
+    group_of = [key if key in groups else None for key in range(num_classes)]
+    return Calibration(
+        thresholds=tuple(float(THRESHOLDS[levels[key]]) for key in group_of),
+        threshold_mode=threshold_mode,
+        method=f"{counted} box, per {granularity}",
+        num_boxes_used=curves.num_boxes,
+        intervals=tuple((float(ends[key][0]), float(ends[key][1])) for key in group_of),
+        confidence=confidence,
+        leave_one_out=_leave_one_out(curves, gain, groups),
+    )
+
+
+def calibrate_oracle(
+    drawn: Iterable[DrawnHeat],
+    num_classes: int,
+    *,
+    threshold_mode: ThresholdMode,
+    counted: Counted = "largest",
+    min_share: float = 0.0,
+    granularity: Granularity = "global",
+    min_iou: float = 0.5,
+) -> Calibration:
+    """The best thresholds for the boxes they are evaluated on: what no honest tuning exceeds."""
+    curves = _curves(drawn, threshold_mode, counted, min_iou, min_share)
+    groups = _groups(curves.class_indices, num_classes, granularity, 1)
+    gain = curves.success + _OVERLAP_BREAKS_TIES * curves.overlap
+    levels = {key: _best_level(gain[rows].mean(axis=0)) for key, rows in groups.items()}
+    chosen = [levels[key if key in groups else None] for key in range(num_classes)]
+    return Calibration(
+        thresholds=tuple(float(THRESHOLDS[level]) for level in chosen),
+        threshold_mode=threshold_mode,
+        method=f"{counted} box, per {granularity}",
+        num_boxes_used=curves.num_boxes,
+        is_oracle=True,
+    )
+
+
+def calibrate_without_boxes(
+    viewed: Iterable[ViewedHeat],
+    num_classes: int,
+    *,
+    rule: Rule,
+    threshold_mode: ThresholdMode,
+    settings: RuleSettings | None = None,
+    granularity: Granularity = "class",
+    min_images: int = 5,
+) -> Calibration:
+    """Thresholds by one rule that sees heat maps of images with their tags, and no box."""
+    evidence = [_evidence(each, threshold_mode) for each in viewed]
+    plan = _Plan(num_classes, settings or RuleSettings(), granularity, min_images)
+    levels = _levels_by_rule(evidence, rule, plan)
+    return Calibration(
+        thresholds=tuple(float(THRESHOLDS[level]) for level in levels),
+        threshold_mode=threshold_mode,
+        method=rule,
+    )
+
+
+def choose_without_boxes(
+    viewed: Iterable[ViewedHeat],
+    num_classes: int,
+    *,
+    threshold_mode: ThresholdMode,
+    settings: RuleSettings | None = None,
+    granularity: Granularity = "class",
+    min_images: int = 5,
+) -> Calibration:
+    """The rule whose thresholds, found on one half of the images, make the views of the other
+    half agree best on the box, beyond the agreement of boxes of different images."""
+    evidence = [_evidence(each, threshold_mode) for each in viewed]
+    plan = _Plan(num_classes, settings or RuleSettings(), granularity, min_images)
+    reached = {rule: _held_out_agreement(evidence, rule, plan) for rule in RULES}
+    best = max(RULES, key=lambda rule: reached[rule])
+    levels = _levels_by_rule(evidence, best, plan)
+    return Calibration(
+        thresholds=tuple(float(THRESHOLDS[level]) for level in levels),
+        threshold_mode=threshold_mode,
+        method=best,
+        agreement=reached[best],
+    )
+
+
+def _curves(
+    drawn: Iterable[DrawnHeat],
+    threshold_mode: ThresholdMode,
+    counted: Counted,
+    min_iou: float,
+    min_share: float,
+) -> _Curves:
+    class_indices, success, overlap, num_boxes = [], [], [], 0
+    for each in drawn:
+        levels = heat_levels(each.heat, threshold_mode=threshold_mode)
+        components = level_components(levels, each.transform, min_share=min_share)
+        quality = level_quality(
+            components, each.boxes, each.transform, counted=counted, min_iou=min_iou
+        )
+        class_indices.append(each.class_index)
+        success.append(quality.success)
+        overlap.append(quality.overlap)
+        num_boxes += len(each.boxes)
+    if not num_boxes:
+        raise ValueError("there is no drawn box to calibrate with")
+    return _Curves(np.array(class_indices), np.stack(success), np.stack(overlap), num_boxes)
+
+
+def _groups(
+    class_indices: NDArray[np.int64], num_classes: int, granularity: Granularity, min_images: int
+) -> dict[int | None, NDArray[np.intp]]:
+    """Which images give a threshold together: those of a class with enough, and (None) all."""
+    groups: dict[int | None, NDArray[np.intp]] = {None: np.arange(len(class_indices))}
+    for class_index in range(num_classes if granularity == "class" else 0):
+        rows = np.flatnonzero(class_indices == class_index)
+        if len(rows) >= max(min_images, 1):
+            groups[class_index] = rows
+    return groups
+
+
+def _best_level(gain: FloatArray) -> int:
+    """The middle one of the levels that reach the maximum."""
+    best = np.flatnonzero(gain >= gain.max() - 1e-12)
+    return int(best[len(best) // 2])
+
+
+def _resampled(gain: FloatArray, random: Generator, num_resamples: int) -> FloatArray:
+    """The thresholds that images drawn with replacement would have given."""
+    num_images = len(gain)
+    counts = random.multinomial(
+        num_images, np.full(num_images, 1.0 / num_images), size=num_resamples
+    )
+    return np.asarray([THRESHOLDS[_best_level(total)] for total in counts @ gain / num_images])
+
+
+def _leave_one_out(
+    curves: _Curves, gain: FloatArray, groups: Mapping[int | None, NDArray[np.intp]]
+) -> float | None:
+    """The mean success at the threshold found without the image; None for a single image."""
+    if len(gain) < 2:
+        return None
+    reached = []
+    for image, class_index in enumerate(curves.class_indices):
+        rows = groups.get(int(class_index), groups[None])
+        rows = rows if len(rows) > 1 else groups[None]
+        others = (gain[rows].sum(axis=0) - gain[image]) / (len(rows) - 1)
+        reached.append(curves.success[image, _best_level(others)])
+    return float(np.mean(reached))
+
+
+def _evidence(viewed: ViewedHeat, threshold_mode: ThresholdMode) -> Evidence:
+    return Evidence.of(
+        viewed.class_index,
+        [heat_levels(view, threshold_mode=threshold_mode) for view in viewed.views],
+        viewed.transform,
+    )
+
+
+def _levels_by_rule(evidence: Sequence[Evidence], rule: Rule, plan: _Plan) -> list[int]:
+    """The level of every class."""
+    if not evidence:
+        raise ValueError("there is no image to calibrate with")
+    class_indices = np.array([each.class_index for each in evidence])
+    groups = _groups(class_indices, plan.num_classes, plan.granularity, plan.min_images)
+    levels = {
+        key: RULES[rule]([evidence[row] for row in rows], plan.settings)
+        for key, rows in groups.items()
+    }
+    return [levels[key if key in groups else None] for key in range(plan.num_classes)]
+
+
+def _held_out_agreement(evidence: Sequence[Evidence], rule: Rule, plan: _Plan) -> float:
+    halves = evidence[0::2], evidence[1::2]
+    reached = [
+        agreement_beyond_chance(judged, _levels_by_rule(fitted, rule, plan))
+        for fitted, judged in (halves, halves[::-1])
+        if fitted and judged
+    ]
+    return float(np.mean(reached)) if reached else 0.0

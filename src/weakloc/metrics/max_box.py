@@ -1,0 +1,507 @@
+"""Score maps and drawn boxes in; MaxBoxAcc and MaxBoxAccV2, all thresholds in one pass, out.
+
+The threshold is one for all images and is the best one on the images that are evaluated: an upper
+bound, with all their boxes as hidden supervision. V2 lets it differ between the IoU levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from weakloc.component_tree import ComponentTree, component_tree, hole_level_boxes, level_boxes
+from weakloc.errors import DataError, PredictionsError
+from weakloc.geometry import FloatArray, IntArray
+from weakloc.metrics.arrays import truth_arrays
+from weakloc.metrics.uncertainty import (
+    DEFAULT_RESAMPLING,
+    Curve,
+    Detail,
+    MetricResult,
+    ResampledSums,
+    Resampling,
+    interval_of,
+    ratio,
+)
+from weakloc.structures import Sample
+
+NUM_LEVELS = 255
+
+# Neighbours in counterclockwise order as seen on the screen, from the west.
+_ROWS = np.array([0, 1, 1, 1, 0, -1, -1, -1])
+_COLUMNS = np.array([-1, -1, 0, 1, 1, 1, 0, -1])
+
+
+class _Nodes(NamedTuple):
+    """Components with the inclusive range of thresholds that show them."""
+
+    first_level: IntArray  # (N,)
+    last_level: IntArray  # (N,)
+    first_cell: IntArray  # (N,) in row-major order
+    lower: IntArray  # (N,) bounds of the size
+    upper: IntArray  # (N,)
+
+
+def largest_by_pixels(tree: ComponentTree) -> IntArray:
+    """The node with the most pixels at each of the thresholds 0 to 254, -1 where there is none.
+
+    Of equal ones the one that starts first in row-major order. The map must be of bytes.
+    """
+    first_cell = _cells_and_blocks(tree)[:, 0]
+    nodes = _ranges(tree, first_cell, tree.area, tree.area)
+    return np.asarray(_pick(nodes, tree.area, -1))
+
+
+def largest_by_contour(map_uint8: NDArray[np.uint8], tree: ComponentTree) -> IntArray:
+    """The node with the largest contour area; of equal ones the one that starts last.
+
+    OpenCV lists contours from the bottom of the image upwards, and the first maximum is taken.
+    """
+    summed = _cells_and_blocks(tree)
+    twice_area, num_holes = summed[:, 1], 1 - summed[:, 2] // 4
+    width, height = (tree.box[:, 2:] - tree.box[:, :2]).T
+    nodes = _ranges(tree, summed[:, 0], twice_area, 2 * (width - 1) * (height - 1))
+    sizes = np.where(num_holes > 0, -1, twice_area)
+    _follow_contenders(np.ascontiguousarray(map_uint8), nodes, sizes)
+    return np.asarray(_pick(nodes, sizes, 1))
+
+
+def _ranges(tree: ComponentTree, first_cell: IntArray, lower: IntArray, upper: IntArray) -> _Nodes:
+    return _Nodes(
+        first_level=np.maximum(tree.parent_level, 0).astype(np.int64),
+        last_level=tree.level.astype(np.int64) - 1,
+        first_cell=first_cell,
+        lower=lower,
+        upper=upper,
+    )
+
+
+def _cells_and_blocks(tree: ComponentTree) -> IntArray:
+    """First cell, twice the unfilled contour area and four times the Euler number: (N, 3)."""
+    return np.asarray(_sum_blocks(tree.node_of, tree.parent, tree.level, tree.shape[1]))
+
+
+@njit(cache=True, nogil=True)
+def _sum_blocks(
+    node_of: IntArray, parent: IntArray, level: NDArray[np.float64], width: int
+) -> IntArray:
+    """Adds up 2 x 2 blocks of cells, those over the border included.
+
+    As the threshold falls, the cells of a block join one by one. The third and the fourth add half
+    a square each to the area. The Euler number counts blocks with one cell (+1), three (-1) and
+    two in diagonal (-2), each a quarter.
+    """
+    num_nodes = parent.size
+    summed = np.zeros((num_nodes, 3), dtype=np.int64)
+    summed[:, 0] = node_of.size
+    for cell in range(node_of.size - 1, -1, -1):
+        summed[node_of[cell], 0] = cell
+    height = node_of.size // width
+    corners = np.empty(4, dtype=np.int64)  # nodes, around the block; -1 over the border
+    for row in range(height + 1):
+        for column in range(width + 1):
+            for corner in range(4):
+                i = row - (corner < 2)
+                j = column - (corner in (0, 3))
+                inside = 0 <= i < height and 0 <= j < width
+                corners[corner] = node_of[i * width + j] if inside else -1
+            _add_block(summed, corners, level)
+    for node in range(num_nodes):
+        if parent[node] >= 0:
+            summed[parent[node], 0] = min(summed[parent[node], 0], summed[node, 0])
+            summed[parent[node], 1] += summed[node, 1]
+            summed[parent[node], 2] += summed[node, 2]
+    return summed
+
+
+@njit(cache=True, nogil=True)
+def _add_block(summed: IntArray, corners: IntArray, level: NDArray[np.float64]) -> None:
+    present, last, euler = 0, -1, 0
+    used = 0
+    for _ in range(4):
+        best = -1
+        for corner in range(4):
+            if corners[corner] < 0 or used >> corner & 1:
+                continue
+            if best < 0 or level[corners[corner]] > level[corners[best]]:
+                best = corner
+        if best < 0:
+            return
+        used |= 1 << best
+        present += 1
+        is_diagonal = present == 2 and (best + 2) % 4 == last
+        after = (0, 1, -2 if is_diagonal else 0, -1, 0)[present]
+        summed[corners[best], 1] += present > 2
+        summed[corners[best], 2] += after - euler
+        euler, last = after, best
+
+
+@njit(cache=True, nogil=True)
+def _pick(nodes: _Nodes, sizes: IntArray, direction: int) -> IntArray:
+    """The largest node at each level; of equal ones that with the largest directed first cell."""
+    chosen = np.full(NUM_LEVELS, -1)
+    for node in range(sizes.size):
+        for t in range(nodes.first_level[node], nodes.last_level[node] + 1):
+            rival = chosen[t]
+            if rival < 0 or sizes[node] > sizes[rival]:
+                chosen[t] = node
+            elif sizes[node] == sizes[rival]:
+                later = (nodes.first_cell[node] - nodes.first_cell[rival]) * direction
+                chosen[t] = node if later > 0 else rival
+    return chosen
+
+
+@njit(cache=True, nogil=True)
+def _follow_contenders(map_uint8: NDArray[np.uint8], nodes: _Nodes, sizes: IntArray) -> None:
+    """Fills in the size of the nodes with holes where more than one could be the largest."""
+    least = np.zeros(NUM_LEVELS, dtype=np.int64)
+    for node in range(sizes.size):
+        for t in range(nodes.first_level[node], nodes.last_level[node] + 1):
+            least[t] = max(least[t], nodes.lower[node])
+    contenders = np.zeros(NUM_LEVELS, dtype=np.int64)
+    for node in range(sizes.size):
+        for t in range(nodes.first_level[node], nodes.last_level[node] + 1):
+            contenders[t] += nodes.upper[node] >= least[t]
+    for node in range(sizes.size):
+        if sizes[node] >= 0:
+            continue
+        sizes[node] = nodes.lower[node]
+        for t in range(nodes.first_level[node], nodes.last_level[node] + 1):
+            if contenders[t] > 1 and nodes.upper[node] >= least[t]:
+                sizes[node] = _contour_area(map_uint8, nodes.first_cell[node], t)
+                break
+
+
+@njit(cache=True, nogil=True)
+def _contour_area(map_uint8: NDArray[np.uint8], first_cell: int, threshold: int) -> int:
+    """Twice the area inside the outer border that starts at a cell, by border following."""
+    width = map_uint8.shape[1]
+    start_row, start_column = first_cell // width, first_cell % width
+    # Clockwise from the west, the first neighbour is where the border will close.
+    back = _next_neighbour(map_uint8, threshold, (start_row, start_column), (0, -1))
+    if back < 0:
+        return 0
+    row, column, direction = start_row, start_column, back
+    twice = 0
+    while True:
+        direction = _next_neighbour(map_uint8, threshold, (row, column), (direction + 1, 1))
+        next_row, next_column = row + _ROWS[direction], column + _COLUMNS[direction]
+        twice += column * next_row - next_column * row
+        closes = next_row == start_row and next_column == start_column
+        if closes and (direction + 4) % 8 == back:
+            return int(abs(twice))
+        row, column, direction = next_row, next_column, (direction + 4) % 8
+
+
+@njit(cache=True, nogil=True)
+def _next_neighbour(
+    map_uint8: NDArray[np.uint8], threshold: int, cell: tuple[int, int], turn: tuple[int, int]
+) -> int:
+    """The first direction to foreground, or -1; `turn` is the one to start with and the step."""
+    start, step = turn
+    for number in range(8):
+        direction = (start + number * step) % 8
+        i, j = cell[0] + _ROWS[direction], cell[1] + _COLUMNS[direction]
+        inside = 0 <= i < map_uint8.shape[0] and 0 <= j < map_uint8.shape[1]
+        if inside and map_uint8[i, j] > threshold:
+            return direction
+    return -1
+
+
+ScoreMap: TypeAlias = NDArray[np.floating[Any]]
+
+
+def normalize_map(score_map: ScoreMap, *, where: str) -> ScoreMap:
+    """Minimum to 0 and maximum to 1, in the precision of the map; a constant map is all 0."""
+    if score_map.ndim != 2 or score_map.size == 0:
+        raise ValueError(f"a score map is (height, width), not {score_map.shape}")
+    lowest, highest = float(score_map.min()), float(score_map.max())
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
+        raise PredictionsError(
+            "the score map holds values that are not finite",
+            where=where,
+            remedy="Look at the network: training may have diverged",
+        )
+    lifted = score_map - score_map.min()
+    return lifted / lifted.max() if highest > lowest else np.zeros_like(lifted)
+
+
+def floor_to_bytes(normalized_map: ScoreMap) -> NDArray[np.uint8]:
+    """floor(255 s), in the precision of the map."""
+    return (normalized_map * 255).astype(np.uint8)
+
+
+def count_below(normalized_map: ScoreMap, thresholds: FloatArray) -> NDArray[np.uint8]:
+    """How many of at most 255 even, rising thresholds lie strictly below each score.
+
+    Then `score > thresholds[k]` exactly where the count is greater than k.
+    """
+    if not 2 <= thresholds.size <= 255:
+        raise ValueError(f"levels need 2 to 255 thresholds, not {thresholds.size}")
+    scores = np.ascontiguousarray(normalized_map, dtype=np.float64)
+    return np.asarray(_count_below(scores, thresholds, 1.0 / thresholds[1]))
+
+
+@njit(cache=True, nogil=True)
+def _count_below(scores: FloatArray, thresholds: FloatArray, per_unit: float) -> NDArray[np.uint8]:
+    counts = np.empty(scores.shape, dtype=np.uint8)
+    for i in range(scores.shape[0]):
+        for j in range(scores.shape[1]):
+            score = scores[i, j]
+            k = min(int(score * per_unit), thresholds.size)  # off by one at most
+            while k < thresholds.size and thresholds[k] < score:
+                k += 1
+            while k > 0 and thresholds[k - 1] >= score:
+                k -= 1
+            counts[i, j] = k
+    return counts
+
+
+Contours: TypeAlias = Literal["largest", "all"]
+Reading: TypeAlias = Literal["clean", "compatible"]
+Resolution: TypeAlias = Literal["224", "original"]
+
+
+@dataclass(frozen=True, slots=True)
+class MapConvention:
+    """How maps become boxes and boxes become hits.
+
+    "clean": scores above the threshold, as they are; half-open boxes; the largest component has
+    the most pixels; a map without foreground has no box. "compatible" is the public evaluator of
+    Choe et al. 2020 to the bit: maps floored to bytes; thresholds int(tau * 255); the boxes of hole
+    contours count; the largest has the largest contour area; boxes are (x, y, min(x + w, W - 1),
+    ...) compared inclusively with drawn boxes cut to whole pixels; no foreground is the box
+    (0, 0, 0, 0).
+    """
+
+    contours: Contours = "largest"
+    ious: tuple[float, ...] = (0.5,)
+    reading: Reading = "clean"
+    resolution: Resolution = "224"
+    step: float = 0.01  # between thresholds in [0, 1)
+
+    def __post_init__(self) -> None:
+        if not self.ious:
+            raise ValueError("an accuracy needs at least one IoU level")
+        if self.reading == "clean" and self.thresholds.size > NUM_LEVELS:
+            raise ValueError(
+                f"a step of {self.step} makes {self.thresholds.size} thresholds; the clean "
+                f"reading tells {NUM_LEVELS} apart"
+            )
+
+    @property
+    def thresholds(self) -> FloatArray:
+        return np.arange(0, 1, self.step)
+
+    @property
+    def name(self) -> str:
+        known = {("largest", (0.5,)): "max_box_acc", ("all", (0.3, 0.5, 0.7)): "max_box_acc_v2"}
+        levels = "_".join(f"{100 * iou:g}" for iou in self.ious)
+        name = known.get((self.contours, self.ious), f"max_box_acc_{self.contours}_{levels}")
+        size = "" if self.resolution == "224" else "_original"
+        return name + size + ("_compatible" if self.reading == "compatible" else "")
+
+    def __str__(self) -> str:
+        levels = ", ".join(f"{iou:g}" for iou in self.ious)
+        size = "224 x 224" if self.resolution == "224" else "the original size"
+        return (
+            f"{self.reading} reading, {self.contours} contours, IoU >= {levels}, "
+            f"{self.thresholds.size} thresholds, maps at {size}"
+        )
+
+
+MAX_BOX_ACC = MapConvention()
+MAX_BOX_ACC_V2 = MapConvention("all", (0.3, 0.5, 0.7))
+
+
+class MaxBoxAccuracy:
+    """The best share of images, over thresholds, on which some box of the map hits.
+
+    With `guesses` (1, 5) the same is counted for images whose class is among the best guesses: the
+    Top-1 and Top-5 localisation of evaluators that sweep the threshold.
+    """
+
+    def __init__(
+        self,
+        convention: MapConvention = MAX_BOX_ACC_V2,
+        *,
+        guesses: tuple[int, ...] = (),
+        resampling: Resampling = DEFAULT_RESAMPLING,
+    ) -> None:
+        self.convention = convention
+        self.guesses = guesses
+        self._num_objects = 0
+        num_counts = len(convention.ious) * NUM_LEVELS
+        self._sums = {
+            k: ResampledSums(num_counts + 1, resampling=resampling) for k in (None, *guesses)
+        }
+
+    def update(
+        self,
+        sample: Sample,
+        score_map: ScoreMap,
+        *,
+        class_index: int,
+        image_size: tuple[int, int],
+        place: int | None = None,
+    ) -> None:
+        """One class's map over the whole image, against the drawn boxes of that class.
+
+        `place` is the rank of the class among the guesses, 0 for the first.
+        """
+        objects = truth_arrays(sample).boxes_of(class_index)
+        if not len(objects):
+            raise DataError("no box of the class is drawn", where=sample.name)
+        self._check_size(score_map, image_size)
+        overlaps = best_overlaps(
+            normalize_map(score_map, where=sample.name), objects, image_size, self.convention
+        )
+        hits = overlaps >= np.array(self.convention.ious)[:, None]  # (I, levels)
+        self._num_objects += len(objects)
+        for k, sums in self._sums.items():
+            if k is not None and place is None:
+                raise ValueError("guesses can only be counted when the place is given")
+            counted = 1 if k is None or (place is not None and place < k) else 0
+            sums.add(sample.name, np.append(hits * counted, 1))
+
+    def merge(self, other: MaxBoxAccuracy) -> None:
+        if (self.convention, self.guesses) != (other.convention, other.guesses):
+            raise ValueError("accuracies of different conventions cannot be merged")
+        self._num_objects += other._num_objects
+        for k, sums in self._sums.items():
+            sums.merge(other._sums[k])
+
+    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
+        return tuple(
+            self._result(k, sums, hidden_supervision + self._num_objects)
+            for k, sums in self._sums.items()
+        )
+
+    def _result(self, k: int | None, sums: ResampledSums, hidden_supervision: int) -> MetricResult:
+        accuracies = self._accuracies(sums.total)  # (I, thresholds)
+        is_defined = sums.num_images > 0
+        replicates = sums.evaluate(
+            lambda block: np.asarray(self._accuracies(block).max(axis=-1).mean(axis=-1))
+        )
+        return MetricResult(
+            name=self.convention.name if k is None else f"top_{k}_{self.convention.name}",
+            value=float(accuracies.max(axis=-1).mean()) if is_defined else None,
+            convention=str(self.convention),
+            num_images=sums.num_images,
+            hidden_supervision=hidden_supervision,
+            interval=interval_of(replicates),
+            details=self._details(accuracies) if is_defined else {},
+            curves=self._curves(accuracies) if is_defined else {},
+            unavailable=None if is_defined else "no score map was given",
+            replicates=replicates,
+            image_digest=sums.image_digest,
+        )
+
+    def _accuracies(self, sums: FloatArray) -> FloatArray:
+        """(..., I, thresholds) from the sums of hits at every level."""
+        thresholds = self.convention.thresholds
+        levels = np.arange(thresholds.size)
+        if self.convention.reading == "compatible":
+            levels = (thresholds * 255).astype(np.int64)
+        hits = sums[..., :-1].reshape(*sums.shape[:-1], len(self.convention.ious), NUM_LEVELS)
+        return ratio(hits[..., levels], sums[..., -1, None, None])
+
+    def _details(self, accuracies: FloatArray) -> dict[str, Detail]:
+        best = accuracies.argmax(axis=-1)
+        details: dict[str, Detail] = {}
+        for iou, row, k in zip(self.convention.ious, accuracies, best, strict=True):
+            details[f"accuracy_{100 * iou:g}"] = float(row[k])
+            details[f"threshold_{100 * iou:g}"] = float(self.convention.thresholds[k])
+        return details
+
+    def _curves(self, accuracies: FloatArray) -> dict[str, Curve]:
+        thresholds = tuple(self.convention.thresholds.tolist())
+        return {
+            f"accuracy_{100 * iou:g}": Curve(thresholds, tuple(row.tolist()))
+            for iou, row in zip(self.convention.ious, accuracies, strict=True)
+        }
+
+    def _check_size(self, score_map: ScoreMap, image_size: tuple[int, int]) -> None:
+        original = self.convention.resolution == "original"
+        width, height = image_size if original else (224, 224)
+        if score_map.shape != (height, width):
+            raise ValueError(
+                f"the map is {score_map.shape[1]} x {score_map.shape[0]}, but "
+                f"{self.convention.name} is defined at {width} x {height}"
+            )
+
+
+def best_overlaps(
+    normalized_map: ScoreMap,
+    objects: FloatArray,
+    image_size: tuple[float, float],
+    convention: MapConvention,
+) -> FloatArray:
+    """The largest IoU between a box of the map and a drawn one, at each of 255 levels.
+
+    Level k is the convention's k-th threshold, or int(tau * 255) = k in the compatible reading.
+    """
+    height, width = normalized_map.shape
+    scale = np.array([width, height, width, height], dtype=np.float64)
+    drawn = objects * scale / np.array([*image_size, *image_size], dtype=np.float64)
+    if convention.reading == "clean":
+        levels = count_below(normalized_map, convention.thresholds)
+        first, last, boxes = _shown_boxes(levels, convention)
+        return np.asarray(_overlap_per_level(first, last, boxes.astype(np.float64), drawn, 0.0))
+    levels = floor_to_bytes(normalized_map)
+    first, last, boxes = _shown_boxes(levels, convention)
+    inclusive = np.minimum(boxes, [width, height, width - 1, height - 1]).astype(np.float64)
+    drawn = np.trunc(drawn)
+    overlaps = np.asarray(_overlap_per_level(first, last, inclusive, drawn, 1.0))
+    nothing = np.zeros((1, 4))
+    empty = np.full(1, levels.max()), np.full(1, NUM_LEVELS - 1)
+    return np.maximum(overlaps, _overlap_per_level(*empty, nothing, drawn, 1.0))
+
+
+def _shown_boxes(
+    levels: NDArray[np.uint8], convention: MapConvention
+) -> tuple[IntArray, IntArray, IntArray]:
+    """First level, last level and half-open box of what the convention looks at."""
+    if convention.contours == "all":
+        shown = [level_boxes(levels)]
+        if convention.reading == "compatible":
+            shown.append(hole_level_boxes(levels))
+        return (
+            np.concatenate([each.first_level for each in shown]),
+            np.concatenate([each.last_level for each in shown]),
+            np.concatenate([each.boxes for each in shown]),
+        )
+    tree = component_tree(levels, 8)
+    if convention.reading == "compatible":
+        largest = largest_by_contour(levels, tree)
+    else:
+        largest = largest_by_pixels(tree)
+    shown_at = np.flatnonzero(largest >= 0)
+    return shown_at, shown_at, tree.box[largest[shown_at]]
+
+
+@njit(cache=True, nogil=True)
+def _overlap_per_level(
+    first: IntArray, last: IntArray, boxes: FloatArray, objects: FloatArray, extra: float
+) -> FloatArray:
+    best = np.zeros(NUM_LEVELS)
+    for n in range(first.size):
+        overlap = 0.0
+        for g in range(len(objects)):
+            width = min(boxes[n, 2], objects[g, 2]) - max(boxes[n, 0], objects[g, 0]) + extra
+            height = min(boxes[n, 3], objects[g, 3]) - max(boxes[n, 1], objects[g, 1]) + extra
+            if width <= 0 or height <= 0:
+                continue
+            shared = width * height
+            area = (boxes[n, 2] - boxes[n, 0] + extra) * (boxes[n, 3] - boxes[n, 1] + extra)
+            other = (objects[g, 2] - objects[g, 0] + extra) * (
+                objects[g, 3] - objects[g, 1] + extra
+            )
+            overlap = max(overlap, shared / (area + other - shared))
+        for t in range(first[n], last[n] + 1):
+            best[t] = max(best[t], overlap)
+    return best

@@ -1,0 +1,310 @@
+"""Label images in; mean intersection over union from one confusion matrix out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from PIL import Image
+
+from weakloc.errors import DataError, PredictionsError
+from weakloc.geometry import FloatArray, IntArray
+from weakloc.metrics.arrays import ClassIndex, truth_of
+from weakloc.metrics.average_precision import grouped_precisions
+from weakloc.metrics.max_box import ScoreMap, normalize_map
+from weakloc.metrics.uncertainty import (
+    DEFAULT_RESAMPLING,
+    MetricResult,
+    ResampledSums,
+    Resampling,
+    interval_of,
+    mean_of_defined,
+    ratio,
+)
+from weakloc.rle import decode_mask
+from weakloc.structures import ABSENT, PRESENT, Mask, Prediction, Sample, Truth
+
+Labels: TypeAlias = NDArray[np.uint8]  # (height, width)
+BACKGROUND, VOID = 0, 255
+
+
+def paint_masks(
+    prediction: Prediction, classes: ClassIndex, *, allowed: Iterable[int] | None = None
+) -> Labels:
+    """Each pixel gets the class of the best-scored mask over it; of equal ones the first."""
+    where = prediction.image
+    labels = np.zeros((prediction.height, prediction.width), dtype=np.uint8)
+    known = range(len(classes)) if allowed is None else set(allowed)
+    best_first = sorted(prediction.masks, key=lambda each: -each.score)
+    for mask in reversed(best_first):
+        c = classes.index_of(mask.class_name, where=where)
+        if c in known:
+            labels[_predicted_pixels(mask, where)] = 1 + c
+    return labels
+
+
+def truth_labels(sample: Sample, segmentation_values: Mapping[int, int]) -> Labels | None:
+    """The drawn label image, else the drawn objects painted in order; None without either.
+
+    `segmentation_values` leads from a palette index to its class. Crowds are void.
+    """
+    truth = truth_of(sample)
+    if truth.segmentation_path is not None:
+        return read_labels(truth.segmentation_path, segmentation_values)
+    if not truth.masks:
+        return None
+    height, width = truth.masks[0].rle["size"]
+    labels = np.zeros((height, width), dtype=np.uint8)
+    for mask in sorted(truth.masks, key=lambda each: not each.crowd):  # objects over crowds
+        labels[decode_mask(mask.rle)] = VOID if mask.crowd else 1 + mask.class_index
+    return labels
+
+
+def read_labels(path: str, segmentation_values: Mapping[int, int]) -> Labels:
+    """A palette image's indices as labels."""
+    try:
+        with Image.open(Path(path)) as image:
+            values = np.asarray(image)
+    except OSError as reason:
+        raise DataError(f"the label image cannot be read ({reason})", where=path) from reason
+    if values.ndim != 2:
+        raise DataError(
+            f"a label image holds one index a pixel, this one has shape {values.shape}",
+            where=path,
+            remedy="Use the palette image, not its colours",
+        )
+    table = np.full(256, -1)
+    table[[BACKGROUND, VOID]] = BACKGROUND, VOID
+    for value, class_index in segmentation_values.items():
+        table[value] = 1 + class_index
+    labels = table[values]
+    if (labels < 0).any():
+        raise DataError(f"index {int(values[labels < 0][0])} stands for no class", where=path)
+    return np.asarray(labels, dtype=np.uint8)
+
+
+def class_mask(truth: Truth, class_index: int) -> Labels | None:
+    """1 on the objects of a class, VOID on its crowds beyond them, 0 elsewhere."""
+    mine = [mask for mask in truth.masks if mask.class_index == class_index]
+    if not mine:
+        return None
+    pixels = np.zeros(tuple(mine[0].rle["size"]), dtype=np.uint8)
+    for mask in sorted(mine, key=lambda each: not each.crowd):  # objects over crowds
+        pixels[decode_mask(mask.rle)] = VOID if mask.crowd else 1
+    return pixels
+
+
+def of_class(labels: Labels, class_index: int) -> Labels:
+    """The same from a label array."""
+    return np.where(labels == VOID, VOID, labels == 1 + class_index).astype(np.uint8)
+
+
+def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
+    """The nearest pixel by its centre, to (width, height)."""
+    height, width = labels.shape
+    columns = np.floor((np.arange(size[0]) + 0.5) * width / size[0]).astype(np.intp)
+    rows = np.floor((np.arange(size[1]) + 0.5) * height / size[1]).astype(np.intp)
+    return np.asarray(labels[rows[:, None], columns])
+
+
+def _predicted_pixels(mask: Mask, where: str) -> NDArray[np.bool_]:
+    try:
+        return decode_mask(mask.rle)
+    except ValueError as reason:
+        raise PredictionsError(f"a mask of {mask.class_name!r}: {reason}", where=where) from reason
+
+
+Knowing: TypeAlias = Literal["nothing", "tags"]
+NO_VALUES: Mapping[int, int] = {}
+
+
+class MeanIoU:
+    """IoU of background and classes over all pixels of the set, and its mean.
+
+    A class that is neither drawn nor predicted anywhere is left out. Knowing the tags, masks of
+    other classes become background: an easier task, with a name of its own.
+    """
+
+    def __init__(
+        self,
+        classes: ClassIndex,
+        *,
+        knowing: Knowing = "nothing",
+        segmentation_values: Mapping[int, int] = NO_VALUES,
+        resampling: Resampling = DEFAULT_RESAMPLING,
+    ) -> None:
+        if len(classes) + 1 > VOID:
+            raise ValueError(f"label arrays hold at most {VOID - 1} classes, not {len(classes)}")
+        self.classes = classes
+        self.knowing = knowing
+        self.segmentation_values = segmentation_values
+        self.names = ("background", *classes.names)
+        self._confusion = np.zeros((len(self.names), len(self.names)), dtype=np.int64)
+        self._sums = ResampledSums(3 * len(self.names), resampling=resampling)
+
+    def update(self, sample: Sample, prediction: Prediction) -> None:
+        """The predicted masks against the drawn labels; an image without them is left out."""
+        truth = truth_labels(sample, self.segmentation_values)
+        if truth is None:
+            if (sample.labels != ABSENT).any():
+                return
+            truth = np.zeros((prediction.height, prediction.width), dtype=np.uint8)
+        allowed = None
+        if self.knowing == "tags":
+            allowed = np.flatnonzero(sample.labels == PRESENT).tolist()
+        predicted = paint_masks(prediction, self.classes, allowed=allowed)
+        self.add(sample.name, predicted, truth)
+
+    def add(self, image_name: str, predicted: Labels, truth: Labels) -> None:
+        if predicted.shape != truth.shape:
+            raise PredictionsError(
+                f"the prediction is {predicted.shape[1]} x {predicted.shape[0]}, the drawn "
+                f"labels are {truth.shape[1]} x {truth.shape[0]}",
+                where=image_name,
+            )
+        num_labels = len(self.names)
+        for labels, what in ((predicted, "predicted"), (truth[truth != VOID], "drawn")):
+            if labels.size and labels.max() >= num_labels:
+                raise ValueError(f"{what} label {labels.max()} with {num_labels - 1} classes")
+        confusion = confusion_of(predicted, truth, num_labels)
+        self._confusion += confusion
+        parts = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
+        self._sums.add(image_name, np.concatenate(parts))
+
+    def merge(self, other: MeanIoU) -> None:
+        if (self.names, self.knowing) != (other.names, other.knowing):
+            raise ValueError("confusions of other classes cannot be merged")
+        self._confusion += other._confusion
+        self._sums.merge(other._sums)
+
+    @property
+    def confusion(self) -> IntArray:
+        """Pixels by (drawn, predicted) label: (1 + C, 1 + C)."""
+        return self._confusion.copy()
+
+    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
+        ious = _ious(self._sums.total)
+        defined = ~np.isnan(ious)
+        replicates = self._sums.evaluate(lambda sums: mean_of_defined(_ious(sums)))
+        right, counted = int(self._confusion.trace()), int(self._confusion.sum())
+        result = MetricResult(
+            name="mean_iou" if self.knowing == "nothing" else "mean_iou_tags_given",
+            value=float(ious[defined].mean()) if defined.any() else None,
+            convention=f"all pixels of the set, with background, knowing {self.knowing}",
+            num_images=self._sums.num_images,
+            hidden_supervision=hidden_supervision,
+            interval=interval_of(replicates),
+            per_class={self.names[k]: float(ious[k]) for k in np.flatnonzero(defined).tolist()},
+            left_out=tuple(self.names[k] for k in np.flatnonzero(~defined).tolist()),
+            details={"pixel_accuracy": right / counted if counted else None},
+            unavailable=None if defined.any() else "no pixel is counted",
+            replicates=replicates,
+            image_digest=self._sums.image_digest,
+        )
+        return (result,)
+
+
+def confusion_of(predicted: Labels, truth: Labels, num_labels: int) -> IntArray:
+    """Counts of (drawn, predicted) pairs; void pixels are left out."""
+    pairs = np.ascontiguousarray(predicted).ravel(), np.ascontiguousarray(truth).ravel()
+    return np.asarray(_confusion(*pairs, num_labels))
+
+
+def _ious(sums: FloatArray) -> FloatArray:
+    shared, predicted, drawn = np.split(sums, 3, axis=-1)
+    return ratio(shared, predicted + drawn - shared)
+
+
+@njit(cache=True, nogil=True)
+def _confusion(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], num_labels: int) -> IntArray:
+    counts = np.zeros((num_labels, num_labels), dtype=np.int64)
+    for n in range(truth.size):
+        if truth[n] != VOID:
+            counts[truth[n], predicted[n]] += 1
+    return counts
+
+
+class PixelPrecision:
+    """Sums two histograms of scores, of object pixels and of others; memory is their length.
+
+    Each map is normalised to [0, 1] by itself. Large objects weigh more than small ones.
+    """
+
+    def __init__(
+        self,
+        *,
+        step: float = 0.001,
+        resampling: Resampling = DEFAULT_RESAMPLING,
+    ) -> None:
+        self.edges = histogram_edges(step)
+        self._sums = ResampledSums(2 * (self.edges.size - 1), resampling=resampling)
+
+    def update(self, image_name: str, score_map: ScoreMap, truth: Labels) -> None:
+        """A map and its mask of the same shape: 1 object, 0 background, 255 not counted."""
+        if score_map.shape != truth.shape:
+            raise ValueError(f"a map of {score_map.shape} for a mask of {truth.shape}")
+        normalized = normalize_map(score_map, where=image_name)
+        self._sums.add(image_name, count_pixels(normalized, truth, self.edges))
+
+    def merge(self, other: PixelPrecision) -> None:
+        if not np.array_equal(self.edges, other.edges):
+            raise ValueError("histograms of different bins cannot be merged")
+        self._sums.merge(other._sums)
+
+    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
+        value = float(_precision(self._sums.total))
+        is_defined = not np.isnan(value)
+        replicates = self._sums.evaluate(_precision)
+        others, objects = np.split(self._sums.total, 2)
+        result = MetricResult(
+            name="px_ap",
+            value=value if is_defined else None,
+            convention=f"all pixels, {self.edges.size - 3} thresholds, each map from 0 to 1",
+            num_images=self._sums.num_images,
+            hidden_supervision=hidden_supervision,
+            interval=interval_of(replicates),
+            details={"num_object_pixels": int(objects.sum()), "num_others": int(others.sum())},
+            unavailable=None if is_defined else "no pixel belongs to an object",
+            replicates=replicates,
+            image_digest=self._sums.image_digest,
+        )
+        return (result,)
+
+
+def histogram_edges(step: float) -> FloatArray:
+    """Bins of scores in [0, 1), one for exactly 1, and an empty one."""
+    return np.append(np.arange(0, 1, step), [1.0, 2.0, 3.0])
+
+
+def count_pixels(normalized_map: ScoreMap, truth: Labels, edges: FloatArray) -> IntArray:
+    """Histograms (2, bins) of the scores of pixels that are 0 and 1, exactly numpy.histogram's."""
+    scores = np.ascontiguousarray(normalized_map).ravel()
+    pixels = np.ascontiguousarray(truth).ravel()
+    return np.asarray(_count_pixels(scores, pixels, edges, 1.0 / edges[1]))
+
+
+def _precision(sums: FloatArray) -> FloatArray:
+    """Over the last axis, which holds the histogram of others and then that of objects."""
+    others, objects = np.split(sums, 2, axis=-1)
+    return grouped_precisions(objects, others)
+
+
+@njit(cache=True, nogil=True)
+def _count_pixels(
+    scores: NDArray[np.floating[Any]], pixels: NDArray[np.uint8], edges: FloatArray, per_unit: float
+) -> IntArray:
+    counts = np.zeros((2, edges.size - 1), dtype=np.int64)
+    for n in range(scores.size):
+        if pixels[n] == VOID or not edges[0] <= scores[n] < edges[-1]:
+            continue
+        k = int(scores[n] * per_unit)  # off by one at most
+        while scores[n] < edges[k]:
+            k -= 1
+        while scores[n] >= edges[k + 1]:
+            k += 1
+        counts[int(pixels[n] == 1), k] += 1
+    return counts

@@ -1,0 +1,255 @@
+"""Boxes and masks of one image -> objects, as annotation formats know them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from weakloc.errors import PredictionsError
+from weakloc.geometry import BoxLTRB, box_area, box_from_xywh
+from weakloc.rle import decode_mask
+from weakloc.structures import Box, Prediction
+
+Corners: TypeAlias = NDArray[np.int32]  # (N, 2) of x, y; the last corner joins the first
+BoolMask: TypeAlias = NDArray[np.bool_]
+
+
+def outlines_of(mask: BoolMask) -> list[Corners]:
+    """One outline for each part whose pixels share sides, clockwise, from the top down."""
+    loops, loop_of_top_edge = _loops(mask)
+    outlines: list[list[tuple[int, int]]] = []
+    owner: dict[int, int] = {}  # loop -> the outline that it has become a part of
+    for number, loop in enumerate(loops):  # by their topmost edge: holes after what is above them
+        corners: list[tuple[int, int]] = list(map(tuple, loop.tolist()))
+        if _is_clockwise(loop):
+            owner[number] = len(outlines)
+            outlines.append(corners)
+        else:
+            x, y = min(corners, key=lambda corner: (corner[1], corner[0]))
+            row = _border_above(mask, column=x, row=y - 1)
+            owner[number] = owner[int(loop_of_top_edge[row, x])]
+            _splice(outlines[owner[number]], corners, start=(x, y), row=row)
+    return [np.array(corners, dtype=np.int32) for corners in outlines]
+
+
+def join_outlines(outlines: list[Corners]) -> Corners:
+    """One closed outline of several, for formats that know a single polygon an object.
+
+    The parts hang together by lines walked there and back, as Ultralytics' converter joins them.
+    """
+    joined = outlines[0]
+    for outline in outlines[1:]:
+        back = joined[:1]
+        joined = np.concatenate((joined, back, outline, outline[:1], back))
+    return joined
+
+
+def fill_outline(corners: NDArray[np.floating | np.integer], *, size: tuple[int, int]) -> BoolMask:
+    """The pixels of a (width, height) image whose centres lie within, by the even-odd rule."""
+    width, height = size
+    inside = np.zeros((height, width + 1), dtype=bool)
+    following = np.roll(corners, -1, axis=0)
+    for (x1, y1), (x2, y2) in zip(corners.tolist(), following.tolist(), strict=True):
+        first, last = np.ceil(min(y1, y2) - 0.5), np.ceil(max(y1, y2) - 0.5)
+        rows = np.arange(max(int(first), 0), min(int(last), height))
+        if len(rows):
+            crossings = x1 + (rows + 0.5 - y1) * (x2 - x1) / (y2 - y1)
+            columns = np.ceil(crossings - 0.5).clip(0, width).astype(int)
+            np.logical_xor.at(inside, (rows, columns), True)
+    return np.asarray(np.logical_xor.accumulate(inside, axis=1)[:, :width])
+
+
+def _is_clockwise(loop: Corners) -> bool:
+    x, y = loop[:, 0].astype(np.int64), loop[:, 1].astype(np.int64)
+    return bool(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) > 0)  # y points down
+
+
+def _border_above(mask: BoolMask, *, column: int, row: int) -> int:
+    """The row whose upper border ends the run of mask pixels that reaches up from `row`."""
+    above = np.flatnonzero(~mask[:row, column])
+    return int(above[-1]) + 1 if len(above) else 0
+
+
+def _splice(
+    outline: list[tuple[int, int]],
+    hole: list[tuple[int, int]],
+    *,
+    start: tuple[int, int],
+    row: int,
+) -> None:
+    """Walks from the outline's border at `row` down to the hole, around it and back up."""
+    at = hole.index(start)
+    detour = [*hole[at:], *hole[:at], start]
+    foot = (start[0], row)
+    for index, (x, y) in enumerate(outline):
+        next_x, next_y = outline[(index + 1) % len(outline)]
+        if y == next_y == row and x <= foot[0] < next_x:
+            head = [] if x == foot[0] else [foot]
+            outline[index + 1 : index + 1] = [*head, *detour, foot]
+            return
+    raise AssertionError("a hole lies below a border of its own part")
+
+
+def _loops(mask: BoolMask) -> tuple[list[Corners], NDArray[np.int32]]:
+    """Every closed border with the mask on its right hand, by its topmost edge."""
+    padded = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), dtype=np.bool_)
+    padded[1:-1, 1:-1] = mask
+    corners, ends, loop_of_top_edge = _trace(padded)
+    return np.split(corners, ends[:-1]) if len(ends) else [], loop_of_top_edge
+
+
+@njit(cache=True)
+def _trace(
+    padded: NDArray[np.bool_],
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
+    """The corners of all loops one after another, where each ends, and the loop of each border
+    that has a mask pixel below and none above."""
+    is_top = padded[1:-1, 1:-1] & ~padded[:-2, 1:-1]
+    num_top = np.count_nonzero(is_top)
+    loop_of = np.full((padded.shape[0] - 1, padded.shape[1] - 2), -1, dtype=np.int32)
+    corners = np.empty((4 * num_top, 2), dtype=np.int32)  # as many lower borders, 2 ends to each
+    ends = np.empty(num_top, dtype=np.int64)
+    num_corners, num_loops = 0, 0
+    for top, left in np.argwhere(is_top):
+        if loop_of[top, left] < 0:
+            num_corners = _follow(padded, left, top, corners, num_corners, loop_of, num_loops)
+            ends[num_loops] = num_corners
+            num_loops += 1
+    return corners[:num_corners], ends[:num_loops], loop_of
+
+
+@njit(cache=True)
+def _follow(  # noqa: PLR0917 (numba calls are positional)
+    padded: NDArray[np.bool_],
+    left: int,
+    top: int,
+    corners: NDArray[np.int32],
+    num_corners: int,
+    loop_of: NDArray[np.int32],
+    loop: int,
+) -> int:
+    """Writes the corners of the loop that starts at (left, top) to the right; where they end."""
+    step_x, step_y = (1, 0, -1, 0), (0, 1, 0, -1)
+    x, y, direction = left, top, 0
+    while True:
+        if direction == 0:
+            loop_of[y, x] = loop
+        x, y = x + step_x[direction], y + step_y[direction]
+        turn = _turn(padded, x, y, direction)
+        if turn != 0:
+            corners[num_corners, 0], corners[num_corners, 1] = x, y
+            num_corners += 1
+        direction = (direction + turn) % 4
+        if x == left and y == top and direction == 0:
+            return num_corners
+
+
+@njit(cache=True)
+def _turn(padded: NDArray[np.bool_], x: int, y: int, direction: int) -> int:
+    """1 to the right, -1 to the left, 0 straight on, with the mask kept on the right hand."""
+    if direction == 0:
+        on_left, on_right = padded[y, x + 1], padded[y + 1, x + 1]
+    elif direction == 1:
+        on_left, on_right = padded[y + 1, x + 1], padded[y + 1, x]
+    elif direction == 2:
+        on_left, on_right = padded[y + 1, x], padded[y, x]
+    else:
+        on_left, on_right = padded[y, x], padded[y, x + 1]
+    if not on_right:
+        return 1
+    return -1 if on_left else 0
+
+
+Rle: TypeAlias = dict[str, Any]  # {"size": [height, width], "counts": str}
+
+SAME_OBJECT = 0.5  # overlap of a box with the tight box of a mask
+
+
+class PlacedObject(NamedTuple):
+    """One thing of a class: its box, and its pixels (as COCO's text) where there is a mask."""
+
+    class_name: str
+    box: BoxLTRB
+    score: float
+    rle: Rle | None
+
+
+def objects_of(prediction: Prediction) -> list[PlacedObject]:
+    """The boxes in their order, each with the mask it belongs to, then the masks left over.
+
+    A mask belongs to the box of its class that overlaps its tight box most, by half at least;
+    the object has the box and the score of the box. Empty masks are no objects.
+    """
+    if not prediction.masks:
+        return [PlacedObject(box.class_name, box.box, box.score, None) for box in prediction.boxes]
+    owned: dict[int, Rle] = {}
+    left_over = []
+    for mask in prediction.masks:
+        rle = compressed(mask.rle)
+        tight = tight_box(rle)
+        owner = _owner(mask.class_name, tight, prediction.boxes, owned)
+        if owner is not None:
+            owned[owner] = rle
+        elif tight[2] > tight[0]:
+            left_over.append(PlacedObject(mask.class_name, tight, mask.score, rle))
+    objects = [
+        PlacedObject(box.class_name, box.box, box.score, owned.get(index))
+        for index, box in enumerate(prediction.boxes)
+    ]
+    return objects + left_over
+
+
+def _owner(
+    class_name: str, tight: BoxLTRB, boxes: Sequence[Box], owned: Mapping[int, Rle]
+) -> int | None:
+    best, best_overlap = None, SAME_OBJECT
+    for index, box in enumerate(boxes):
+        if box.class_name == class_name and index not in owned:
+            overlap = _iou(box.box, tight)
+            if overlap > best_overlap or (best is None and overlap == best_overlap):
+                best, best_overlap = index, overlap
+    return best
+
+
+def _iou(first: BoxLTRB, second: BoxLTRB) -> float:
+    """For two boxes; `geometry.box_ious` takes ten times as long for so few."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    overlap = width * height
+    return overlap / (box_area(first) + box_area(second) - overlap)
+
+
+def tight_box(rle: Rle) -> BoxLTRB:
+    left, top, width, height = coco_mask.toBbox(rle).tolist()
+    return box_from_xywh((left, top, width, height))
+
+
+def mask_area(rle: Rle) -> float:
+    return float(coco_mask.area(rle))
+
+
+def compressed(rle: Mapping[str, Any]) -> Rle:
+    """The run lengths as COCO's text, whatever form they came in."""
+    counts = rle["counts"]
+    if isinstance(counts, list):
+        height, width = rle["size"]
+        encoded: Rle = coco_mask.frPyObjects(dict(rle), height, width)
+        counts = encoded["counts"]
+    if isinstance(counts, bytes):
+        counts = counts.decode("ascii")
+    return {"size": rle["size"], "counts": counts}
+
+
+def outlines_of_rle(rle: Mapping[str, Any], *, where: str) -> list[Corners]:
+    """The outlines of a mask; `where` names its image in the error."""
+    try:
+        return outlines_of(decode_mask(rle))
+    except ValueError as error:
+        raise PredictionsError(f"has a mask that cannot be read ({error})", where=where) from error

@@ -1,0 +1,389 @@
+"""The two kinds of work in a recipe: training a network, and looking with it at images.
+
+Each leaves what it found in a file that is written whole, so a killed reproduction goes on where it
+was; the file's name holds a digest of everything that its content depends on.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weakloc import __version__
+from weakloc.api.calibration import Plan, calibrate, oracle
+from weakloc.api.data_sets import read, scenes
+from weakloc.api.evaluation import Evaluated, Judging, judge
+from weakloc.api.runs import TrainedRun, load_folder
+from weakloc.api.training import merged_settings, refine, train
+from weakloc.config import DataSettings, PredictSettings, RefineSettings, TrainSettings
+from weakloc.data.images import open_image
+from weakloc.data.sources import ImageSource
+from weakloc.errors import DataError, ImageError, did_you_mean
+from weakloc.files import open_whole, write_whole
+from weakloc.methods import METHODS
+from weakloc.methods.method import Preset
+from weakloc.methods.settings import from_settings, to_settings
+from weakloc.papers.recipe import DataKind, Tuning
+from weakloc.predictor.beam_heat import BeamHeat
+from weakloc.predictor.views import see_images
+from weakloc.structures import ABSENT, PRESENT, BrokenImage, DataSet, Sample, Truth
+from weakloc.training.run_folder import CHECKPOINT_NAME
+
+SEED = 0
+MOST_WATCHED = 200  # images while training; all of them are measured at the end
+SMALLEST_SIDE = 16  # pixels; smaller boxes show nothing
+
+
+def drawn_scenes(
+    folder: Path, kind: DataKind, num_train: int, num_val: int, say: Callable[[str], None]
+) -> Path:
+    """A folder of scenes, drawn unless it is there already."""
+    place = folder / f"scenes-{kind}-{num_train}-{num_val}"
+    if not place.is_dir():
+        say(f"Drawing {num_train} training and {num_val} validation scenes")
+        unfinished = place.with_name(place.name + ".part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        scenes(unfinished, kind=kind, num_train=num_train, num_val=num_val, seed=SEED)
+        unfinished.rename(place)
+    return place
+
+
+def digest_of_data(data_set: DataSet) -> str:
+    """Stands for the images by name, with their tags, split by split."""
+    digest = hashlib.sha256(repr(data_set.class_names).encode())
+    for split, samples in data_set.splits.items():
+        digest.update(split.encode())
+        for sample in samples:
+            digest.update(sample.name.encode("utf-8", "surrogateescape") + sample.labels.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_split(data_set: DataSet, split: str, flag: str) -> None:
+    if not data_set.splits.get(split):
+        raise DataError(
+            f"there is no image in split {split!r}",
+            where=str(data_set.root),
+            remedy=f"{did_you_mean(split, data_set.splits)} Name it with {flag}",
+        )
+
+
+def learning_set(
+    data_set: DataSet, settings: TrainSettings, crops: Path | None
+) -> tuple[DataSet, int]:
+    """What is learned from, and the number of drawn boxes in it: none without `crops`.
+
+    Where watching decides nothing, part of the watched split is enough to see how training goes.
+    """
+    splits = dict(data_set.splits)
+    if settings.select == "last" and settings.patience is None:
+        watched = splits[settings.val_split]
+        splits[settings.val_split] = watched[:: -(-len(watched) // MOST_WATCHED)]
+    if crops is None:
+        return replace(data_set, splits=splits), 0
+    added = _crops_of_boxes(splits[settings.train_split], crops)
+    splits[settings.train_split] = [*splits[settings.train_split], *added]
+    return replace(data_set, splits=splits), len(added)
+
+
+def measured_set(data_set: DataSet, split: str, *, with_masks: bool) -> DataSet:
+    """The measured split alone; without masks where no wanted metric looks at them."""
+    samples = data_set.splits[split]
+    if not with_masks:
+        samples = [_without_masks(sample) for sample in samples]
+    return replace(data_set, splits={split: samples})
+
+
+def _without_masks(sample: Sample) -> Sample:
+    return replace(sample, truth=sample.truth and Truth(boxes=sample.truth.boxes))
+
+
+def _crops_of_boxes(samples: Sequence[Sample], folder: Path) -> list[Sample]:
+    """One image for every drawn box, tagged with its class alone (Oquab et al., "strong")."""
+    added = []
+    for number, sample in enumerate(samples):
+        drawn = sample.truth.boxes if sample.truth is not None else ()
+        for place, box in enumerate(each for each in drawn if not each.difficult):
+            path = folder / f"{number}-{place}.png"
+            if not path.is_file() and not _write_crop(sample, box.box, path):
+                continue
+            labels = np.full_like(sample.labels, ABSENT)
+            labels[box.class_index] = PRESENT
+            added.append(Sample(f"crops/{path.name}", str(path), labels))
+    if not added:
+        raise DataError("no box is drawn in the training images", remedy="Leave this cell out")
+    return added
+
+
+def _write_crop(sample: Sample, box: tuple[float, float, float, float], path: Path) -> bool:
+    left, top = (int(np.floor(edge)) for edge in box[:2])
+    right, bottom = (int(np.ceil(edge)) for edge in box[2:])
+    if min(right - left, bottom - top) < SMALLEST_SIDE:
+        return False
+    try:
+        picture = open_image(sample.path)
+    except ImageError:
+        return False
+    with write_whole(path) as unfinished:
+        picture.crop((left, top, right, bottom)).save(unfinished)
+    return True
+
+
+MARK_NAME = "trained.json"
+BOXES_TO_TUNE = 20
+IMAGES_TO_COUNT = 20
+NEED_MASKS = frozenset(("mean_iou", "mean_iou_tags_given", "px_ap"))
+# What changes how fast a training is, not what it learns.
+_FREE = ("workers", "checkpoint_minutes", "feature_cache")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data set of a reproduction, which every process reads for itself."""
+
+    path: str
+    reading: DataSettings
+    digest: str
+
+    def open(self) -> DataSet:
+        return _read(self.path, self.reading)
+
+
+@functools.lru_cache(maxsize=1)
+def _read(path: str, reading: DataSettings) -> DataSet:
+    return read(path, reading)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One network that is to be trained; several cells may share it."""
+
+    source: Source
+    folder: Path
+    method: str
+    preset: Preset
+    choices: Mapping[str, Any]
+    settings: TrainSettings
+    crops_of_boxes: bool = False
+
+    @functools.cached_property
+    def digest(self) -> str:
+        settings = chosen(self.settings)
+        learned = {name: value for name, value in settings.items() if name not in _FREE}
+        own = [self.source.digest, self._method_described, learned]
+        return digest_of([__version__, *own])
+
+    @property
+    def described(self) -> dict[str, Any]:
+        return {**self._method_described, **to_settings(self.settings)}
+
+    @property
+    def _method_described(self) -> dict[str, Any]:
+        return {
+            "method": self.method,
+            "preset": self.preset,
+            "choices": dict(self.choices),
+            "crops_of_boxes": self.crops_of_boxes,
+        }
+
+    @property
+    def run_folder(self) -> Path:
+        return self.folder / "runs" / f"{self.method}-seed{self.settings.seed}-{self.digest}"
+
+    @property
+    def is_done(self) -> bool:
+        return (self.run_folder / MARK_NAME).is_file()
+
+    def run(self) -> None:
+        """Trains, or goes on with what an interrupted training left."""
+        if self.is_done:
+            return
+        checkpoint = self.run_folder / CHECKPOINT_NAME
+        if self.run_folder.exists() and not checkpoint.is_file():
+            shutil.rmtree(self.run_folder)
+        data_set, num_boxes = learning_set(
+            self.source.open(),
+            self.settings,
+            self.folder / "crops" if self.crops_of_boxes else None,
+        )
+        began = time.perf_counter()
+        trained = train(
+            data_set,
+            method=self.method,
+            preset=self.preset,
+            choices=self.choices,
+            out=self.run_folder,
+            settings=self.settings,
+            resume=True,
+        )
+        record = {
+            "seconds": round(time.perf_counter() - began, 2),
+            "epochs": len(trained.run.history),
+            "num_parameters": sum(each.numel() for each in trained.run.network.parameters()),
+            "num_boxes": num_boxes,
+            "notes": list(trained.run.notes),
+        }
+        write_json(self.run_folder / MARK_NAME, record)
+        checkpoint.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Looking:
+    """One cell with one seed: a trained network, how it looks, and where its numbers go."""
+
+    cell: str
+    training: Training
+    look: PredictSettings
+    search: Mapping[str, Any]
+    tuning: Tuning
+    numbers: tuple[str, ...]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        own = [chosen(self.look), dict(self.search), self.tuning, sorted(self.numbers)]
+        return digest_of([self.training.digest, *own])
+
+    @property
+    def path(self) -> Path:
+        return self.training.folder / "cells" / f"{self.digest}.json"
+
+    @property
+    def is_done(self) -> bool:
+        return self.path.is_file()
+
+    def run(self) -> None:
+        """Measures on the watched split, with thresholds from where the cell says."""
+        if self.is_done:
+            return
+        everything, split = self.training.source.open(), self.training.settings.val_split
+        trained = self._searching(load_folder(self.training.run_folder))
+        tuned = self._tuned(self._refined(trained, everything), everything)
+        measured = measured_set(
+            everything, split, with_masks=not NEED_MASKS.isdisjoint(self.numbers)
+        )
+        judging = Judging(measured, split, num_resamples=0, numbers=frozenset(self.numbers))
+        began = time.perf_counter()
+        found = judge(tuned, judging, settings=self.look)
+        seconds = time.perf_counter() - began
+        searched = _searched(tuned, measured.splits[split], self.look)
+        write_json(self.path, self._record(found, seconds, searched))
+
+    def _searching(self, trained: TrainedRun) -> TrainedRun:
+        """Without thresholds that another cell of the same network may have tuned."""
+        run = replace(trained.run, thresholds=None)
+        if not self.search:
+            return TrainedRun(run)
+        fields = merged_settings(to_settings(run.method), self.search)
+        return TrainedRun(replace(run, method=from_settings(METHODS[run.method.name], fields)))
+
+    def _refined(self, trained: TrainedRun, data_set: DataSet) -> TrainedRun:
+        if self.look.localiser != "cells":
+            return trained
+        settings = RefineSettings(seed=self.training.settings.seed)
+        return refine(trained, data_set, settings=settings, keep=False).run
+
+    def _tuned(self, trained: TrainedRun, data_set: DataSet) -> TrainedRun:
+        if self.tuning == "fixed":
+            return trained
+        settings = self.training.settings
+        if self.tuning == "oracle":
+            plan = Plan(split=settings.val_split)
+            found = oracle(trained, data_set, plan, settings=self.look)
+            return TrainedRun(replace(trained.run, thresholds=found.to_json()))
+        plan = Plan(
+            split=settings.train_split,
+            num_boxes=0 if self.tuning == "tags" else BOXES_TO_TUNE,
+            granularity="global" if self.tuning == "boxes, one threshold" else "class",
+            seed=settings.seed,
+        )
+        return calibrate(trained, data_set, plan, settings=self.look)
+
+    def _record(
+        self, found: Evaluated, seconds: float, searched: Mapping[str, float]
+    ) -> dict[str, Any]:
+        report = found.report
+        trained = read_json(self.training.run_folder / MARK_NAME)
+        return {
+            "cell": self.cell,
+            "seed": self.training.settings.seed,
+            "values": {each.name: each.value for each in report.results if each.value is not None},
+            "boxes_used": {each.name: each.hidden_supervision for each in report.results},
+            "boxes_learned_from": trained["num_boxes"],
+            "baselines": {name: dict(values) for name, values in report.baselines.items()},
+            "unavailable": dict(report.unavailable),
+            "curves": {
+                each.name: {
+                    name: [list(curve.thresholds), list(curve.values)]
+                    for name, curve in each.curves.items()
+                }
+                for each in report.results
+                if each.name == "max_box_acc"
+            },
+            "thresholds_from": found.tuned_by,
+            "num_images": found.num_images,
+            "seconds_to_train": trained["seconds"],
+            "seconds_to_measure": round(seconds, 2),
+            "searched": searched,
+            "num_parameters": trained["num_parameters"],
+            "notes": trained["notes"],
+            "training": self.training.described,
+            "look": asdict(self.look),
+            "search": dict(self.search),
+            "tuning": self.tuning,
+        }
+
+
+def _searched(
+    trained: TrainedRun, samples: Sequence[Sample], look: PredictSettings
+) -> dict[str, float]:
+    """Windows scored and crops read for the tags of an image, on average; empty without a search.
+
+    Unlike seconds they are the same on every machine.
+    """
+    predictor = trained.predictor(look)
+    if not isinstance(predictor.heat, BeamHeat):
+        return {}
+    tagged = [sample for sample in samples if (sample.labels == PRESENT).any()][:IMAGES_TO_COUNT]
+    sources = (ImageSource(sample.name, sample.path) for sample in tagged)
+    found = [
+        predictor.heat.search_image(seen, np.flatnonzero(sample.labels == PRESENT).tolist())
+        for seen, sample in zip(
+            see_images(sources, predictor.source, predictor.settings), tagged, strict=True
+        )
+        if not isinstance(seen, BrokenImage)
+    ]
+    if not found:
+        return {}
+    return {
+        "windows": float(np.mean([each.num_windows for each in found])),
+        "crops": float(np.mean([each.num_crops for each in found])),
+    }
+
+
+def chosen(settings: TrainSettings | PredictSettings) -> dict[str, Any]:
+    """What differs from the defaults, so that a new setting leaves old digests as they are."""
+    default = to_settings(type(settings)())
+    return {name: value for name, value in to_settings(settings).items() if value != default[name]}
+
+
+def digest_of(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_json(path: Path, content: Any) -> None:
+    with open_whole(path) as file:
+        json.dump(content, file, indent=1, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

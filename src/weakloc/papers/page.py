@@ -1,0 +1,205 @@
+"""Results of a recipe as files: results.json, results.md for people, and a picture a curve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+
+from weakloc.files import open_whole
+from weakloc.output.report_summary import (
+    BASELINE_NAMES,
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    WIDTH,
+    Chart,
+    ShownMetric,
+    line_chart,
+)
+from weakloc.papers.cells import write_json
+from weakloc.papers.recipe import Published
+from weakloc.papers.results import Judgement, Results, Row
+
+LINE, GRID, TEXT = "#00695c", "#bdbdbd", "#616161"
+
+
+def write_results(results: Results, folder: Path) -> None:
+    """Of a recipe of which nothing was measured only the record is written."""
+    write_json(folder / "results.json", results.to_json())
+    if not results.rows:
+        return
+    pictures = {f"{_file_stem(chart.title)}.svg": chart for chart in curves(results)}
+    for name, chart in pictures.items():
+        with open_whole(folder / name) as file:
+            file.write(picture(chart))
+    with open_whole(folder / "results.md") as file:
+        file.write("\n".join(_page(results, tuple(pictures))) + "\n")
+
+
+def label(metric: str) -> str:
+    return ShownMetric(metric, None).label
+
+
+def spread(row: Row, metric: str) -> str:
+    """Mean and standard deviation over the seeds, in percent."""
+    mean, deviation = row.mean(metric), row.deviation(metric)
+    if mean is None:
+        return "-"
+    return f"{100 * mean:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+
+
+def difference(judgement: Judgement) -> str:
+    """In points, with those of the single seeds."""
+    if judgement.mean is None:
+        return judgement.reason
+    each = ", ".join(f"{100 * value:+.1f}" for value in judgement.differences)
+    return f"{100 * judgement.mean:+.1f} ({each})"
+
+
+def table(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: ours by metric, what papers printed, boxes used, seconds, the baselines.
+
+    Where windows are searched for, also how many an image.
+    """
+    metrics = results.metrics
+    header = ["cell"]
+    for metric in metrics:
+        header.append(label(metric) + (" (oracle)" if results.is_oracle(metric) else ""))
+        header += [f"paper: {each.data}" for each in _papers(results, metric)]
+    header += ["boxes used", "s to train", "ms an image", *results.searched]
+    rows = [_cells(results, row, metrics) for row in results.rows]
+    return header, [*rows, _baseline_row(results, metrics)]
+
+
+def _papers(results: Results, metric: str) -> list[Published]:
+    """Accuracies of papers stand beside our precision where we measured no accuracy."""
+    return [each for each in results.recipe.published if each.metric == metric]
+
+
+def _cells(results: Results, row: Row, metrics: Sequence[str]) -> list[str]:
+    cells = [row.cell]
+    for metric in metrics:
+        cells.append(spread(row, metric))
+        for each in _papers(results, metric):
+            value = each.values.get(row.cell)
+            cells.append("" if value is None else f"{value:.1f}")
+    seconds = [record["seconds_to_train"] for record in row.records]
+    looked = [record["seconds_to_measure"] / record["num_images"] for record in row.records]
+    cells += [str(row.boxes_used), f"{sum(seconds) / len(seconds):.0f}"]
+    cells.append(f"{1000 * sum(looked) / len(looked):.0f}")
+    counts = [row.searched.get(name) for name in results.searched]
+    return [*cells, *("" if count is None else f"{count:.0f}" for count in counts)]
+
+
+def _baseline_row(results: Results, metrics: Sequence[str]) -> list[str]:
+    cells = ["best trivial answer"]
+    for metric in metrics:
+        best = results.best_baseline(metric)
+        name = "" if best is None else BASELINE_NAMES.get(best[0], best[0])
+        cells.append("-" if best is None else f"{100 * best[1]:.1f} ({name})")
+        cells += [""] * len(_papers(results, metric))
+    return [*cells, "0", "", "", *("" for _ in results.searched)]
+
+
+def _page(results: Results, pictures: Sequence[str]) -> Iterator[str]:
+    recipe, record = results.recipe, results.rows[0].records[0]
+    yield f"# {recipe.title}"
+    yield f"\n{recipe.question} ({recipe.number}; {recipe.reference}; there: {recipe.papers_data})"
+    yield f"\nIn percent, mean ± standard deviation over seeds {list(results.seeds)}.\n"
+    yield from markdown_table(*table(results))
+    yield "\n## Findings\n"
+    rows = [
+        [
+            each.finding.claim,
+            each.finding.said_by,
+            f"{each.finding.better} - {each.finding.worse}",
+            difference(each),
+            f"**{each.verdict}**",
+        ]
+        for each in results.judgements
+    ]
+    header = ["claim", "said by", "compared", "points (each seed)", "verdict"]
+    yield from markdown_table(header, rows)
+    for name in pictures:
+        yield f"\n![{name.removesuffix('.svg')}]({name})"
+    yield "\n## Circumstances\n"
+    trained = record["training"]
+    yield (
+        f"- {record['num_images']} measured images of split {trained['val_split']!r}; backbone "
+        f"{trained['backbone'] or 'of the method'}, {trained['epochs'] or 'its'} epochs, "
+        f"{trained['image_size'] or 'its'} px, preset {trained['preset']}"
+    )
+    yield from (f"- {note}" for note in [*recipe.notes, *record["notes"]])
+    yield from _what_is_missing(results)
+
+
+def _what_is_missing(results: Results) -> Iterator[str]:
+    for metric, reason in results.unmeasured.items():
+        yield f"- no {label(metric)}: {reason}"
+    for each in results.recipe.published:
+        if each.metric not in results.metrics:
+            shown = ", ".join(f"{name} {value:.1f}" for name, value in each.values.items())
+            yield f"- {each.source}, {label(each.metric)} on {each.data}: {shown}"
+    for cell, reason in results.missing.items():
+        yield f"- not tested: {cell} ({reason})"
+    for cell, reason in results.failures.items():
+        yield f"- failed: {cell} ({reason.splitlines()[-1]})"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + "---|" * len(header)
+    yield from ("| " + " | ".join(row) + " |" for row in rows)
+
+
+def curves(results: Results) -> Iterator[Chart]:
+    """Each metric over the recipe's axis, one chart a series."""
+    recipe = results.recipe
+    if recipe.axis is None:
+        return
+    series = dict.fromkeys(cell.series for cell in recipe.cells if cell.at is not None)
+    by_name = {row.cell: row for row in results.rows}
+    for metric in results.metrics:
+        for name in series:
+            places = {
+                float(cell.at): by_name[cell.name].mean(metric)
+                for cell in recipe.cells
+                if cell.at is not None and cell.series == name and cell.name in by_name
+            }
+            points = {place: 100 * value for place, value in places.items() if value is not None}
+            if len(points) > 1:
+                title = label(metric) + (f", {name}" if name else "")
+                yield line_chart(title, [*points], [*points.values()], x_label=recipe.axis)
+
+
+def picture(chart: Chart) -> str:
+    """The chart as a file of its own."""
+    right, floor = WIDTH - RIGHT, HEIGHT - BOTTOM
+    box = f"0 -18 {WIDTH:g} {HEIGHT + 22:g}"
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" width="640" fill="{TEXT}"',
+        ' font-family="sans-serif" font-size="10">',
+        f"<title>{escape(chart.description)}</title>",
+        f'<text x="{LEFT}" y="-6" font-size="12">{escape(chart.title)}</text>',
+    ]
+    for tick in chart.y_ticks:
+        parts.append(f'<path d="M{LEFT} {tick.place}H{right}" stroke="{GRID}" stroke-width=".5"/>')
+        parts.append(f'<text x="38" y="{tick.place + 3}" text-anchor="end">{tick.text}</text>')
+    parts += [
+        f'<text x="{tick.place}" y="{floor + 14}" text-anchor="middle">{tick.text}</text>'
+        for tick in chart.x_ticks
+    ]
+    parts.append(f'<text x="{right}" y="{HEIGHT}" text-anchor="end">{escape(chart.x_label)}</text>')
+    parts.append(f'<path d="{chart.path}" fill="none" stroke="{LINE}" stroke-width="1.5"/>')
+    parts += [
+        f'<circle cx="{x}" cy="{y}" r="2.5" fill="{LINE}"><title>{escape(text)}</title></circle>'
+        for x, y, text in chart.dots
+    ]
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _file_stem(title: str) -> str:
+    kept = "".join(letter if letter.isalnum() else "-" for letter in title.lower())
+    return "-".join(part for part in kept.split("-") if part)

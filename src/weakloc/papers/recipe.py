@@ -1,0 +1,119 @@
+"""What an experiment of a paper is made of: plain data, which `weakloc.papers.reproduce` runs.
+
+A recipe has cells (rows of a table), findings (what the paper says of pairs of cells) and published
+numbers. Nothing here knows how a network is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from weakloc.errors import SettingError
+
+Settings: TypeAlias = Mapping[str, Any]
+DataKind: TypeAlias = Literal["clutter", "single"]
+Tuning: TypeAlias = Literal["fixed", "tags", "boxes", "boxes, one threshold", "oracle"]
+OptimiserFamily: TypeAlias = Literal["adamw", "sgd"]
+Preset: TypeAlias = Literal["practical", "literal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One row: a method, and what differs from the setup that all rows share.
+
+    `choices` are fields of the method, `train` those of TrainSettings. `head_rate` and
+    `backbone_rate` multiply the setup's learning rates, `batch` its batch size. `look` are fields
+    of PredictSettings, and `search` those fields of the method that only matter when images are
+    looked at: cells that differ in nothing but `look`, `search` and `tuning` share one training.
+    `tuning` is what chooses thresholds.
+    `crops_of_boxes` adds the content of the drawn boxes to the training images. `below_head` marks
+    what a frozen backbone cannot show, `only` a row that one preset alone has. `at` is the place on
+    the recipe's axis, in the curve of that `series`.
+    """
+
+    name: str
+    method: str
+    choices: Settings = field(default_factory=dict)
+    train: Settings = field(default_factory=dict)
+    head_rate: float = 1.0
+    backbone_rate: float = 1.0
+    batch: float = 1.0
+    look: Settings = field(default_factory=dict)
+    search: Settings = field(default_factory=dict)
+    tuning: Tuning = "fixed"
+    crops_of_boxes: bool = False
+    smaller_backbone: bool = False
+    below_head: bool = False
+    only: Preset | None = None
+    at: float | None = None
+    series: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim: `metric` of the cell `better` exceeds that of `worse` by more than `margin`.
+
+    `said_by` is the paper, or "weakloc" for a control of our own. A negative margin claims that
+    `better` is hardly behind. `worse_metric`, where given, is what of `worse` is compared.
+    """
+
+    claim: str
+    better: str
+    worse: str
+    metric: str
+    said_by: str = "weakloc"
+    margin: float = 0.0
+    worse_metric: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """Numbers of a paper, in percent, by the name of our cell."""
+
+    source: str
+    data: str
+    metric: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """`reference` is the paper's table or figure; `papers_data` what it was measured on.
+
+    `backbones` are the paper's, the larger first, where its literal preset does not say.
+    `epochs_factor` multiplies the epochs of a network that learns from scratch.
+    """
+
+    name: str
+    number: str
+    title: str
+    reference: str
+    question: str
+    papers_data: str
+    cells: tuple[Cell, ...]
+    metrics: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
+    published: tuple[Published, ...] = ()
+    data: DataKind = "clutter"
+    optimiser: OptimiserFamily = "adamw"
+    epochs_factor: int = 1
+    backbones: tuple[str, str] | None = None
+    axis: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [cell.name for cell in self.cells]
+        named = [name for each in self.findings for name in (each.better, each.worse)]
+        named += [name for each in self.published for name in each.values]
+        strange = sorted({name for name in named if name not in names})
+        if strange or len(set(names)) < len(names):
+            raise SettingError(
+                f"the cells are {', '.join(names)}; unknown or twice: {', '.join(strange) or '-'}",
+                where=f"recipe {self.name}",
+                remedy="Give every cell one name and use no other",
+            )
+
+    def cell(self, name: str) -> Cell:
+        return next(cell for cell in self.cells if cell.name == name)

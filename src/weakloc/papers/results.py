@@ -1,0 +1,233 @@
+"""The measured cells of a recipe -> rows over the seeds, verdicts, and all of it as JSON."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from weakloc.papers.cells import Looking, read_json
+from weakloc.papers.recipe import Finding, Recipe
+
+Verdict: TypeAlias = Literal["holds", "does not hold", "undecided", "not testable here"]
+LEAST_SEEDS = 3
+LEAST_DIFFERENCE = 0.001  # tables show no less
+# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; above, 2.23 is enough.
+_T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """`differences` are better minus worse of every seed that has both; `reason` says why not."""
+
+    finding: Finding
+    verdict: Verdict
+    differences: tuple[float, ...]
+    reason: str = ""
+
+    @property
+    def mean(self) -> float | None:
+        return float(np.mean(self.differences)) if self.differences else None
+
+
+def judge_finding(
+    finding: Finding, better: Mapping[int, float], worse: Mapping[int, float], reason: str
+) -> Judgement:
+    """From the values of the two cells by seed; `reason` is why there are none, if so."""
+    seeds = sorted(set(better) & set(worse))
+    differences = tuple(better[seed] - worse[seed] for seed in seeds)
+    if not differences:
+        return Judgement(finding, "not testable here", (), reason or "nothing was measured")
+    verdict = verdict_of([difference - finding.margin for difference in differences])
+    return Judgement(finding, verdict, differences, "one seed" if len(seeds) == 1 else "")
+
+
+def verdict_of(differences: Sequence[float]) -> Verdict:
+    """Of claimed differences that already have the margin taken off."""
+    mean = float(np.mean(differences))
+    if abs(mean) < LEAST_DIFFERENCE or not _agree(differences, mean):
+        return "undecided"
+    return "holds" if mean > 0 else "does not hold"
+
+
+def _agree(differences: Sequence[float], mean: float) -> bool:
+    count = len(differences)
+    if count < 2:
+        return False
+    if count >= LEAST_SEEDS and all(difference * mean > 0 for difference in differences):
+        return True
+    quantile = _T_QUANTILES[min(count - 1, len(_T_QUANTILES)) - 1]
+    return abs(mean) > quantile * float(np.std(differences, ddof=1)) / math.sqrt(count)
+
+
+SCHEMA = "weakloc.reproduction/1"
+PACKAGES = ("weakloc", "torch", "torchvision", "timm", "numpy")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell: its numbers as metric -> seed -> value, and all records behind them."""
+
+    cell: str
+    values: Mapping[str, Mapping[int, float]]
+    records: tuple[Mapping[str, Any], ...]
+
+    def mean(self, metric: str) -> float | None:
+        found = list(self.values.get(metric, {}).values())
+        return float(np.mean(found)) if found else None
+
+    def deviation(self, metric: str) -> float | None:
+        """Of the sample over the seeds; None for fewer than two."""
+        found = list(self.values.get(metric, {}).values())
+        return float(np.std(found, ddof=1)) if len(found) > 1 else None
+
+    @property
+    def searched(self) -> Mapping[str, float]:
+        """Windows and crops of a search; the same for all seeds up to ties."""
+        found: Mapping[str, float] = self.records[0].get("searched", {})  # not in older records
+        return found
+
+    @property
+    def boxes_used(self) -> int:
+        """The most drawn boxes that any seed learned from or tuned its thresholds on."""
+        tuned = [min(record["boxes_used"].values(), default=0) for record in self.records]
+        learned = [int(record["boxes_learned_from"]) for record in self.records]
+        return max(tuned) + max(learned)
+
+
+@dataclass(frozen=True)
+class Results:
+    """`missing` and `failures` say why cells or seeds have no numbers."""
+
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    rows: tuple[Row, ...]
+    judgements: tuple[Judgement, ...]
+    missing: Mapping[str, str]
+    failures: Mapping[str, str]
+
+    @classmethod
+    def collected(
+        cls,
+        recipe: Recipe,
+        seeds: Iterable[int],
+        looked: Sequence[Looking],
+        missing: Mapping[str, str],
+        failures: Mapping[str, str],
+    ) -> Results:
+        records: dict[str, list[dict[str, Any]]] = {}
+        for each in looked:
+            if each.is_done:
+                record = {**read_json(each.path), "cell": each.cell}
+                records.setdefault(each.cell, []).append(record)
+        rows = {name: _row(name, found) for name, found in records.items()}
+        judgements = [_judged(finding, rows, missing) for finding in recipe.findings]
+        return cls(recipe, tuple(seeds), tuple(rows.values()), tuple(judgements), missing, failures)
+
+    def best_baseline(self, metric: str) -> tuple[str, float] | None:
+        """The best answer that looks at no image; it is the same for all cells."""
+        found = self.rows[0].records[0]["baselines"].get(metric, {})
+        return max(found.items(), key=lambda pair: pair[1], default=None)
+
+    def is_oracle(self, metric: str) -> bool:
+        """Whether the truth that is measured with also chose the threshold."""
+        record = self.rows[0].records[0]
+        least = min(record["boxes_used"].values(), default=0)
+        return int(record["boxes_used"].get(metric, 0)) > least
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """What was counted where windows were searched for."""
+        return tuple(dict.fromkeys(name for row in self.rows for name in row.searched))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those of the recipe that could be measured."""
+        found = {metric for row in self.rows for metric, values in row.values.items() if values}
+        return tuple(metric for metric in self.recipe.metrics if metric in found)
+
+    @property
+    def unmeasured(self) -> dict[str, str]:
+        if not self.rows:
+            return {}
+        reasons = self.rows[0].records[0]["unavailable"]
+        return {
+            metric: reasons.get(metric, "not measured")
+            for metric in self.recipe.metrics
+            if metric not in self.metrics
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "recipe": self.recipe.name,
+            "number": self.recipe.number,
+            "reference": self.recipe.reference,
+            "question": self.recipe.question,
+            "seeds": list(self.seeds),
+            "versions": {name: version(name) for name in PACKAGES},
+            "python": platform.python_version(),
+            "cells": [_row_json(row) for row in self.rows],
+            "published": [asdict(each) for each in self.recipe.published],
+            "findings": [_judgement_json(each) for each in self.judgements],
+            "not_tested": dict(self.missing),
+            "failed": dict(self.failures),
+        }
+
+
+def _row(name: str, records: Sequence[Mapping[str, Any]]) -> Row:
+    metrics = dict.fromkeys(metric for record in records for metric in record["values"])
+    values = {
+        metric: {
+            int(record["seed"]): float(record["values"][metric])
+            for record in records
+            if metric in record["values"]
+        }
+        for metric in metrics
+    }
+    return Row(name, values, tuple(records))
+
+
+def _judged(finding: Finding, rows: Mapping[str, Row], missing: Mapping[str, str]) -> Judgement:
+    sides = (
+        (finding.better, finding.metric),
+        (finding.worse, finding.worse_metric or finding.metric),
+    )
+    found = [rows[cell].values.get(metric, {}) if cell in rows else {} for cell, metric in sides]
+    reasons = [_why_no_number(cell, metric, rows, missing) for cell, metric in sides]
+    return judge_finding(finding, found[0], found[1], reasons[0] or reasons[1])
+
+
+def _why_no_number(
+    cell: str, metric: str, rows: Mapping[str, Row], missing: Mapping[str, str]
+) -> str:
+    if cell not in rows:
+        return f"{cell}: {missing.get(cell, 'it failed')}"
+    if rows[cell].values.get(metric):
+        return ""
+    return f"no {metric}: {rows[cell].records[0]['unavailable'].get(metric, 'not measured')}"
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    return {
+        "cell": row.cell,
+        "boxes_used": row.boxes_used,
+        "mean": {metric: row.mean(metric) for metric in row.values},
+        "deviation": {metric: row.deviation(metric) for metric in row.values},
+        "seeds": [dict(record) for record in row.records],
+    }
+
+
+def _judgement_json(judgement: Judgement) -> dict[str, Any]:
+    return {
+        **asdict(judgement.finding),
+        "verdict": judgement.verdict,
+        "mean_difference": judgement.mean,
+        "differences": list(judgement.differences),
+        "reason": judgement.reason,
+    }

@@ -1,0 +1,130 @@
+"""What all cells of a recipe share: data, network and schedule, for each budget.
+
+The from-scratch setup of the offline scenes stands here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from weakloc.papers.recipe import DataKind, OptimiserFamily, Recipe, Settings
+
+Budget: TypeAlias = Literal["quick", "standard", "paper", "paper60"]
+BUDGETS: tuple[Budget, ...] = ("quick", "standard", "paper", "paper60")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much is drawn and learned where the command line does not say."""
+
+    num_train: int
+    num_val: int
+    image_size: int
+    epochs: int
+    batch_size: int
+
+
+SIZES: Mapping[tuple[Budget, DataKind], Size] = {
+    ("quick", "clutter"): Size(num_train=160, num_val=40, image_size=64, epochs=3, batch_size=16),
+    ("quick", "single"): Size(num_train=200, num_val=60, image_size=64, epochs=3, batch_size=32),
+    ("standard", "clutter"): Size(
+        num_train=500, num_val=150, image_size=96, epochs=10, batch_size=16
+    ),
+    ("standard", "single"): Size(
+        num_train=1000, num_val=200, image_size=64, epochs=24, batch_size=64
+    ),
+}
+
+# A network that starts from chance, with room for ten epochs.
+_SCRATCH: Mapping[OptimiserFamily, Settings] = {
+    "adamw": {"kind": "adamw", "learning_rate": 2e-3, "weight_decay": 0.05},
+    "sgd": {"kind": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4, "nesterov": True},
+}
+_SCRATCH_SCHEDULE: Settings = {
+    "decayed": "kernels",
+    "schedule": "cosine",
+    "warm_up_epochs": 1.0,
+    "backbone_factor": 1.0,
+}
+_SCRATCH_METHOD: Mapping[str, Settings] = {
+    "max_mil": {"resize": "warp", "scale_jitter": [0.8, 1.2]},
+    "beam": {
+        "resize": "warp",
+        "reduced_channels": None,
+        "hidden": [],
+        "dropout": 0.0,  # with the preset's half nothing is learned from so few images
+        "balance": False,
+    },
+    "wildcat": {"resize": "warp"},
+    "cam": {"resize": "warp", "smallest_crop": 0.5},
+}
+# What WILDCAT's released code trains a pretrained network with.
+_PRETRAINED: Mapping[OptimiserFamily, Settings] = {
+    "adamw": {},
+    "sgd": {
+        "kind": "sgd",
+        "learning_rate": 0.01,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "backbone_factor": 0.1,
+        "schedule": "constant",
+        "warm_up_epochs": 0.0,
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """`train` are fields of TrainSettings, `optimisation` and `of_method` fields of methods."""
+
+    preset: Literal["practical", "literal"]
+    train: Settings = field(default_factory=dict)
+    optimisation: Settings = field(default_factory=dict)
+    of_method: Mapping[str, Settings] = field(default_factory=dict)
+    smaller_backbone: str | None = None
+
+    def choices(self, method: str) -> dict[str, Any]:
+        own = dict(self.of_method.get(method, {}))
+        return {**own, "optimisation": dict(self.optimisation)} if self.optimisation else own
+
+
+def from_scratch(budget: Budget, recipe: Recipe) -> Setup:
+    """The tiny backbone without weights, in seconds to a minute for each training."""
+    size, optimiser = SIZES[budget, recipe.data], recipe.optimiser
+    return Setup(
+        preset="practical",
+        train={
+            "backbone": "tiny",
+            "weights": "none",
+            "image_size": size.image_size,
+            "epochs": size.epochs * recipe.epochs_factor,
+            "batch_size": size.batch_size,
+            "cache": "memory",
+            "quarter_turns": recipe.data == "clutter",  # where objects lie at any angle
+        },
+        optimisation={**_SCRATCH[optimiser], **_SCRATCH_SCHEDULE},
+        of_method=_SCRATCH_METHOD,
+        smaller_backbone="tiny[width=8]",
+    )
+
+
+def given_backbone(optimiser: OptimiserFamily) -> Setup:
+    """A backbone named on the command line: the practical preset."""
+    return Setup(preset="practical", optimisation=_PRETRAINED[optimiser])
+
+
+def as_published(budget: Budget, backbones: tuple[str, str] | None) -> Setup:
+    """The literal preset; paper60 in 60 epochs with mirrored images instead of 1,500 without."""
+    larger, smaller = backbones or (None, None)
+    train: dict[str, Any] = {"backbone": larger} if larger else {}
+    if budget == "paper":
+        return Setup(preset="literal", train=train, smaller_backbone=smaller)
+    mirrored = {"cam": {"flip": True}}
+    return Setup(
+        preset="literal",
+        train={**train, "epochs": 60, "cache": "memory"},
+        of_method=mirrored,
+        smaller_backbone=smaller,
+    )

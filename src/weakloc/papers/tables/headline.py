@@ -1,0 +1,77 @@
+"""All four methods with one network on one data set: this project's own table."""
+
+from __future__ import annotations
+
+from weakloc.papers.recipe import Cell, Finding, Published, Recipe
+
+_NUMBERS = (
+    "classification_map",
+    "point_map",
+    "pointing_accuracy",
+    "box_map_50",
+    "corloc",
+    "max_box_acc_v2",
+    "mean_iou",
+)
+
+
+HEADLINE = Recipe(
+    name="headline",
+    number="X1",
+    title="Four methods, one network, one data set",
+    reference="WILDCAT, point localisation; BEAM table 1",
+    question="Which method names and places objects best when nothing else differs?",
+    papers_data="VOC 2012 val, each method with its own network",
+    epochs_factor=3,
+    cells=(
+        Cell(name="max_mil", method="max_mil"),
+        Cell(name="cam", method="cam"),
+        Cell(name="wildcat", method="wildcat"),
+        Cell(name="beam", method="beam"),
+        Cell(name="wildcat x objectness", method="wildcat", look={"objectness": "distance"}),
+        Cell(name="wildcat, refined", method="wildcat", look={"localiser": "cells"}),
+        Cell(
+            name="wildcat, refined, mirrored too",
+            method="wildcat",
+            look={"localiser": "cells", "flip": True},
+        ),
+        Cell(name="wildcat, mixup", method="wildcat", train={"mixup": 1.0}),
+    ),
+    metrics=_NUMBERS,
+    findings=(
+        Finding(
+            "WILDCAT places better than Max-MIL (+8.4)",
+            "wildcat",
+            "max_mil",
+            "point_map",
+            "WILDCAT",
+        ),
+        Finding(
+            "WILDCAT places better than BEAM (+3.2)", "wildcat", "beam", "point_map", "WILDCAT"
+        ),
+        Finding("BEAM places better than Max-MIL (+5.2)", "beam", "max_mil", "point_map", "BEAM"),
+        Finding("WILDCAT places better than CAM", "wildcat", "cam", "point_map"),
+        Finding("objectness helps to place", "wildcat x objectness", "wildcat", "point_map"),
+        Finding("objectness helps to box", "wildcat x objectness", "wildcat", "box_map_50"),
+        Finding("refining helps to place", "wildcat, refined", "wildcat", "point_map"),
+        Finding("refining helps to box", "wildcat, refined", "wildcat", "box_map_50"),
+        Finding(
+            "a mirrored look helps a refined run to box",
+            "wildcat, refined, mirrored too",
+            "wildcat, refined",
+            "box_map_50",
+        ),
+        Finding("mixup helps to name", "wildcat, mixup", "wildcat", "classification_map"),
+        Finding("mixup helps to place", "wildcat, mixup", "wildcat", "point_map"),
+    ),
+    published=(
+        Published(
+            source="WILDCAT, point localisation",
+            data="VOC 2012 val",
+            metric="point_map",
+            values={"max_mil": 74.5, "beam": 79.7, "wildcat": 82.9},
+        ),
+    ),
+)
+
+RECIPES = (HEADLINE,)

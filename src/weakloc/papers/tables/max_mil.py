@@ -1,0 +1,256 @@
+"""The experiments of Max-MIL (Oquab et al. 2015): rows D, E and F of table 1, and what it fixes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weakloc.papers.recipe import Cell, Finding, Preset, Published, Recipe
+
+_PAPER = "Max-MIL"
+_NO_JITTER: dict[str, Any] = {"scale_jitter": None}
+_SEVEN_SCALES = (0.5, 0.654, 0.855, 1.118, 1.462, 1.912, 2.5)
+_ALL_SCALES = tuple(round(0.5 + 0.05 * index, 2) for index in range(65))
+
+
+def _pooled(name: str, *, only: Preset | None = None, **choices: Any) -> Cell:
+    """WILDCAT's pooling, of which the maximum, the top cells and the average are corners."""
+    plain = {"maps_per_class": 1, "k_min": 0, "alpha": 0.0, "loss": "logistic_sum"}
+    return Cell(name=name, method="wildcat", choices={**plain, **choices}, only=only)
+
+
+SEARCH = Recipe(
+    name="max-mil-search",
+    number="A1",
+    title="Searching the image while learning",
+    reference="Max-MIL table 1, rows D and F",
+    question="Does a maximum over places and sizes beat looking at the whole image at once?",
+    papers_data="VOC 2012 test, AlexNet frozen up to FC7",
+    cells=(
+        Cell(
+            name="full image, one window",
+            method="max_mil",
+            choices={**_NO_JITTER, "side": 224, "resize": "warp"},
+            look={"scales": (1.0,)},
+            only="literal",
+        ),
+        _pooled("full image, mean of cells", k_max="all", only="practical"),
+        Cell(
+            name="search, one size", method="max_mil", choices=_NO_JITTER, look={"scales": (1.0,)}
+        ),
+        Cell(name="search, many sizes", method="max_mil"),
+    ),
+    metrics=("classification_map", "point_map"),
+    findings=(
+        Finding(
+            "the search helps (+7.6 on VOC 2012)",
+            "search, many sizes",
+            "full image, one window",
+            "classification_map",
+            _PAPER,
+        ),
+        Finding(
+            "the search helps (+7.6 on VOC 2012)",
+            "search, many sizes",
+            "full image, mean of cells",
+            "classification_map",
+            _PAPER,
+        ),
+        Finding(
+            "the search places better than the mean",
+            "search, many sizes",
+            "full image, mean of cells",
+            "point_map",
+        ),
+    ),
+    published=(
+        Published(
+            source="Max-MIL table 1",
+            data="VOC 2012 test",
+            metric="classification_map",
+            values={"full image, one window": 78.7, "search, many sizes": 86.3},
+        ),
+    ),
+    notes=(
+        "A network without fully connected layers has no window: its mean over cells stands in.",
+    ),
+)
+
+SCALES = Recipe(
+    name="max-mil-scales",
+    number="A2",
+    title="Sizes in training and in testing",
+    reference="Max-MIL sections 3 and 5; no table",
+    question="Which helps: varying the size while learning, or testing at many sizes?",
+    papers_data="merged in the paper into row F of table 1",
+    cells=tuple(
+        Cell(
+            name=f"{trained}, {tested}",
+            method="max_mil",
+            choices=choices,
+            look={"scales": scales},
+            only="literal" if len(scales) > len(_SEVEN_SCALES) else None,
+        )
+        for trained, choices in (("jitter", {}), ("no jitter", _NO_JITTER))
+        for tested, scales in (
+            ("one size", (1.0,)),
+            ("7 sizes", _SEVEN_SCALES),
+            ("65 sizes", _ALL_SCALES),
+        )
+    ),
+    metrics=("classification_map", "point_map"),
+    findings=(
+        Finding(
+            "jitter in training helps at one size",
+            "jitter, one size",
+            "no jitter, one size",
+            "classification_map",
+        ),
+        Finding(
+            "seven sizes in testing help after jitter",
+            "jitter, 7 sizes",
+            "jitter, one size",
+            "classification_map",
+        ),
+        Finding(
+            "65 sizes are better than seven",
+            "jitter, 65 sizes",
+            "jitter, 7 sizes",
+            "classification_map",
+        ),
+    ),
+)
+
+STRONG = Recipe(
+    name="max-mil-boxes",
+    number="A3",
+    title="Do drawn boxes help?",
+    reference="Max-MIL table 1, rows E and F",
+    question="Are tags enough, or do tight crops of drawn boxes improve on them?",
+    papers_data="VOC 2012 test",
+    cells=(
+        Cell(name="weak", method="max_mil"),
+        Cell(name="strong + weak", method="max_mil", crops_of_boxes=True),
+    ),
+    metrics=("classification_map", "point_map"),
+    findings=(
+        Finding(
+            "boxes gain less than a point (86.0 against 86.3)",
+            "weak",
+            "strong + weak",
+            "classification_map",
+            _PAPER,
+            margin=-0.01,
+        ),
+    ),
+    published=(
+        Published(
+            source="Max-MIL table 1",
+            data="VOC 2012 test",
+            metric="classification_map",
+            values={"weak": 86.3, "strong + weak": 86.0},
+        ),
+    ),
+    notes=("Every drawn box of 16 pixels or more becomes a further training image of its class.",),
+)
+
+POOLING = Recipe(
+    name="max-mil-pooling",
+    number="A4",
+    title="From the best cell to all cells",
+    reference="Max-MIL section 3.2; no table",
+    question="Is the maximum the best way from cells to an image?",
+    papers_data="the maximum alone",
+    cells=(
+        _pooled("maximum", k_max=1),
+        *(
+            Cell(
+                name=f"log-sum-exp, sharpness {sharpness:g}",
+                method="max_mil",
+                choices={**_NO_JITTER, "sharpness": sharpness},
+                look={"scales": (1.0,)},
+            )
+            for sharpness in (1.0, 5.0)
+        ),
+        _pooled("best 10 %", k_max=0.1),
+        _pooled("average", k_max="all"),
+        _pooled("best and worst 10 %", k_max=0.1, k_min=0.1, alpha=0.7),
+    ),
+    metrics=("classification_map", "point_map", "max_box_acc_v2"),
+    findings=(
+        Finding(
+            "the maximum classifies better than the average",
+            "maximum",
+            "average",
+            "classification_map",
+        ),
+        Finding(
+            "the best 10 % classify better than the maximum",
+            "best 10 %",
+            "maximum",
+            "classification_map",
+        ),
+        Finding(
+            "the average covers objects better than the maximum",
+            "average",
+            "maximum",
+            "max_box_acc_v2",
+        ),
+    ),
+)
+
+TOLERANCE = Recipe(
+    name="max-mil-points",
+    number="A5, A7",
+    title="Points: the tolerance, and what several sizes say together",
+    reference="point localisation as quoted by BEAM and WILDCAT",
+    question="How much of the point metric is its tolerance, how much the fusing of sizes?",
+    papers_data="VOC 2012 val (tolerance not printed)",
+    cells=(
+        Cell(name="one size", method="max_mil", look={"scales": (1.0,)}),
+        *(
+            Cell(name=name, method="max_mil", look={"scales": _SEVEN_SCALES, **look})
+            for name, look in (
+                ("maximum over sizes", {"fuse": "max"}),
+                ("mean over sizes", {"fuse": "mean"}),
+                ("maximum over sizes, highest score", {"fuse": "max", "fuse_scores": "max"}),
+                (
+                    "maximum over sizes, mean probability",
+                    {"fuse": "max", "fuse_scores": "mean_probability"},
+                ),
+            )
+        ),
+    ),
+    metrics=("classification_map", "point_map", "point_map_18px", "pointing_accuracy"),
+    findings=(
+        Finding(
+            "18 pixels of tolerance add less than a point",
+            "maximum over sizes",
+            "maximum over sizes",
+            "point_map",
+            margin=-0.01,
+            worse_metric="point_map_18px",
+        ),
+        Finding(
+            "the maximum over sizes places better than the mean",
+            "maximum over sizes",
+            "mean over sizes",
+            "point_map",
+        ),
+        Finding(
+            "the mean score over sizes names better than the highest",
+            "maximum over sizes",
+            "maximum over sizes, highest score",
+            "classification_map",
+        ),
+    ),
+    published=(
+        Published(
+            source="BEAM table 1",
+            data="VOC 2012 val",
+            metric="point_map",
+            values={"maximum over sizes": 74.5},
+        ),
+    ),
+)
+
+RECIPES = (SEARCH, SCALES, STRONG, POOLING, TOLERANCE)

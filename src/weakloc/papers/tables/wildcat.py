@@ -1,0 +1,352 @@
+"""The ablations of WILDCAT (Durand et al. 2017), tables 5 to 7 and figures 4 and 5.
+
+The paper varies one thing at a time around one best and one worst cell, alpha = 1, one map a class.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weakloc.papers.recipe import Cell, Finding, Published, Recipe
+
+_PLAIN: dict[str, Any] = {"k_max": 1, "k_min": 1, "alpha": 1.0, "maps_per_class": 1}
+_DATA = "VOC 2007, VOC 2012 Action and MIT67 (all 448 px, ResNet-101)"
+_TAGS_AND_POINTS = ("classification_map", "point_map")
+_PAPER = "WILDCAT"
+_LARGEST_M = 16
+
+
+def _cell(name: str, **choices: Any) -> Cell:
+    return Cell(name=name, method="wildcat", choices={**_PLAIN, **choices})
+
+
+def _published(table: str, rows: dict[str, tuple[float, float, float]]) -> tuple[Published, ...]:
+    """The three data sets of an ablation; accuracy on MIT67, mean average precision elsewhere."""
+    kinds = (
+        ("VOC 2007", "classification_map"),
+        ("VOC 2012 Action", "classification_map"),
+        ("MIT67", "top_1_accuracy"),
+    )
+    return tuple(
+        Published(
+            source=f"{_PAPER} {table}",
+            data=data,
+            metric=metric,
+            values={name: numbers[place] for name, numbers in rows.items()},
+        )
+        for place, (data, metric) in enumerate(kinds)
+    )
+
+
+_ORDERS = {"head_then_pool": "maps, then pooling", "pool_then_head": "pooling, then classifier"}
+_POOLINGS: dict[str, dict[str, Any]] = {
+    "max + min": {},
+    "max": {"k_min": 0, "alpha": 0.0},
+    "average": {"k_max": "all", "k_min": 0, "alpha": 0.0},
+}
+
+ORDER = Recipe(
+    name="wildcat-order",
+    number="C1",
+    title="Score maps before or after pooling",
+    reference="WILDCAT table 5",
+    question="Is it better to pool maps of class scores than to classify pooled features?",
+    papers_data=_DATA,
+    cells=tuple(
+        _cell(f"{spelt}, {pooling}", order=order, **choices)
+        for pooling, choices in _POOLINGS.items()
+        for order, spelt in _ORDERS.items()
+    ),
+    metrics=_TAGS_AND_POINTS,
+    findings=(
+        Finding(
+            "Maps first is better (+1.7 on VOC 2007)",
+            "maps, then pooling, max + min",
+            "pooling, then classifier, max + min",
+            "classification_map",
+            _PAPER,
+        ),
+        Finding(
+            "Maps first is better with max alone",
+            "maps, then pooling, max",
+            "pooling, then classifier, max",
+            "classification_map",
+        ),
+    ),
+    published=_published(
+        "table 5",
+        {
+            "maps, then pooling, max + min": (89.0, 78.9, 69.6),
+            "pooling, then classifier, max + min": (87.3, 77.5, 68.1),
+        },
+    ),
+    notes=("With average pooling the two orders are the same function, apart from the seed.",),
+)
+
+ALPHA = Recipe(
+    name="wildcat-alpha",
+    number="C2",
+    title="The weight of negative evidence",
+    reference="WILDCAT figures 4 and 5",
+    question="How much should the least likely cells count against a class?",
+    papers_data="VOC 2007, VOC 2012 Action, MIT67; location on VOC 2012",
+    cells=tuple(
+        Cell(
+            name=f"alpha = {alpha:g}",
+            method="wildcat",
+            choices={**_PLAIN, "alpha": alpha},
+            at=alpha,
+        )
+        for alpha in (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    ),
+    metrics=_TAGS_AND_POINTS,
+    axis="alpha",
+    findings=(
+        Finding(
+            "alpha = 0.6 is better than 1 (+1.6 on VOC 2007)",
+            "alpha = 0.6",
+            "alpha = 1",
+            "classification_map",
+            _PAPER,
+        ),
+        Finding(
+            "alpha = 0.7 is better than 1 (+2 on Action)",
+            "alpha = 0.7",
+            "alpha = 1",
+            "classification_map",
+            _PAPER,
+        ),
+        Finding(
+            "no negative evidence is worst: 1 beats 0",
+            "alpha = 1",
+            "alpha = 0",
+            "classification_map",
+            _PAPER,
+        ),
+        Finding(
+            "no negative evidence is worst: 0.7 beats 0",
+            "alpha = 0.7",
+            "alpha = 0",
+            "classification_map",
+            _PAPER,
+        ),
+        Finding(
+            "alpha = 0.7 places points better than 1 (+1.6 on VOC 2012)",
+            "alpha = 0.7",
+            "alpha = 1",
+            "point_map",
+            _PAPER,
+        ),
+        Finding(
+            "no negative evidence is worst for points: 0.7 beats 0",
+            "alpha = 0.7",
+            "alpha = 0",
+            "point_map",
+            _PAPER,
+        ),
+    ),
+)
+
+_M_VALUES = {
+    1: (89.0, 78.9, 69.6),
+    2: (91.0, 81.5, 71.8),
+    4: (91.6, 82.1, 72.0),
+    8: (92.5, 83.2, 72.8),
+    12: (92.3, 83.0, 73.1),
+    _LARGEST_M: (92.0, 82.7, 72.9),
+}
+
+MAPS = Recipe(
+    name="wildcat-maps",
+    number="C3",
+    title="The number of maps a class",
+    reference="WILDCAT table 6",
+    question="Do several maps a class help, or only the step sizes that come with them?",
+    papers_data=_DATA,
+    optimiser="sgd",
+    cells=(
+        *(
+            Cell(
+                name=f"M = {count}",
+                method="wildcat",
+                choices={**_PLAIN, "maps_per_class": count},
+                at=count,
+            )
+            for count in _M_VALUES
+        ),
+        Cell(name="M = 1, head rate / 8", method="wildcat", choices=_PLAIN, head_rate=1 / 8),
+        Cell(
+            name="M = 1, backbone rate x 8",
+            method="wildcat",
+            choices=_PLAIN,
+            backbone_rate=8.0,
+            below_head=True,
+        ),
+        _cell("M = 8, released gradient", maps_per_class=8, class_pool_gradient="released"),
+        _cell("M = 8, maximum of maps", maps_per_class=8, class_pool="max"),
+        _cell("M = 8, log-sum-exp of maps", maps_per_class=8, class_pool="lse"),
+    ),
+    metrics=_TAGS_AND_POINTS,
+    axis="maps a class",
+    findings=(
+        Finding(
+            "M = 2 is better than 1 (+2.0 on VOC 2007)",
+            "M = 2",
+            "M = 1",
+            "classification_map",
+            _PAPER,
+        ),
+        Finding("M = 4 is better than 1 (+2.6)", "M = 4", "M = 1", "classification_map", _PAPER),
+        Finding("M = 8 is better than 1 (+3.5)", "M = 8", "M = 1", "classification_map", _PAPER),
+        Finding("M = 8 is better than 16 (+0.5)", "M = 8", "M = 16", "classification_map", _PAPER),
+        Finding(
+            "one map with an eighth of the head's rate is within a point of eight",
+            "M = 1, head rate / 8",
+            "M = 8",
+            "classification_map",
+            margin=-0.01,
+        ),
+        Finding(
+            "eight maps with the released gradient are better than one",
+            "M = 8, released gradient",
+            "M = 1",
+            "classification_map",
+        ),
+        Finding(
+            "one map with eight times the backbone's rate is within a point of that",
+            "M = 1, backbone rate x 8",
+            "M = 8, released gradient",
+            "classification_map",
+            margin=-0.01,
+        ),
+        Finding(
+            "the maximum of eight maps, which specialise, is better than their mean",
+            "M = 8, maximum of maps",
+            "M = 8",
+            "classification_map",
+        ),
+    ),
+    published=_published("table 6", {f"M = {m}": row for m, row in _M_VALUES.items()}),
+    notes=(
+        "Only the average of the M maps counts: under SGD they are one map at a rate divided by M.",
+        "Hence the controls with one map, and SGD throughout.",
+        "Under --frozen the released gradient still leaves the head its full rate.",
+    ),
+)
+
+BOTH = Recipe(
+    name="wildcat-both",
+    number="C4",
+    title="Negative evidence and several maps together",
+    reference="WILDCAT table 7",
+    question="Do the two changes add up?",
+    papers_data=_DATA,
+    cells=(
+        _cell("max + min"),
+        _cell("+ alpha = 0.7", alpha=0.7),
+        _cell("+ M = 4", maps_per_class=4),
+        _cell("+ both", alpha=0.7, maps_per_class=4),
+    ),
+    metrics=_TAGS_AND_POINTS,
+    findings=(
+        Finding(
+            "alpha = 0.7 helps (+1.3 on VOC 2007)",
+            "+ alpha = 0.7",
+            "max + min",
+            "classification_map",
+            _PAPER,
+        ),
+        Finding("M = 4 helps (+2.6)", "+ M = 4", "max + min", "classification_map", _PAPER),
+        Finding(
+            "both help more than alpha alone (+1.7)",
+            "+ both",
+            "+ alpha = 0.7",
+            "classification_map",
+            _PAPER,
+        ),
+        Finding(
+            "both help more than M alone (+0.4)", "+ both", "+ M = 4", "classification_map", _PAPER
+        ),
+    ),
+    published=_published(
+        "table 7",
+        {
+            "max + min": (89.0, 78.9, 69.6),
+            "+ alpha = 0.7": (90.3, 80.9, 71.3),
+            "+ M = 4": (91.6, 82.1, 72.0),
+            "+ both": (92.0, 82.9, 72.8),
+        },
+    ),
+)
+
+_COUNTS: dict[str, int | float | str] = {
+    "1": 1, "2": 2, "5": 5, "10 %": 0.1, "20 %": 0.2, "40 %": 0.4, "all": "all",
+}  # fmt: skip
+
+K = Recipe(
+    name="wildcat-k",
+    number="C5",
+    title="How many cells speak for and against a class",
+    reference="WILDCAT section 3.2; no table",
+    question="Is one best cell enough?",
+    papers_data="not varied in the paper; the released code takes 20 % of the cells",
+    cells=(
+        *(
+            Cell(
+                name=f"k = {spelt}",
+                method="wildcat",
+                choices={**_PLAIN, "k_max": count, "k_min": count, "alpha": 0.7},
+                at=place,
+                series="k- = k+",
+            )
+            for place, (spelt, count) in enumerate(_COUNTS.items())
+        ),
+        *(
+            Cell(
+                name=f"k = {spelt}, none against",
+                method="wildcat",
+                choices={**_PLAIN, "k_max": count, "k_min": 0, "alpha": 0.0},
+                at=place,
+                series="k- = 0",
+            )
+            for place, (spelt, count) in enumerate(_COUNTS.items())
+        ),
+    ),
+    metrics=_TAGS_AND_POINTS,
+    axis="k: 1, 2, 5, 10 %, 20 %, 40 %, all",
+    findings=(
+        Finding("20 % of the cells are better than one", "k = 20 %", "k = 1", "classification_map"),
+        Finding(
+            "20 % of the cells are better than all", "k = 20 %", "k = all", "classification_map"
+        ),
+        Finding(
+            "20 % of the cells place points better than all", "k = 20 %", "k = all", "point_map"
+        ),
+    ),
+)
+
+HALVE = Recipe(
+    name="wildcat-halve",
+    number="C9",
+    title="The sum of the paper or the mean of its code",
+    reference="WILDCAT equation 2 against the released code",
+    question="Does the hidden division by two matter at equal rates?",
+    papers_data="not discussed in the paper",
+    optimiser="sgd",
+    cells=(
+        _cell("as printed"),
+        _cell("as released (halved)", halve=True),
+    ),
+    metrics=_TAGS_AND_POINTS,
+    findings=(
+        Finding(
+            "halving changes less than a point",
+            "as released (halved)",
+            "as printed",
+            "classification_map",
+            margin=-0.01,
+        ),
+    ),
+)
+
+RECIPES = (ORDER, ALPHA, MAPS, BOTH, K, HALVE)

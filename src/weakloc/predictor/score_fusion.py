@@ -1,0 +1,194 @@
+"""Several networks' answers to the same images in, one answer an image out.
+
+Durand et al. 2017 train one network for each input size and combine them late: the maps are
+averaged after each is brought to mean 0 and deviation 1, the scores by a `ScoreFusion`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weakloc.config import PredictSettings
+from weakloc.data.sources import ImageSource
+from weakloc.geometry import FloatArray
+from weakloc.localize.rescoring import rescore
+from weakloc.predictor.network_source import Activation, MapSource, probabilities
+from weakloc.predictor.views import SeenImage, map_scales, see_images
+from weakloc.structures import ABSENT, PRESENT, BrokenImage
+
+Logits: TypeAlias = NDArray[np.float64]  # (S, C), a row for each network
+ScoreFusion: TypeAlias = Callable[[Logits], NDArray[np.float64]]  # probabilities (C,)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network, and how it looks at images."""
+
+    source: MapSource
+    settings: PredictSettings
+
+
+def joint_settings(members: Sequence[Member]) -> PredictSettings:
+    """Those of the first, made to take the maps of all."""
+    scales = sorted({scale for member in members for scale in map_scales(member.settings)})
+    return replace(members[0].settings, map_scales=tuple(scales), fuse="mean", normalise="zscore")
+
+
+def mean_scores(activation: Activation) -> ScoreFusion:
+    """The mean of the raw scores, squashed last."""
+    return lambda logits: probabilities(logits.mean(axis=0), activation)
+
+
+def see_with_all(
+    images: Iterable[ImageSource], members: Sequence[Member], fuse_scores: ScoreFusion
+) -> Iterator[SeenImage | BrokenImage]:
+    """Every image in input order as all the networks see it; each decodes it for itself."""
+    streams = itertools.tee(images, len(members))
+    answers = [
+        see_images(stream, member.source, member.settings)
+        for stream, member in zip(streams, members, strict=True)
+    ]
+    for seen in zip(*answers, strict=True):
+        yield _joined(seen, members, fuse_scores)
+
+
+def _joined(
+    answers: Sequence[SeenImage | BrokenImage],
+    members: Sequence[Member],
+    fuse_scores: ScoreFusion,
+) -> SeenImage | BrokenImage:
+    seen: list[SeenImage] = []
+    for answer in answers:
+        if isinstance(answer, BrokenImage):
+            return answer
+        seen.append(answer)
+    views = tuple(
+        view
+        for answer, member in zip(seen, members, strict=True)
+        for view in answer.views
+        if view.view.scale in map_scales(member.settings)
+    )
+    logits = np.stack([answer.logits for answer in seen])
+    return replace(
+        seen[0],
+        views=views,
+        logits=logits.mean(axis=0),
+        probabilities=fuse_scores(logits),
+    )
+
+
+MOST_STEPS = 100
+SETTLED = 1e-9
+
+
+@dataclass(frozen=True)
+class LateClassifier:
+    """P(c) = sigmoid(weights_c . (scores - means) / spreads + bias_c)."""
+
+    means: FloatArray  # (S * C,)
+    spreads: FloatArray  # (S * C,)
+    weights: FloatArray  # (C, S * C)
+    biases: FloatArray  # (C,)
+
+    def __call__(self, logits: FloatArray) -> FloatArray:
+        """(S, C) raw scores of an image -> (C,) probabilities."""
+        standard = (logits.ravel() - self.means) / self.spreads
+        return _sigmoid(self.weights @ standard + self.biases)
+
+
+def fit_late_classifier(
+    logits: FloatArray, labels: NDArray[np.int8], *, strength: float = 1.0
+) -> LateClassifier:
+    """From (N, S, C) raw scores and (N, C) tags; unknown tags are left out.
+
+    `strength` weighs the likelihood against half the squared weights. A class that is not seen
+    both present and absent keeps the mean of its own raw scores.
+    """
+    num_images, num_networks, num_classes = logits.shape
+    flat = logits.reshape(num_images, num_networks * num_classes)
+    means, spreads = flat.mean(axis=0), flat.std(axis=0)
+    spreads = np.where(spreads > 0, spreads, 1.0)
+    standard = (flat - means) / spreads
+    weights = np.zeros((num_classes, flat.shape[1]))
+    biases = np.zeros(num_classes)
+    for index in range(num_classes):
+        present, absent = labels[:, index] == PRESENT, labels[:, index] == ABSENT
+        if present.any() and absent.any():
+            known = present | absent
+            weights[index], biases[index] = fit_logistic(
+                standard[known], present[known].astype(np.float64), strength=strength
+            )
+        else:
+            own = np.arange(num_networks) * num_classes + index
+            weights[index, own] = spreads[own] / num_networks
+            biases[index] = means[own].mean()
+    return LateClassifier(means, spreads, weights, biases)
+
+
+def fit_logistic(
+    features: FloatArray, targets: FloatArray, *, strength: float
+) -> tuple[FloatArray, float]:
+    """Weights and bias that minimise strength * sum of log losses + half the squared weights.
+
+    Newton's method with halved steps where a whole one does not improve; the bias is free.
+    """
+    inputs = np.column_stack([features, np.ones(len(features))])
+    pull = np.append(np.ones(features.shape[1]), 1e-9)
+    signs = 2.0 * targets - 1.0
+
+    def objective(found: FloatArray) -> float:
+        losses = np.logaddexp(0.0, -signs * (inputs @ found))
+        return float(strength * losses.sum() + 0.5 * (pull * found**2).sum())
+
+    found = np.zeros(inputs.shape[1])
+    for _ in range(MOST_STEPS):
+        chances = _sigmoid(inputs @ found)
+        slope = strength * inputs.T @ (chances - targets) + pull * found
+        bend = strength * (inputs.T * (chances * (1.0 - chances))) @ inputs + np.diag(pull)
+        step = np.linalg.solve(bend, slope)
+        before = objective(found)
+        while objective(found - step) > before and np.abs(step).max() > SETTLED:
+            step = step / 2.0
+        found = found - step
+        if np.abs(step).max() <= SETTLED:
+            break
+    return found[:-1], float(found[-1])
+
+
+def _sigmoid(values: FloatArray) -> FloatArray:
+    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * values))
+
+
+@dataclass(frozen=True)
+class Rescoring:
+    """s'(i) = (s(i) + alpha * sum_j p(i|j) s(j)) / (1 + alpha * sum_j p(i|j)).
+
+    Bency et al. 2016, Eq. 2 to 4, whose sum is divided by the greatest value it can have: every
+    class ranks the images as the sum does, and the result still lies between 0 and 1.
+    """
+
+    shares: FloatArray  # (C, C) p(i|j), zero diagonal
+    alpha: float
+
+    def __call__(self, probabilities: NDArray[np.float64]) -> FloatArray:
+        greatest = 1.0 + self.alpha * self.shares.sum(axis=1)
+        return np.asarray(rescore(probabilities, self.shares, alpha=self.alpha) / greatest)
+
+
+def shares_from_counts(together: NDArray[np.integer]) -> FloatArray:
+    """p(i|j) = N_ij / N_j from counts of images with both classes, N_j on the diagonal.
+
+    Exact where no tag is unknown; an image of class j where i is unknown counts as one without.
+    """
+    counts = together.astype(np.float64)
+    of_class = np.diag(counts)
+    shares: FloatArray = np.zeros_like(counts)
+    np.divide(counts, of_class[None, :], out=shares, where=of_class[None, :] > 0)
+    np.fill_diagonal(shares, 0.0)
+    return shares

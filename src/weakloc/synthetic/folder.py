@@ -1,0 +1,274 @@
+"""Scenes on demand: kind, split, number and seed -> one scene, and whole folders of them.
+
+A scene depends on the seed, its split and its number alone, so the same seed gives the same
+bytes for any number of processes.
+"""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+from xml.sax.saxutils import escape
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from weakloc.data.readers.voc import label_map_text, voc_palette
+from weakloc.errors import DataError, SettingError, did_you_mean
+from weakloc.files import file_name_of, open_whole, write_whole
+from weakloc.geometry import box_to_voc
+from weakloc.structures import ABSENT, PRESENT, DataSet, Sample, Truth, TruthBox
+from weakloc.synthetic.clutter import CLUTTER_CLASSES, Difficulty, draw_clutter
+from weakloc.synthetic.single import (
+    SINGLE_CLASSES,
+    CropsByClass,
+    crops_by_split,
+    draw_crops,
+    draw_single,
+)
+from weakloc.synthetic.surfaces import Scene
+
+JPEG_QUALITY = 92
+FOLDERS = (
+    "JPEGImages",
+    "Annotations",
+    "SegmentationClass",
+    "SegmentationObject",
+    "ImageSets/Main",
+    "ImageSets/Segmentation",
+)
+
+
+def make_folders(folder: Path) -> None:
+    for name in FOLDERS:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+
+
+def write_scene(folder: Path, name: str, scene: Scene, *, class_names: Sequence[str]) -> None:
+    """The four files of one scene."""
+    _write_picture(folder / "JPEGImages" / f"{name}.jpg", Image.fromarray(scene.pixels))
+    values = np.zeros(len(scene.objects) + 1, dtype=np.uint8)
+    values[1:] = [thing.class_index + 1 for thing in scene.objects]
+    _write_indices(folder / "SegmentationClass" / f"{name}.png", values[scene.instances])
+    _write_indices(folder / "SegmentationObject" / f"{name}.png", scene.instances)
+    with open_whole(folder / "Annotations" / f"{name}.xml") as stream:
+        stream.write(annotation(name, scene, class_names=class_names))
+
+
+def _write_picture(path: Path, picture: Image.Image) -> None:
+    with write_whole(path) as temporary:
+        picture.save(temporary, quality=JPEG_QUALITY)
+
+
+def _write_indices(path: Path, values: NDArray[np.uint8]) -> None:
+    picture = Image.fromarray(values)
+    picture.putpalette(voc_palette())
+    with write_whole(path) as temporary:
+        picture.save(temporary, compress_level=1)
+
+
+def annotation(name: str, scene: Scene, *, class_names: Sequence[str]) -> str:
+    """The XML of one scene; boxes 1-based, right and bottom pixels counted in."""
+    height, width = scene.instances.shape
+    lines = [
+        "<annotation>",
+        f"  <filename>{name}.jpg</filename>",
+        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+        "  <segmented>1</segmented>",
+    ]
+    for thing in scene.objects:
+        corners = zip(("xmin", "ymin", "xmax", "ymax"), box_to_voc(thing.box), strict=True)
+        bounds = "".join(f"<{corner}>{value:.0f}</{corner}>" for corner, value in corners)
+        lines += [
+            "  <object>",
+            f"    <name>{escape(class_names[thing.class_index])}</name>",
+            f"    <truncated>{thing.truncated:d}</truncated>",
+            f"    <occluded>{thing.occluded:d}</occluded>",
+            "    <difficult>0</difficult>",
+            f"    <bndbox>{bounds}</bndbox>",
+            "  </object>",
+        ]
+    return "\n".join([*lines, "</annotation>"]) + "\n"
+
+
+def write_lists(
+    folder: Path, tags: Mapping[str, Mapping[str, frozenset[int]]], *, class_names: Sequence[str]
+) -> None:
+    """The lists over all scenes; `tags` is split -> name -> indices of the classes present."""
+    for split, names in tags.items():
+        listing = "".join(f"{name}\n" for name in names)
+        for task in ("Main", "Segmentation"):
+            _write_text(folder / "ImageSets" / task / f"{split}.txt", listing)
+        for index, class_name in enumerate(class_names):
+            marks = "".join(f"{name} {1 if index in names[name] else -1:2d}\n" for name in names)
+            _write_text(
+                folder / "ImageSets/Main" / f"{file_name_of(class_name)}_{split}.txt", marks
+            )
+    _write_text(folder / "labelmap.txt", label_map_text(class_names))
+    with open_whole(folder / "tags.csv") as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(("path", "labels", "split"))
+        for split, names in tags.items():
+            for name, present in names.items():
+                labels = ";".join(class_names[index] for index in sorted(present))
+                table.writerow((f"JPEGImages/{name}.jpg", labels, split))
+
+
+def _write_text(path: Path, text: str) -> None:
+    with open_whole(path) as stream:
+        stream.write(text)
+
+
+Kind: TypeAlias = Literal["clutter", "single"]
+SPLITS = ("train", "val")
+BATCH = 25  # scenes that a worker process draws at a time
+
+
+class Artist(Protocol):
+    """Anything that can draw scenes of some classes."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    def draw(self, random: np.random.Generator, *, split: str) -> Scene: ...
+
+
+@dataclass(frozen=True)
+class ClutterArtist:
+    difficulty: Difficulty
+    class_names: tuple[str, ...] = CLUTTER_CLASSES
+
+    def draw(self, random: np.random.Generator, *, split: str) -> Scene:  # noqa: ARG002 (Artist)
+        return draw_clutter(random, difficulty=self.difficulty)
+
+
+@dataclass(frozen=True)
+class SingleArtist:
+    class_names: tuple[str, ...] = SINGLE_CLASSES
+
+    def draw(self, random: np.random.Generator, *, split: str) -> Scene:  # noqa: ARG002 (Artist)
+        return draw_single(random)
+
+
+@dataclass(frozen=True)
+class CropsArtist:
+    class_names: tuple[str, ...]
+    crops: dict[str, CropsByClass]
+
+    def draw(self, random: np.random.Generator, *, split: str) -> Scene:
+        return draw_crops(random, self.crops[split])
+
+
+def artist_of(kind: Kind, difficulty: Difficulty) -> Artist:
+    artists: dict[tuple[str, str], Artist] = {
+        ("clutter", "normal"): ClutterArtist("normal"),
+        ("clutter", "hard"): ClutterArtist("hard"),
+        ("single", "normal"): SingleArtist(),
+    }
+    if (kind, difficulty) not in artists:
+        met, known = f"{kind} {difficulty}", [" ".join(key) for key in artists]
+        raise SettingError(f"there are no scenes {met!r}", remedy=did_you_mean(met, known))
+    return artists[kind, difficulty]
+
+
+def artist_from(data_set: DataSet) -> Artist:
+    """Draws with the objects of a real data set."""
+    return CropsArtist(data_set.class_names, crops_by_split(data_set))
+
+
+def draw_scene(artist: Artist, *, split: str, index: int, seed: int) -> Scene:
+    if seed < 0:
+        raise SettingError(f"the seed is {seed}", remedy="Give a whole number from 0 on")
+    return artist.draw(np.random.default_rng([seed, SPLITS.index(split), index]), split=split)
+
+
+def scene_samples(
+    *, count: int, seed: int, split: str = "train", artist: Artist | None = None
+) -> list[tuple[Image.Image, Sample]]:
+    """Scenes kept in memory; by default cluttered ones of normal difficulty."""
+    samples = []
+    chosen = artist or artist_of("clutter", "normal")
+    for index in range(count):
+        scene = draw_scene(chosen, split=split, index=index, seed=seed)
+        labels = np.full(len(chosen.class_names), ABSENT, dtype=np.int8)
+        labels[[thing.class_index for thing in scene.objects]] = PRESENT
+        boxes = tuple(TruthBox(thing.class_index, thing.box) for thing in scene.objects)
+        name = f"{split}_{index:05d}.jpg"
+        samples.append((Image.fromarray(scene.pixels), Sample(name, "", labels, Truth(boxes))))
+    return samples
+
+
+def _no_report(num_written: int) -> None:
+    """Nobody listens."""
+
+
+def write_scenes(
+    folder: Path,
+    *,
+    num_train: int,
+    num_val: int,
+    seed: int,
+    artist: Artist,
+    num_workers: int = 1,
+    report: Callable[[int], None] = _no_report,
+) -> None:
+    """Fills an empty folder with scenes in Pascal VOC layout.
+
+    More than one worker are spawned processes: a script that asks for them needs the usual
+    `if __name__ == "__main__":`. `report` is told how many scenes are written so far.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(
+            "is there already and not empty", where=str(folder), remedy="Name a new folder"
+        )
+    batches = [
+        _Batch(folder, artist, split, range(start, min(start + BATCH, count)), seed)
+        for split, count in zip(SPLITS, (num_train, num_val), strict=True)
+        for start in range(0, count, BATCH)
+    ]
+    make_folders(folder)
+    tags: dict[str, dict[str, frozenset[int]]] = {split: {} for split in SPLITS}
+    num_written = 0
+    for batch, present in zip(batches, _written(batches, num_workers), strict=True):
+        tags[batch.split].update(zip(batch.names(), present, strict=True))
+        num_written += len(present)
+        report(num_written)
+    write_lists(folder, tags, class_names=artist.class_names)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What one worker writes at a time."""
+
+    folder: Path
+    artist: Artist
+    split: str
+    indices: range
+    seed: int
+
+    def names(self) -> list[str]:
+        return [f"{self.split}_{index:05d}" for index in self.indices]
+
+    def write(self) -> list[frozenset[int]]:
+        """Writes the scenes; the classes present in each."""
+        present = []
+        for index, name in zip(self.indices, self.names(), strict=True):
+            scene = draw_scene(self.artist, split=self.split, index=index, seed=self.seed)
+            write_scene(self.folder, name, scene, class_names=self.artist.class_names)
+            present.append(frozenset(thing.class_index for thing in scene.objects))
+        return present
+
+
+def _written(batches: list[_Batch], num_workers: int) -> Iterator[list[frozenset[int]]]:
+    if num_workers < 2 or len(batches) < 2:
+        yield from map(_Batch.write, batches)
+        return
+    context = multiprocessing.get_context("spawn")  # safe beside the threads of torch
+    with ProcessPoolExecutor(min(num_workers, len(batches)), mp_context=context) as pool:
+        yield from pool.map(_Batch.write, batches)

@@ -1,0 +1,439 @@
+"""The run folder: model.safetensors, run.json, epochs.csv; read with every check."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from weakloc.config import RefineSettings, TrainSettings
+from weakloc.data.transforms import Preprocessing
+from weakloc.errors import RunError, SettingError, TrainingError
+from weakloc.files import open_whole, write_whole
+from weakloc.methods import METHODS
+from weakloc.methods.method import Method
+from weakloc.methods.settings import from_settings, to_settings
+from weakloc.model.backbones import Backbone, build_backbone
+from weakloc.model.cell_classifier import CellClassifier
+from weakloc.model.network import LocalizationNetwork
+from weakloc.model.trunk import BackboneSpec
+from weakloc.structures import BrokenImage
+from weakloc.training.features import digest_of_weights
+from weakloc.training.splits import LabelStatistics
+
+CHECKPOINT_NAME = "last.ckpt"
+
+
+def cannot_save(path: Path, error: Exception) -> TrainingError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return TrainingError(
+        f"cannot be saved ({reason})",
+        where=str(path),
+        remedy="Free space on the disk and continue with --resume from what was saved before",
+    )
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of a run's history; epochs count from 1."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    classification_map: float | None
+    point_map: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which epoch's weights were kept, by what, and on which images."""
+
+    epoch: int
+    by: str
+    watched: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `load_run` gives; the network is in evaluation mode.
+
+    `thresholds` is what a calibration wrote, None before one. `hidden_supervision` counts drawn
+    boxes or masks that training or selection used. `cells` is what `weakloc refine` learned.
+    """
+
+    path: Path
+    network: LocalizationNetwork
+    method: Method
+    settings: TrainSettings
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    labels: LabelStatistics
+    history: tuple[EpochRecord, ...]
+    selection: Selection
+    is_finished: bool
+    notes: tuple[str, ...] = ()
+    hidden_supervision: int = 0
+    thresholds: Mapping[str, Any] | None = None
+    cells: CellClassifier | None = None
+
+
+CELLS_NAME = "cells.safetensors"
+CELLS_FORMAT = "weakloc.cells.1"
+
+
+def save_cells(
+    folder: Path, cells: CellClassifier, backbone: Backbone, settings: RefineSettings
+) -> None:
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in cells.state_dict().items()
+    }
+    facts = {
+        "channels": {str(level): count for level, count in cells.channels.items()},
+        "backbone": digest_of_weights(backbone),
+        "settings": to_settings(settings),
+    }
+    content = save_tensors(tensors, metadata={"format": CELLS_FORMAT, "facts": json.dumps(facts)})
+    try:
+        with write_whole(folder / CELLS_NAME) as temporary, temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise cannot_save(folder, error) from error
+
+
+def load_cells(folder: Path, backbone: Backbone, num_classes: int) -> CellClassifier | None:
+    """None where the run was never refined."""
+    path = folder / CELLS_NAME
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = _facts(file.metadata())
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        channels = {int(level): int(count) for level, count in facts["channels"].items()}
+        cells = CellClassifier(channels, num_classes)
+        cells.load_state_dict(tensors)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise _unfit(path, f"it cannot be read ({str(error).splitlines()[0]})") from error
+    if facts["backbone"] != digest_of_weights(backbone):
+        raise _unfit(path, "it belongs to other weights than those of this run")
+    return cells.eval()
+
+
+def _facts(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    if metadata is None or metadata.get("format") != CELLS_FORMAT:
+        raise ValueError(f"its format is not {CELLS_FORMAT}")
+    facts: dict[str, Any] = json.loads(metadata["facts"])
+    return facts
+
+
+def _unfit(path: Path, reason: str) -> RunError:
+    return RunError(
+        reason,
+        where=str(path),
+        remedy="Delete the file, and run 'weakloc refine' again for a new one",
+    )
+
+
+FORMAT = "weakloc.run"
+FORMAT_VERSION = 1
+MODEL_NAME = "model.safetensors"
+RECORD_NAME = "run.json"
+TABLE_NAME = "epochs.csv"
+_NUMBERS = re.compile(r"\[\n[-+\d.eE,\s]+\]")  # a list of numbers goes on one line
+_COUNTS = ("present", "absent", "unknown", "co_occurrence")
+_PACKAGES = ("weakloc", "torch", "torchvision", "lightning", "timm", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class RunHeader:
+    """What is known of a run before its first epoch."""
+
+    method: Method
+    settings: TrainSettings
+    backbone: BackboneSpec
+    class_names: tuple[str, ...]
+    labels: LabelStatistics
+    preprocessing: Preprocessing
+    watched: str
+    notes: tuple[str, ...]
+
+
+class RunWriter:
+    """Writes a run folder after every epoch."""
+
+    def __init__(self, folder: Path, header: RunHeader) -> None:
+        self._folder = folder
+        self._header = header
+        self._revision = _git_revision()
+
+    def publish(
+        self,
+        weights: Mapping[str, torch.Tensor] | None,
+        history: Sequence[EpochRecord],
+        kept_epoch: int,
+        *,
+        broken: Sequence[BrokenImage] = (),
+        is_finished: bool = False,
+    ) -> None:
+        """Weights before the record: the record never speaks of weights that are not there."""
+        try:
+            if weights is not None:
+                self._write_weights(weights)
+            record = self._record(history, kept_epoch, broken)
+            write_record(self._folder, {**record, "finished": is_finished})
+            _write_table(self._folder / TABLE_NAME, history)
+        except OSError as error:
+            raise cannot_save(self._folder, error) from error
+
+    def _write_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+        content = save_tensors(tensors, metadata={"format": FORMAT})
+        with write_whole(self._folder / MODEL_NAME) as temporary, temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _record(
+        self, history: Sequence[EpochRecord], kept_epoch: int, broken: Sequence[BrokenImage]
+    ) -> dict[str, Any]:
+        header = self._header
+        keeps_best = header.settings.select == "best"
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "method": {"name": header.method.name, "settings": to_settings(header.method)},
+            "settings": to_settings(header.settings),
+            "seed": header.settings.seed,
+            "backbone": {
+                "name": str(header.backbone),
+                "weights": header.backbone.weights,
+                "output_stride": header.backbone.output_stride,
+            },
+            "class_names": list(header.class_names),
+            "labels": _plain_labels(header.labels),
+            "preprocessing": to_settings(header.preprocessing),
+            "selection": {
+                "epoch": kept_epoch,
+                "by": "best classification mAP (tags only)" if keeps_best else "last epoch",
+                "watched": header.watched,
+            },
+            "hidden_supervision": 0,
+            "thresholds": None,
+            "notes": [*header.notes, *_notes_on(broken)],
+            "versions": _versions(),
+            "git_revision": self._revision,
+            "history": [to_settings(each) for each in history],
+        }
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+    with open_whole(folder / RECORD_NAME) as file:
+        file.write(_NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
+
+
+def _write_table(path: Path, history: Sequence[EpochRecord]) -> None:
+    """The history once more, for spreadsheets."""
+    names = [field.name for field in fields(EpochRecord)]
+    with open_whole(path) as file:
+        table = csv.DictWriter(file, names, lineterminator="\n")
+        table.writeheader()
+        table.writerows(asdict(record) for record in history)
+
+
+def save_thresholds(run: Run, thresholds: Mapping[str, Any]) -> Run:
+    """The run with thresholds, also on disk; `thresholds` is plain JSON and says what tuned it."""
+    record = {**read_record(run.path), "thresholds": dict(thresholds)}
+    write_record(run.path, record)
+    return replace(run, thresholds=dict(thresholds))
+
+
+def forget_thresholds(run: Run) -> Run:
+    """The run as before any calibration, also on disk."""
+    write_record(run.path, {**read_record(run.path), "thresholds": None})
+    return replace(run, thresholds=None)
+
+
+def load_run(path: Path) -> Run:
+    """The run of a folder, checked; nothing in it is executed."""
+    record = read_record(path)
+    where = str(path / RECORD_NAME)
+    try:
+        method = _method(record["method"])
+        backbone = record["backbone"]
+        spec = BackboneSpec.parse(
+            backbone["name"], weights="none", output_stride=backbone["output_stride"]
+        )
+        class_names = tuple(str(name) for name in record["class_names"])
+        network = _network(method, spec, len(class_names))
+        run = Run(
+            path=path,
+            network=network,
+            method=method,
+            settings=from_settings(TrainSettings, record["settings"], where="settings."),
+            class_names=class_names,
+            preprocessing=from_settings(
+                Preprocessing, record["preprocessing"], where="preprocessing."
+            ),
+            labels=_labels(record["labels"], len(class_names)),
+            history=tuple(
+                from_settings(EpochRecord, each, where="history.") for each in record["history"]
+            ),
+            selection=from_settings(Selection, record["selection"], where="selection."),
+            is_finished=bool(record["finished"]),
+            notes=tuple(record["notes"]),
+            hidden_supervision=int(record["hidden_supervision"]),
+            thresholds=record["thresholds"],
+        )
+    except KeyError as error:
+        raise _damaged(where, f"{error.args[0]!r} is missing") from error
+    except SettingError as error:
+        place = f"{error.where}: " if error.where else ""
+        raise _damaged(where, place + error.message) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _damaged(where, str(error)) from error
+    _load_weights(network, path)
+    return replace(run, cells=load_cells(path, network.backbone, len(class_names)))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """run.json, after checking that this version understands it."""
+    where = str(path)
+    if not path.is_dir():
+        raise RunError("there is no such run folder", where=where, remedy="Check the path")
+    file = path / RECORD_NAME
+    if not file.is_file():
+        raise RunError(f"{RECORD_NAME} is missing", where=where, remedy=_remedy_for_missing(path))
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(str(file), str(error)) from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise RunError(
+            "this is not the record of a weakloc run",
+            where=str(file),
+            remedy="Give the folder that 'weakloc train --out' made",
+        )
+    found = record.get("format_version")
+    if not isinstance(found, int) or found > FORMAT_VERSION:
+        raise RunError(
+            f"it has format version {found}, and this weakloc knows up to {FORMAT_VERSION}",
+            where=str(file),
+            remedy="Update weakloc",
+        )
+    return record
+
+
+def _method(record: Mapping[str, Any]) -> Method:
+    name = record["name"]
+    if name not in METHODS:
+        raise ValueError(f"method {name!r} is not known")
+    method: Method = from_settings(METHODS[name], record["settings"], where=f"{name}.")
+    return method
+
+
+def _network(method: Method, spec: BackboneSpec, num_classes: int) -> LocalizationNetwork:
+    with torch.random.fork_rng():
+        network = method.build_network(build_backbone(spec), num_classes)
+    return network.eval()
+
+
+def _plain_labels(labels: LabelStatistics) -> dict[str, Any]:
+    counts = {name: getattr(labels, name).tolist() for name in _COUNTS}
+    return {"num_images": labels.num_images, **counts}
+
+
+def _labels(record: Mapping[str, Any], num_classes: int) -> LabelStatistics:
+    counts = {name: np.array(record[name], dtype=np.int64) for name in _COUNTS}
+    if counts["co_occurrence"].shape != (num_classes, num_classes):
+        raise ValueError(f"labels.co_occurrence does not fit {num_classes} classes")
+    return LabelStatistics(num_images=int(record["num_images"]), **counts)
+
+
+def _load_weights(network: LocalizationNetwork, path: Path) -> None:
+    file = path / MODEL_NAME
+    if not file.is_file():
+        raise RunError(
+            f"{MODEL_NAME} is missing", where=str(path), remedy=_remedy_for_missing(path)
+        )
+    try:
+        tensors = load_tensors(file.read_bytes())
+    except (SafetensorError, OSError) as error:
+        raise RunError(
+            f"the weights cannot be read ({error})",
+            where=str(file),
+            remedy=_remedy_for_missing(path),
+        ) from error
+    expected = {name: value.shape for name, value in network.state_dict().items()}
+    found = {name: value.shape for name, value in tensors.items()}
+    if expected != found:
+        odd = sorted(set(expected.items()) ^ set(found.items()), key=str)[0][0]
+        raise RunError(
+            f"the weights do not belong to this record: {odd!r} is {_shape(found.get(odd))} "
+            f"instead of {_shape(expected.get(odd))}",
+            where=str(file),
+            remedy="Take both files from the same run",
+        )
+    network.load_state_dict(tensors)
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "absent" if shape is None else "x".join(map(str, shape)) or "a single number"
+
+
+def _remedy_for_missing(path: Path) -> str:
+    if (path / CHECKPOINT_NAME).is_file():
+        return "Continue the training with the same command and --resume; it writes it again"
+    return "Give the folder that 'weakloc train --out' made, or train again"
+
+
+def _damaged(where: str, reason: str) -> RunError:
+    return RunError(
+        f"this record is damaged or of another version: {reason}",
+        where=where,
+        remedy="Restore the file, or update weakloc if the run was made by a newer version",
+    )
+
+
+def _notes_on(broken: Sequence[BrokenImage]) -> list[str]:
+    if not broken:
+        return []
+    first = broken[0]
+    return [f"{len(broken)} images could not be read; the first, {first.name}: {first.reason}"]
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_revision() -> str | None:
+    """Of the source tree that weakloc runs from, where it is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
