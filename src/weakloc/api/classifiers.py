@@ -14,6 +14,7 @@ from weakloc.config import PredictSettings
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError, WeightsError, did_you_mean
+from weakloc.model.weights import load_file_into
 from weakloc.predictor.classifier_source import ClassifierSource, MapMethod
 from weakloc.predictor.network_source import Activation
 from weakloc.predictor.parts import own_device
@@ -79,8 +80,6 @@ def _timm_model(name: str, weights: str) -> tuple[nn.Module, tuple[str, ...]]:
         raise SettingError(
             f"timm has no model {name!r}", remedy=did_you_mean(name, timm.list_models())
         )
-    if weights and not Path(weights).is_file():
-        raise WeightsError("there is no such file", where=weights)
     try:
         model = timm.create_model(name, pretrained=not weights)
     except Exception as error:
@@ -90,22 +89,8 @@ def _timm_model(name: str, weights: str) -> tuple[nn.Module, tuple[str, ...]]:
             remedy=f"Give a file: {TIMM}{name}:FILE",
         ) from error
     if weights:
-        _load(model, Path(weights))
+        load_file_into(model, weights)
     return model.eval().to(own_device()), _label_names(model)
-
-
-def _load(model: nn.Module, path: Path) -> None:
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict({name: value.float() for name, value in state.items()})
-    except Exception as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise WeightsError(f"do not fit the model: {first_line}", where=str(path)) from error
 
 
 def _label_names(model: nn.Module) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ safetensors, or a state dict that torch loads with `weights_only`: nothing is ev
 from __future__ import annotations
 
 import pickle
+import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from weakloc.errors import WeightsError
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher", "state_dict_ema")
-_PREFIXES = ("module.", "model.", "backbone.", "encoder.", "_orig_mod.", "trunk.")
+_PREFIX = re.compile(r"^(module|model|backbone|encoder|_orig_mod|trunk)\.")
 _MOST_PREFIXES = 3  # "module.model.backbone."
 _NUM_SHOWN = 4
 _SECONDS_TO_CONNECT = 3.0
@@ -33,7 +34,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             "no such file of weights",
             where=str(path),
-            remedy="Pass an existing .safetensors or .pt file, or `--weights none`",
+            remedy="Give an existing .safetensors or .pt file (`--weights none` starts without)",
         )
     try:
         if path.suffix == ".safetensors":
@@ -56,8 +57,53 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
     raise WeightsError("there is no state dict in this file", where=str(path))
 
 
-def load_file_into(module: nn.Module, file: str, *, ignored: Sequence[str]) -> None:
-    load_into(module, read_weights(Path(file)), ignored=ignored, where=file)
+def load_file_into(module: nn.Module, file: str, *, ignored: Sequence[str] = ()) -> None:
+    """Copy a file into a module; every weight must be given, `ignored` prefixes may be left over.
+
+    Prefixes such as `module.` and `backbone.` are taken off; half precision is widened.
+    """
+    own = module.state_dict()
+    given = _without_prefixes(read_weights(Path(file)), own)
+    counters = [key for key in own if key.endswith("num_batches_tracked")]
+    complaints = {
+        "missing": [key for key in own if key not in given and key not in counters],
+        "not of this network": [
+            key for key in given if key not in own and not key.startswith(tuple(ignored))
+        ],
+        "of another shape": [
+            f"{key} is {_shape(given[key])} in the file and {_shape(own[key])} in the network"
+            for key in own
+            if key in given and given[key].shape != own[key].shape
+        ],
+    }
+    if any(complaints.values()):
+        told = (
+            f"{len(keys)} {reason} ({', '.join(keys[:_NUM_SHOWN])}"
+            + (", ...)" if len(keys) > _NUM_SHOWN else ")")
+            for reason, keys in complaints.items()
+            if keys
+        )
+        raise WeightsError(
+            "the weights do not fit: " + "; ".join(told),
+            where=file,
+            remedy="Name the architecture that they were made for, with its arguments",
+        )
+    kept = {key: given[key].to(own[key].dtype) for key in own if key in given}
+    module.load_state_dict(kept, strict=False)
+
+
+def _without_prefixes(
+    tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """The keys with as many wrappers' prefixes taken off as makes most of them fit."""
+    candidates = [tensors]
+    for _ in range(_MOST_PREFIXES):
+        candidates.append({_PREFIX.sub("", key): value for key, value in candidates[-1].items()})
+    return max(candidates, key=lambda candidate: sum(key in own for key in candidate))
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(str(side) for side in tensor.shape) or "a single number"
 
 
 @contextmanager
@@ -95,70 +141,3 @@ def weights_not_at_hand(name: str, error: Exception) -> WeightsError:
         where="--weights",
         remedy="Pass `--weights FILE`, or `--weights none` to start from random weights",
     )
-
-
-def load_into(
-    module: nn.Module, tensors: Mapping[str, Tensor], *, ignored: Sequence[str], where: str
-) -> None:
-    """Copy tensors into a module; every weight must be given, `ignored` prefixes may be left over.
-
-    Prefixes such as `module.` and `backbone.` are taken off; half precision is widened.
-    """
-    wanted = module.state_dict()
-    given = _without_prefixes(tensors, wanted)
-    counters = [key for key in wanted if key.endswith("num_batches_tracked")]
-    missing = [key for key in wanted if key not in given and key not in counters]
-    unknown = [key for key in given if key not in wanted and not key.startswith(tuple(ignored))]
-    misfits = [
-        f"{key} is {_shape(given[key])} in the file and {_shape(wanted[key])} in the network"
-        for key in wanted
-        if key in given and given[key].shape != wanted[key].shape
-    ]
-    if missing or unknown or misfits:
-        raise WeightsError(
-            "the weights do not fit: " + "; ".join(_complaints(missing, unknown, misfits)),
-            where=where,
-            remedy="Name the architecture that they were made for, with its arguments",
-        )
-    kept = {key: given[key].to(wanted[key].dtype) for key in wanted if key in given}
-    module.load_state_dict(kept, strict=False)
-
-
-def _without_prefixes(
-    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """The keys with as many wrappers' prefixes taken off as makes most of them fit."""
-    candidates = [dict(tensors)]
-    for _ in range(_MOST_PREFIXES):
-        candidates.append({_strip(key): value for key, value in candidates[-1].items()})
-    return max(candidates, key=lambda candidate: _num_fitting(candidate, wanted))
-
-
-def _strip(key: str) -> str:
-    for prefix in _PREFIXES:
-        if key.startswith(prefix):
-            return key.removeprefix(prefix)
-    return key
-
-
-def _num_fitting(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> int:
-    return sum(key in wanted for key in tensors)
-
-
-def _complaints(missing: list[str], unknown: list[str], misfits: list[str]) -> list[str]:
-    complaints = []
-    if missing:
-        complaints.append(f"{len(missing)} missing ({_some(missing)})")
-    if unknown:
-        complaints.append(f"{len(unknown)} not of this network ({_some(unknown)})")
-    if misfits:
-        complaints.append(f"{len(misfits)} of another shape ({_some(misfits)})")
-    return complaints
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_NUM_SHOWN]) + (", ..." if len(names) > _NUM_SHOWN else "")
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(str(side) for side in tensor.shape) or "a single number"

@@ -1,0 +1,92 @@
+"""A file of weights means the same to `--weights FILE` and to `timm:NAME:FILE`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from weakloc.api.classifiers import timm_predictor
+from weakloc.config import PredictSettings
+from weakloc.errors import WeightsError
+from weakloc.model.backbones import build_backbone
+from weakloc.model.trunk import BackboneSpec
+from weakloc.predictor.classifier_source import ClassifierSource
+
+NAME = "test_resnet"
+ROADS = ["train --weights", "predict timm:NAME:FILE"]
+
+
+def trained_model() -> nn.Module:
+    torch.manual_seed(7)
+    model: nn.Module = timm.create_model(NAME)
+    return model
+
+
+def load(road: str, file: Path) -> dict[str, Tensor]:
+    """What the network has after loading, by the names of timm."""
+    if road == ROADS[0]:
+        backbone = build_backbone(BackboneSpec.parse(NAME, weights=str(file)))
+        return backbone.trunk.model.state_dict()
+    source = timm_predictor(f"timm:{NAME}:{file}", PredictSettings(workers=0)).source
+    assert isinstance(source, ClassifierSource)
+    return source.maps.model.state_dict()
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("form", ["plain", "checkpoint", "data parallel", "half safetensors"])
+def test_every_form_of_a_file_is_read_on_both_roads(road: str, form: str, tmp_path: Path) -> None:
+    tensors = trained_model().state_dict()
+    file = tmp_path / "w.pt"
+    if form == "plain":
+        torch.save(tensors, file)
+    elif form == "checkpoint":
+        prefixed = {f"module.{name}": value for name, value in tensors.items()}
+        torch.save({"epoch": 3, "state_dict": prefixed, "arch": NAME}, file)
+    elif form == "data parallel":
+        torch.save({"model": {f"module.model.{name}": v for name, v in tensors.items()}}, file)
+    else:
+        file = tmp_path / "w.safetensors"
+        save_file({name: value.half() for name, value in tensors.items()}, file)
+    loaded = load(road, file)
+    assert loaded
+    for name, value in loaded.items():
+        torch.testing.assert_close(value.cpu(), tensors[name], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_a_file_that_does_not_fit_is_told_by_key_and_shape_on_both_roads(
+    road: str, tmp_path: Path
+) -> None:
+    tensors = trained_model().state_dict()
+    tensors["conv1.0.weight"] = torch.zeros(5, 3, 3, 3)
+    torch.save({"state_dict": tensors}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"w\.pt: the weights do not fit: .*5x3x3x3 in the file"):
+        load(road, tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("content", [None, b"no weights"])
+def test_a_file_that_is_none_is_one_line_on_both_roads(
+    road: str, content: bytes | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "w.pt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"w\.pt: ") as caught:
+        load(road, file)
+    assert "\n" not in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_a_classifier_of_its_own_belongs_to_the_model(tmp_path: Path) -> None:
+    tensors = trained_model().state_dict()
+    del tensors["fc.weight"]
+    torch.save(tensors, tmp_path / "w.pt")
+    load(ROADS[0], tmp_path / "w.pt")  # a backbone needs none
+    with pytest.raises(WeightsError, match=r"1 missing \(fc\.weight\)"):
+        load(ROADS[1], tmp_path / "w.pt")
