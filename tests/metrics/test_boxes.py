@@ -16,7 +16,7 @@ from weakloc.geometry import box_ious
 from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.average_precision import RankingConvention
 from weakloc.metrics.boxes import BoxPrecision, CocoPrecision, InstanceRecall, OverlapConvention
-from weakloc.metrics.hits import CORLOC_OVERLAPS, CorLoc, ImageCorLoc, SingleObjectLocalization
+from weakloc.metrics.hits import CorLoc, ImageCorLoc, SingleObjectLocalization
 from weakloc.metrics.uncertainty import NO_RESAMPLING, Resampling
 from weakloc.structures import TruthBox
 
@@ -304,7 +304,8 @@ def test_half_an_overlap_is_enough_by_default_and_not_for_the_strict_convention(
     assert _results(CorLoc(CLASSES), images)["corloc"].value == 1.0
     strict = OverlapConvention(0.5, ">")
     assert _results(CorLoc(CLASSES, strict), images)["corloc"].value == 0.0
-    assert _results(CorLoc(CLASSES, CORLOC_OVERLAPS["devkit"]), images)["corloc"].value == 1.0
+    devkit = OverlapConvention(0.5, ">", "inclusive")
+    assert _results(CorLoc(CLASSES, devkit), images)["corloc"].value == 1.0
 
 
 def test_image_corloc_disregards_classes_and_averages_over_images():

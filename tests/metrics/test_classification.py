@@ -1,4 +1,4 @@
-"""Class scores against tags: per-class precision, accuracies, confusions."""
+"""Class scores against tags: per-class precision and accuracies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, to
 from weakloc.errors import DataError, PredictionsError
 from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.average_precision import RankingConvention
-from weakloc.metrics.classification import Accuracy, ClassificationPrecision, TagConfusions
+from weakloc.metrics.classification import Accuracy, ClassificationPrecision
 from weakloc.metrics.uncertainty import NO_RESAMPLING
 
 from .oracles import prediction, sample, slow_average_precision
@@ -129,16 +129,3 @@ def test_equal_scores_go_to_the_earlier_class():
 def test_accuracy_of_an_image_with_two_tags_is_an_error():
     with pytest.raises(DataError, match="2 classes are present"):
         _fed(Accuracy(ClassIndex(NAMES)), np.ones((1, 3)), [[1, 1, -1]])
-
-
-def test_a_tag_seen_because_of_its_companion_stands_out():
-    # dog is seen on every image with a cat, and never on the others
-    labels = [[1, -1, -1]] * 6 + [[-1, -1, 1]] * 6 + [[1, 1, -1]] * 2
-    scores = [[0.9, 0.8, 0.1]] * 6 + [[0.1, 0.2, 0.9]] * 6 + [[0.9, 0.9, 0.1]] * 2
-    confusion = _fed(TagConfusions(ClassIndex(NAMES)), scores, labels).confusion()
-    assert confusion.together[0, 1] == 2
-    assert confusion.false_rate[0, 1] == 1.0
-    assert confusion.false_rate[2, 1] == 0.0
-    assert confusion.base_rate[1] == 0.5
-    assert confusion.worst() == [("cat", "dog", 0.5)]
-    assert np.isnan(confusion.false_rate[1, 0])  # no image has a dog and certainly no cat

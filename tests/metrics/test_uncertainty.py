@@ -14,7 +14,6 @@ from weakloc.metrics.uncertainty import (
     interval_of,
     paired_difference,
     resample_weights,
-    spread_over_runs,
 )
 
 CLASSES = ClassIndex(["cat", "dog"])
@@ -103,13 +102,6 @@ def test_runs_on_different_images_cannot_be_compared(random):
     first = _accuracy([1, 0], ["a", "b"])
     with pytest.raises(ValueError, match="different images"):
         paired_difference(first, _accuracy([1, 0], ["a", "c"]))
-
-
-def test_the_spread_over_seeds_is_the_sample_deviation():
-    runs = [MetricResult("map", value, "plain", 10) for value in (0.5, 0.6, 0.7)]
-    spread = spread_over_runs(runs)
-    assert (spread.mean, spread.deviation) == pytest.approx((0.6, 0.1))
-    assert spread_over_runs(runs[:1]).deviation is None
 
 
 def test_undefined_resamples_are_left_out_of_the_interval():

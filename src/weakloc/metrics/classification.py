@@ -1,8 +1,6 @@
-"""Class scores and tags in; average precision, accuracies and confusions of tags out."""
+"""Class scores and tags in; average precision and accuracies out."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +18,8 @@ from weakloc.metrics.uncertainty import (
     ClassShares,
     MetricResult,
     Resampling,
-    ratio,
 )
-from weakloc.structures import ABSENT, PRESENT, Prediction, Sample
+from weakloc.structures import PRESENT, Prediction, Sample
 
 
 class ClassificationPrecision:
@@ -96,72 +93,6 @@ class Accuracy:
             hidden_supervision=hidden_supervision,
         )
         return (*overall, balanced)
-
-
-@dataclass(frozen=True)
-class TagConfusion:
-    """How often a tag is seen where only its companion is.
-
-    `together[a, b]` counts images with both; `false_rate[a, b]` is the share of images with a and
-    certainly without b on which b scores at least `threshold`, and `base_rate[b]` the share over
-    all images without b. NaN marks pairs that never had a chance.
-    """
-
-    class_names: tuple[str, ...]
-    threshold: float
-    together: NDArray[np.int64]  # (C, C)
-    false_rate: NDArray[np.float64]  # (C, C)
-    base_rate: NDArray[np.float64]  # (C,)
-
-    def worst(self, limit: int = 10) -> list[tuple[str, str, float]]:
-        """The (present, wrongly seen, rate above the base rate) that stand out most."""
-        excess = np.nan_to_num(self.false_rate - self.base_rate, nan=-np.inf)
-        order = np.argsort(-excess, axis=None, kind="stable")[:limit]
-        pairs = [divmod(int(flat), len(self.class_names)) for flat in order]
-        return [
-            (self.class_names[a], self.class_names[b], float(excess[a, b]))
-            for a, b in pairs
-            if excess[a, b] > 0
-        ]
-
-
-class TagConfusions:
-    """Counts which tags are mistaken because others are there; memory is (classes, classes)."""
-
-    def __init__(self, classes: ClassIndex, *, threshold: float = 0.5) -> None:
-        self.classes = classes
-        self.threshold = threshold
-        shape = (len(classes), len(classes))
-        self._together = np.zeros(shape, dtype=np.int64)
-        self._alone = np.zeros(shape, dtype=np.int64)
-        self._false = np.zeros(shape, dtype=np.int64)
-        self._absent = np.zeros((2, len(classes)), dtype=np.int64)  # trials, false alarms
-
-    def update(self, sample: Sample, prediction: Prediction) -> None:
-        present = (sample.labels == PRESENT).astype(np.int64)
-        absent = (sample.labels == ABSENT).astype(np.int64)
-        alarm = absent * (class_scores(prediction, self.classes) >= self.threshold)
-        self._together += np.outer(present, present)
-        self._alone += np.outer(present, absent)
-        self._false += np.outer(present, alarm)
-        self._absent += np.stack([absent, alarm])
-
-    def merge(self, other: TagConfusions) -> None:
-        if (self.classes.names, self.threshold) != (other.classes.names, other.threshold):
-            raise ValueError("confusions of other classes or thresholds cannot be merged")
-        self._together += other._together
-        self._alone += other._alone
-        self._false += other._false
-        self._absent += other._absent
-
-    def confusion(self) -> TagConfusion:
-        return TagConfusion(
-            class_names=self.classes.names,
-            threshold=self.threshold,
-            together=self._together.copy(),
-            false_rate=ratio(self._false, self._alone),
-            base_rate=ratio(self._absent[1], self._absent[0]),
-        )
 
 
 def rank_images(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +19,6 @@ from weakloc.metrics.arrays import (
 from weakloc.metrics.boxes import DEFAULT_OVERLAP, OverlapConvention
 from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, ClassShares, MetricResult, Resampling
 from weakloc.structures import Prediction, Sample
-
-# Published thresholds: the papers' own text, and the strict inequality of the detection code.
-CORLOC_OVERLAPS: Mapping[str, OverlapConvention] = {
-    "default": DEFAULT_OVERLAP,
-    "devkit": OverlapConvention(0.5, ">", "inclusive"),
-}
 
 
 class CorLoc:

@@ -41,7 +41,6 @@ class ClassMap:
     class_index: int
     image_size: tuple[int, int]
     maps: Mapping[Resolution, ScoreMap]
-    place: int | None = None  # the class's rank among the guesses, 0 for the first
 
     def replace_by(self, baseline: str, image_name: str, seed: int) -> ClassMap:
         sizes: dict[Resolution, tuple[int, int]] = {"224": _SIDE, "original": self.image_size}
@@ -49,7 +48,7 @@ class ClassMap:
             resolution: baseline_map(baseline, sizes[resolution], image_name, seed=seed)
             for resolution in self.maps
         }
-        return ClassMap(self.class_index, self.image_size, maps, self.place)
+        return ClassMap(self.class_index, self.image_size, maps)
 
 
 class _MapAccumulator(Protocol):
@@ -74,7 +73,6 @@ class _Boxes:
             class_map.maps[self.accuracy.convention.resolution],
             class_index=class_map.class_index,
             image_size=class_map.image_size,
-            place=class_map.place,
         )
 
     def merge(self, other: _Boxes) -> None:
@@ -116,7 +114,6 @@ class MapSetup:
     """Which readings of MaxBoxAcc are asked for, and the rest that accumulators are made from."""
 
     conventions: Sequence[MapConvention] = (MAX_BOX_ACC, MAX_BOX_ACC_V2)
-    guesses: tuple[int, ...] = ()
     segmentation_values: Mapping[int, int] = field(default_factory=dict)
     resampling: Resampling = DEFAULT_RESAMPLING
 
@@ -179,8 +176,7 @@ def reading_differences(results: Sequence[MetricResult]) -> dict[str, float]:
 
 def _accumulators(setup: MapSetup, resampling: Resampling) -> list[_MapAccumulator]:
     boxes: list[_MapAccumulator] = [
-        _Boxes(MaxBoxAccuracy(each, guesses=setup.guesses, resampling=resampling))
-        for each in setup.conventions
+        _Boxes(MaxBoxAccuracy(each, resampling=resampling)) for each in setup.conventions
     ]
     pixels = PixelPrecision(resampling=resampling)
     return [*boxes, _Pixels(pixels, setup.segmentation_values)]

@@ -319,26 +319,18 @@ MAX_BOX_ACC_V2 = MapConvention("all", (0.3, 0.5, 0.7))
 
 
 class MaxBoxAccuracy:
-    """The best share of images, over thresholds, on which some box of the map hits.
-
-    With `guesses` (1, 5) the same is counted for images whose class is among the best guesses: the
-    Top-1 and Top-5 localisation of evaluators that sweep the threshold.
-    """
+    """The best share of images, over thresholds, on which some box of the map hits."""
 
     def __init__(
         self,
         convention: MapConvention = MAX_BOX_ACC_V2,
         *,
-        guesses: tuple[int, ...] = (),
         resampling: Resampling = DEFAULT_RESAMPLING,
     ) -> None:
         self.convention = convention
-        self.guesses = guesses
         self._num_objects = 0
         num_counts = len(convention.ious) * NUM_LEVELS
-        self._sums = {
-            k: ResampledSums(num_counts + 1, resampling=resampling) for k in (None, *guesses)
-        }
+        self._sums = ResampledSums(num_counts + 1, resampling=resampling)
 
     def update(
         self,
@@ -347,12 +339,8 @@ class MaxBoxAccuracy:
         *,
         class_index: int,
         image_size: tuple[int, int],
-        place: int | None = None,
     ) -> None:
-        """One class's map over the whole image, against the drawn boxes of that class.
-
-        `place` is the rank of the class among the guesses, 0 for the first.
-        """
+        """One class's map over the whole image, against the drawn boxes of that class."""
         objects = truth_arrays(sample).boxes_of(class_index)
         if not len(objects):
             raise DataError("no box of the class is drawn", where=sample.name)
@@ -362,37 +350,27 @@ class MaxBoxAccuracy:
         )
         hits = overlaps >= np.array(self.convention.ious)[:, None]  # (I, levels)
         self._num_objects += len(objects)
-        for k, sums in self._sums.items():
-            if k is not None and place is None:
-                raise ValueError("guesses can only be counted when the place is given")
-            counted = 1 if k is None or (place is not None and place < k) else 0
-            sums.add(sample.name, np.append(hits * counted, 1))
+        self._sums.add(sample.name, np.append(hits, 1))
 
     def merge(self, other: MaxBoxAccuracy) -> None:
-        if (self.convention, self.guesses) != (other.convention, other.guesses):
+        if self.convention != other.convention:
             raise ValueError("accuracies of different conventions cannot be merged")
         self._num_objects += other._num_objects
-        for k, sums in self._sums.items():
-            sums.merge(other._sums[k])
+        self._sums.merge(other._sums)
 
     def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
-        return tuple(
-            self._result(k, sums, hidden_supervision + self._num_objects)
-            for k, sums in self._sums.items()
-        )
-
-    def _result(self, k: int | None, sums: ResampledSums, hidden_supervision: int) -> MetricResult:
+        sums = self._sums
         accuracies = self._accuracies(sums.total)  # (I, thresholds)
         is_defined = sums.num_images > 0
         replicates = sums.evaluate(
             lambda block: np.asarray(self._accuracies(block).max(axis=-1).mean(axis=-1))
         )
-        return MetricResult(
-            name=self.convention.name if k is None else f"top_{k}_{self.convention.name}",
+        result = MetricResult(
+            name=self.convention.name,
             value=float(accuracies.max(axis=-1).mean()) if is_defined else None,
             convention=str(self.convention),
             num_images=sums.num_images,
-            hidden_supervision=hidden_supervision,
+            hidden_supervision=hidden_supervision + self._num_objects,
             interval=interval_of(replicates),
             details=self._details(accuracies) if is_defined else {},
             curves=self._curves(accuracies) if is_defined else {},
@@ -400,6 +378,7 @@ class MaxBoxAccuracy:
             replicates=replicates,
             image_digest=sums.image_digest,
         )
+        return (result,)
 
     def _accuracies(self, sums: FloatArray) -> FloatArray:
         """(..., I, thresholds) from the sums of hits at every level."""

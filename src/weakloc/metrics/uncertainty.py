@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap over images, paired difference of two runs, mean over seeds.
+"""How sure a number is: bootstrap over images and paired difference of two runs.
 
 A resample draws each image a Poisson(1) number of times. The draw depends on the seed and the
 image's name alone, so that several processes, several accumulators and two runs under comparison
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -129,16 +129,6 @@ class Difference:
     num_images: int
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Mean and sample standard deviation over runs that differ in their seed."""
-
-    name: str
-    mean: float
-    deviation: float | None  # None for a single run
-    num_runs: int
-
-
 def resample_weights(
     image_names: Iterable[str], *, resampling: Resampling = DEFAULT_RESAMPLING
 ) -> NDArray[np.uint8]:
@@ -185,15 +175,6 @@ def paired_difference(first: MetricResult, second: MetricResult) -> Difference:
         share_above_zero=float(np.mean(defined > 0)),
         num_images=first.num_images,
     )
-
-
-def spread_over_runs(results: Sequence[MetricResult]) -> Spread:
-    """Mean +- standard deviation of one metric over several seeds."""
-    values = [result.value for result in results if result.value is not None]
-    if not values or len({result.name for result in results}) != 1:
-        raise ValueError("a spread needs at least one defined value of one metric")
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Spread(results[0].name, float(np.mean(values)), deviation, len(values))
 
 
 def mean_of_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
