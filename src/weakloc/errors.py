@@ -62,6 +62,10 @@ class MissingPackageError(WeaklocError):
     """An optional package is needed for what was asked."""
 
 
+class ExtensionError(WeaklocError):
+    """What an installed package adds to weakloc cannot be used."""
+
+
 class FailureError(WeaklocError):
     """The request was sound but the work could not be finished."""
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, Self, TypeAlias
 import numpy as np
 
 from weakloc.errors import PredictionsError
+from weakloc.extensions import Choices
 from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.average_precision import RankingConvention
 from weakloc.metrics.baselines import BASELINES, baseline_prediction
@@ -94,7 +95,7 @@ def _metric(
     return Metric(description, headlines, frozenset(truth), frozenset(said), make)
 
 
-METRICS: Mapping[str, Metric] = {
+_BUILT_IN: Mapping[str, Metric] = {
     "classification": _metric(
         "mean average precision of the class scores",
         ("classification_map",),
@@ -205,6 +206,7 @@ METRICS: Mapping[str, Metric] = {
         ),
     ),
 }
+METRICS: Mapping[str, Metric] = Choices("metrics", _BUILT_IN)
 
 # Metrics of whole score maps, which predictions do not hold: for runs, not for files.
 MAP_CONVENTIONS: Mapping[str, MapConvention] = {

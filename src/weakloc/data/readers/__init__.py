@@ -1,7 +1,7 @@
 """A path in, a data set out: classes, samples of every split, and everything that was odd.
 
 Each layout is a module with one function `(path, labels, options) -> DataSet`; its docstring says
-what the layout means.
+what the layout means. Installed packages add layouts by the group `weakloc.readers`.
 """
 
 from __future__ import annotations
@@ -22,23 +22,27 @@ from weakloc.data.readers.voc import read_voc
 from weakloc.data.readers.wsol import read_wsol
 from weakloc.data.readers.yolo import read_yolo
 from weakloc.errors import DataError, SettingError, did_you_mean
+from weakloc.extensions import Choices
 from weakloc.structures import DataSet
 
 __all__ = ["READERS", "ReaderOptions", "detect_layout", "raise_if_strict", "read_data_set"]
 
 Reader: TypeAlias = Callable[[Path, Path | None, ReaderOptions], DataSet]
 
-READERS: Mapping[str, Reader] = {
-    "folders": read_folders,
-    "table": read_table,
-    "voc": read_voc,
-    "coco": read_coco,
-    "yolo": read_yolo,
-    "tiny_imagenet": read_tiny_imagenet,
-    "wsol": read_wsol,
-    "shards": read_shards,
-    "review": read_review_data,
-}
+READERS: Mapping[str, Reader] = Choices(
+    "readers",
+    {
+        "folders": read_folders,
+        "table": read_table,
+        "voc": read_voc,
+        "coco": read_coco,
+        "yolo": read_yolo,
+        "tiny_imagenet": read_tiny_imagenet,
+        "wsol": read_wsol,
+        "shards": read_shards,
+        "review": read_review_data,
+    },
+)
 
 
 def read_data_set(

@@ -1,7 +1,8 @@
 """predictions.jsonl -> the formats that annotation and training tools read.
 
 Each exporter is one function: it takes a stream of selected predictions and a folder, writes
-files whole or not at all, and gives back the path to point a tool at.
+files whole or not at all, and gives back the path to point a tool at. Installed packages add
+formats by the group `weakloc.exporters`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TypeAlias
 
 from weakloc.config import ExportOptions
 from weakloc.errors import SettingError, did_you_mean
+from weakloc.extensions import Choices
 from weakloc.output.drawing import write_heat_maps
 from weakloc.output.exporters.coco import export_coco_instances, export_coco_results
 from weakloc.output.exporters.cvat import export_cvat
@@ -38,19 +40,22 @@ __all__ = [
 
 
 Exporter: TypeAlias = Callable[[Content, Path], Path]
-EXPORTERS: Mapping[str, Exporter] = {
-    "jsonl": export_jsonl,
-    "coco": export_coco_instances,
-    "coco-results": export_coco_results,
-    "yolo": export_yolo_boxes,
-    "yolo-segmentation": export_yolo_polygons,
-    "voc": export_voc_boxes,
-    "voc-segmentation": export_voc_masks,
-    "label-studio": export_label_studio,
-    "cvat": export_cvat,
-    "labelme": export_labelme,
-    "csv": export_csv,
-}
+EXPORTERS: Mapping[str, Exporter] = Choices(
+    "exporters",
+    {
+        "jsonl": export_jsonl,
+        "coco": export_coco_instances,
+        "coco-results": export_coco_results,
+        "yolo": export_yolo_boxes,
+        "yolo-segmentation": export_yolo_polygons,
+        "voc": export_voc_boxes,
+        "voc-segmentation": export_voc_masks,
+        "label-studio": export_label_studio,
+        "cvat": export_cvat,
+        "labelme": export_labelme,
+        "csv": export_csv,
+    },
+)
 
 
 def check_formats(names: Iterable[str]) -> None:
