@@ -32,7 +32,7 @@ from weakloc.files import open_whole, write_whole
 from weakloc.methods import METHODS
 from weakloc.methods.method import Preset
 from weakloc.methods.settings import from_settings, to_settings
-from weakloc.papers.recipe import DataKind, Tuning
+from weakloc.papers.recipe import DataKind, ThresholdOrigin
 from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.views import see_images
 from weakloc.structures import ABSENT, PRESENT, BrokenImage, DataSet, Sample, Truth
@@ -243,7 +243,7 @@ class Looking:
     training: Training
     look: PredictSettings
     search: Mapping[str, Any]
-    tuning: Tuning
+    tuning: ThresholdOrigin
     numbers: tuple[str, ...]
 
     @functools.cached_property

@@ -7,27 +7,28 @@ numbers. Nothing here knows how a network is trained.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from weakloc.errors import SettingError
 
-Settings: TypeAlias = Mapping[str, Any]
+if TYPE_CHECKING:
+    from weakloc.methods.method import Preset  # loads torch
+
 DataKind: TypeAlias = Literal["clutter", "single"]
-Tuning: TypeAlias = Literal["fixed", "tags", "boxes", "boxes, one threshold", "oracle"]
+ThresholdOrigin: TypeAlias = Literal["fixed", "tags", "boxes", "boxes, one threshold", "oracle"]
 OptimiserFamily: TypeAlias = Literal["adamw", "sgd"]
-Preset: TypeAlias = Literal["practical", "literal"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Cell:
-    """One row: a method, and what differs from the setup that all rows share.
+    """One row: a method, and what differs from the conditions that all rows share.
 
     `choices` are fields of the method, `train` those of TrainSettings. `head_rate` and
-    `backbone_rate` multiply the setup's learning rates, `batch` its batch size. `look` are fields
-    of PredictSettings, and `search` those fields of the method that only matter when images are
-    looked at: cells that differ in nothing but `look`, `search` and `tuning` share one training.
-    `tuning` is what chooses thresholds.
+    `backbone_rate` multiply the learning rates that all rows share, `batch` the batch size. `look`
+    are fields of PredictSettings, and `search` those fields of the method that only matter when
+    images are looked at: cells that differ in nothing but `look`, `search` and `tuning` share one
+    training. `tuning` is what chooses thresholds.
     `crops_of_boxes` adds the content of the drawn boxes to the training images. `below_head` marks
     what a frozen backbone cannot show, `only` a row that one preset alone has. `at` is the place on
     the recipe's axis, in the curve of that `series`.
@@ -35,14 +36,15 @@ class Cell:
 
     name: str
     method: str
-    choices: Settings = field(default_factory=dict)
-    train: Settings = field(default_factory=dict)
+    _: KW_ONLY
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
     head_rate: float = 1.0
     backbone_rate: float = 1.0
     batch: float = 1.0
-    look: Settings = field(default_factory=dict)
-    search: Settings = field(default_factory=dict)
-    tuning: Tuning = "fixed"
+    look: Mapping[str, Any] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
+    tuning: ThresholdOrigin = "fixed"
     crops_of_boxes: bool = False
     smaller_backbone: bool = False
     below_head: bool = False
@@ -68,7 +70,7 @@ class Finding:
     worse_metric: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Published:
     """Numbers of a paper, in percent, by the name of our cell."""
 
@@ -105,8 +107,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         names = [cell.name for cell in self.cells]
-        named = [name for each in self.findings for name in (each.better, each.worse)]
-        named += [name for each in self.published for name in each.values]
+        named = [name for finding in self.findings for name in (finding.better, finding.worse)]
+        named += [name for numbers in self.published for name in numbers.values]
         strange = sorted({name for name in named if name not in names})
         if strange or len(set(names)) < len(names):
             raise SettingError(

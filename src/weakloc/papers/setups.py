@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from weakloc.papers.recipe import DataKind, OptimiserFamily, Recipe, Settings
+from weakloc.papers.recipe import DataKind, OptimiserFamily, Recipe
+
+if TYPE_CHECKING:
+    from weakloc.methods.method import Preset  # loads torch
 
 Budget: TypeAlias = Literal["quick", "standard", "paper", "paper60"]
 BUDGETS: tuple[Budget, ...] = ("quick", "standard", "paper", "paper60")
@@ -38,17 +41,17 @@ SIZES: Mapping[tuple[Budget, DataKind], Size] = {
 }
 
 # A network that starts from chance, with room for ten epochs.
-_SCRATCH: Mapping[OptimiserFamily, Settings] = {
+_SCRATCH: Mapping[OptimiserFamily, Mapping[str, Any]] = {
     "adamw": {"kind": "adamw", "learning_rate": 2e-3, "weight_decay": 0.05},
     "sgd": {"kind": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4, "nesterov": True},
 }
-_SCRATCH_SCHEDULE: Settings = {
+_SCRATCH_SCHEDULE: Mapping[str, Any] = {
     "decayed": "kernels",
     "schedule": "cosine",
     "warm_up_epochs": 1.0,
     "backbone_factor": 1.0,
 }
-_SCRATCH_METHOD: Mapping[str, Settings] = {
+_SCRATCH_METHOD: Mapping[str, Mapping[str, Any]] = {
     "max_mil": {"resize": "warp", "scale_jitter": [0.8, 1.2]},
     "beam": {
         "resize": "warp",
@@ -61,7 +64,7 @@ _SCRATCH_METHOD: Mapping[str, Settings] = {
     "cam": {"resize": "warp", "smallest_crop": 0.5},
 }
 # What WILDCAT's released code trains a pretrained network with.
-_PRETRAINED: Mapping[OptimiserFamily, Settings] = {
+_PRETRAINED: Mapping[OptimiserFamily, Mapping[str, Any]] = {
     "adamw": {},
     "sgd": {
         "kind": "sgd",
@@ -79,10 +82,10 @@ _PRETRAINED: Mapping[OptimiserFamily, Settings] = {
 class Setup:
     """`train` are fields of TrainSettings, `optimisation` and `of_method` fields of methods."""
 
-    preset: Literal["practical", "literal"]
-    train: Settings = field(default_factory=dict)
-    optimisation: Settings = field(default_factory=dict)
-    of_method: Mapping[str, Settings] = field(default_factory=dict)
+    preset: Preset
+    train: Mapping[str, Any] = field(default_factory=dict)
+    optimisation: Mapping[str, Any] = field(default_factory=dict)
+    of_method: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     smaller_backbone: str | None = None
 
     def choices(self, method: str) -> dict[str, Any]:

@@ -7,19 +7,18 @@ trains pre-activation ResNets of 34 and 18 layers for 60 epochs of 100,000 image
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from weakloc.papers.recipe import Cell, Finding, Published, Recipe
 
 _PAPER = "Choe et al."
-_NETS = ("preact34", "preact18")
-_BOX: dict[str, Any] = {"boxes": "largest", "threshold": 0.2}  # section 3: 20 % of the maximum
-_DATA = "Tiny ImageNet val, pre-activation ResNets of 34 and 18 layers"
-_METRICS = ("top_1_accuracy", "gt_known_loc", "top_1_loc", "max_box_acc", "max_box_acc_v2")
+_NETS = ("larger", "smaller")
 _AUGMENTS = {
     "CAM": "none", "HnS": "hns", "GR": "gr", "HnS after GR": "hns_after_gr",
     "GR after HnS": "gr_after_hns",
 }  # fmt: skip
+_COMPARED = ("CAM", "HnS", "GR")
 _TABLE_1: dict[str, dict[str, tuple[float, ...]]] = {
     "gt_known_loc": {
         "larger": (53.46, 54.30, 57.82, 57.49, 57.43),
@@ -51,36 +50,39 @@ _TABLE_2: dict[str, dict[str, tuple[float, ...]]] = {  # batches of 256, 128 and
         "CAM": (27.13, 27.76, 28.47), "HnS": (27.56, 29.25, 29.45), "GR": (34.43, 35.83, 35.94)
     },
 }  # fmt: skip
+_recipe = partial(
+    Recipe,
+    papers_data="Tiny ImageNet val, pre-activation ResNets of 34 and 18 layers",
+    data="single",
+    backbones=("preact34", "preact18"),
+    metrics=("top_1_accuracy", "gt_known_loc", "top_1_loc", "max_box_acc", "max_box_acc_v2"),
+)
 
 
-def _cell(name: str, net: str, augment: str, **more: Any) -> Cell:
+def _cell(name: str, net: str, augment: str, **rest: Any) -> Cell:
     return Cell(
-        name=f"{name}, {net} net",
-        method="cam",
+        f"{name}, {net} net",
+        "cam",
         choices={"augment": _AUGMENTS[augment]},
-        look={**_BOX, **more.pop("look", {})},
+        look={"boxes": "largest", "threshold": 0.2},  # section 3: 20 % of the maximum
         smaller_backbone=net == "smaller",
         below_head=True,
-        **more,
+        **rest,
     )
 
 
-AUGMENTATION = Recipe(
+AUGMENTATION = _recipe(
     name="cam-augmentation",
     number="D1, D3",
     title="Crops and hidden patches",
     reference="Choe et al. table 1",
     question="Do random crops make class activation maps cover more of the object?",
-    papers_data=_DATA,
-    data="single",
-    backbones=_NETS,
-    cells=tuple(_cell(name, net, name) for net in ("larger", "smaller") for name in _AUGMENTS),
-    metrics=_METRICS,
+    cells=tuple(_cell(name, net, name) for net in _NETS for name in _AUGMENTS),
     findings=tuple(
         Finding(
             f"{claim}, {net} net", f"{better}, {net} net", f"{worse}, {net} net", metric, said_by
         )
-        for net in ("larger", "smaller")
+        for net in _NETS
         for claim, better, worse, metric, said_by in _CLAIMS
     ),
     published=tuple(
@@ -98,15 +100,23 @@ AUGMENTATION = Recipe(
     ),
 )
 
-BATCH = Recipe(
+_SLOWER = "GR, batch 32, rates / 8"
+_BATCH_FINDINGS = (
+    *(
+        Finding(f"{name} gains from a batch of 32", f"{name}, batch 32, larger net",
+                f"{name}, batch 256, larger net", "top_1_loc", _PAPER)
+        for name in _COMPARED
+    ),
+    Finding("the gain remains when the rate shrinks with the batch",
+            f"{_SLOWER}, larger net", "GR, batch 256, larger net", "top_1_loc"),
+)  # fmt: skip
+
+BATCH = _recipe(
     name="cam-batch",
     number="D2",
     title="Small batches",
     reference="Choe et al. table 2",
     question="Do smaller batches place better, or only slower learning rates for each image?",
-    papers_data=_DATA,
-    data="single",
-    backbones=_NETS,
     cells=(
         *(
             _cell(
@@ -116,48 +126,23 @@ BATCH = Recipe(
                 batch=share,
                 only="literal" if net == "smaller" else None,
             )
-            for net in ("larger", "smaller")
-            for name in ("CAM", "HnS", "GR")
+            for net in _NETS
+            for name in _COMPARED
             for batch, share in _BATCHES.items()
         ),
-        _cell(
-            "GR, batch 32, rates / 8",
-            "larger",
-            "GR",
-            batch=_BATCHES[32],
-            head_rate=_BATCHES[32],
-            backbone_rate=_BATCHES[32],
-        ),
+        _cell(_SLOWER, "larger", "GR", batch=1 / 8, head_rate=1 / 8, backbone_rate=1 / 8),
     ),
-    metrics=_METRICS,
-    findings=(
-        *(
-            Finding(
-                f"{name} gains from a batch of 32",
-                f"{name}, batch 32, larger net",
-                f"{name}, batch 256, larger net",
-                "top_1_loc",
-                _PAPER,
-            )
-            for name in ("CAM", "HnS", "GR")
-        ),
-        Finding(
-            "the gain remains when the rate shrinks with the batch",
-            "GR, batch 32, rates / 8, larger net",
-            "GR, batch 256, larger net",
-            "top_1_loc",
-        ),
-    ),
+    findings=_BATCH_FINDINGS,
     published=(
         Published(
             source="Choe et al. table 2",
             data="Tiny ImageNet",
             metric="top_1_loc",
             values={
-                f"{name}, batch {batch}, {net} net": values[place]
+                f"{name}, batch {batch}, {net} net": value
                 for net, rows in _TABLE_2.items()
                 for name, values in rows.items()
-                for place, batch in enumerate(_BATCHES)
+                for batch, value in zip(_BATCHES, values, strict=True)
             },
         ),
     ),
@@ -166,26 +151,24 @@ BATCH = Recipe(
 
 _TAUS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
-THRESHOLD = Recipe(
+THRESHOLD = _recipe(
     name="cam-threshold",
     number="D3",
     title="The threshold of the map",
     reference="Choe et al. section 3; Choe et al. 2020",
     question="Does the gain of crops survive any threshold?",
     papers_data="20 % of the maximum, throughout",
-    data="single",
-    backbones=_NETS,
     axis="threshold",
     cells=tuple(
         Cell(
-            name=f"{name} at {tau:g}",
-            method="cam",
+            f"{name} at {tau:g}",
+            "cam",
             choices={"augment": _AUGMENTS[name]},
             look={"boxes": "largest", "threshold": tau},
             at=tau,
             series=name,
         )
-        for name in ("CAM", "HnS", "GR")
+        for name in _COMPARED
         for tau in _TAUS
     ),
     metrics=("gt_known_loc", "top_1_loc", "max_box_acc", "max_box_acc_v2"),

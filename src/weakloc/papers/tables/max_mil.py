@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from weakloc.papers.recipe import Cell, Finding, Preset, Published, Recipe
+from weakloc.papers.recipe import Cell, Finding, Published, Recipe
+
+if TYPE_CHECKING:
+    from weakloc.methods.method import Preset  # loads torch
 
 _PAPER = "Max-MIL"
 _NO_JITTER: dict[str, Any] = {"scale_jitter": None}
+_ONE_SIZE: dict[str, Any] = {"scales": (1.0,)}
 _SEVEN_SCALES = (0.5, 0.654, 0.855, 1.118, 1.462, 1.912, 2.5)
 _ALL_SCALES = tuple(round(0.5 + 0.05 * index, 2) for index in range(65))
+_TABLE_1 = partial(Published, "Max-MIL table 1", "VOC 2012 test", "classification_map")
+_recipe = partial(Recipe, metrics=("classification_map", "point_map"))
 
 
 def _pooled(name: str, *, only: Preset | None = None, **choices: Any) -> Cell:
     """WILDCAT's pooling, of which the maximum, the top cells and the average are corners."""
     plain = {"maps_per_class": 1, "k_min": 0, "alpha": 0.0, "loss": "logistic_sum"}
-    return Cell(name=name, method="wildcat", choices={**plain, **choices}, only=only)
+    return Cell(name, "wildcat", choices={**plain, **choices}, only=only)
 
 
-SEARCH = Recipe(
+_SEARCH_FINDINGS = (
+    Finding("the search helps (+7.6 on VOC 2012)",
+            "search, many sizes", "full image, one window", "classification_map", _PAPER),
+    Finding("the search helps (+7.6 on VOC 2012)",
+            "search, many sizes", "full image, mean of cells", "classification_map", _PAPER),
+    Finding("the search places better than the mean",
+            "search, many sizes", "full image, mean of cells", "point_map"),
+)  # fmt: skip
+
+SEARCH = _recipe(
     name="max-mil-search",
     number="A1",
     title="Searching the image while learning",
@@ -27,55 +43,39 @@ SEARCH = Recipe(
     papers_data="VOC 2012 test, AlexNet frozen up to FC7",
     cells=(
         Cell(
-            name="full image, one window",
-            method="max_mil",
+            "full image, one window",
+            "max_mil",
             choices={**_NO_JITTER, "side": 224, "resize": "warp"},
-            look={"scales": (1.0,)},
+            look=_ONE_SIZE,
             only="literal",
         ),
         _pooled("full image, mean of cells", k_max="all", only="practical"),
-        Cell(
-            name="search, one size", method="max_mil", choices=_NO_JITTER, look={"scales": (1.0,)}
-        ),
-        Cell(name="search, many sizes", method="max_mil"),
+        Cell("search, one size", "max_mil", choices=_NO_JITTER, look=_ONE_SIZE),
+        Cell("search, many sizes", "max_mil"),
     ),
-    metrics=("classification_map", "point_map"),
-    findings=(
-        Finding(
-            "the search helps (+7.6 on VOC 2012)",
-            "search, many sizes",
-            "full image, one window",
-            "classification_map",
-            _PAPER,
-        ),
-        Finding(
-            "the search helps (+7.6 on VOC 2012)",
-            "search, many sizes",
-            "full image, mean of cells",
-            "classification_map",
-            _PAPER,
-        ),
-        Finding(
-            "the search places better than the mean",
-            "search, many sizes",
-            "full image, mean of cells",
-            "point_map",
-        ),
-    ),
-    published=(
-        Published(
-            source="Max-MIL table 1",
-            data="VOC 2012 test",
-            metric="classification_map",
-            values={"full image, one window": 78.7, "search, many sizes": 86.3},
-        ),
-    ),
+    findings=_SEARCH_FINDINGS,
+    published=(_TABLE_1({"full image, one window": 78.7, "search, many sizes": 86.3}),),
     notes=(
         "A network without fully connected layers has no window: its mean over cells stands in.",
     ),
 )
 
-SCALES = Recipe(
+_TRAINED: dict[str, dict[str, Any]] = {"jitter": {}, "no jitter": _NO_JITTER}
+_TESTED: dict[str, dict[str, Any]] = {
+    "one size": {"look": _ONE_SIZE},
+    "7 sizes": {"look": {"scales": _SEVEN_SCALES}},
+    "65 sizes": {"look": {"scales": _ALL_SCALES}, "only": "literal"},
+}
+_SCALES_FINDINGS = (
+    Finding("jitter in training helps at one size",
+            "jitter, one size", "no jitter, one size", "classification_map"),
+    Finding("seven sizes in testing help after jitter",
+            "jitter, 7 sizes", "jitter, one size", "classification_map"),
+    Finding("65 sizes are better than seven",
+            "jitter, 65 sizes", "jitter, 7 sizes", "classification_map"),
+)  # fmt: skip
+
+SCALES = _recipe(
     name="max-mil-scales",
     number="A2",
     title="Sizes in training and in testing",
@@ -83,55 +83,21 @@ SCALES = Recipe(
     question="Which helps: varying the size while learning, or testing at many sizes?",
     papers_data="merged in the paper into row F of table 1",
     cells=tuple(
-        Cell(
-            name=f"{trained}, {tested}",
-            method="max_mil",
-            choices=choices,
-            look={"scales": scales},
-            only="literal" if len(scales) > len(_SEVEN_SCALES) else None,
-        )
-        for trained, choices in (("jitter", {}), ("no jitter", _NO_JITTER))
-        for tested, scales in (
-            ("one size", (1.0,)),
-            ("7 sizes", _SEVEN_SCALES),
-            ("65 sizes", _ALL_SCALES),
-        )
+        Cell(f"{trained}, {tested}", "max_mil", choices=choices, **rest)
+        for trained, choices in _TRAINED.items()
+        for tested, rest in _TESTED.items()
     ),
-    metrics=("classification_map", "point_map"),
-    findings=(
-        Finding(
-            "jitter in training helps at one size",
-            "jitter, one size",
-            "no jitter, one size",
-            "classification_map",
-        ),
-        Finding(
-            "seven sizes in testing help after jitter",
-            "jitter, 7 sizes",
-            "jitter, one size",
-            "classification_map",
-        ),
-        Finding(
-            "65 sizes are better than seven",
-            "jitter, 65 sizes",
-            "jitter, 7 sizes",
-            "classification_map",
-        ),
-    ),
+    findings=_SCALES_FINDINGS,
 )
 
-STRONG = Recipe(
+STRONG = _recipe(
     name="max-mil-boxes",
     number="A3",
     title="Do drawn boxes help?",
     reference="Max-MIL table 1, rows E and F",
     question="Are tags enough, or do tight crops of drawn boxes improve on them?",
     papers_data="VOC 2012 test",
-    cells=(
-        Cell(name="weak", method="max_mil"),
-        Cell(name="strong + weak", method="max_mil", crops_of_boxes=True),
-    ),
-    metrics=("classification_map", "point_map"),
+    cells=(Cell("weak", "max_mil"), Cell("strong + weak", "max_mil", crops_of_boxes=True)),
     findings=(
         Finding(
             "boxes gain less than a point (86.0 against 86.3)",
@@ -142,18 +108,20 @@ STRONG = Recipe(
             margin=-0.01,
         ),
     ),
-    published=(
-        Published(
-            source="Max-MIL table 1",
-            data="VOC 2012 test",
-            metric="classification_map",
-            values={"weak": 86.3, "strong + weak": 86.0},
-        ),
-    ),
+    published=(_TABLE_1({"weak": 86.3, "strong + weak": 86.0}),),
     notes=("Every drawn box of 16 pixels or more becomes a further training image of its class.",),
 )
 
-POOLING = Recipe(
+_POOLING_FINDINGS = (
+    Finding("the maximum classifies better than the average",
+            "maximum", "average", "classification_map"),
+    Finding("the best 10 % classify better than the maximum",
+            "best 10 %", "maximum", "classification_map"),
+    Finding("the average covers objects better than the maximum",
+            "average", "maximum", "max_box_acc_v2"),
+)  # fmt: skip
+
+POOLING = _recipe(
     name="max-mil-pooling",
     number="A4",
     title="From the best cell to all cells",
@@ -164,10 +132,10 @@ POOLING = Recipe(
         _pooled("maximum", k_max=1),
         *(
             Cell(
-                name=f"log-sum-exp, sharpness {sharpness:g}",
-                method="max_mil",
+                f"log-sum-exp, sharpness {sharpness:g}",
+                "max_mil",
                 choices={**_NO_JITTER, "sharpness": sharpness},
-                look={"scales": (1.0,)},
+                look=_ONE_SIZE,
             )
             for sharpness in (1.0, 5.0)
         ),
@@ -176,29 +144,26 @@ POOLING = Recipe(
         _pooled("best and worst 10 %", k_max=0.1, k_min=0.1, alpha=0.7),
     ),
     metrics=("classification_map", "point_map", "max_box_acc_v2"),
-    findings=(
-        Finding(
-            "the maximum classifies better than the average",
-            "maximum",
-            "average",
-            "classification_map",
-        ),
-        Finding(
-            "the best 10 % classify better than the maximum",
-            "best 10 %",
-            "maximum",
-            "classification_map",
-        ),
-        Finding(
-            "the average covers objects better than the maximum",
-            "average",
-            "maximum",
-            "max_box_acc_v2",
-        ),
-    ),
+    findings=_POOLING_FINDINGS,
 )
 
-TOLERANCE = Recipe(
+_FUSED: dict[str, dict[str, Any]] = {
+    "maximum over sizes": {"fuse": "max"},
+    "mean over sizes": {"fuse": "mean"},
+    "maximum over sizes, highest score": {"fuse": "max", "fuse_scores": "max"},
+    "maximum over sizes, mean probability": {"fuse": "max", "fuse_scores": "mean_probability"},
+}
+_TOLERANCE_FINDINGS = (
+    Finding("18 pixels of tolerance add less than a point",
+            "maximum over sizes", "maximum over sizes", "point_map",
+            margin=-0.01, worse_metric="point_map_18px"),
+    Finding("the maximum over sizes places better than the mean",
+            "maximum over sizes", "mean over sizes", "point_map"),
+    Finding("the mean score over sizes names better than the highest",
+            "maximum over sizes", "maximum over sizes, highest score", "classification_map"),
+)  # fmt: skip
+
+TOLERANCE = _recipe(
     name="max-mil-points",
     number="A5, A7",
     title="Points: the tolerance, and what several sizes say together",
@@ -206,50 +171,16 @@ TOLERANCE = Recipe(
     question="How much of the point metric is its tolerance, how much the fusing of sizes?",
     papers_data="VOC 2012 val (tolerance not printed)",
     cells=(
-        Cell(name="one size", method="max_mil", look={"scales": (1.0,)}),
+        Cell("one size", "max_mil", look=_ONE_SIZE),
         *(
-            Cell(name=name, method="max_mil", look={"scales": _SEVEN_SCALES, **look})
-            for name, look in (
-                ("maximum over sizes", {"fuse": "max"}),
-                ("mean over sizes", {"fuse": "mean"}),
-                ("maximum over sizes, highest score", {"fuse": "max", "fuse_scores": "max"}),
-                (
-                    "maximum over sizes, mean probability",
-                    {"fuse": "max", "fuse_scores": "mean_probability"},
-                ),
-            )
+            Cell(name, "max_mil", look={"scales": _SEVEN_SCALES, **fusing})
+            for name, fusing in _FUSED.items()
         ),
     ),
     metrics=("classification_map", "point_map", "point_map_18px", "pointing_accuracy"),
-    findings=(
-        Finding(
-            "18 pixels of tolerance add less than a point",
-            "maximum over sizes",
-            "maximum over sizes",
-            "point_map",
-            margin=-0.01,
-            worse_metric="point_map_18px",
-        ),
-        Finding(
-            "the maximum over sizes places better than the mean",
-            "maximum over sizes",
-            "mean over sizes",
-            "point_map",
-        ),
-        Finding(
-            "the mean score over sizes names better than the highest",
-            "maximum over sizes",
-            "maximum over sizes, highest score",
-            "classification_map",
-        ),
-    ),
+    findings=_TOLERANCE_FINDINGS,
     published=(
-        Published(
-            source="BEAM table 1",
-            data="VOC 2012 val",
-            metric="point_map",
-            values={"maximum over sizes": 74.5},
-        ),
+        Published("BEAM table 1", "VOC 2012 val", "point_map", {"maximum over sizes": 74.5}),
     ),
 )
 

@@ -5,36 +5,34 @@ The paper varies one thing at a time around one best and one worst cell, alpha =
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from weakloc.papers.recipe import Cell, Finding, Published, Recipe
 
 _PLAIN: dict[str, Any] = {"k_max": 1, "k_min": 1, "alpha": 1.0, "maps_per_class": 1}
-_DATA = "VOC 2007, VOC 2012 Action and MIT67 (all 448 px, ResNet-101)"
-_TAGS_AND_POINTS = ("classification_map", "point_map")
 _PAPER = "WILDCAT"
-_LARGEST_M = 16
+_DATA_SETS = {  # the columns of tables 5 to 7
+    "VOC 2007": "classification_map",
+    "VOC 2012 Action": "classification_map",
+    "MIT67": "top_1_accuracy",
+}
+_recipe = partial(
+    Recipe,
+    papers_data="VOC 2007, VOC 2012 Action and MIT67 (all 448 px, ResNet-101)",
+    metrics=("classification_map", "point_map"),
+)
 
 
-def _cell(name: str, **choices: Any) -> Cell:
-    return Cell(name=name, method="wildcat", choices={**_PLAIN, **choices})
+def _cell(name: str, at: float | None = None, *, series: str = "", **choices: Any) -> Cell:
+    return Cell(name, "wildcat", choices={**_PLAIN, **choices}, at=at, series=series)
 
 
 def _published(table: str, rows: dict[str, tuple[float, float, float]]) -> tuple[Published, ...]:
-    """The three data sets of an ablation; accuracy on MIT67, mean average precision elsewhere."""
-    kinds = (
-        ("VOC 2007", "classification_map"),
-        ("VOC 2012 Action", "classification_map"),
-        ("MIT67", "top_1_accuracy"),
-    )
+    columns = zip(*rows.values(), strict=True)
     return tuple(
-        Published(
-            source=f"{_PAPER} {table}",
-            data=data,
-            metric=metric,
-            values={name: numbers[place] for name, numbers in rows.items()},
-        )
-        for place, (data, metric) in enumerate(kinds)
+        Published(f"{_PAPER} {table}", data, metric, dict(zip(rows, column, strict=True)))
+        for (data, metric), column in zip(_DATA_SETS.items(), columns, strict=True)
     )
 
 
@@ -44,35 +42,25 @@ _POOLINGS: dict[str, dict[str, Any]] = {
     "max": {"k_min": 0, "alpha": 0.0},
     "average": {"k_max": "all", "k_min": 0, "alpha": 0.0},
 }
+_ORDER_FINDINGS = (
+    Finding("Maps first is better (+1.7 on VOC 2007)", "maps, then pooling, max + min",
+            "pooling, then classifier, max + min", "classification_map", _PAPER),
+    Finding("Maps first is better with max alone", "maps, then pooling, max",
+            "pooling, then classifier, max", "classification_map"),
+)  # fmt: skip
 
-ORDER = Recipe(
+ORDER = _recipe(
     name="wildcat-order",
     number="C1",
     title="Score maps before or after pooling",
     reference="WILDCAT table 5",
     question="Is it better to pool maps of class scores than to classify pooled features?",
-    papers_data=_DATA,
     cells=tuple(
         _cell(f"{spelt}, {pooling}", order=order, **choices)
         for pooling, choices in _POOLINGS.items()
         for order, spelt in _ORDERS.items()
     ),
-    metrics=_TAGS_AND_POINTS,
-    findings=(
-        Finding(
-            "Maps first is better (+1.7 on VOC 2007)",
-            "maps, then pooling, max + min",
-            "pooling, then classifier, max + min",
-            "classification_map",
-            _PAPER,
-        ),
-        Finding(
-            "Maps first is better with max alone",
-            "maps, then pooling, max",
-            "pooling, then classifier, max",
-            "classification_map",
-        ),
-    ),
+    findings=_ORDER_FINDINGS,
     published=_published(
         "table 5",
         {
@@ -83,7 +71,22 @@ ORDER = Recipe(
     notes=("With average pooling the two orders are the same function, apart from the seed.",),
 )
 
-ALPHA = Recipe(
+_ALPHA_FINDINGS = (
+    Finding("alpha = 0.6 is better than 1 (+1.6 on VOC 2007)",
+            "alpha = 0.6", "alpha = 1", "classification_map", _PAPER),
+    Finding("alpha = 0.7 is better than 1 (+2 on Action)",
+            "alpha = 0.7", "alpha = 1", "classification_map", _PAPER),
+    Finding("no negative evidence is worst: 1 beats 0",
+            "alpha = 1", "alpha = 0", "classification_map", _PAPER),
+    Finding("no negative evidence is worst: 0.7 beats 0",
+            "alpha = 0.7", "alpha = 0", "classification_map", _PAPER),
+    Finding("alpha = 0.7 places points better than 1 (+1.6 on VOC 2012)",
+            "alpha = 0.7", "alpha = 1", "point_map", _PAPER),
+    Finding("no negative evidence is worst for points: 0.7 beats 0",
+            "alpha = 0.7", "alpha = 0", "point_map", _PAPER),
+)  # fmt: skip
+
+ALPHA = _recipe(
     name="wildcat-alpha",
     number="C2",
     title="The weight of negative evidence",
@@ -91,60 +94,11 @@ ALPHA = Recipe(
     question="How much should the least likely cells count against a class?",
     papers_data="VOC 2007, VOC 2012 Action, MIT67; location on VOC 2012",
     cells=tuple(
-        Cell(
-            name=f"alpha = {alpha:g}",
-            method="wildcat",
-            choices={**_PLAIN, "alpha": alpha},
-            at=alpha,
-        )
+        _cell(f"alpha = {alpha:g}", alpha, alpha=alpha)
         for alpha in (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     ),
-    metrics=_TAGS_AND_POINTS,
     axis="alpha",
-    findings=(
-        Finding(
-            "alpha = 0.6 is better than 1 (+1.6 on VOC 2007)",
-            "alpha = 0.6",
-            "alpha = 1",
-            "classification_map",
-            _PAPER,
-        ),
-        Finding(
-            "alpha = 0.7 is better than 1 (+2 on Action)",
-            "alpha = 0.7",
-            "alpha = 1",
-            "classification_map",
-            _PAPER,
-        ),
-        Finding(
-            "no negative evidence is worst: 1 beats 0",
-            "alpha = 1",
-            "alpha = 0",
-            "classification_map",
-            _PAPER,
-        ),
-        Finding(
-            "no negative evidence is worst: 0.7 beats 0",
-            "alpha = 0.7",
-            "alpha = 0",
-            "classification_map",
-            _PAPER,
-        ),
-        Finding(
-            "alpha = 0.7 places points better than 1 (+1.6 on VOC 2012)",
-            "alpha = 0.7",
-            "alpha = 1",
-            "point_map",
-            _PAPER,
-        ),
-        Finding(
-            "no negative evidence is worst for points: 0.7 beats 0",
-            "alpha = 0.7",
-            "alpha = 0",
-            "point_map",
-            _PAPER,
-        ),
-    ),
+    findings=_ALPHA_FINDINGS,
 )
 
 _M_VALUES = {
@@ -153,31 +107,38 @@ _M_VALUES = {
     4: (91.6, 82.1, 72.0),
     8: (92.5, 83.2, 72.8),
     12: (92.3, 83.0, 73.1),
-    _LARGEST_M: (92.0, 82.7, 72.9),
+    16: (92.0, 82.7, 72.9),
 }
+_MAPS_FINDINGS = (
+    Finding("M = 2 is better than 1 (+2.0 on VOC 2007)",
+            "M = 2", "M = 1", "classification_map", _PAPER),
+    Finding("M = 4 is better than 1 (+2.6)", "M = 4", "M = 1", "classification_map", _PAPER),
+    Finding("M = 8 is better than 1 (+3.5)", "M = 8", "M = 1", "classification_map", _PAPER),
+    Finding("M = 8 is better than 16 (+0.5)", "M = 8", "M = 16", "classification_map", _PAPER),
+    Finding("one map with an eighth of the head's rate is within a point of eight",
+            "M = 1, head rate / 8", "M = 8", "classification_map", margin=-0.01),
+    Finding("eight maps with the released gradient are better than one",
+            "M = 8, released gradient", "M = 1", "classification_map"),
+    Finding("one map with eight times the backbone's rate is within a point of that",
+            "M = 1, backbone rate x 8", "M = 8, released gradient", "classification_map",
+            margin=-0.01),
+    Finding("the maximum of eight maps, which specialise, is better than their mean",
+            "M = 8, maximum of maps", "M = 8", "classification_map"),
+)  # fmt: skip
 
-MAPS = Recipe(
+MAPS = _recipe(
     name="wildcat-maps",
     number="C3",
     title="The number of maps a class",
     reference="WILDCAT table 6",
     question="Do several maps a class help, or only the step sizes that come with them?",
-    papers_data=_DATA,
     optimiser="sgd",
     cells=(
-        *(
-            Cell(
-                name=f"M = {count}",
-                method="wildcat",
-                choices={**_PLAIN, "maps_per_class": count},
-                at=count,
-            )
-            for count in _M_VALUES
-        ),
-        Cell(name="M = 1, head rate / 8", method="wildcat", choices=_PLAIN, head_rate=1 / 8),
+        *(_cell(f"M = {count}", count, maps_per_class=count) for count in _M_VALUES),
+        Cell("M = 1, head rate / 8", "wildcat", choices=_PLAIN, head_rate=1 / 8),
         Cell(
-            name="M = 1, backbone rate x 8",
-            method="wildcat",
+            "M = 1, backbone rate x 8",
+            "wildcat",
             choices=_PLAIN,
             backbone_rate=8.0,
             below_head=True,
@@ -186,46 +147,8 @@ MAPS = Recipe(
         _cell("M = 8, maximum of maps", maps_per_class=8, class_pool="max"),
         _cell("M = 8, log-sum-exp of maps", maps_per_class=8, class_pool="lse"),
     ),
-    metrics=_TAGS_AND_POINTS,
     axis="maps a class",
-    findings=(
-        Finding(
-            "M = 2 is better than 1 (+2.0 on VOC 2007)",
-            "M = 2",
-            "M = 1",
-            "classification_map",
-            _PAPER,
-        ),
-        Finding("M = 4 is better than 1 (+2.6)", "M = 4", "M = 1", "classification_map", _PAPER),
-        Finding("M = 8 is better than 1 (+3.5)", "M = 8", "M = 1", "classification_map", _PAPER),
-        Finding("M = 8 is better than 16 (+0.5)", "M = 8", "M = 16", "classification_map", _PAPER),
-        Finding(
-            "one map with an eighth of the head's rate is within a point of eight",
-            "M = 1, head rate / 8",
-            "M = 8",
-            "classification_map",
-            margin=-0.01,
-        ),
-        Finding(
-            "eight maps with the released gradient are better than one",
-            "M = 8, released gradient",
-            "M = 1",
-            "classification_map",
-        ),
-        Finding(
-            "one map with eight times the backbone's rate is within a point of that",
-            "M = 1, backbone rate x 8",
-            "M = 8, released gradient",
-            "classification_map",
-            margin=-0.01,
-        ),
-        Finding(
-            "the maximum of eight maps, which specialise, is better than their mean",
-            "M = 8, maximum of maps",
-            "M = 8",
-            "classification_map",
-        ),
-    ),
+    findings=_MAPS_FINDINGS,
     published=_published("table 6", {f"M = {m}": row for m, row in _M_VALUES.items()}),
     notes=(
         "Only the average of the M maps counts: under SGD they are one map at a rate divided by M.",
@@ -234,40 +157,29 @@ MAPS = Recipe(
     ),
 )
 
-BOTH = Recipe(
+_BOTH_FINDINGS = (
+    Finding("alpha = 0.7 helps (+1.3 on VOC 2007)",
+            "+ alpha = 0.7", "max + min", "classification_map", _PAPER),
+    Finding("M = 4 helps (+2.6)", "+ M = 4", "max + min", "classification_map", _PAPER),
+    Finding("both help more than alpha alone (+1.7)",
+            "+ both", "+ alpha = 0.7", "classification_map", _PAPER),
+    Finding("both help more than M alone (+0.4)",
+            "+ both", "+ M = 4", "classification_map", _PAPER),
+)  # fmt: skip
+
+BOTH = _recipe(
     name="wildcat-both",
     number="C4",
     title="Negative evidence and several maps together",
     reference="WILDCAT table 7",
     question="Do the two changes add up?",
-    papers_data=_DATA,
     cells=(
         _cell("max + min"),
         _cell("+ alpha = 0.7", alpha=0.7),
         _cell("+ M = 4", maps_per_class=4),
         _cell("+ both", alpha=0.7, maps_per_class=4),
     ),
-    metrics=_TAGS_AND_POINTS,
-    findings=(
-        Finding(
-            "alpha = 0.7 helps (+1.3 on VOC 2007)",
-            "+ alpha = 0.7",
-            "max + min",
-            "classification_map",
-            _PAPER,
-        ),
-        Finding("M = 4 helps (+2.6)", "+ M = 4", "max + min", "classification_map", _PAPER),
-        Finding(
-            "both help more than alpha alone (+1.7)",
-            "+ both",
-            "+ alpha = 0.7",
-            "classification_map",
-            _PAPER,
-        ),
-        Finding(
-            "both help more than M alone (+0.4)", "+ both", "+ M = 4", "classification_map", _PAPER
-        ),
-    ),
+    findings=_BOTH_FINDINGS,
     published=_published(
         "table 7",
         {
@@ -283,7 +195,7 @@ _COUNTS: dict[str, int | float | str] = {
     "1": 1, "2": 2, "5": 5, "10 %": 0.1, "20 %": 0.2, "40 %": 0.4, "all": "all",
 }  # fmt: skip
 
-K = Recipe(
+K = _recipe(
     name="wildcat-k",
     number="C5",
     title="How many cells speak for and against a class",
@@ -292,27 +204,16 @@ K = Recipe(
     papers_data="not varied in the paper; the released code takes 20 % of the cells",
     cells=(
         *(
-            Cell(
-                name=f"k = {spelt}",
-                method="wildcat",
-                choices={**_PLAIN, "k_max": count, "k_min": count, "alpha": 0.7},
-                at=place,
-                series="k- = k+",
-            )
-            for place, (spelt, count) in enumerate(_COUNTS.items())
+            _cell(f"k = {spelt}", at, series="k- = k+", k_max=count, k_min=count, alpha=0.7)
+            for at, (spelt, count) in enumerate(_COUNTS.items())
         ),
         *(
-            Cell(
-                name=f"k = {spelt}, none against",
-                method="wildcat",
-                choices={**_PLAIN, "k_max": count, "k_min": 0, "alpha": 0.0},
-                at=place,
-                series="k- = 0",
+            _cell(
+                f"k = {spelt}, none against", at, series="k- = 0", k_max=count, k_min=0, alpha=0.0
             )
-            for place, (spelt, count) in enumerate(_COUNTS.items())
+            for at, (spelt, count) in enumerate(_COUNTS.items())
         ),
     ),
-    metrics=_TAGS_AND_POINTS,
     axis="k: 1, 2, 5, 10 %, 20 %, 40 %, all",
     findings=(
         Finding("20 % of the cells are better than one", "k = 20 %", "k = 1", "classification_map"),
@@ -325,7 +226,7 @@ K = Recipe(
     ),
 )
 
-HALVE = Recipe(
+HALVE = _recipe(
     name="wildcat-halve",
     number="C9",
     title="The sum of the paper or the mean of its code",
@@ -333,11 +234,7 @@ HALVE = Recipe(
     question="Does the hidden division by two matter at equal rates?",
     papers_data="not discussed in the paper",
     optimiser="sgd",
-    cells=(
-        _cell("as printed"),
-        _cell("as released (halved)", halve=True),
-    ),
-    metrics=_TAGS_AND_POINTS,
+    cells=(_cell("as printed"), _cell("as released (halved)", halve=True)),
     findings=(
         Finding(
             "halving changes less than a point",
