@@ -169,7 +169,8 @@ def _fields(path: Path) -> dict[str, Any]:
     """The fields of the method's dataclass and their defaults, read without importing torch."""
     tree = ast.parse(path.read_text())
     (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef))
-    return {
+    inherited = {} if path.stem == "method" else _fields(path.with_name("method.py"))
+    return inherited | {
         node.target.id: _value(ast.unparse(node.value))
         for node in body
         if isinstance(node, ast.AnnAssign)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Literal, TypeAlias, TypeVar
 
-from weakloc.errors import ExtensionError
+from weakloc.errors import ExtensionError, MissingPackageError
 
 Listed: TypeAlias = Literal["methods", "readers", "exporters"]
 Group: TypeAlias = Listed | Literal["metrics", "backbones"]
@@ -45,6 +45,16 @@ def package_of(group: Group, name: str) -> str | None:
     """The installed package that adds this name; None where weakloc brings it."""
     entries = _added(group).get(name)
     return _packages(entries) if entries else None
+
+
+def require_package(group: Group, name: str, package: str | None, *, where: str) -> None:
+    """MissingPackageError where `package` once added this name and nothing adds it now."""
+    if package is not None and name not in _added(group):
+        raise MissingPackageError(
+            f"{name!r} among its {group} comes from the package {package}, which is not installed",
+            where=where,
+            remedy=f"Install it: pip install {package}",
+        )
 
 
 class Choices(Mapping[str, Choice]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import math
@@ -17,7 +18,8 @@ import torch
 from PIL import Image
 
 import weakloc
-from weakloc.methods import METHODS
+from tests.installed_packages import lay_out
+from weakloc.cli import run as command_line
 from weakloc.output.exporters import read_predictions
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -26,20 +28,17 @@ SMALL = ["--backbone", "tiny[width=8]", "--image-size", "64", "--epochs", "1"]
 
 @contextmanager
 def example(name: str) -> Iterator[ModuleType]:
-    """The program as a module; methods that it adds are taken away again."""
+    """The program as a module."""
     spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    methods = dict(METHODS)
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
         yield module
     finally:
         del sys.modules[spec.name]
-        METHODS.clear()
-        METHODS.update(methods)
 
 
 def test_training_draws_scenes_and_prints_numbers_beside_trivial_ones(
@@ -92,19 +91,34 @@ def test_predicting_places_every_tag_and_puts_the_most_doubtful_image_first(
         assert drawn.size[0] % found[0].width == 0
 
 
-def test_a_method_of_ones_own_trains_and_is_read_back(scenes: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    with example("03_your_own_method") as program:
-        program.main([str(scenes), "--out", str(out), "--sharpness", "6", *SMALL])
-        method = weakloc.load(out).run.method
-        assert isinstance(method, program.SoftmaxMil)
-        assert method.sharpness == 6.0
-        maps = torch.tensor([[[[0.0, 1.0, 2.0]]]])
-        weights = [math.exp(2 * cell) for cell in range(3)]
-        expected = (weights[1] + 2 * weights[2]) / sum(weights)
-        assert program.SoftmaxPool(2.0)(maps).item() == pytest.approx(expected, rel=1e-6)
-        assert program.SoftmaxPool(0.0)(maps).item() == pytest.approx(1.0)  # the mean
-        assert program.SoftmaxPool(1e3)(maps).item() == pytest.approx(2.0)  # the maximum
-    assert "softmax_mil" not in METHODS
-    with pytest.raises(weakloc.WeaklocError, match="softmax_mil"):
-        weakloc.load(out)
+def test_a_method_of_ones_own_is_installed_trains_predicts_and_is_missed_by_name(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "predictions"
+    images = str(scenes / "JPEGImages")
+    with monkeypatch.context() as installed:
+        site = lay_out(EXAMPLES / "03_your_own_method", tmp_path / "site")
+        installed.syspath_prepend(str(site))
+        flags = ["--method", "softmax_mil", "--set", "sharpness=6", "--workers", "0", "--quiet"]
+        assert command_line(["train", str(scenes), "--out", str(run), *flags, *SMALL]) == 0
+        assert command_line(["predict", str(run), images, "--out", str(out), "--quiet"]) == 0
+        assert weakloc.load(run).run.method.sharpness == 6.0
+    assert len(list(read_predictions(out / "predictions.jsonl"))) == 40
+    kept = json.loads((run / "run.json").read_text())["method"]
+    assert (kept["name"], kept["package"]) == ("softmax_mil", "weakloc-softmax-mil")
+    capsys.readouterr()
+    assert command_line(["predict", str(run), images, "--out", str(tmp_path / "more")]) == 2
+    told = capsys.readouterr().err
+    assert "'softmax_mil' among its methods comes from the package weakloc-softmax-mil" in told
+    assert "pip install weakloc-softmax-mil" in told
+
+
+def test_softmax_pooling_lies_between_the_mean_and_the_maximum(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES / "03_your_own_method"))
+    pool = importlib.import_module("softmax_mil").SoftmaxPool
+    maps = torch.tensor([[[[0.0, 1.0, 2.0]]]])
+    weights = [math.exp(2 * cell) for cell in range(3)]
+    expected = (weights[1] + 2 * weights[2]) / sum(weights)
+    assert pool(2.0)(maps).item() == pytest.approx(expected, rel=1e-6)
+    assert pool(0.0)(maps).item() == pytest.approx(1.0)  # the mean
+    assert pool(1e3)(maps).item() == pytest.approx(2.0)  # the maximum

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from weakloc.api.training import method_named
 from weakloc.cli import run as weakloc
 from weakloc.config import TrainSettings
 from weakloc.errors import SettingError
+from weakloc.methods import method_named
 from weakloc.methods.cam import Cam
 from weakloc.methods.optimisation import rate_factor
 from weakloc.papers.recipe import Cell, Finding, Recipe

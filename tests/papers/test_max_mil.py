@@ -218,7 +218,7 @@ def test_mil_10_adagrad_steps_each_parameter_by_its_own_rate() -> None:
 
 
 def test_mil_12_the_scales_of_the_paper() -> None:
-    scales = paper_scales()
+    scales = paper_scales(65)
     assert (len(scales), scales[0], scales[-1]) == (65, 0.5, 3.7)
     assert paper_scales(66)[-1] == 3.75
     assert MaxMil.literal().score_scales == scales

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from weakloc.api.training import merged_settings, method_named
 from weakloc.config import PredictSettings, TrainSettings
 from weakloc.errors import SettingError
-from weakloc.methods import METHODS
-from weakloc.methods.settings import from_settings, to_settings
+from weakloc.methods import METHODS, method_named
+from weakloc.methods.settings import from_settings, merged_settings, to_settings
 from weakloc.metrics.evaluation import MAP_CONVENTIONS, METRICS
 from weakloc.papers.recipe import Cell, Finding, Recipe
 from weakloc.papers.setups import SIZES, Setup, as_published, from_scratch, given_backbone

@@ -11,10 +11,9 @@ from typing import Any
 from weakloc.api.data_sets import read
 from weakloc.api.runs import TrainedRun
 from weakloc.config import DataSettings, RefineSettings, TrainSettings
-from weakloc.errors import DataError, SettingError, did_you_mean
-from weakloc.methods import METHODS
-from weakloc.methods.method import Method, Preset
-from weakloc.methods.settings import from_settings, to_settings
+from weakloc.errors import DataError, SettingError
+from weakloc.methods import method_named
+from weakloc.methods.method import Preset
 from weakloc.structures import BrokenImage, DataSet
 from weakloc.training.cells import learn_cells
 from weakloc.training.fit import train as fit_run
@@ -56,15 +55,6 @@ def train(
     return TrainedRun(run)
 
 
-def method_named(name: str, preset: Preset, choices: Mapping[str, Any]) -> Method:
-    """The method of a paper with some of its fields changed."""
-    if name not in METHODS:
-        raise SettingError(f"there is no method {name!r}", remedy=did_you_mean(name, METHODS))
-    kind = METHODS[name]
-    method = kind.literal() if preset == "literal" else kind.practical()
-    return from_settings(kind, merged_settings(to_settings(method), choices)) if choices else method
-
-
 def parse_choices(pairs: Sequence[str]) -> dict[str, Any]:
     """`NAME=VALUE`, or `PART.NAME=VALUE`; values as JSON, or as plain text where they are none."""
     choices: dict[str, Any] = {}
@@ -85,16 +75,6 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def merged_settings(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields with the changes, part by part; unknown names are kept for the check to meet."""
-    merged = dict(fields)
-    for name, value in changes.items():
-        own = merged.get(name)
-        both = isinstance(value, Mapping) and isinstance(own, Mapping)
-        merged[name] = merged_settings(own, value) if both and own is not None else value
-    return merged
 
 
 OnProgress = Callable[[int, int | None], None]

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from weakloc.cli.terminal import Terminal
 from weakloc.cli.use import keep_freed_memory
 from weakloc.config import DataSettings, PredictSettings, RefineSettings, TrainSettings
+from weakloc.extensions import names_of
 
 if TYPE_CHECKING:
     from weakloc.api.calibration import Plan
@@ -20,15 +21,14 @@ if TYPE_CHECKING:
     from weakloc.structures import DataSet
 
 
-MethodName = Literal["wildcat", "max_mil", "cam", "beam"]
-
-
 def train(
     data: str,
     /,
     *,
     out: Path,
-    method: MethodName = "wildcat",
+    method: Annotated[
+        str, Parameter(help=f"Paper to follow: {', '.join(names_of('methods'))}.")
+    ] = "wildcat",
     preset: Literal["practical", "literal"] = "practical",
     choices: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     resume: Annotated[bool, Parameter(negative=())] = False,
@@ -44,8 +44,6 @@ def train(
         Folder, table, annotation file or tar shards.
     out
         Folder for the run.
-    method
-        The paper whose network, loss and search are used.
     preset
         practical: best result for the time; literal: as the paper has it.
     choices

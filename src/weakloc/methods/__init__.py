@@ -1,16 +1,42 @@
-"""What each paper decides, by name; `METHODS[name]().practical()` is a ready one."""
+"""What each paper decides, by name; installed packages add by the group `weakloc.methods`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from weakloc.errors import ExtensionError, SettingError, did_you_mean
+from weakloc.extensions import Choices
 from weakloc.methods.beam import Beam
 from weakloc.methods.cam import Cam
 from weakloc.methods.max_mil import MaxMil
-from weakloc.methods.method import Method
+from weakloc.methods.method import Method, Preset
+from weakloc.methods.settings import from_settings, merged_settings, to_settings
 from weakloc.methods.wildcat import Wildcat
 
-METHODS: dict[str, type[Method]] = {
-    "max_mil": MaxMil,
-    "beam": Beam,
-    "wildcat": Wildcat,
-    "cam": Cam,
-}
+METHODS: Mapping[str, type[Method]] = Choices(
+    "methods", {"max_mil": MaxMil, "beam": Beam, "wildcat": Wildcat, "cam": Cam}
+)
+
+
+def method_named(
+    name: str, preset: Preset, choices: Mapping[str, Any], *, where: str = ""
+) -> Method:
+    """The method of this name with some of its fields changed, as by `{"maps_per_class": 8}`.
+
+    `where` stands before a field's name in errors.
+    """
+    if name not in METHODS:
+        raise SettingError(f"method {name!r} is not known", remedy=did_you_mean(name, METHODS))
+    kind = METHODS[name]
+    is_method = isinstance(kind, type) and issubclass(kind, Method)
+    if not is_method or getattr(kind, "name", None) != name:
+        raise ExtensionError(
+            f"{kind!r} is not a subclass of weakloc.methods.method.Method with this name",
+            where=repr(name),
+            remedy="Mend or uninstall the package that adds it",
+        )
+    method = kind.literal() if preset == "literal" else kind.practical()
+    if not choices:
+        return method
+    return from_settings(kind, merged_settings(to_settings(method), choices), where=where)

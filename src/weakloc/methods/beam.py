@@ -16,23 +16,13 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from weakloc.data.augmentation import Augmentation, HorizontalFlip, Rotation, WhiteNoise
-from weakloc.data.transforms import ResizeMode
+from weakloc.data.augmentation import Augmentation, Rotation, WhiteNoise
 from weakloc.errors import SettingError, require_setting
 from weakloc.localize.beam_search import BeamSettings
-from weakloc.methods.method import (
-    Fuse,
-    Localiser,
-    LossKind,
-    MapNormalisation,
-    build_loss,
-    check_dropout,
-    check_sizes,
-)
-from weakloc.methods.optimisation import PRACTICAL, Optimisation
+from weakloc.methods.method import Localiser, LossKind, Method
+from weakloc.methods.optimisation import Optimisation
 from weakloc.model.backbones import Backbone
 from weakloc.model.heads import GridHead
-from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.pooling import AveragePool, ClassPool
 from weakloc.model.trunk import BackboneSpec
@@ -41,7 +31,7 @@ EXHAUSTIVE = BeamSettings(recrop_every=math.inf, search="exhaustive", num_levels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beam:
+class Beam(Method):
     """`hidden` are the widths of the new fully connected layers before the classes; the layers that
     a pretrained AlexNet or VGG-16 brings come before them. `reduced_channels` narrows the features
     first, None does not. `noise` and `rotation` touch only images that balancing repeats.
@@ -50,28 +40,19 @@ class Beam:
     name: ClassVar[str] = "beam"
     localiser: ClassVar[Localiser] = "beam_search"
 
-    backbone: str = "resnet50"
-    trains_backbone: bool = True
     reduced_channels: int | None = 128
     hidden: tuple[int, ...] = (512,)
     dropout: float = 0.5
     loss: LossKind = "beam_sigmoid"
-    side: int = 224
-    resize: ResizeMode = "warp"
     balance: bool = True
     noise: float = 10 / 255
     rotation: float = 30.0
-    flip: bool = True
-    optimisation: Optimisation = PRACTICAL
     search: BeamSettings = EXHAUSTIVE
-    score_scales: tuple[float, ...] = (1.0,)
-    map_scales: tuple[float, ...] = (1.0,)
-    map_fuse: Fuse = "mean"
-    map_normalisation: MapNormalisation = "none"
 
     def __post_init__(self) -> None:
-        check_sizes(self)
-        check_dropout(self.dropout)
+        super().__post_init__()
+        fits = 0 <= self.dropout < 1
+        require_setting(fits, "dropout", self.dropout, remedy="Give 0 to below 1")
         narrow = self.reduced_channels
         remedy = "Give 1 or more, or null to keep all channels"
         require_setting(narrow is None or narrow >= 1, "reduced_channels", narrow, remedy=remedy)
@@ -79,10 +60,6 @@ class Beam:
         require_setting(wide, "hidden", self.hidden, remedy="Give widths of 1 or more, or []")
         require_setting(self.noise >= 0, "noise", self.noise, remedy="Give 0 or more")
         require_setting(self.rotation >= 0, "rotation", self.rotation, remedy="Give 0 or more")
-
-    @classmethod
-    def practical(cls) -> Self:
-        return cls()
 
     @classmethod
     def literal(cls) -> Self:
@@ -115,7 +92,7 @@ class Beam:
             return spec.with_argument("fully_connected", "head")
         return spec
 
-    def build_network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork:
+    def network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork:
         pretrained = backbone.pretrained_layers
         columns, rows = backbone.map_size((self.side, self.side))
         if rows != columns:
@@ -129,16 +106,10 @@ class Beam:
             dropout=self.dropout,
         )
         head.adopt(pretrained)
-        network = LocalizationNetwork(backbone, head, ClassPool(), AveragePool())
-        if not self.trains_backbone:
-            network.freeze_backbone()
-        return network
-
-    def build_loss(self, *, num_classes: int, single_label: bool) -> Loss:
-        return build_loss(self.loss, num_classes=num_classes, single_label=single_label)
+        return LocalizationNetwork(backbone, head, ClassPool(), AveragePool())
 
     def augmentation(self, backbone: Backbone) -> Augmentation:  # noqa: ARG002
         return Augmentation(
-            steps=(HorizontalFlip(),) if self.flip else (),
+            steps=self.flips,
             duplicate_steps=(WhiteNoise(self.noise), Rotation(self.rotation)),
         )

@@ -15,62 +15,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self, TypeAlias
 
-from weakloc.data.augmentation import Augmentation, GoogLeNetResize, HideAndSeek, HorizontalFlip
-from weakloc.data.transforms import ResizeMode
+from weakloc.data.augmentation import Augmentation, GoogLeNetResize, HideAndSeek
 from weakloc.errors import require_setting
-from weakloc.methods.method import (
-    Fuse,
-    Localiser,
-    LossKind,
-    MapNormalisation,
-    build_loss,
-    check_sizes,
-)
-from weakloc.methods.optimisation import PRACTICAL, Optimisation
+from weakloc.methods.method import Method
+from weakloc.methods.optimisation import Optimisation
 from weakloc.model.backbones import Backbone
 from weakloc.model.heads import TransferHead
-from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.pooling import AveragePool, ClassPool
-from weakloc.model.trunk import BackboneSpec
 
 Augment: TypeAlias = Literal["none", "hns", "gr", "hns_after_gr", "gr_after_hns"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cam:
+class Cam(Method):
     """`augment`: hns hides tiles of the image, gr crops; "hns_after_gr" crops first."""
 
     name: ClassVar[str] = "cam"
-    localiser: ClassVar[Localiser] = "score_map"
 
-    backbone: str = "resnet50"
-    trains_backbone: bool = True
-    loss: LossKind = "auto"
-    side: int = 224
-    resize: ResizeMode = "warp"
-    balance: bool = False
     augment: Augment = "gr"
     smallest_crop: float = 0.3
     patch_sizes: tuple[int, ...] = (0, 16, 32, 44, 56)
-    flip: bool = True
-    optimisation: Optimisation = PRACTICAL
-    score_scales: tuple[float, ...] = (1.0,)
-    map_scales: tuple[float, ...] = (1.0,)
-    map_fuse: Fuse = "mean"
-    map_normalisation: MapNormalisation = "none"
 
     def __post_init__(self) -> None:
-        check_sizes(self)
+        super().__post_init__()
         smallest, sides = self.smallest_crop, self.patch_sizes
         fits = 0 < smallest <= 1
         require_setting(fits, "smallest_crop", smallest, remedy="Give a share above 0, up to 1")
         fits = len(sides) > 0 and all(side >= 0 for side in sides)
         require_setting(fits, "patch_sizes", sides, remedy="Give pixels; 0 hides nothing")
-
-    @classmethod
-    def practical(cls) -> Self:
-        return cls()
 
     @classmethod
     def literal(cls) -> Self:
@@ -95,27 +68,17 @@ class Cam:
             ),
         )
 
-    def backbone_spec(self, spec: BackboneSpec) -> BackboneSpec:
-        return spec
-
-    def build_network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork:
+    def network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork:
         head = TransferHead(backbone.out_channels, num_classes)
-        network = LocalizationNetwork(backbone, head, ClassPool(), AveragePool())
-        if not self.trains_backbone:
-            network.freeze_backbone()
-        return network
-
-    def build_loss(self, *, num_classes: int, single_label: bool) -> Loss:
-        return build_loss(self.loss, num_classes=num_classes, single_label=single_label)
+        return LocalizationNetwork(backbone, head, ClassPool(), AveragePool())
 
     def augmentation(self, backbone: Backbone) -> Augmentation:  # noqa: ARG002
         crop = GoogLeNetResize(smallest_area=self.smallest_crop)
         hide = HideAndSeek(patch_sizes=self.patch_sizes)
-        flips = (HorizontalFlip(),) if self.flip else ()
         return {
-            "none": Augmentation(steps=flips),
-            "hns": Augmentation(steps=(*flips, hide)),
-            "gr": Augmentation(crop=crop, steps=flips),
-            "hns_after_gr": Augmentation(crop=crop, steps=(*flips, hide)),
-            "gr_after_hns": Augmentation(steps=(*flips, hide, crop)),
+            "none": Augmentation(steps=self.flips),
+            "hns": Augmentation(steps=(*self.flips, hide)),
+            "gr": Augmentation(crop=crop, steps=self.flips),
+            "hns_after_gr": Augmentation(crop=crop, steps=(*self.flips, hide)),
+            "gr_after_hns": Augmentation(steps=(*self.flips, hide, crop)),
         }[self.augment]

@@ -14,65 +14,49 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from weakloc.data.augmentation import Augmentation, HorizontalFlip, ScaleJitter
+from weakloc.data.augmentation import Augmentation, ScaleJitter
 from weakloc.data.transforms import ResizeMode
 from weakloc.errors import require_setting
-from weakloc.methods.method import (
-    Fuse,
-    Localiser,
-    LossKind,
-    MapNormalisation,
-    build_loss,
-    check_dropout,
-    check_sizes,
-)
-from weakloc.methods.optimisation import PRACTICAL, Optimisation
+from weakloc.methods.method import Fuse, LossKind, Method
+from weakloc.methods.optimisation import Optimisation
 from weakloc.model.backbones import Backbone
 from weakloc.model.heads import AdaptationHead, TransferHead
-from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.pooling import ClassPool, LogSumExp, MaxPool
-from weakloc.model.trunk import BackboneSpec
 
 DISPLAY_SCALES = (1.0, 1.3, 1.6, 1.9, 2.2, 2.5)
 FAST_SCALES = (0.5, 0.654, 0.855, 1.118, 1.462, 1.912, 2.5)  # evenly spaced logarithms
 
 
-def paper_scales(num_scales: int = 65) -> tuple[float, ...]:
+def paper_scales(num_scales: int) -> tuple[float, ...]:
     """0.5, 0.55, ...: 65 scales end at the paper's 3.7; the 66 that it counts end at 3.75."""
     return tuple(round(0.5 + 0.05 * index, 2) for index in range(num_scales))
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaxMil:
+class MaxMil(Method):
     """`hidden` is the width of Ca, None for a head of Cb alone; `scale_jitter` None for none.
 
     `sharpness` pools by log-sum-exp, a maximum softer the smaller it is; None is the maximum.
     """
 
     name: ClassVar[str] = "max_mil"
-    localiser: ClassVar[Localiser] = "score_map"
 
-    backbone: str = "resnet50"
-    trains_backbone: bool = True
     hidden: int | None = None
     dropout: float = 0.5
     sharpness: float | None = None
     loss: LossKind = "logistic_sum"
     side: int = 512
     resize: ResizeMode = "pad"
-    balance: bool = False
     scale_jitter: tuple[float, float] | None = (0.7, 1.4)
-    flip: bool = True
-    optimisation: Optimisation = PRACTICAL
     score_scales: tuple[float, ...] = FAST_SCALES
     map_scales: tuple[float, ...] = FAST_SCALES
     map_fuse: Fuse = "max"
-    map_normalisation: MapNormalisation = "none"
 
     def __post_init__(self) -> None:
-        check_sizes(self)
-        check_dropout(self.dropout)
+        super().__post_init__()
+        fits = 0 <= self.dropout < 1
+        require_setting(fits, "dropout", self.dropout, remedy="Give 0 to below 1")
         wide = self.hidden is None or self.hidden >= 1
         require_setting(wide, "hidden", self.hidden, remedy="Give 1 or more, or null for none")
         sharp = self.sharpness is None or self.sharpness > 0
@@ -81,10 +65,6 @@ class MaxMil:
         low, high = self.scale_jitter or (1.0, 1.0)
         remedy = "Give two factors from 0.05 to 16, the smaller first, or null for none"
         require_setting(0.05 <= low <= high <= 16, "scale_jitter", (low, high), remedy=remedy)
-
-    @classmethod
-    def practical(cls) -> Self:
-        return cls()
 
     @classmethod
     def literal(cls) -> Self:
@@ -96,30 +76,21 @@ class MaxMil:
             side=500,
             flip=False,
             optimisation=Optimisation(kind="adagrad", learning_rate=0.01, epochs=30, batch_size=16),
-            score_scales=paper_scales(),
+            score_scales=paper_scales(65),
             map_scales=DISPLAY_SCALES,
             map_normalisation="sigmoid",
         )
 
-    def backbone_spec(self, spec: BackboneSpec) -> BackboneSpec:
-        return spec
-
-    def build_network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork:
+    def network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork:
         channels = backbone.out_channels
         head: TransferHead | AdaptationHead = TransferHead(channels, num_classes)
         if self.hidden is not None:
             head = AdaptationHead(channels, num_classes, hidden=self.hidden, dropout=self.dropout)
         pool = MaxPool() if self.sharpness is None else LogSumExp(self.sharpness)
-        network = LocalizationNetwork(backbone, head, ClassPool(), pool)
-        if not self.trains_backbone:
-            network.freeze_backbone()
-        return network
-
-    def build_loss(self, *, num_classes: int, single_label: bool) -> Loss:
-        return build_loss(self.loss, num_classes=num_classes, single_label=single_label)
+        return LocalizationNetwork(backbone, head, ClassPool(), pool)
 
     def augmentation(self, backbone: Backbone) -> Augmentation:
         jitter = None
         if self.scale_jitter is not None:
             jitter = ScaleJitter(*self.scale_jitter, multiple_of=backbone.input_multiple)
-        return Augmentation(steps=(HorizontalFlip(),) if self.flip else (), scale_jitter=jitter)
+        return Augmentation(steps=self.flips, scale_jitter=jitter)

@@ -1,14 +1,16 @@
-"""What training and prediction ask of a method; the four methods are frozen dataclasses."""
+"""What a paper decides: the abstract dataclass of all methods, with what most of them share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar, Literal, Protocol, Self, TypeAlias
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self, TypeAlias
 
-from weakloc.data.augmentation import Augmentation
+from weakloc.data.augmentation import Augmentation, HorizontalFlip
 from weakloc.data.transforms import Preprocessing, ResizeMode
 from weakloc.errors import SettingError, require_setting
-from weakloc.methods.optimisation import Optimisation
+from weakloc.methods.optimisation import PRACTICAL, Optimisation
 from weakloc.model.backbones import Backbone
 from weakloc.model.losses import BeamLoss, LogisticLoss, Loss, SoftmaxLoss
 from weakloc.model.network import LocalizationNetwork
@@ -23,54 +25,91 @@ MapNormalisation: TypeAlias = Literal["none", "minmax", "relu_max", "sigmoid", "
 Localiser: TypeAlias = Literal["score_map", "beam_search"]
 
 
-class Method(Protocol):
-    """A paper's choices.
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """A subclass names itself, adds its own fields, gives others new defaults, builds a network.
 
     `backbone` is the one it is described with; `trains_backbone` False keeps it frozen.
     `score_scales` are the sizes whose class scores are averaged, `map_scales` those whose maps are
-    fused by `map_fuse` after `map_normalisation`; both are factors of `side`.
+    fused by `map_fuse` after `map_normalisation`; both are factors of `side`. `loss` "auto" is
+    softmax where every image has one class of several, else the logistic mean.
     """
 
     name: ClassVar[str]
+    localiser: ClassVar[Localiser] = "score_map"
 
-    @property
-    def backbone(self) -> str: ...
-    @property
-    def trains_backbone(self) -> bool: ...
-    @property
-    def side(self) -> int: ...
-    @property
-    def resize(self) -> ResizeMode: ...
-    @property
-    def balance(self) -> bool: ...
-    @property
-    def optimisation(self) -> Optimisation: ...
-    @property
-    def score_scales(self) -> tuple[float, ...]: ...
-    @property
-    def map_scales(self) -> tuple[float, ...]: ...
-    @property
-    def map_fuse(self) -> Fuse: ...
-    @property
-    def map_normalisation(self) -> MapNormalisation: ...
-    @property
-    def localiser(self) -> Localiser: ...
+    backbone: str = "resnet50"
+    trains_backbone: bool = True
+    loss: LossKind = "auto"
+    side: int = 224
+    resize: ResizeMode = "warp"
+    balance: bool = False
+    flip: bool = True
+    optimisation: Optimisation = PRACTICAL
+    score_scales: tuple[float, ...] = (1.0,)
+    map_scales: tuple[float, ...] = (1.0,)
+    map_fuse: Fuse = "mean"
+    map_normalisation: MapNormalisation = "none"
+
+    def __post_init__(self) -> None:
+        require_setting(self.side >= 1, "side", self.side, remedy="Give 1 pixel or more")
+        for name in ("score_scales", "map_scales"):
+            scales = getattr(self, name)
+            fit = len(scales) > 0 and all(0.05 <= scale <= 16 for scale in scales)
+            require_setting(fit, name, scales, remedy="Give factors between 0.05 and 16")
 
     @classmethod
-    def literal(cls) -> Self: ...
+    def practical(cls) -> Self:
+        """The best result for the time."""
+        return cls()
 
     @classmethod
-    def practical(cls) -> Self: ...
+    def literal(cls) -> Self:
+        """As the paper has it."""
+        return cls.practical()
 
-    def backbone_spec(self, spec: BackboneSpec) -> BackboneSpec:
-        """The backbone as this method needs it."""
+    @abstractmethod
+    def network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork:
+        """The head and the poolings on the backbone."""
 
-    def build_network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork: ...
+    def build_network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork:
+        network = self.network(backbone, num_classes)
+        if not self.trains_backbone:
+            network.freeze_backbone()
+        return network
 
     def build_loss(self, *, num_classes: int, single_label: bool) -> Loss:
         """`single_label`: every training image has exactly one class."""
+        kind = self.loss
+        if kind == "auto":
+            kind = "softmax" if single_label and num_classes > 1 else "logistic_mean"
+        if num_classes == 1 and kind in ("softmax", "beam_softmax"):
+            raise SettingError(
+                f"loss {kind} cannot learn from a single class",
+                where="loss",
+                remedy="Use logistic_mean, or add images of another class",
+            )
+        return _LOSSES[kind]()
 
-    def augmentation(self, backbone: Backbone) -> Augmentation: ...
+    def augmentation(self, backbone: Backbone) -> Augmentation:  # noqa: ARG002
+        return Augmentation(steps=self.flips)
+
+    @property
+    def flips(self) -> tuple[HorizontalFlip, ...]:
+        return (HorizontalFlip(),) if self.flip else ()
+
+    def backbone_spec(self, spec: BackboneSpec) -> BackboneSpec:
+        """The backbone as this method needs it."""
+        return spec
+
+
+_LOSSES: Mapping[LossKind, Callable[[], Loss]] = {
+    "logistic_sum": lambda: LogisticLoss("sum"),
+    "logistic_mean": lambda: LogisticLoss("mean"),
+    "softmax": SoftmaxLoss,
+    "beam_sigmoid": lambda: BeamLoss("sigmoid"),
+    "beam_softmax": lambda: BeamLoss("softmax"),
+}
 
 
 def preprocessing(method: Method, backbone: Backbone) -> Preprocessing:
@@ -88,38 +127,3 @@ def preprocessing(method: Method, backbone: Backbone) -> Preprocessing:
         mean=backbone.mean,
         std=backbone.std,
     )
-
-
-def check_sizes(method: Method) -> None:
-    """What all methods ask of the side of their input and of the sizes in prediction."""
-    require_setting(method.side >= 1, "side", method.side, remedy="Give 1 pixel or more")
-    for name in ("score_scales", "map_scales"):
-        scales = getattr(method, name)
-        fit = len(scales) > 0 and all(0.05 <= scale <= 16 for scale in scales)
-        require_setting(fit, name, scales, remedy="Give factors between 0.05 and 16")
-
-
-def check_dropout(dropout: float) -> None:
-    require_setting(0 <= dropout < 1, "dropout", dropout, remedy="Give 0 to below 1")
-
-
-def build_loss(kind: LossKind, *, num_classes: int, single_label: bool) -> Loss:
-    """ "auto" is softmax where every image has one class of several, else the logistic mean."""
-    if kind == "auto":
-        kind = "softmax" if single_label and num_classes > 1 else "logistic_mean"
-    if num_classes == 1 and kind in ("softmax", "beam_softmax"):
-        raise SettingError(
-            f"loss {kind} cannot learn from a single class",
-            where="loss",
-            remedy="Use logistic_mean, or add images of another class",
-        )
-    return LOSSES[kind]()
-
-
-LOSSES: dict[str, Callable[[], Loss]] = {
-    "logistic_sum": lambda: LogisticLoss("sum"),
-    "logistic_mean": lambda: LogisticLoss("mean"),
-    "softmax": SoftmaxLoss,
-    "beam_sigmoid": lambda: BeamLoss("sigmoid"),
-    "beam_softmax": lambda: BeamLoss("softmax"),
-}

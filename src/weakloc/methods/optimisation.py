@@ -7,13 +7,14 @@ continues exactly.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from torch.optim import SGD, Adagrad, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from weakloc.errors import SettingError
+from weakloc.errors import require_setting
 from weakloc.model.network import Decayed, LocalizationNetwork
 
 OptimiserKind: TypeAlias = Literal["sgd", "adamw", "adagrad"]
@@ -50,19 +51,20 @@ class Optimisation:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "num_stages", "steps_per_drop"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "Give 1 or more")
+            self._require(getattr(self, name) >= 1, name, "Give 1 or more")
         for name in ("learning_rate", "drop_factor"):
-            value = getattr(self, name)
-            _require(0 < value < math.inf, name, value, "Give a number above 0")
+            self._require(0 < getattr(self, name) < math.inf, name, "Give a number above 0")
         for name in ("weight_decay", "warm_up_epochs"):
-            value = getattr(self, name)
-            _require(0 <= value < math.inf, name, value, "Give 0 or more")
-        _require(0 <= self.momentum < 1, "momentum", self.momentum, "Give 0 to below 1")
+            self._require(0 <= getattr(self, name) < math.inf, name, "Give 0 or more")
+        self._require(0 <= self.momentum < 1, "momentum", "Give 0 to below 1")
         factor = self.backbone_factor
         factor_fits = factor == "auto" or (not isinstance(factor, str) and factor >= 0)
-        _require(factor_fits, "backbone_factor", factor, "Give 0 or more, or 'auto'")
-        _require(self.kind in _OPTIMISERS, "kind", self.kind, f"One of {', '.join(_OPTIMISERS)}")
-        _require(self.schedule in _FACTORS, "schedule", self.schedule, f"One of {[*_FACTORS]}")
+        self._require(factor_fits, "backbone_factor", "Give 0 or more, or 'auto'")
+        self._require(self.kind in _OPTIMISERS, "kind", f"One of {', '.join(_OPTIMISERS)}")
+        self._require(self.schedule in _FACTORS, "schedule", f"One of {[*_FACTORS]}")
+
+    def _require(self, fits: bool, name: str, remedy: str) -> None:
+        require_setting(fits, f"optimisation.{name}", getattr(self, name), remedy=remedy)
 
 
 def build_optimiser(network: LocalizationNetwork, optimisation: Optimisation) -> Optimizer:
@@ -93,48 +95,34 @@ def build_schedule(
     return LambdaLR(optimizer, lambda step: rate_factor(optimisation, step, steps_per_epoch))
 
 
-def _sgd(groups: list[dict[str, Any]], optimisation: Optimisation) -> Optimizer:
-    nesterov, momentum = optimisation.nesterov, optimisation.momentum
-    return SGD(groups, optimisation.learning_rate, momentum=momentum, nesterov=nesterov)
+_OPTIMISERS: Mapping[OptimiserKind, Callable[[list[dict[str, Any]], Optimisation], Optimizer]] = {
+    "sgd": lambda groups, optimisation: SGD(
+        groups,
+        optimisation.learning_rate,
+        momentum=optimisation.momentum,
+        nesterov=optimisation.nesterov,
+    ),
+    "adamw": lambda groups, optimisation: AdamW(groups, optimisation.learning_rate, fused=True),
+    "adagrad": lambda groups, optimisation: Adagrad(groups, optimisation.learning_rate),
+}
 
 
-def _adamw(groups: list[dict[str, Any]], optimisation: Optimisation) -> Optimizer:
-    return AdamW(groups, optimisation.learning_rate, fused=True)
-
-
-def _adagrad(groups: list[dict[str, Any]], optimisation: Optimisation) -> Optimizer:
-    return Adagrad(groups, optimisation.learning_rate)
-
-
-_OPTIMISERS = {"sgd": _sgd, "adamw": _adamw, "adagrad": _adagrad}
-
-
-def _constant(_: Optimisation, _step: int, _steps_per_epoch: int) -> float:
-    return 1.0
-
-
-def _cosine(optimisation: Optimisation, step: int, steps_per_epoch: int) -> float:
-    total = optimisation.epochs * steps_per_epoch
-    share = min(step / total, 1.0)
-    return (1 + math.cos(math.pi * share)) / 2
-
-
-def _stages(optimisation: Optimisation, step: int, steps_per_epoch: int) -> float:
-    epoch = step // steps_per_epoch
-    stage = epoch * optimisation.num_stages // optimisation.epochs
-    return optimisation.drop_factor ** min(stage, optimisation.num_stages - 1)
-
-
-def _steps(optimisation: Optimisation, step: int, _steps_per_epoch: int) -> float:
-    return optimisation.drop_factor ** (step // optimisation.steps_per_drop)
-
-
-_FACTORS = {"constant": _constant, "cosine": _cosine, "stages": _stages, "steps": _steps}
-
-
-def _require(holds: bool, name: str, value: object, remedy: str) -> None:
-    if not holds:
-        raise SettingError(f"optimisation.{name} is {value!r}", remedy=remedy)
+_FACTORS: Mapping[Schedule, Callable[[Optimisation, int, int], float]] = {
+    "constant": lambda _optimisation, _step, _steps_per_epoch: 1.0,
+    "cosine": lambda optimisation, step, steps_per_epoch: (
+        (1 + math.cos(math.pi * min(step / (optimisation.epochs * steps_per_epoch), 1.0))) / 2
+    ),
+    "stages": lambda optimisation, step, steps_per_epoch: (
+        optimisation.drop_factor
+        ** min(
+            step // steps_per_epoch * optimisation.num_stages // optimisation.epochs,
+            optimisation.num_stages - 1,
+        )
+    ),
+    "steps": lambda optimisation, step, _steps_per_epoch: (
+        optimisation.drop_factor ** (step // optimisation.steps_per_drop)
+    ),
+}
 
 
 # What fine-tunes a pretrained network in few epochs, and also trains `tiny` from scratch.

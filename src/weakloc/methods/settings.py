@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from weakloc.errors import SettingError, did_you_mean
 
-Settings = TypeVar("Settings")
+Values = TypeVar("Values")
 
 
 def to_settings(value: Any) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def to_settings(value: Any) -> dict[str, Any]:
     return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
 
 
-def from_settings(kind: type[Settings], values: Mapping[str, Any], *, where: str = "") -> Settings:
+def from_settings(kind: type[Values], values: Mapping[str, Any], *, where: str = "") -> Values:
     """The dataclass with these fields; fields not given keep their defaults."""
     hints = get_type_hints(kind)
     fields = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
@@ -33,6 +33,16 @@ def from_settings(kind: type[Settings], values: Mapping[str, Any], *, where: str
         if name not in read and not has_default:
             raise SettingError("no value is given", where=where + name)
     return kind(**read)
+
+
+def merged_settings(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields with the changes, part by part; unknown names are kept for the check to meet."""
+    merged = dict(fields)
+    for name, value in changes.items():
+        part = merged.get(name)
+        is_part = isinstance(value, Mapping) and isinstance(part, Mapping)
+        merged[name] = merged_settings(part or {}, value) if is_part else value
+    return merged
 
 
 def _plain(value: Any) -> Any:

@@ -16,28 +16,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from weakloc.data.augmentation import Augmentation, HorizontalFlip
-from weakloc.data.transforms import ResizeMode
 from weakloc.errors import require_setting
-from weakloc.methods.method import (
-    Fuse,
-    Localiser,
-    LossKind,
-    MapNormalisation,
-    build_loss,
-    check_sizes,
-)
-from weakloc.methods.optimisation import PRACTICAL, Optimisation
+from weakloc.methods.method import Method
+from weakloc.methods.optimisation import Optimisation
 from weakloc.model.backbones import Backbone
 from weakloc.model.heads import TransferHead
-from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork, Order
 from weakloc.model.pooling import ClassPool, ClassPoolKind, Count, Gradient, KMaxKMin
-from weakloc.model.trunk import BackboneSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wildcat:
+class Wildcat(Method):
     """`k_max` and `k_min` are counts of cells, or shares of them below 1.
 
     A share should not exceed what the objects cover: averaged over more cells than the object
@@ -45,10 +34,7 @@ class Wildcat:
     """
 
     name: ClassVar[str] = "wildcat"
-    localiser: ClassVar[Localiser] = "score_map"
 
-    backbone: str = "resnet50"
-    trains_backbone: bool = True
     maps_per_class: int = 4
     class_pool: ClassPoolKind = "mean"
     class_pool_gradient: Gradient = "mean"
@@ -57,29 +43,16 @@ class Wildcat:
     alpha: float = 0.7
     halve: bool = False
     order: Order = "head_then_pool"
-    loss: LossKind = "auto"
     side: int = 448
-    resize: ResizeMode = "warp"
-    balance: bool = False
-    flip: bool = True
-    optimisation: Optimisation = PRACTICAL
-    score_scales: tuple[float, ...] = (1.0,)
-    map_scales: tuple[float, ...] = (1.0,)
-    map_fuse: Fuse = "mean"
-    map_normalisation: MapNormalisation = "none"
 
     def __post_init__(self) -> None:
-        check_sizes(self)
+        super().__post_init__()
         maps, best, worst = self.maps_per_class, self.k_max, self.k_min
         require_setting(maps >= 1, "maps_per_class", maps, remedy="Give 1 or more")
         counts = "a count of cells, a share of them below 1, or all"
         fits = _is_count(best) and best != 0
         require_setting(fits, "k_max", best, remedy=f"Give {counts}, above 0")
         require_setting(_is_count(worst), "k_min", worst, remedy=f"Give {counts}, or 0 for none")
-
-    @classmethod
-    def practical(cls) -> Self:
-        return cls()
 
     @classmethod
     def literal(cls) -> Self:
@@ -100,26 +73,14 @@ class Wildcat:
             ),
         )
 
-    def backbone_spec(self, spec: BackboneSpec) -> BackboneSpec:
-        return spec
-
-    def build_network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork:
-        network = LocalizationNetwork(
+    def network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork:
+        return LocalizationNetwork(
             backbone,
             TransferHead(backbone.out_channels, num_classes, maps_per_class=self.maps_per_class),
             ClassPool(self.maps_per_class, self.class_pool, self.class_pool_gradient),
             KMaxKMin(self.k_max, self.k_min, self.alpha, self.halve),
             order=self.order,
         )
-        if not self.trains_backbone:
-            network.freeze_backbone()
-        return network
-
-    def build_loss(self, *, num_classes: int, single_label: bool) -> Loss:
-        return build_loss(self.loss, num_classes=num_classes, single_label=single_label)
-
-    def augmentation(self, backbone: Backbone) -> Augmentation:  # noqa: ARG002
-        return Augmentation(steps=(HorizontalFlip(),) if self.flip else ())
 
 
 def _is_count(count: Count) -> bool:

@@ -12,13 +12,14 @@ ConvNeXt and vision transformers tile their input, so that both answers agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from weakloc.errors import SettingError, did_you_mean
+from weakloc.errors import ExtensionError, SettingError, did_you_mean
+from weakloc.extensions import Choices, package_of
 from weakloc.geometry import GridTransform
 from weakloc.model import small_trunks, torchvision_trunks
 from weakloc.model.small_trunks import PreactTrunk, TinyTrunk
@@ -91,38 +92,48 @@ def build_backbone(spec: BackboneSpec) -> Backbone:
 
 
 def _builder(name: str) -> Callable[[BackboneSpec], Trunk]:
-    if name in _OWN:
-        return _OWN[name]
+    package = package_of("backbones", name)
+    if name in BACKBONES and not package:
+        return BACKBONES[name]
     import timm
 
-    if name.startswith("hf-hub:") or timm.is_model(name):
+    is_timm = name.startswith("hf-hub:") or timm.is_model(name)
+    if is_timm and package:
+        raise ExtensionError(
+            f"timm and {package} have the same name among their backbones",
+            where=repr(name),
+            remedy=f"Uninstall {package}",
+        )
+    if is_timm:
         return build_timm_trunk
+    if package:
+        return BACKBONES[name]
     raise SettingError(
         f"backbone {name!r} is not known",
         where="--backbone",
-        remedy=did_you_mean(name, [*_OWN, *timm.list_models()]),
+        remedy=did_you_mean(name, [*BACKBONES, *timm.list_models()]),
     )
 
 
 def _build_tiny(spec: BackboneSpec) -> Trunk:
-    trunk = TinyTrunk(**_arguments(spec, ("width",)))
+    trunk = TinyTrunk(**arguments_of(spec, ("width",)))
     if spec.output_stride not in (None, trunk.facts.stride):
         raise SettingError(
             f"tiny has a stride of {trunk.facts.stride}, not {spec.output_stride}",
             where="--output-stride",
             remedy="Leave it out",
         )
-    return _from_scratch(trunk, spec)
+    return with_weights(trunk, spec)
 
 
 def _build_preact(spec: BackboneSpec) -> Trunk:
-    arguments = _arguments(spec, ("stem",))
-    return _from_scratch(
-        PreactTrunk(spec.name, output_stride=spec.output_stride, **arguments), spec
-    )
+    arguments = arguments_of(spec, ("stem",))
+    trunk = PreactTrunk(spec.name, output_stride=spec.output_stride, **arguments)
+    return with_weights(trunk, spec)
 
 
-def _arguments(spec: BackboneSpec, known: Sequence[str]) -> dict[str, Any]:
+def arguments_of(spec: BackboneSpec, known: Sequence[str]) -> dict[str, Any]:
+    """The arguments in the brackets of a spec, after checking their names."""
     for key in spec.arguments:
         if key not in known:
             raise SettingError(
@@ -133,19 +144,22 @@ def _arguments(spec: BackboneSpec, known: Sequence[str]) -> dict[str, Any]:
     return dict(spec.arguments)
 
 
-def _from_scratch(trunk: Trunk, spec: BackboneSpec) -> Trunk:
-    """There are no published weights of these: "default" is a random start."""
+def with_weights(trunk: Trunk, spec: BackboneSpec) -> Trunk:
+    """The trunk with the spec's file of weights; without published ones, "default" is random."""
     if spec.weights not in ("default", "none"):
         load_file_into(trunk, spec.weights, ignored=("fc.", "classifier.", "head."))
         trunk.is_pretrained = True
     return trunk
 
 
-_OWN: dict[str, Callable[[BackboneSpec], Trunk]] = {
-    "tiny": _build_tiny,
-    **dict.fromkeys(small_trunks.DEPTHS, _build_preact),
-    **dict.fromkeys(torchvision_trunks.NAMES, build_torchvision_trunk),
-}
+BACKBONES: Mapping[str, Callable[[BackboneSpec], Trunk]] = Choices(
+    "backbones",
+    {
+        "tiny": _build_tiny,
+        **dict.fromkeys(small_trunks.DEPTHS, _build_preact),
+        **dict.fromkeys(torchvision_trunks.NAMES, build_torchvision_trunk),
+    },
+)
 
 
 def _smallest_input(trunk: Trunk) -> int:

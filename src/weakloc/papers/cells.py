@@ -23,7 +23,7 @@ from weakloc.api.calibration import Plan, calibrate, oracle
 from weakloc.api.data_sets import read, scenes
 from weakloc.api.evaluation import Evaluated, Judging, judge
 from weakloc.api.runs import TrainedRun, load_folder
-from weakloc.api.training import merged_settings, refine, train
+from weakloc.api.training import refine, train
 from weakloc.config import DataSettings, PredictSettings, RefineSettings, TrainSettings
 from weakloc.data.images import open_image
 from weakloc.data.sources import ImageSource
@@ -31,7 +31,7 @@ from weakloc.errors import DataError, ImageError, did_you_mean
 from weakloc.files import open_whole, write_whole
 from weakloc.methods import METHODS
 from weakloc.methods.method import Preset
-from weakloc.methods.settings import from_settings, to_settings
+from weakloc.methods.settings import from_settings, merged_settings, to_settings
 from weakloc.papers.recipe import DataKind, ThresholdOrigin
 from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.views import see_images

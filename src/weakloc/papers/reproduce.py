@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from weakloc.api.data_sets import read
-from weakloc.api.training import merged_settings, method_named
 from weakloc.config import DataSettings, PredictSettings, TrainSettings
 from weakloc.errors import FailureError, SettingError, did_you_mean
+from weakloc.methods import method_named
 from weakloc.methods.optimisation import Optimisation
+from weakloc.methods.settings import merged_settings
 from weakloc.papers.cells import (
     Looking,
     Source,

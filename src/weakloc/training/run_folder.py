@@ -23,8 +23,9 @@ from safetensors.torch import save as save_tensors
 from weakloc.config import RefineSettings, TrainSettings
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import RunError, SettingError, TrainingError
+from weakloc.extensions import Group, package_of, require_package
 from weakloc.files import open_whole, write_whole
-from weakloc.methods import METHODS
+from weakloc.methods import method_named
 from weakloc.methods.method import Method
 from weakloc.methods.settings import from_settings, to_settings
 from weakloc.model.backbones import Backbone, build_backbone
@@ -218,11 +219,16 @@ class RunWriter:
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
-            "method": {"name": header.method.name, "settings": to_settings(header.method)},
+            "method": {
+                "name": header.method.name,
+                **_package("methods", header.method.name),
+                "settings": to_settings(header.method),
+            },
             "settings": to_settings(header.settings),
             "seed": header.settings.seed,
             "backbone": {
                 "name": str(header.backbone),
+                **_package("backbones", header.backbone.name),
                 "weights": header.backbone.weights,
                 "output_stride": header.backbone.output_stride,
             },
@@ -241,6 +247,12 @@ class RunWriter:
             "git_revision": self._revision,
             "history": [to_settings(each) for each in history],
         }
+
+
+def _package(group: Group, name: str) -> dict[str, str]:
+    """The installed package that adds what the run is made of; nothing where weakloc brings it."""
+    package = package_of(group, name)
+    return {"package": package} if package else {}
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -276,11 +288,12 @@ def load_run(path: Path) -> Run:
     record = read_record(path)
     where = str(path / RECORD_NAME)
     try:
-        method = _method(record["method"])
+        method = _method(record["method"], where)
         backbone = record["backbone"]
         spec = BackboneSpec.parse(
             backbone["name"], weights="none", output_stride=backbone["output_stride"]
         )
+        require_package("backbones", spec.name, backbone.get("package"), where=where)
         class_names = tuple(str(name) for name in record["class_names"])
         network = _network(method, spec, len(class_names))
         run = Run(
@@ -341,12 +354,10 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _method(record: Mapping[str, Any]) -> Method:
+def _method(record: Mapping[str, Any], where: str) -> Method:
     name = record["name"]
-    if name not in METHODS:
-        raise ValueError(f"method {name!r} is not known")
-    method: Method = from_settings(METHODS[name], record["settings"], where=f"{name}.")
-    return method
+    require_package("methods", name, record.get("package"), where=where)
+    return method_named(name, "practical", record["settings"], where=f"{name}.")
 
 
 def _network(method: Method, spec: BackboneSpec, num_classes: int) -> LocalizationNetwork:
