@@ -191,8 +191,8 @@ def predict(
         Folder of a run, a file of `weakloc export`, or a trained classifier: timm:NAME or
         timm:NAME:WEIGHTS.
     images
-        Folder, image, quoted glob, list (.txt), table (.csv), shards (.tar), or - for a list on
-        standard input.
+        Folder, image, quoted glob, list (.txt), table (.csv, .tsv, .jsonl), shards (.tar), or -
+        for a list on standard input.
     out
         Folder for predictions.jsonl and what comes with it.
     also

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import os
 import sys
@@ -10,13 +9,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from weakloc.data.readers.shard_members import find_shards, images_of_shard, read_content
-from weakloc.errors import DataError
-
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jfif", ".ppm", ".pgm")
+from weakloc.data.images import IMAGE_SUFFIXES
+from weakloc.data.readers.file_tree import images_below
+from weakloc.data.readers.shard_members import (
+    SHARD_SUFFIXES,
+    find_shards,
+    images_of_shard,
+    read_content,
 )
-PATH_COLUMNS = ("path", "image", "image_path", "file", "file_name", "filename", "name")
+from weakloc.data.readers.table_rows import TABLE_SUFFIXES, image_paths, text_lines
+from weakloc.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,31 +30,27 @@ class ImageSource:
 
 
 def find_images(source: str) -> Iterator[ImageSource]:
-    """A folder, an image, a glob, a list (.txt), a table (.csv, .tsv), shards (.tar) or `-`.
+    """A folder, an image, a glob, a list (.txt), a table, shards (.tar) or `-`.
 
     Names are relative to the folder given (for a list or table: as written), with forward
     slashes; the order is the same on every machine.
     """
     path = Path(source)
     if source == "-":
-        return _from_lines(sys.stdin, folder=Path(), where="standard input")
+        return _listed(_lines(sys.stdin), folder=Path(), where="standard input")
     if path.is_dir():
-        return _from_folder(path)
+        return _in_folder(path)
     if _are_shards(source):
-        return _from_shards(source)
+        return _in_shards(source)
     if path.is_file():
-        return _from_file(path)
+        return _in_file(path)
     if glob.has_magic(source):
-        return _from_glob(source)
+        return _matching(source)
     raise DataError(
         "no such folder or file",
         where=source,
         remedy="Give a folder, image, quoted glob, .txt list, .csv table, .tar shards or -",
     )
-
-
-def _are_shards(source: str) -> bool:
-    return Path(source).suffix == ".tar" or ("{" in source and not Path(source).exists())
 
 
 def folder_of_images(source: str) -> Path | None:
@@ -69,41 +67,44 @@ def folder_of_images(source: str) -> Path | None:
     return Path(_folder_of_glob(source)) if glob.has_magic(source) else None
 
 
-def _from_file(path: Path) -> Iterator[ImageSource]:
+def _are_shards(source: str) -> bool:
+    return source.lower().endswith(SHARD_SUFFIXES) or ("{" in source and not Path(source).exists())
+
+
+def _in_file(path: Path) -> Iterator[ImageSource]:
     suffix = path.suffix.lower()
     if suffix == ".txt":
-        return _from_list(path)
-    if suffix in (".csv", ".tsv"):
-        return _from_table(path)
+        return _listed(_lines(text_lines(path)), folder=path.parent, where=str(path))
+    if suffix in TABLE_SUFFIXES:
+        return _listed(image_paths(path), folder=path.parent, where=str(path))
     return iter((ImageSource(path.name, str(path)),))
 
 
-def _from_folder(folder: Path) -> Iterator[ImageSource]:
-    found = False
-    for path in _walk(str(folder), visited=frozenset()):
-        found = True
-        yield ImageSource(os.path.relpath(path, folder).replace(os.sep, "/"), path)
-    if not found:
-        shown = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError("no image in this folder", where=str(folder), remedy=f"Looked for {shown}")
+def _lines(lines: Iterable[str]) -> Iterator[str]:
+    return (name for line in lines if (name := line.rstrip("\r\n")).strip())
 
 
-def _walk(folder: str, *, visited: frozenset[str]) -> Iterator[str]:
-    """Images below a folder in name order; links are followed, circles are not."""
-    real = os.path.realpath(folder)
-    if real in visited:
-        return
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _walk(entry.path, visited=visited | {real})
-        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122 - hot loop
-            yield entry.path
+def _listed(names: Iterable[str], *, folder: Path, where: str) -> Iterator[ImageSource]:
+    error = DataError("no image is named", where=where, remedy="One path a line is expected")
+    return _below(folder, names, if_none=error)
 
 
-def _from_glob(pattern: str) -> Iterator[ImageSource]:
+def _in_folder(folder: Path) -> Iterator[ImageSource]:
+    shown = ", ".join(sorted(IMAGE_SUFFIXES))
+    error = DataError("no image in this folder", where=str(folder), remedy=f"Looked for {shown}")
+    return _below(folder, images_below(str(folder)), if_none=error)
+
+
+def _below(folder: Path, names: Iterable[str], *, if_none: DataError) -> Iterator[ImageSource]:
+    is_empty = True
+    for name in names:
+        is_empty = False
+        yield ImageSource(name.replace(os.sep, "/"), str(folder / name))
+    if is_empty:
+        raise if_none
+
+
+def _matching(pattern: str) -> Iterator[ImageSource]:
     folder = _folder_of_glob(pattern)
     paths = sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
     images = [path for path in paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
@@ -119,40 +120,7 @@ def _folder_of_glob(pattern: str) -> str:
     return fixed.rpartition("/")[0] or ("/" if pattern.startswith("/") else ".")
 
 
-def _from_list(path: Path) -> Iterator[ImageSource]:
-    with path.open(encoding="utf-8-sig") as lines:
-        yield from _from_lines(lines, folder=path.parent, where=str(path))
-
-
-def _from_lines(lines: Iterable[str], *, folder: Path, where: str) -> Iterator[ImageSource]:
-    found = False
-    for line in lines:
-        name = line.rstrip("\r\n")
-        if name.strip():
-            found = True
-            yield ImageSource(name.replace(os.sep, "/"), str(folder / name))
-    if not found:
-        raise DataError("no image is named", where=where, remedy="One path a line is expected")
-
-
-def _from_table(path: Path) -> Iterator[ImageSource]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        rows = csv.DictReader(lines, delimiter=delimiter)
-        names = {name.strip().lower(): name for name in rows.fieldnames or ()}
-        column = next((names[name] for name in PATH_COLUMNS if name in names), None)
-        if column is None:
-            raise DataError(
-                f"no column with image paths among {', '.join(names) or 'none'}",
-                where=f"{path}, line 1",
-                remedy=f"Name one of the columns {', '.join(PATH_COLUMNS)}",
-            )
-        for row in rows:
-            if row[column]:
-                yield ImageSource(row[column].replace(os.sep, "/"), str(path.parent / row[column]))
-
-
-def _from_shards(source: str) -> Iterator[ImageSource]:
+def _in_shards(source: str) -> Iterator[ImageSource]:
     for shard in find_shards(source):
         images = images_of_shard(shard, (), mode="r|*", read_image=read_content, problems=[])
         for image in images:

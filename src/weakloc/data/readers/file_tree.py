@@ -20,6 +20,12 @@ class ImageFolder:
     path: str
     image_names: tuple[str, ...]
     dangling_names: tuple[str, ...]  # links that lead nowhere
+    folder_names: tuple[str, ...]
+    holders: frozenset[str]  # the real paths of this folder and of those that hold it
+
+    def inner(self, name: str) -> ImageFolder | None:
+        """The folder of that name in this one; None for a link back to a folder that holds it."""
+        return _listed(f"{self.path}/{name}", join(self.relative, name), self.holders)
 
 
 def is_image_name(name: str) -> bool:
@@ -36,7 +42,29 @@ def image_folders(root: str) -> Iterator[ImageFolder]:
 
     Links to folders are followed unless they lead back to a folder that holds them.
     """
-    yield from _walk(root, "", frozenset())
+    return _tree(_listed(root, "", frozenset()))
+
+
+def _tree(folder: ImageFolder | None) -> Iterator[ImageFolder]:
+    if folder is not None:
+        yield folder
+        for name in folder.folder_names:
+            yield from _tree(folder.inner(name))
+
+
+def images_below(root: str) -> Iterator[str]:
+    """The images of the same folders by their paths below the root, files and folders mixed."""
+    return _images_of(_listed(root, "", frozenset()))
+
+
+def _images_of(folder: ImageFolder | None) -> Iterator[str]:
+    if folder is not None:
+        inner = frozenset(folder.folder_names)
+        for name in sorted((*folder.image_names, *folder.dangling_names, *inner)):
+            if name in inner:
+                yield from _images_of(folder.inner(name))
+            else:
+                yield join(folder.relative, name)
 
 
 def subfolders(folder: str) -> tuple[str, ...]:
@@ -60,10 +88,10 @@ def file_names(folder: str) -> tuple[str, ...]:
         return ()
 
 
-def _walk(path: str, relative: str, above: frozenset[str]) -> Iterator[ImageFolder]:
+def _listed(path: str, relative: str, holders: frozenset[str]) -> ImageFolder | None:
     real = os.path.realpath(path)
-    if real in above:
-        return
+    if real in holders:
+        return None
     images: list[str] = []
     dangling: list[str] = []
     folders: list[str] = []
@@ -73,13 +101,12 @@ def _walk(path: str, relative: str, above: frozenset[str]) -> Iterator[ImageFold
             if name.startswith("."):
                 continue
             if entry.is_dir():
-                folders.append(name)
+                if name not in _IGNORED_FOLDERS:
+                    folders.append(name)
             elif is_image_name(name):
                 (images if entry.is_file() else dangling).append(name)
-    yield ImageFolder(relative, path, tuple(sorted(images)), tuple(sorted(dangling)))
-    for name in sorted(folders):
-        if name not in _IGNORED_FOLDERS:
-            yield from _walk(f"{path}/{name}", join(relative, name), above | {real})
+    names = [tuple(sorted(group)) for group in (images, dangling, folders)]
+    return ImageFolder(relative, path, names[0], names[1], names[2], holders | {real})
 
 
 class FileIndex:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,23 @@ def read_text(path: Path) -> str:
         ) from error
 
 
+def text_lines(path: Path, *, newline: str = "\n") -> Iterator[str]:
+    """The lines of such a file with their ends, one after the other, never all in memory."""
+    try:
+        with path.open("rb") as content:
+            is_wide = content.read(2) in _UTF16_MARKS
+        with path.open(encoding="utf-16" if is_wide else "utf-8-sig", newline=newline) as lines:
+            yield from lines
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except UnicodeDecodeError:
+        read_text(path)  # says in which line
+        raise
+
+
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(line number from 1, text without surrounding blanks) of the lines that are not blank."""
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         if text := line.strip():
             yield number, text
 
@@ -98,32 +112,54 @@ class _Columns:
     classes: Mapping[int, str]
 
 
+def image_paths(path: Path) -> Iterator[str]:
+    """The images that a table names, as written there; lines without one are passed over."""
+    if path.suffix.lower() in JSON_SUFFIXES:
+        for number, line in numbered_lines(path):
+            try:
+                yield _image_of(_record_of(line), None)
+            except ValueError as error:
+                raise DataError(str(error), where=at_line(path, number)) from error
+        return
+    records = _records(path)
+    _, first = next(records, (1, [""]))
+    if any(map(is_image_name, first)):
+        column = next(at for at, cell in enumerate(first) if is_image_name(cell))
+        yield first[column]
+    else:
+        column = _path_column(first, None, path)
+    yield from (cells[column] for _, cells in records if len(cells) > column and cells[column])
+
+
 def read_rows(path: Path, options: ReaderOptions, problems: list[Problem]) -> TableContent:
     """All rows of a table file."""
     if path.suffix.lower() in JSON_SUFFIXES:
         return TableContent(tuple(_json_rows(path, options, problems)), None)
-    lines = list(_delimited_lines(path))
-    if not lines:
+    records = _records(path)
+    number, header = next(records, (1, None))
+    if header is None:
         raise DataError("the table is empty", where=str(path), remedy="Give one line an image")
-    header = lines[0][1]
     if any(map(is_image_name, header)):
         columns = _columns_without_header(header, path)
+        records = chain([(number, header)], records)
     else:
         columns = _columns_of_header(header, path, options)
-        lines = lines[1:]
-    rows = tuple(_delimited_rows(lines, columns, path, options, problems))
+    rows = tuple(_delimited_rows(records, columns, path, options, problems))
     names = None if columns.labels is not None else tuple(columns.classes.values())
     return TableContent(rows, names)
 
 
-def _delimited_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(number of the line where it starts, cells) of the records that are not blank."""
-    text = read_text(path)
-    first = text.lstrip().partition("\n")[0]
+    lines = text_lines(path, newline="")
+    opening: list[str] = []
+    while not "".join(opening).strip() and (line := next(lines, "")):
+        opening.append(line)
+    first = "".join(opening).lstrip()
     sign = "\t" if "\t" in first or path.suffix.lower() == ".tsv" else ","
     if sign == "," and "," not in first and ";" in first:
         sign = ";"
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=sign, skipinitialspace=True)
+    reader = csv.reader(chain(opening, lines), delimiter=sign, skipinitialspace=True)
     start = 1
     try:
         for cells in reader:
@@ -145,13 +181,7 @@ def _columns_without_header(cells: Sequence[str], path: Path) -> _Columns:
 
 
 def _columns_of_header(header: Sequence[str], path: Path, options: ReaderOptions) -> _Columns:
-    path_at = _find(header, options.path_column, PATH_HEADERS, path)
-    if path_at is None:
-        raise DataError(
-            f"no column looks like image paths; there are: {', '.join(header)}",
-            where=at_line(path, 1),
-            remedy="Name it path, or say which column holds the paths",
-        )
+    path_at = _path_column(header, options.path_column, path)
     labels_at = _find(header, options.labels_column, LABELS_HEADERS, path)
     split_at = _find(header, options.split_column, SPLIT_HEADERS, path)
     taken = {path_at, labels_at, split_at}
@@ -165,6 +195,17 @@ def _columns_of_header(header: Sequence[str], path: Path, options: ReaderOptions
     classes = {} if labels_at is not None else others
     width = 1 + max(at for at, name in enumerate(header) if name)
     return _Columns(width, path_at, labels_at, split_at, classes)
+
+
+def _path_column(header: Sequence[str], named: str | None, path: Path) -> int:
+    column = _find(header, named, PATH_HEADERS, path)
+    if column is None:
+        raise DataError(
+            f"no column looks like image paths; there are: {', '.join(header)}",
+            where=at_line(path, 1),
+            remedy="Name it path; for training, --path-column may say which it is",
+        )
+    return column
 
 
 def _find(
@@ -216,12 +257,8 @@ def _json_rows(path: Path, options: ReaderOptions, problems: list[Problem]) -> I
     for number, line in numbered_lines(path):
         where = at_line(path, number)
         try:
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError("the line is not an object")
-            image = _value(record, options.path_column, PATH_HEADERS)
-            if not isinstance(image, str):
-                raise ValueError(f"there is no image path among {', '.join(record)}")
+            record = _record_of(line)
+            image = _image_of(record, options.path_column)
             written = _value(record, options.labels_column, LABELS_HEADERS)
             split = _value(record, options.split_column, SPLIT_HEADERS)
             claim = claim_of_json(written, options.label_delimiter, where, problems)
@@ -229,6 +266,20 @@ def _json_rows(path: Path, options: ReaderOptions, problems: list[Problem]) -> I
             problems.append(Problem(UNREADABLE_LABEL, str(error), where, "error"))
             continue
         yield TableRow(image, claim, str(split) if split else None, number)
+
+
+def _record_of(line: str) -> dict[str, Any]:
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError("the line is not an object")
+    return record
+
+
+def _image_of(record: Mapping[str, Any], named: str | None) -> str:
+    image = _value(record, named, PATH_HEADERS)
+    if not isinstance(image, str):
+        raise ValueError(f"there is no image path among {', '.join(record)}")
+    return image
 
 
 def _value(record: Mapping[str, Any], named: str | None, guesses: Iterable[str]) -> Any:

@@ -6,9 +6,12 @@ import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from weakloc.data.images import IMAGE_SUFFIXES
+from weakloc.data.readers import ReaderOptions, read_data_set
 from weakloc.data.sources import find_images, folder_of_images
 from weakloc.errors import DataError
 
@@ -40,6 +43,17 @@ def test_links_are_followed_and_circles_are_not(folder: Path) -> None:
     (folder / "b" / "up").symlink_to(folder, target_is_directory=True)
     (folder / "again").symlink_to(folder / "b" / "c", target_is_directory=True)
     assert names(folder) == ["a b.png", "again/1.webp", *NAMES[1:]]
+
+
+def test_a_folder_gives_the_images_that_training_reads_from_it(tmp_path: Path) -> None:
+    for suffix in sorted(IMAGE_SUFFIXES):
+        for folder in ("cat", "dog/big", "__MACOSX", "cat/__MACOSX"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / f"1{suffix}").touch()
+            (tmp_path / folder / f"2{suffix.upper()}").touch()
+    data_set = read_data_set(tmp_path, layout="folders", options=ReaderOptions())
+    assert names(tmp_path) == sorted(sample.name for sample in data_set.samples())
+    assert len(names(tmp_path)) == 4 * len(IMAGE_SUFFIXES)
 
 
 def test_one_image_is_named_by_itself(folder: Path) -> None:
@@ -77,24 +91,64 @@ def test_a_table_is_read_by_its_column_of_paths(tmp_path: Path, suffix: str, sig
     rows = [["id", "Image_Path", "labels"], ["1", "a b.png", "cat"], ["2", "c.png", ""], ["3"]]
     table.write_text("\n".join(sign.join(row) for row in rows), encoding="utf-8-sig")
     assert names(table) == ["a b.png", "c.png"]
-    table.write_text(sign.join(["id", "labels"]) + "\n")
-    with pytest.raises(DataError, match=r"line 1: no column with image paths among id, labels"):
+    table.write_text(sign.join(["number", "labels"]) + "\n")
+    with pytest.raises(DataError, match=r"line 1: no column looks like image paths.*number, lab"):
         names(table)
 
 
-def test_shards_give_the_bytes_themselves(tmp_path: Path) -> None:
+TABLES = {
+    "labels.csv": "file_path;labels\na b.png;cat\nsub/ü.png;\n",
+    "wide.csv": "img_path,cat,dog\na b.png,1,0\nsub/ü.png,,1\n".encode("utf-16"),
+    "short.csv": "a b.png,cat\nsub/ü.png,dog\n",
+    "upper.TSV": "labels\tID\ncat\ta b.png\ncat\tsub/ü.png\n",
+    "lines.jsonl": '{"image_id": "a b.png", "labels": ["cat"]}\n\n{"file": "sub/ü.png"}\n',
+    "lines.NDJSON": '{"labels": "cat", "path": "a b.png"}\n{"path": "sub/ü.png", "tags": null}\n',
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_predicting_reads_every_table_that_training_reads(tmp_path: Path, name: str) -> None:
+    content = TABLES[name]
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    (tmp_path / "sub").mkdir()
+    for image in ("a b.png", "sub/ü.png"):
+        (tmp_path / image).touch()
+    data_set = read_data_set(tmp_path, labels=tmp_path / name, options=ReaderOptions())
+    assert [sample.name for sample in data_set.samples()] == ["a b.png", "sub/ü.png"]
+    assert names(tmp_path / name) == ["a b.png", "sub/ü.png"]
+    assert folder_of_images(str(tmp_path / name)) == tmp_path
+
+
+def test_what_is_no_table_line_is_named(tmp_path: Path) -> None:
+    table = tmp_path / "t.jsonl"
+    table.write_text('{"path": "1.png"}\n{"labels": []}\n')
+    with pytest.raises(DataError, match=r"t\.jsonl, line 2: there is no image path among labels"):
+        names(table)
+    (tmp_path / "t.csv").write_bytes("path\n1.png\nü.png\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"t\.csv, line 3: byte 0xfc is not UTF-8 text"):
+        names(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("path,labels\n")
+    with pytest.raises(DataError, match=r"t\.csv: no image is named"):
+        names(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [("tar", "w"), ("tgz", "w:gz"), ("tar.xz", "w:xz")])
+def test_shards_give_the_bytes_themselves(tmp_path: Path, suffix: str, mode: Any) -> None:
     for number in range(2):
-        with tarfile.open(tmp_path / f"s-{number}.tar", "w") as shard:
+        with tarfile.open(tmp_path / f"s-{number}.{suffix}", mode) as shard:
             for key in ("one", "two"):
-                for suffix, content in (("png", b"pixels of " + key.encode()), ("cls", b"0")):
-                    member = tarfile.TarInfo(f"{key}.{suffix}")
+                for kind, content in (("png", b"pixels of " + key.encode()), ("cls", b"0")):
+                    member = tarfile.TarInfo(f"{key}.{kind}")
                     member.size = len(content)
                     shard.addfile(member, io.BytesIO(content))
-    found = list(find_images(f"{tmp_path}/s-{{0..1}}.tar"))
+    found = list(find_images(f"{tmp_path}/s-{{0..1}}.{suffix}"))
     assert [image.name for image in found] == [
-        f"s-{number}.tar/{key}.png" for number in range(2) for key in ("one", "two")
+        f"s-{number}.{suffix}/{key}.png" for number in range(2) for key in ("one", "two")
     ]
     assert found[3].content == b"pixels of two"
+    assert names(f"{tmp_path}/s-0.{suffix}") == [
+        f"s-0.{suffix}/{key}.png" for key in ("one", "two")
+    ]
 
 
 @pytest.mark.parametrize("name", ["nothing.txt", "empty"])
