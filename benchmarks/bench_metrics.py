@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import Timing, paired_ratio, time_interleaved, write_results
 from weakloc.geometry import FloatArray, box_ious
-from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.average_precision import ranked_precision
 from weakloc.metrics.boxes import (
     FlatBoxes,
@@ -40,9 +39,10 @@ from weakloc.metrics.boxes import (
     rank_coco,
     rank_detections,
 )
+from weakloc.metrics.case import VOID, ClassIndex, truth_arrays
 from weakloc.metrics.max_box import MapConvention, MaxBoxAccuracy
-from weakloc.metrics.pixels import VOID, MeanIoU, PixelPrecision, count_pixels, histogram_edges
-from weakloc.metrics.uncertainty import NO_RESAMPLING, Resampling
+from weakloc.metrics.pixels import MeanIoU, PixelPrecision, count_pixels, histogram_edges
+from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, NO_RESAMPLING, draw_image
 from weakloc.structures import Sample, Truth, TruthBox
 
 SIDE = 224
@@ -107,9 +107,10 @@ def _box_evaluators(
     convention = MapConvention(contours, IOUS, "compatible", step=step)  # type: ignore[arg-type]
 
     def ours() -> list[float]:
-        accuracy = MaxBoxAccuracy(convention, resampling=NO_RESAMPLING)
+        accuracy = MaxBoxAccuracy(convention)
         for sample, heat in zip(samples, maps, strict=True):
-            accuracy.update(sample, heat, class_index=0, image_size=(SIDE, SIDE))
+            draw = draw_image(sample.name, NO_RESAMPLING)
+            accuracy.add(draw, heat, truth_arrays(sample).boxes, (SIDE, SIDE))
         (result,) = accuracy.compute()
         return [value for iou in IOUS for value in result.curves[f"accuracy_{100 * iou:g}"].values]
 
@@ -296,14 +297,12 @@ def _check_coco_peer(
     evaluation.evaluate()
     evaluation.accumulate()
     theirs = evaluation.eval["precision"][0, :, :, 0, 0].mean(axis=0)
-    names = tuple(map(str, range(num_images)))
-    ranked = rank_coco(
-        detections, truth, names, tuple(map(str, range(NUM_CLASSES))), max_detections=100
-    )[0]
-    objects = ranked.positives.sum(axis=0).astype(float)
+    rankings = rank_coco(detections, truth, NUM_CLASSES, max_detections=100)[0]
+    objects = count_objects(truth, num_images=num_images, num_classes=NUM_CLASSES)
+    positives = objects.sum(axis=0).astype(float)
     ours = [
-        ranked_precision(ranking, objects[c : c + 1], definition="coco")[0]
-        for c, ranking in enumerate(ranked.rankings)
+        ranked_precision(ranking, positives[c : c + 1], definition="coco")[0]
+        for c, ranking in enumerate(rankings)
     ]
     np.testing.assert_allclose(ours, theirs, atol=1e-9)
 
@@ -344,8 +343,8 @@ def memory_note(num_images: int) -> str:
     random = np.random.default_rng(0)
     maps = [smooth_map(random, 7) for _ in range(8)]
     masks = [_random_mask(random) for _ in range(8)]
-    once = {"resampling": Resampling(1)}  # compiles the code, which is not counted
-    _feed(PixelPrecision(step=0.1, **once), MeanIoU(ClassIndex(["a"]), **once), maps, masks, 65)
+    # Compiles the code, which is not counted.
+    _feed(PixelPrecision(step=0.1), MeanIoU(ClassIndex(["a"])), maps, masks, 65)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     pixels, ious = PixelPrecision(), MeanIoU(ClassIndex([str(c) for c in range(NUM_CLASSES)]))
     _feed(pixels, ious, maps, masks, num_images)
@@ -362,8 +361,9 @@ def _feed(
     num_images: int,
 ) -> None:
     for number in range(num_images):
-        pixels.update(str(number), maps[number % 8], masks[number % 8])
-        ious.add(str(number), masks[(number + 1) % 8] & 1, masks[number % 8])
+        draw = draw_image(str(number), DEFAULT_RESAMPLING)
+        pixels.add(draw, maps[number % 8], masks[number % 8])
+        ious.add(draw, masks[(number + 1) % 8] & 1, masks[number % 8])
     pixels.compute()
     ious.compute()
 

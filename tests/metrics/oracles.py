@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from weakloc.metrics.case import Case, ClassIndex, ClassMap, ImageTruth
+from weakloc.metrics.uncertainty import NO_RESAMPLING, Resampling
 from weakloc.structures import Box, Point, Prediction, Sample, Truth, TruthBox
 
 LTRB = tuple[float, float, float, float]
@@ -77,3 +79,14 @@ def prediction(
         boxes=tuple(Box(*each) for each in boxes),
         **more,
     )
+
+
+def case(
+    known: Sample,
+    said: Prediction,
+    classes: ClassIndex,
+    *,
+    maps: Sequence[ClassMap] = (),
+    resampling: Resampling = NO_RESAMPLING,
+) -> Case:
+    return Case(ImageTruth(known), said, classes, tuple(maps), resampling)

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weakloc.geometry import box_area
-from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.average_precision import Definition, RankingConvention
 from weakloc.metrics.baselines import (
     BASELINES,
@@ -18,21 +17,21 @@ from weakloc.metrics.baselines import (
     rectangle_rle,
 )
 from weakloc.metrics.boxes import BoxPrecision
-from weakloc.metrics.classification import ClassificationPrecision
+from weakloc.metrics.case import ClassIndex
+from weakloc.metrics.image_rankings import ClassificationPrecision, PointPrecision
 from weakloc.metrics.max_box import MAX_BOX_ACC, MaxBoxAccuracy
-from weakloc.metrics.points import PointPrecision
-from weakloc.metrics.uncertainty import NO_RESAMPLING
+from weakloc.metrics.uncertainty import NO_RESAMPLING, draw_image
 from weakloc.rle import decode_mask
 from weakloc.structures import Mask, TruthBox
 
-from .oracles import prediction, sample
+from .oracles import case, prediction, sample
 
 CLASSES = ClassIndex(["cat", "dog"])
 SCORES = {"cat": 0.9, "dog": 0.2}
 
 
 def _value(accumulator, drawn, said):
-    accumulator.update(sample("a", [1, -1], drawn), said)
+    accumulator.update(case(sample("a", [1, -1], drawn), said, CLASSES))
     return accumulator.compute()[0].value
 
 
@@ -94,12 +93,13 @@ def boxes_of(predictions):
 
 @pytest.mark.parametrize("definition", ["voc12", "voc07", "nonint"])
 def test_the_chance_precision_is_the_frequency_of_the_class(definition: Definition, random):
-    convention = RankingConvention(definition, "grouped", resampling=NO_RESAMPLING)
+    convention = RankingConvention(definition, "grouped")
     accumulator = ClassificationPrecision(CLASSES, convention)
     labels = np.where(random.random((50, 2)) < 0.3, 1, -1)
     for number, row in enumerate(labels):
         said = prediction(str(number), {"cat": random.random(), "dog": random.random()})
-        accumulator.update(sample(str(number), row), baseline_prediction("chance", said))
+        trivial = baseline_prediction("chance", said)
+        accumulator.update(case(sample(str(number), row), trivial, CLASSES))
     (result,) = accumulator.compute()
     assert list(result.per_class.values()) == pytest.approx((labels > 0).mean(0).tolist())
 
@@ -109,12 +109,9 @@ def test_baseline_maps_find_what_they_point_at():
     for name in MAPS:
         accuracy = MaxBoxAccuracy(MAX_BOX_ACC)
         for number, box in enumerate([(70, 50, 330, 250), (0, 0, 400, 300), (0, 0, 60, 60)]):
-            accuracy.update(
-                sample(str(number), [1], [TruthBox(0, tuple(map(float, box)))]),
-                baseline_map(name, (224, 224), str(number)),
-                class_index=0,
-                image_size=(400, 300),
-            )
+            trivial = baseline_map(name, (224, 224), str(number))
+            draw = draw_image(str(number), NO_RESAMPLING)
+            accuracy.add(draw, trivial, np.array([box], dtype=float), (400, 300))
         values[name] = accuracy.compute()[0].value
     assert values["center"] == pytest.approx(2 / 3)
     assert values["full_image"] == pytest.approx(1 / 3)

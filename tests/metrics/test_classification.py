@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, top_k_accuracy_score
 
 from weakloc.errors import DataError, PredictionsError
-from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.average_precision import RankingConvention
-from weakloc.metrics.classification import Accuracy, ClassificationPrecision
-from weakloc.metrics.uncertainty import NO_RESAMPLING
+from weakloc.metrics.case import ClassIndex
+from weakloc.metrics.hits import accuracy
+from weakloc.metrics.image_rankings import ClassificationPrecision
+from weakloc.metrics.uncertainty import Resampling
 
-from .oracles import prediction, sample, slow_average_precision
+from .oracles import case, prediction, sample, slow_average_precision
 
 NAMES = ("cat", "dog", "cow")
 
 
-def _fed(accumulator, scores, labels, order=None):
+def _fed(accumulator, scores, labels, order=None, names=NAMES):
+    classes = ClassIndex(names)
     for i in range(len(scores)) if order is None else order:
-        named = dict(zip(accumulator.classes.names, map(float, scores[i]), strict=True))
-        accumulator.update(sample(f"{i:03}.jpg", labels[i]), prediction(f"{i:03}.jpg", named))
+        named = dict(zip(names, map(float, scores[i]), strict=True))
+        known, said = sample(f"{i:03}.jpg", labels[i]), prediction(f"{i:03}.jpg", named)
+        accumulator.update(case(known, said, classes, resampling=Resampling(100)))
     return accumulator
 
 
 def test_every_class_equals_scikit_learn_where_the_definitions_coincide(random):
     scores = np.round(random.random((60, 3)), 1)
     labels = random.integers(0, 2, (60, 3)) * 2 - 1
-    convention = RankingConvention(definition="nonint", ties="grouped", resampling=NO_RESAMPLING)
+    convention = RankingConvention(definition="nonint", ties="grouped")
     (result,) = _fed(
         ClassificationPrecision(ClassIndex(NAMES), convention), scores, labels
     ).compute()
@@ -82,13 +86,14 @@ def test_without_any_positive_the_result_says_so():
         assert result.value is None
         assert result.unavailable == "no class has a positive"
         assert result.left_out == NAMES
-        json.dumps(result.to_json(), allow_nan=False)
+        json.dumps(msgspec.to_builtins(result.record), allow_nan=False)
 
 
 def test_a_missing_class_score_is_an_error():
     accumulator = ClassificationPrecision(ClassIndex(NAMES))
+    said = prediction("a.jpg", {"cat": 1, "dog": 0})
     with pytest.raises(PredictionsError, match=r"a\.jpg: class 'cow' has no score"):
-        accumulator.update(sample("a.jpg", [1, -1, -1]), prediction("a.jpg", {"cat": 1, "dog": 0}))
+        accumulator.update(case(sample("a.jpg", [1, -1, -1]), said, ClassIndex(NAMES)))
 
 
 def test_accuracies_equal_scikit_learn(random):
@@ -98,7 +103,7 @@ def test_accuracies_equal_scikit_learn(random):
     labels = np.where(np.arange(8) == truth[:, None], 1, -1)
     results = {
         result.name: result
-        for result in _fed(Accuracy(ClassIndex(names)), scores, labels).compute()
+        for result in _fed(accuracy(ClassIndex(names)), scores, labels, names=names).compute()
     }
     for k in (1, 5):
         expected = top_k_accuracy_score(truth, scores, k=k, labels=np.arange(8))
@@ -112,7 +117,7 @@ def test_on_a_balanced_set_mean_class_accuracy_is_accuracy(random):
     truth = np.repeat(np.arange(3), 10)
     scores = random.random((30, 3))
     labels = np.where(np.arange(3) == truth[:, None], 1, -1)
-    results = {r.name: r for r in _fed(Accuracy(ClassIndex(NAMES)), scores, labels).compute()}
+    results = {r.name: r for r in _fed(accuracy(ClassIndex(NAMES)), scores, labels).compute()}
     assert results["mean_class_accuracy"].value == pytest.approx(results["top_1_accuracy"].value)
     assert results["mean_class_accuracy"].value == pytest.approx(
         balanced_accuracy_score(truth, scores.argmax(1))
@@ -122,10 +127,10 @@ def test_on_a_balanced_set_mean_class_accuracy_is_accuracy(random):
 
 def test_equal_scores_go_to_the_earlier_class():
     labels = [[1, -1, -1], [-1, 1, -1]]
-    top_1 = _fed(Accuracy(ClassIndex(NAMES)), np.ones((2, 3)), labels).compute()[0]
+    top_1 = _fed(accuracy(ClassIndex(NAMES)), np.ones((2, 3)), labels).compute()[0]
     assert top_1.per_class == {"cat": 1.0, "dog": 0.0}
 
 
 def test_accuracy_of_an_image_with_two_tags_is_an_error():
     with pytest.raises(DataError, match="2 classes are present"):
-        _fed(Accuracy(ClassIndex(NAMES)), np.ones((1, 3)), [[1, 1, -1]])
+        _fed(accuracy(ClassIndex(NAMES)), np.ones((1, 3)), [[1, 1, -1]])

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 from weakloc.metrics.baselines import rectangle_rle
-from weakloc.metrics.evaluation import MAP_CONVENTIONS
-from weakloc.metrics.map_evaluation import ClassMap, MapEvaluation, MapSetup, reading_differences
-from weakloc.metrics.max_box import MAX_BOX_ACC, MAX_BOX_ACC_V2
+from weakloc.metrics.case import ClassIndex, ClassMap
+from weakloc.metrics.evaluation import Evaluation, Setup, reading_differences
+from weakloc.metrics.max_box import READINGS
+from weakloc.metrics.uncertainty import Resampling
 from weakloc.structures import TruthBox, TruthMask
 
-from .oracles import sample
+from .oracles import prediction, sample
 
 SIZE = (90, 61)
-BOTH = MapSetup((MAX_BOX_ACC, replace(MAX_BOX_ACC, reading="compatible"), MAX_BOX_ACC_V2))
+SETUP = Setup(ClassIndex(["cat"]), resampling=Resampling(100))
+BOTH = ("max_box_acc", "max_box_acc_compatible", "max_box_acc_v2", "pixels")
 
 
 def _images(random, number=12):
@@ -33,65 +35,73 @@ def _images(random, number=12):
         images.append(
             (
                 sample(f"{i}.jpg", [1], [TruthBox(0, box)], masks=masks),
-                ClassMap(0, SIZE, {"224": heat, "original": small}),
+                ClassMap(0, {"224": heat, "original": small}),
             )
         )
     return images
 
 
-def _fed(images, setup=BOTH):
-    evaluation = MapEvaluation(setup)
+def _measured(images, metrics=BOTH, **supervision):
+    """The numbers by their names."""
+    kinds = {"truth": {"boxes", "masks"}, "said": {"maps"}}
+    evaluation = Evaluation(SETUP, **kinds, metrics=metrics)
     for each, class_map in images:
-        evaluation.update(each, class_map)
-    return evaluation
+        said = prediction(each.name, size=SIZE)
+        evaluation.update(SETUP.case(each, said, [class_map]))
+    return {result.name: result for result in evaluation.report(**supervision).results}
 
 
 def test_a_map_that_is_high_on_its_object_beats_every_baseline(random):
-    evaluation = _fed(_images(random))
-    results = {result.name: result for result in evaluation.results(hidden_supervision=2)}
+    results = _measured(_images(random), hidden_supervision=7, in_training=2)
     assert results["max_box_acc"].value == results["max_box_acc_v2"].value == 1.0
     assert results["px_ap"].value > 0.95
     assert results["max_box_acc"].hidden_supervision == 12 + 2
-    baselines = evaluation.baselines()
-    assert set(baselines["px_ap"]) == {"center", "full_image", "random"}
+    assert set(results["px_ap"].baselines) == {"center", "full_image", "random"}
     for name in ("max_box_acc", "px_ap"):
-        assert max(baselines[name].values()) < results[name].value
+        assert max(results[name].baselines.values()) < results[name].value
 
 
 def test_a_map_without_contrast_has_the_precision_of_chance(random):
     images = _images(random)
     share = np.mean([30 * 25 / (SIZE[0] * SIZE[1])] * len(images))
-    assert _fed(images).baselines()["px_ap"]["full_image"] == pytest.approx(share, rel=0.03)
+    baselines = _measured(images)["px_ap"].baselines
+    assert baselines["full_image"] == pytest.approx(share, rel=0.03)
 
 
 def test_the_readings_are_compared_number_by_number(random):
-    results = _fed(_images(random)).results()
-    values = {result.name: result.value for result in results}
+    results = _measured(_images(random))
+    values = {name: result.value for name, result in results.items()}
     difference = values["max_box_acc_compatible"] - values["max_box_acc"]
-    assert reading_differences(results) == {"max_box_acc": difference}  # V2 has one reading only
+    # V2 was asked for in one reading only.
+    assert reading_differences(results.values()) == {"max_box_acc": difference}
 
 
 def test_images_whose_class_is_not_drawn_are_left_out(random):
     images = _images(random, 3)
     class_map = images[0][1]
-    images.append((sample("bare.jpg", [1], []), replace(class_map, class_index=0)))
-    results = {result.name: result for result in _fed(images).results()}
+    images.append((sample("bare.jpg", [1], []), class_map))
+    results = _measured(images)
     assert results["max_box_acc"].num_images == results["px_ap"].num_images == 3
-    nothing = {result.name: result for result in _fed(images[3:]).results()}
+    nothing = _measured(images[3:])
     assert nothing["max_box_acc"].unavailable == "no score map was given"
     assert nothing["px_ap"].unavailable == "no pixel belongs to an object"
 
 
-def test_map_evaluations_merge(random):
-    images = _images(random)
-    whole, first = _fed(images), _fed(images[8:])
-    first.merge(_fed(images[:8]))
-    assert first.results() == whole.results()
-    assert first.baselines() == whole.baselines()
-
-
 def test_the_original_size_is_a_reading_of_its_own(random):
-    setup = MapSetup([each for each in MAP_CONVENTIONS.values() if each.resolution == "original"])
-    results = {result.name: result.value for result in _fed(_images(random), setup).results()}
-    assert results["max_box_acc_original"] == results["max_box_acc_v2_original"] == 1.0
-    assert len(MAP_CONVENTIONS) == 8
+    readings = tuple(reading.name for reading in READINGS if reading.resolution == "original")
+    values = {name: result.value for name, result in _measured(_images(random), readings).items()}
+    assert values["max_box_acc_original"] == values["max_box_acc_v2_original"] == 1.0
+    assert len(READINGS) == 8
+
+
+def test_each_class_that_is_present_counts_for_itself(random):
+    (known, cat_map), *_ = _images(random, 1)
+    setup = Setup(ClassIndex(["cat", "dog"]), resampling=Resampling(10))
+    kinds = {"truth": {"boxes"}, "said": {"maps"}}
+    evaluation = Evaluation(setup, **kinds, metrics=("max_box_acc",))
+    (drawn,) = known.truth.boxes
+    both = sample("two.jpg", [1, 1], [drawn, replace(drawn, class_index=1)])
+    maps = [cat_map, ClassMap(1, {"224": -cat_map.by_resolution["224"]})]
+    evaluation.update(setup.case(both, prediction("two.jpg", size=SIZE), maps))
+    (result,) = evaluation.report().results
+    assert (result.num_images, result.value) == (2, 0.5)

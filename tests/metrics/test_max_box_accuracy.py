@@ -20,14 +20,14 @@ from weakloc.metrics.max_box import (
     largest_by_contour,
     normalize_map,
 )
-from weakloc.metrics.uncertainty import NO_RESAMPLING
-from weakloc.structures import TruthBox
+from weakloc.metrics.uncertainty import NO_RESAMPLING, Resampling, draw_image
 
 from .maps import random_maps
-from .oracles import sample, slow_iou
+from .oracles import slow_iou
 
 HEIGHT, WIDTH = 24, 31
 IMAGE_SIZE = (93, 50)
+RESAMPLING = Resampling(100)
 
 
 def _objects(random):
@@ -129,20 +129,11 @@ def test_levels_tell_every_threshold_apart_exactly(random):
     assert counts.tolist() == [(thresholds < score).sum() for score in scores]
 
 
-def _image(number, objects):
-    drawn = [TruthBox(0, tuple(box)) for box in objects.tolist()]
-    return sample(f"{number}.jpg", [1, -1], drawn)
-
-
-def _fed(convention, maps, truths, order=None, **options):
-    accuracy = MaxBoxAccuracy(convention, **options)
+def _fed(convention, maps, truths, order=None, resampling=RESAMPLING):
+    accuracy = MaxBoxAccuracy(convention)
     for i in range(len(maps)) if order is None else order:
-        accuracy.update(
-            _image(i, truths[i]),
-            maps[i],
-            class_index=0,
-            image_size=(WIDTH, HEIGHT),
-        )
+        draw = draw_image(f"{i}.jpg", resampling)
+        accuracy.add(draw, maps[i], truths[i], (WIDTH, HEIGHT))
     return accuracy
 
 
@@ -203,15 +194,13 @@ def test_accuracies_fall_with_the_iou_and_rise_with_the_number_of_contours():
     assert result.value >= curves["largest"][1].max()
 
 
-def test_merging_and_order_change_no_bit():
+def test_the_order_of_the_images_changes_no_bit():
     maps, truths = _material()
     whole = _fed(_original(MAX_BOX_ACC_V2), maps, truths).compute()[0]
     order = np.random.default_rng(0).permutation(len(maps))
-    first = _fed(_original(MAX_BOX_ACC_V2), maps, truths, order[:7])
-    first.merge(_fed(_original(MAX_BOX_ACC_V2), maps, truths, order[7:]))
-    (merged,) = first.compute()
-    assert merged == whole
-    assert np.array_equal(merged.replicates, whole.replicates)
+    (again,) = _fed(_original(MAX_BOX_ACC_V2), maps, truths, order).compute()
+    assert again == whole
+    assert np.array_equal(again.replicates, whole.replicates)
 
 
 def test_without_resamples_the_value_is_the_same_and_has_no_interval():
@@ -229,12 +218,8 @@ def test_a_square_blob_on_its_object_is_found_at_every_threshold_by_both_reading
     values = {}
     for reading in ("clean", "compatible"):
         accuracy = MaxBoxAccuracy(MapConvention("all", (0.3, 0.5, 0.7), reading))
-        accuracy.update(
-            sample("a", [1], [TruthBox(0, (80.0, 30.0, 320.0, 150.0))]),
-            score_map,
-            class_index=0,
-            image_size=(448, 336),
-        )
+        objects = np.array([(80.0, 30.0, 320.0, 150.0)])
+        accuracy.add(draw_image("a", NO_RESAMPLING), score_map, objects, (448, 336))
         (result,) = accuracy.compute()
         values[result.name] = set(result.curves["accuracy_70"].values)
     assert values == {"max_box_acc_v2": {1.0}, "max_box_acc_v2_compatible": {1.0}}
@@ -242,15 +227,15 @@ def test_a_square_blob_on_its_object_is_found_at_every_threshold_by_both_reading
 
 def test_bad_maps_and_missing_boxes_are_errors_by_name():
     accuracy = MaxBoxAccuracy(MAX_BOX_ACC)
-    drawn = sample("a.jpg", [1], [TruthBox(0, (0.0, 0.0, 9.0, 9.0))])
-    size = {"class_index": 0, "image_size": (60, 40)}
+    drawn = np.array([(0.0, 0.0, 9.0, 9.0)])
+    first, second = (draw_image(name, NO_RESAMPLING) for name in ("a.jpg", "b.jpg"))
     with pytest.raises(ValueError, match="defined at 224 x 224"):
-        accuracy.update(drawn, np.zeros((40, 60)), **size)
+        accuracy.add(first, np.zeros((40, 60)), drawn, (60, 40))
     broken = np.full((224, 224), np.nan)
     with pytest.raises(PredictionsError, match=r"a\.jpg: the score map holds values"):
-        accuracy.update(drawn, broken, **size)
+        accuracy.add(first, broken, drawn, (60, 40))
     with pytest.raises(DataError, match=r"b\.jpg: no box of the class"):
-        accuracy.update(sample("b.jpg", [1], []), np.zeros((224, 224)), **size)
+        accuracy.add(second, np.zeros((224, 224)), drawn[:0], (60, 40))
     assert accuracy.compute()[0].unavailable == "no score map was given"
     with pytest.raises(ValueError, match="255 apart"):
         MapConvention(step=0.001)

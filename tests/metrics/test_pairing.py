@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from weakloc.errors import PredictionsError
-from weakloc.metrics.arrays import ClassIndex, pair_predictions
+from weakloc.metrics.case import ClassIndex, pair_predictions
 from weakloc.structures import Mask
 
 from .oracles import prediction, sample

@@ -8,14 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weakloc.errors import PredictionsError
-from weakloc.metrics.arrays import ClassIndex
 from weakloc.metrics.average_precision import RankingConvention
-from weakloc.metrics.classification import ClassificationPrecision
-from weakloc.metrics.points import TOLERANCES, PointConvention, PointingAccuracy, PointPrecision
-from weakloc.metrics.uncertainty import NO_RESAMPLING
+from weakloc.metrics.case import ClassIndex
+from weakloc.metrics.hits import pointing_accuracy
+from weakloc.metrics.image_rankings import (
+    TOLERANCES,
+    ClassificationPrecision,
+    PointConvention,
+    PointPrecision,
+)
 from weakloc.structures import TruthBox
 
-from .oracles import prediction, sample
+from .oracles import case, prediction, sample
 
 CLASSES = ClassIndex(["cat"])
 BOX = (10.0, 5.0, 30.0, 25.0)
@@ -28,9 +32,8 @@ def _measured(images, accumulator=None):
     for number, (score, place, label, boxes) in enumerate(images):
         name = f"{number}.jpg"
         points = [] if place is None else [("cat", *place, 0.5)]
-        accumulator.update(
-            sample(name, [label], boxes), prediction(name, {"cat": score}, points=points)
-        )
+        known, said = sample(name, [label], boxes), prediction(name, {"cat": score}, points=points)
+        accumulator.update(case(known, said, CLASSES))
     return accumulator.compute()[0]
 
 
@@ -105,7 +108,7 @@ def test_boxes_are_half_open_without_tolerance():
 )
 def test_with_a_perfect_locator_point_precision_is_classification_precision(labels, definition):
     """MET-06."""
-    convention = RankingConvention(definition=definition, resampling=NO_RESAMPLING)
+    convention = RankingConvention(definition=definition)
     scores = np.random.default_rng(0).permutation(len(labels))
     images = [
         (float(score), INSIDE, label, [TruthBox(0, BOX)] if label > 0 else [])
@@ -126,9 +129,8 @@ def test_ranking_by_heat_uses_the_heat_of_the_best_point():
         truth = [TruthBox(0, BOX)] if label > 0 else []
         points = [("cat", *INSIDE, score, heat), ("cat", *OUTSIDE, score, heat - 1)]
         for accumulator in (by_heat, by_class):
-            accumulator.update(
-                sample(name, [label], truth), prediction(name, {"cat": score}, points=points)
-            )
+            said = prediction(name, {"cat": score}, points=points)
+            accumulator.update(case(sample(name, [label], truth), said, classes))
     assert by_heat.compute()[0].value == 1.0
     assert by_class.compute()[0].value == 0.5
 
@@ -136,26 +138,24 @@ def test_ranking_by_heat_uses_the_heat_of_the_best_point():
 def test_ranking_by_heat_uses_the_score_of_points_that_say_no_heat():
     classes = ClassIndex(["cat"])
     accumulator = PointPrecision(classes, PointConvention(rank_by="heat"))
-    accumulator.update(
-        sample("a", [1], [TruthBox(0, BOX)]),
-        prediction("a", points=[("cat", *OUTSIDE, 0.2), ("cat", *INSIDE, 0.4)]),
-    )
-    accumulator.update(sample("b", [-1], []), prediction("b", points=[("cat", *INSIDE, 0.3)]))
+    said = prediction("a", points=[("cat", *OUTSIDE, 0.2), ("cat", *INSIDE, 0.4)])
+    accumulator.update(case(sample("a", [1], [TruthBox(0, BOX)]), said, classes))
+    said = prediction("b", points=[("cat", *INSIDE, 0.3)])
+    accumulator.update(case(sample("b", [-1], []), said, classes))
     assert accumulator.compute()[0].value == 1.0
     by_class = PointPrecision(classes)
     with pytest.raises(PredictionsError, match="has a point but no score"):
-        by_class.update(sample("b", [-1], []), prediction("b", points=[("cat", 1, 1, 0.3)]))
+        by_class.update(case(sample("b", [-1], []), said, classes))
 
 
 def test_pointing_accuracy_is_a_mean_over_classes_and_counts_difficult_objects():
     classes = ClassIndex(["cat", "dog"])
-    accumulator = PointingAccuracy(classes)
+    accumulator = pointing_accuracy(classes)
     near, far = (BOX[2] + 15.0, 10.0), (BOX[2] + 15.01, 10.0)
     for number, place in enumerate([near, far, INSIDE]):
-        accumulator.update(
-            sample(f"{number}", [0, 1], [TruthBox(0, BOX, difficult=True), TruthBox(1, BOX)]),
-            prediction(f"{number}", points=[("cat", *place, 0.1), ("dog", *INSIDE, 0.1)]),
-        )
+        objects = [TruthBox(0, BOX, difficult=True), TruthBox(1, BOX)]
+        said = prediction(f"{number}", points=[("cat", *place, 0.1), ("dog", *INSIDE, 0.1)])
+        accumulator.update(case(sample(f"{number}", [0, 1], objects), said, classes))
     (result,) = accumulator.compute()
     assert result.name == "pointing_accuracy"
     assert result.per_class == pytest.approx({"cat": 2 / 3, "dog": 1.0})

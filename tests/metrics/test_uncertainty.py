@@ -5,29 +5,32 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from weakloc.metrics.arrays import ClassIndex
+from weakloc.metrics.hits import HitRates, Rate
+from weakloc.metrics.result import MetricResult
 from weakloc.metrics.uncertainty import (
-    ClassShares,
-    MetricResult,
+    DEFAULT_RESAMPLING,
     ResampledSums,
     Resampling,
+    SetDraw,
+    draw_image,
     interval_of,
     paired_difference,
-    resample_weights,
 )
 
-CLASSES = ClassIndex(["cat", "dog"])
 
-
-def _accuracy(hits, names, **options):
-    shares = ClassShares(CLASSES, **options)
+def _accuracy(hits, names, resampling=DEFAULT_RESAMPLING):
+    rates = HitRates(["cat", "dog"], [Rate("accuracy", "plain", "trials")], lambda _: ([0], [0]))
     for name, hit in zip(names, hits, strict=True):
-        shares.add(name, {0: int(hit)}, {0: 1})
-    return shares.result("accuracy", "plain", averaging="trials")
+        rates.add(draw_image(name, resampling), [int(hit), 0], [1, 0])
+    return rates.compute()[0]
+
+
+def _weights(names, resampling):
+    return SetDraw.of([draw_image(name, resampling) for name in names]).weights
 
 
 def test_draws_are_poisson_with_mean_one_and_independent():
-    weights = resample_weights(map(str, range(2000)), resampling=Resampling(200)).astype(float)
+    weights = _weights(map(str, range(2000)), Resampling(200)).astype(float)
     assert weights.mean() == pytest.approx(1.0, abs=0.01)
     assert weights.var() == pytest.approx(1.0, abs=0.02)
     assert (weights == 0).mean() == pytest.approx(np.exp(-1), abs=0.005)
@@ -38,11 +41,9 @@ def test_draws_are_poisson_with_mean_one_and_independent():
 
 
 def test_a_draw_depends_on_name_and_seed_alone():
-    forth = resample_weights(["a", "b", "c"], resampling=Resampling(50))
-    assert np.array_equal(resample_weights(["c", "a"], resampling=Resampling(50)), forth[[2, 0]])
-    assert not np.array_equal(
-        resample_weights(["a", "b", "c"], resampling=Resampling(50, seed=1)), forth
-    )
+    forth = _weights("abc", Resampling(50))
+    assert np.array_equal(_weights("ca", Resampling(50)), forth[[2, 0]])
+    assert not np.array_equal(_weights("abc", Resampling(50, seed=1)), forth)
 
 
 def test_the_interval_of_an_accuracy_is_that_of_the_binomial(random):
@@ -63,20 +64,18 @@ def test_about_95_of_100_intervals_hold_the_truth(random):
     assert 180 <= held <= 199
 
 
-def test_sums_are_the_weighted_sums_whatever_the_order_of_merging(random):
+def test_sums_are_the_weighted_sums_whatever_the_order_of_the_images(random):
     counts = random.integers(0, 9, (150, 3))
     names = [f"image {i}" for i in range(150)]
-    expected = resample_weights(names, resampling=Resampling(40)).T.astype(int) @ counts
-    parts = [ResampledSums(3, resampling=Resampling(40)) for _ in range(3)]
+    expected = _weights(names, Resampling(40)).T.astype(int) @ counts
+    sums = ResampledSums(3)
     for i in random.permutation(150):
-        parts[i % 3].add(names[i], counts[i])
-    parts[2].merge(parts[0])
-    parts[2].merge(parts[1])
-    assert np.array_equal(parts[2].total, counts.sum(0))
+        sums.add(draw_image(names[i], Resampling(40)), counts[i])
+    assert np.array_equal(sums.total, counts.sum(0))
     for column in range(3):
-        ours = parts[2].evaluate(lambda sums, column=column: sums[:, column])
+        ours = sums.evaluate(lambda block, column=column: block[:, column])
         assert np.array_equal(ours, expected[:, column])
-    assert parts[2].num_images == 150
+    assert sums.num_images == 150
 
 
 def test_pairing_sees_a_difference_that_single_intervals_hide(random):

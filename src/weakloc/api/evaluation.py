@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from weakloc.api.data_sets import read
@@ -20,26 +21,19 @@ from weakloc.errors import DataError, PredictionsError, did_you_mean
 from weakloc.files import by_last_part, open_whole
 from weakloc.geometry import GridTransform, Size
 from weakloc.localize.maps import resample
-from weakloc.metrics.arrays import ClassIndex, pair_predictions
-from weakloc.metrics.average_precision import RankingConvention
+from weakloc.metrics.case import ClassIndex, ClassMap, Resolution, pair_predictions
 from weakloc.metrics.evaluation import (
     METRICS,
     Evaluation,
     Report,
     SaidKind,
     Setup,
-    TruthKind,
     compare_reports,
     said_kinds,
     truth_kinds,
 )
-from weakloc.metrics.map_evaluation import ClassMap, MapEvaluation, MapSetup
-from weakloc.metrics.max_box import (
-    MAX_BOX_ACC,
-    MAX_BOX_ACC_V2,
-    MapConvention,
-    Resolution,
-)
+from weakloc.metrics.max_box import READINGS, SIDE
+from weakloc.metrics.result import EvaluationRecord
 from weakloc.metrics.uncertainty import Difference, Resampling
 from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.predictor.places import wanted_classes
@@ -47,75 +41,12 @@ from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import SeenImage
 from weakloc.structures import PRESENT, BrokenImage, DataSet, Prediction, Sample
 
-SIDE = 224.0  # of the maps in the published definition
-
-
-class MapMetrics:
-    """Asks for the maps of the classes that are present, as the definitions say ("GT-known").
-
-    An image with several classes is one case for each. `compatible` adds the public evaluator's
-    reading of each number, `original` the same at the size of the images.
-    """
-
-    def __init__(self, setup: Setup, *, compatible: bool = False, original: bool = False) -> None:
-        self._resolutions: tuple[Resolution, ...] = ("224", "original") if original else ("224",)
-        conventions = [
-            replace(base, resolution=resolution, reading=reading)
-            for base in (MAX_BOX_ACC, MAX_BOX_ACC_V2)
-            for resolution in self._resolutions
-            for reading in (("clean", "compatible") if compatible else ("clean",))
-        ]
-        self.evaluation = MapEvaluation(_map_setup(setup, conventions))
-
-    @classmethod
-    def fitting(
-        cls, truth: Iterable[TruthKind], setup: Setup, *, compatible: bool, original: bool
-    ) -> MapMetrics | None:
-        """None where the truth supports none of them."""
-        if not {"boxes", "masks"} & set(truth):
-            return None
-        return cls(setup, compatible=compatible, original=original)
-
-    def update(self, sample: Sample, seen: SeenImage, predictor: Predictor) -> None:
-        classes = [int(index) for index in np.flatnonzero(sample.labels == PRESENT)]
-        if not classes:
-            return
-        heat = predictor.heat(seen, classes, predictor.settings)
-        sizes: dict[Resolution, Size] = {"224": (SIDE, SIDE), "original": seen.size}
-        maps = {
-            resolution: resample(
-                heat, GridTransform.identity(seen.size).resize(sizes[resolution])
-            ).values
-            for resolution in self._resolutions
-        }
-        for row, class_index in enumerate(classes):
-            case = replace(sample, name=f"{sample.name} ({class_index})")
-            own = {resolution: values[row] for resolution, values in maps.items()}
-            self.evaluation.update(case, ClassMap(class_index, seen.picture.size, own))
-
-    def added_to(self, report: Report, *, hidden_supervision: int) -> Report:
-        found = self.evaluation.results(hidden_supervision=hidden_supervision)
-        usable = [result for result in found if result.value is not None]
-        reasons = {each.name: each.unavailable or "" for each in found if each.value is None}
-        return Report(
-            (*report.results, *usable),
-            {**report.baselines, **self.evaluation.baselines()},
-            {**report.unavailable, **reasons},
-        )
-
-
-def _map_setup(setup: Setup, conventions: list[MapConvention]) -> MapSetup:
-    return MapSetup(
-        conventions,
-        segmentation_values=setup.segmentation_values,
-        resampling=setup.resampling,
-    )
-
-
 OnProgress = Callable[[int, int | None], None]
 # Metrics that read the places of the true classes and of the likeliest alone.
-OF_FEW_CLASSES = frozenset(("classification", "accuracy", "single_object"))
-EVERYTHING: frozenset[SaidKind] = frozenset(("scores", "points", "boxes", "masks"))
+OF_FEW_CLASSES = frozenset(
+    ("classification", "accuracy", "single_object", *(each.name for each in READINGS), "pixels")
+)
+EVERYTHING: frozenset[SaidKind] = frozenset(("scores", "points", "boxes", "masks", "maps"))
 
 
 @dataclass(frozen=True)
@@ -130,14 +61,17 @@ class Evaluated:
     num_broken: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            **self.report.to_json(),
-            "evaluated": self.name,
-            "split": self.split,
-            "thresholds_from": self.tuned_by,
-            "num_images": self.num_images,
-            "num_broken": self.num_broken,
-        }
+        record = EvaluationRecord(
+            metrics=tuple(result.record for result in self.report.results),
+            unavailable=self.report.unavailable,
+            evaluated=self.name,
+            split=self.split,
+            thresholds_from=self.tuned_by,
+            num_images=self.num_images,
+            num_broken=self.num_broken,
+        )
+        plain: dict[str, Any] = msgspec.to_builtins(record)
+        return plain
 
 
 @dataclass(frozen=True)
@@ -158,18 +92,21 @@ class Judging:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Those of the catalogue that yield a wanted number."""
-        wanted = self.numbers
+        """Those of the catalogue that yield a wanted number, by a reading that is asked for."""
         return tuple(
             name
             for name, metric in METRICS.items()
-            if wanted is None or wanted & set(metric.headlines)
+            if (self.numbers is None or self.numbers & set(metric.headlines))
+            and (self.compatible or not name.endswith("_compatible"))
+            and (self.original_size or "_original" not in name)
         )
 
     @property
-    def wants_maps(self) -> bool:
-        known = {name for metric in METRICS.values() for name in metric.headlines}
-        return self.numbers is None or not self.numbers <= known
+    def resolutions(self) -> tuple[Resolution, ...]:
+        """Of the score maps that the metrics read."""
+        if not any("maps" in METRICS[name].said for name in self.metrics):
+            return ()
+        return ("224", "original") if self.original_size else ("224",)
 
     @property
     def samples(self) -> Sequence[Sample]:
@@ -185,8 +122,8 @@ class Judging:
     def setup(self) -> Setup:
         return Setup(
             ClassIndex(self.data_set.class_names),
-            RankingConvention(resampling=Resampling(self.num_resamples)),
-            dict(self.data_set.segmentation_values),
+            segmentation_values=self.data_set.segmentation_values,
+            resampling=Resampling(self.num_resamples),
         )
 
 
@@ -229,24 +166,27 @@ def compare(first: Evaluated, second: Evaluated) -> tuple[Difference, ...]:
 
 def write_metrics(path: Path, evaluated: Sequence[Evaluated]) -> None:
     """One JSON document; with several runs a list under "runs"."""
-    documents = [each.to_json() for each in evaluated]
-    content = documents[0] if len(documents) == 1 else {"runs": documents}
     with open_whole(path) as file:
-        json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
+        json.dump(document_of(evaluated), file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
+
+
+def document_of(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
+    """What metrics.json holds: one record, or a list of them under "runs"."""
+    records = [each.to_json() for each in evaluated]
+    return records[0] if len(records) == 1 else {"runs": records}
 
 
 def write_markdown(path: Path, evaluated: Sequence[Evaluated]) -> None:
     """One row a number, one column a run, with the interval and the best baseline."""
-    names = [result.name for result in evaluated[0].report.results]
     with open_whole(path) as file:
         file.write("| metric | " + " | ".join(each.name for each in evaluated))
         file.write(" | best baseline |\n|---|" + "---|" * (len(evaluated) + 1) + "\n")
-        for name in names:
+        for result in evaluated[0].report.results:
+            name = result.name
             cells = [_markdown_cell(each.report, name) for each in evaluated]
-            baselines = evaluated[0].report.baselines.get(name, {})
-            best = max(baselines.items(), key=lambda item: item[1], default=("-", float("nan")))
-            shown = f"{best[1]:.3f} ({best[0]})" if baselines else "-"
+            best = max(result.baselines.items(), key=lambda item: item[1], default=None)
+            shown = "-" if best is None else f"{best[1]:.3f} ({best[0]})"
             file.write(f"| {name} | {' | '.join(cells)} | {shown} |\n")
         for each in evaluated:
             file.write(f"\n{each.name}: thresholds tuned by {each.tuned_by}; ")
@@ -276,17 +216,16 @@ def _evaluate_run(
     wanted = replace(settings, masks=masks if paints else "none")
     said = EVERYTHING if paints else EVERYTHING - {"masks"}
     evaluation = Evaluation(judging.setup, truth=truth, said=said, metrics=metrics)
-    maps = None
-    if judging.wants_maps:
-        maps = MapMetrics.fitting(
-            truth, judging.setup, compatible=judging.compatible, original=judging.original_size
-        )
-    asks_all = not OF_FEW_CLASSES.issuperset(metrics)
-    seeing = _Seeing(run.predictor(wanted), evaluation, maps, asks_all)
+    seeing = _Seeing(
+        run.predictor(wanted),
+        evaluation,
+        asks_all=not OF_FEW_CLASSES.issuperset(metrics),
+        resolutions=judging.resolutions if truth & {"boxes", "masks"} else (),
+    )
     num_broken = seeing.through(samples, on_progress)
-    report = evaluation.report(hidden_supervision=run.num_boxes_used)
-    if maps is not None:
-        report = maps.added_to(report, hidden_supervision=run.hidden_supervision)
+    report = evaluation.report(
+        hidden_supervision=run.num_boxes_used, in_training=run.hidden_supervision
+    )
     tuned_by = str(run.origin_of_thresholds["thresholds_from"])
     if settings.threshold is not None:
         tuned_by = f"--threshold {settings.threshold:g}"
@@ -302,8 +241,8 @@ class _Seeing:
 
     predictor: Predictor
     evaluation: Evaluation
-    maps: MapMetrics | None
     asks_all: bool
+    resolutions: tuple[Resolution, ...]  # of the maps
 
     def through(self, samples: Sequence[Sample], on_progress: OnProgress) -> int:
         """The number of broken images, which no metric counts."""
@@ -322,10 +261,26 @@ class _Seeing:
                 present = wanted_classes(seen.probabilities, None, self.predictor.settings)
                 masks = self.predictor.measurable(seen, present).masks
                 prediction = replace(prediction, masks=masks)
-            self.evaluation.update(sample, prediction)
-            if self.maps is not None:
-                self.maps.update(sample, seen, self.predictor)
+            maps = self._maps(sample, seen)
+            self.evaluation.update(self.evaluation.setup.case(sample, prediction, maps))
         return num_broken
+
+    def _maps(self, sample: Sample, seen: SeenImage) -> list[ClassMap]:
+        """Of the classes that are present, as the definitions say ("GT-known")."""
+        classes = [int(index) for index in np.flatnonzero(sample.labels == PRESENT)]
+        if not classes or not self.resolutions:
+            return []
+        heat = self.predictor.heat(seen, classes, self.predictor.settings)
+        sizes: dict[Resolution, Size] = {"224": (SIDE, SIDE), "original": seen.size}
+        identity = GridTransform.identity(seen.size)
+        maps = {
+            resolution: resample(heat, identity.resize(sizes[resolution])).values
+            for resolution in self.resolutions
+        }
+        return [
+            ClassMap(class_index, {name: values[row] for name, values in maps.items()})
+            for row, class_index in enumerate(classes)
+        ]
 
     def _asked(self, sample: Sample, seen: SeenImage) -> list[int]:
         if self.asks_all:
@@ -343,7 +298,12 @@ def _evaluate_file(
     predictions: list[Prediction], path: Path, judging: Judging, *, is_complete: bool
 ) -> Evaluated:
     samples = judging.samples
-    evaluation = Evaluation(judging.setup, truth=truth_kinds(samples), said=said_kinds(predictions))
+    evaluation = Evaluation(
+        judging.setup,
+        truth=truth_kinds(samples),
+        said=said_kinds(predictions),
+        metrics=[name for name, metric in METRICS.items() if "maps" not in metric.said],
+    )
     skipped = _skipped_beside(path)
     left = [sample for sample in samples if sample.name not in skipped]
     pairs: Iterable[tuple[Sample, Prediction]] = pair_predictions(
@@ -353,7 +313,7 @@ def _evaluate_file(
         when_missing="error" if is_complete else "empty",
     )
     for sample, prediction in pairs:
-        evaluation.update(sample, prediction)
+        evaluation.update(judging.setup.case(sample, prediction))
     tuned_by, supervision = _origin_of(path)
     report = evaluation.report(hidden_supervision=supervision)
     num_broken = len(samples) - len(left)

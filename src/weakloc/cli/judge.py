@@ -13,7 +13,8 @@ from weakloc.config import DataSettings, PredictSettings, require
 
 if TYPE_CHECKING:
     from weakloc.api.evaluation import Evaluated, Judging
-    from weakloc.metrics.uncertainty import Difference, MetricResult
+    from weakloc.metrics.result import MetricResult
+    from weakloc.metrics.uncertainty import Difference
 
 
 COLUMNS = ("metric", "value", "95 % interval", "best baseline", "hidden supervision")
@@ -78,8 +79,7 @@ def evaluate(
         _show(each, terminal)
     for other in found[1:]:
         _show_difference(found[0], other, evaluation.compare(found[0], other), terminal)
-    documents = [each.to_json() for each in found]
-    terminal.give(documents[0] if len(documents) == 1 else {"runs": documents})
+    terminal.give(evaluation.document_of(found))
 
 
 def _measure(
@@ -95,9 +95,9 @@ def _measure(
 
 
 def _show(evaluated: Evaluated, terminal: Terminal) -> None:
-    from weakloc.metrics.map_evaluation import reading_differences
+    from weakloc.metrics.evaluation import reading_differences
 
-    rows = [_row(evaluated, result) for result in evaluated.report.results]
+    rows = [_row(result) for result in evaluated.report.results]
     title = f"{evaluated.name} on {evaluated.split}: {evaluated.num_images} images"
     terminal.table(title, COLUMNS, rows)
     for name, difference in reading_differences(evaluated.report.results).items():
@@ -109,9 +109,8 @@ def _show(evaluated: Evaluated, terminal: Terminal) -> None:
         terminal.say(f"  no {name}: {reason}")
 
 
-def _row(evaluated: Evaluated, result: MetricResult) -> tuple[object, ...]:
-    baselines = evaluated.report.baselines.get(result.name, {})
-    best = max(baselines.items(), key=lambda item: item[1], default=None)
+def _row(result: MetricResult) -> tuple[object, ...]:
+    best = max(result.baselines.items(), key=lambda item: item[1], default=None)
     interval = result.interval
     return (
         result.name,

@@ -16,17 +16,8 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from weakloc.geometry import FloatArray
-from weakloc.metrics.uncertainty import (
-    DEFAULT_RESAMPLING,
-    Detail,
-    MetricResult,
-    Resampling,
-    digest,
-    interval_of,
-    mean_of_defined,
-    ratio,
-    resample_weights,
-)
+from weakloc.metrics.result import Detail, MetricResult
+from weakloc.metrics.uncertainty import SetDraw, interval_of, mean_of_defined, ratio
 from weakloc.structures import LabelMatrix
 
 Definition: TypeAlias = Literal["voc12", "voc07", "nonint", "coco"]
@@ -226,11 +217,10 @@ _BLOCK = 2048
 
 @dataclass(frozen=True, slots=True)
 class RankingConvention:
-    """How a ranking becomes a number, and how its uncertainty is drawn."""
+    """How a ranking becomes a number."""
 
     definition: Definition = "voc12"
     ties: Ties = "stable"
-    resampling: Resampling = DEFAULT_RESAMPLING
 
     def __str__(self) -> str:
         return f"{self.definition}, {self.ties} ties"
@@ -245,7 +235,7 @@ class RankedClasses:
 
     rankings: Sequence[Ranking]  # C
     positives: NDArray[np.int64]  # (images, C)
-    image_names: Sequence[str]
+    images: SetDraw
     class_names: Sequence[str]
 
 
@@ -278,25 +268,23 @@ class ClassPrecisions:
 
 
 def class_precisions(ranked: RankedClasses, convention: RankingConvention) -> ClassPrecisions:
-    once = np.ones((len(ranked.image_names), 1), dtype=np.uint8)
-    weights = resample_weights(ranked.image_names, resampling=convention.resampling)
+    once = np.ones((len(ranked.positives), 1), dtype=np.uint8)
     return ClassPrecisions(
         values=_weighted_precisions(ranked, convention, once)[:, 0],
-        replicates=_weighted_precisions(ranked, convention, weights),
+        replicates=_weighted_precisions(ranked, convention, ranked.images.weights),
     )
 
 
-def class_recalls(ranked: RankedClasses, convention: RankingConvention) -> ClassPrecisions:
+def class_recalls(ranked: RankedClasses) -> ClassPrecisions:
     """The share of each class's positives that its whole ranking finds."""
-    num_images = len(ranked.image_names)
     found = np.stack(
         [
-            np.bincount(ranking.image[ranking.positive], minlength=num_images)
+            np.bincount(ranking.image[ranking.positive], minlength=len(ranked.positives))
             for ranking in ranked.rankings
         ],
         axis=1,
     )  # (images, C)
-    weights = resample_weights(ranked.image_names, resampling=convention.resampling)
+    weights = ranked.images.weights
     return ClassPrecisions(
         values=ratio(found.sum(axis=0), ranked.positives.sum(axis=0)),
         replicates=ratio(
@@ -321,7 +309,7 @@ def precision_result(
         name=name,
         value=float(precisions.values[defined].mean()) if defined.any() else None,
         convention=convention,
-        num_images=len(ranked.image_names),
+        num_images=len(ranked.positives),
         hidden_supervision=hidden_supervision,
         interval=interval_of(replicates),
         per_class={names[c]: float(precisions.values[c]) for c in np.flatnonzero(defined).tolist()},
@@ -329,7 +317,7 @@ def precision_result(
         details=dict(details or {}),
         unavailable=None if defined.any() else "no class has a positive",
         replicates=replicates,
-        image_digest=digest(ranked.image_names),
+        image_digest=ranked.images.image_digest,
     )
 
 

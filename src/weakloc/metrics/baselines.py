@@ -1,4 +1,4 @@
-"""One image's prediction in; what a trivial answer would have said of the same image out.
+"""One case in; what a trivial answer would have been in its place out.
 
 A baseline keeps the class scores and heats, so that it differs from the run in the places alone,
 and goes through the same accumulators. `chance` also gives up the scores: with grouped ties its
@@ -14,7 +14,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from weakloc.geometry import BoxLTRB, FloatArray, PointXY
-from weakloc.metrics.uncertainty import image_key
+from weakloc.metrics.case import Case, ClassMap, Resolution
+from weakloc.metrics.max_box import SIDE
+from weakloc.metrics.uncertainty import NO_RESAMPLING, image_key
 from weakloc.structures import Box, Mask, Point, Prediction
 
 Placer: TypeAlias = Callable[[Prediction, np.random.Generator], tuple[PointXY, BoxLTRB]]
@@ -25,23 +27,61 @@ _GAUSSIAN_SHARE = 0.25  # of each side, in the standard deviation
 _RANDOM_CELLS = 7  # of each side, in the random map: the coarseness of a usual network
 
 
+def baseline_case(name: str, case: Case) -> Case:
+    """The same image with the baseline's answer, which is measured without resamples."""
+    return replace(
+        case,
+        prediction=baseline_prediction(name, case.prediction, seed=case.resampling.seed),
+        maps=tuple(
+            _class_map(name, class_map, case, draw.image)
+            for class_map, draw in zip(case.maps, case.map_draws, strict=True)
+            if name in MAPS
+        ),
+        resampling=NO_RESAMPLING,
+    )
+
+
+def _class_map(name: str, class_map: ClassMap, case: Case, image_name: str) -> ClassMap:
+    image_size = (case.prediction.width, case.prediction.height)
+    sizes: dict[Resolution, tuple[int, int]] = {"224": (SIDE, SIDE), "original": image_size}
+    maps = {
+        resolution: baseline_map(name, sizes[resolution], image_name, seed=case.resampling.seed)
+        for resolution in class_map.by_resolution
+    }
+    return ClassMap(class_map.class_index, maps)
+
+
 def baseline_prediction(name: str, prediction: Prediction, *, seed: int = 0) -> Prediction:
     """The prediction with one point, box and mask a class at the baseline's place."""
     if name == "chance":
         return replace(prediction, scores=dict.fromkeys(prediction.scores, 0.5))
     random = np.random.default_rng(image_key(prediction.image, seed))
     point, box = PLACES[name](prediction, random)
-    scores, heats = _best_scores(prediction), _best_heats(prediction)
+    scores, heats = _best_scores_and_heats(prediction)
     masked = dict.fromkeys(mask.class_name for mask in prediction.masks)
     return replace(
         prediction,
-        points=tuple(Point(each, *point, score, heats.get(each)) for each, score in scores.items()),
-        boxes=tuple(Box(each, box, score) for each, score in scores.items()),
+        points=tuple(Point(c, *point, score, heats.get(c)) for c, score in scores.items()),
+        boxes=tuple(Box(c, box, score) for c, score in scores.items()),
         masks=tuple(
-            Mask(each, rectangle_rle(box, (prediction.width, prediction.height)), scores[each])
-            for each in masked
+            Mask(c, rectangle_rle(box, (prediction.width, prediction.height)), scores[c])
+            for c in masked
         ),
     )
+
+
+def _best_scores_and_heats(prediction: Prediction) -> tuple[dict[str, float], dict[str, float]]:
+    """By class: its score, else the best score of any of its places; the greatest heat."""
+    scores: dict[str, float] = {}
+    heats: dict[str, float] = {}
+    places: list[Point | Box | Mask] = [*prediction.points]
+    places += [*prediction.boxes, *prediction.masks]
+    for place in places:
+        scores[place.class_name] = max(place.score, scores.get(place.class_name, place.score))
+    for point in prediction.points:
+        if point.heat is not None:
+            heats[point.class_name] = max(point.heat, heats.get(point.class_name, point.heat))
+    return {**scores, **prediction.scores}, heats
 
 
 def baseline_map(name: str, size: tuple[int, int], image_name: str, *, seed: int = 0) -> FloatArray:
@@ -63,19 +103,19 @@ def rectangle_rle(box: BoxLTRB, image_size: tuple[int, int]) -> dict[str, Any]:
     return {"size": [height, width], "counts": [left * height + top, *between]}
 
 
-def _center(prediction: Prediction, _: np.random.Generator) -> tuple[PointXY, BoxLTRB]:
+def center_place(prediction: Prediction, _: np.random.Generator) -> tuple[PointXY, BoxLTRB]:
     width, height = prediction.width, prediction.height
     margin = (1.0 - CENTER_SHARE**0.5) / 2
     left, top = margin * width, margin * height
     return (width / 2, height / 2), (left, top, width - left, height - top)
 
 
-def _full_image(prediction: Prediction, _: np.random.Generator) -> tuple[PointXY, BoxLTRB]:
+def full_image_place(prediction: Prediction, _: np.random.Generator) -> tuple[PointXY, BoxLTRB]:
     width, height = float(prediction.width), float(prediction.height)
     return (width / 2, height / 2), (0.0, 0.0, width, height)
 
 
-def _random(prediction: Prediction, random: np.random.Generator) -> tuple[PointXY, BoxLTRB]:
+def random_place(prediction: Prediction, random: np.random.Generator) -> tuple[PointXY, BoxLTRB]:
     """A uniform point, and a box between two uniform points."""
     x, y = random.random((2, 3)) * np.array([[prediction.width], [prediction.height]])
     left, right = sorted(x[1:].tolist())
@@ -83,21 +123,21 @@ def _random(prediction: Prediction, random: np.random.Generator) -> tuple[PointX
     return (float(x[0]), float(y[0])), (left, top, right, bottom)
 
 
-def _center_map(width: int, height: int, _: np.random.Generator) -> FloatArray:
+def center_map(width: int, height: int, _: np.random.Generator) -> FloatArray:
     """A Gaussian in the middle."""
     across = ((np.arange(width) + 0.5) / width - 0.5) / _GAUSSIAN_SHARE
     down = ((np.arange(height) + 0.5) / height - 0.5) / _GAUSSIAN_SHARE
     return np.exp(-0.5 * (down[:, None] ** 2 + across**2))
 
 
-def _full_map(width: int, height: int, _: np.random.Generator) -> FloatArray:
+def full_map(width: int, height: int, _: np.random.Generator) -> FloatArray:
     """One everywhere but in a corner, without which the map would be constant and hold no box."""
     heat = np.ones((height, width))
     heat[0, 0] = 0.0
     return heat
 
 
-def _random_map(width: int, height: int, random: np.random.Generator) -> FloatArray:
+def random_map(width: int, height: int, random: np.random.Generator) -> FloatArray:
     """Coarse uniform noise, linearly interpolated."""
     coarse = random.random((_RANDOM_CELLS, _RANDOM_CELLS))
     return np.asarray(_interpolation(height) @ coarse @ _interpolation(width).T)
@@ -110,33 +150,14 @@ def _interpolation(size: int) -> FloatArray:
     return np.stack([np.interp(pixels, cells, unit) for unit in np.eye(_RANDOM_CELLS)], axis=1)
 
 
-def _best_scores(prediction: Prediction) -> dict[str, float]:
-    """The class score, else the best score of any place of the class."""
-    best: dict[str, float] = {}
-    everything: list[Point | Box | Mask] = [*prediction.points]
-    everything += [*prediction.boxes, *prediction.masks]
-    for found in everything:
-        best[found.class_name] = max(found.score, best.get(found.class_name, found.score))
-    return {**best, **prediction.scores}
-
-
-def _best_heats(prediction: Prediction) -> dict[str, float]:
-    """The greatest heat of the points of each class that has any."""
-    best: dict[str, float] = {}
-    for point in prediction.points:
-        if point.heat is not None:
-            best[point.class_name] = max(point.heat, best.get(point.class_name, point.heat))
-    return best
-
-
 PLACES: Mapping[str, Placer] = {
-    "center": _center,
-    "full_image": _full_image,
-    "random": _random,
+    "center": center_place,
+    "full_image": full_image_place,
+    "random": random_place,
 }
 MAPS: Mapping[str, MapMaker] = {
-    "center": _center_map,
-    "full_image": _full_map,
-    "random": _random_map,
+    "center": center_map,
+    "full_image": full_map,
+    "random": random_map,
 }
 BASELINES: tuple[str, ...] = (*PLACES, "chance")

@@ -12,14 +12,6 @@ from numba import njit
 from numpy.typing import NDArray
 
 from weakloc.geometry import FloatArray, IntArray
-from weakloc.metrics.arrays import (
-    ClassIndex,
-    DetectionArrays,
-    ImageRecords,
-    TruthArrays,
-    detection_arrays,
-    truth_arrays,
-)
 from weakloc.metrics.average_precision import (
     DEFAULT_RANKING,
     ClassPrecisions,
@@ -33,8 +25,9 @@ from weakloc.metrics.average_precision import (
     precision_result,
     rank_sorted,
 )
-from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, ClassShares, MetricResult, Resampling
-from weakloc.structures import ABSENT, Prediction, Sample
+from weakloc.metrics.case import Case, ClassIndex, DetectionArrays, TruthArrays
+from weakloc.metrics.result import MetricResult
+from weakloc.metrics.uncertainty import ImageRecords
 
 Edges: TypeAlias = Literal["half_open", "inclusive"]
 Comparison: TypeAlias = Literal[">=", ">"]
@@ -259,22 +252,19 @@ class BoxPrecision:
         self.convention = convention
         self._records: ImageRecords[ImageBoxes] = ImageRecords()
 
-    def update(self, sample: Sample, prediction: Prediction) -> None:
-        self._records.add(sample.name, image_boxes(sample, prediction, self.classes))
-
-    def merge(self, other: BoxPrecision) -> None:
-        self._records.merge(other._records)
+    def update(self, case: Case) -> None:
+        self._records.add(case.draw, case_boxes(case))
 
     def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
-        names, records = self._records.sorted()
+        images, records = self._records.sorted()
         detections, truth = flatten(records)
         num_classes = len(self.classes)
         ranked = RankedClasses(
             rankings=rank_detections(
                 detections, truth, num_classes, overlap=self.overlap, ties=self.convention.ties
             ),
-            positives=count_objects(truth, num_images=len(names), num_classes=num_classes),
-            image_names=names,
+            positives=count_objects(truth, num_images=len(records), num_classes=num_classes),
+            images=images,
             class_names=self.classes.names,
         )
         result = mean_average_precision(
@@ -291,60 +281,8 @@ class BoxPrecision:
         return (result,)
 
 
-class InstanceRecall:
-    """The share of drawn objects that some box of their class finds, one box an object.
-
-    The second number counts only images that hold several objects of the class, where a method
-    that outlines one region per class must miss some.
-    """
-
-    def __init__(
-        self,
-        classes: ClassIndex,
-        overlap: OverlapConvention = DEFAULT_OVERLAP,
-        *,
-        resampling: Resampling = DEFAULT_RESAMPLING,
-    ) -> None:
-        self.classes = classes
-        self.overlap = overlap
-        self._all = ClassShares(classes, resampling=resampling)
-        self._several = ClassShares(classes, resampling=resampling)
-
-    def update(self, sample: Sample, prediction: Prediction) -> None:
-        detections, truth = flatten([image_boxes(sample, prediction, self.classes)])
-        found = match_boxes(detections, truth, self.overlap).found
-        num_classes = len(self.classes)
-        objects = truth.placed.classes
-        hits = np.bincount(objects[found[found >= 0]], minlength=num_classes)
-        trials = np.bincount(objects[~truth.ignored], minlength=num_classes)
-        self._all.add(sample.name, *_by_class(hits, trials, at_least=1))
-        self._several.add(sample.name, *_by_class(hits, trials, at_least=2))
-
-    def merge(self, other: InstanceRecall) -> None:
-        self._all.merge(other._all)
-        self._several.merge(other._several)
-
-    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
-        return tuple(
-            shares.result(
-                name,
-                f"{self.overlap}, {which}",
-                averaging="trials",
-                hidden_supervision=hidden_supervision,
-            )
-            for name, which, shares in (
-                ("instance_recall", "all objects", self._all),
-                ("multi_instance_recall", "images with several of the class", self._several),
-            )
-        )
-
-
-def image_boxes(sample: Sample, prediction: Prediction, classes: ClassIndex) -> ImageBoxes:
-    detections = detection_arrays(prediction, classes)
-    truth = truth_arrays(sample)
-    is_drawn = np.isin(detections.classes, truth.classes)
-    is_absent = np.asarray(sample.labels)[detections.classes] == ABSENT
-    return ImageBoxes(detections, truth, is_drawn | is_absent)
+def case_boxes(case: Case) -> ImageBoxes:
+    return ImageBoxes(case.detections, case.truth.objects, case.judged)
 
 
 def rank_detections(
@@ -378,14 +316,8 @@ def count_objects(truth: FlatTruth, *, num_images: int, num_classes: int) -> Int
     return counts
 
 
-def _by_class(
-    hits: Sequence[int] | IntArray, trials: Sequence[int] | IntArray, *, at_least: int
-) -> tuple[dict[int, int], dict[int, int]]:
-    several = {c: int(number) for c, number in enumerate(trials) if number >= at_least}
-    return {c: int(hits[c]) for c in several}, several
-
-
 COCO_IOUS = np.linspace(0.5, 0.95, 10)  # the evaluator's own numbers, 0.6000000000000001 included
+_COCO = RankingConvention("coco")
 
 
 class CocoPrecision:
@@ -395,88 +327,63 @@ class CocoPrecision:
     them. Difficult objects count as objects outside the area range do: matched, not counted.
     """
 
-    def __init__(
-        self,
-        classes: ClassIndex,
-        *,
-        max_detections: int = 100,
-        resampling: Resampling = DEFAULT_RESAMPLING,
-    ) -> None:
+    def __init__(self, classes: ClassIndex, *, max_detections: int = 100) -> None:
         self.classes = classes
         self.max_detections = max_detections
-        self.convention = RankingConvention("coco", "stable", resampling)
         self._records: ImageRecords[ImageBoxes] = ImageRecords()
 
-    def update(self, sample: Sample, prediction: Prediction) -> None:
-        self._records.add(sample.name, image_boxes(sample, prediction, self.classes))
-
-    def merge(self, other: CocoPrecision) -> None:
-        self._records.merge(other._records)
+    def update(self, case: Case) -> None:
+        self._records.add(case.draw, case_boxes(case))
 
     def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
-        names, records = self._records.sorted()
+        images, records = self._records.sorted()
         detections, truth = flatten(records)
-        ranked = rank_coco(
-            detections, truth, names, self.classes.names, max_detections=self.max_detections
-        )
-        precisions = [class_precisions(each, self.convention) for each in ranked]
-        wanted = {
-            "coco_ap": (range(len(COCO_IOUS)), "0.50 to 0.95"),
-            "coco_ap_50": ((0,), "0.50"),
-            "coco_ap_75": ((5,), "0.75"),
+        num_images, num_classes = len(records), len(self.classes)
+        positives = count_objects(truth, num_images=num_images, num_classes=num_classes)
+        ranked = [
+            RankedClasses(rankings, positives, images, self.classes.names)
+            for rankings in rank_coco(
+                detections, truth, num_classes, max_detections=self.max_detections
+            )
+        ]
+        precisions = [class_precisions(classes, _COCO) for classes in ranked]
+        ious = "0.50 to 0.95"
+        numbers = {
+            "coco_ap": (precisions, ious),
+            "coco_ap_50": (precisions[:1], "0.50"),
+            "coco_ap_75": (precisions[5:6], "0.75"),
+            "coco_ar": ([class_recalls(classes) for classes in ranked], ious),
         }
-        results = [
+        return tuple(
             precision_result(
                 name,
-                _mean([precisions[t] for t in chosen]),
+                _mean(chosen),
                 ranked[0],
-                convention=self._described(ious),
+                convention=f"IoU {described}, {self.max_detections} detections an image and "
+                "class, all areas",
                 hidden_supervision=hidden_supervision,
             )
-            for name, (chosen, ious) in wanted.items()
-        ]
-        recall = precision_result(
-            "coco_ar",
-            _mean([class_recalls(each, self.convention) for each in ranked]),
-            ranked[0],
-            convention=self._described("0.50 to 0.95"),
-            hidden_supervision=hidden_supervision,
+            for name, (chosen, described) in numbers.items()
         )
-        return (*results, recall)
-
-    def _described(self, ious: str) -> str:
-        return f"IoU {ious}, {self.max_detections} detections an image and class, all areas"
 
 
 def rank_coco(
-    detections: FlatDetections,
-    truth: FlatTruth,
-    image_names: tuple[str, ...],
-    class_names: tuple[str, ...],
-    *,
-    max_detections: int,
-) -> list[RankedClasses]:
+    detections: FlatDetections, truth: FlatTruth, num_classes: int, *, max_detections: int
+) -> list[list[Ranking]]:
     """The rankings of all classes at each of the ten IoU thresholds."""
     order = class_order(detections.placed.classes, detections.scores)
     verdicts = _coco_verdicts(detections, truth, max_detections)[:, order]  # (T, D)
-    num_classes = len(class_names)
     ends = np.searchsorted(detections.placed.classes[order], np.arange(num_classes + 1))
-    positives = count_objects(truth, num_images=len(image_names), num_classes=num_classes)
     return [
-        RankedClasses(
-            rankings=[
-                rank_sorted(
-                    detections.scores[order[start:end]],
-                    verdict[start:end],
-                    ties="stable",
-                    image=detections.placed.images[order[start:end]],
-                )
-                for start, end in itertools.pairwise(ends)
-            ],
-            positives=positives,
-            image_names=image_names,
-            class_names=class_names,
-        )
+        [
+            rank_sorted(
+                detections.scores[order[start:end]],
+                verdict[start:end],
+                ties="stable",
+                image=detections.placed.images[order[start:end]],
+            )
+            for start, end in itertools.pairwise(ends)
+        ]
         for verdict in verdicts
     ]
 

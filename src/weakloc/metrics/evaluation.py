@@ -1,41 +1,51 @@
-"""Samples and predictions in; every metric that they support, with baselines beside it, out.
+"""Cases in; every metric that they support, with baselines beside it, out.
 
 evaluation = Evaluation(setup, truth=truth_kinds(samples), said=said_kinds(predictions))
 for sample, prediction in pair_predictions(predictions, samples, setup.classes):
-    evaluation.update(sample, prediction)
+    evaluation.update(setup.case(sample, prediction))
 report = evaluation.report(hidden_supervision=0)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, Self, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
-from weakloc.errors import PredictionsError
 from weakloc.extensions import Choices
-from weakloc.metrics.arrays import ClassIndex
-from weakloc.metrics.average_precision import RankingConvention
-from weakloc.metrics.baselines import BASELINES, baseline_prediction
-from weakloc.metrics.boxes import BoxPrecision, CocoPrecision, InstanceRecall
-from weakloc.metrics.classification import Accuracy, ClassificationPrecision
-from weakloc.metrics.hits import CorLoc, ImageCorLoc, SingleObjectLocalization
-from weakloc.metrics.max_box import MAX_BOX_ACC, MAX_BOX_ACC_V2, MapConvention
-from weakloc.metrics.pixels import MeanIoU
-from weakloc.metrics.points import TOLERANCES, PointConvention, PointingAccuracy, PointPrecision
+from weakloc.metrics.average_precision import DEFAULT_RANKING, RankingConvention
+from weakloc.metrics.baselines import BASELINES, baseline_case
+from weakloc.metrics.boxes import DEFAULT_OVERLAP, BoxPrecision, CocoPrecision, OverlapConvention
+from weakloc.metrics.case import Case, ClassIndex, ClassMap, ImageTruth
+from weakloc.metrics.hits import (
+    accuracy,
+    corloc,
+    image_corloc,
+    instance_recall,
+    pointing_accuracy,
+    single_object_localization,
+)
+from weakloc.metrics.image_rankings import (
+    TOLERANCES,
+    ClassificationPrecision,
+    PointConvention,
+    PointPrecision,
+)
+from weakloc.metrics.max_box import READINGS, MapConvention, MaxBoxAccuracy
+from weakloc.metrics.pixels import MeanIoU, PixelPrecision
+from weakloc.metrics.result import MetricResult
 from weakloc.metrics.uncertainty import (
-    NO_RESAMPLING,
+    DEFAULT_RESAMPLING,
     Difference,
-    MetricResult,
     Resampling,
     paired_difference,
 )
 from weakloc.structures import PRESENT, Prediction, Sample
 
 TruthKind: TypeAlias = Literal["tags", "one tag", "boxes", "masks"]
-SaidKind: TypeAlias = Literal["scores", "points", "boxes", "masks"]
+SaidKind: TypeAlias = Literal["scores", "points", "boxes", "masks", "maps"]
 
 _MISSING_TRUTH: Mapping[TruthKind, str] = {
     "tags": "the data set has no tags",
@@ -47,23 +57,23 @@ _MISSING_TRUTH: Mapping[TruthKind, str] = {
 
 @dataclass(frozen=True)
 class Setup:
-    """What every accumulator is made from."""
+    """What accumulators and cases are made from."""
 
     classes: ClassIndex
-    ranking: RankingConvention = field(default_factory=RankingConvention)
+    ranking: RankingConvention = DEFAULT_RANKING
+    overlap: OverlapConvention = DEFAULT_OVERLAP
     segmentation_values: Mapping[int, int] = field(default_factory=dict)
+    resampling: Resampling = DEFAULT_RESAMPLING
 
-    @property
-    def resampling(self) -> Resampling:
-        return self.ranking.resampling
+    def case(self, sample: Sample, prediction: Prediction, maps: Iterable[ClassMap] = ()) -> Case:
+        truth = ImageTruth(sample, self.segmentation_values)
+        return Case(truth, prediction, self.classes, tuple(maps), self.resampling)
 
 
-class PredictionAccumulator(Protocol):
-    """An accumulator that is fed with samples and their predictions."""
+class Accumulator(Protocol):
+    """What one metric keeps of all cases."""
 
-    def update(self, sample: Sample, prediction: Prediction) -> None: ...
-
-    def merge(self, other: Self) -> None: ...
+    def update(self, case: Case) -> None: ...
 
     def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]: ...
 
@@ -74,9 +84,9 @@ class Metric:
 
     description: str
     headlines: tuple[str, ...]
-    truth: frozenset[TruthKind]
-    said: frozenset[SaidKind]
-    make: Callable[[Setup], PredictionAccumulator]
+    truth: Set[TruthKind]
+    said: Set[SaidKind]
+    make: Callable[[Setup], Accumulator]
 
     def unavailable(self, truth: Iterable[TruthKind], said: Iterable[SaidKind]) -> str | None:
         """Why it cannot be computed, or None."""
@@ -85,39 +95,39 @@ class Metric:
         return "; ".join(reasons) or None
 
 
-def _metric(
-    description: str,
-    headlines: tuple[str, ...],
-    truth: set[TruthKind],
-    said: set[SaidKind],
-    make: Callable[[Setup], PredictionAccumulator],
-) -> Metric:
-    return Metric(description, headlines, frozenset(truth), frozenset(said), make)
+def max_box_metric(convention: MapConvention) -> Metric:
+    return Metric(
+        f"how often a box of the map overlaps an object, at the best threshold ({convention})",
+        (convention.name,),
+        {"boxes"},
+        {"maps"},
+        lambda _: MaxBoxAccuracy(convention),
+    )
 
 
 _BUILT_IN: Mapping[str, Metric] = {
-    "classification": _metric(
+    "classification": Metric(
         "mean average precision of the class scores",
         ("classification_map",),
         {"tags"},
         {"scores"},
         lambda setup: ClassificationPrecision(setup.classes, setup.ranking),
     ),
-    "accuracy": _metric(
+    "accuracy": Metric(
         "how often the best-scored class, or one of five, is the true one",
         ("top_1_accuracy", "top_5_accuracy", "mean_class_accuracy"),
         {"one tag"},
         {"scores"},
-        lambda setup: Accuracy(setup.classes, resampling=setup.resampling),
+        lambda setup: accuracy(setup.classes),
     ),
-    "points": _metric(
+    "points": Metric(
         "average precision of points inside objects, images ranked by class score",
         ("point_map",),
         {"boxes"},
         {"points", "scores"},
         lambda setup: PointPrecision(setup.classes, convention=setup.ranking),
     ),
-    "points_18px": _metric(
+    "points_18px": Metric(
         "the same with the 18 pixels of tolerance of Oquab et al.",
         ("point_map_18px",),
         {"boxes"},
@@ -126,99 +136,87 @@ _BUILT_IN: Mapping[str, Metric] = {
             setup.classes, PointConvention(TOLERANCES["oquab"]), setup.ranking
         ),
     ),
-    "points_by_heat": _metric(
+    "points_by_heat": Metric(
         "average precision of points inside objects, ranked by the heat at the points",
         ("point_map_by_heat",),
         {"boxes"},
         {"points"},
         lambda setup: PointPrecision(setup.classes, PointConvention(rank_by="heat"), setup.ranking),
     ),
-    "pointing": _metric(
+    "pointing": Metric(
         "the pointing game: points of the classes that are there, 15 pixels of tolerance",
         ("pointing_accuracy",),
         {"boxes"},
         {"points"},
-        lambda setup: PointingAccuracy(setup.classes, resampling=setup.resampling),
+        lambda setup: pointing_accuracy(setup.classes, TOLERANCES["pointing_game"]),
     ),
-    "boxes": _metric(
+    "boxes": Metric(
         "Pascal VOC's average precision of boxes at IoU 0.5",
         ("box_map_50",),
         {"boxes"},
         {"boxes"},
-        lambda setup: BoxPrecision(setup.classes, convention=setup.ranking),
+        lambda setup: BoxPrecision(setup.classes, setup.overlap, setup.ranking),
     ),
-    "coco": _metric(
+    "coco": Metric(
         "COCO's average precision and recall of boxes",
         ("coco_ap", "coco_ap_50", "coco_ap_75", "coco_ar"),
         {"boxes"},
         {"boxes"},
-        lambda setup: CocoPrecision(setup.classes, resampling=setup.resampling),
+        lambda setup: CocoPrecision(setup.classes),
     ),
-    "corloc": _metric(
+    "corloc": Metric(
         "how often the best box of a class that is there overlaps an object",
         ("corloc",),
         {"boxes"},
         {"boxes"},
-        lambda setup: CorLoc(setup.classes, resampling=setup.resampling),
+        lambda setup: corloc(setup.classes, setup.overlap),
     ),
-    "image_corloc": _metric(
+    "image_corloc": Metric(
         "how often the best box of an image overlaps any object, whatever the class",
         ("image_corloc",),
         {"boxes"},
         {"boxes"},
-        lambda setup: ImageCorLoc(setup.classes, resampling=setup.resampling),
+        lambda setup: image_corloc(setup.overlap),
     ),
-    "recall": _metric(
+    "recall": Metric(
         "the share of objects found, and that on images with several of a class",
         ("instance_recall", "multi_instance_recall"),
         {"boxes"},
         {"boxes"},
-        lambda setup: InstanceRecall(setup.classes, resampling=setup.resampling),
+        lambda setup: instance_recall(setup.classes, setup.overlap),
     ),
-    "single_object": _metric(
+    "single_object": Metric(
         "GT-known, Top-1 and Top-5 localisation",
         ("gt_known_loc", "top_1_loc", "top_5_loc", "top_5_loc_first_box", "first_box_loc"),
         {"boxes", "one tag"},
         {"boxes", "scores"},
-        lambda setup: SingleObjectLocalization(setup.classes, resampling=setup.resampling),
+        lambda setup: single_object_localization(setup.classes, setup.overlap),
     ),
-    "segmentation": _metric(
+    "segmentation": Metric(
         "mean IoU of masks over all pixels, background included",
         ("mean_iou",),
         {"masks"},
         {"masks"},
-        lambda setup: MeanIoU(
-            setup.classes,
-            segmentation_values=setup.segmentation_values,
-            resampling=setup.resampling,
-        ),
+        lambda setup: MeanIoU(setup.classes),
     ),
-    "segmentation_tags_given": _metric(
+    "segmentation_tags_given": Metric(
         "the same when masks of classes that are not tagged are dropped",
         ("mean_iou_tags_given",),
         {"masks", "tags"},
         {"masks"},
-        lambda setup: MeanIoU(
-            setup.classes,
-            knowing="tags",
-            segmentation_values=setup.segmentation_values,
-            resampling=setup.resampling,
-        ),
+        lambda setup: MeanIoU(setup.classes, knowing="tags"),
+    ),
+    # Of whole score maps, which predictions do not hold: for runs, not for files.
+    **{reading.name: max_box_metric(reading) for reading in READINGS},
+    "pixels": Metric(
+        "average precision of the pixels of score maps against masks",
+        ("px_ap",),
+        {"masks"},
+        {"maps"},
+        lambda _: PixelPrecision(),
     ),
 }
 METRICS: Mapping[str, Metric] = Choices("metrics", _BUILT_IN)
-
-# Metrics of whole score maps, which predictions do not hold: for runs, not for files.
-MAP_CONVENTIONS: Mapping[str, MapConvention] = {
-    convention.name: convention
-    for base in (MAX_BOX_ACC, MAX_BOX_ACC_V2)
-    for convention in (
-        base,
-        replace(base, reading="compatible"),
-        replace(base, resolution="original"),
-        replace(base, reading="compatible", resolution="original"),
-    )
-}
 
 
 def truth_kinds(samples: Iterable[Sample]) -> frozenset[TruthKind]:
@@ -254,31 +252,21 @@ def said_kinds(predictions: Iterable[Prediction]) -> frozenset[SaidKind]:
     return frozenset(kinds)
 
 
-SCHEMA = "weakloc.metrics/1"
-_RUN = "run"
-
-
 @dataclass(frozen=True)
 class Report:
-    """The run's numbers, the baselines' of the same names, and why others are missing."""
+    """The run's numbers, with the baselines' of the same names, and why others are missing."""
 
     results: tuple[MetricResult, ...]
-    baselines: Mapping[str, Mapping[str, float]]  # number -> baseline -> value
     unavailable: Mapping[str, str]  # number -> reason
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "schema": SCHEMA,
-            "metrics": [
-                {**result.to_json(), "baselines": dict(self.baselines.get(result.name, {}))}
-                for result in self.results
-            ],
-            "unavailable": dict(self.unavailable),
-        }
+    @property
+    def baselines(self) -> dict[str, Mapping[str, float]]:
+        """Number -> baseline -> value."""
+        return {result.name: result.baselines for result in self.results if result.baselines}
 
 
 class Evaluation:
-    """All accumulators of one run and of its baselines; mergeable as they are."""
+    """All accumulators of one run and of its baselines."""
 
     def __init__(
         self,
@@ -286,55 +274,55 @@ class Evaluation:
         *,
         truth: Iterable[TruthKind],
         said: Iterable[SaidKind],
-        metrics: Sequence[str] = tuple(METRICS),
-        baselines: Sequence[str] = BASELINES,
+        metrics: Sequence[str],
     ) -> None:
         self.setup = setup
         truth, said = frozenset(truth), frozenset(said)
         reasons = {name: METRICS[name].unavailable(truth, said) for name in metrics}
-        usable = {name: METRICS[name] for name, reason in reasons.items() if reason is None}
+        self._metrics = [METRICS[name] for name, reason in reasons.items() if reason is None]
         self._unavailable = {
             headline: reason
             for name, reason in reasons.items()
             if reason is not None
             for headline in METRICS[name].headlines
         }
-        self._of: dict[str, dict[str, PredictionAccumulator]] = {
-            _RUN: {name: metric.make(setup) for name, metric in usable.items()}
+        self._of_run = [metric.make(setup) for metric in self._metrics]
+        # Equal scores as one group: the average precision is the frequency of the class.
+        grouped = replace(setup, ranking=replace(setup.ranking, ties="grouped"))
+        self._of_baselines = {
+            name: [
+                metric.make(grouped if name == "chance" else setup)
+                for metric in self._metrics
+                if (metric.said == {"scores"}) == (name == "chance")  # the others differ in places
+            ]
+            for name in BASELINES
         }
-        for baseline in baselines:
-            self._of[baseline] = _baseline_accumulators(baseline, usable, setup)
 
-    def update(self, sample: Sample, prediction: Prediction) -> None:
-        for name, accumulators in self._of.items():
-            said = prediction
-            if name != _RUN:
-                if not accumulators:
-                    continue
-                said = baseline_prediction(name, prediction, seed=self.setup.resampling.seed)
-            for accumulator in accumulators.values():
-                accumulator.update(sample, said)
+    def update(self, case: Case) -> None:
+        for accumulator in self._of_run:
+            accumulator.update(case)
+        for name, accumulators in self._of_baselines.items():
+            if accumulators:
+                trivial = baseline_case(name, case)
+                for accumulator in accumulators:
+                    accumulator.update(trivial)
 
-    def merge(self, other: Evaluation) -> None:
-        if {name: set(each) for name, each in self._of.items()} != {
-            name: set(each) for name, each in other._of.items()
-        }:
-            raise PredictionsError("evaluations of different metrics cannot be merged")
-        for name, accumulators in self._of.items():
-            for metric, accumulator in accumulators.items():
-                accumulator.merge(other._of[name][metric])
-
-    def report(self, *, hidden_supervision: int = 0) -> Report:
-        results: list[MetricResult] = []
-        for accumulator in self._of[_RUN].values():
-            results += accumulator.compute(hidden_supervision=hidden_supervision)
+    def report(self, *, hidden_supervision: int = 0, in_training: int = 0) -> Report:
+        """`in_training` is the hidden supervision of numbers that no threshold has a part in."""
         baselines: dict[str, dict[str, float]] = {}
-        for name, accumulators in self._of.items():
-            for accumulator in accumulators.values() if name != _RUN else ():
+        for name, accumulators in self._of_baselines.items():
+            for accumulator in accumulators:
                 for result in accumulator.compute():
                     if result.value is not None:
                         baselines.setdefault(result.name, {})[name] = result.value
-        return Report(tuple(results), baselines, dict(self._unavailable))
+        results = [
+            replace(result, baselines=baselines.get(result.name, {}))
+            for metric, accumulator in zip(self._metrics, self._of_run, strict=True)
+            for result in accumulator.compute(
+                hidden_supervision=in_training if metric.said == {"maps"} else hidden_supervision
+            )
+        ]
+        return Report(tuple(results), self._unavailable)
 
 
 def compare_reports(first: Report, second: Report) -> tuple[Difference, ...]:
@@ -347,15 +335,8 @@ def compare_reports(first: Report, second: Report) -> tuple[Difference, ...]:
     )
 
 
-def _baseline_accumulators(
-    baseline: str, metrics: Mapping[str, Metric], setup: Setup
-) -> dict[str, PredictionAccumulator]:
-    """Chance answers for scores, the other baselines for places; without resamples."""
-    plain = replace(setup, ranking=replace(setup.ranking, resampling=NO_RESAMPLING))
-    if baseline == "chance":
-        # Equal scores as one group: the average precision is the frequency of the class.
-        grouped = replace(plain, ranking=replace(plain.ranking, ties="grouped"))
-        wanted = {name: each for name, each in metrics.items() if each.said == {"scores"}}
-        return {name: metric.make(grouped) for name, metric in wanted.items()}
-    wanted = {name: each for name, each in metrics.items() if each.said != {"scores"}}
-    return {name: metric.make(plain) for name, metric in wanted.items()}
+def reading_differences(results: Sequence[MetricResult]) -> dict[str, float]:
+    """Compatible minus clean reading, for each number that was measured both ways."""
+    values = {result.name: result.value for result in results if result.value is not None}
+    pairs = {name: f"{name}_compatible" for name in values}
+    return {name: values[pair] - values[name] for name, pair in pairs.items() if pair in values}

@@ -1,127 +1,180 @@
-"""The single best box in; correct localisation, per class or per image, out."""
+"""A function that says of one case what is hit of what could be; rates over all images out."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from weakloc.geometry import FloatArray, box_ious
-from weakloc.metrics.arrays import (
-    ClassIndex,
-    DetectionArrays,
-    class_scores,
-    detection_arrays,
-    place_of,
-    single_label,
-    truth_arrays,
+from weakloc.metrics.boxes import (
+    DEFAULT_OVERLAP,
+    OverlapConvention,
+    case_boxes,
+    flatten,
+    match_boxes,
 )
-from weakloc.metrics.boxes import DEFAULT_OVERLAP, OverlapConvention
-from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, ClassShares, MetricResult, Resampling
-from weakloc.structures import Prediction, Sample
+from weakloc.metrics.case import Case, ClassIndex
+from weakloc.metrics.image_rankings import TOLERANCES
+from weakloc.metrics.result import MetricResult
+from weakloc.metrics.uncertainty import (
+    ImageDraw,
+    ResampledSums,
+    interval_of,
+    mean_of_defined,
+    ratio,
+)
+from weakloc.structures import Point
+
+Averaging: TypeAlias = Literal["classes", "trials"]
+# Hits and trials of one image, each (C,) or, where several rates are counted, (rates, C).
+HitsAndTrials: TypeAlias = tuple[ArrayLike, ArrayLike]
 
 
-class CorLoc:
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A number made of hits and trials: the mean over classes, or all hits over all trials."""
+
+    name: str
+    convention: str
+    averaging: Averaging
+
+
+class HitRates:
+    """Sums hits and trials of every class; a class without a trial is left out."""
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        rates: Sequence[Rate],
+        count: Callable[[Case], HitsAndTrials],
+    ) -> None:
+        self.class_names = tuple(class_names)
+        self.rates = rates
+        self._count = count
+        self._shape = (2, len(rates), len(self.class_names))
+        self._sums = ResampledSums(2 * len(rates) * len(self.class_names))
+
+    def update(self, case: Case) -> None:
+        self.add(case.draw, *self._count(case))
+
+    def add(self, draw: ImageDraw, hits: ArrayLike, trials: ArrayLike) -> None:
+        counts = np.empty(self._shape)
+        counts[0], counts[1] = hits, trials
+        self._sums.add(draw, counts)
+
+    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
+        return tuple(
+            self._result(number, rate, hidden_supervision) for number, rate in enumerate(self.rates)
+        )
+
+    def _result(self, number: int, rate: Rate, hidden_supervision: int) -> MetricResult:
+        def average(sums: FloatArray) -> FloatArray:
+            counts = sums.reshape(-1, *self._shape)[:, :, number]  # (resamples, 2, C)
+            return _average(counts[:, 0], counts[:, 1], rate.averaging)
+
+        hits, trials = self._sums.total.reshape(self._shape)[:, number]
+        per_class = ratio(hits, trials)
+        is_tried = trials > 0
+        replicates = self._sums.evaluate(average)
+        names = self.class_names
+        return MetricResult(
+            name=rate.name,
+            value=float(_average(hits, trials, rate.averaging)) if is_tried.any() else None,
+            convention=f"{rate.convention}, mean over {rate.averaging}",
+            num_images=self._sums.num_images,
+            hidden_supervision=hidden_supervision,
+            interval=interval_of(replicates) if is_tried.any() else None,
+            per_class={names[c]: float(per_class[c]) for c in np.flatnonzero(is_tried)},
+            left_out=tuple(names[c] for c in np.flatnonzero(~is_tried)),
+            details={"num_trials": int(trials.sum())},
+            unavailable=None if is_tried.any() else "there is nothing to find on these images",
+            replicates=replicates,
+            image_digest=self._sums.image_digest,
+        )
+
+
+def _average(hits: FloatArray, trials: FloatArray, averaging: Averaging) -> FloatArray:
+    """Over the last axis."""
+    if averaging == "classes":
+        return mean_of_defined(ratio(hits, trials))
+    return ratio(hits.sum(axis=-1), trials.sum(axis=-1))
+
+
+def accuracy(classes: ClassIndex) -> HitRates:
+    """Top-1 and top-5 accuracy on images with one tag; equal scores go to the earlier class."""
+    guesses = (1, 5) if len(classes) > 5 else (1,)  # five guesses among five classes tell nothing
+    rates = [
+        Rate(f"top_{k}_accuracy", f"true class among the {k} highest scores", "trials")
+        for k in guesses
+    ]
+    balanced = Rate("mean_class_accuracy", "true class has the highest score", "classes")
+
+    def count(case: Case) -> HitsAndTrials:
+        is_class = _one_hot(case)
+        return [(case.rank_of_class < k) * is_class for k in (*guesses, 1)], is_class
+
+    return HitRates(classes.names, [*rates, balanced], count)
+
+
+def corloc(classes: ClassIndex, overlap: OverlapConvention = DEFAULT_OVERLAP) -> HitRates:
     """For each class, over the images that hold it: does its best box overlap an object of it?
 
     Difficult objects count. The mean is over classes.
     """
 
-    def __init__(
-        self,
-        classes: ClassIndex,
-        overlap: OverlapConvention = DEFAULT_OVERLAP,
-        *,
-        resampling: Resampling = DEFAULT_RESAMPLING,
-    ) -> None:
-        self.classes = classes
-        self.overlap = overlap
-        self._shares = ClassShares(classes, resampling=resampling)
+    def count(case: Case) -> HitsAndTrials:
+        is_drawn = _drawn_classes(case)
+        hits = np.zeros(len(classes))
+        for c in np.flatnonzero(is_drawn).tolist():
+            hits[c] = best_box_hits(case, c, case.truth.objects.boxes_of(c), overlap)
+        return hits, is_drawn
 
-    def update(self, sample: Sample, prediction: Prediction) -> None:
-        detections = detection_arrays(prediction, self.classes)
-        truth = truth_arrays(sample)
-        hits = {
-            c: int(best_box_hits(detections, c, truth.boxes_of(c), self.overlap))
-            for c in np.unique(truth.classes).tolist()
-        }
-        self._shares.add(sample.name, hits, dict.fromkeys(hits, 1))
-
-    def merge(self, other: CorLoc) -> None:
-        self._shares.merge(other._shares)
-
-    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
-        result = self._shares.result(
-            "corloc",
-            f"{self.overlap}, best box of each class present",
-            averaging="classes",
-            hidden_supervision=hidden_supervision,
-        )
-        return (result,)
+    rate = Rate("corloc", f"{overlap}, best box of each class present", "classes")
+    return HitRates(classes.names, [rate], count)
 
 
-class ImageCorLoc:
+def image_corloc(overlap: OverlapConvention = DEFAULT_OVERLAP) -> HitRates:
     """One box an image, whatever its class: does it overlap any object, whatever its class?
 
     The number of unsupervised object discovery; not comparable with `corloc`.
     """
 
-    def __init__(
-        self,
-        classes: ClassIndex,
-        overlap: OverlapConvention = DEFAULT_OVERLAP,
-        *,
-        resampling: Resampling = DEFAULT_RESAMPLING,
-    ) -> None:
-        self.classes = classes
-        self.overlap = overlap
-        self._shares = ClassShares(ClassIndex(["any"]), resampling=resampling)
+    def count(case: Case) -> HitsAndTrials:
+        objects, detections = case.truth.objects.boxes, case.detections
+        best = detections.boxes[np.argmax(detections.scores)] if len(detections.scores) else None
+        return best is not None and overlaps_any(best, objects, overlap), len(objects) > 0
 
-    def update(self, sample: Sample, prediction: Prediction) -> None:
-        boxes = truth_arrays(sample).boxes
-        detections = detection_arrays(prediction, self.classes)
-        hit = False
-        if len(detections.scores):
-            best = int(np.argmax(detections.scores))
-            hit = overlaps_any(detections.boxes[best], boxes, self.overlap)
-        self._shares.add(sample.name, {0: int(hit)}, {0: int(len(boxes) > 0)})
-
-    def merge(self, other: ImageCorLoc) -> None:
-        self._shares.merge(other._shares)
-
-    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
-        result = self._shares.result(
-            "image_corloc",
-            f"{self.overlap}, best box of the image, classes disregarded",
-            averaging="trials",
-            hidden_supervision=hidden_supervision,
-        )
-        return (result,)
+    rate = Rate("image_corloc", f"{overlap}, best box of the image, classes disregarded", "trials")
+    return HitRates(["any"], [rate], count)
 
 
-def best_box_hits(
-    detections: DetectionArrays, class_index: int, objects: FloatArray, overlap: OverlapConvention
-) -> bool:
-    """Whether the class has a box, and the best of them overlaps one of the objects."""
-    best = detections.best_of(class_index)
-    return best is not None and overlaps_any(detections.boxes[best], objects, overlap)
+def instance_recall(classes: ClassIndex, overlap: OverlapConvention = DEFAULT_OVERLAP) -> HitRates:
+    """The share of drawn objects that some box of their class finds, one box an object.
+
+    The second number counts only images that hold several objects of the class, where a method
+    that outlines one region per class must miss some.
+    """
+
+    def count(case: Case) -> HitsAndTrials:
+        detections, truth = flatten([case_boxes(case)])
+        objects, reached = truth.placed.classes, match_boxes(detections, truth, overlap).found
+        hits = np.bincount(objects[reached[reached >= 0]], minlength=len(classes))
+        trials = np.bincount(objects[~truth.ignored], minlength=len(classes))
+        is_several = trials >= 2
+        return [hits, hits * is_several], [trials, trials * is_several]
+
+    rates = [
+        Rate("instance_recall", f"{overlap}, all objects", "trials"),
+        Rate("multi_instance_recall", f"{overlap}, images with several of the class", "trials"),
+    ]
+    return HitRates(classes.names, rates, count)
 
 
-def overlaps_any(box: FloatArray, objects: FloatArray, overlap: OverlapConvention) -> bool:
-    return bool(overlap.passes(box_ious(box, objects, inclusive=overlap.is_inclusive)).any())
-
-
-class _Outcome(NamedTuple):
-    """What one image adds to each number."""
-
-    gt_known_loc: bool
-    top_1_loc: bool
-    top_5_loc: bool
-    top_5_loc_first_box: bool
-    first_box_loc: bool
-
-
-_MEANING = {
+_LOCALIZATION = {
     "gt_known_loc": "box of the true class",
     "top_1_loc": "true class is the first guess, its box hits",
     "top_5_loc": "true class among five guesses, its own box hits",
@@ -130,55 +183,76 @@ _MEANING = {
 }
 
 
-class SingleObjectLocalization:
+def single_object_localization(
+    classes: ClassIndex, overlap: OverlapConvention = DEFAULT_OVERLAP
+) -> HitRates:
     """The localisation accuracies of images that hold one class."""
+    rates = [
+        Rate(name, f"{overlap}, {meaning}", "trials")
+        for name, meaning in _LOCALIZATION.items()
+        if len(classes) > 5 or not name.startswith("top_5")  # five guesses of five tell nothing
+    ]
 
-    def __init__(
-        self,
-        classes: ClassIndex,
-        overlap: OverlapConvention = DEFAULT_OVERLAP,
-        *,
-        resampling: Resampling = DEFAULT_RESAMPLING,
-    ) -> None:
-        self.classes = classes
-        self.overlap = overlap
-        needs_five = {"top_5_loc", "top_5_loc_first_box"} if len(classes) <= 5 else set()
-        self._shares = {
-            name: ClassShares(classes, resampling=resampling)
-            for name in _Outcome._fields
-            if name not in needs_five  # five guesses among five classes tell nothing
+    def count(case: Case) -> HitsAndTrials:
+        c, rank = case.truth.only_class, case.rank_of_class
+        objects = case.truth.objects.boxes_of(c)
+        known = best_box_hits(case, c, objects, overlap)
+        first = best_box_hits(case, int(case.scores.argmax()), objects, overlap)
+        hits = {
+            "gt_known_loc": known,
+            "top_1_loc": known and rank < 1,
+            "top_5_loc": known and rank < 5,
+            "top_5_loc_first_box": first and rank < 5,
+            "first_box_loc": first,
         }
+        is_class = _one_hot(case)
+        return [hits[rate.name] * is_class for rate in rates], is_class * (len(objects) > 0)
 
-    def update(self, sample: Sample, prediction: Prediction) -> None:
-        label = single_label(sample)
-        scores = class_scores(prediction, self.classes)
-        place = place_of(scores, label)
-        detections = detection_arrays(prediction, self.classes)
-        objects = truth_arrays(sample).boxes_of(label)
-        known = best_box_hits(detections, label, objects, self.overlap)
-        first = best_box_hits(detections, int(scores.argmax()), objects, self.overlap)
-        outcome = _Outcome(
-            gt_known_loc=known,
-            top_1_loc=known and place < 1,
-            top_5_loc=known and place < 5,
-            top_5_loc_first_box=first and place < 5,
-            first_box_loc=first,
-        )
-        is_drawn = int(len(objects) > 0)
-        for name, shares in self._shares.items():
-            shares.add(sample.name, {label: int(getattr(outcome, name))}, {label: is_drawn})
+    return HitRates(classes.names, rates, count)
 
-    def merge(self, other: SingleObjectLocalization) -> None:
-        for name, shares in self._shares.items():
-            shares.merge(other._shares[name])
 
-    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
-        return tuple(
-            shares.result(
-                name,
-                f"{self.overlap}, {_MEANING[name]}",
-                averaging="trials",
-                hidden_supervision=hidden_supervision,
-            )
-            for name, shares in self._shares.items()
-        )
+def pointing_accuracy(
+    classes: ClassIndex, tolerance: float = TOLERANCES["pointing_game"]
+) -> HitRates:
+    """The pointing game: for each tag of an image, does the class's point lie in a box of it?
+
+    Knows the tags, needs no ranking, counts difficult objects; not comparable with `point_map`.
+    """
+
+    def count(case: Case) -> HitsAndTrials:
+        is_drawn = _drawn_classes(case)
+        hits = np.zeros(len(classes))
+        for c, point in case.best_points.items():
+            hits[c] = is_drawn[c] and _is_inside(point, case.truth.objects.boxes_of(c), tolerance)
+        return hits, is_drawn
+
+    rate = Rate("pointing_accuracy", f"classes given, tolerance {tolerance:g} px", "classes")
+    return HitRates(classes.names, [rate], count)
+
+
+def best_box_hits(
+    case: Case, class_index: int, objects: FloatArray, overlap: OverlapConvention
+) -> bool:
+    """Whether the class has a box, and the best of them overlaps one of the objects."""
+    best = case.detections.best_of(class_index)
+    return best is not None and overlaps_any(case.detections.boxes[best], objects, overlap)
+
+
+def overlaps_any(box: FloatArray, objects: FloatArray, overlap: OverlapConvention) -> bool:
+    return bool(overlap.passes(box_ious(box, objects, inclusive=overlap.is_inclusive)).any())
+
+
+def _is_inside(point: Point, boxes: FloatArray, tolerance: float) -> bool:
+    left, top, right, bottom = boxes.T
+    across = (left - tolerance <= point.x) & (point.x <= right + tolerance)
+    return bool((across & (top - tolerance <= point.y) & (point.y <= bottom + tolerance)).any())
+
+
+def _one_hot(case: Case) -> NDArray[np.bool_]:
+    """(C,) true at the only class present."""
+    return np.asarray(np.arange(len(case.classes)) == case.truth.only_class)
+
+
+def _drawn_classes(case: Case) -> NDArray[np.bool_]:
+    """(C,) true at the classes of which an object is drawn."""
+    return np.asarray(np.isin(np.arange(len(case.classes)), case.truth.objects.classes))

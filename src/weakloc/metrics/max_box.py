@@ -6,8 +6,9 @@ bound, with all their boxes as hidden supervision. V2 lets it differ between the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+import itertools
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from numba import njit
@@ -16,20 +17,12 @@ from numpy.typing import NDArray
 from weakloc.component_tree import ComponentTree, component_tree, hole_level_boxes, level_boxes
 from weakloc.errors import DataError, PredictionsError
 from weakloc.geometry import FloatArray, IntArray
-from weakloc.metrics.arrays import truth_arrays
-from weakloc.metrics.uncertainty import (
-    DEFAULT_RESAMPLING,
-    Curve,
-    Detail,
-    MetricResult,
-    ResampledSums,
-    Resampling,
-    interval_of,
-    ratio,
-)
-from weakloc.structures import Sample
+from weakloc.metrics.case import Case, Resolution, ScoreMap
+from weakloc.metrics.result import Curve, Detail, MetricResult
+from weakloc.metrics.uncertainty import ImageDraw, ResampledSums, interval_of, ratio
 
 NUM_LEVELS = 255
+SIDE = 224  # of the maps in the published definition
 
 # Neighbours in counterclockwise order as seen on the screen, from the west.
 _ROWS = np.array([0, 1, 1, 1, 0, -1, -1, -1])
@@ -212,9 +205,6 @@ def _next_neighbour(
     return -1
 
 
-ScoreMap: TypeAlias = NDArray[np.floating[Any]]
-
-
 def normalize_map(score_map: ScoreMap, *, where: str) -> ScoreMap:
     """Minimum to 0 and maximum to 1, in the precision of the map; a constant map is all 0."""
     if score_map.ndim != 2 or score_map.size == 0:
@@ -263,7 +253,6 @@ def _count_below(scores: FloatArray, thresholds: FloatArray, per_unit: float) ->
 
 Contours: TypeAlias = Literal["largest", "all"]
 Reading: TypeAlias = Literal["clean", "compatible"]
-Resolution: TypeAlias = Literal["224", "original"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,47 +305,48 @@ class MapConvention:
 
 MAX_BOX_ACC = MapConvention()
 MAX_BOX_ACC_V2 = MapConvention("all", (0.3, 0.5, 0.7))
+READINGS: tuple[MapConvention, ...] = tuple(
+    replace(base, resolution=resolution, reading=reading)
+    for base, resolution, reading in itertools.product(
+        (MAX_BOX_ACC, MAX_BOX_ACC_V2), get_args(Resolution), get_args(Reading)
+    )
+)
 
 
 class MaxBoxAccuracy:
     """The best share of images, over thresholds, on which some box of the map hits."""
 
-    def __init__(
-        self,
-        convention: MapConvention = MAX_BOX_ACC_V2,
-        *,
-        resampling: Resampling = DEFAULT_RESAMPLING,
-    ) -> None:
+    def __init__(self, convention: MapConvention = MAX_BOX_ACC_V2) -> None:
         self.convention = convention
         self._num_objects = 0
-        num_counts = len(convention.ious) * NUM_LEVELS
-        self._sums = ResampledSums(num_counts + 1, resampling=resampling)
+        self._sums = ResampledSums(len(convention.ious) * NUM_LEVELS + 1)
 
-    def update(
+    def update(self, case: Case) -> None:
+        """Leaves out classes of which no box is drawn."""
+        image_size = (case.prediction.width, case.prediction.height)
+        for class_map, draw in zip(case.maps, case.map_draws, strict=True):
+            objects = case.truth.objects.boxes_of(class_map.class_index)
+            if len(objects):
+                score_map = class_map.by_resolution[self.convention.resolution]
+                self.add(draw, score_map, objects, image_size)
+
+    def add(
         self,
-        sample: Sample,
+        draw: ImageDraw,
         score_map: ScoreMap,
-        *,
-        class_index: int,
+        objects: FloatArray,
         image_size: tuple[int, int],
     ) -> None:
         """One class's map over the whole image, against the drawn boxes of that class."""
-        objects = truth_arrays(sample).boxes_of(class_index)
         if not len(objects):
-            raise DataError("no box of the class is drawn", where=sample.name)
+            raise DataError("no box of the class is drawn", where=draw.image)
         self._check_size(score_map, image_size)
         overlaps = best_overlaps(
-            normalize_map(score_map, where=sample.name), objects, image_size, self.convention
+            normalize_map(score_map, where=draw.image), objects, image_size, self.convention
         )
         hits = overlaps >= np.array(self.convention.ious)[:, None]  # (I, levels)
         self._num_objects += len(objects)
-        self._sums.add(sample.name, np.append(hits, 1))
-
-    def merge(self, other: MaxBoxAccuracy) -> None:
-        if self.convention != other.convention:
-            raise ValueError("accuracies of different conventions cannot be merged")
-        self._num_objects += other._num_objects
-        self._sums.merge(other._sums)
+        self._sums.add(draw, np.append(hits, 1))
 
     def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
         sums = self._sums
@@ -406,7 +396,7 @@ class MaxBoxAccuracy:
 
     def _check_size(self, score_map: ScoreMap, image_size: tuple[int, int]) -> None:
         original = self.convention.resolution == "original"
-        width, height = image_size if original else (224, 224)
+        width, height = image_size if original else (SIDE, SIDE)
         if score_map.shape != (height, width):
             raise ValueError(
                 f"the map is {score_map.shape[1]} x {score_map.shape[0]}, but "

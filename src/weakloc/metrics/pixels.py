@@ -1,93 +1,66 @@
-"""Label images in; mean intersection over union from one confusion matrix out."""
+"""Label images and masks in; mean IoU from one confusion matrix, and PxAP of maps, out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from PIL import Image
 
-from weakloc.errors import DataError, PredictionsError
+from weakloc.errors import PredictionsError
 from weakloc.geometry import FloatArray, IntArray
-from weakloc.metrics.arrays import ClassIndex, truth_of
 from weakloc.metrics.average_precision import grouped_precisions
-from weakloc.metrics.max_box import ScoreMap, normalize_map
+from weakloc.metrics.case import (
+    VOID,
+    Case,
+    ClassIndex,
+    ImageTruth,
+    LabelImage,
+    ScoreMap,
+    drawn_truth,
+)
+from weakloc.metrics.max_box import SIDE, normalize_map
+from weakloc.metrics.result import MetricResult
 from weakloc.metrics.uncertainty import (
-    DEFAULT_RESAMPLING,
-    MetricResult,
+    ImageDraw,
     ResampledSums,
-    Resampling,
     interval_of,
     mean_of_defined,
     ratio,
 )
 from weakloc.rle import decode_mask
-from weakloc.structures import ABSENT, PRESENT, Mask, Prediction, Sample, Truth
-
-Labels: TypeAlias = NDArray[np.uint8]  # (height, width)
-BACKGROUND, VOID = 0, 255
+from weakloc.structures import ABSENT, PRESENT, Prediction, Truth
 
 
 def paint_masks(
     prediction: Prediction, classes: ClassIndex, *, allowed: Iterable[int] | None = None
-) -> Labels:
+) -> LabelImage:
     """Each pixel gets the class of the best-scored mask over it; of equal ones the first."""
-    where = prediction.image
     labels = np.zeros((prediction.height, prediction.width), dtype=np.uint8)
     known = range(len(classes)) if allowed is None else set(allowed)
     best_first = sorted(prediction.masks, key=lambda each: -each.score)
     for mask in reversed(best_first):
-        c = classes.index_of(mask.class_name, where=where)
+        c = classes.index_of(mask.class_name, where=prediction.image)
         if c in known:
-            labels[_predicted_pixels(mask, where)] = 1 + c
+            try:
+                labels[decode_mask(mask.rle)] = 1 + c
+            except ValueError as reason:
+                message = f"a mask of {mask.class_name!r}: {reason}"
+                raise PredictionsError(message, where=prediction.image) from reason
     return labels
 
 
-def truth_labels(sample: Sample, segmentation_values: Mapping[int, int]) -> Labels | None:
-    """The drawn label image, else the drawn objects painted in order; None without either.
-
-    `segmentation_values` leads from a palette index to its class. Crowds are void.
-    """
-    truth = truth_of(sample)
-    if truth.segmentation_path is not None:
-        return read_labels(truth.segmentation_path, segmentation_values)
-    if not truth.masks:
-        return None
-    height, width = truth.masks[0].rle["size"]
-    labels = np.zeros((height, width), dtype=np.uint8)
-    for mask in sorted(truth.masks, key=lambda each: not each.crowd):  # objects over crowds
-        labels[decode_mask(mask.rle)] = VOID if mask.crowd else 1 + mask.class_index
-    return labels
+def drawn_pixels(truth: ImageTruth, class_index: int) -> LabelImage | None:
+    """`class_mask` of the label image where there is one, else of the drawn objects."""
+    drawn = drawn_truth(truth.sample)
+    if drawn.segmentation_path is None:
+        return class_mask(drawn, class_index)
+    return None if truth.labels is None else of_class(truth.labels, class_index)
 
 
-def read_labels(path: str, segmentation_values: Mapping[int, int]) -> Labels:
-    """A palette image's indices as labels."""
-    try:
-        with Image.open(Path(path)) as image:
-            values = np.asarray(image)
-    except OSError as reason:
-        raise DataError(f"the label image cannot be read ({reason})", where=path) from reason
-    if values.ndim != 2:
-        raise DataError(
-            f"a label image holds one index a pixel, this one has shape {values.shape}",
-            where=path,
-            remedy="Use the palette image, not its colours",
-        )
-    table = np.full(256, -1)
-    table[[BACKGROUND, VOID]] = BACKGROUND, VOID
-    for value, class_index in segmentation_values.items():
-        table[value] = 1 + class_index
-    labels = table[values]
-    if (labels < 0).any():
-        raise DataError(f"index {int(values[labels < 0][0])} stands for no class", where=path)
-    return np.asarray(labels, dtype=np.uint8)
-
-
-def class_mask(truth: Truth, class_index: int) -> Labels | None:
+def class_mask(truth: Truth, class_index: int) -> LabelImage | None:
     """1 on the objects of a class, VOID on its crowds beyond them, 0 elsewhere."""
     mine = [mask for mask in truth.masks if mask.class_index == class_index]
     if not mine:
@@ -98,12 +71,12 @@ def class_mask(truth: Truth, class_index: int) -> Labels | None:
     return pixels
 
 
-def of_class(labels: Labels, class_index: int) -> Labels:
+def of_class(labels: LabelImage, class_index: int) -> LabelImage:
     """The same from a label array."""
     return np.where(labels == VOID, VOID, labels == 1 + class_index).astype(np.uint8)
 
 
-def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
+def resize_labels(labels: LabelImage, size: tuple[int, int]) -> LabelImage:
     """The nearest pixel by its centre, to (width, height)."""
     height, width = labels.shape
     columns = np.floor((np.arange(size[0]) + 0.5) * width / size[0]).astype(np.intp)
@@ -111,15 +84,7 @@ def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
     return np.asarray(labels[rows[:, None], columns])
 
 
-def _predicted_pixels(mask: Mask, where: str) -> NDArray[np.bool_]:
-    try:
-        return decode_mask(mask.rle)
-    except ValueError as reason:
-        raise PredictionsError(f"a mask of {mask.class_name!r}: {reason}", where=where) from reason
-
-
 Knowing: TypeAlias = Literal["nothing", "tags"]
-NO_VALUES: Mapping[int, int] = {}
 
 
 class MeanIoU:
@@ -129,42 +94,33 @@ class MeanIoU:
     other classes become background: an easier task, with a name of its own.
     """
 
-    def __init__(
-        self,
-        classes: ClassIndex,
-        *,
-        knowing: Knowing = "nothing",
-        segmentation_values: Mapping[int, int] = NO_VALUES,
-        resampling: Resampling = DEFAULT_RESAMPLING,
-    ) -> None:
+    def __init__(self, classes: ClassIndex, *, knowing: Knowing = "nothing") -> None:
         if len(classes) + 1 > VOID:
             raise ValueError(f"label arrays hold at most {VOID - 1} classes, not {len(classes)}")
         self.classes = classes
         self.knowing = knowing
-        self.segmentation_values = segmentation_values
         self.names = ("background", *classes.names)
         self._confusion = np.zeros((len(self.names), len(self.names)), dtype=np.int64)
-        self._sums = ResampledSums(3 * len(self.names), resampling=resampling)
+        self._sums = ResampledSums(3 * len(self.names))
 
-    def update(self, sample: Sample, prediction: Prediction) -> None:
+    def update(self, case: Case) -> None:
         """The predicted masks against the drawn labels; an image without them is left out."""
-        truth = truth_labels(sample, self.segmentation_values)
+        truth = case.truth.labels
         if truth is None:
-            if (sample.labels != ABSENT).any():
+            if (case.tags != ABSENT).any():
                 return
-            truth = np.zeros((prediction.height, prediction.width), dtype=np.uint8)
+            truth = np.zeros((case.prediction.height, case.prediction.width), dtype=np.uint8)
         allowed = None
         if self.knowing == "tags":
-            allowed = np.flatnonzero(sample.labels == PRESENT).tolist()
-        predicted = paint_masks(prediction, self.classes, allowed=allowed)
-        self.add(sample.name, predicted, truth)
+            allowed = np.flatnonzero(case.tags == PRESENT).tolist()
+        self.add(case.draw, paint_masks(case.prediction, self.classes, allowed=allowed), truth)
 
-    def add(self, image_name: str, predicted: Labels, truth: Labels) -> None:
+    def add(self, draw: ImageDraw, predicted: LabelImage, truth: LabelImage) -> None:
         if predicted.shape != truth.shape:
             raise PredictionsError(
                 f"the prediction is {predicted.shape[1]} x {predicted.shape[0]}, the drawn "
                 f"labels are {truth.shape[1]} x {truth.shape[0]}",
-                where=image_name,
+                where=draw.image,
             )
         num_labels = len(self.names)
         for labels, what in ((predicted, "predicted"), (truth[truth != VOID], "drawn")):
@@ -173,18 +129,7 @@ class MeanIoU:
         confusion = confusion_of(predicted, truth, num_labels)
         self._confusion += confusion
         parts = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
-        self._sums.add(image_name, np.concatenate(parts))
-
-    def merge(self, other: MeanIoU) -> None:
-        if (self.names, self.knowing) != (other.names, other.knowing):
-            raise ValueError("confusions of other classes cannot be merged")
-        self._confusion += other._confusion
-        self._sums.merge(other._sums)
-
-    @property
-    def confusion(self) -> IntArray:
-        """Pixels by (drawn, predicted) label: (1 + C, 1 + C)."""
-        return self._confusion.copy()
+        self._sums.add(draw, np.concatenate(parts))
 
     def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
         ious = _ious(self._sums.total)
@@ -208,7 +153,7 @@ class MeanIoU:
         return (result,)
 
 
-def confusion_of(predicted: Labels, truth: Labels, num_labels: int) -> IntArray:
+def confusion_of(predicted: LabelImage, truth: LabelImage, num_labels: int) -> IntArray:
     """Counts of (drawn, predicted) pairs; void pixels are left out."""
     pairs = np.ascontiguousarray(predicted).ravel(), np.ascontiguousarray(truth).ravel()
     return np.asarray(_confusion(*pairs, num_labels))
@@ -234,26 +179,24 @@ class PixelPrecision:
     Each map is normalised to [0, 1] by itself. Large objects weigh more than small ones.
     """
 
-    def __init__(
-        self,
-        *,
-        step: float = 0.001,
-        resampling: Resampling = DEFAULT_RESAMPLING,
-    ) -> None:
+    def __init__(self, *, step: float = 0.001) -> None:
         self.edges = histogram_edges(step)
-        self._sums = ResampledSums(2 * (self.edges.size - 1), resampling=resampling)
+        self._sums = ResampledSums(2 * (self.edges.size - 1))
 
-    def update(self, image_name: str, score_map: ScoreMap, truth: Labels) -> None:
+    def update(self, case: Case) -> None:
+        """Compares at 224 x 224; leaves out classes of which no mask is drawn."""
+        for class_map, draw in zip(case.maps, case.map_draws, strict=True):
+            drawn = drawn_pixels(case.truth, class_map.class_index)
+            if drawn is not None and (drawn == 1).any():
+                pixels = resize_labels(drawn, (SIDE, SIDE))
+                self.add(draw, class_map.by_resolution["224"], pixels)
+
+    def add(self, draw: ImageDraw, score_map: ScoreMap, truth: LabelImage) -> None:
         """A map and its mask of the same shape: 1 object, 0 background, 255 not counted."""
         if score_map.shape != truth.shape:
             raise ValueError(f"a map of {score_map.shape} for a mask of {truth.shape}")
-        normalized = normalize_map(score_map, where=image_name)
-        self._sums.add(image_name, count_pixels(normalized, truth, self.edges))
-
-    def merge(self, other: PixelPrecision) -> None:
-        if not np.array_equal(self.edges, other.edges):
-            raise ValueError("histograms of different bins cannot be merged")
-        self._sums.merge(other._sums)
+        normalized = normalize_map(score_map, where=draw.image)
+        self._sums.add(draw, count_pixels(normalized, truth, self.edges))
 
     def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
         value = float(_precision(self._sums.total))
@@ -280,7 +223,7 @@ def histogram_edges(step: float) -> FloatArray:
     return np.append(np.arange(0, 1, step), [1.0, 2.0, 3.0])
 
 
-def count_pixels(normalized_map: ScoreMap, truth: Labels, edges: FloatArray) -> IntArray:
+def count_pixels(normalized_map: ScoreMap, truth: LabelImage, edges: FloatArray) -> IntArray:
     """Histograms (2, bins) of the scores of pixels that are 0 and 1, exactly numpy.histogram's."""
     scores = np.ascontiguousarray(normalized_map).ravel()
     pixels = np.ascontiguousarray(truth).ravel()

@@ -1,103 +1,25 @@
-"""How sure a number is: bootstrap over images and paired difference of two runs.
+"""How sure a number is: bootstrap over images, and paired difference of two runs.
 
 A resample draws each image a Poisson(1) number of times. The draw depends on the seed and the
-image's name alone, so that several processes, several accumulators and two runs under comparison
-agree on it without speaking to each other, and nothing about an image needs to be kept.
+image's name alone, so that several processes and two runs under comparison agree on it without
+speaking to each other; it is made once for an image and shared by all that counts the image.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from weakloc.errors import PredictionsError
 from weakloc.geometry import FloatArray
-from weakloc.metrics.arrays import ClassIndex
-
-SCHEMA = "weakloc.metric/1"
-Detail: TypeAlias = float | int | str | Mapping[str, float] | tuple[float, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """The central 95 % of the bootstrap values."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """A metric against the threshold that it sweeps."""
-
-    thresholds: tuple[float, ...]
-    values: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class MetricResult:
-    """One headline number, a share in [0, 1]; None, with the reason, where it is not defined.
-
-    `hidden_supervision` counts the drawn boxes or masks that tuned anything. `left_out` lists the
-    classes that the mean skips. `replicates` are the bootstrap values and `image_digest` stands
-    for the set of images, both for comparing two runs; neither is written out.
-    """
-
-    name: str
-    value: float | None
-    convention: str
-    num_images: int
-    hidden_supervision: int = 0
-    interval: Interval | None = None
-    per_class: Mapping[str, float] = field(default_factory=dict)
-    left_out: tuple[str, ...] = ()
-    details: Mapping[str, Detail] = field(default_factory=dict)
-    curves: Mapping[str, Curve] = field(default_factory=dict)
-    unavailable: str | None = None
-    replicates: NDArray[np.float64] = field(
-        default_factory=lambda: np.empty(0), repr=False, compare=False
-    )
-    image_digest: int = field(default=0, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if self.value is None and self.unavailable is None:
-            raise ValueError(f"{self.name} has neither a value nor a reason for having none")
-        if self.value is not None and not math.isfinite(self.value):
-            raise ValueError(f"{self.name} is {self.value}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers, lists and strings, ready for `json.dumps(..., allow_nan=False)`."""
-        interval = None if self.interval is None else [self.interval.low, self.interval.high]
-        return {
-            "schema": SCHEMA,
-            "name": self.name,
-            "value": self.value,
-            "interval": interval,
-            "convention": self.convention,
-            "num_images": self.num_images,
-            "hidden_supervision": self.hidden_supervision,
-            "per_class": dict(self.per_class),
-            "left_out": list(self.left_out),
-            "details": {name: _plain(detail) for name, detail in self.details.items()},
-            "curves": {
-                name: {"thresholds": list(curve.thresholds), "values": list(curve.values)}
-                for name, curve in self.curves.items()
-            },
-            "unavailable": self.unavailable,
-        }
-
-
-def _plain(detail: Detail) -> Any:
-    if isinstance(detail, Mapping):
-        return dict(detail)
-    return list(detail) if isinstance(detail, tuple) else detail
-
+from weakloc.metrics.result import Interval, MetricResult
 
 _CHUNK = 64
 _POISSON_CDF = np.cumsum([math.exp(-1.0) / math.factorial(count) for count in range(12)])
@@ -129,21 +51,67 @@ class Difference:
     num_images: int
 
 
-def resample_weights(
-    image_names: Iterable[str], *, resampling: Resampling = DEFAULT_RESAMPLING
-) -> NDArray[np.uint8]:
-    """How often each resample draws each image: (images, replicates)."""
-    keys = [image_key(name, resampling.seed) for name in image_names]
-    drawn = _draw(np.array(keys, dtype=np.uint64), resampling.num_replicates, _POISSON_CDF)
-    return np.asarray(drawn)
+@dataclass(frozen=True, slots=True)
+class ImageDraw:
+    """How often each resample draws one image."""
+
+    image: str
+    key: int  # stands for the image in the digest of a set
+    weights: NDArray[np.uint8]  # (B,)
 
 
-def digest(image_names: Iterable[str]) -> int:
-    """A number that stands for a set of images, whatever their order."""
-    return sum(image_key(name, 0) for name in image_names) % 2**64
+def draw_image(image_name: str, resampling: Resampling) -> ImageDraw:
+    seeded = np.array([image_key(image_name, resampling.seed)], dtype=np.uint64)
+    weights = _draw(seeded, resampling.num_replicates, _POISSON_CDF)[0]
+    return ImageDraw(image_name, image_key(image_name, 0), np.asarray(weights))
 
 
-def interval_of(replicates: NDArray[np.float64]) -> Interval | None:
+@dataclass(frozen=True, slots=True)
+class SetDraw:
+    """The draws of a set of images, a row each; the digest does not depend on their order."""
+
+    weights: NDArray[np.uint8]  # (images, B)
+    image_digest: int
+
+    @classmethod
+    def of(cls, draws: Sequence[ImageDraw]) -> SetDraw:
+        weights = (
+            np.stack([draw.weights for draw in draws]) if draws else np.empty((0, 0), np.uint8)
+        )
+        return cls(weights, sum(draw.key for draw in draws) % 2**64)
+
+
+Record = TypeVar("Record")
+
+
+class ImageRecords(Generic[Record]):
+    """One record an image; a second one for the same image is an error, also across processes."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, tuple[ImageDraw, Record]] = {}
+
+    def add(self, draw: ImageDraw, record: Record) -> None:
+        if draw.image in self._records:
+            raise PredictionsError(
+                f"image {draw.image!r} was measured twice",
+                remedy="Give each image once, also when several processes share the work",
+            )
+        self._records[draw.image] = draw, record
+
+    def merge(self, other: ImageRecords[Record]) -> None:
+        for draw, record in other._records.values():
+            self.add(draw, record)
+
+    def __iter__(self) -> Iterator[Record]:
+        return (record for _, record in self._records.values())
+
+    def sorted(self) -> tuple[SetDraw, list[Record]]:
+        """The records in the order of their images' names."""
+        pairs = [self._records[name] for name in sorted(self._records)]
+        return SetDraw.of([draw for draw, _ in pairs]), [record for _, record in pairs]
+
+
+def interval_of(replicates: FloatArray) -> Interval | None:
     """The central 95 % of the values that are defined; None where none is."""
     defined = replicates[np.isfinite(replicates)]
     if defined.size == 0:
@@ -177,7 +145,7 @@ def paired_difference(first: MetricResult, second: MetricResult) -> Difference:
     )
 
 
-def mean_of_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def mean_of_defined(values: FloatArray) -> FloatArray:
     """Mean over the last axis of what is not NaN; NaN where nothing is defined."""
     defined = ~np.isnan(values)
     count = defined.sum(axis=-1)
@@ -189,46 +157,31 @@ class ResampledSums:
     """Sums over images of a vector of counts, in the set itself and in every resample.
 
     Memory depends on the length of the vector alone. Counts are whole numbers, so that sums are
-    exact and merging in any order gives the same bits.
+    exact and any order of the images gives the same bits.
     """
 
-    def __init__(self, num_counts: int, *, resampling: Resampling = DEFAULT_RESAMPLING) -> None:
-        self.resampling = resampling
+    def __init__(self, num_counts: int) -> None:
         self.num_images = 0
         self.image_digest = 0
-        self._total = np.zeros(num_counts)
-        self._replicates = np.zeros((resampling.num_replicates, num_counts))
-        self._waiting: list[tuple[str, NDArray[np.float64]]] = []
+        self.total = np.zeros(num_counts)  # (counts,)
+        self._replicates = np.zeros((0, num_counts))
+        self._waiting: list[tuple[NDArray[np.uint8], FloatArray]] = []
 
-    def add(self, image_name: str, counts: ArrayLike) -> None:
+    def add(self, draw: ImageDraw, counts: ArrayLike) -> None:
         vector = np.array(counts, dtype=np.float64).ravel()
-        if vector.shape != self._total.shape:
-            raise ValueError(f"{vector.size} counts where {self._total.size} are summed")
+        if vector.shape != self.total.shape:
+            raise ValueError(f"{vector.size} counts where {self.total.size} are summed")
+        if not self.num_images:
+            self._replicates = np.zeros((draw.weights.size, vector.size))
         self.num_images += 1
-        self.image_digest = (self.image_digest + image_key(image_name, 0)) % 2**64
-        self._total += vector
-        self._waiting.append((image_name, vector))
+        self.image_digest = (self.image_digest + draw.key) % 2**64
+        self.total += vector
+        if draw.weights.size:
+            self._waiting.append((draw.weights, vector))
         if len(self._waiting) == _CHUNK:
             self._flush()
 
-    def merge(self, other: ResampledSums) -> None:
-        if self.resampling != other.resampling or self._total.shape != other._total.shape:
-            raise ValueError("only sums of the same counts, seed and resamples can be merged")
-        other._flush()
-        self._flush()
-        self.num_images += other.num_images
-        self.image_digest = (self.image_digest + other.image_digest) % 2**64
-        self._total += other._total
-        self._replicates += other._replicates
-
-    @property
-    def total(self) -> NDArray[np.float64]:
-        """(counts,)"""
-        return self._total.copy()
-
-    def evaluate(
-        self, function: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-    ) -> NDArray[np.float64]:
+    def evaluate(self, function: Callable[[FloatArray], FloatArray]) -> FloatArray:
         """A function of sums (resamples, counts) -> (resamples,), applied to all in blocks."""
         self._flush()
         blocks = range(0, len(self._replicates), _CHUNK)
@@ -236,14 +189,10 @@ class ResampledSums:
         return np.concatenate([np.empty(0), *values])
 
     def _flush(self) -> None:
-        if not self._waiting or not len(self._replicates):
+        if self._waiting:
+            weights, counts = (np.stack(rows) for rows in zip(*self._waiting, strict=True))
+            self._replicates += weights.T.astype(np.float64) @ counts
             self._waiting.clear()
-            return
-        names = [name for name, _ in self._waiting]
-        weights = resample_weights(names, resampling=self.resampling)
-        counts = np.stack([vector for _, vector in self._waiting])  # (images, counts)
-        self._replicates += weights.T.astype(np.float64) @ counts
-        self._waiting.clear()
 
 
 def image_key(image_name: str, seed: int) -> int:
@@ -270,74 +219,6 @@ def _draw(
                 count += 1
             weights[image, replicate] = count
     return weights
-
-
-Averaging: TypeAlias = Literal["classes", "trials"]
-
-
-class ClassShares:
-    """Counts hits among trials for every class; a class without a trial is left out."""
-
-    def __init__(self, classes: ClassIndex, *, resampling: Resampling = DEFAULT_RESAMPLING) -> None:
-        self.classes = classes
-        self._sums = ResampledSums(2 * len(classes), resampling=resampling)
-
-    def add(self, image_name: str, hits: Mapping[int, int], trials: Mapping[int, int]) -> None:
-        """Numbers of hits and trials by class index; classes not named have none."""
-        counts = np.zeros((2, len(self.classes)))
-        for row, numbers in zip(counts, (hits, trials), strict=True):
-            for class_index, number in numbers.items():
-                row[class_index] = number
-        self._sums.add(image_name, counts)
-
-    def merge(self, other: ClassShares) -> None:
-        if self.classes.names != other.classes.names:
-            raise ValueError("shares of different classes cannot be merged")
-        self._sums.merge(other._sums)
-
-    def result(
-        self,
-        name: str,
-        convention: str,
-        *,
-        averaging: Averaging,
-        hidden_supervision: int = 0,
-        details: Mapping[str, Detail] | None = None,
-    ) -> MetricResult:
-        """The mean over classes of their shares, or all hits over all trials."""
-        hits, trials = _halves(self._sums.total)
-        per_class = ratio(hits, trials)  # (C,)
-        tried = ~np.isnan(per_class)
-        value = float(_average(hits, trials, averaging)) if tried.any() else None
-        replicates = self._sums.evaluate(lambda sums: _average(*_halves(sums), averaging))
-        names = self.classes.names
-        return MetricResult(
-            name=name,
-            value=value,
-            convention=f"{convention}, mean over {averaging}",
-            num_images=self._sums.num_images,
-            hidden_supervision=hidden_supervision,
-            interval=interval_of(replicates) if tried.any() else None,
-            per_class={names[c]: float(per_class[c]) for c in np.flatnonzero(tried)},
-            left_out=tuple(names[c] for c in np.flatnonzero(~tried)),
-            details={"num_trials": int(trials.sum()), **(details or {})},
-            unavailable=None if tried.any() else "there is nothing to find on these images",
-            replicates=replicates,
-            image_digest=self._sums.image_digest,
-        )
-
-
-def _average(hits: FloatArray, trials: FloatArray, averaging: Averaging) -> FloatArray:
-    """Over the last axis."""
-    if averaging == "classes":
-        return mean_of_defined(ratio(hits, trials))
-    return ratio(hits.sum(axis=-1), trials.sum(axis=-1))
-
-
-def _halves(sums: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Hits and trials, over the last axis."""
-    half = sums.shape[-1] // 2
-    return sums[..., :half], sums[..., half:]
 
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike) -> FloatArray:

@@ -17,10 +17,8 @@ from weakloc.data.augmentation import Augmentation
 from weakloc.data.loaders import Batch, augment_batch
 from weakloc.errors import TrainingError
 from weakloc.geometry import GridTransform, cell_center_in_image
-from weakloc.metrics.arrays import ClassIndex
-from weakloc.metrics.average_precision import RankingConvention
-from weakloc.metrics.classification import ClassificationPrecision
-from weakloc.metrics.points import PointPrecision
+from weakloc.metrics.case import Case, ClassIndex, ImageTruth
+from weakloc.metrics.image_rankings import ClassificationPrecision, PointPrecision
 from weakloc.metrics.uncertainty import NO_RESAMPLING
 from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork, NetworkOutput
@@ -173,7 +171,6 @@ class LossGuard:
 
 
 CellTransform: TypeAlias = Callable[[GridTransform, int, int], GridTransform]
-_CONVENTION = RankingConvention(resampling=NO_RESAMPLING)
 
 
 @dataclass(frozen=True)
@@ -189,7 +186,7 @@ class Watch:
 
     def __init__(self, samples: Sequence[Sample], class_names: Sequence[str]) -> None:
         self._samples = {sample.name: sample for sample in samples}
-        self._class_names = tuple(class_names)
+        self._classes = ClassIndex(class_names)
         self.start()
 
     @property
@@ -198,9 +195,8 @@ class Watch:
         return bool(self._samples)
 
     def start(self) -> None:
-        classes = ClassIndex(self._class_names)
-        self._scores = ClassificationPrecision(classes, _CONVENTION)
-        self._points = PointPrecision(classes, convention=_CONVENTION)
+        self._scores = ClassificationPrecision(self._classes)
+        self._points = PointPrecision(self._classes)
 
     def update(
         self, batch: Batch, probabilities: Tensor, maps: Tensor, cell_transform: CellTransform
@@ -213,9 +209,10 @@ class Watch:
             sample = self._samples[name]
             cells = cell_transform(transform, rows, columns)
             prediction = self._prediction(sample, scores[index], best[index], cells, columns)
-            self._scores.update(sample, prediction)
+            case = Case(ImageTruth(sample), prediction, self._classes, resampling=NO_RESAMPLING)
+            self._scores.update(case)
             if sample.truth is not None:
-                self._points.update(sample, prediction)
+                self._points.update(case)
 
     def read(self) -> Watched:
         """The numbers over the images of all processes."""
@@ -234,11 +231,11 @@ class Watch:
         columns: int,
     ) -> Prediction:
         points = []
-        for class_name, score, cell in zip(self._class_names, scores, best, strict=True):
+        for class_name, score, cell in zip(self._classes.names, scores, best, strict=True):
             x, y = cell_center_in_image(int(cell) // columns, int(cell) % columns, cells)
             points.append(Point(class_name, x, y, float(score)))
         width, height = cells.image_size
-        by_class = dict(zip(self._class_names, scores.tolist(), strict=True))
+        by_class = dict(zip(self._classes.names, scores.tolist(), strict=True))
         return Prediction(sample.name, int(width), int(height), by_class, tuple(points))
 
 

@@ -1,0 +1,335 @@
+"""One image's truth and prediction in; both as arrays, made once for all that is measured, out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from weakloc.errors import DataError, PredictionsError, did_you_mean
+from weakloc.geometry import BoxLTRB, FloatArray, IntArray
+from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, ImageDraw, Resampling, draw_image
+from weakloc.rle import decode_mask
+from weakloc.structures import ABSENT, PRESENT, Box, Mask, Point, Prediction, Sample, Truth
+
+LabelImage: TypeAlias = NDArray[np.uint8]  # (height, width)
+ScoreMap: TypeAlias = NDArray[np.floating[Any]]  # (height, width)
+Resolution: TypeAlias = Literal["224", "original"]
+BACKGROUND, VOID = 0, 255
+
+
+class ClassIndex:
+    """The data set's class names, with the way back from a name to its index."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self._index: Mapping[str, int] = {name: index for index, name in enumerate(self.names)}
+        if len(self._index) != len(self.names):
+            raise ValueError("class names must differ from each other")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index_of(self, name: str, *, where: str) -> int:
+        index = self._index.get(name)
+        if index is None:
+            raise PredictionsError(
+                f"class {name!r} is not a class of the data set",
+                where=where,
+                remedy=did_you_mean(name, self.names),
+            )
+        return index
+
+
+@dataclass(frozen=True)
+class TruthArrays:
+    """The drawn objects of one image; `ignored` marks difficult objects and crowds."""
+
+    classes: IntArray  # (G,)
+    boxes: FloatArray  # (G, 4)
+    difficult: NDArray[np.bool_]  # (G,)
+    crowd: NDArray[np.bool_]  # (G,)
+
+    @property
+    def ignored(self) -> NDArray[np.bool_]:
+        return self.difficult | self.crowd
+
+    def boxes_of(self, class_index: int) -> FloatArray:
+        return np.asarray(self.boxes[self.classes == class_index])
+
+
+@dataclass(frozen=True)
+class DetectionArrays:
+    """The predicted boxes of one image, in the order of the prediction."""
+
+    classes: IntArray  # (D,)
+    boxes: FloatArray  # (D, 4)
+    scores: FloatArray  # (D,)
+
+    def best_of(self, class_index: int) -> int | None:
+        """The first of the highest-scored boxes of a class."""
+        of_class = np.flatnonzero(self.classes == class_index)
+        return int(of_class[np.argmax(self.scores[of_class])]) if of_class.size else None
+
+
+@dataclass(frozen=True)
+class ImageTruth:
+    """What is known of one image; whatever answers are measured share these arrays.
+
+    `segmentation_values` leads from a palette index of label images to its class.
+    """
+
+    sample: Sample
+    segmentation_values: Mapping[int, int] = field(default_factory=dict)
+
+    @cached_property
+    def objects(self) -> TruthArrays:
+        return truth_arrays(self.sample)
+
+    @cached_property
+    def labels(self) -> LabelImage | None:
+        """The drawn label image, else the drawn objects; None without either."""
+        return truth_labels(self.sample, self.segmentation_values)
+
+    @cached_property
+    def only_class(self) -> int:
+        """The class of an image with one tag, for the metrics that are defined for such alone."""
+        present = np.flatnonzero(self.sample.labels == PRESENT)
+        if present.size != 1:
+            raise DataError(
+                f"{present.size} classes are present, but this metric needs exactly one",
+                where=self.sample.name,
+                remedy="Use mean average precision for images with several tags",
+            )
+        return int(present[0])
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """One class's score map over the whole image, at every size that is asked for."""
+
+    class_index: int
+    by_resolution: Mapping[Resolution, ScoreMap]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image in evaluation: what is said of it beside what is known.
+
+    `maps` are of the classes that are present, if a run was asked for them; each counts for itself.
+    """
+
+    truth: ImageTruth
+    prediction: Prediction
+    classes: ClassIndex
+    maps: tuple[ClassMap, ...] = ()
+    resampling: Resampling = DEFAULT_RESAMPLING
+
+    @property
+    def name(self) -> str:
+        return self.truth.sample.name
+
+    @property
+    def tags(self) -> NDArray[np.int8]:
+        return self.truth.sample.labels
+
+    @cached_property
+    def draw(self) -> ImageDraw:
+        return draw_image(self.name, self.resampling)
+
+    @cached_property
+    def map_draws(self) -> tuple[ImageDraw, ...]:
+        """One for each of the maps."""
+        names = [f"{self.name} ({class_map.class_index})" for class_map in self.maps]
+        return tuple(draw_image(name, self.resampling) for name in names)
+
+    @cached_property
+    def detections(self) -> DetectionArrays:
+        boxes = self.prediction.boxes
+        names = [box.class_name for box in boxes]
+        return DetectionArrays(
+            classes=np.array(
+                [self.classes.index_of(name, where=self.name) for name in names], dtype=np.int64
+            ),
+            boxes=np.array([box.box for box in boxes], dtype=np.float64).reshape(-1, 4),
+            scores=np.array([box.score for box in boxes], dtype=np.float64),
+        )
+
+    @cached_property
+    def judged(self) -> NDArray[np.bool_]:
+        """(D,) false for boxes of classes of which the truth cannot tell right from wrong."""
+        is_drawn = np.isin(self.detections.classes, self.truth.objects.classes)
+        return np.asarray(is_drawn | (self.tags[self.detections.classes] == ABSENT))
+
+    @cached_property
+    def best_points(self) -> Mapping[int, Point]:
+        """The first of the highest-scored points of each class that has one."""
+        best: dict[int, Point] = {}
+        for point in self.prediction.points:
+            c = self.classes.index_of(point.class_name, where=self.name)
+            if c not in best or point.score > best[c].score:
+                best[c] = point
+        return best
+
+    @cached_property
+    def scores(self) -> FloatArray:
+        """(C,) in the order of the classes; each class must have one."""
+        values = np.full(len(self.classes), np.nan)
+        for name, score in self.prediction.scores.items():
+            values[self.classes.index_of(name, where=self.name)] = score
+        if np.isnan(values).any():
+            missing = self.classes.names[int(np.flatnonzero(np.isnan(values))[0])]
+            raise PredictionsError(
+                f"class {missing!r} has no score, or not a number",
+                where=self.name,
+                remedy="Ranking needs the scores of every class on every image",
+            )
+        return values
+
+    @cached_property
+    def rank_of_class(self) -> int:
+        """Of the only class present, 0 for the first; of equal scores the earlier is ahead."""
+        c = self.truth.only_class
+        score = self.scores[c]
+        return int((self.scores > score).sum() + (self.scores[:c] == score).sum())
+
+
+def drawn_truth(sample: Sample) -> Truth:
+    """Readers give no truth to images without objects."""
+    return Truth() if sample.truth is None else sample.truth
+
+
+def truth_arrays(sample: Sample) -> TruthArrays:
+    objects = drawn_truth(sample).boxes
+    return TruthArrays(
+        classes=np.array([drawn.class_index for drawn in objects], dtype=np.int64),
+        boxes=np.array([drawn.box for drawn in objects], dtype=np.float64).reshape(-1, 4),
+        difficult=np.array([drawn.difficult for drawn in objects], dtype=np.bool_),
+        crowd=np.array([drawn.crowd for drawn in objects], dtype=np.bool_),
+    )
+
+
+def truth_labels(sample: Sample, segmentation_values: Mapping[int, int]) -> LabelImage | None:
+    """0 is background, 1 + c the class c, 255 void; later objects lie over earlier ones."""
+    truth = drawn_truth(sample)
+    if truth.segmentation_path is not None:
+        return read_labels(truth.segmentation_path, segmentation_values)
+    if not truth.masks:
+        return None
+    labels = np.zeros(tuple(truth.masks[0].rle["size"]), dtype=np.uint8)
+    for mask in sorted(truth.masks, key=lambda drawn: not drawn.crowd):  # objects over crowds
+        labels[decode_mask(mask.rle)] = VOID if mask.crowd else 1 + mask.class_index
+    return labels
+
+
+def read_labels(path: str, segmentation_values: Mapping[int, int]) -> LabelImage:
+    """A palette image's indices as labels."""
+    try:
+        with Image.open(Path(path)) as image:
+            values = np.asarray(image)
+    except OSError as reason:
+        raise DataError(f"the label image cannot be read ({reason})", where=path) from reason
+    if values.ndim != 2:
+        raise DataError(
+            f"a label image holds one index a pixel, this one has shape {values.shape}",
+            where=path,
+            remedy="Use the palette image, not its colours",
+        )
+    table = np.full(256, -1)
+    table[[BACKGROUND, VOID]] = BACKGROUND, VOID
+    for value, class_index in segmentation_values.items():
+        table[value] = 1 + class_index
+    labels = table[values]
+    if (labels < 0).any():
+        raise DataError(f"index {int(values[labels < 0][0])} stands for no class", where=path)
+    return np.asarray(labels, dtype=np.uint8)
+
+
+WhenMissing: TypeAlias = Literal["error", "empty"]
+
+
+def pair_predictions(
+    predictions: Iterable[Prediction],
+    samples: Iterable[Sample],
+    classes: ClassIndex,
+    *,
+    when_missing: WhenMissing = "error",
+) -> Iterator[tuple[Sample, Prediction]]:
+    """Each prediction with its sample, in the order of the predictions.
+
+    An image without a prediction is an error, or with "empty" (COCO result files do not list
+    images without detections) one on which nothing was found; those come last.
+    """
+    waiting = {sample.name: sample for sample in samples}
+    if not waiting:
+        raise PredictionsError("there are no images to evaluate", remedy="Choose another split")
+    done: set[str] = set()
+    for prediction in predictions:
+        if prediction.image in done:
+            raise PredictionsError("this image is predicted twice", where=prediction.image)
+        if prediction.image not in waiting:
+            raise PredictionsError(
+                f"image {prediction.image!r} is not in the data set",
+                remedy=did_you_mean(prediction.image, waiting),
+            )
+        check_prediction(prediction, classes)
+        done.add(prediction.image)
+        yield waiting.pop(prediction.image), prediction
+    if waiting and when_missing == "error":
+        raise PredictionsError(
+            f"{len(waiting)} of {len(waiting) + len(done)} images have no prediction, "
+            f"the first is {next(iter(waiting))!r}",
+            remedy="Predict them too, or count them as images on which nothing was found",
+        )
+    for sample in waiting.values():
+        yield sample, Prediction(image=sample.name, width=0, height=0, scores={})
+
+
+def check_prediction(prediction: Prediction, classes: ClassIndex) -> None:
+    image = prediction.image
+    for name, score in prediction.scores.items():
+        _check_score(score, name, image, classes)
+    places: list[Point | Box | Mask] = []
+    places += [*prediction.points, *prediction.boxes, *prediction.masks]
+    for place in places:
+        _check_score(place.score, place.class_name, image, classes)
+    for point in prediction.points:
+        if not (math.isfinite(point.x) and math.isfinite(point.y)):
+            raise PredictionsError(f"a point lies at ({point.x}, {point.y})", where=image)
+    for box in prediction.boxes:
+        _check_box(box.box, image)
+    for mask in prediction.masks:
+        if list(mask.rle["size"]) != [prediction.height, prediction.width]:
+            raise PredictionsError(
+                f"a mask of {mask.class_name!r} has the size {list(mask.rle['size'])}, "
+                f"the image is [{prediction.height}, {prediction.width}]",
+                where=image,
+            )
+
+
+def _check_score(score: float, class_name: str, image: str, classes: ClassIndex) -> None:
+    classes.index_of(class_name, where=image)
+    if not math.isfinite(score):
+        raise PredictionsError(
+            f"the score of class {class_name!r} is {score}",
+            where=image,
+            remedy="Scores must be finite numbers",
+        )
+
+
+def _check_box(box: BoxLTRB, image: str) -> None:
+    if not all(math.isfinite(side) for side in box):
+        raise PredictionsError(f"box {list(box)} is not finite", where=image)
+    if box[2] < box[0] or box[3] < box[1]:
+        raise PredictionsError(
+            f"box {list(box)} is inside out",
+            where=image,
+            remedy="Boxes are (left, top, right, bottom), not (left, top, width, height)",
+        )

@@ -1,0 +1,187 @@
+"""Images ranked by what is said of each class: average precision of tags and of points."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weakloc.errors import PredictionsError
+from weakloc.geometry import FloatArray, PointXY
+from weakloc.metrics.average_precision import (
+    DEFAULT_RANKING,
+    RankedClasses,
+    RankingConvention,
+    mean_average_precision,
+    rank,
+)
+from weakloc.metrics.case import Case, ClassIndex, TruthArrays
+from weakloc.metrics.result import MetricResult
+from weakloc.metrics.uncertainty import ImageRecords
+from weakloc.structures import ABSENT, PRESENT, Point, Prediction
+
+RankBy: TypeAlias = Literal["class_score", "heat"]
+
+# Pixels by which a box grows on all sides before it is asked whether it holds a point.
+TOLERANCES: Mapping[str, float] = {"exact": 0.0, "oquab": 18.0, "pointing_game": 15.0}
+
+HIT, IGNORED, FALSE_ALARM = 1, 0, -1
+
+
+class ImageRow(NamedTuple):
+    """What one image adds to the ranking of each class."""
+
+    scores: FloatArray  # (C,)
+    verdicts: NDArray[np.int8]  # (C,) HIT, IGNORED or FALSE_ALARM
+    positives: NDArray[np.bool_]  # (C,)
+    num_missing: int  # classes without a place
+
+
+class ImageRanking(ABC):
+    """Average precision of every class's ranking of the images, where each image counts once.
+
+    Parts that several processes fed can be merged.
+    """
+
+    name: str
+    described: str
+
+    def __init__(
+        self, classes: ClassIndex, convention: RankingConvention = DEFAULT_RANKING
+    ) -> None:
+        self.classes = classes
+        self.convention = convention
+        self._rows: ImageRecords[ImageRow] = ImageRecords()
+
+    @abstractmethod
+    def row(self, case: Case) -> ImageRow: ...
+
+    def update(self, case: Case) -> None:
+        self._rows.add(case.draw, self.row(case))
+
+    def merge(self, other: ImageRanking) -> None:
+        self._rows.merge(other._rows)
+
+    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
+        images, rows = self._rows.sorted()
+        shape = (len(rows), len(self.classes))
+        scores = np.array([row.scores for row in rows]).reshape(shape)
+        verdicts = np.array([row.verdicts for row in rows], dtype=np.int8).reshape(shape)
+        positives = np.array([row.positives for row in rows], dtype=np.int64).reshape(shape)
+        numbers = np.arange(len(rows))
+        ranked = RankedClasses(
+            rankings=[
+                rank(scores[:, c], verdicts[:, c], ties=self.convention.ties, image=numbers)
+                for c in range(len(self.classes))
+            ],
+            positives=positives,
+            images=images,
+            class_names=self.classes.names,
+        )
+        result = mean_average_precision(
+            self.name,
+            ranked,
+            self.convention,
+            described=self.described,
+            hidden_supervision=hidden_supervision,
+        )
+        return (result,)
+
+
+class ClassificationPrecision(ImageRanking):
+    """Of the tags; unknown ones are skipped."""
+
+    name = "classification_map"
+    described = "images ranked by class score, unknown tags skipped"
+
+    def row(self, case: Case) -> ImageRow:
+        return ImageRow(case.scores, case.tags, case.tags == PRESENT, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class PointConvention:
+    """Tolerance in pixels of the original image, and the score by which images are ranked."""
+
+    tolerance: float = TOLERANCES["exact"]
+    rank_by: RankBy = "class_score"
+
+    @property
+    def name(self) -> str:
+        tolerance = f"_{self.tolerance:g}px" if self.tolerance else ""
+        return "point_map" + tolerance + ("_by_heat" if self.rank_by == "heat" else "")
+
+    def __str__(self) -> str:
+        return f"tolerance {self.tolerance:g} px, ranked by {self.rank_by.replace('_', ' ')}"
+
+
+DEFAULT_POINTS = PointConvention()
+
+
+class PointPrecision(ImageRanking):
+    """Of one point an image and class, after Oquab et al. 2015.
+
+    A point inside a box of its class is a hit and anywhere else a false alarm; several objects
+    still make one positive. Images on which all objects of the class are difficult, or on which
+    the class is unknown or present but not drawn, are ignored for it. A point that only hits a
+    difficult object is ignored while the image still counts among the positives.
+    """
+
+    def __init__(
+        self,
+        classes: ClassIndex,
+        points: PointConvention = DEFAULT_POINTS,
+        convention: RankingConvention = DEFAULT_RANKING,
+    ) -> None:
+        super().__init__(classes, convention)
+        self.points = points
+        self.name, self.described = points.name, str(points)
+
+    def row(self, case: Case) -> ImageRow:
+        objects = case.truth.objects
+        num_classes = len(self.classes)
+        certain = objects.classes[~objects.ignored]
+        scores = np.zeros(num_classes)
+        verdicts = np.zeros(num_classes, dtype=np.int8)
+        for c, point in case.best_points.items():
+            scores[c] = self._score(point, case.prediction)
+            position, tag = (point.x, point.y), int(case.tags[c])
+            verdicts[c] = judge_point(position, objects, c, tag, self.points.tolerance)
+        positives = np.bincount(certain, minlength=num_classes) > 0
+        return ImageRow(scores, verdicts, positives, num_classes - len(case.best_points))
+
+    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
+        (result,) = super().compute(hidden_supervision=hidden_supervision)
+        num_missing = sum(row.num_missing for row in self._rows)
+        return (replace(result, details={"num_missing_points": num_missing}),)
+
+    def _score(self, point: Point, prediction: Prediction) -> float:
+        if self.points.rank_by == "heat":
+            return point.score if point.heat is None else point.heat
+        if point.class_name not in prediction.scores:
+            raise PredictionsError(
+                f"class {point.class_name!r} has a point but no score",
+                where=prediction.image,
+                remedy="Rank by heat, or predict class scores too",
+            )
+        return prediction.scores[point.class_name]
+
+
+def judge_point(
+    point: PointXY, truth: TruthArrays, class_index: int, tag: int, tolerance: float
+) -> int:
+    """HIT, IGNORED or FALSE_ALARM for one image's point of one class."""
+    of_class = truth.classes == class_index
+    if not of_class.any():
+        return FALSE_ALARM if tag == ABSENT else IGNORED
+    (x, y), (left, top, right, bottom) = point, truth.boxes.T
+    across = (left - tolerance <= x) & (x < right + tolerance)
+    held = across & (top - tolerance <= y) & (y < bottom + tolerance) & of_class
+    if (held & ~truth.ignored).any():
+        return HIT
+    if held.any() or truth.ignored[of_class].all():
+        return IGNORED
+    return FALSE_ALARM
