@@ -43,10 +43,11 @@ def train(
     settings = settings or TrainSettings()
     if backbone is not None:
         settings = replace(settings, backbone=backbone)
+    chosen = method_named(method, preset, choices or {})
     data_set = data if isinstance(data, DataSet) else read(data, reading or DataSettings())
     run = fit_run(
         data_set,
-        method_named(method, preset, choices or {}),
+        chosen,
         settings,
         Path(out),
         resume=resume,
