@@ -9,11 +9,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from weakloc.api.reports import TruthByName
 from weakloc.cli import run as weakloc
+from weakloc.metrics.result import EvaluationRecord, MetricRecord
 from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.structures import Sample
 
@@ -107,11 +109,13 @@ def test_predictions_alone_make_a_report_without_heat_or_pictures(predicted, tmp
 
 def test_of_several_runs_metrics_the_runs_own_are_shown(trained, scenes, tmp_path, capsys):
     runs = [
-        {"evaluated": f"runs/{name}", "metrics": [{"name": "point_map", "value": value}]}
+        EvaluationRecord(
+            (MetricRecord("point_map", value, "plain", 8),), {}, f"runs/{name}", "val", "tags", 8
+        )
         for name, value in (("other", 0.111), (trained.name, 0.222))
     ]
     metrics = tmp_path / "metrics.json"
-    metrics.write_text(json.dumps({"runs": runs}))
+    metrics.write_bytes(msgspec.json.encode({"runs": runs}))
     out = tmp_path / "r.html"
     report(out, capsys, trained, "--data", scenes, "--metrics", metrics, "--pictures", 1)
     assert "0.222" in out.read_text()

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from weakloc.metrics.hits import HitRates, Rate
-from weakloc.metrics.result import MetricResult
 from weakloc.metrics.uncertainty import (
     DEFAULT_RESAMPLING,
     ResampledSums,
@@ -106,10 +105,3 @@ def test_runs_on_different_images_cannot_be_compared(random):
 def test_undefined_resamples_are_left_out_of_the_interval():
     assert interval_of(np.array([np.nan, 0.5, np.nan])).low == 0.5
     assert interval_of(np.array([np.nan])) is None
-
-
-def test_a_result_is_never_not_a_number():
-    with pytest.raises(ValueError, match="nan"):
-        MetricResult("map", float("nan"), "plain", 1)
-    with pytest.raises(ValueError, match="reason"):
-        MetricResult("map", None, "plain", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from weakloc.geometry import BoxLTRB
+from weakloc.metrics.result import Curve, EvaluationRecord, Interval, MetricRecord
 from weakloc.output.report import HEAT_CELLS, ReportContent, ReportPicture
 from weakloc.output.report_content import CoarseHeat
 from weakloc.structures import Box, Disagreement, Mask, Point, Prediction, Sample, Truth
@@ -58,9 +60,10 @@ def named_report(names: tuple[str, ...]) -> ReportContent:
         pictures,
         title=names[1],
         facts=dict(zip(names, names, strict=True)),
-        metrics={
-            name: {"value": 0.5, "convention": name, "per_class": {name: 0.1}} for name in names
-        },
+        metrics=evaluation(
+            [MetricRecord(name, 0.5, name, 1, per_class={name: 0.1}) for name in names],
+            dict(zip(names, names, strict=True)),
+        ),
         run={**run_record(), "class_names": list(names), "labels": labels, "notes": list(names)},
     )
 
@@ -172,50 +175,55 @@ def run_record(*, num_epochs: int = 12) -> dict[str, Any]:
     }
 
 
-def metrics_record() -> dict[str, Any]:
+def evaluation(metrics: Sequence[MetricRecord], unavailable: Mapping[str, str]) -> EvaluationRecord:
+    return EvaluationRecord(tuple(metrics), unavailable, "runs/a", "val", "the tags", 300)
+
+
+def metrics_record() -> EvaluationRecord:
     """What `weakloc evaluate` writes, with made-up numbers."""
     per_class = {name: 0.3 + 0.1 * number % 0.6 for number, name in enumerate(NAMES)}
-    sweep = [step / 50 for step in range(50)]
-    heights = [math.exp(-(((at - 0.3) / 0.2) ** 2)) * 0.6 for at in sweep]
-    everywhere = {"num_images": 300, "hidden_supervision": 0}
-    metrics: list[dict[str, Any]] = [
-        {
-            "name": "classification_map",
-            "value": 0.913,
-            "interval": [0.894, 0.929],
-            "convention": "VOC average precision, all points",
-            "baselines": {"chance": 0.31},
-            "per_class": {name: 0.95 - value / 3 for name, value in per_class.items()},
-        },
-        {
-            "name": "point_map",
-            "value": 0.782,
-            "interval": [0.75, 0.811],
-            "convention": "points inside objects, no tolerance",
-            "baselines": {"center": 0.33, "full_image": 0.33, "random": 0.21},
-            "per_class": per_class,
-        },
-        {
-            "name": "box_map_50",
-            "value": 0.411,
-            "interval": [0.377, 0.44],
-            "convention": "IoU above 0.5, VOC 2010",
-            "baselines": {"center": 0.07, "full_image": 0.02, "random": 0.01},
-            "per_class": {name: value * 0.7 for name, value in per_class.items()},
-            "hidden_supervision": 20,
-        },
-        {
-            "name": "max_box_acc_v2",
-            "value": 0.52,
-            "convention": "largest component, mean of IoU 0.3, 0.5 and 0.7",
-            "curves": {"iou_50": {"thresholds": sweep, "values": heights}},
-        },
-    ]
-    return {
-        "schema": "weakloc.metrics/1",
-        "metrics": [{**everywhere, **metric} for metric in metrics],
-        "unavailable": {"mean_iou": "no masks are drawn in this data set"},
-    }
+    sweep = tuple(step / 50 for step in range(50))
+    heights = tuple(math.exp(-(((at - 0.3) / 0.2) ** 2)) * 0.6 for at in sweep)
+    return evaluation(
+        [
+            MetricRecord(
+                "classification_map",
+                0.913,
+                "VOC average precision, all points",
+                300,
+                interval=Interval(0.894, 0.929),
+                baselines={"chance": 0.31},
+                per_class={name: 0.95 - value / 3 for name, value in per_class.items()},
+            ),
+            MetricRecord(
+                "point_map",
+                0.782,
+                "points inside objects, no tolerance",
+                300,
+                interval=Interval(0.75, 0.811),
+                baselines={"center": 0.33, "full_image": 0.33, "random": 0.21},
+                per_class=per_class,
+            ),
+            MetricRecord(
+                "box_map_50",
+                0.411,
+                "IoU above 0.5, VOC 2010",
+                300,
+                hidden_supervision=20,
+                interval=Interval(0.377, 0.44),
+                baselines={"center": 0.07, "full_image": 0.02, "random": 0.01},
+                per_class={name: value * 0.7 for name, value in per_class.items()},
+            ),
+            MetricRecord(
+                "max_box_acc_v2",
+                0.52,
+                "largest component, mean of IoU 0.3, 0.5 and 0.7",
+                300,
+                curves={"iou_50": Curve(sweep, heights)},
+            ),
+        ],
+        {"mean_iou": "no masks are drawn in this data set"},
+    )
 
 
 def _enlarged(picture: Image.Image, sample: Sample, side: int | None) -> tuple[Image.Image, Sample]:

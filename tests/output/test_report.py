@@ -38,8 +38,9 @@ from weakloc.output.report_summary import (
     line_chart,
     map_overlap,
     map_warnings,
-    read_metrics,
+    metric_label,
     round_ticks,
+    shown_metrics,
     tag_warnings,
 )
 from weakloc.structures import Box, Disagreement, Point, Prediction
@@ -209,34 +210,21 @@ def test_more_pictures_are_smaller_ones():
     assert [picture_side(count) for count in (1, 100, 101, 500, 5000)] == [640, 640, 480, 320, 320]
 
 
-NUMBER = {"value": 0.5, "interval": [0.4, 0.6], "baselines": {"center": 0.2}}
-LISTED = {"metrics": [{"name": "point_map", **NUMBER}]}
-
-
-@pytest.mark.parametrize(
-    "record",
-    [
-        LISTED,
-        {"runs": [LISTED, {"metrics": []}]},
-        {"metrics": {"point_map": NUMBER}},
-        {"point_map": {**NUMBER, "interval": {"low": 0.4, "high": 0.6}}, "schema": "x"},
-    ],
-)
-def test_metrics_are_read_in_whatever_form_they_come(record):
-    (metric,) = read_metrics(record)
-    assert (metric.label, metric.value, metric.interval) == ("Point mAP", 0.5, (0.4, 0.6))
-    assert metric.best_baseline == ("centre", 0.2)
-
-
-def test_metrics_that_are_no_numbers_are_left_out_or_said_to_be_missing():
-    record = {
-        "a": 0.25,
-        "b": float("nan"),
-        "c": True,
-        "d": {"value": None, "unavailable": "no boxes"},
-    }
-    found = {metric.name: (metric.value, metric.unavailable) for metric in read_metrics(record)}
-    assert found == {"a": (0.25, None), "d": (None, "no boxes")}
+def test_numbers_are_spelt_for_people_and_missing_ones_come_last_with_their_reason():
+    metrics = shown_metrics(metrics_record())
+    assert [metric_label(metric.name) for metric in metrics] == [
+        "Classification mAP",
+        "Point mAP",
+        "Box mAP 50",
+        "Max box accuracy V2",
+        "Mean IoU",
+    ]
+    assert metrics[1].baselines == {"centre": 0.33, "full image": 0.33, "random": 0.21}
+    assert (metrics[-1].value, metrics[-1].unavailable) == (
+        None,
+        "no masks are drawn in this data set",
+    )
+    assert shown_metrics(None) == ()
 
 
 def test_a_class_that_never_comes_alone_is_warned_of_once():

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from weakloc.api.data_sets import read
-from weakloc.api.predictions import predictions_file, read_json_object, summary_beside
+from weakloc.api.predictions import predictions_file, summary_beside
 from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.config import PredictSettings
 from weakloc.data.images import open_image
@@ -21,6 +21,7 @@ from weakloc.data.sources import ImageSource, find_images
 from weakloc.errors import DataError, ImageError, PredictionsError, SettingError, did_you_mean
 from weakloc.localize.maps import NORMALISATIONS, image_grid, resample
 from weakloc.methods.settings import from_settings
+from weakloc.metrics.result import EvaluationRecord, read_evaluations
 from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.output.report import ReportContent, ReportPicture, Totals, write_report
 from weakloc.output.report_content import HEAT_CELLS, CoarseHeat, count_predictions
@@ -114,17 +115,16 @@ def truth_by_name(reporting: Reporting) -> TruthByName:
 
 def read_metrics_file(
     reporting: Reporting, folder: Path, run: Path | None
-) -> Mapping[str, Any] | None:
+) -> EvaluationRecord | None:
     """The metrics that were named, else metrics.json in the folder; of several, the run's own."""
     file = reporting.metrics or folder / "metrics.json"
     if reporting.metrics is None and not file.is_file():
         return None
-    record = read_json_object(file)
-    several = record.get("runs")
-    if isinstance(several, list) and run is not None:
-        own = (each for each in several if Path(str(each.get("evaluated"))).name == run.name)
-        return next(own, record)
-    return record
+    records = read_evaluations(file)
+    of_run = (
+        record for record in records if run is not None and Path(record.evaluated).name == run.name
+    )
+    return next(of_run, records[0])
 
 
 def run_behind(described: Mapping[str, Any], reporting: Reporting) -> TrainedRun | None:

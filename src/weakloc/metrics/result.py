@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Literal, TypeAlias
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 
+from weakloc.errors import PredictionsError
 from weakloc.geometry import FloatArray
 
 Detail: TypeAlias = float | int | str | None
@@ -90,3 +93,23 @@ class EvaluationRecord:
     thresholds_from: str
     num_images: int
     num_broken: int = 0
+
+
+def read_evaluations(path: Path) -> tuple[EvaluationRecord, ...]:
+    """What metrics.json says of one run, or of several."""
+    try:
+        content = msgspec.json.decode(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise PredictionsError(f"is not readable JSON ({error})", where=str(path)) from error
+    runs = content.get("runs") if isinstance(content, dict) else None
+    try:
+        records = msgspec.convert([content] if runs is None else runs, tuple[EvaluationRecord, ...])
+    except msgspec.ValidationError as error:
+        raise PredictionsError(
+            f"does not hold metrics ({error})",
+            where=str(path),
+            remedy="Give what weakloc evaluate --out wrote",
+        ) from error
+    if not records:
+        raise PredictionsError("holds the metrics of no run", where=str(path))
+    return records

@@ -33,7 +33,8 @@ from weakloc.output.report_gallery import ClassNumbers, GalleryItem, gallery_ite
 from weakloc.output.report_summary import (
     curve_charts,
     map_warnings,
-    read_metrics,
+    metric_label,
+    shown_metrics,
     summary_of,
     tag_warnings,
     training_charts,
@@ -81,7 +82,7 @@ def _context(
     items: Sequence[GalleryItem],
     class_names: Sequence[str],
 ) -> dict[str, Any]:
-    metrics = read_metrics(content.metrics)
+    metrics = shown_metrics(content.metrics)
     return {
         "version": version("weakloc"),
         "title": content.title,
@@ -131,7 +132,7 @@ def _as_asset(text: str) -> _Asset:
 
 
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(PAGE_FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
@@ -139,6 +140,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_writable,
     )
+    environment.filters["label"] = metric_label
+    return environment
 
 
 def _writable(value: Any) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from weakloc.metrics.result import EvaluationRecord
 from weakloc.structures import Prediction, Sample
 
 HEAT_CELLS = 32  # along the long side of a stored heat map
@@ -54,7 +55,7 @@ class ReportContent:
     pictures: Iterable[ReportPicture]
     title: str = "weakloc report"
     run: Mapping[str, Any] | None = None
-    metrics: Mapping[str, Any] | None = None
+    metrics: EvaluationRecord | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     totals: Totals | None = None

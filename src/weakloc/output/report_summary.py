@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from weakloc.metrics.result import EvaluationRecord, MetricRecord
 from weakloc.output.report_content import CoarseHeat, ReportContent, Totals
 from weakloc.output.report_gallery import GalleryItem
 
@@ -35,150 +36,35 @@ _SPELT = {
 }
 
 
-@dataclass(frozen=True)
-class ShownCurve:
-    name: str
-    places: tuple[float, ...]
-    values: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class ShownMetric:
-    """One number with all that is needed to judge it."""
-
-    name: str
-    value: float | None
-    interval: tuple[float, float] | None = None
-    baselines: Mapping[str, float] = field(default_factory=dict)
-    convention: str = ""
-    num_images: int | None = None
-    hidden_supervision: int | None = None
-    per_class: Mapping[str, float] = field(default_factory=dict)
-    curves: tuple[ShownCurve, ...] = ()
-    unavailable: str | None = None
-
-    @property
-    def label(self) -> str:
-        words = [_SPELT.get(word, word) for word in self.name.replace("_", " ").split()]
-        return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]]) if words else self.name
-
-    @property
-    def is_share(self) -> bool:
-        return self.value is not None and 0.0 <= self.value <= 1.0
-
-    @property
-    def best_baseline(self) -> tuple[str, float] | None:
-        if not self.baselines:
-            return None
-        return max(self.baselines.items(), key=lambda pair: pair[1])
-
-
-def read_metrics(record: Mapping[str, Any] | None) -> tuple[ShownMetric, ...]:
-    """Every number of the record, in its order; then those that could not be computed."""
+def shown_metrics(record: EvaluationRecord | None) -> tuple[MetricRecord, ...]:
+    """Every number in its order, beside baselines as people spell them; then the missing ones."""
     if record is None:
         return ()
-    runs = record.get("runs")
-    if isinstance(runs, Sequence) and runs and isinstance(runs[0], Mapping):
-        record = runs[0]
-    listed = record.get("metrics", record)
-    found = _from_list(listed) if isinstance(listed, list) else _from_mapping(listed)
-    reasons = record.get("unavailable")
-    missing = reasons if isinstance(reasons, Mapping) else {}
-    known = {metric.name for metric in found}
-    found += [
-        ShownMetric(str(name), None, unavailable=str(reason))
-        for name, reason in missing.items()
-        if name not in known
+    measured = [
+        replace(
+            metric,
+            baselines={BASELINE_NAMES.get(name, name): v for name, v in metric.baselines.items()},
+        )
+        for metric in record.metrics
     ]
-    return tuple(found)
+    missing = [
+        MetricRecord(name, None, "", 0, unavailable=reason)
+        for name, reason in record.unavailable.items()
+    ]
+    return (*measured, *missing)
 
 
-def leading(metrics: Sequence[ShownMetric], *, most: int) -> tuple[ShownMetric, ...]:
+def metric_label(name: str) -> str:
+    """The name as people write it: Point mAP for point_map."""
+    words = [_SPELT.get(word, word) for word in name.replace("_", " ").split()]
+    return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]]) if words else name
+
+
+def leading(metrics: Sequence[MetricRecord], *, most: int) -> tuple[MetricRecord, ...]:
     """The numbers to see first: one of each kind where they are there, else the first ones."""
     known = [each for each in metrics if each.name in LEADING]
     ranked = sorted(known, key=lambda each: LEADING.index(each.name))
     return tuple([*ranked, *(each for each in metrics if each.name not in LEADING)][:most])
-
-
-def _from_list(items: Sequence[Any]) -> list[ShownMetric]:
-    return [_metric(str(item.get("name", "")), item) for item in items if isinstance(item, Mapping)]
-
-
-def _from_mapping(items: Any) -> list[ShownMetric]:
-    if not isinstance(items, Mapping):
-        return []
-    return [
-        _metric(str(name), item if isinstance(item, Mapping) else {"value": item})
-        for name, item in items.items()
-        if _number(item) is not None or (isinstance(item, Mapping) and "value" in item)
-    ]
-
-
-def _metric(name: str, item: Mapping[str, Any]) -> ShownMetric:
-    return ShownMetric(
-        name=name,
-        value=_number(item.get("value")),
-        interval=_interval(item.get("interval")),
-        baselines=_baselines(item),
-        convention=str(item.get("convention") or ""),
-        num_images=_count(item.get("num_images")),
-        hidden_supervision=_count(item.get("hidden_supervision")),
-        per_class=_numbers(item.get("per_class")),
-        curves=_curves(item.get("curves")),
-        unavailable=None if item.get("unavailable") is None else str(item["unavailable"]),
-    )
-
-
-def _baselines(item: Mapping[str, Any]) -> dict[str, float]:
-    found = item.get("baselines", item.get("baseline"))
-    alone = _number(found)
-    named = {"baseline": alone} if alone is not None else _numbers(found)
-    return {BASELINE_NAMES.get(name, name): value for name, value in named.items()}
-
-
-def _interval(found: Any) -> tuple[float, float] | None:
-    if isinstance(found, Mapping):
-        found = [found.get("low"), found.get("high")]
-    if not isinstance(found, Sequence) or isinstance(found, str) or len(found) != 2:
-        return None
-    low, high = _number(found[0]), _number(found[1])
-    return None if low is None or high is None else (low, high)
-
-
-def _curves(found: Any) -> tuple[ShownCurve, ...]:
-    if not isinstance(found, Mapping):
-        return ()
-    curves = []
-    for name, curve in found.items():
-        if not isinstance(curve, Mapping):
-            continue
-        pairs = [
-            (x, y)
-            for x, y in zip(curve.get("thresholds", ()), curve.get("values", ()), strict=False)
-            if _number(x) is not None and _number(y) is not None
-        ]
-        if len(pairs) > 1:
-            places, values = zip(*pairs, strict=True)
-            curves.append(ShownCurve(str(name), places, values))
-    return tuple(curves)
-
-
-def _numbers(found: Any) -> dict[str, float]:
-    if not isinstance(found, Mapping):
-        return {}
-    numbers = {str(name): _number(value) for name, value in found.items()}
-    return {name: value for name, value in numbers.items() if value is not None}
-
-
-def _count(found: Any) -> int | None:
-    number = _number(found)
-    return None if number is None else int(number)
-
-
-def _number(found: Any) -> float | None:
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
-        return None
-    return float(found)
 
 
 MOST_FIGURES = 3  # numbers of the evaluation among the figures at a glance
@@ -213,7 +99,7 @@ class Summary:
     settings: Mapping[str, str]  # every setting by its path
     supervision: str
     notes: tuple[str, ...]
-    class_metrics: tuple[ShownMetric, ...]
+    class_metrics: tuple[MetricRecord, ...]
     class_rows: tuple[ClassRow, ...]
     has_truth: bool
     has_heat: bool
@@ -226,7 +112,7 @@ def summary_of(
     content: ReportContent,
     totals: Totals,
     items: Sequence[GalleryItem],
-    metrics: Sequence[ShownMetric],
+    metrics: Sequence[MetricRecord],
     class_names: Sequence[str],
 ) -> Summary:
     with_classes = leading([each for each in metrics if each.per_class], most=MOST_BARS)
@@ -247,7 +133,7 @@ def summary_of(
 
 
 def _figures(
-    totals: Totals, num_shown: int, num_classes: int, metrics: Sequence[ShownMetric]
+    totals: Totals, num_shown: int, num_classes: int, metrics: Sequence[MetricRecord]
 ) -> tuple[Figure, ...]:
     some = f"the {num_shown} most doubtful are shown" if num_shown < totals.num_images else ""
     found = [
@@ -256,9 +142,9 @@ def _figures(
         Figure(f"{totals.num_disagreeing:,}", "at odds with their tags"),
     ]
     for metric in leading([each for each in metrics if each.value is not None], most=MOST_FIGURES):
-        best = metric.best_baseline
+        best = max(metric.baselines.items(), key=lambda baseline: baseline[1], default=None)
         remark = "" if best is None else f"best baseline {best[1]:.3f} ({best[0]})"
-        found.append(Figure(f"{metric.value:.3f}", metric.label, remark))
+        found.append(Figure(f"{metric.value:.3f}", metric_label(metric.name), remark))
     return tuple(found)
 
 
@@ -306,10 +192,10 @@ def _flatten(part: Mapping[str, Any], path: str, found: dict[str, str]) -> None:
             found[f"{path}{name}"] = "not given" if value is None else str(value)
 
 
-def _supervision(run: Mapping[str, Any] | None, metrics: Sequence[ShownMetric]) -> str:
+def _supervision(run: Mapping[str, Any] | None, metrics: Sequence[MetricRecord]) -> str:
     """How many drawn boxes or masks had a hand in this, in a sentence or two."""
     told = [(each, each.hidden_supervision) for each in metrics if each.hidden_supervision]
-    among = [f"{count} in {each.label}" for each, count in told]
+    among = [f"{count} in {metric_label(each.name)}" for each, count in told]
     measured = f" Drawn boxes or masks that tuned a number itself: {', '.join(among)}."
     counts = [(run or {}).get("hidden_supervision")]
     counts.append(_part(run or {}, "thresholds").get("num_boxes_used"))
@@ -335,7 +221,7 @@ def _notes(run: Mapping[str, Any] | None, items: Sequence[GalleryItem]) -> tuple
 def _class_rows(
     content: ReportContent,
     totals: Totals,
-    metrics: Sequence[ShownMetric],
+    metrics: Sequence[MetricRecord],
     class_names: Sequence[str],
 ) -> tuple[ClassRow, ...]:
     tagged = _tagged(content.run)
@@ -446,14 +332,14 @@ def training_charts(run: Mapping[str, Any] | None) -> tuple[Chart, ...]:
     return tuple(charts)
 
 
-def curve_charts(metrics: Sequence[ShownMetric]) -> tuple[Chart, ...]:
+def curve_charts(metrics: Sequence[MetricRecord]) -> tuple[Chart, ...]:
     """One chart for each curve of a metric over its threshold."""
     charts = []
     for metric in metrics:
-        for curve in metric.curves:
-            more = "" if curve.name == metric.name else f", {curve.name.replace('_', ' ')}"
-            title = metric.label + more
-            charts.append(line_chart(title, curve.places, curve.values, x_label="threshold"))
+        for name, curve in metric.curves.items():
+            more = "" if name == metric.name else f", {name.replace('_', ' ')}"
+            title = metric_label(metric.name) + more
+            charts.append(line_chart(title, curve.thresholds, curve.values, x_label="threshold"))
     return tuple(charts)
 
 

@@ -15,8 +15,8 @@ from weakloc.output.report_summary import (
     RIGHT,
     WIDTH,
     Chart,
-    ShownMetric,
     line_chart,
+    metric_label,
 )
 from weakloc.papers.cells import write_json
 from weakloc.papers.recipe import Published
@@ -36,10 +36,6 @@ def write_results(results: Results, folder: Path) -> None:
             file.write(picture(chart))
     with open_whole(folder / "results.md") as file:
         file.write("\n".join(_page(results, tuple(pictures))) + "\n")
-
-
-def label(metric: str) -> str:
-    return ShownMetric(metric, None).label
 
 
 def spread(row: Row, metric: str) -> str:
@@ -66,7 +62,7 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
     metrics = results.metrics
     header = ["cell"]
     for metric in metrics:
-        header.append(label(metric) + (" (oracle)" if results.is_oracle(metric) else ""))
+        header.append(metric_label(metric) + (" (oracle)" if results.is_oracle(metric) else ""))
         header += [f"paper: {each.data}" for each in _papers(results, metric)]
     header += ["boxes used", "s to train", "ms an image", *results.searched]
     rows = [_cells(results, row, metrics) for row in results.rows]
@@ -137,11 +133,11 @@ def _page(results: Results, pictures: Sequence[str]) -> Iterator[str]:
 
 def _what_is_missing(results: Results) -> Iterator[str]:
     for metric, reason in results.unmeasured.items():
-        yield f"- no {label(metric)}: {reason}"
+        yield f"- no {metric_label(metric)}: {reason}"
     for each in results.recipe.published:
         if each.metric not in results.metrics:
             shown = ", ".join(f"{name} {value:.1f}" for name, value in each.values.items())
-            yield f"- {each.source}, {label(each.metric)} on {each.data}: {shown}"
+            yield f"- {each.source}, {metric_label(each.metric)} on {each.data}: {shown}"
     for cell, reason in results.missing.items():
         yield f"- not tested: {cell} ({reason})"
     for cell, reason in results.failures.items():
@@ -170,7 +166,7 @@ def curves(results: Results) -> Iterator[Chart]:
             }
             points = {place: 100 * value for place, value in places.items() if value is not None}
             if len(points) > 1:
-                title = label(metric) + (f", {name}" if name else "")
+                title = metric_label(metric) + (f", {name}" if name else "")
                 yield line_chart(title, [*points], [*points.values()], x_label=recipe.axis)
 
 
