@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from benchmarks.measure import paired_ratio, time_interleaved, write_results
 from benchmarks.own_processes import Prepare, own_processes
 from weakloc.cli.use import keep_freed_memory
-from weakloc.config import PredictSettings
 from weakloc.data.sources import find_images
 from weakloc.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from weakloc.methods.cam import Cam
@@ -31,6 +30,7 @@ from weakloc.model.backbones import build_backbone
 from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
+from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage
 
 NUM_CLASSES = 1000
@@ -59,23 +59,23 @@ def weakloc_maps(
 ) -> Callable[[], int]:
     """What `weakloc predict` does up to the map of the best class."""
     keep_freed_memory()
-    settings = PredictSettings(workers=workers, map_side=SIDE, compile=compiled)
+    look = Look(workers=workers, map_side=SIDE, compile=compiled)
     backbone = build_backbone(BackboneSpec.parse(network, weights="none"))
     source = NetworkSource(
         Cam().build_network(backbone, NUM_CLASSES),
-        settings,
+        look,
         class_names=[str(index) for index in range(NUM_CLASSES)],
         preprocessing=Preprocessing(size=(SIDE, SIDE)),
         activation="softmax",
         uses_bf16=precision == "bf16",
     )
-    predictor = Predictor(source, settings, thresholds=(0.2,) * NUM_CLASSES)
+    predictor = Predictor(source, look, Places(), thresholds=(0.2,) * NUM_CLASSES)
 
     def work() -> int:
         count = 0
         for seen in predictor.see(find_images(folder)):
             assert not isinstance(seen, BrokenImage)
-            predictor.heat(seen, [int(seen.probabilities.argmax())], settings)
+            predictor.heat(seen, [int(seen.probabilities.argmax())], look)
             count += 1
         return count
 

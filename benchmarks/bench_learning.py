@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import write_results
-from weakloc.config import TrainSettings
 from weakloc.data.readers import ReaderOptions, read_data_set
 from weakloc.methods import METHODS
 from weakloc.methods.beam import Beam
@@ -31,6 +30,7 @@ from weakloc.methods.max_mil import MaxMil
 from weakloc.methods.method import Method
 from weakloc.methods.optimisation import Optimisation
 from weakloc.methods.wildcat import Wildcat
+from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet
 from weakloc.synthetic.folder import artist_of, write_scenes
 from weakloc.training.fit import train

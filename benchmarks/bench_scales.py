@@ -22,7 +22,6 @@ from benchmarks.bench_heat_maps import write_photographs
 from benchmarks.measure import paired_ratio, time_interleaved, write_results
 from benchmarks.own_processes import own_processes
 from weakloc.cli.use import keep_freed_memory
-from weakloc.config import PredictSettings
 from weakloc.data.sources import find_images
 from weakloc.data.transforms import Preprocessing
 from weakloc.methods.max_mil import MaxMil, paper_scales
@@ -32,6 +31,7 @@ from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import scaled
+from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage
 
 NUM_CLASSES = 20
@@ -64,16 +64,16 @@ def weakloc_scores(
     folder: str, network_name: str, side: int, scales: tuple[float, ...], precision: str
 ) -> Callable[[], Scores]:
     keep_freed_memory()
-    settings = PredictSettings(scales=scales, map_scales=(1.0,), workers=1, batch_size=8)
+    look = Look(scales=scales, map_scales=(1.0,), workers=1, batch_size=8)
     source = NetworkSource(
         _network(network_name),
-        settings,
+        look,
         class_names=[str(index) for index in range(NUM_CLASSES)],
         preprocessing=Preprocessing(resize="pad", size=(side, side)),
         activation="sigmoid",
         uses_bf16=precision == "bf16",
     )
-    predictor = Predictor(source, settings, thresholds=(0.3,) * NUM_CLASSES)
+    predictor = Predictor(source, look, Places(), thresholds=(0.3,) * NUM_CLASSES)
 
     def work() -> Scores:
         found = []

@@ -28,7 +28,6 @@ from benchmarks.bench_heat_maps import write_photographs
 from benchmarks.measure import RESULTS, Timing, paired_ratio, time_interleaved, write_results
 from benchmarks.own_processes import own_processes
 from weakloc.cli.use import keep_freed_memory
-from weakloc.config import PredictSettings, ServeSettings
 from weakloc.data.sources import find_images
 from weakloc.data.transforms import Preprocessing
 from weakloc.methods.wildcat import Wildcat
@@ -40,6 +39,7 @@ from weakloc.predictor.predictor import Predictor
 from weakloc.serving.allowed_images import allowed_images
 from weakloc.serving.app import build_app
 from weakloc.serving.server import bound_socket, server_of
+from weakloc.settings import Look, Places, ServeSettings
 from weakloc.structures import BrokenImage
 
 NUM_CLASSES = 20
@@ -78,17 +78,17 @@ def server(network: str, side: int) -> Callable[[], tuple[int, int]]:
 def _predictor(network: str, side: int) -> Predictor:
     keep_freed_memory()
     torch.manual_seed(0)
-    settings = PredictSettings(top=1, batch_size=8)
+    look = Look(batch_size=8)
     backbone = build_backbone(BackboneSpec.parse(network, weights="none"))
     source = NetworkSource(
         Wildcat.practical().build_network(backbone, NUM_CLASSES).eval(),
-        settings,
+        look,
         class_names=[str(index) for index in range(NUM_CLASSES)],
         preprocessing=Preprocessing(size=(side, side)),
         activation="sigmoid",
         uses_bf16=False,
     )
-    return Predictor(source, settings, thresholds=(0.3,) * NUM_CLASSES)
+    return Predictor(source, look, Places(top=1), thresholds=(0.3,) * NUM_CLASSES)
 
 
 def ask(port: int, photographs: Sequence[bytes], num_clients: int) -> list[float]:

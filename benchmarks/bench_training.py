@@ -29,7 +29,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks.measure import Timing, paired_ratio, write_results
-from weakloc.config import TrainSettings
 from weakloc.data.augmentation import Augmentation
 from weakloc.data.loaders import Batch
 from weakloc.methods import METHODS
@@ -39,6 +38,7 @@ from weakloc.model.backbones import build_backbone
 from weakloc.model.losses import LogisticLoss
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
+from weakloc.settings import TrainSettings
 from weakloc.structures import ABSENT, PRESENT, DataSet, Sample
 from weakloc.training.engine import fit, make_trainer, silenced, uses_bf16
 from weakloc.training.features import FeatureCache

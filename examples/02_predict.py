@@ -20,9 +20,9 @@ from weakloc.output.exporters import ExportOptions, export_all, write_prediction
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
     run = weakloc.load(given.run)
-    settings = weakloc.PredictSettings(flip=True, workers=given.workers)
+    look = weakloc.Look(flip=True, workers=given.workers)
     predictions = []
-    for found in run.predict(given.images, tags=given.tags, settings=settings):
+    for found in run.predict(given.images, tags=given.tags, look=look):
         if isinstance(found, weakloc.Prediction):
             predictions.append(found)
         else:

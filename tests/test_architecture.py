@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "weakloc"
 MODULES = sorted(SOURCE.rglob("*.py"))
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "tools"}
 PUBLIC_NAMES = {
-    *("DataSettings", "PredictSettings", "RefineSettings", "TrainSettings"),
+    *("DataSettings", "Look", "Places", "RefineSettings", "TrainSettings"),
     *("Prediction", "ExportedNetwork", "TrainedRun", "WeaklocError"),
     *("check", "demo", "evaluate", "load", "localize", "read", "refine", "scenes", "train"),
 }

@@ -15,11 +15,11 @@ import yaml
 
 import weakloc
 from weakloc.cli import app
-from weakloc.config import ExportOptions, flag_of
 from weakloc.data.readers import READERS
 from weakloc.metrics.baselines import BASELINES
 from weakloc.metrics.evaluation import METRICS
 from weakloc.output.exporters import EXPORTERS
+from weakloc.settings import ExportOptions, flag_of
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -12,19 +12,20 @@ if TYPE_CHECKING:
     from weakloc.api.runs import ExportedNetwork, TrainedRun, load
     from weakloc.api.tour import demo
     from weakloc.api.training import refine, train
-    from weakloc.config import DataSettings, PredictSettings, RefineSettings, TrainSettings
     from weakloc.errors import WeaklocError
+    from weakloc.settings import DataSettings, Look, Places, RefineSettings, TrainSettings
     from weakloc.structures import Prediction
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "DataSettings": "weakloc.config",
+    "DataSettings": "weakloc.settings",
     "ExportedNetwork": "weakloc.api.runs",
-    "PredictSettings": "weakloc.config",
+    "Look": "weakloc.settings",
+    "Places": "weakloc.settings",
     "Prediction": "weakloc.structures",
-    "RefineSettings": "weakloc.config",
-    "TrainSettings": "weakloc.config",
+    "RefineSettings": "weakloc.settings",
+    "TrainSettings": "weakloc.settings",
     "TrainedRun": "weakloc.api.runs",
     "WeaklocError": "weakloc.errors",
     "check": "weakloc.api.data_sets",
@@ -40,7 +41,8 @@ _PUBLIC = {
 __all__ = [
     "DataSettings",
     "ExportedNetwork",
-    "PredictSettings",
+    "Look",
+    "Places",
     "Prediction",
     "RefineSettings",
     "TrainSettings",

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from weakloc.api.classifiers import timm_predictor
-from weakloc.config import PredictSettings
 from weakloc.errors import WeightsError
 from weakloc.model.backbones import build_backbone
 from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.classifier_source import ClassifierSource
+from weakloc.settings import Look, Places
 
 NAME = "test_resnet"
 ROADS = ["train --weights", "predict timm:NAME:FILE"]
@@ -32,7 +32,7 @@ def load(road: str, file: Path) -> dict[str, Tensor]:
     if road == ROADS[0]:
         backbone = build_backbone(BackboneSpec.parse(NAME, weights=str(file)))
         return backbone.trunk.model.state_dict()
-    source = timm_predictor(f"timm:{NAME}:{file}", PredictSettings(workers=0)).source
+    source = timm_predictor(f"timm:{NAME}:{file}", Look(workers=0), Places()).source
     assert isinstance(source, ClassifierSource)
     return source.maps.model.state_dict()
 

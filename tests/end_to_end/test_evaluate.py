@@ -10,7 +10,7 @@ from weakloc.api.data_sets import read, scenes
 from weakloc.api.evaluation import Judging, judge
 from weakloc.api.runs import TrainedRun
 from weakloc.api.training import train
-from weakloc.config import TrainSettings
+from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet
 
 

@@ -121,11 +121,11 @@ def test_drawn_boxes_behind_the_run_are_said_of_the_file(
 def test_the_file_predicts_in_python_as_the_run_does(
     tuned: Path, exported: Path, scenes: Path
 ) -> None:
-    settings = public.PredictSettings(map_side=48, workers=0, top=1)
+    look, places = public.Look(map_side=48, workers=0), public.Places(top=1)
     pairs = zip(
         *(
             public.load(what).predict(
-                scenes / "JPEGImages", tags=scenes / "tags.csv", settings=settings
+                scenes / "JPEGImages", tags=scenes / "tags.csv", look=look, places=places
             )
             for what in (tuned, exported)
         ),

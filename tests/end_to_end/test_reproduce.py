@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from weakloc.cli import run as weakloc
-from weakloc.config import TrainSettings
 from weakloc.errors import SettingError
 from weakloc.methods import method_named
 from weakloc.methods.cam import Cam
@@ -19,6 +18,7 @@ from weakloc.methods.optimisation import rate_factor
 from weakloc.papers.recipe import Cell, Finding, Recipe
 from weakloc.papers.reproduce import Reproduction, planned, reproduce
 from weakloc.papers.tables import RECIPES
+from weakloc.settings import TrainSettings
 
 SMALL = ["--backbone", "tiny[width=8]", "--weights", "none", "--image-size", "64", "--epochs", "1"]
 MACHINE = ["--workers", "0", "--precision", "fp32", "--jobs", "1"]

@@ -17,8 +17,8 @@ import pytest
 from tests.serving.running import Client, basic
 from weakloc.api.runs import load_folder, predictor_of, version_of
 from weakloc.cli import run as weakloc
-from weakloc.config import PredictSettings
 from weakloc.output.exporters.jsonl import parse_line
+from weakloc.settings import Look, Places
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def test_a_run_is_served_until_the_process_is_told_to_end(trained: Path, scenes:
         health = client.ask("GET", "/health").json
         assert health["classes"] == list(load_folder(trained).class_names)
         reply = client.post_json("/predict", {"image": photo.name})
-        (right,) = load_folder(trained).predict(photo, settings=PredictSettings(top=2, workers=0))
+        (right,) = load_folder(trained).predict(photo, look=Look(workers=0), places=Places(top=2))
         found = parse_line(reply.body, where="the answer")
         assert found.image == photo.name
         assert found.scores == pytest.approx(right.scores, abs=1e-5)
@@ -95,7 +95,7 @@ def test_the_version_changes_with_the_run_and_with_the_settings(
     trained: Path, tmp_path: Path
 ) -> None:
     def version(run: Path, **settings: object) -> str:
-        predictor, _ = predictor_of(str(run), (), PredictSettings(**settings))  # type: ignore[arg-type]
+        predictor, _ = predictor_of(str(run), (), Look(), Places(**settings))  # type: ignore[arg-type]
         return version_of(predictor, [str(run)])
 
     same = version(trained)

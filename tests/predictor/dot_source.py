@@ -11,7 +11,14 @@ from torch.nn import functional
 from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import GridTransform
 from weakloc.predictor.network_source import Activation, RawMaps
+from weakloc.settings import Look, Places, look_and_places
 from weakloc.structures import MapKind
+
+
+def chosen(**settings: object) -> tuple[Look, Places]:
+    """Settings by name, without threads, as a predictor takes them."""
+    look, places = look_and_places({"workers": 0, **settings})
+    return Look(**look), Places(**places)
 
 
 @dataclass(frozen=True)

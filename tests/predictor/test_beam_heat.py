@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from weakloc.config import PredictSettings
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import FloatArray, IntArray
@@ -28,9 +27,10 @@ from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import SeenImage
+from weakloc.settings import Look, Places
 
 CLASSES = ("a", "b", "c")
-LOOK = PredictSettings(workers=0, map_side=40)
+LOOK = Look(workers=0, map_side=40)
 
 
 def network(*, fixed_grid: bool) -> LocalizationNetwork:
@@ -137,8 +137,8 @@ def test_the_predictor_cuts_boxes_from_the_heat(seen: SeenImage) -> None:
     seen.picture.save(buffer, "PNG")
     own = source(fixed_grid=True)
     heat = BeamHeat(own, BeamSettings(beam_width=2, num_levels=4))
-    settings = PredictSettings(workers=0, map_side=40, top=1, min_score=1.0, boxes="largest")
-    predictor = Predictor(own, settings, thresholds=(0.5,) * 3, heat=heat)
+    places = Places(top=1, min_score=1.0, boxes="largest")
+    predictor = Predictor(own, LOOK, places, thresholds=(0.5,) * 3, heat=heat)
     (found,) = predictor.predict_with_heat([ImageSource("a.png", buffer.getvalue())])
     (index,) = found.classes  # type: ignore[union-attr]
     best = int(np.argmax(found.seen.logits))  # type: ignore[union-attr]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from weakloc.config import PredictSettings
 from weakloc.data.transforms import Preprocessing
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import build_backbone
 from weakloc.model.cell_classifier import CellClassifier, fine_features
 from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.network_source import CellSource
+from weakloc.settings import Look
 
 
 def test_heat_is_that_of_the_cells_times_the_fourth_root_of_the_stretched_class_map() -> None:
@@ -22,7 +22,7 @@ def test_heat_is_that_of_the_cells_times_the_fourth_root_of_the_stretched_class_
     source = CellSource(
         cells,
         network,
-        PredictSettings(),
+        Look(),
         class_names=("a", "b", "c"),
         preprocessing=Preprocessing(size=(72, 56), resize="warp"),
         activation="sigmoid",

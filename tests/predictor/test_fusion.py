@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 
 from tests.predictor.dot_source import DotSource
-from weakloc.config import PredictSettings
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.localize.maps import image_grid, resample, zscore
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.score_fusion import Member, joint_settings, mean_scores, see_with_all
+from weakloc.predictor.score_fusion import Member, joint_look, mean_scores, see_with_all
 from weakloc.predictor.views import SeenImage
+from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage, ScoreMaps
 
 
@@ -23,7 +23,7 @@ def member(size: tuple[int, int], **settings: object) -> Member:
     preprocessing = Preprocessing(size=size, mean=(0.4,) * 3, std=(0.1,) * 3)
     return Member(
         DotSource(preprocessing),
-        PredictSettings(**{"workers": 0, "map_side": 30, **settings}),  # type: ignore[arg-type]
+        Look(**{"workers": 0, "map_side": 30, **settings}),  # type: ignore[arg-type]
     )
 
 
@@ -38,7 +38,7 @@ def photographs(random: np.random.Generator, count: int) -> list[ImageSource]:
 
 
 def alone(own: Member, image: ImageSource) -> SeenImage:
-    (seen,) = Predictor(own.source, own.settings, thresholds=(0.5,) * 3).see([image])
+    (seen,) = Predictor(own.source, own.look, Places(), thresholds=(0.5,) * 3).see([image])
     assert isinstance(seen, SeenImage)
     return seen
 
@@ -55,13 +55,11 @@ def test_maps_are_averaged_after_each_has_mean_0_and_deviation_1(
     expected = []
     for own in members:
         view = next(
-            v
-            for v in alone(own, image).views
-            if v.view.scale == (own.settings.map_scales or (1.0,))[0]
+            v for v in alone(own, image).views if v.view.scale == (own.look.map_scales or (1.0,))[0]
         )
         standard = ScoreMaps(zscore(view.maps.values), view.maps.transform, "cam")
         expected.append(resample(standard, grid).values)
-    fused = joined.fused(range(3), joint_settings(members))
+    fused = joined.fused(range(3), joint_look(members))
     np.testing.assert_allclose(fused.values, np.mean(expected, axis=0), atol=1e-5)
 
 
@@ -82,6 +80,8 @@ def test_a_broken_image_is_broken_for_all_and_the_rest_go_on(random: np.random.G
     images[1] = ImageSource("1.png", b"")
     members = [member((48, 40)), member((96, 72))]
     seer = partial(see_with_all, members=members, fuse_scores=mean_scores("softmax"))
-    own = Predictor(members[0].source, joint_settings(members), thresholds=(0.5,) * 3, seer=seer)
+    own = Predictor(
+        members[0].source, joint_look(members), Places(), thresholds=(0.5,) * 3, seer=seer
+    )
     found = list(own.predict(images))
     assert [isinstance(each, BrokenImage) for each in found] == [False, True, False]

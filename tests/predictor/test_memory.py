@@ -14,10 +14,10 @@ from PIL import Image
 
 from tests.predictor.dot_source import DotSource
 from weakloc.api.predictions import predict_to_folder
-from weakloc.config import PredictSettings
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.predictor.predictor import Predictor
+from weakloc.settings import Look, Places
 
 
 def test_the_peak_for_many_images_is_that_of_a_few(
@@ -34,9 +34,10 @@ def test_the_peak_for_many_images_is_that_of_a_few(
             return (ImageSource(f"{index:06}.png", content) for index in range(count))
 
         monkeypatch.setattr("weakloc.api.predictions.find_images", images)
-        settings = PredictSettings(batch_size=4, workers=2, map_side=224, masks="threshold")
+        look = Look(batch_size=4, workers=2, map_side=224)
+        places = Places(masks="threshold")
         preprocessing = Preprocessing(size=(64, 48), mean=(0.5,) * 3, std=(0.1,) * 3)
-        predictor = Predictor(DotSource(preprocessing), settings, thresholds=(0.5,) * 3)
+        predictor = Predictor(DotSource(preprocessing), look, places, thresholds=(0.5,) * 3)
         gc.collect()
         tracemalloc.reset_peak()
         written = predict_to_folder(

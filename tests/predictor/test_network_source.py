@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from weakloc.config import PredictSettings
+from tests.predictor.dot_source import chosen
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing, ResizeMode
 from weakloc.model.backbones import build_backbone
@@ -56,16 +56,16 @@ def predictor(
     uses_bf16: bool = False,
     **settings: object,
 ) -> Predictor:
-    how = PredictSettings(**{"workers": 0, "min_score": 0.0, **settings})  # type: ignore[arg-type]
+    look, places = chosen(**{"min_score": 0.0, **settings})
     source = NetworkSource(
         network,
-        how,
+        look,
         class_names=CLASSES,
         preprocessing=Preprocessing(size=size, resize=resize),
         activation="sigmoid",
         uses_bf16=uses_bf16,
     )
-    return Predictor(source, how, thresholds=(0.5,) * 3)
+    return Predictor(source, look, places, thresholds=(0.5,) * 3)
 
 
 def noise(random: np.random.Generator, size: tuple[int, int] = (90, 70)) -> Image.Image:
@@ -138,7 +138,7 @@ def test_the_way_to_the_canvas_moves_a_point_by_a_cell_at_most(
         how = predictor(network, resize=resize, size=size, map_side=128)  # type: ignore[arg-type]
         seen = see(how, Image.fromarray(pixels))
         empty = see(how, Image.fromarray(np.full_like(pixels, 120)))
-        change = [np.abs(how.heat(image, range(3), how.settings).values) for image in (seen, empty)]
+        change = [np.abs(how.heat(image, range(3), how.look).values) for image in (seen, empty)]
         moved = np.abs(change[0] - change[1]).sum(axis=0)
         row, column = divmod(int(moved.argmax()), moved.shape[1])
         points.append((column + 0.5, row + 0.5))

@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 
 from weakloc.api.runs import ExportedNetwork
-from weakloc.config import PredictSettings
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import FailureError, MissingPackageError, RunError, SettingError
 from weakloc.geometry import GridTransform, cell_center_in_image, clip_box, map_box_to_image
@@ -37,6 +36,7 @@ from weakloc.predictor.onnx_source import (
     pairs_of,
     read_record,
 )
+from weakloc.settings import Look
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "04_onnx_without_torch.py"
 RECORD = OnnxRecord(
@@ -111,10 +111,10 @@ def test_a_file_is_read_as_its_record_says(tmp_path: Path, random: np.random.Gen
     np.testing.assert_array_equal(answer.maps, images)
     np.testing.assert_array_equal(answer.scores, images.max(axis=(2, 3)))
     predictor = ExportedNetwork(source).predictor()
-    settings = predictor.settings
-    assert (settings.scales, settings.map_scales) == ((0.5, 1.0), (1.0,))
-    assert (settings.fuse, settings.normalise) == ("max", "relu_max")
-    assert (settings.threshold_mode, predictor.locating.thresholds) == (
+    look = predictor.look
+    assert (look.scales, look.map_scales) == ((0.5, 1.0), (1.0,))
+    assert (look.fuse, look.normalise) == ("max", "relu_max")
+    assert (predictor.places.threshold_mode, predictor.locating.thresholds) == (
         "relu_max",
         (0.25, 0.5, 0.75),
     )
@@ -157,7 +157,7 @@ def test_a_file_of_one_size_refuses_others(tmp_path: Path) -> None:
 def test_what_a_file_cannot_do_is_refused(tmp_path: Path, setting: dict[str, object]) -> None:
     exported = ExportedNetwork(OnnxSource(brightness_file(tmp_path / "a.onnx", RECORD)))
     with pytest.raises(SettingError, match=f"--{next(iter(setting))}"):
-        exported.predictor(PredictSettings(**setting))  # type: ignore[arg-type]
+        exported.predictor(Look(**setting))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a network"])
@@ -233,7 +233,7 @@ def test_a_fixed_grid_head_is_exported_at_its_own_size(tmp_path: Path) -> None:
     np.testing.assert_allclose(answer.maps, expected.maps.numpy(), atol=1e-4)
     with pytest.raises(SettingError, match="no network for parts of an image"):
         exported.predictor()
-    assert exported.predictor(PredictSettings(localiser="score_map")).source is exported.source
+    assert exported.predictor(Look(localiser="score_map")).source is exported.source
 
 
 def test_a_file_that_answers_otherwise_is_not_left_behind(

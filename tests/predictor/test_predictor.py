@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.predictor.dot_source import DotSource
-from weakloc.config import PredictSettings
+from tests.predictor.dot_source import DotSource, chosen
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing, ResizeMode
 from weakloc.predictor.places import Tags
 from weakloc.predictor.predictor import Predictor
 from weakloc.rle import decode_mask
+from weakloc.settings import Look, Places
 from weakloc.structures import (
     ABSENT,
     PRESENT,
@@ -47,8 +47,8 @@ def predictor(
     resize: ResizeMode = "warp", size: int | tuple[int, int] = (96, 64), **settings: object
 ) -> Predictor:
     preprocessing = Preprocessing(size=size, resize=resize, mean=WHITE_ON, std=(0.05, 0.05, 0.05))
-    how = PredictSettings(**{"workers": 0, "threshold": 0.5, "min_score": 0.6, **settings})  # type: ignore[arg-type]
-    return Predictor(DotSource(preprocessing), how, thresholds=(0.5, 0.5, 0.5))
+    look, places = chosen(**{"threshold": 0.5, "min_score": 0.6, **settings})
+    return Predictor(DotSource(preprocessing), look, places, thresholds=(0.5, 0.5, 0.5))
 
 
 def only(results: list[Prediction | BrokenImage]) -> Prediction:
@@ -253,10 +253,14 @@ def test_memory_holds_a_bounded_number_of_pictures() -> None:
 def test_settings_reject_what_cannot_work() -> None:
     from weakloc.errors import SettingError
 
-    good = PredictSettings()
-    for bad in ({"scales": (0.0,)}, {"threshold": 1.0}, {"batch_size": 0}, {"min_score": 1.5}):
+    for good, bad in (
+        (Look(), {"scales": (0.0,)}),
+        (Look(), {"batch_size": 0}),
+        (Places(), {"threshold": 1.0}),
+        (Places(), {"min_score": 1.5}),
+    ):
         with pytest.raises(SettingError, match="--"):
-            replace(good, **bad)  # type: ignore[arg-type]
+            replace(good, **bad)  # type: ignore[type-var]
 
 
 @pytest.fixture

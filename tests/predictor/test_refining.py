@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.predictor.dot_source import DotSource
-from weakloc.config import PredictSettings
+from tests.predictor.dot_source import DotSource, chosen
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.predictor.places import Tags
@@ -22,10 +21,8 @@ def predict(pixels: np.ndarray, tags: Tags | None = None, **settings: object) ->
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     preprocessing = Preprocessing(size=(60, 45), mean=(0.45,) * 3, std=(0.05,) * 3)
-    how = PredictSettings(  # type: ignore[arg-type]
-        **{"workers": 0, "threshold": 0.5, "min_score": 0.6, "map_side": 60, **settings}
-    )
-    own = Predictor(DotSource(preprocessing, stride=15), how, thresholds=(0.5,) * 3)
+    look, places = chosen(**{"threshold": 0.5, "min_score": 0.6, "map_side": 60, **settings})
+    own = Predictor(DotSource(preprocessing, stride=15), look, places, thresholds=(0.5,) * 3)
     (found,) = own.predict([ImageSource("a.png", buffer.getvalue())], tags)
     assert isinstance(found, Prediction)
     return found

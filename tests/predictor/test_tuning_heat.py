@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.predictor.dot_source import DotSource
-from weakloc.config import PredictSettings
+from tests.predictor.dot_source import DotSource, chosen
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.localize.maps import minmax
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.tuning_heat import choose_drawn, drawn_boxes, drawn_heat, viewed_heat
 from weakloc.predictor.views import SeenImage
+from weakloc.settings import Look
 from weakloc.structures import ABSENT, PRESENT, Sample, ScoreMaps, Truth, TruthBox
 
 
@@ -70,8 +70,8 @@ def drawing(tmp_path: Path) -> Sample:
 
 def predictor(**settings: object) -> Predictor:
     preprocessing = Preprocessing(size=(100, 60), mean=(0.0,) * 3, std=(1.0,) * 3)
-    how = PredictSettings(**{"workers": 0, "map_side": 50, "normalise": "none", **settings})  # type: ignore[arg-type]
-    return Predictor(DotSource(preprocessing), how, thresholds=(0.5,) * 3)
+    look, places = chosen(**{"map_side": 50, "normalise": "none", **settings})
+    return Predictor(DotSource(preprocessing), look, places, thresholds=(0.5,) * 3)
 
 
 def test_every_view_shows_the_object_where_it_is(drawing: Sample) -> None:
@@ -91,7 +91,7 @@ def test_the_first_view_is_what_predictions_are_cut_from(drawing: Sample) -> Non
         (viewed,) = viewed_heat(how, [drawing], lambda: None)
         (seen,) = how.see([ImageSource("a.png", drawing.path)])
         assert isinstance(seen, SeenImage)
-        used = how.heat(seen, [1], how.settings)
+        used = how.heat(seen, [1], how.look)
         np.testing.assert_array_equal(viewed.views[0], used.values[0])
         (drawn,) = drawn_heat(how, choose_drawn([drawing], 3, 5, np.random.default_rng(0)), int)
         np.testing.assert_array_equal(drawn.heat, used.values[0])
@@ -99,11 +99,11 @@ def test_the_first_view_is_what_predictions_are_cut_from(drawing: Sample) -> Non
 
 
 def test_a_search_is_repeated_in_the_mirror(drawing: Sample) -> None:
-    def search(seen: SeenImage, classes: list[int], settings: PredictSettings) -> ScoreMaps:
+    def search(seen: SeenImage, classes: list[int], look: Look) -> ScoreMaps:
         """Stands for a search: the grey picture, whatever the class."""
         from weakloc.localize.maps import image_grid
 
-        grid = image_grid(seen.size, long_side=settings.map_side)
+        grid = image_grid(seen.size, long_side=look.map_side)
         small = np.asarray(seen.picture.convert("L").resize((50, 30), Image.Resampling.BOX))
         return ScoreMaps(np.asarray(small, dtype=np.float32)[None] / 255, grid, "cam")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from weakloc.config import PredictSettings, TrainSettings
 from weakloc.errors import SettingError
 from weakloc.methods import METHODS, method_named
 from weakloc.methods.settings import from_settings, merged_settings, to_settings
@@ -16,6 +15,7 @@ from weakloc.metrics.evaluation import METRICS
 from weakloc.papers.recipe import Cell, Finding, Recipe
 from weakloc.papers.setups import SIZES, Setup, as_published, from_scratch, given_backbone
 from weakloc.papers.tables import RECIPES
+from weakloc.settings import Look, Places, TrainSettings, look_and_places
 
 SPECIFICATION = Path(__file__).parents[3] / "shared" / "papers" / "spec.md"
 CELLS = [(recipe, cell) for recipe in RECIPES.values() for cell in recipe.cells]
@@ -45,7 +45,9 @@ def test_every_setting_of_every_cell_exists(recipe: Recipe, cell: Cell) -> None:
         choices = merged_settings(setup.choices(cell.method), cell.choices)
         method = method_named(cell.method, setup.preset, choices)
         from_settings(METHODS[cell.method], merged_settings(to_settings(method), cell.search))
-    PredictSettings(**cell.look)
+    look, places = look_and_places(cell.look)
+    assert Look(**look)
+    assert Places(**places)
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)

@@ -16,14 +16,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from tests.predictor.dot_source import DotSource
-from weakloc.config import PredictSettings, ServeSettings
+from tests.predictor.dot_source import DotSource, chosen
 from weakloc.data.transforms import Preprocessing
 from weakloc.predictor.network_source import RawMaps
 from weakloc.predictor.predictor import Predictor
 from weakloc.serving.allowed_images import allowed_images
 from weakloc.serving.app import build_app
 from weakloc.serving.server import bound_socket, server_of
+from weakloc.settings import ServeSettings
 
 VERSION = "dots-1"
 
@@ -53,8 +53,8 @@ def watched_source() -> WatchedSource:
 
 
 def predictor_on(source: DotSource, **settings: Any) -> Predictor:
-    how = PredictSettings(**{"workers": 0, "threshold": 0.5, "batch_size": 4, **settings})
-    return Predictor(source, how, thresholds=(0.5,) * 3)
+    look, places = chosen(**{"threshold": 0.5, "batch_size": 4, **settings})
+    return Predictor(source, look, places, thresholds=(0.5,) * 3)
 
 
 def png(channel: int = 0, left: int = 20, size: tuple[int, int] = (91, 60)) -> bytes:

@@ -27,10 +27,10 @@ from tests.serving.running import (
     watched_source,
     white_png,
 )
-from weakloc.config import ExportOptions, ServeSettings
 from weakloc.data.sources import ImageSource
 from weakloc.output.exporters.jsonl import parse_line
 from weakloc.output.exporters.label_studio import labelling_config, pre_annotation, results
+from weakloc.settings import ExportOptions, ServeSettings
 from weakloc.structures import Prediction
 
 CLASSES = ("red", "green", "blue")

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from weakloc.config import TrainSettings
 from weakloc.methods.optimisation import Optimisation
 from weakloc.methods.wildcat import Wildcat
+from weakloc.settings import TrainSettings
 from weakloc.structures import ABSENT, PRESENT, DataSet, Sample, Truth, TruthBox
 
 CLASSES = ("red", "green")

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from tests.training.small_data import make_data_set, make_sample
-from weakloc.config import RefineSettings
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError, RunError
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.cell_classifier import CellClassifier, fine_features, fine_levels
 from weakloc.model.trunk import BackboneSpec
+from weakloc.settings import RefineSettings
 from weakloc.structures import PRESENT, UNKNOWN, Sample
 from weakloc.training.cells import learn_cells, otsu_threshold, standing_out
 from weakloc.training.run_folder import CELLS_NAME, load_cells, save_cells

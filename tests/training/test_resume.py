@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from tests.training.small_data import method, settings
-from weakloc.config import TrainSettings
 from weakloc.errors import RunError, TrainingError
 from weakloc.methods.max_mil import MaxMil
 from weakloc.methods.method import Method
 from weakloc.methods.optimisation import Optimisation
+from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet
 from weakloc.training.checkpointing import Interruption
 from weakloc.training.fit import train

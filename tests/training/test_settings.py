@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.training.small_data import make_data_set, method, settings
-from weakloc.config import TrainSettings
 from weakloc.errors import SettingError
+from weakloc.settings import TrainSettings
 from weakloc.training.inputs import Process, image_inputs
 from weakloc.training.plan import make_plan
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weakloc.config import TrainSettings
 from weakloc.errors import DataError
+from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet, Sample
 from weakloc.training.splits import count_labels, divide, odd_classes
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.api.runs import TrainedRun, save_alpha
-from weakloc.config import PredictSettings
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, SettingError, did_you_mean
 from weakloc.geometry import FloatArray
@@ -29,6 +28,7 @@ from weakloc.predictor.tuning_heat import (
     drawn_heat,
     viewed_heat,
 )
+from weakloc.settings import Look, Places
 from weakloc.structures import PRESENT, BrokenImage, DataSet, LabelMatrix, Sample
 from weakloc.training.run_folder import save_thresholds
 from weakloc.training.splits import divide
@@ -70,12 +70,13 @@ def calibrate(
     data_set: DataSet,
     plan: Plan = Plan(),
     *,
-    settings: PredictSettings | None = None,
+    look: Look = Look(),
+    places: Places = Places(),
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> TrainedRun:
     """The run with thresholds, also on disk; drawn boxes are looked at only if asked for."""
     samples = _samples(data_set, plan.split)
-    predictor = _uncalibrated(trained).predictor(settings)
+    predictor = _uncalibrated(trained).predictor(look, places)
     if plan.num_boxes:
         if plan.split == trained.run.settings.val_split:
             raise SettingError(
@@ -93,32 +94,34 @@ def oracle(
     data_set: DataSet,
     plan: Plan,
     *,
-    settings: PredictSettings | None = None,
+    look: Look = Look(),
+    places: Places = Places(),
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> Calibration:
     """The thresholds that fit the evaluated boxes best: an upper bound, which is never stored."""
-    predictor = _uncalibrated(trained).predictor(settings)
+    predictor = _uncalibrated(trained).predictor(look, places)
     drawn = _drawn(_samples(data_set, plan.split), predictor, plan, None)
     found = thresholds.calibrate_oracle(
         drawn_heat(predictor, drawn, _counter(on_progress, len(drawn))),
         len(trained.class_names),
-        threshold_mode=predictor.settings.threshold_mode,
-        counted=_counted(predictor.settings),
-        min_share=least_share(predictor.settings),
+        threshold_mode=predictor.places.threshold_mode,
+        counted=_counted(predictor.places),
+        min_share=least_share(predictor.places, predictor.look.localiser),
         granularity=plan.granularity,
     )
     return _for_its_maps(found, predictor)
 
 
 def _for_its_maps(found: Calibration, predictor: Predictor) -> Calibration:
-    return replace(found, maps=maps_in_words(predictor.settings))
+    return replace(found, maps=maps_in_words(predictor.look))
 
 
 def calibrate_rescoring(
     trained: TrainedRun,
     data_set: DataSet,
     *,
-    settings: PredictSettings | None = None,
+    look: Look = Look(),
+    places: Places = Places(),
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> AlphaChoice:
     """The weight of co-occurring classes with the best classification mAP on the watched images.
@@ -132,8 +135,8 @@ def calibrate_rescoring(
             where=str(data_set.root),
             remedy="Give the data a validation split",
         )
-    wanted = replace(settings or PredictSettings(), rescoring=0.0)
-    scores, labels = _scores(trained.predictor(wanted), division.watched, on_progress)
+    predictor = trained.predictor(look, replace(places, rescoring=0.0))
+    scores, labels = _scores(predictor, division.watched, on_progress)
     shares = shares_from_counts(trained.run.labels.co_occurrence)
     choice = choose_alpha(scores, labels, shares, tag_mean_average_precision)
     save_alpha(trained.path, choice, watched=division.watched_name)
@@ -147,10 +150,10 @@ def _with_boxes(
     return thresholds.calibrate_with_boxes(
         drawn_heat(predictor, drawn, _counter(on_progress, len(drawn))),
         len(predictor.source.class_names),
-        threshold_mode=predictor.settings.threshold_mode,
+        threshold_mode=predictor.places.threshold_mode,
         random=np.random.default_rng(plan.seed),
-        counted=_counted(predictor.settings),
-        min_share=least_share(predictor.settings),
+        counted=_counted(predictor.places),
+        min_share=least_share(predictor.places, predictor.look.localiser),
         granularity=plan.granularity,
     )
 
@@ -165,7 +168,7 @@ def _without_boxes(
     chosen = [tagged[index] for index in sorted(order.tolist())]
     viewed = viewed_heat(predictor, chosen, _counter(on_progress, len(chosen)))
     num_classes = len(predictor.source.class_names)
-    mode, granularity = predictor.settings.threshold_mode, plan.granularity
+    mode, granularity = predictor.places.threshold_mode, plan.granularity
     if plan.rule == "auto":
         return thresholds.choose_without_boxes(
             viewed, num_classes, threshold_mode=mode, granularity=granularity
@@ -193,9 +196,9 @@ def _drawn(
     return drawn
 
 
-def _counted(settings: PredictSettings) -> Counted:
+def _counted(places: Places) -> Counted:
     """What is judged while tuning: all boxes where the run will name all, else the largest."""
-    return "all" if settings.boxes == "all" else "largest"
+    return "all" if places.boxes == "all" else "largest"
 
 
 def _samples(data_set: DataSet, split: str) -> Sequence[Sample]:

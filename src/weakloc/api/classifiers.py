@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from weakloc.config import PredictSettings
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError, WeightsError, did_you_mean
@@ -19,6 +18,7 @@ from weakloc.predictor.classifier_source import ClassifierSource, MapMethod
 from weakloc.predictor.network_source import Activation
 from weakloc.predictor.parts import own_device
 from weakloc.predictor.predictor import Predictor
+from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage, Prediction
 
 TIMM = "timm:"
@@ -34,43 +34,46 @@ def localize(
     activation: Activation = "softmax",
     method: MapMethod = "auto",
     layer: str | None = None,
-    settings: PredictSettings | None = None,
+    look: Look | None = None,
+    places: Places | None = None,
 ) -> Prediction:
-    """Where a classifier sees its likeliest class, and all classes above `settings.min_score`.
+    """Where a classifier sees its likeliest class, and all classes above `places.min_score`.
 
     The model is used as it is: its mode, hooks and gradients are left as they were.
     """
-    wanted = settings or PredictSettings(top=1, workers=0)
+    places = places or Places(top=1)
     names = class_names or [str(index) for index in range(_num_classes(model, preprocessing))]
     source = ClassifierSource(
         model,
-        wanted,
+        places,
         class_names=names,
         preprocessing=preprocessing or Preprocessing(),
         activation=activation,
         method=method,
         layer=layer,
     )
-    predictor = Predictor(source, wanted, thresholds=(THRESHOLD,) * len(names))
+    predictor = Predictor(
+        source, look or Look(workers=0), places, thresholds=(THRESHOLD,) * len(names)
+    )
     (found,) = predictor.predict([_image_source(image)])
     if isinstance(found, BrokenImage):
         raise SettingError(f"the image cannot be read: {found.reason}", where=found.name)
     return found
 
 
-def timm_predictor(name: str, settings: PredictSettings) -> Predictor:
+def timm_predictor(name: str, look: Look, places: Places) -> Predictor:
     """`timm:NAME` with its published weights, or `timm:NAME:FILE` with those of a file."""
     model_name, _, weights = name.removeprefix(TIMM).partition(":")
     model, label_names = _timm_model(model_name, weights)
-    wanted = settings if settings.top else replace(settings, top=1)
+    places = places if places.top else replace(places, top=1)
     source = ClassifierSource(
         model,
-        wanted,
+        places,
         class_names=label_names,
         preprocessing=_timm_preprocessing(model),
         activation="softmax",
     )
-    return Predictor(source, wanted, thresholds=(THRESHOLD,) * len(label_names))
+    return Predictor(source, look, places, thresholds=(THRESHOLD,) * len(label_names))
 
 
 def _timm_model(name: str, weights: str) -> tuple[nn.Module, tuple[str, ...]]:

@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from weakloc.config import DataSettings
 from weakloc.data.images import open_image
 from weakloc.data.readers import ReaderOptions, raise_if_strict, read_data_set
 from weakloc.data.summary import ImageCheck, check_images
 from weakloc.errors import DataError
+from weakloc.settings import DataSettings
 from weakloc.structures import DataSet
 from weakloc.synthetic import Difficulty, Kind, artist_from, artist_of, write_scenes
 

@@ -14,7 +14,6 @@ import numpy as np
 from weakloc.api.data_sets import read
 from weakloc.api.predictions import predictions_file, summary_beside
 from weakloc.api.runs import SUFFIX, ExportedNetwork, TrainedRun, load
-from weakloc.config import PredictSettings
 from weakloc.data.readers.coco import read_coco_results
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, PredictionsError, did_you_mean
@@ -39,6 +38,7 @@ from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.predictor.places import wanted_classes
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import SeenImage
+from weakloc.settings import Look, Places
 from weakloc.structures import PRESENT, BrokenImage, DataSet, Prediction, Sample
 
 OnProgress = Callable[[int, int | None], None]
@@ -132,27 +132,29 @@ def evaluate(
     data: str | Path | DataSet,
     *,
     split: str = "val",
-    settings: PredictSettings | None = None,
+    look: Look = Look(),
+    places: Places = Places(),
 ) -> Evaluated:
     """A run, exported file, predictions.jsonl or COCO results file against a split of the data."""
     data_set = data if isinstance(data, DataSet) else read(data)
-    return judge(what, Judging(data_set, split), settings=settings)
+    return judge(what, Judging(data_set, split), look=look, places=places)
 
 
 def judge(
     what: str | Path | TrainedRun | ExportedNetwork,
     judging: Judging,
     *,
-    settings: PredictSettings | None = None,
+    look: Look = Look(),
+    places: Places = Places(),
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> Evaluated:
     """`evaluate` with all that can be chosen, for several runs that are judged alike."""
     if isinstance(what, TrainedRun | ExportedNetwork):
-        return _evaluate_run(what, judging, settings or PredictSettings(), on_progress)
+        return _evaluate_run(what, judging, look, places, on_progress)
     path = Path(what)
     file = predictions_file(path)
     if path.suffix == SUFFIX or (path.is_dir() and not file.is_file()):
-        return _evaluate_run(load(path), judging, settings or PredictSettings(), on_progress)
+        return _evaluate_run(load(path), judging, look, places, on_progress)
     if file.suffix == ".json":
         found = read_coco_results(file, judging.data_set)
         return _evaluate_file(found, file, judging, is_complete=False)
@@ -205,19 +207,20 @@ def _markdown_cell(report: Report, name: str) -> str:
 def _evaluate_run(
     run: TrainedRun | ExportedNetwork,
     judging: Judging,
-    settings: PredictSettings,
+    look: Look,
+    places: Places,
     on_progress: OnProgress,
 ) -> Evaluated:
     _check_classes(run.class_names, judging.data_set.class_names, str(run.path))
     samples = judging.samples
     truth, metrics = truth_kinds(samples), judging.metrics
-    masks = settings.masks if settings.masks != "none" else "threshold"
+    masks = places.masks if places.masks != "none" else "threshold"
     paints = "masks" in truth and any("masks" in METRICS[name].said for name in metrics)
-    wanted = replace(settings, masks=masks if paints else "none")
+    predictor = run.predictor(look, replace(places, masks=masks if paints else "none"))
     said = EVERYTHING if paints else EVERYTHING - {"masks"}
     evaluation = Evaluation(judging.setup, truth=truth, said=said, metrics=metrics)
     seeing = _Seeing(
-        run.predictor(wanted),
+        predictor,
         evaluation,
         asks_all=not OF_FEW_CLASSES.issuperset(metrics),
         resolutions=judging.resolutions if truth & {"boxes", "masks"} else (),
@@ -227,8 +230,8 @@ def _evaluate_run(
         hidden_supervision=run.num_boxes_used, in_training=run.hidden_supervision
     )
     tuned_by = str(run.origin_of_thresholds["thresholds_from"])
-    if settings.threshold is not None:
-        tuned_by = f"--threshold {settings.threshold:g}"
+    if places.threshold is not None:
+        tuned_by = f"--threshold {places.threshold:g}"
     num_images = len(samples) - num_broken
     return Evaluated(str(run.path), judging.split, report, tuned_by, num_images, num_broken)
 
@@ -248,7 +251,7 @@ class _Seeing:
         """The number of broken images, which no metric counts."""
         by_name = {sample.name: sample for sample in samples}
         images = [ImageSource(sample.name, sample.path) for sample in samples]
-        plain = self._with(replace(self.predictor.settings, masks="none"))
+        plain = self._with(replace(self.predictor.places, masks="none"))
         num_broken = 0
         for done, seen in enumerate(self.predictor.see(images), start=1):
             on_progress(done, len(samples))
@@ -257,8 +260,8 @@ class _Seeing:
                 continue
             sample = by_name[seen.name]
             prediction = plain.measurable(seen, self._asked(sample, seen))
-            if self.predictor.settings.masks != "none":
-                present = wanted_classes(seen.probabilities, None, self.predictor.settings)
+            if self.predictor.places.masks != "none":
+                present = wanted_classes(seen.probabilities, None, self.predictor.places)
                 masks = self.predictor.measurable(seen, present).masks
                 prediction = replace(prediction, masks=masks)
             maps = self._maps(sample, seen)
@@ -270,7 +273,7 @@ class _Seeing:
         classes = [int(index) for index in np.flatnonzero(sample.labels == PRESENT)]
         if not classes or not self.resolutions:
             return []
-        heat = self.predictor.heat(seen, classes, self.predictor.settings)
+        heat = self.predictor.heat(seen, classes, self.predictor.look)
         sizes: dict[Resolution, Size] = {"224": (SIDE, SIDE), "original": seen.size}
         identity = GridTransform.identity(seen.size)
         maps = {
@@ -288,10 +291,10 @@ class _Seeing:
         true = np.flatnonzero(sample.labels == PRESENT).tolist()
         return sorted({*true, int(seen.probabilities.argmax())})
 
-    def _with(self, settings: PredictSettings) -> Predictor:
+    def _with(self, places: Places) -> Predictor:
         own = self.predictor
         thresholds = own.locating.thresholds
-        return Predictor(own.source, settings, thresholds=thresholds, heat=own.heat)
+        return Predictor(own.source, own.look, places, thresholds=thresholds, heat=own.heat)
 
 
 def _evaluate_file(

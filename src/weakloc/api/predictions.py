@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from weakloc import __version__
-from weakloc.config import ExportOptions
 from weakloc.data.sources import find_images, folder_of_images
 from weakloc.errors import PredictionsError, SettingError
 from weakloc.files import file_name_of, open_whole, write_whole
@@ -23,6 +22,7 @@ from weakloc.output.exporters.jsonl import prediction_line, read_predictions
 from weakloc.predictor.parts import Part, PartStore, cut_into_parts, joined_ranks
 from weakloc.predictor.places import Tags
 from weakloc.predictor.predictor import Located, Predictor
+from weakloc.settings import ExportOptions
 from weakloc.structures import BrokenImage, ScoreMaps
 
 
@@ -177,7 +177,7 @@ def predict_to_folder(
     """
     store = PartStore(out / "parts")
     work = _Work(predictor, tags, beside, out, part_size)
-    described = {**described, "images": images, "settings": asdict(predictor.settings)}
+    described = {**described, "images": images, "settings": predictor.settings}
     guarded = {"part_size": part_size, "heat_maps": beside.heat_maps, "draw": beside.num_drawn}
     parts = cut_into_parts(find_images(images), size=part_size)
     first = next(parts)  # nothing is made in `out` before the first image is found

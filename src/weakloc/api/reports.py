@@ -15,7 +15,6 @@ import numpy as np
 from weakloc.api.data_sets import read
 from weakloc.api.predictions import predictions_file, summary_beside
 from weakloc.api.runs import TrainedRun, load_folder
-from weakloc.config import PredictSettings
 from weakloc.data.images import open_image
 from weakloc.data.sources import ImageSource, find_images
 from weakloc.errors import DataError, ImageError, PredictionsError, SettingError, did_you_mean
@@ -28,6 +27,7 @@ from weakloc.output.report_content import HEAT_CELLS, CoarseHeat, count_predicti
 from weakloc.output.report_gallery import PICTURE_SIDES
 from weakloc.predictor.places import read_tags
 from weakloc.predictor.predictor import Located, Predictor
+from weakloc.settings import Look, Places, look_and_places
 from weakloc.structures import PRESENT, BrokenImage, DataSet, Prediction, Sample, ScoreMaps
 
 MOST_PICTURES = 200
@@ -48,7 +48,8 @@ class Reporting:
     split: str = "val"
     tags: Path | None = None
     most_pictures: int = MOST_PICTURES
-    settings: PredictSettings | None = None
+    look: Look | None = None
+    places: Places | None = None
 
 
 def images_to_see(reporting: Reporting) -> Iterator[ImageSource]:
@@ -137,15 +138,16 @@ def run_behind(described: Mapping[str, Any], reporting: Reporting) -> TrainedRun
     return None
 
 
-def settings_of(described: Mapping[str, Any]) -> PredictSettings:
+def settings_of(described: Mapping[str, Any]) -> tuple[Look, Places]:
     """How the predictions were made; the defaults where that is not known."""
     stored = described.get("settings")
     if not isinstance(stored, Mapping):
-        return PredictSettings()
+        return Look(), Places()
+    look, places = look_and_places(stored)
     try:
-        return from_settings(PredictSettings, stored)
+        return from_settings(Look, look), from_settings(Places, places)
     except SettingError:  # of another version
-        return PredictSettings()
+        return Look(), Places()
 
 
 def no_picture(name: str) -> NoReturn:
@@ -237,7 +239,7 @@ def make_report(
 def _report_run(
     run: TrainedRun, out: Path, reporting: Reporting, on_progress: OnProgress
 ) -> Reported:
-    predictor = run.predictor(reporting.settings)
+    predictor = run.predictor(reporting.look or Look(), reporting.places or Places())
     chosen = _Chosen(reporting.most_pictures)
     truths = truth_by_name(reporting)
     contents: dict[str, str | bytes] = {}  # of images on their way through the network
@@ -284,8 +286,8 @@ def _report_predictions(
         pictures = [_opened(picture, contents) for picture in chosen.pictures]
         content = ReportContent(class_names, (), thresholds=described.get("thresholds") or {})
     else:
-        settings = reporting.settings or settings_of(described)
-        predictor = run.predictor(settings)
+        look, places = settings_of(described)
+        predictor = run.predictor(reporting.look or look, reporting.places or places)
         pictures = list(_with_heat(chosen.pictures, contents, predictor, on_progress))
         content = _content_of_run(run, predictor, reporting)
     chosen.heap = [(item.prediction.doubt, -place, item) for place, item in enumerate(pictures)]
@@ -331,7 +333,7 @@ def _content_of_run(run: TrainedRun, predictor: Predictor, reporting: Reporting)
         metrics=read_metrics_file(reporting, run.path, run.path),
         thresholds=dict(thresholds),
         facts={"Thresholds tuned by": tuned},
-        min_area=predictor.settings.min_area,
+        min_area=predictor.places.min_area,
     )
 
 
@@ -341,7 +343,7 @@ def coarse_heat(
     """Each class's map as thresholds see it, on HEAT_CELLS cells along the long side."""
     if not class_names:
         return {}
-    shares = NORMALISATIONS[predictor.settings.threshold_mode](heat.values)
+    shares = NORMALISATIONS[predictor.places.threshold_mode](heat.values)
     grid = image_grid(heat.transform.image_size, long_side=HEAT_CELLS)
     small = resample(ScoreMaps(shares, heat.transform, "cam"), grid).values
     cells = np.rint(np.clip(small, 0.0, 1.0) * 255.0).astype(np.uint8)
@@ -355,7 +357,7 @@ def _heat_of(found: Located, predictor: Predictor, truth: frozenset[str]) -> dic
     """
     names = predictor.source.class_names
     heat = coarse_heat(found.heat, [names[index] for index in found.classes], predictor)
-    if predictor.settings.localiser == "beam_search":
+    if predictor.look.localiser == "beam_search":
         return heat
     likeliest = int(found.seen.probabilities.argmax())
     more = [
@@ -365,7 +367,7 @@ def _heat_of(found: Located, predictor: Predictor, truth: frozenset[str]) -> dic
     ]
     if not more:
         return heat
-    maps = predictor.heat(found.seen, more, predictor.settings)
+    maps = predictor.heat(found.seen, more, predictor.look)
     return heat | coarse_heat(maps, [names[index] for index in more], predictor)
 
 
@@ -393,7 +395,7 @@ def _with_heat(
         placed = {point.class_name for point in picture.prediction.points}
         placed.update(box.class_name for box in picture.prediction.boxes)
         wanted = sorted(known[each] for each in placed if each in known)
-        maps = predictor.heat(seen, wanted, predictor.settings) if wanted else None
+        maps = predictor.heat(seen, wanted, predictor.look) if wanted else None
         names = [predictor.source.class_names[index] for index in wanted]
         heat = {} if maps is None else coarse_heat(maps, names, predictor)
         yield _picture(picture.prediction, contents[name], heat)

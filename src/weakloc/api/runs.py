@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from weakloc import __version__
 from weakloc.api.classifiers import TIMM, timm_predictor
-from weakloc.config import PredictSettings, TrainSettings, require
 from weakloc.data.sources import ImageSource, find_images
 from weakloc.errors import DataError, RunError, SettingError
 from weakloc.files import write_whole
@@ -38,12 +37,13 @@ from weakloc.predictor.score_fusion import (
     Member,
     Rescoring,
     fit_late_classifier,
-    joint_settings,
+    joint_look,
     mean_scores,
     see_with_all,
     shares_from_counts,
 )
 from weakloc.predictor.views import SeenImage
+from weakloc.settings import Look, Places, TrainSettings, require
 from weakloc.structures import BrokenImage, DataSet, Prediction, Sample
 from weakloc.training.engine import uses_bf16
 from weakloc.training.run_folder import Run, load_run, read_record, write_record
@@ -110,22 +110,25 @@ class TrainedRun:
         tuned = "a fixed value" if calibration is None else calibration.supervision
         return {"thresholds_from": tuned, "num_boxes_used": self.num_boxes_used}
 
-    def predictor(self, settings: PredictSettings | None = None) -> Predictor:
+    def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
         """What sees images and names places with this run's network, method and thresholds."""
-        wanted = self._filled_in(settings or PredictSettings())
-        if wanted.rescoring is None:
-            wanted = replace(wanted, rescoring=stored_alpha(self.path))
-        source = self._source(wanted)
+        look = self._filled_in(look)
+        if look.localiser == "cells":
+            places = replace(places, threshold_mode="none")  # heat is a probability already
+        if places.rescoring is None:
+            places = replace(places, rescoring=stored_alpha(self.path))
+        source = self._source(look)
         calibration = self.calibration
-        if calibration is not None and wanted.threshold is None:
-            self._check_fits(calibration, wanted)
-            wanted = replace(wanted, threshold_mode=calibration.threshold_mode)
+        if calibration is not None and places.threshold is None:
+            self._check_fits(calibration, look)
+            places = replace(places, threshold_mode=calibration.threshold_mode)
         return Predictor(
             source,
-            wanted,
-            thresholds=self._thresholds(wanted),
-            heat=self._heat(source, wanted),
-            rescore=self._rescoring(wanted),
+            look,
+            places,
+            thresholds=self._thresholds(look),
+            heat=self._heat(source, look),
+            rescore=self._rescoring(places),
         )
 
     def predict(
@@ -133,51 +136,51 @@ class TrainedRun:
         images: str | Path | Sequence[str | Path],
         *,
         tags: str | Path | None = None,
-        settings: PredictSettings | None = None,
+        look: Look = Look(),
+        places: Places = Places(),
     ) -> Iterator[Prediction | BrokenImage]:
         """Predictions of a folder, a glob, a list, a table, shards, or of some paths."""
-        return predictions_of(self.predictor(settings), images, tags)
+        return predictions_of(self.predictor(look, places), images, tags)
 
-    def _filled_in(self, settings: PredictSettings) -> PredictSettings:
+    def _filled_in(self, look: Look) -> Look:
         """Everything that was left to the run; cells where it has learned any."""
-        if settings.localiser == "auto" and self.run.cells is not None:
-            settings = replace(settings, localiser="cells")
-        if settings.localiser != "cells":
-            return as_the_method_says(settings, self.run.method)
+        if look.localiser == "auto" and self.run.cells is not None:
+            look = replace(look, localiser="cells")
+        if look.localiser != "cells":
+            return as_the_method_says(look, self.run.method)
         if self.run.cells is None:
             raise SettingError(
                 f"--localiser is cells, and {self.path} has learned none",
                 remedy="Run 'weakloc refine' first",
             )
         return replace(
-            settings,
-            threshold_mode="none",  # heat is a probability already
-            fuse="mean" if settings.fuse == "auto" else settings.fuse,
-            normalise="none" if settings.normalise == "auto" else settings.normalise,
-            scales=settings.scales or (1.0,),
-            map_scales=settings.map_scales or settings.scales or (1.0,),
+            look,
+            fuse="mean" if look.fuse == "auto" else look.fuse,
+            normalise="none" if look.normalise == "auto" else look.normalise,
+            scales=look.scales or (1.0,),
+            map_scales=look.map_scales or look.scales or (1.0,),
         )
 
-    def _check_fits(self, calibration: Calibration, settings: PredictSettings) -> None:
-        asked = maps_in_words(settings)
+    def _check_fits(self, calibration: Calibration, look: Look) -> None:
+        asked = maps_in_words(look)
         if calibration.maps not in ("", asked):
             raise SettingError(
                 f"the thresholds of {self.path} were tuned for {calibration.maps}, not for {asked}",
                 remedy="Run 'weakloc calibrate' with the same flags, or give --threshold",
             )
 
-    def _source(self, settings: PredictSettings) -> NetworkSource:
+    def _source(self, look: Look) -> NetworkSource:
         make: Callable[..., NetworkSource] = NetworkSource
-        if settings.localiser == "cells" and self.run.cells is not None:
+        if look.localiser == "cells" and self.run.cells is not None:
             make = partial(CellSource, self.run.cells)
         return make(
             self.run.network,
-            settings,
+            look,
             class_names=self.run.class_names,
             preprocessing=self.run.preprocessing,
             activation="softmax" if self._is_single_label else "sigmoid",
-            uses_bf16=uses_bf16(TrainSettings(precision=settings.precision)),
-            levels=() if settings.objectness == "none" else (settings.objectness_stride,),
+            uses_bf16=uses_bf16(TrainSettings(precision=look.precision)),
+            levels=() if look.objectness == "none" else (look.objectness_stride,),
         )
 
     @property
@@ -187,21 +190,21 @@ class TrainedRun:
         )
         return isinstance(loss, SoftmaxLoss)
 
-    def _rescoring(self, settings: PredictSettings) -> Rescoring | None:
-        if not settings.rescoring:
+    def _rescoring(self, places: Places) -> Rescoring | None:
+        if not places.rescoring:
             return None
         shares = shares_from_counts(self.run.labels.co_occurrence)
-        return Rescoring(shares, settings.rescoring)
+        return Rescoring(shares, places.rescoring)
 
-    def _thresholds(self, settings: PredictSettings) -> tuple[float, ...]:
+    def _thresholds(self, look: Look) -> tuple[float, ...]:
         calibration = self.calibration
         if calibration is not None:
             return calibration.thresholds
-        share = UNCALIBRATED.get(settings.localiser, UNCALIBRATED_THRESHOLD)
+        share = UNCALIBRATED.get(look.localiser, UNCALIBRATED_THRESHOLD)
         return (share,) * len(self.class_names)
 
-    def _heat(self, source: NetworkSource, settings: PredictSettings) -> HeatMaker:
-        if settings.localiser != "beam_search":
+    def _heat(self, source: NetworkSource, look: Look) -> HeatMaker:
+        if look.localiser != "beam_search":
             return fused_maps
         method = self.run.method
         return BeamHeat(source, method.search if isinstance(method, Beam) else BeamSettings())
@@ -237,17 +240,16 @@ class WayOfLooking(Protocol):
     def localiser(self) -> Localiser: ...
 
 
-def as_the_method_says(settings: PredictSettings, method: WayOfLooking) -> PredictSettings:
-    """The settings with everything that was left to the method filled in."""
-    own_scales = bool(settings.scales)
-    fixed = method.localiser == "beam_search" or settings.localiser == "beam_search"
+def as_the_method_says(look: Look, method: WayOfLooking) -> Look:
+    """The look with everything that was left to the method filled in."""
+    fixed = method.localiser == "beam_search" or look.localiser == "beam_search"
     filled = replace(
-        settings,
-        scales=settings.scales or method.score_scales,
-        map_scales=settings.map_scales or (settings.scales if own_scales else method.map_scales),
-        fuse=method.map_fuse if settings.fuse == "auto" else settings.fuse,
-        normalise=method.map_normalisation if settings.normalise == "auto" else settings.normalise,
-        localiser=method.localiser if settings.localiser == "auto" else settings.localiser,
+        look,
+        scales=look.scales or method.score_scales,
+        map_scales=look.map_scales or look.scales or method.map_scales,
+        fuse=method.map_fuse if look.fuse == "auto" else look.fuse,
+        normalise=method.map_normalisation if look.normalise == "auto" else look.normalise,
+        localiser=method.localiser if look.localiser == "auto" else look.localiser,
     )
     if fixed and set(filled.scales) != {1.0}:
         raise SettingError(
@@ -302,29 +304,30 @@ class ExportedNetwork:
     def record(self) -> OnnxRecord:
         return self.source.record
 
-    def predictor(self, settings: PredictSettings | None = None) -> Predictor:
+    def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
         """What names the places that the exported run would name."""
         record = self.record
-        wanted = as_the_method_says(settings or PredictSettings(), record.looking)
-        _require_what_the_file_holds(wanted)
-        if wanted.rescoring is None:
-            wanted = replace(wanted, rescoring=record.rescoring)
-        if record.threshold_mode is not None and wanted.threshold is None:
-            wanted = replace(wanted, threshold_mode=record.threshold_mode)
+        look = as_the_method_says(look, record.looking)
+        _require_what_the_file_holds(look)
+        if places.rescoring is None:
+            places = replace(places, rescoring=record.rescoring)
+        if record.threshold_mode is not None and places.threshold is None:
+            places = replace(places, threshold_mode=record.threshold_mode)
         rescoring = None
-        if wanted.rescoring:
-            rescoring = Rescoring(shares_from_counts(record.co_occurrence()), wanted.rescoring)
-        return Predictor(self.source, wanted, thresholds=record.thresholds, rescore=rescoring)
+        if places.rescoring:
+            rescoring = Rescoring(shares_from_counts(record.co_occurrence()), places.rescoring)
+        return Predictor(self.source, look, places, thresholds=record.thresholds, rescore=rescoring)
 
     def predict(
         self,
         images: str | Path | Sequence[str | Path],
         *,
         tags: str | Path | None = None,
-        settings: PredictSettings | None = None,
+        look: Look = Look(),
+        places: Places = Places(),
     ) -> Iterator[Prediction | BrokenImage]:
         """Predictions of a folder, a glob, a list, a table, shards, or of some paths."""
-        return predictions_of(self.predictor(settings), images, tags)
+        return predictions_of(self.predictor(look, places), images, tags)
 
 
 def export(run: TrainedRun, out: Path) -> ExportedFile:
@@ -344,7 +347,7 @@ def load_onnx(path: str | Path) -> ExportedNetwork:
 def describe(run: TrainedRun) -> OnnxRecord:
     """What the file will say of itself."""
     # The file's places are looked for in its maps, whatever the method does.
-    predictor = run.predictor(PredictSettings(localiser="score_map"))
+    predictor = run.predictor(Look(localiser="score_map"))
     calibration = run.calibration
     method, backbone = run.run.method, run.run.network.backbone
     return OnnxRecord(
@@ -361,35 +364,35 @@ def describe(run: TrainedRun) -> OnnxRecord:
             method.localiser,
         ),
         thresholds=predictor.locating.thresholds,
-        threshold_mode=None if calibration is None else predictor.settings.threshold_mode,
+        threshold_mode=None if calibration is None else predictor.places.threshold_mode,
         thresholds_from=str(run.origin_of_thresholds["thresholds_from"]),
         num_boxes_used=run.num_boxes_used,
         hidden_supervision=run.hidden_supervision,
         smallest_side=backbone.min_input,
         version=__version__,
-        rescoring=predictor.settings.rescoring or 0.0,
+        rescoring=predictor.places.rescoring or 0.0,
         together=pairs_of(run.run.labels.co_occurrence),
     )
 
 
-def _require_what_the_file_holds(settings: PredictSettings) -> None:
+def _require_what_the_file_holds(look: Look) -> None:
     require(
-        settings.localiser == "score_map",
+        look.localiser == "score_map",
         "localiser",
-        settings.localiser,
+        look.localiser,
         "The file holds no network for parts of an image: give score_map, or predict with the run",
     )
     require(
-        settings.objectness == "none",
+        look.objectness == "none",
         "objectness",
-        settings.objectness,
+        look.objectness,
         "The file gives no feature maps: leave it out, or predict with the run",
     )
-    require(not settings.compile, "compile", settings.compile, "An ONNX file is compiled already")
+    require(not look.compile, "compile", look.compile, "An ONNX file is compiled already")
     require(
-        settings.precision != "bf16",
+        look.precision != "bf16",
         "precision",
-        settings.precision,
+        look.precision,
         "An ONNX file computes in fp32: leave it out",
     )
 
@@ -414,16 +417,17 @@ class FusedRuns:
                     remedy="Fuse runs that were trained on the same classes, in the same order",
                 )
 
-    def predictor(self, settings: PredictSettings | None = None) -> Predictor:
+    def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
         """Scores by the fitted late classifier where there is one, else their mean."""
-        predictors = self._predictors(settings)
+        predictors = self._predictors(look, places)
         members = _members(predictors)
         thresholds = np.mean([own.locating.thresholds for own in predictors], axis=0)
         late = self.late_classifier()
         fuse_scores = late or mean_scores(members[0].source.activation)
         return Predictor(
             members[0].source,
-            joint_settings(members),
+            joint_look(members),
+            predictors[0].places,
             thresholds=thresholds.tolist(),
             rescore=predictors[0].rescore,
             seer=partial(see_with_all, members=members, fuse_scores=fuse_scores),
@@ -446,7 +450,7 @@ class FusedRuns:
         data_set: DataSet,
         *,
         split: str | None = None,
-        settings: PredictSettings | None = None,
+        look: Look = Look(),
         on_progress: OnProgress = lambda _done, _total: None,
     ) -> dict[str, float]:
         """Fits and keeps the late classifier; the classification mAP of every way to score.
@@ -456,7 +460,7 @@ class FusedRuns:
         it was fitted on the other.
         """
         samples = self._fitted_on(data_set, split)
-        members = _members(self._predictors(settings))
+        members = _members(self._predictors(look, Places()))
         logits, labels = _scores(members, samples, on_progress)
         if len(logits) < 2:
             raise DataError("there are too few images to fit a classifier of scores on")
@@ -476,10 +480,10 @@ class FusedRuns:
             "late classifier": tag_mean_average_precision(late, labels),
         }
 
-    def _predictors(self, settings: PredictSettings | None) -> list[Predictor]:
-        predictors = [run.predictor(settings) for run in self.runs]
+    def _predictors(self, look: Look, places: Places) -> list[Predictor]:
+        predictors = [run.predictor(look, places) for run in self.runs]
         for own, run in zip(predictors, self.runs, strict=True):
-            if own.settings.localiser == "beam_search":
+            if own.look.localiser == "beam_search":
                 raise SettingError(
                     "runs that search for places have no maps to fuse",
                     where=str(run.path),
@@ -511,7 +515,7 @@ class FusedRuns:
 
 
 def _members(predictors: Iterable[Predictor]) -> list[Member]:
-    return [Member(own.source, own.settings) for own in predictors]
+    return [Member(own.source, own.look) for own in predictors]
 
 
 def _scores(
@@ -545,22 +549,22 @@ def load(run: str | Path) -> TrainedRun | ExportedNetwork:
 
 
 def predictor_of(
-    run: str, also: Sequence[str], settings: PredictSettings
+    run: str, also: Sequence[str], look: Look, places: Places
 ) -> tuple[Predictor, dict[str, Any]]:
     """The predictor of a run folder, an exported file or `timm:NAME`, and a record of its origin.
 
     `also` are further runs on the same classes; all their maps and scores become one.
     """
     if also:
-        return _fused(run, also, settings)
+        return _fused(run, also, look, places)
     if run.startswith(TIMM):
-        return timm_predictor(run, settings), {"run": run, "thresholds_from": "fixed 0.2"}
+        return timm_predictor(run, look, places), {"run": run, "thresholds_from": "fixed 0.2"}
     loaded = load(run)
-    return loaded.predictor(settings), {"run": run, **loaded.origin_of_thresholds}
+    return loaded.predictor(look, places), {"run": run, **loaded.origin_of_thresholds}
 
 
 def _fused(
-    run: str, also: Sequence[str], settings: PredictSettings
+    run: str, also: Sequence[str], look: Look, places: Places
 ) -> tuple[Predictor, dict[str, Any]]:
     runs = tuple(load_folder(path) for path in (run, *also))
     fused = FusedRuns(runs)
@@ -572,12 +576,12 @@ def _fused(
         "thresholds_from": "mean of the runs'",
         "num_boxes_used": sum(each.num_boxes_used for each in runs),
     }
-    return fused.predictor(settings), described
+    return fused.predictor(look, places), described
 
 
 def version_of(predictor: Predictor, runs: Sequence[str]) -> str:
     """A short name that changes when the predictions may: with the runs or with the settings."""
-    digest = hashlib.sha256(repr(asdict(predictor.settings)).encode())
+    digest = hashlib.sha256(repr(predictor.settings).encode())
     for run in runs:
         for path in _files_of(Path(run)):
             with path.open("rb") as file:

@@ -17,14 +17,14 @@ from weakloc.api.predictions import SideFiles, predict_to_folder
 from weakloc.api.reports import Reporting, make_report
 from weakloc.api.runs import TrainedRun
 from weakloc.api.training import train
-from weakloc.config import PredictSettings, TrainSettings
 from weakloc.errors import DataError
 from weakloc.predictor.places import read_tags
+from weakloc.settings import Look, Places, TrainSettings
 from weakloc.structures import DataSet
 
 METHODS = ("wildcat", "max_mil", "cam")
 SHOWN_METHOD = "wildcat"  # the default of `weakloc train`
-CLOSER = PredictSettings(objectness="distance")  # drawn objects stand out from what is around
+CLOSER = Look(objectness="distance")  # drawn objects stand out from what is around
 SHOWN_METRICS = "metrics-shown.json"  # of the look that the report and the predictions show
 FORMATS = ("coco", "yolo")
 MARK = "weakloc-demo"  # names the folder as one that a new tour may replace
@@ -84,7 +84,7 @@ def demo(
         evaluated.append(judge(runs[method], judging))
     shown = runs[SHOWN_METHOD]
     say(f"Looking with {SHOWN_METHOD} at what stands out as well")
-    closer = judge(shown, judging, settings=CLOSER)
+    closer = judge(shown, judging, look=CLOSER)
     evaluated.insert(1, replace(closer, name=f"{SHOWN_METHOD} x objectness"))
     write_metrics(folder / "metrics.json", evaluated)
     write_metrics(folder / SHOWN_METRICS, evaluated[1:2])
@@ -92,7 +92,7 @@ def demo(
     say(f"Predicting with {SHOWN_METHOD}, exporting to {' and '.join(FORMATS)}")
     exports = _predict_and_export(shown, folder)
     report, metrics = folder / "report.html", folder / SHOWN_METRICS
-    reporting = Reporting(truth=data_set, split="val", metrics=metrics, settings=CLOSER)
+    reporting = Reporting(truth=data_set, split="val", metrics=metrics, look=CLOSER)
     make_report(shown.path, report, reporting)
     return Tour(folder, tuple(evaluated), exports, report)
 
@@ -129,7 +129,7 @@ def _train(data_set: DataSet, method: str, out: Path, size: TourSize) -> Trained
 def _predict_and_export(run: TrainedRun, folder: Path) -> Mapping[str, Path]:
     """The training images, whose tags are known, as somebody who wants them annotated would."""
     images, tags = folder / "scenes", folder / "scenes" / "tags.csv"
-    predictor = run.predictor(replace(CLOSER, masks="threshold"))
+    predictor = run.predictor(CLOSER, Places(masks="threshold"))
     known, _ = read_tags(tags, run.class_names)
     out = folder / "predictions"
     written = predict_to_folder(

@@ -10,10 +10,10 @@ from typing import Any
 
 from weakloc.api.data_sets import read
 from weakloc.api.runs import TrainedRun
-from weakloc.config import DataSettings, RefineSettings, TrainSettings
 from weakloc.errors import DataError, SettingError
 from weakloc.methods import method_named
 from weakloc.methods.method import Preset
+from weakloc.settings import DataSettings, RefineSettings, TrainSettings
 from weakloc.structures import BrokenImage, DataSet
 from weakloc.training.cells import learn_cells
 from weakloc.training.fit import train as fit_run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from weakloc.cli.terminal import Terminal
-from weakloc.config import DataSettings
+from weakloc.settings import DataSettings
 
 if TYPE_CHECKING:
     from weakloc.api.tour import Tour

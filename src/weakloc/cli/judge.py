@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from weakloc.cli.terminal import Terminal
-from weakloc.config import DataSettings, PredictSettings, require
+from weakloc.settings import DataSettings, Look, Places, require
 
 if TYPE_CHECKING:
     from weakloc.api.evaluation import Evaluated, Judging
@@ -49,7 +49,8 @@ def evaluate(
     /,
     *,
     measuring: Annotated[Measuring, Parameter(name="*")] = Measuring(),
-    settings: Annotated[PredictSettings, Parameter(name="*")] = PredictSettings(),
+    look: Annotated[Look, Parameter(name="*")] = Look(),
+    places: Annotated[Places, Parameter(name="*")] = Places(),
     reading: Annotated[DataSettings, Parameter(name="*")] = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
@@ -71,7 +72,7 @@ def evaluate(
         measuring.compatible,
         measuring.original_size,
     )
-    found = _measure((run, *measuring.compare), judging, settings, terminal)
+    found = _measure((run, *measuring.compare), judging, look, places, terminal)
     if measuring.out is not None:
         evaluation.write_metrics(measuring.out, found)
         evaluation.write_markdown(measuring.out.with_suffix(".md"), found)
@@ -83,14 +84,14 @@ def evaluate(
 
 
 def _measure(
-    runs: tuple[str, ...], judging: Judging, settings: PredictSettings, terminal: Terminal
+    runs: tuple[str, ...], judging: Judging, look: Look, places: Places, terminal: Terminal
 ) -> list[Evaluated]:
     from weakloc.api.evaluation import judge
 
     found = []
     for run in runs:
         with terminal.progress(run) as show:
-            found.append(judge(run, judging, settings=settings, on_progress=show))
+            found.append(judge(run, judging, look=look, places=places, on_progress=show))
     return found
 
 
@@ -174,7 +175,8 @@ def report(
     *,
     out: Path = Path("report.html"),
     material: Material = Material(),
-    settings: Annotated[PredictSettings | None, Parameter(name="*")] = None,
+    look: Annotated[Look | None, Parameter(name="*")] = None,
+    places: Annotated[Places | None, Parameter(name="*")] = None,
     reading: Annotated[DataSettings, Parameter(name="*")] = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
@@ -201,7 +203,8 @@ def report(
         split=material.split,
         tags=material.tags,
         most_pictures=material.pictures,
-        settings=settings,
+        look=look,
+        places=places,
     )
     with terminal.progress("images") as show:
         written = make_report(source, out, reporting, show)

@@ -11,8 +11,8 @@ from cyclopts import Parameter
 
 from weakloc.cli.terminal import Terminal
 from weakloc.cli.use import keep_freed_memory
-from weakloc.config import DataSettings, PredictSettings, RefineSettings, TrainSettings
 from weakloc.extensions import names_of
+from weakloc.settings import DataSettings, Look, Places, RefineSettings, TrainSettings
 
 if TYPE_CHECKING:
     from weakloc.api.calibration import Plan
@@ -119,8 +119,8 @@ MOST_CLASSES = 40  # shown on the terminal; --json lists all
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looking(PredictSettings):
-    """How images are looked at; `--boxes` is a number of drawn boxes here."""
+class TunedPlaces(Places):
+    """What is said about images; `--boxes` is a number of drawn boxes here."""
 
     boxes: Annotated[
         Literal["all", "largest", "best", "none"], Parameter(name="--boxes-of-a-class")
@@ -164,7 +164,8 @@ def calibrate(
     *,
     also: tuple[str, ...] = (),
     tuning: Annotated[Tuning, Parameter(name="*")] = Tuning(),
-    settings: Annotated[Looking, Parameter(name="*")] = Looking(),
+    look: Annotated[Look, Parameter(name="*")] = Look(),
+    places: Annotated[TunedPlaces, Parameter(name="*")] = TunedPlaces(),
     reading: Annotated[DataSettings, Parameter(name="*")] = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
@@ -186,18 +187,20 @@ def calibrate(
     trained = load_folder(run)
     data_set = data_sets.read(data, reading)
     if also:
-        _fit_fusion((run, *also), data_set, tuning.split, settings, terminal)
+        _fit_fusion((run, *also), data_set, tuning.split, look, terminal)
     elif tuning.oracle:
-        _show_oracle(trained, data_set, tuning, settings, terminal)
+        _show_oracle(trained, data_set, tuning, look=look, places=places, terminal=terminal)
     else:
-        _tune(trained, data_set, tuning, settings, terminal)
+        _tune(trained, data_set, tuning, look=look, places=places, terminal=terminal)
 
 
 def _tune(
     trained: TrainedRun,
     data_set: DataSet,
     tuning: Tuning,
-    settings: PredictSettings,
+    *,
+    look: Look,
+    places: Places,
     terminal: Terminal,
 ) -> None:
     from weakloc.api import calibration
@@ -205,7 +208,9 @@ def _tune(
 
     plan = _plan(tuning, learned_split(data_set, trained.run.settings.train_split))
     with terminal.progress("images") as show:
-        tuned = calibration.calibrate(trained, data_set, plan, settings=settings, on_progress=show)
+        tuned = calibration.calibrate(
+            trained, data_set, plan, look=look, places=places, on_progress=show
+        )
     found = tuned.calibration
     assert found is not None
     _show(found, tuned.class_names, terminal)
@@ -217,7 +222,7 @@ def _tune(
     if tuning.choose_rescoring:
         with terminal.progress("images") as show:
             choice = calibration.calibrate_rescoring(
-                tuned, data_set, settings=settings, on_progress=show
+                tuned, data_set, look=look, places=places, on_progress=show
             )
         document["rescoring"] = asdict(choice)
         terminal.say(
@@ -232,14 +237,18 @@ def _show_oracle(
     trained: TrainedRun,
     data_set: DataSet,
     tuning: Tuning,
-    settings: PredictSettings,
+    *,
+    look: Look,
+    places: Places,
     terminal: Terminal,
 ) -> None:
     from weakloc.api import calibration
 
     plan = _plan(tuning, trained.run.settings.val_split)
     with terminal.progress("images") as show:
-        bound = calibration.oracle(trained, data_set, plan, settings=settings, on_progress=show)
+        bound = calibration.oracle(
+            trained, data_set, plan, look=look, places=places, on_progress=show
+        )
     _show(bound, trained.class_names, terminal)
     terminal.give({"oracle": bound.to_json()})
 
@@ -261,14 +270,14 @@ def _fit_fusion(
     paths: Sequence[str],
     data_set: DataSet,
     split: str | None,
-    settings: PredictSettings,
+    look: Look,
     terminal: Terminal,
 ) -> None:
     from weakloc.api.runs import FusedRuns, load_folder
 
     fused = FusedRuns(tuple(load_folder(path) for path in paths))
     with terminal.progress("images") as show:
-        reached = fused.fit(data_set, split=split, settings=settings, on_progress=show)
+        reached = fused.fit(data_set, split=split, look=look, on_progress=show)
     terminal.table("Classification mAP", ("scores", "mAP"), reached.items())
     terminal.say(f"Kept in {paths[0]}")
     terminal.give({"run": paths[0], "also": list(paths[1:]), "classification_map": reached})

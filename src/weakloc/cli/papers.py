@@ -10,9 +10,9 @@ from cyclopts import Parameter
 
 from weakloc.cli.terminal import Terminal
 from weakloc.cli.use import keep_freed_memory
-from weakloc.config import DataSettings, TrainSettings
 from weakloc.papers.setups import Budget
 from weakloc.papers.tables import RECIPES
+from weakloc.settings import DataSettings, TrainSettings
 
 if TYPE_CHECKING:
     from weakloc.papers.results import Results

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from weakloc.cli.terminal import Terminal
-from weakloc.config import (
+from weakloc.errors import FailureError, MissingPackageError, SettingError
+from weakloc.settings import (
     ExportOptions,
-    PredictSettings,
+    Look,
+    Places,
     ServeSettings,
     flag_of,
     require_token_beyond_this_machine,
 )
-from weakloc.errors import FailureError, MissingPackageError, SettingError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -180,7 +181,8 @@ def predict(
     devices: int = 1,
     beside: Annotated[Beside, Parameter(name="*")] = Beside(),
     filters: Filters = ExportOptions(),
-    settings: Annotated[PredictSettings, Parameter(name="*")] = PredictSettings(),
+    look: Annotated[Look, Parameter(name="*")] = Look(),
+    places: Annotated[Places, Parameter(name="*")] = Places(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Say where the classes are in any number of images.
@@ -209,7 +211,7 @@ def predict(
         _run_on_devices(devices)
         return
     job = _Job(run, images, out, also, tags, resume)
-    written = _predict(job, _side_files(beside, filters, tags), settings, terminal)
+    written = _predict(job, _side_files(beside, filters, tags), look, places, terminal)
     if written.is_first_rank:
         _say(written, terminal)
 
@@ -236,13 +238,13 @@ def _side_files(beside: Beside, filters: ExportOptions, tags: Path | None) -> Si
 
 
 def _predict(
-    job: _Job, beside: SideFiles, settings: PredictSettings, terminal: Terminal
+    job: _Job, beside: SideFiles, look: Look, places: Places, terminal: Terminal
 ) -> Written:
     from weakloc.api.predictions import predict_to_folder
     from weakloc.api.runs import predictor_of
 
     keep_freed_memory()
-    predictor, described = predictor_of(job.run, job.also, settings)
+    predictor, described = predictor_of(job.run, job.also, look, places)
     known = None if job.tags is None else _read_tags(job.tags, predictor, terminal)
     with terminal.progress("images") as show:
         return predict_to_folder(
@@ -313,7 +315,8 @@ def serve(
     also: tuple[str, ...] = (),
     token: Annotated[str | None, Parameter(env_var="WEAKLOC_TOKEN")] = None,
     serving: Annotated[ServeSettings, Parameter(name="*")] = ServeSettings(),
-    settings: Annotated[PredictSettings, Parameter(name="*")] = PredictSettings(),
+    look: Annotated[Look, Parameter(name="*")] = Look(),
+    places: Annotated[Places, Parameter(name="*")] = Places(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Answer requests for predictions over HTTP, such as those of Label Studio.
@@ -337,7 +340,7 @@ def serve(
             remedy='Install it: pip install "weakloc[label-studio]"',
         ) from error
     with bound_socket(serving.host, serving.port) as listening:
-        app = _app((run, *also), token, serving, settings)
+        app = _app((run, *also), token, serving, look, places)
         terminal.say(f"Answering at {url_of(listening)} (Ctrl-C ends it)")
         terminal.give({"url": url_of(listening)})
         sys.stdout.flush()
@@ -348,7 +351,7 @@ def serve(
 
 
 def _app(
-    runs: tuple[str, ...], token: str | None, serving: ServeSettings, settings: PredictSettings
+    runs: tuple[str, ...], token: str | None, serving: ServeSettings, look: Look, places: Places
 ) -> Starlette:
     from weakloc.api.runs import predictor_of, version_of
     from weakloc.serving.allowed_images import allowed_images
@@ -356,7 +359,7 @@ def _app(
 
     images = allowed_images(serving.root, serving.allow_url, max_bytes=serving.max_bytes)
     keep_freed_memory()
-    predictor, _ = predictor_of(runs[0], runs[1:], settings)
+    predictor, _ = predictor_of(runs[0], runs[1:], look, places)
     version = version_of(predictor, runs)
     return build_app(predictor, images, serving, model_version=version, token=token)
 

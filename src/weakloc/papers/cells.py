@@ -24,7 +24,6 @@ from weakloc.api.data_sets import read, scenes
 from weakloc.api.evaluation import Evaluated, Judging, judge
 from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.api.training import refine, train
-from weakloc.config import DataSettings, PredictSettings, RefineSettings, TrainSettings
 from weakloc.data.images import open_image
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, ImageError, did_you_mean
@@ -35,6 +34,7 @@ from weakloc.methods.settings import from_settings, merged_settings, to_settings
 from weakloc.papers.recipe import DataKind, ThresholdOrigin
 from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.views import see_images
+from weakloc.settings import DataSettings, Look, Places, RefineSettings, TrainSettings
 from weakloc.structures import ABSENT, PRESENT, BrokenImage, DataSet, Sample, Truth
 from weakloc.training.run_folder import CHECKPOINT_NAME
 
@@ -241,14 +241,20 @@ class Looking:
 
     cell: str
     training: Training
-    look: PredictSettings
+    look: Look
+    places: Places
     search: Mapping[str, Any]
     tuning: ThresholdOrigin
     numbers: tuple[str, ...]
 
     @functools.cached_property
     def digest(self) -> str:
-        own = [chosen(self.look), dict(self.search), self.tuning, sorted(self.numbers)]
+        own = [
+            {**chosen(self.look), **chosen(self.places)},
+            dict(self.search),
+            self.tuning,
+            sorted(self.numbers),
+        ]
         return digest_of([self.training.digest, *own])
 
     @property
@@ -271,7 +277,7 @@ class Looking:
         )
         judging = Judging(measured, split, num_resamples=0, numbers=frozenset(self.numbers))
         began = time.perf_counter()
-        found = judge(tuned, judging, settings=self.look)
+        found = judge(tuned, judging, look=self.look, places=self.places)
         seconds = time.perf_counter() - began
         searched = _searched(tuned, measured.splits[split], self.look)
         write_json(self.path, self._record(found, seconds, searched))
@@ -296,7 +302,7 @@ class Looking:
         settings = self.training.settings
         if self.tuning == "oracle":
             plan = Plan(split=settings.val_split)
-            found = oracle(trained, data_set, plan, settings=self.look)
+            found = oracle(trained, data_set, plan, look=self.look, places=self.places)
             return TrainedRun(replace(trained.run, thresholds=found.to_json()))
         plan = Plan(
             split=settings.train_split,
@@ -304,7 +310,7 @@ class Looking:
             granularity="global" if self.tuning == "boxes, one threshold" else "class",
             seed=settings.seed,
         )
-        return calibrate(trained, data_set, plan, settings=self.look)
+        return calibrate(trained, data_set, plan, look=self.look, places=self.places)
 
     def _record(
         self, found: Evaluated, seconds: float, searched: Mapping[str, float]
@@ -335,15 +341,13 @@ class Looking:
             "num_parameters": trained["num_parameters"],
             "notes": trained["notes"],
             "training": self.training.described,
-            "look": asdict(self.look),
+            "look": {**asdict(self.look), **asdict(self.places)},
             "search": dict(self.search),
             "tuning": self.tuning,
         }
 
 
-def _searched(
-    trained: TrainedRun, samples: Sequence[Sample], look: PredictSettings
-) -> dict[str, float]:
+def _searched(trained: TrainedRun, samples: Sequence[Sample], look: Look) -> dict[str, float]:
     """Windows scored and crops read for the tags of an image, on average; empty without a search.
 
     Unlike seconds they are the same on every machine.
@@ -356,7 +360,7 @@ def _searched(
     found = [
         predictor.heat.search_image(seen, np.flatnonzero(sample.labels == PRESENT).tolist())
         for seen, sample in zip(
-            see_images(sources, predictor.source, predictor.settings), tagged, strict=True
+            see_images(sources, predictor.source, predictor.look), tagged, strict=True
         )
         if not isinstance(seen, BrokenImage)
     ]
@@ -368,7 +372,7 @@ def _searched(
     }
 
 
-def chosen(settings: TrainSettings | PredictSettings) -> dict[str, Any]:
+def chosen(settings: TrainSettings | Look | Places) -> dict[str, Any]:
     """What differs from the defaults, so that a new setting leaves old digests as they are."""
     default = to_settings(type(settings)())
     return {name: value for name, value in to_settings(settings).items() if value != default[name]}

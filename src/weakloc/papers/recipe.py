@@ -26,7 +26,7 @@ class Cell:
 
     `choices` are fields of the method, `train` those of TrainSettings. `head_rate` and
     `backbone_rate` multiply the learning rates that all rows share, `batch` the batch size. `look`
-    are fields of PredictSettings, and `search` those fields of the method that only matter when
+    are fields of Look and Places, and `search` those fields of the method that only matter when
     images are looked at: cells that differ in nothing but `look`, `search` and `tuning` share one
     training. `tuning` is what chooses thresholds.
     `crops_of_boxes` adds the content of the drawn boxes to the training images. `below_head` marks

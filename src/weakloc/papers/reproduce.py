@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from weakloc.api.data_sets import read
-from weakloc.config import DataSettings, PredictSettings, TrainSettings
 from weakloc.errors import FailureError, SettingError, did_you_mean
 from weakloc.methods import method_named
 from weakloc.methods.optimisation import Optimisation
@@ -29,6 +28,7 @@ from weakloc.papers.results import Results
 from weakloc.papers.setups import SIZES, Budget, Setup, as_published, from_scratch, given_backbone
 from weakloc.papers.tables import RECIPES
 from weakloc.papers.work import Outcome, Prepare, Task, num_cores, work_through
+from weakloc.settings import DataSettings, Look, Places, TrainSettings, look_and_places
 from weakloc.training.engine import accelerator
 
 Say = Callable[[str], None]
@@ -123,8 +123,9 @@ def planned(recipe: Recipe, wanted: Reproduction, say: Say) -> tuple[list[Lookin
                 untestable[cell.name] = reason
             else:
                 training = _training(cell, setup, wanted, source, seed)
-                look = PredictSettings(**cell.look)
-                own = (cell.name, training, look, cell.search, cell.tuning)
+                look, places = look_and_places(cell.look)
+                seen, said = Look(**look), Places(**places)
+                own = (cell.name, training, seen, said, cell.search, cell.tuning)
                 looked.append(Looking(*own, numbers=recipe.metrics))
     return looked, untestable
 

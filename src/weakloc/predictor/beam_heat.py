@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from weakloc.config import PredictSettings
 from weakloc.geometry import FloatArray
 from weakloc.localize.beam_search import (
     BeamSettings,
@@ -31,6 +30,7 @@ from weakloc.localize.windows import (
 from weakloc.model.heads import GridHead
 from weakloc.predictor.network_source import Floats, NetworkSource, probabilities
 from weakloc.predictor.views import SeenImage
+from weakloc.settings import Look
 from weakloc.structures import ScoreMaps
 
 CROPS_AT_ONCE = 8  # larger float32 batches are slower on a CPU
@@ -43,10 +43,8 @@ class BeamHeat:
     source: NetworkSource
     search: BeamSettings
 
-    def __call__(
-        self, seen: SeenImage, classes: Sequence[int], settings: PredictSettings
-    ) -> ScoreMaps:
-        return heat_maps(self.search_image(seen, classes), long_side=settings.map_side)
+    def __call__(self, seen: SeenImage, classes: Sequence[int], look: Look) -> ScoreMaps:
+        return heat_maps(self.search_image(seen, classes), long_side=look.map_side)
 
     def search_image(self, seen: SeenImage, classes: Sequence[int]) -> SearchResult:
         return beam_search(

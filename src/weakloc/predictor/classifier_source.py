@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weakloc.config import PredictSettings
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError, did_you_mean
 from weakloc.geometry import GridTransform
 from weakloc.predictor.network_source import Activation, RawMaps, probabilities
+from weakloc.settings import Places
 from weakloc.structures import MapKind
 
 ClassChoice = Callable[[Tensor], Sequence[int]]
@@ -302,7 +302,7 @@ class ClassifierSource:
     def __init__(
         self,
         model: nn.Module,
-        settings: PredictSettings,
+        places: Places,
         *,
         class_names: Sequence[str],
         preprocessing: Preprocessing,
@@ -313,7 +313,7 @@ class ClassifierSource:
         self.class_names = tuple(class_names)
         self.preprocessing = preprocessing
         self.activation: Activation = activation
-        self._settings = settings
+        self._places = places
         width, height = preprocessing.fixed_size or (224, 224)
         device = next(model.parameters()).device
         # Ones would leave whole layers dead: the probe has to look like an image.
@@ -337,7 +337,7 @@ class ClassifierSource:
 
     def _likely(self, scores: Tensor) -> list[int]:
         values = probabilities(scores.float().cpu().numpy(), self.activation)
-        order = np.argsort(-values, axis=1, kind="stable")[:, : max(self._settings.top, 1)]
-        likely = np.asarray((values >= self._settings.min_score).any(axis=0))
+        order = np.argsort(-values, axis=1, kind="stable")[:, : max(self._places.top, 1)]
+        likely = np.asarray((values >= self._places.min_score).any(axis=0))
         likely[order.ravel()] = True
         return [int(index) for index in np.flatnonzero(likely)]

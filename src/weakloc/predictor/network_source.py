@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from weakloc.config import PredictSettings
 from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import GridTransform
 from weakloc.localize.maps import shares_of_range
 from weakloc.model.cell_classifier import EVIDENCE, CellClassifier, fine_features
 from weakloc.model.network import LocalizationNetwork, fold_batch_norms
 from weakloc.predictor.parts import own_device
+from weakloc.settings import Look
 from weakloc.structures import MapKind, ScoreMaps
 
 Activation: TypeAlias = Literal["sigmoid", "softmax"]
@@ -77,7 +77,7 @@ class NetworkSource:
     def __init__(
         self,
         network: LocalizationNetwork,
-        settings: PredictSettings,
+        look: Look,
         *,
         class_names: Sequence[str],
         preprocessing: Preprocessing,
@@ -91,12 +91,12 @@ class NetworkSource:
         self.levels = tuple(levels)
         self.device = own_device()
         self.uses_bf16 = uses_bf16
-        self._layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self._layout = torch.channels_last if look.channels_last else torch.contiguous_format
         side = 32 * max(math.ceil(network.backbone.min_input / 32), 2)
         self.network = fold_batch_norms(network, side=side).to(self.device)
         self.network = self.network.to(memory_format=self._layout)
         self._forward: nn.Module = self.network
-        if settings.compile:
+        if look.compile:
             self._forward = torch.compile(self.network)  # type: ignore[assignment]
 
     @torch.inference_mode()

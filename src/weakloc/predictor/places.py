@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc.config import PredictSettings
 from weakloc.data.readers.assembly import LabelClaim, ReaderOptions
 from weakloc.data.readers.table_rows import read_rows
 from weakloc.errors import DataError, did_you_mean
@@ -32,6 +31,7 @@ from weakloc.localize.masks import (
 from weakloc.localize.pixel_affinity import PixelAffinitySettings, refine_by_pixel_affinity
 from weakloc.localize.points import PointMethod, locate_point, locate_points
 from weakloc.predictor.views import SeenImage
+from weakloc.settings import Places
 from weakloc.structures import (
     ABSENT,
     PRESENT,
@@ -53,22 +53,22 @@ def find_masks(
     seen: SeenImage,
     heat: ScoreMaps,
     thresholds: Sequence[float],
-    settings: PredictSettings,
+    places: Places,
 ) -> list[ClassMask]:
     """Masks of the maps that win pixels; each pixel belongs to one of them or to none.
 
     `thresholds` are one a map of `heat`, and `class_index` of a mask is the place of its map.
     """
-    if settings.masks == "none" or not thresholds:
+    if places.masks == "none" or not thresholds:
         return []
     shares = np.asarray(thresholds, dtype=np.float32)
     level = float(shares.mean())
-    normalised = NORMALISATIONS[settings.threshold_mode](heat.values)
+    normalised = NORMALISATIONS[places.threshold_mode](heat.values)
     # Shifted so that one background level stands for every class's own threshold.
     shifted = ScoreMaps(normalised - shares[:, None, None] + level, heat.transform, "cam")
     background = Background("threshold", level=level)
-    labels = _LABELLING[settings.masks](shifted, seen, background)
-    return class_masks(without_specks(labels, min_area=settings.min_area))
+    labels = _LABELLING[places.masks](shifted, seen, background)
+    return class_masks(without_specks(labels, min_area=places.min_area))
 
 
 def _by_threshold(maps: ScoreMaps, seen: SeenImage, background: Background) -> LabelImage:
@@ -130,15 +130,16 @@ class Locating:
 
     class_names: tuple[str, ...]
     thresholds: tuple[float, ...]  # one a class
-    settings: PredictSettings
+    places: Places
+    localiser: str
 
 
 def wanted_classes(
-    probabilities: NDArray[np.float64], tags: LabelVector | None, settings: PredictSettings
+    probabilities: NDArray[np.float64], tags: LabelVector | None, places: Places
 ) -> list[int]:
     """The classes that get places: those the tags say, and the likely ones where no tag speaks."""
-    likely = probabilities >= settings.min_score
-    likely[np.argsort(-probabilities, kind="stable")[: settings.top]] = True
+    likely = probabilities >= places.min_score
+    likely[np.argsort(-probabilities, kind="stable")[: places.top]] = True
     chosen = likely
     if tags is not None:
         chosen = (tags == PRESENT) | ((tags == UNKNOWN) & likely)
@@ -180,28 +181,28 @@ def _tagged(tags: LabelVector, how: Locating) -> list[str]:
 def _points_of(
     heat: ScoreMaps, place: int, class_index: int, seen: SeenImage, how: Locating
 ) -> list[Point]:
-    settings, method = how.settings, _point_method(how.settings)
-    if settings.points == 0:
+    places, method = how.places, _point_method(how)
+    if places.points == 0:
         return []
-    if settings.points == 1:
+    if places.points == 1:
         peaks = [locate_point(heat.values[place], heat.transform, method=method)]
     else:
         peaks = locate_points(
             heat.values[place],
             heat.transform,
-            max_points=settings.points,
-            min_distance=settings.peak_distance * max(seen.size),
+            max_points=places.points,
+            min_distance=places.peak_distance * max(seen.size),
             method="arg_max" if method == "plateau" else method,
         )
     name, score = how.class_names[class_index], float(seen.probabilities[class_index])
     return [Point(name, peak.x, peak.y, score, peak.heat) for peak in peaks]
 
 
-def _point_method(settings: PredictSettings) -> PointMethod:
+def _point_method(how: Locating) -> PointMethod:
     """Cells are judged one by one: the hottest may be a speck."""
-    if settings.point_method != "auto":
-        return settings.point_method
-    return "densest" if settings.localiser == "cells" else "arg_max"
+    if how.places.point_method != "auto":
+        return how.places.point_method
+    return "densest" if how.localiser == "cells" else "arg_max"
 
 
 def _boxes_of(
@@ -213,21 +214,21 @@ def _boxes_of(
     *,
     at_least_one: bool,
 ) -> list[Box]:
-    settings = how.settings
-    if settings.boxes == "none":
+    places = how.places
+    if places.boxes == "none":
         return []
-    probability = float(seen.probabilities[class_index]) if settings.box_times_class else 1.0
+    probability = float(seen.probabilities[class_index]) if places.box_times_class else 1.0
     found = find_boxes(
         heat.values[place],
         heat.transform,
         threshold=how.thresholds[class_index],
-        threshold_mode=settings.threshold_mode,
-        select=settings.boxes,
-        min_area=settings.min_area,
-        max_area=settings.max_area,
-        min_share=least_share(settings),
-        overlap=settings.overlap,
-        score=_box_score(settings),
+        threshold_mode=places.threshold_mode,
+        select=places.boxes,
+        min_area=places.min_area,
+        max_area=places.max_area,
+        min_share=least_share(places, how.localiser),
+        overlap=places.overlap,
+        score=_box_score(how),
         class_probability=probability,
     )
     if not found and at_least_one:
@@ -236,33 +237,33 @@ def _boxes_of(
                 heat.values[place],
                 heat.transform,
                 threshold=how.thresholds[class_index],
-                threshold_mode=settings.threshold_mode,
-                score=_box_score(settings),
+                threshold_mode=places.threshold_mode,
+                score=_box_score(how),
                 class_probability=probability,
             )
         ]
     return [Box(how.class_names[class_index], item.box, item.score) for item in found]
 
 
-def _box_score(settings: PredictSettings) -> BoxScore:
+def _box_score(how: Locating) -> BoxScore:
     """Cells are hot all over an object and its parts: then the larger part is the better box."""
-    if settings.box_score != "auto":
-        return settings.box_score
-    return "share" if settings.localiser == "cells" else "mean"
+    if how.places.box_score != "auto":
+        return how.places.box_score
+    return "share" if how.localiser == "cells" else "mean"
 
 
-def least_share(settings: PredictSettings) -> float:
+def least_share(places: Places, localiser: str) -> float:
     """Cells are divided finely; crumbs are no objects."""
-    if settings.min_share is not None:
-        return settings.min_share
-    return CRUMB if settings.localiser == "cells" else 0.0
+    if places.min_share is not None:
+        return places.min_share
+    return CRUMB if localiser == "cells" else 0.0
 
 
 def _masks_of(
     seen: SeenImage, heat: ScoreMaps, classes: Sequence[int], how: Locating
 ) -> tuple[Mask, ...]:
     thresholds = [how.thresholds[index] for index in classes]
-    found = find_masks(seen, heat, thresholds, how.settings)
+    found = find_masks(seen, heat, thresholds, how.places)
     return tuple(
         Mask(
             how.class_names[classes[mask.class_index]],
@@ -274,7 +275,7 @@ def _masks_of(
 
 
 def _disagreements(seen: SeenImage, tags: LabelVector, how: Locating) -> tuple[Disagreement, ...]:
-    sure = how.settings.sure
+    sure = how.places.sure
     return disagreements(
         seen.probabilities,
         tags,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc.config import PredictSettings
 from weakloc.data.sources import ImageSource
 from weakloc.geometry import BoxLTRB
 from weakloc.localize.boxes import HeatMap, ThresholdMode, find_boxes
@@ -32,42 +31,43 @@ from weakloc.localize.objectness import (
 from weakloc.predictor.network_source import Floats, MapSource
 from weakloc.predictor.places import Locating, Tags, name_places, wanted_classes
 from weakloc.predictor.views import SeenImage, see_images
+from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage, LabelVector, Prediction, ScoreMaps
 
-HeatMaker: TypeAlias = Callable[[SeenImage, Sequence[int], PredictSettings], ScoreMaps]
+HeatMaker: TypeAlias = Callable[[SeenImage, Sequence[int], Look], ScoreMaps]
 
 
-def fused_maps(seen: SeenImage, classes: Sequence[int], settings: PredictSettings) -> ScoreMaps:
-    """The maps of all views as one; weighed where the settings say so."""
-    maps = seen.fused(classes, settings)
-    if settings.objectness == "none" and not settings.center_prior:
+def fused_maps(seen: SeenImage, classes: Sequence[int], look: Look) -> ScoreMaps:
+    """The maps of all views as one; weighed where the look says so."""
+    maps = seen.fused(classes, look)
+    if look.objectness == "none" and not look.center_prior:
         return maps
     heat = minmax(maps.values)
-    if settings.objectness != "none":
-        heat = fuse_product(heat, _objectness(seen, maps, settings))
-    if settings.center_prior:
+    if look.objectness != "none":
+        heat = fuse_product(heat, _objectness(seen, maps, look))
+    if look.center_prior:
         heat = fuse_product(heat, center_prior(maps.transform))
     return ScoreMaps(heat, maps.transform, "cam")
 
 
-def maps_in_words(settings: PredictSettings) -> str:
+def maps_in_words(look: Look) -> str:
     """What thresholds are for: those of other maps do not fit."""
-    factors: list[str] = [settings.localiser]
-    if settings.localiser != "beam_search" and settings.objectness != "none":
-        factors.append(f"objectness {settings.objectness} of stride {settings.objectness_stride}")
-    if settings.localiser != "beam_search" and settings.center_prior:
+    factors: list[str] = [look.localiser]
+    if look.localiser != "beam_search" and look.objectness != "none":
+        factors.append(f"objectness {look.objectness} of stride {look.objectness_stride}")
+    if look.localiser != "beam_search" and look.center_prior:
         factors.append("center prior")
     return " x ".join(factors)
 
 
-def _objectness(seen: SeenImage, maps: ScoreMaps, settings: PredictSettings) -> Floats:
+def _objectness(seen: SeenImage, maps: ScoreMaps, look: Look) -> Floats:
     """What stands out in the features of each view of the whole image, averaged."""
-    stride = settings.objectness_stride
+    stride = look.objectness_stride
     found = []
     for view in seen.views:
         if view.view.tile is None and stride in view.features:
             features = view.features[stride]
-            values = OBJECTNESS[settings.objectness](features.values)
+            values = OBJECTNESS[look.objectness](features.values)
             alone = ScoreMaps(values[None], features.transform, "cam")
             found.append(resample(alone, maps.transform).values[0])
     if not found:
@@ -178,7 +178,8 @@ class Predictor:
     def __init__(
         self,
         source: MapSource,
-        settings: PredictSettings,
+        look: Look,
+        places: Places,
         *,
         thresholds: Sequence[float],
         heat: HeatMaker = fused_maps,
@@ -186,13 +187,18 @@ class Predictor:
         seer: Seer | None = None,
     ) -> None:
         self.source = source
-        self.seer: Seer = seer or (lambda images: see_images(images, source, settings))
+        self.seer: Seer = seer or (lambda images: see_images(images, source, look))
         self.rescore = rescore
-        self.settings = settings
+        self.look, self.places = look, places
         self.heat = heat
-        if settings.threshold is not None:
-            thresholds = [settings.threshold] * len(source.class_names)
-        self.locating = Locating(source.class_names, tuple(thresholds), settings)
+        if places.threshold is not None:
+            thresholds = [places.threshold] * len(source.class_names)
+        self.locating = Locating(source.class_names, tuple(thresholds), places, look.localiser)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that was chosen, by name, for whoever keeps a record of predictions."""
+        return {**asdict(self.look), **asdict(self.places)}
 
     def see(self, images: Iterable[ImageSource]) -> Iterator[SeenImage | BrokenImage]:
         """Scores and maps only, in input order."""
@@ -222,7 +228,7 @@ class Predictor:
 
     def locate_with_heat(self, seen: SeenImage, tags: Tags | None = None) -> Located:
         labels = None if tags is None else tags.of(seen.name)
-        classes = wanted_classes(seen.probabilities, labels, self.settings)
+        classes = wanted_classes(seen.probabilities, labels, self.places)
         found = self._places(seen, classes, labels)
         doubt = doubt_of(
             seen,
@@ -230,7 +236,7 @@ class Predictor:
             found.classes,
             labels,
             thresholds=self.locating.thresholds,
-            threshold_mode=self.settings.threshold_mode,
+            threshold_mode=self.places.threshold_mode,
         )
         return replace(found, prediction=replace(found.prediction, doubt=doubt))
 
@@ -241,6 +247,6 @@ class Predictor:
     def _places(
         self, seen: SeenImage, classes: Sequence[int], labels: LabelVector | None
     ) -> Located:
-        heat = self.heat(seen, classes, self.settings)
+        heat = self.heat(seen, classes, self.look)
         prediction = name_places(seen, heat, classes, labels, self.locating)
         return Located(seen, tuple(classes), heat, prediction)

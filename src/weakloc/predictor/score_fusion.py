@@ -14,12 +14,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc.config import PredictSettings
 from weakloc.data.sources import ImageSource
 from weakloc.geometry import FloatArray
 from weakloc.localize.rescoring import rescore
 from weakloc.predictor.network_source import Activation, MapSource, probabilities
 from weakloc.predictor.views import SeenImage, map_scales, see_images
+from weakloc.settings import Look
 from weakloc.structures import ABSENT, PRESENT, BrokenImage
 
 Logits: TypeAlias = NDArray[np.float64]  # (S, C), a row for each network
@@ -31,13 +31,13 @@ class Member:
     """One network, and how it looks at images."""
 
     source: MapSource
-    settings: PredictSettings
+    look: Look
 
 
-def joint_settings(members: Sequence[Member]) -> PredictSettings:
-    """Those of the first, made to take the maps of all."""
-    scales = sorted({scale for member in members for scale in map_scales(member.settings)})
-    return replace(members[0].settings, map_scales=tuple(scales), fuse="mean", normalise="zscore")
+def joint_look(members: Sequence[Member]) -> Look:
+    """That of the first, made to take the maps of all."""
+    scales = sorted({scale for member in members for scale in map_scales(member.look)})
+    return replace(members[0].look, map_scales=tuple(scales), fuse="mean", normalise="zscore")
 
 
 def mean_scores(activation: Activation) -> ScoreFusion:
@@ -51,7 +51,7 @@ def see_with_all(
     """Every image in input order as all the networks see it; each decodes it for itself."""
     streams = itertools.tee(images, len(members))
     answers = [
-        see_images(stream, member.source, member.settings)
+        see_images(stream, member.source, member.look)
         for stream, member in zip(streams, members, strict=True)
     ]
     for seen in zip(*answers, strict=True):
@@ -72,7 +72,7 @@ def _joined(
         view
         for answer, member in zip(seen, members, strict=True)
         for view in answer.views
-        if view.view.scale in map_scales(member.settings)
+        if view.view.scale in map_scales(member.look)
     )
     logits = np.stack([answer.logits for answer in seen])
     return replace(

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from weakloc.config import PredictSettings
 from weakloc.data.sources import ImageSource
 from weakloc.geometry import BoxLTRB
 from weakloc.localize.boxes import HeatMap
 from weakloc.localize.calibration import DrawnHeat, ViewedHeat
 from weakloc.predictor.predictor import Predictor, fused_maps
 from weakloc.predictor.views import SeenImage, ViewMaps, map_scales, see_images
+from weakloc.settings import Look
 from weakloc.structures import PRESENT, BrokenImage, Sample
 
 OTHER_SCALES = (0.75, 1.25)  # besides a single usual one, to see which boxes stay
@@ -76,7 +76,7 @@ def drawn_heat(
     predictor: Predictor, drawn: Sequence[DrawnImage], on_image: OnImage
 ) -> Iterator[DrawnHeat]:
     """The heat of each drawn class; images that cannot be read are left out."""
-    looking = _for_maps_only(predictor.settings)
+    looking = _for_maps_only(predictor.look)
     seen_images = see_images(_sources(image.sample for image in drawn), predictor.source, looking)
     for seen, image in zip(seen_images, drawn, strict=True):
         on_image()
@@ -92,7 +92,7 @@ def viewed_heat(
     predictor: Predictor, samples: Sequence[Sample], on_image: OnImage
 ) -> Iterator[ViewedHeat]:
     """The heat of each tagged class as it is used, then as other sizes and the mirror show it."""
-    used = _for_maps_only(predictor.settings)
+    used = _for_maps_only(predictor.look)
     searches = predictor.heat is not fused_maps
     scales = used.map_scales if searches or len(used.map_scales) > 1 else OTHER_SCALES
     every = tuple(sorted({*used.map_scales, *scales}))
@@ -111,17 +111,17 @@ def viewed_heat(
             yield ViewedHeat(class_index, views, heat.transform)
 
 
-def _for_maps_only(settings: PredictSettings) -> PredictSettings:
+def _for_maps_only(look: Look) -> Look:
     """Tagged classes are looked for whatever their score, so sizes for scores are not needed."""
-    scales = map_scales(settings)
-    return replace(settings, scales=scales, map_scales=scales)
+    scales = map_scales(look)
+    return replace(look, scales=scales, map_scales=scales)
 
 
 def _sources(samples: Iterable[Sample]) -> Iterator[ImageSource]:
     return (ImageSource(sample.name, sample.path) for sample in samples)
 
 
-def _as_used(seen: SeenImage, used: PredictSettings) -> SeenImage:
+def _as_used(seen: SeenImage, used: Look) -> SeenImage:
     views = tuple(
         view
         for view in seen.views
@@ -133,7 +133,7 @@ def _as_used(seen: SeenImage, used: PredictSettings) -> SeenImage:
 def _others(
     seen: SeenImage,
     classes: Sequence[int],
-    used: PredictSettings,
+    used: Look,
     predictor: Predictor,
     *,
     searches: bool,

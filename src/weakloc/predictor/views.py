@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from weakloc.config import PredictSettings
 from weakloc.data.images import read_or_record
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import PixelSize, Preprocessing
 from weakloc.geometry import BoxLTRB, GridTransform, Size
 from weakloc.localize import maps as score_maps
 from weakloc.predictor.network_source import Floats, MapSource, RawMaps, probabilities
+from weakloc.settings import Look
 from weakloc.structures import BrokenImage, ScoreMaps
 
 
@@ -135,10 +135,10 @@ class SeenImage:
     def size(self) -> Size:
         return self.picture.size
 
-    def fused(self, classes: Sequence[int], settings: PredictSettings) -> ScoreMaps:
+    def fused(self, classes: Sequence[int], look: Look) -> ScoreMaps:
         """The maps of some classes from the views meant for maps, on a grid over the image."""
-        grid = score_maps.image_grid(self.size, long_side=settings.map_side)
-        views = [view for view in self.views if view.view.scale in map_scales(settings)]
+        grid = score_maps.image_grid(self.size, long_side=look.map_side)
+        views = [view for view in self.views if view.view.scale in map_scales(look)]
         chosen = [
             ScoreMaps(view.maps.values[list(classes)], view.maps.transform, view.maps.kind)
             for view in views
@@ -149,28 +149,28 @@ class SeenImage:
         return score_maps.fuse(
             chosen,
             grid,
-            combine="mean" if settings.fuse == "auto" else settings.fuse,
-            normalise="none" if settings.normalise == "auto" else settings.normalise,
+            combine="mean" if look.fuse == "auto" else look.fuse,
+            normalise="none" if look.normalise == "auto" else look.normalise,
             windows=[view.view.tile or (0.0, 0.0, width, height) for view in views],
         )
 
 
-def score_scales(settings: PredictSettings) -> tuple[float, ...]:
-    return settings.scales or (1.0,)
+def score_scales(look: Look) -> tuple[float, ...]:
+    return look.scales or (1.0,)
 
 
-def map_scales(settings: PredictSettings) -> tuple[float, ...]:
-    return settings.map_scales or score_scales(settings)
+def map_scales(look: Look) -> tuple[float, ...]:
+    return look.map_scales or score_scales(look)
 
 
 def see_images(
-    images: Iterable[ImageSource], source: MapSource, settings: PredictSettings
+    images: Iterable[ImageSource], source: MapSource, look: Look
 ) -> Iterator[SeenImage | BrokenImage]:
     """Every image in input order, or the record of why it could not be read."""
-    pictures = _decoded(images, settings)
+    pictures = _decoded(images, look)
     # One bounded group at a time: views of equal shape within it share network calls.
-    for group in _groups(pictures, settings.batch_size):
-        yield from _see_group(group, source, settings)
+    for group in _groups(pictures, look.batch_size):
+        yield from _see_group(group, source, look)
 
 
 def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -180,19 +180,19 @@ def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def _decoded(
-    images: Iterable[ImageSource], settings: PredictSettings
+    images: Iterable[ImageSource], look: Look
 ) -> Iterator[tuple[str, Image.Image | BrokenImage]]:
     """Pictures in input order, at most two batches ahead of whoever takes them."""
 
     def read(image: ImageSource) -> Image.Image | BrokenImage:
-        return read_or_record(image.name, image.content, max_pixels=settings.max_pixels)
+        return read_or_record(image.name, image.content, max_pixels=look.max_pixels)
 
-    if settings.workers == 0:
+    if look.workers == 0:
         yield from ((image.name, read(image)) for image in images)
         return
     waiting: deque[tuple[str, Future[Image.Image | BrokenImage]]] = deque()
-    ahead = 2 * settings.batch_size
-    with ThreadPoolExecutor(settings.workers) as pool:
+    ahead = 2 * look.batch_size
+    with ThreadPoolExecutor(look.workers) as pool:
         for image in images:
             waiting.append((image.name, pool.submit(read, image)))
             if len(waiting) > ahead:
@@ -206,33 +206,33 @@ def _decoded(
 def _see_group(
     group: Sequence[tuple[str, Image.Image | BrokenImage]],
     source: MapSource,
-    settings: PredictSettings,
+    look: Look,
 ) -> Iterator[SeenImage | BrokenImage]:
     jobs = [
         (index, view)
         for index, (_, picture) in enumerate(group)
         if isinstance(picture, Image.Image)
-        for view in _views(picture.size, settings)
+        for view in _views(picture.size, look)
     ]
     answers: dict[int, list[_Answer]] = {index: [] for index, _ in jobs}
-    for chunk in _groups(jobs, settings.batch_size):
-        read = _read(chunk, group, source, scales_of_maps=map_scales(settings))
+    for chunk in _groups(jobs, look.batch_size):
+        read = _read(chunk, group, source, scales_of_maps=map_scales(look))
         for (index, _), answer in zip(chunk, read, strict=True):
             answers[index].append(answer)
     for index, (name, picture) in enumerate(group):
         if isinstance(picture, Image.Image):
-            yield _summed_up(name, picture, answers.pop(index), source, settings)
+            yield _summed_up(name, picture, answers.pop(index), source, look)
         else:
             yield picture
 
 
-def _views(picture_size: PixelSize, settings: PredictSettings) -> list[View]:
+def _views(picture_size: PixelSize, look: Look) -> list[View]:
     return list_views(
         picture_size,
-        scales=sorted({*score_scales(settings), *map_scales(settings)}),
-        flip=settings.flip,
-        tile=settings.tile,
-        overlap=settings.tile_overlap,
+        scales=sorted({*score_scales(look), *map_scales(look)}),
+        flip=look.flip,
+        tile=look.tile,
+        overlap=look.tile_overlap,
     )
 
 
@@ -285,7 +285,7 @@ def _summed_up(
     picture: Image.Image,
     answers: Sequence[_Answer],
     source: MapSource,
-    settings: PredictSettings,
+    look: Look,
 ) -> SeenImage:
     """Raw scores: the best tile of a scale, then one score from all scales and mirrored images.
 
@@ -294,11 +294,11 @@ def _summed_up(
     """
     of_scale: dict[tuple[float, bool], list[Floats]] = {}
     for answer in answers:
-        if answer.view.scale in score_scales(settings):
+        if answer.view.scale in score_scales(look):
             of_scale.setdefault((answer.view.scale, answer.view.flip), []).append(answer.logits)
     best = np.stack([np.max(logits, axis=0) for logits in of_scale.values()]).astype(np.float64)
-    logits = best.max(axis=0) if settings.fuse_scores == "max" else best.mean(axis=0)
-    if settings.fuse_scores == "mean_probability":
+    logits = best.max(axis=0) if look.fuse_scores == "max" else best.mean(axis=0)
+    if look.fuse_scores == "mean_probability":
         likely = probabilities(best, source.activation).mean(axis=0)
     else:
         likely = probabilities(logits, source.activation)

@@ -15,10 +15,10 @@ from urllib.error import HTTPError
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, build_opener
 
-from weakloc.config import require
 from weakloc.data.images import is_member_path
 from weakloc.data.sources import ImageSource
 from weakloc.errors import ImageError
+from weakloc.settings import require
 
 FETCH_SECONDS = 10
 LOCAL_FILES = ("/data/local-files/?", "/data/local-files?")

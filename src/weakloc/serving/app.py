@@ -23,7 +23,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from weakloc.config import ExportOptions, ServeSettings
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, ImageError, WeaklocError
 from weakloc.output.exporters.jsonl import prediction_line
@@ -33,6 +32,7 @@ from weakloc.predictor.predictor import Predictor
 from weakloc.serving.allowed_images import AllowedImages
 from weakloc.serving.labelling_interface import LabellingInterface, read_interface
 from weakloc.serving.worker import PredictionWorker
+from weakloc.settings import ExportOptions, ServeSettings
 from weakloc.structures import BrokenImage, Prediction
 
 REQUESTS = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ def build_app(
     options = ExportOptions(
         score_threshold=settings.score_threshold,
         best_per_class=settings.best_per_class,
-        tag_threshold=predictor.settings.min_score,
+        tag_threshold=predictor.places.min_score,
         model_version=model_version,
     )
     service = _Service(PredictionWorker(predictor), images, options, settings.queue)

@@ -15,10 +15,10 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from weakloc.config import ExportOptions
 from weakloc.errors import DataError
 from weakloc.output.exporters.label_studio import results
 from weakloc.output.exporters.selection import MaskForm
+from weakloc.settings import ExportOptions
 from weakloc.structures import Box, Mask, Point, Prediction
 
 Place = TypeVar("Place", Point, Box, Mask)

@@ -39,7 +39,7 @@ class PredictionWorker:
 
     @property
     def batch_size(self) -> int:
-        return self._predictor.settings.batch_size
+        return self._predictor.look.batch_size
 
     @property
     def class_names(self) -> tuple[str, ...]:

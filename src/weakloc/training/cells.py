@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from weakloc.config import RefineSettings
 from weakloc.data.loaders import evaluation_loader
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError
@@ -29,6 +28,7 @@ from weakloc.model.cell_classifier import (
     on_coarsest_grid,
 )
 from weakloc.model.network import LocalizationNetwork
+from weakloc.settings import RefineSettings
 from weakloc.structures import PRESENT, UNKNOWN, BrokenImage, Sample, ScoreMaps
 
 OnProgress = Callable[[int, int | None], None]

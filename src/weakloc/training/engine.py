@@ -14,8 +14,8 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from weakloc.config import TrainSettings
 from weakloc.errors import SettingError
+from weakloc.settings import TrainSettings
 from weakloc.training.checkpointing import WholeCheckpoints, restored_signals
 from weakloc.training.module import LocalizationModule, ResumableEpochs
 from weakloc.training.run_folder import CHECKPOINT_NAME

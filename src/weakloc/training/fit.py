@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from weakloc.config import TrainSettings
 from weakloc.errors import FailureError, RunError
 from weakloc.methods.method import Method
 from weakloc.methods.settings import to_settings
+from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet, Sample
 from weakloc.training import engine
 from weakloc.training.checkpointing import (

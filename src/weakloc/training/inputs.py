@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import torch
 
-from weakloc.config import TrainSettings
 from weakloc.data.loaders import Batch, Cache, SampleLoader, evaluation_loader, training_loader
 from weakloc.data.sampling import EpochBatches, EveryImageOnce, repetition_weights
 from weakloc.errors import DataError
+from weakloc.settings import TrainSettings
 from weakloc.structures import BrokenImage, Sample
 from weakloc.training import engine
 from weakloc.training.features import Extraction, FeatureBatches, FeatureCache, Look, fill_alone

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from weakloc.config import TrainSettings
 from weakloc.data.augmentation import Augmentation, QuarterTurns
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError
@@ -17,6 +16,7 @@ from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
+from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet
 from weakloc.training.run_folder import RunHeader
 from weakloc.training.splits import Division, count_labels, divide, odd_classes

@@ -20,7 +20,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from weakloc.config import RefineSettings, TrainSettings
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import RunError, SettingError, TrainingError
 from weakloc.extensions import Group, package_of, require_package
@@ -32,6 +31,7 @@ from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.cell_classifier import CellClassifier
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
+from weakloc.settings import RefineSettings, TrainSettings
 from weakloc.structures import BrokenImage
 from weakloc.training.features import digest_of_weights
 from weakloc.training.splits import LabelStatistics

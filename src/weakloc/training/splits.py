@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc.config import TrainSettings
 from weakloc.data.readers.assembly import ALL
 from weakloc.errors import DataError, did_you_mean
+from weakloc.settings import TrainSettings
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, Problem, Sample
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.output.exporters.conftest import CLASS_NAMES
-from weakloc.config import ExportOptions
 from weakloc.errors import PredictionsError, SettingError
 from weakloc.output.exporters.selection import selected
+from weakloc.settings import ExportOptions
 from weakloc.structures import Box, Prediction
 
 BOXES = (

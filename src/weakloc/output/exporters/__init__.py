@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from weakloc.config import ExportOptions
 from weakloc.errors import SettingError, did_you_mean
 from weakloc.extensions import Choices
 from weakloc.output.drawing import write_heat_maps
@@ -24,6 +23,7 @@ from weakloc.output.exporters.selection import Content, selected
 from weakloc.output.exporters.spreadsheet import export_csv
 from weakloc.output.exporters.voc import export_voc_boxes, export_voc_masks
 from weakloc.output.exporters.yolo import export_yolo_boxes, export_yolo_polygons
+from weakloc.settings import ExportOptions
 from weakloc.structures import Prediction
 
 __all__ = [

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from weakloc.config import ExportOptions
 from weakloc.files import open_whole
 from weakloc.output.exporters.objects import (
     PlacedObject,
@@ -22,6 +21,7 @@ from weakloc.output.exporters.objects import (
 )
 from weakloc.output.exporters.selection import Content, MaskForm, xml_attribute, xml_text
 from weakloc.rle import decode_mask
+from weakloc.settings import ExportOptions
 from weakloc.structures import Prediction
 
 

@@ -19,12 +19,12 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc.config import ExportOptions
 from weakloc.errors import PredictionsError
 from weakloc.files import open_whole
 from weakloc.output.exporters.objects import outlines_of_rle
 from weakloc.output.exporters.selection import Content, MaskForm, write_list, xml_attribute
 from weakloc.rle import decode_mask
+from weakloc.settings import ExportOptions
 from weakloc.structures import Box, Mask, Point, Prediction
 
 VALUE_BITS = 8

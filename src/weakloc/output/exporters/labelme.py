@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from weakloc.config import ExportOptions
 from weakloc.files import open_whole
 from weakloc.output.exporters.objects import outlines_of_rle
 from weakloc.output.exporters.selection import Content, json_text, sidecar, with_stems_of_their_own
+from weakloc.settings import ExportOptions
 from weakloc.structures import Prediction
 
 FORMAT_VERSION = "5.5.0"

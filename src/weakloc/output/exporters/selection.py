@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, TypeAlias, TypeVar
 from xml.sax.saxutils import escape, quoteattr
 
-from weakloc.config import ExportOptions
 from weakloc.errors import PredictionsError, did_you_mean
+from weakloc.settings import ExportOptions
 from weakloc.structures import Box, Mask, Point, Prediction
 
 MaskForm: TypeAlias = Literal["rle", "polygon"]

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from weakloc.errors import SettingError, require_setting
 
@@ -156,8 +157,8 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings:
-    """How images are looked at, and what is said about them."""
+class Look:
+    """How images are seen, before anything is said about them."""
 
     scales: tuple[float, ...] = ()
     """Sizes whose class scores are averaged, as factors. Not given: as the method says."""
@@ -199,6 +200,39 @@ class PredictSettings:
 
     map_side: int = 224
     """Cells along the long side of the map in which boxes are found."""
+
+    batch_size: int = 8
+    """Images per pass through the network."""
+
+    workers: int = 2
+    """Threads that read images."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Number format of the network; auto takes bf16 where the processor computes in it."""
+
+    channels_last: bool = True
+    """Lay out images with the channels innermost: faster nearly everywhere."""
+
+    compile: bool = False
+    """Compile the network first: pays off from about a thousand images."""
+
+    max_pixels: int = 250_000_000
+    """Largest image that is opened, in pixels."""
+
+    def __post_init__(self) -> None:
+        for name in ("map_side", "batch_size", "max_pixels", "objectness_stride"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "Give 1 or more")
+        for name in ("tile", "workers"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "Give 0 or more")
+        require(0 <= self.tile_overlap < 1, "tile_overlap", self.tile_overlap, "Give 0 to 0.99")
+        for name in ("scales", "map_scales"):
+            scales_fit = all(0.05 <= scale <= 16 for scale in getattr(self, name))
+            require(scales_fit, name, getattr(self, name), "Give factors between 0.05 and 16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """What is said about an image: which classes, and how their places are cut from the maps."""
 
     min_score: float = 0.5
     """Probability from which a class counts as present, where no tag says so."""
@@ -254,42 +288,25 @@ class PredictSettings:
     masks: Literal["none", "threshold", "par", "crf"] = "none"
     """Masks of present classes: none, by threshold, or refined along the edges of the image."""
 
-    batch_size: int = 8
-    """Images per pass through the network."""
-
-    workers: int = 2
-    """Threads that read images."""
-
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """Number format of the network; auto takes bf16 where the processor computes in it."""
-
-    channels_last: bool = True
-    """Lay out images with the channels innermost: faster nearly everywhere."""
-
-    compile: bool = False
-    """Compile the network first: pays off from about a thousand images."""
-
-    max_pixels: int = 250_000_000
-    """Largest image that is opened, in pixels."""
-
     def __post_init__(self) -> None:
-        for name in ("map_side", "batch_size", "max_pixels", "objectness_stride"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "Give 1 or more")
-        for name in ("tile", "workers", "points", "peak_distance", "top"):
+        for name in ("points", "peak_distance", "top"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "Give 0 or more")
         for name in ("min_score", "sure", "min_area", "max_area"):
             value = getattr(self, name)
             require(0 <= value <= 1, name, value, "Give a share from 0 to 1")
-        require(0 <= self.tile_overlap < 1, "tile_overlap", self.tile_overlap, "Give 0 to 0.99")
         share = self.min_share
         require(share is None or 0 <= share < 1, "min_share", share, "Give a share from 0 to 0.99")
         alpha = self.rescoring
         require(alpha is None or 0 <= alpha <= 10, "rescoring", alpha, "Give 0 to 10")
         fits = self.threshold is None or 0 <= self.threshold < 1
         require(fits, "threshold", self.threshold, "Give a share from 0 to below 1")
-        for name in ("scales", "map_scales"):
-            scales_fit = all(0.05 <= scale <= 16 for scale in getattr(self, name))
-            require(scales_fit, name, getattr(self, name), "Give factors between 0.05 and 16")
+
+
+def look_and_places(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings by name -> those of `Look` and those of `Places`, which share no name."""
+    of_look = {field.name for field in fields(Look)}
+    look = {name: value for name, value in values.items() if name in of_look}
+    return look, {name: value for name, value in values.items() if name not in of_look}
 
 
 @dataclass(frozen=True, kw_only=True)
