@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.output.exporters.conftest import CLASS_NAMES
+from tests.output.exporters.oracles import fill_outline, unpack_brush
 from weakloc.errors import PredictionsError
 from weakloc.output.exporters import ExportOptions, export_format
-from weakloc.output.exporters.label_studio import pack_brush, unpack_brush
-from weakloc.output.exporters.objects import fill_outline
+from weakloc.output.exporters.label_studio import pack_brush
 from weakloc.rle import decode_mask
 from weakloc.structures import Prediction
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.output.exporters.conftest import CLASS_NAMES
+from tests.output.exporters.oracles import fill_outline
 from weakloc.output.exporters import ExportOptions, export_format
-from weakloc.output.exporters.objects import fill_outline
 from weakloc.rle import decode_mask
 from weakloc.structures import Prediction
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from tests.output.exporters.conftest import CLASS_NAMES
+from tests.output.exporters.oracles import fill_outline
 from weakloc.errors import PredictionsError
 from weakloc.output.exporters import export_format
-from weakloc.output.exporters.objects import fill_outline
 from weakloc.rle import decode_mask
 from weakloc.structures import Prediction
 

@@ -58,37 +58,6 @@ def _packed_run(run: int, value: int) -> list[str]:
     return pieces
 
 
-def unpack_brush(packed: list[int], *, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask of a (width, height) image; a pixel is marked where its alpha is not 0."""
-    stream = _Bits(packed)
-    values = np.zeros(stream.take(32), dtype=np.uint8)
-    value_bits = stream.take(5) + 1
-    counter_bits = [stream.take(4) + 1 for _ in range(4)]
-    place = 0
-    while place < len(values):
-        is_repeated = stream.take(1)
-        end = place + stream.take(counter_bits[stream.take(2)]) + 1
-        if is_repeated:
-            values[place:end] = stream.take(value_bits)
-        else:
-            values[place:end] = [stream.take(value_bits) for _ in range(end - place)]
-        place = end
-    width, height = size
-    return np.asarray(values.reshape(height, width, VALUES_PER_PIXEL)[..., 3] > 0)
-
-
-class _Bits:
-    """Bytes read a few bits at a time, the highest first."""
-
-    def __init__(self, packed: list[int]) -> None:
-        self._text = "".join(f"{byte:08b}" for byte in packed)
-        self._place = 0
-
-    def take(self, count: int) -> int:
-        self._place += count
-        return int(self._text[self._place - count : self._place], 2)
-
-
 LOCAL_FILES = "/data/local-files/?d="
 POINT_WIDTH = 0.6  # percent of the image's width: how large Label Studio draws a point
 

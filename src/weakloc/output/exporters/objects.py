@@ -49,21 +49,6 @@ def join_outlines(outlines: list[Corners]) -> Corners:
     return joined
 
 
-def fill_outline(corners: NDArray[np.floating | np.integer], *, size: tuple[int, int]) -> BoolMask:
-    """The pixels of a (width, height) image whose centres lie within, by the even-odd rule."""
-    width, height = size
-    inside = np.zeros((height, width + 1), dtype=bool)
-    following = np.roll(corners, -1, axis=0)
-    for (x1, y1), (x2, y2) in zip(corners.tolist(), following.tolist(), strict=True):
-        first, last = np.ceil(min(y1, y2) - 0.5), np.ceil(max(y1, y2) - 0.5)
-        rows = np.arange(max(int(first), 0), min(int(last), height))
-        if len(rows):
-            crossings = x1 + (rows + 0.5 - y1) * (x2 - x1) / (y2 - y1)
-            columns = np.ceil(crossings - 0.5).clip(0, width).astype(int)
-            np.logical_xor.at(inside, (rows, columns), True)
-    return np.asarray(np.logical_xor.accumulate(inside, axis=1)[:, :width])
-
-
 def _is_clockwise(loop: Corners) -> bool:
     x, y = loop[:, 0].astype(np.int64), loop[:, 1].astype(np.int64)
     return bool(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) > 0)  # y points down
