@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
+from scipy.ndimage import binary_erosion
 
 from weakloc.files import file_name_of, write_whole
 from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, PointXY
@@ -25,37 +26,49 @@ from weakloc.rle import decode_mask
 from weakloc.structures import Prediction, ScoreMaps, Truth
 
 Color: TypeAlias = tuple[int, int, int]
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-# From dark violet over red to pale yellow; lightness rises all the way.
-_HEAT_CORNERS = ("#08051f", "#3b0f70", "#8c2981", "#de4968", "#fe9f6d", "#fcfdbf")
-_TO_CONES = np.array(
+BLACK: Color = (0, 0, 0)
+WHITE: Color = (255, 255, 255)
+GROUND: Color = (24, 24, 28)
+SMALLEST_SIDE = 320  # pixels along the long side, below which a picture is enlarged
+HEAT_OPACITY = 0.65
+MASK_OPACITY = 0.4
+_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "NotoSansCJK-Regular.ttc")
+
+# Oklab (Ottosson 2020): lightness, green to red and blue to yellow -> cones -> linear sRGB.
+_CONES_FROM_LAB = np.array(
     [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
+        [1.0, 0.3963377774, 0.2158037573],
+        [1.0, -0.1055613458, -0.0638541728],
+        [1.0, -0.0894841775, -1.2914855480],
     ]
 )
-_TO_LAB = np.array(
+_RGB_FROM_CONES = np.array(
     [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
+        [4.0767416621, -3.3077115913, 0.2309699292],
+        [-1.2684380046, 2.6097574011, -0.3413193965],
+        [-0.0041960863, -0.7034186147, 1.7076147010],
+    ]
+)
+# From dark violet over red to pale yellow; lightness rises all the way.
+_HEAT_CORNERS = np.array(
+    [
+        [0.142486, 0.012825, -0.053241],
+        [0.309047, 0.067340, -0.133291],
+        [0.465873, 0.148617, -0.076566],
+        [0.620638, 0.180829, 0.038692],
+        [0.788780, 0.087771, 0.097193],
+        [0.978527, -0.025129, 0.074905],
     ]
 )
 _GOLDEN_TURN = 137.50776  # degrees: any first few multiples are far apart
 
 
-def to_oklab(rgb: ArrayLike) -> FloatArray:
-    """(..., 3) sRGB in [0, 255] -> lightness, green-red, blue-yellow."""
-    shares = np.asarray(rgb, dtype=np.float64) / 255.0
-    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
-    return np.asarray(np.cbrt(linear @ _TO_CONES.T) @ _TO_LAB.T)
-
-
 def from_oklab(lab: ArrayLike) -> FloatArray:
-    """The inverse, clipped into [0, 255] where no screen shows the colour."""
-    cones = (np.asarray(lab, dtype=np.float64) @ np.linalg.inv(_TO_LAB).T) ** 3
-    linear = np.clip(cones @ np.linalg.inv(_TO_CONES).T, 0.0, 1.0)
+    """(..., 3) -> sRGB in [0, 255], clipped where no screen shows the colour."""
+    cones = (np.asarray(lab, dtype=np.float64) @ _CONES_FROM_LAB.T) ** 3
+    linear = np.clip(cones @ _RGB_FROM_CONES.T, 0.0, 1.0)
     shares = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.asarray(255.0 * shares)
 
@@ -63,14 +76,11 @@ def from_oklab(lab: ArrayLike) -> FloatArray:
 @cache
 def _heat_table() -> NDArray[np.uint8]:
     """256 colours at equal distances along the corners."""
-    corners = to_oklab([_parse(corner) for corner in _HEAT_CORNERS])
-    lengths = np.linalg.norm(np.diff(corners, axis=0), axis=1)
-    places = np.concatenate(([0.0], np.cumsum(lengths))) / lengths.sum()
+    lengths = np.linalg.norm(np.diff(_HEAT_CORNERS, axis=0), axis=1)
+    turns = np.concatenate(([0.0], np.cumsum(lengths))) / lengths.sum()
     shares = np.linspace(0.0, 1.0, 256)
-    lab = np.stack([np.interp(shares, places, corners[:, axis]) for axis in range(3)], axis=1)
-    table = np.rint(from_oklab(lab)).astype(np.uint8)
-    table.setflags(write=False)
-    return table
+    lab = np.stack([np.interp(shares, turns, channel) for channel in _HEAT_CORNERS.T], axis=1)
+    return np.rint(from_oklab(lab)).astype(np.uint8)
 
 
 def heat_colors(values: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -85,7 +95,7 @@ def class_color(index: int) -> Color:
     lightness = (0.72, 0.62, 0.80)[index % 3]
     chroma = 0.16
     lab = (lightness, chroma * np.cos(hue), chroma * np.sin(hue))
-    red, green, blue = (round(float(value)) for value in from_oklab(lab))
+    red, green, blue = (round(value) for value in from_oklab(lab).tolist())
     return red, green, blue
 
 
@@ -95,11 +105,7 @@ def ink_on(color: Color) -> Color:
     linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     on_black, on_white = (luminance + 0.05) / 0.05, 1.05 / (luminance + 0.05)
-    return (0, 0, 0) if on_black >= on_white else (255, 255, 255)
-
-
-def _parse(text: str) -> Color:
-    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+    return BLACK if on_black >= on_white else WHITE
 
 
 def image_maps(maps: ScoreMaps) -> NDArray[np.float32]:
@@ -109,46 +115,32 @@ def image_maps(maps: ScoreMaps) -> NDArray[np.float32]:
     return sigmoid(values) if maps.kind == "logit" else values
 
 
-BLACK: Color = (0, 0, 0)
-WHITE: Color = (255, 255, 255)
-GROUND: Color = (24, 24, 28)
-HEAT_OPACITY = 0.65
-MASK_OPACITY = 0.4
-_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "NotoSansCJK-Regular.ttc")
-
-
 def draw_prediction(
     image: Image.Image,
     prediction: Prediction,
     *,
     score_map: ScoreMaps | None = None,
     truth: Truth | None = None,
-    smallest_side: int = 320,
 ) -> Image.Image:
-    """A new picture; where the longer side is smaller than asked, enlarged a whole number of times.
+    """A new picture; a small image is enlarged a whole number of times.
 
     Of several score maps the highest value counts at each pixel. The order of the classes, for
     colours and truth, is that of `prediction.scores`.
     """
-    factor = max(math.ceil(smallest_side / max(image.size)), 1)
+    factor = max(math.ceil(SMALLEST_SIDE / max(image.size)), 1)
     size = (image.width * factor, image.height * factor)
     picture = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     if score_map is not None:
         picture = overlay_heat(picture, image_maps(score_map).max(axis=0))
-    colors = _class_colors(prediction)
+    placed = (*prediction.masks, *prediction.boxes, *prediction.points)
+    names = dict.fromkeys([*prediction.scores, *(item.class_name for item in placed)])
+    colors = {name: class_color(index) for index, name in enumerate(names)}
     for mask in prediction.masks:
         picture = overlay_mask(picture, decode_mask(mask.rle), color=colors[mask.class_name])
     pen = _Pen(picture, image_size=(prediction.width, prediction.height))
     _draw_lines(pen, prediction, truth, colors)
     _draw_labels(pen, prediction, truth, colors)
     return picture
-
-
-def _class_colors(prediction: Prediction) -> dict[str, Color]:
-    names = dict.fromkeys(prediction.scores)
-    for places in (prediction.masks, prediction.boxes, prediction.points):
-        names.update(dict.fromkeys(place.class_name for place in places))
-    return {name: class_color(index) for index, name in enumerate(names)}
 
 
 def _draw_lines(
@@ -189,7 +181,7 @@ def overlay_mask(picture: Image.Image, mask: NDArray[np.bool_], *, color: Color)
     """The picture with the pixels of a mask tinted and its contour drawn."""
     whole = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
     covered = np.asarray(whole.resize(picture.size, Image.Resampling.NEAREST)) > 0
-    edge = covered & ~_eroded(covered, steps=_line_width(picture.size))
+    edge = covered & ~binary_erosion(covered, iterations=_line_width(picture.size))
     opacity = np.where(edge, 1.0, np.where(covered, MASK_OPACITY, 0.0))[..., None]
     return _blend(picture, np.broadcast_to(np.array(color, np.uint8), (*covered.shape, 3)), opacity)
 
@@ -199,15 +191,6 @@ def _blend(
 ) -> Image.Image:
     pixels = np.asarray(picture) * (1.0 - opacity) + colors * opacity
     return Image.fromarray(np.rint(pixels).astype(np.uint8))
-
-
-def _eroded(mask: NDArray[np.bool_], *, steps: int) -> NDArray[np.bool_]:
-    """Without the pixels within some steps of the border; the picture's border is one too."""
-    inner = mask
-    for _ in range(steps):
-        padded = np.pad(inner, 1)
-        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return inner
 
 
 def draw_grid(
@@ -227,21 +210,15 @@ def draw_grid(
     for number, image in enumerate(images):
         row, column = divmod(number, num_columns)
         left, top = column * width, row * (height + caption_height)
-        fitted = _fitted(image, (width - 4, height - 4))
-        sheet.paste(
-            fitted, (left + (width - fitted.width) // 2, top + (height - fitted.height) // 2)
-        )
+        factor = min((width - 4) / image.width, (height - 4) / image.height)
+        size = max(round(image.width * factor), 1), max(round(image.height * factor), 1)
+        corner = (left + (width - size[0]) // 2, top + (height - size[1]) // 2)
+        sheet.paste(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), corner)
         if number < len(captions):
             font = _font(max(height // 18, 11), captions[number])
             text = _shortened(captions[number], font, width - 8)
             draw.text((left + 4, top + height), text, font=font, fill=WHITE)
     return sheet
-
-
-def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    factor = min(size[0] / image.width, size[1] / image.height)
-    fitted = (max(round(image.width * factor), 1), max(round(image.height * factor), 1))
-    return image.convert("RGB").resize(fitted, Image.Resampling.LANCZOS)
 
 
 class _Pen:
@@ -255,7 +232,7 @@ class _Pen:
         self._labels: list[BoxLTRB] = []
 
     def box(self, box: BoxLTRB, color: Color) -> None:
-        for grown, ink, width in self._strokes(color):
+        for grown, ink, width in ((1, BLACK, self._width + 2), (0, color, self._width)):
             self._draw.rectangle(self._corners(box, grown), outline=ink, width=width)
 
     def dashed_box(self, box: BoxLTRB, color: Color) -> None:
@@ -277,31 +254,27 @@ class _Pen:
         font = _font(max(min(self._size) // 26, 11), text)
         shown = _shortened(text, font, self._size[0] - 6)
         _, top, width, bottom = (math.ceil(side) for side in font.getbbox(shown))
-        place = self._label_place(box, (width + 6, bottom + 4))
-        self._labels.append(place)
-        self._draw.rectangle(place, fill=color, outline=BLACK)
-        at = (place[0] + 3, place[1] + 2 - top // 2)
+        ground = self._free_ground(box, (width + 6, bottom + 4))
+        self._labels.append(ground)
+        self._draw.rectangle(ground, fill=color, outline=BLACK)
+        at = (ground[0] + 3, ground[1] + 2 - top // 2)
         self._draw.text(at, shown, font=font, fill=ink_on(color))
 
-    def _label_place(self, box: BoxLTRB, size: tuple[int, int]) -> BoxLTRB:
+    def _free_ground(self, box: BoxLTRB, size: tuple[int, int]) -> BoxLTRB:
         left, top, right, bottom = self._corners(box, 0)
         width, height = size
-        wanted = [
+        corners = [
             *((left, top - height), (left, bottom), (left, top), (left, bottom - height)),
             *((right - width, top - height), (right - width, bottom)),
         ]
-        places = [self._inside(x, y, width, height) for x, y in wanted]
-        free = (p for p in places if not any(_overlap(p, taken) for taken in self._labels))
-        return next(free, places[0])
+        grounds = [self._inside(x, y, width, height) for x, y in corners]
+        free = (g for g in grounds if not any(_overlap(g, taken) for taken in self._labels))
+        return next(free, grounds[0])
 
     def _inside(self, left: float, top: float, width: float, height: float) -> BoxLTRB:
         left = min(max(left, 0), max(self._size[0] - width - 1, 0))
         top = min(max(top, 0), max(self._size[1] - height - 1, 0))
         return left, top, left + width, top + height
-
-    def _strokes(self, color: Color) -> tuple[tuple[int, Color, int], ...]:
-        """(how far outside, ink, width): a dark frame and the colour within it."""
-        return (1, BLACK, self._width + 2), (0, color, self._width)
 
     def _corners(self, box: BoxLTRB, grown: int) -> BoxLTRB:
         """Pillow's corners, both drawn: the box's own outermost pixels, or `grown` outside."""
@@ -335,7 +308,7 @@ def _overlap(first: BoxLTRB, second: BoxLTRB) -> bool:
     return wide and first[1] < second[3] and second[1] < first[3]
 
 
-def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _shortened(text: str, font: Font, width: int) -> str:
     """On one line, without unprintable characters, cut to the width with dots."""
     plain = "".join(letter if letter.isprintable() else " " for letter in text)
     shown = plain
@@ -346,7 +319,7 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wi
 
 
 @cache
-def _font(size: int, text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(size: int, text: str) -> Font:
     """Pillow's own for Latin letters, the same everywhere; else one of the system's."""
     if not all(ord(letter) < 256 for letter in text):
         far_eastern = any(ord(letter) >= 0x2E80 for letter in text)
