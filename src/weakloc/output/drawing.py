@@ -132,8 +132,9 @@ def draw_prediction(
     picture = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     if score_map is not None:
         picture = overlay_heat(picture, image_maps(score_map).max(axis=0))
-    placed = (*prediction.masks, *prediction.boxes, *prediction.points)
-    names = dict.fromkeys([*prediction.scores, *(item.class_name for item in placed)])
+    names = dict.fromkeys(prediction.scores)
+    for places in (prediction.masks, prediction.boxes, prediction.points):
+        names.update(dict.fromkeys(item.class_name for item in places))
     colors = {name: class_color(index) for index, name in enumerate(names)}
     for mask in prediction.masks:
         picture = overlay_mask(picture, decode_mask(mask.rle), color=colors[mask.class_name])

@@ -8,9 +8,9 @@ an empty segmentation.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,11 @@ from weakloc.files import open_whole
 from weakloc.geometry import box_area, box_to_xywh
 from weakloc.output.exporters.objects import (
     PlacedObject,
-    Rle,
     mask_area,
     objects_of,
     outlines_of_rle,
 )
-from weakloc.output.exporters.selection import Content, ItemWriter, MaskForm, json_text, write_list
+from weakloc.output.exporters.selection import Content, ItemWriter, json_text, write_list
 
 
 def export_coco_instances(content: Content, out: Path) -> Path:
@@ -58,7 +57,7 @@ def export_coco_results(content: Content, out: Path) -> Path:
         write_list(
             stream,
             (
-                [_result(thing, image_id, numbers) for thing in objects_of(prediction)]
+                [_result(item, image_id, numbers) for item in objects_of(prediction)]
                 for image_id, prediction in enumerate(content.predictions, start=1)
             ),
         )
@@ -70,22 +69,11 @@ def _category_numbers(class_names: Sequence[str]) -> dict[str, int]:
     return {name: number for number, name in enumerate(class_names, start=1)}
 
 
-@dataclass
-class _Numbering:
-    """The running number of annotations."""
-
-    last: int = 0
-
-    def next(self) -> int:
-        self.last += 1
-        return self.last
-
-
 def _annotations(
     content: Content, numbers: Mapping[str, int], *, images: ItemWriter
 ) -> Iterator[list[dict[str, Any]]]:
     """The annotations of each image; the images themselves go to `images`."""
-    numbering, form = _Numbering(), content.options.mask_form
+    ids = itertools.count(1)
     for image_id, prediction in enumerate(content.predictions, start=1):
         record = {
             "id": image_id,
@@ -94,36 +82,32 @@ def _annotations(
             "height": prediction.height,
         }
         images.add((record,))
-        yield [
-            {
-                "id": numbering.next(),
-                "image_id": image_id,
-                "category_id": numbers[thing.class_name],
-                "bbox": box_to_xywh(thing.box),
-                "area": box_area(thing.box) if thing.rle is None else mask_area(thing.rle),
-                "segmentation": _segmentation(thing.rle, prediction.image, form),
-                "iscrowd": 0,
-                "score": thing.score,
-            }
-            for thing in objects_of(prediction)
-        ]
+        annotations = []
+        for item in objects_of(prediction):
+            segmentation: Any = [] if item.rle is None else item.rle
+            if item.rle is not None and content.options.mask_form == "polygon":
+                outlines = outlines_of_rle(item.rle, where=prediction.image)
+                segmentation = [outline.ravel().tolist() for outline in outlines]
+            annotations.append(
+                {
+                    "id": next(ids),
+                    "image_id": image_id,
+                    "category_id": numbers[item.class_name],
+                    "bbox": box_to_xywh(item.box),
+                    "area": box_area(item.box) if item.rle is None else mask_area(item.rle),
+                    "segmentation": segmentation,
+                    "iscrowd": 0,
+                    "score": item.score,
+                }
+            )
+        yield annotations
 
 
-def _segmentation(rle: Rle | None, image: str, masks: MaskForm) -> Any:
-    if rle is None:
-        return []
-    if masks == "rle":
-        return rle
-    return [outline.ravel().tolist() for outline in outlines_of_rle(rle, where=image)]
-
-
-def _result(thing: PlacedObject, image_id: int, numbers: Mapping[str, int]) -> dict[str, Any]:
-    result: dict[str, Any] = {
+def _result(item: PlacedObject, image_id: int, numbers: Mapping[str, int]) -> dict[str, Any]:
+    result = {
         "image_id": image_id,
-        "category_id": numbers[thing.class_name],
-        "bbox": box_to_xywh(thing.box),
-        "score": thing.score,
+        "category_id": numbers[item.class_name],
+        "bbox": box_to_xywh(item.box),
+        "score": item.score,
     }
-    if thing.rle is not None:
-        result["segmentation"] = thing.rle
-    return result
+    return result if item.rle is None else {**result, "segmentation": item.rle}

@@ -15,6 +15,7 @@ import numpy as np
 from weakloc.files import open_whole
 from weakloc.output.exporters.objects import (
     PlacedObject,
+    Rle,
     objects_of,
     outlines_of_rle,
     tight_box,
@@ -53,48 +54,43 @@ def _image_lines(number: int, prediction: Prediction, options: ExportOptions) ->
         f'<image id="{number}" name={xml_attribute(prediction.image)} '
         f'width="{prediction.width}" height="{prediction.height}">\n'
     )
-    for group, thing in enumerate(objects_of(prediction), start=1):
-        yield _box_line(thing, group)
-        yield from _mask_lines(thing, group, prediction.image, options.mask_form)
+    for group, item in enumerate(objects_of(prediction), start=1):
+        sides = zip(("xtl", "ytl", "xbr", "ybr"), item.box, strict=True)
+        box = " ".join(f'{side}="{value:.2f}"' for side, value in sides)
+        yield _shape("box", item.class_name, box, item.score, group=group)
+        yield from _mask_lines(item, group, prediction.image, options.mask_form)
     for point in prediction.points:
-        place = f'points="{point.x:.2f},{point.y:.2f}"'
-        yield _shape("points", point.class_name, place, point.score, group=0)
+        corner = f'points="{point.x:.2f},{point.y:.2f}"'
+        yield _shape("points", point.class_name, corner, point.score, group=0)
     for name, score in prediction.scores.items():
         if score >= options.tag_threshold:
             yield f'<tag label={xml_attribute(name)} source="auto">{_score(score)}</tag>\n'
     yield "</image>\n"
 
 
-def _box_line(thing: PlacedObject, group: int) -> str:
-    names = ("xtl", "ytl", "xbr", "ybr")
-    place = " ".join(f'{n}="{value:.2f}"' for n, value in zip(names, thing.box, strict=True))
-    return _shape("box", thing.class_name, place, thing.score, group=group)
-
-
-def _mask_lines(thing: PlacedObject, group: int, image: str, masks: MaskForm) -> Iterator[str]:
-    if thing.rle is None:
+def _mask_lines(item: PlacedObject, group: int, image: str, form: MaskForm) -> Iterator[str]:
+    if item.rle is None:
         return
-    if masks == "rle":
-        yield _shape("mask", thing.class_name, _mask_place(thing), thing.score, group=group)
+    if form == "rle":
+        yield _shape("mask", item.class_name, _mask_runs(item.rle), item.score, group=group)
         return
-    for outline in outlines_of_rle(thing.rle, where=image):
+    for outline in outlines_of_rle(item.rle, where=image):
         corners = ";".join(f"{x:.2f},{y:.2f}" for x, y in outline.tolist())
-        yield _shape("polygon", thing.class_name, f'points="{corners}"', thing.score, group=group)
+        yield _shape("polygon", item.class_name, f'points="{corners}"', item.score, group=group)
 
 
-def _mask_place(thing: PlacedObject) -> str:
-    assert thing.rle is not None
-    left, top, right, bottom = (int(side) for side in tight_box(thing.rle))
-    flat = decode_mask(thing.rle)[top:bottom, left:right].ravel()
+def _mask_runs(rle: Rle) -> str:
+    left, top, right, bottom = (int(side) for side in tight_box(rle))
+    flat = decode_mask(rle)[top:bottom, left:right].ravel()
     changes = np.flatnonzero(np.diff(flat, prepend=False))
     runs = ", ".join(map(str, np.diff(changes, prepend=0, append=flat.size).tolist()))
     return f'rle="{runs}" left="{left}" top="{top}" width="{right - left}" height="{bottom - top}"'
 
 
-def _shape(kind: str, class_name: str, place: str, score: float, *, group: int) -> str:
+def _shape(kind: str, class_name: str, geometry: str, score: float, *, group: int) -> str:
     grouped = f' group_id="{group}"' if group else ""
     return (
-        f'<{kind} label={xml_attribute(class_name)} source="auto" occluded="0" {place} '
+        f'<{kind} label={xml_attribute(class_name)} source="auto" occluded="0" {geometry} '
         f'z_order="0"{grouped}>{_score(score)}</{kind}>\n'
     )
 

@@ -27,39 +27,11 @@ from weakloc.rle import decode_mask
 from weakloc.settings import ExportOptions
 from weakloc.structures import Box, Mask, Point, Prediction
 
+LOCAL_FILES = "/data/local-files/?d="
+POINT_WIDTH = 0.6  # percent of the image's width: how large Label Studio draws a point
 VALUE_BITS = 8
 COUNTER_BITS = (3, 4, 8, 16)
 VALUES_PER_PIXEL = 4
-
-
-def pack_brush(mask: NDArray[np.bool_]) -> list[int]:
-    """The bytes that Label Studio expects under `rle`."""
-    flat = mask.ravel()
-    starts = np.concatenate(([0], np.flatnonzero(np.diff(flat)) + 1))
-    runs = np.diff(np.append(starts, flat.size)) * VALUES_PER_PIXEL
-    bits = [f"{flat.size * VALUES_PER_PIXEL:032b}", f"{VALUE_BITS - 1:05b}"]
-    bits += [f"{count - 1:04b}" for count in COUNTER_BITS]
-    for start, run in zip(starts.tolist(), runs.tolist(), strict=True):
-        bits += _packed_run(run, 255 if flat[start] else 0)
-    text = "".join(bits)
-    text += "0" * (-len(text) % 8)
-    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
-
-
-def _packed_run(run: int, value: int) -> list[str]:
-    """One run, in as many pieces as the largest counter asks for."""
-    pieces = []
-    largest = 1 << COUNTER_BITS[-1]
-    while run > 0:
-        piece = min(run, largest)
-        index = next(i for i, bits in enumerate(COUNTER_BITS) if piece <= 1 << bits)
-        pieces.append(f"1{index:02b}{piece - 1:0{COUNTER_BITS[index]}b}{value:08b}")
-        run -= piece
-    return pieces
-
-
-LOCAL_FILES = "/data/local-files/?d="
-POINT_WIDTH = 0.6  # percent of the image's width: how large Label Studio draws a point
 
 
 def export_label_studio(content: Content, out: Path) -> Path:
@@ -70,8 +42,8 @@ def export_label_studio(content: Content, out: Path) -> Path:
         stream.write(labelling_config(content.class_names, masks=content.options.mask_form))
     path = out / "tasks.json"
     with open_whole(path) as stream:
-        tasks = (task(prediction, prefix, content.options) for prediction in content.predictions)
-        write_list(stream, ([each] for each in tasks))
+        options = content.options
+        write_list(stream, ([task(item, prefix, options)] for item in content.predictions))
         stream.write("\n")
     return path
 
@@ -155,6 +127,32 @@ def _brush(mask: Mask, prediction: Prediction) -> list[dict[str, Any]]:
     return [_region("brushlabels", "masks", value, mask.score)]
 
 
+def pack_brush(mask: NDArray[np.bool_]) -> list[int]:
+    """The bytes that Label Studio expects under `rle`."""
+    flat = mask.ravel()
+    starts = np.concatenate(([0], np.flatnonzero(np.diff(flat)) + 1))
+    runs = np.diff(np.append(starts, flat.size)) * VALUES_PER_PIXEL
+    bits = [f"{flat.size * VALUES_PER_PIXEL:032b}", f"{VALUE_BITS - 1:05b}"]
+    bits += [f"{count - 1:04b}" for count in COUNTER_BITS]
+    for start, run in zip(starts.tolist(), runs.tolist(), strict=True):
+        bits += _packed_run(run, 255 if flat[start] else 0)
+    text = "".join(bits)
+    text += "0" * (-len(text) % 8)
+    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
+
+
+def _packed_run(run: int, value: int) -> list[str]:
+    """One run, in as many pieces as the largest counter asks for."""
+    pieces = []
+    largest = 1 << COUNTER_BITS[-1]
+    while run > 0:
+        piece = min(run, largest)
+        index = next(i for i, bits in enumerate(COUNTER_BITS) if piece <= 1 << bits)
+        pieces.append(f"1{index:02b}{piece - 1:0{COUNTER_BITS[index]}b}{value:08b}")
+        run -= piece
+    return pieces
+
+
 def _polygons(mask: Mask, prediction: Prediction) -> list[dict[str, Any]]:
     """One region for each connected part; Label Studio has no polygons of several parts."""
     percent = np.array([100.0 / prediction.width, 100.0 / prediction.height])
@@ -177,8 +175,8 @@ def _region(kind: str, control: str, value: dict[str, Any], score: float) -> dic
 
 
 def _tags(prediction: Prediction, options: ExportOptions) -> list[dict[str, Any]]:
-    seen = [name for name, score in prediction.scores.items() if score >= options.tag_threshold]
-    if not seen:
+    likely = [name for name, score in prediction.scores.items() if score >= options.tag_threshold]
+    if not likely:
         return []
     return [
         {
@@ -186,8 +184,8 @@ def _tags(prediction: Prediction, options: ExportOptions) -> list[dict[str, Any]
             "type": "choices",
             "from_name": "tags",
             "to_name": "image",
-            "value": {"choices": seen},
-            "score": max(prediction.scores[name] for name in seen),
+            "value": {"choices": likely},
+            "score": max(prediction.scores[name] for name in likely),
         }
     ]
 

@@ -21,19 +21,22 @@ BoolMask: TypeAlias = NDArray[np.bool_]
 
 def outlines_of(mask: BoolMask) -> list[Corners]:
     """One outline for each part whose pixels share sides, clockwise, from the top down."""
-    loops, loop_of_top_edge = _loops(mask)
+    corners_of_loops, ends, loop_of_top_edge = _trace(np.pad(mask, 1))
+    loops = np.split(corners_of_loops, ends[:-1]) if len(ends) else []
     outlines: list[list[tuple[int, int]]] = []
     owner: dict[int, int] = {}  # loop -> the outline that it has become a part of
     for number, loop in enumerate(loops):  # by their topmost edge: holes after what is above them
         corners: list[tuple[int, int]] = list(map(tuple, loop.tolist()))
-        if _is_clockwise(loop):
+        x, y = loop.astype(np.int64).T
+        if np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) > 0:  # clockwise, as y points down
             owner[number] = len(outlines)
             outlines.append(corners)
         else:
-            x, y = min(corners, key=lambda corner: (corner[1], corner[0]))
-            row = _border_above(mask, column=x, row=y - 1)
-            owner[number] = owner[int(loop_of_top_edge[row, x])]
-            _splice(outlines[owner[number]], corners, start=(x, y), row=row)
+            left, top = min(corners, key=lambda corner: (corner[1], corner[0]))
+            gaps = np.flatnonzero(~mask[: top - 1, left])  # in the column above the hole's border
+            row = int(gaps[-1]) + 1 if len(gaps) else 0
+            owner[number] = owner[int(loop_of_top_edge[row, left])]
+            _splice(outlines[owner[number]], corners, start=(left, top), row=row)
     return [np.array(corners, dtype=np.int32) for corners in outlines]
 
 
@@ -47,17 +50,6 @@ def join_outlines(outlines: list[Corners]) -> Corners:
         back = joined[:1]
         joined = np.concatenate((joined, back, outline, outline[:1], back))
     return joined
-
-
-def _is_clockwise(loop: Corners) -> bool:
-    x, y = loop[:, 0].astype(np.int64), loop[:, 1].astype(np.int64)
-    return bool(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) > 0)  # y points down
-
-
-def _border_above(mask: BoolMask, *, column: int, row: int) -> int:
-    """The row whose upper border ends the run of mask pixels that reaches up from `row`."""
-    above = np.flatnonzero(~mask[:row, column])
-    return int(above[-1]) + 1 if len(above) else 0
 
 
 def _splice(
@@ -80,20 +72,15 @@ def _splice(
     raise AssertionError("a hole lies below a border of its own part")
 
 
-def _loops(mask: BoolMask) -> tuple[list[Corners], NDArray[np.int32]]:
-    """Every closed border with the mask on its right hand, by its topmost edge."""
-    padded = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), dtype=np.bool_)
-    padded[1:-1, 1:-1] = mask
-    corners, ends, loop_of_top_edge = _trace(padded)
-    return np.split(corners, ends[:-1]) if len(ends) else [], loop_of_top_edge
-
-
 @njit(cache=True)
 def _trace(
     padded: NDArray[np.bool_],
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
-    """The corners of all loops one after another, where each ends, and the loop of each border
-    that has a mask pixel below and none above."""
+    """Every closed border with the mask on its right hand, by its topmost edge.
+
+    The corners of all loops one after another, where each ends, and the loop of each border that
+    has a mask pixel below and none above.
+    """
     is_top = padded[1:-1, 1:-1] & ~padded[:-2, 1:-1]
     num_top = np.count_nonzero(is_top)
     loop_of = np.full((padded.shape[0] - 1, padded.shape[1] - 2), -1, dtype=np.int32)

@@ -1,10 +1,11 @@
-"""What of the predictions is exported: thresholds, the best few, tagged classes only."""
+"""What all exporters share: selected predictions, names of files, lists of JSON, text of XML."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, TypeAlias, TypeVar
@@ -15,7 +16,11 @@ from weakloc.settings import ExportOptions
 from weakloc.structures import Box, Mask, Point, Prediction
 
 MaskForm: TypeAlias = Literal["rle", "polygon"]
-Place = TypeVar("Place", Point, Box, Mask)
+AnyPlace = TypeVar("AnyPlace", Point, Box, Mask)
+AT_ONCE = 64  # items; the encoder's start costs as much as a few items
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+# XML 1.0 has no way to write these, not even escaped.
+_UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -31,66 +36,54 @@ class Content:
 def selected(
     predictions: Iterable[Prediction], *, class_names: Sequence[str], options: ExportOptions
 ) -> Iterator[Prediction]:
-    """Each prediction with the places that the options let through, best first where cut."""
+    """Each prediction with the places that the options let through, in their order."""
     known = frozenset(class_names)
     is_everything = options.score_threshold <= 0 and not options.tagged_only
     is_everything &= options.best_per_class is None and options.best_per_image is None
     for prediction in predictions:
-        _check_classes(prediction, known)
-        yield prediction if is_everything else _select(prediction, options)
+        for places in (prediction.points, prediction.boxes, prediction.masks):
+            for item in places:
+                if item.class_name not in known:
+                    raise PredictionsError(
+                        f"there is no class {item.class_name!r}",
+                        where=prediction.image,
+                        remedy=did_you_mean(item.class_name, known),
+                    )
+        yield prediction if is_everything else _select(prediction, known, options)
 
 
-def _check_classes(prediction: Prediction, known: frozenset[str]) -> None:
-    for places in (prediction.points, prediction.boxes, prediction.masks):
-        for place in places:
-            if place.class_name not in known:
-                raise PredictionsError(
-                    f"there is no class {place.class_name!r}",
-                    where=prediction.image,
-                    remedy=did_you_mean(place.class_name, known),
-                )
-
-
-def _select(prediction: Prediction, options: ExportOptions) -> Prediction:
-    wanted = _wanted_classes(prediction, options)
-
-    def choose(places: Sequence[Place]) -> tuple[Place, ...]:
-        return _choose(places, wanted, options)
-
+def _select(
+    prediction: Prediction, class_names: Collection[str], options: ExportOptions
+) -> Prediction:
+    if options.tagged_only:
+        tags = prediction.extra.get("tags")
+        if not isinstance(tags, list | tuple):
+            raise PredictionsError(
+                "was predicted without tags, and only tagged classes are asked for",
+                where=prediction.image,
+                remedy="Predict with --tags",
+            )
+        class_names = frozenset(tags)
     return replace(
         prediction,
-        points=choose(prediction.points),
-        boxes=choose(prediction.boxes),
-        masks=choose(prediction.masks),
+        points=_best(prediction.points, class_names, options),
+        boxes=_best(prediction.boxes, class_names, options),
+        masks=_best(prediction.masks, class_names, options),
     )
 
 
-def _wanted_classes(prediction: Prediction, options: ExportOptions) -> Callable[[str], bool]:
-    if not options.tagged_only:
-        return lambda _: True
-    tags = prediction.extra.get("tags")
-    if not isinstance(tags, list | tuple):
-        raise PredictionsError(
-            "was predicted without tags, and only tagged classes are asked for",
-            where=prediction.image,
-            remedy="Predict with --tags",
-        )
-    return frozenset(tags).__contains__
-
-
-def _choose(
-    places: Sequence[Place], is_wanted: Callable[[str], bool], options: ExportOptions
-) -> tuple[Place, ...]:
-    """Keeps the given order; among equal scores the first come is the better."""
-    ranked = sorted(range(len(places)), key=lambda index: (-places[index].score, index))
-    counts: dict[str, int] = {}
+def _best(
+    places: Sequence[AnyPlace], class_names: Collection[str], options: ExportOptions
+) -> tuple[AnyPlace, ...]:
+    """Among equal scores the first come is the better."""
+    counts: Counter[str] = Counter()
     kept: list[int] = []
-    for index in ranked:
-        place = places[index]
-        if place.score < options.score_threshold or not is_wanted(place.class_name):
+    for index in sorted(range(len(places)), key=lambda index: (-places[index].score, index)):
+        name = places[index].class_name
+        if places[index].score < options.score_threshold or name not in class_names:
             continue
-        counts[place.class_name] = counts.get(place.class_name, 0) + 1
-        if options.best_per_class is None or counts[place.class_name] <= options.best_per_class:
+        counts[name] += 1
+        if options.best_per_class is None or counts[name] <= options.best_per_class:
             kept.append(index)
     return tuple(places[index] for index in sorted(kept[: options.best_per_image]))
 
@@ -113,21 +106,17 @@ def sidecar(folder: Path, image: str, suffix: str) -> Path:
 
 def with_stems_of_their_own(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
     """The predictions; two images that differ in their suffix only are an error."""
-    seen: set[int] = set()  # hashes: the names themselves would take several times the memory
+    stems: set[int] = set()  # hashes: the names themselves would take several times the memory
     for prediction in predictions:
         key = hash(image_stem(prediction.image))
-        if key in seen:
+        if key in stems:
             raise PredictionsError(
                 f"{prediction.image!r} would share a file with an image before it, which differs "
                 "in its suffix only",
                 remedy="Rename one of them, or export to COCO, CVAT or CSV",
             )
-        seen.add(key)
+        stems.add(key)
         yield prediction
-
-
-AT_ONCE = 64  # items; the encoder's start costs as much as a few items
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 def json_text(value: Any) -> str:
@@ -164,10 +153,6 @@ def write_list(stream: IO[str], pieces: Iterable[list[Any]]) -> None:
     stream.write("\n]")
 
 
-# XML 1.0 has no way to write these, not even escaped.
-_UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-
-
 def xml_text(name: str) -> str:
     return escape(_checked(name), {"\r": "&#13;"})
 
@@ -178,10 +163,10 @@ def xml_attribute(name: str) -> str:
 
 
 def _checked(name: str) -> str:
-    found = _UNWRITABLE.search(name)
-    if found:
+    unwritable = _UNWRITABLE.search(name)
+    if unwritable:
         raise PredictionsError(
-            f"{name!r} holds the character U+{ord(found.group()):04X}, which XML cannot write",
+            f"{name!r} holds the character U+{ord(unwritable.group()):04X}, which XML cannot write",
             remedy="Export to a JSON format, or rename it",
         )
     return name

@@ -6,19 +6,16 @@ overlap, the one with the higher score lies above.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from weakloc.data.readers.voc import label_map_text, voc_palette
 from weakloc.errors import PredictionsError
 from weakloc.files import open_whole, write_whole
-from weakloc.geometry import BoxLTRB, box_to_voc
+from weakloc.geometry import box_to_voc
 from weakloc.output.exporters.objects import PlacedObject, objects_of
 from weakloc.output.exporters.selection import (
     Content,
@@ -36,7 +33,7 @@ LARGEST_VALUE = 254  # 255 means void
 def export_voc_boxes(content: Content, out: Path) -> Path:
     """The XML files; each object also has its score."""
     folder = out / "Annotations"
-    with _listing(out / "ImageSets" / "Main") as listing:
+    with open_whole(out / "ImageSets" / "Main" / "predicted.txt") as listing:
         for prediction in with_stems_of_their_own(content.predictions):
             with open_whole(sidecar(folder, prediction.image, ".xml")) as stream:
                 stream.write(_annotation(prediction))
@@ -53,7 +50,7 @@ def export_voc_masks(content: Content, out: Path) -> Path:
             remedy="Export masks to COCO",
         )
     has_masks = False
-    with _listing(out / "ImageSets" / "Segmentation") as listing:
+    with open_whole(out / "ImageSets" / "Segmentation" / "predicted.txt") as listing:
         for prediction in with_stems_of_their_own(content.predictions):
             has_masks |= bool(prediction.masks)
             _write_masks(prediction, out, content.class_names)
@@ -72,12 +69,6 @@ def _write_label_map(out: Path, class_names: Sequence[str]) -> None:
         stream.write(label_map_text(class_names))
 
 
-@contextmanager
-def _listing(folder: Path) -> Iterator[IO[str]]:
-    with open_whole(folder / "predicted.txt") as stream:
-        yield stream
-
-
 def _annotation(prediction: Prediction) -> str:
     path = PurePosixPath(prediction.image)
     size = f"<width>{prediction.width}</width><height>{prediction.height}</height>"
@@ -89,53 +80,44 @@ def _annotation(prediction: Prediction) -> str:
         f"  <size>{size}<depth>3</depth></size>",
         f"  <segmented>{bool(prediction.masks):d}</segmented>",
     ]
-    for thing in objects_of(prediction):
-        lines += _object_lines(thing)
+    for item in objects_of(prediction):
+        lines += _object_lines(item)
     return "\n".join([*lines, "</annotation>"]) + "\n"
 
 
-def _object_lines(thing: PlacedObject) -> list[str]:
-    corners = zip(("xmin", "ymin", "xmax", "ymax"), _whole_box(thing.box), strict=True)
-    bounds = "".join(f"<{name}>{value}</{name}>" for name, value in corners)
+def _object_lines(item: PlacedObject) -> list[str]:
+    """The box is rounded to pixel borders, at least a pixel wide and high."""
+    left, top, right, bottom = (round(side) for side in box_to_voc(item.box))
+    corner = f"<xmax>{max(right, left)}</xmax><ymax>{max(bottom, top)}</ymax>"
     return [
         "  <object>",
-        f"    <name>{xml_text(thing.class_name)}</name>",
+        f"    <name>{xml_text(item.class_name)}</name>",
         "    <pose>Unspecified</pose>",
         "    <truncated>0</truncated>",
         "    <difficult>0</difficult>",
-        f"    <score>{thing.score!r}</score>",
-        f"    <bndbox>{bounds}</bndbox>",
+        f"    <score>{item.score!r}</score>",
+        f"    <bndbox><xmin>{left}</xmin><ymin>{top}</ymin>{corner}</bndbox>",
         "  </object>",
     ]
-
-
-def _whole_box(box: BoxLTRB) -> tuple[int, int, int, int]:
-    """Rounded to pixel borders, at least a pixel wide and high."""
-    left, top, right, bottom = (round(side) for side in box_to_voc(box))
-    return left, top, max(right, left), max(bottom, top)
 
 
 def _write_masks(prediction: Prediction, out: Path, class_names: Sequence[str]) -> None:
     classes = np.zeros((prediction.height, prediction.width), dtype=np.uint8)
     instances = np.zeros_like(classes)
-    things = [thing for thing in objects_of(prediction) if thing.rle is not None]
-    if len(things) > LARGEST_VALUE:
+    masks = [(item, item.rle) for item in objects_of(prediction) if item.rle is not None]
+    if len(masks) > LARGEST_VALUE:
         raise PredictionsError(
-            f"has {len(things)} masks, more than a VOC mask has values",
+            f"has {len(masks)} masks, more than a VOC mask has values",
             where=prediction.image,
             remedy=f"Choose the best {LARGEST_VALUE} of each image at most",
         )
-    for number in sorted(range(len(things)), key=lambda index: things[index].score):
-        rle = things[number].rle
-        mask = decode_mask(rle) if rle is not None else np.zeros(classes.shape, dtype=bool)
-        classes[mask] = class_names.index(things[number].class_name) + 1
-        instances[mask] = number + 1
+    numbered = enumerate(masks, start=1)
+    for number, (item, rle) in sorted(numbered, key=lambda entry: entry[1][0].score):
+        mask = decode_mask(rle)
+        classes[mask] = class_names.index(item.class_name) + 1
+        instances[mask] = number
     for name, values in (("SegmentationClass", classes), ("SegmentationObject", instances)):
-        _write_indices(sidecar(out / name, prediction.image, ".png"), values)
-
-
-def _write_indices(path: Path, values: NDArray[np.uint8]) -> None:
-    picture = Image.fromarray(values)
-    picture.putpalette(voc_palette())
-    with write_whole(path) as temporary:
-        picture.save(temporary)
+        picture = Image.fromarray(values)
+        picture.putpalette(voc_palette())
+        with write_whole(sidecar(out / name, prediction.image, ".png")) as temporary:
+            picture.save(temporary)

@@ -7,7 +7,8 @@ link to the folder of the images where the file system knows links.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,12 +27,17 @@ from weakloc.output.exporters.objects import (
 from weakloc.output.exporters.selection import Content, sidecar, with_stems_of_their_own
 from weakloc.structures import Prediction
 
-Describe: TypeAlias = Callable[[PlacedObject, Prediction], list[float]]
+Shares: TypeAlias = NDArray[np.float64]  # of the image's width and height
+Describe: TypeAlias = Callable[[PlacedObject, Prediction], Shares]
 
 
 def export_yolo_boxes(content: Content, out: Path) -> Path:
     """`class centre-x centre-y width height`."""
-    return _export(content, out, _box_shares)
+
+    def box_shares(item: PlacedObject, prediction: Prediction) -> Shares:
+        return np.array(box_to_yolo(item.box, (prediction.width, prediction.height)))
+
+    return _export(content, out, box_shares)
 
 
 def export_yolo_polygons(content: Content, out: Path) -> Path:
@@ -39,56 +45,34 @@ def export_yolo_polygons(content: Content, out: Path) -> Path:
 
     An object without a mask is written as the four corners of its box.
     """
-    return _export(content, out, _polygon_shares)
+
+    def polygon_shares(item: PlacedObject, prediction: Prediction) -> Shares:
+        left, top, right, bottom = item.box
+        corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+        if item.rle is not None:
+            corners = join_outlines(outlines_of_rle(item.rle, where=prediction.image)).astype(float)
+        return np.asarray(corners / (float(prediction.width), float(prediction.height))).ravel()
+
+    return _export(content, out, polygon_shares)
 
 
 def _export(content: Content, out: Path, describe: Describe) -> Path:
     numbers = {name: number for number, name in enumerate(content.class_names)}
     for prediction in with_stems_of_their_own(content.predictions):
         with open_whole(sidecar(out / "labels", prediction.image, ".txt")) as stream:
-            for thing in objects_of(prediction):
-                shares = " ".join(f"{share:.9g}" for share in describe(thing, prediction))
-                stream.write(f"{numbers[thing.class_name]} {shares}\n")
-    if content.image_root is not None:
-        _link(out / "images", content.image_root)
-    return _write_description(out / "data.yaml", content.class_names)
-
-
-def _box_shares(thing: PlacedObject, prediction: Prediction) -> list[float]:
-    return list(box_to_yolo(thing.box, (prediction.width, prediction.height)))
-
-
-def _polygon_shares(thing: PlacedObject, prediction: Prediction) -> list[float]:
-    corners: NDArray[np.float64] = _corners(thing, prediction) / (
-        float(prediction.width),
-        float(prediction.height),
-    )
-    return [float(share) for share in corners.ravel()]
-
-
-def _corners(thing: PlacedObject, prediction: Prediction) -> NDArray[np.float64]:
-    if thing.rle is None:
-        left, top, right, bottom = thing.box
-        return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
-    return join_outlines(outlines_of_rle(thing.rle, where=prediction.image)).astype(np.float64)
-
-
-def _link(link: Path, image_root: Path) -> None:
-    """Without links (some file systems) the images can be moved there by hand."""
-    if not link.exists() and not link.is_symlink():
-        try:
-            link.symlink_to(image_root.resolve(), target_is_directory=True)
-        except OSError:
-            return
-
-
-def _write_description(path: Path, class_names: Sequence[str]) -> Path:
+            for item in objects_of(prediction):
+                shares = " ".join(f"{share:.9g}" for share in describe(item, prediction).tolist())
+                stream.write(f"{numbers[item.class_name]} {shares}\n")
+    link = out / "images"
+    if content.image_root is not None and not link.exists() and not link.is_symlink():
+        with suppress(OSError):  # without links (some file systems) images can be moved there
+            link.symlink_to(content.image_root.resolve(), target_is_directory=True)
     description = {
         "path": ".",
         "train": "images",
         "val": "images",
-        "names": dict(enumerate(class_names)),
+        "names": dict(enumerate(content.class_names)),
     }
-    with open_whole(path) as stream:
+    with open_whole(out / "data.yaml") as stream:
         yaml.safe_dump(description, stream, allow_unicode=True, sort_keys=False)
-    return path
+    return out / "data.yaml"
