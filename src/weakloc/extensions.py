@@ -47,12 +47,12 @@ def package_of(group: Group, name: str) -> str | None:
     return _packages(entries) if entries else None
 
 
-def require_package(group: Group, name: str, package: str | None, *, where: str) -> None:
+def require_package(group: Group, name: str, package: str | None, *, record: str) -> None:
     """MissingPackageError where `package` once added this name and nothing adds it now."""
     if package is not None and name not in _added(group):
         raise MissingPackageError(
             f"{name!r} among its {group} comes from the package {package}, which is not installed",
-            where=where,
+            where=record,
             remedy=f"Install it: pip install {package}",
         )
 

@@ -41,6 +41,10 @@ def test_text_survives_the_way_through_a_spec(text: str) -> None:
         ("net[1x=2]", "is not key=value"),
         ("net[x=(1,2]", "left open"),
         ("net[x='1]", "left open"),
+        ("net[x=1]]", "left open"),
+        ("net[x=7x7]", "'x=7x7' is not key=value, with quotes around what is no plain word"),
+        ("net[x=1) + (2]", "is not key=value"),
+        ("net[**x]", "is not key=value"),
         ("net[mean=dark]", "mean must be a number"),
         ("net[std=(1,2)]", "std must be a number or three"),
         ("net[std=0]", "std must be positive"),
@@ -56,6 +60,11 @@ def test_a_malformed_name_is_refused_with_its_reason(text: str, reason: str) -> 
 def test_code_in_a_value_stays_text() -> None:
     spec = BackboneSpec.parse("net[x=__import__('os').getcwd()]")
     assert spec.arguments["x"] == "__import__('os').getcwd()"
+
+
+def test_any_text_can_be_given_in_quotes() -> None:
+    spec = BackboneSpec.parse("net[x='7x7, (or', y=\"a]\", z=lower-case.name]")
+    assert dict(spec.arguments) == {"x": "7x7, (or", "y": "a]", "z": "lower-case.name"}
 
 
 def test_an_impossible_output_stride_is_refused() -> None:

@@ -20,11 +20,11 @@ METHODS: Mapping[str, type[Method]] = Choices(
 
 
 def method_named(
-    name: str, preset: Preset, choices: Mapping[str, Any], *, where: str = ""
+    name: str, preset: Preset, choices: Mapping[str, Any], *, prefix: str = ""
 ) -> Method:
     """The method of this name with some of its fields changed, as by `{"maps_per_class": 8}`.
 
-    `where` stands before a field's name in errors.
+    `prefix` stands before a field's name in errors.
     """
     if name not in METHODS:
         raise SettingError(f"method {name!r} is not known", remedy=did_you_mean(name, METHODS))
@@ -39,4 +39,4 @@ def method_named(
     method = kind.literal() if preset == "literal" else kind.practical()
     if not choices:
         return method
-    return from_settings(kind, merged_settings(to_settings(method), choices), where=where)
+    return from_settings(kind, merged_settings(to_settings(method), choices), prefix=prefix)

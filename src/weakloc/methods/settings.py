@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import types
@@ -19,19 +20,23 @@ def to_settings(value: Any) -> dict[str, Any]:
     return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
 
 
-def from_settings(kind: type[Values], values: Mapping[str, Any], *, where: str = "") -> Values:
-    """The dataclass with these fields; fields not given keep their defaults."""
+def from_settings(kind: type[Values], values: Mapping[str, Any], *, prefix: str = "") -> Values:
+    """The dataclass with these fields; fields not given keep their defaults.
+
+    `prefix` stands before a field's name in errors. msgspec.convert would pass over names that do
+    not exist, knows no infinity, and says neither the value met nor the options there are.
+    """
     hints = get_type_hints(kind)
     fields = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in values:
         if name not in fields:
             remedy = did_you_mean(name, fields)
-            raise SettingError(f"there is no setting {where + name!r}", remedy=remedy)
-    read = {name: _read(value, hints[name], where + name) for name, value in values.items()}
+            raise SettingError(f"there is no setting {prefix + name!r}", remedy=remedy)
+    read = {name: _read(value, hints[name], prefix + name) for name, value in values.items()}
     for name, item in fields.items():
         has_default = {item.default, item.default_factory} != {dataclasses.MISSING}
         if name not in read and not has_default:
-            raise SettingError("no value is given", where=where + name)
+            raise SettingError("no value is given", where=prefix + name)
     return kind(**read)
 
 
@@ -53,46 +58,28 @@ def _plain(value: Any) -> Any:
     return "inf" if value == math.inf else value
 
 
-def _read(value: Any, hint: Any, where: str) -> Any:
+def _read(value: Any, hint: Any, field: str) -> Any:
     """A JSON value as the annotated type."""
-    origin = get_origin(hint)
+    origin, parts = get_origin(hint), get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        return _read_union(value, hint, where)
-    if origin is tuple and isinstance(value, (list, tuple)):
-        return _read_tuple(value, get_args(hint), where)
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return from_settings(typing.cast("type[Any]", hint), value, where=f"{where}.")
-    is_option = origin is Literal and value in get_args(hint)
-    if is_option or (isinstance(hint, type) and type(value) is hint):
-        return value
-    if hint is float and (value == "inf" or type(value) is int):
+        for option in parts:
+            with contextlib.suppress(SettingError):
+                return _read(value, option, field)
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        hints = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        if len(hints) == len(value):
+            return tuple(
+                _read(part, option, field) for part, option in zip(value, hints, strict=True)
+            )
+        remedy = f"Give {len(hints)} values"
+        raise SettingError(f"{value!r} will not do", where=field, remedy=remedy)
+    elif dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return from_settings(typing.cast("type[Any]", hint), value, prefix=f"{field}.")
+    elif hint is float and (value == "inf" or type(value) is int):
         return float(value)
-    raise _unfit(value, _described(hint), where)
-
-
-def _read_union(value: Any, hint: Any, where: str) -> Any:
-    if value is None and type(None) in get_args(hint):
-        return None
-    for option in get_args(hint):
-        try:
-            return _read(value, option, where)
-        except SettingError:
-            continue
-    raise _unfit(value, _described(hint), where)
-
-
-def _read_tuple(value: Any, parts: tuple[Any, ...], where: str) -> tuple[Any, ...]:
-    if parts[-1] is Ellipsis:
-        return tuple(_read(part, parts[0], where) for part in value)
-    if len(parts) != len(value):
-        raise SettingError(
-            f"{value!r} will not do", where=where, remedy=f"Give {len(parts)} values"
-        )
-    return tuple(_read(part, hint, where) for part, hint in zip(value, parts, strict=True))
-
-
-def _unfit(value: Any, wanted: str, where: str) -> SettingError:
-    return SettingError(f"{value!r} will not do", where=where, remedy=f"Give {wanted}")
+    elif value in parts if origin is Literal else type(value) is hint:
+        return value
+    raise SettingError(f"{value!r} will not do", where=field, remedy=f"Give {_described(hint)}")
 
 
 def _described(hint: Any) -> str:

@@ -13,7 +13,6 @@ ConvNeXt and vision transformers tile their input, so that both answers agree.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +20,10 @@ from torch import Tensor, nn
 from weakloc.errors import ExtensionError, SettingError, did_you_mean
 from weakloc.extensions import Choices, package_of
 from weakloc.geometry import GridTransform
-from weakloc.model import small_trunks, torchvision_trunks
-from weakloc.model.small_trunks import PreactTrunk, TinyTrunk
+from weakloc.model.small_trunks import DEPTHS, build_preact, build_tiny
 from weakloc.model.timm_trunk import build_timm_trunk
-from weakloc.model.torchvision_trunks import build_torchvision_trunk
+from weakloc.model.torchvision_trunks import ARCHITECTURES, build_torchvision_trunk
 from weakloc.model.trunk import BackboneSpec, CellGeometry, Trunk
-from weakloc.model.weights import load_file_into
 
 _LARGEST_MINIMUM = 512
 
@@ -115,49 +112,12 @@ def _builder(name: str) -> Callable[[BackboneSpec], Trunk]:
     )
 
 
-def _build_tiny(spec: BackboneSpec) -> Trunk:
-    trunk = TinyTrunk(**arguments_of(spec, ("width",)))
-    if spec.output_stride not in (None, trunk.facts.stride):
-        raise SettingError(
-            f"tiny has a stride of {trunk.facts.stride}, not {spec.output_stride}",
-            where="--output-stride",
-            remedy="Leave it out",
-        )
-    return with_weights(trunk, spec)
-
-
-def _build_preact(spec: BackboneSpec) -> Trunk:
-    arguments = arguments_of(spec, ("stem",))
-    trunk = PreactTrunk(spec.name, output_stride=spec.output_stride, **arguments)
-    return with_weights(trunk, spec)
-
-
-def arguments_of(spec: BackboneSpec, known: Sequence[str]) -> dict[str, Any]:
-    """The arguments in the brackets of a spec, after checking their names."""
-    for key in spec.arguments:
-        if key not in known:
-            raise SettingError(
-                f"{spec.name} has no argument {key!r}",
-                where="--backbone",
-                remedy=did_you_mean(key, known),
-            )
-    return dict(spec.arguments)
-
-
-def with_weights(trunk: Trunk, spec: BackboneSpec) -> Trunk:
-    """The trunk with the spec's file of weights; without published ones, "default" is random."""
-    if spec.weights not in ("default", "none"):
-        load_file_into(trunk, spec.weights, ignored=("fc.", "classifier.", "head."))
-        trunk.is_pretrained = True
-    return trunk
-
-
 BACKBONES: Mapping[str, Callable[[BackboneSpec], Trunk]] = Choices(
     "backbones",
     {
-        "tiny": _build_tiny,
-        **dict.fromkeys(small_trunks.DEPTHS, _build_preact),
-        **dict.fromkeys(torchvision_trunks.NAMES, build_torchvision_trunk),
+        "tiny": build_tiny,
+        **dict.fromkeys(DEPTHS, build_preact),
+        **dict.fromkeys(ARCHITECTURES, build_torchvision_trunk),
     },
 )
 

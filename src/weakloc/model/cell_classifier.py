@@ -33,14 +33,13 @@ def fine_features(backbone: Backbone, images: Tensor, levels: Sequence[int]) -> 
     margin = -(-MARGIN // cell) * cell
     margin = min(margin, (min(images.shape[2:]) - 1) // cell * cell)
     padded = functional.pad(images, (margin,) * 4, mode="reflect")
-    found = backbone.early_levels(padded, levels)
-    return {stride: _without_margin(found[stride], images, margin, stride) for stride in levels}
-
-
-def _without_margin(features: Tensor, images: Tensor, margin: int, stride: int) -> Tensor:
-    first = margin // stride
-    rows, columns = (-(-side // stride) for side in images.shape[2:])
-    return features[:, :, first : first + rows, first : first + columns]
+    features = backbone.early_levels(padded, levels)
+    inner = {}
+    for stride in levels:
+        first = margin // stride
+        rows, columns = (-(-side // stride) for side in images.shape[2:])
+        inner[stride] = features[stride][:, :, first : first + rows, first : first + columns]
+    return inner
 
 
 class CellClassifier(nn.Module):
@@ -103,8 +102,8 @@ def on_coarsest_grid(levels: Sequence[Tensor]) -> list[Tensor]:
     """Maps of several strides, finest first, each averaged onto the cells of the last."""
     grid = (levels[-1].shape[2], levels[-1].shape[3])
     return [
-        each if each.shape[2:] == grid else functional.adaptive_avg_pool2d(each, grid)
-        for each in levels
+        level if level.shape[2:] == grid else functional.adaptive_avg_pool2d(level, grid)
+        for level in levels
     ]
 
 

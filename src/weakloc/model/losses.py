@@ -6,8 +6,9 @@ batch; a loss also says how its scores become probabilities.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,18 +20,21 @@ Reduction: TypeAlias = Literal["sum", "mean"]
 Probability: TypeAlias = Literal["sigmoid", "softmax"]
 
 
-class Loss(Protocol):
+class Loss(ABC):
     """(B, C) scores, (B, C) int8 labels -> scalar."""
 
-    def __call__(self, scores: Tensor, labels: Tensor) -> Tensor: ...
+    def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
+        return self.per_image(scores, labels).mean()
 
+    @abstractmethod
     def per_image(self, scores: Tensor, labels: Tensor) -> Tensor: ...
 
+    @abstractmethod
     def probabilities(self, scores: Tensor) -> Tensor: ...
 
 
-@dataclass(frozen=True, slots=True)
-class LogisticLoss:
+@dataclass(frozen=True)
+class LogisticLoss(Loss):
     """log(1 + exp(-y f)) of every known class: max-MIL sums over classes, WILDCAT averages.
 
     "mean" divides by the number of classes, known or not, so that an unknown label removes exactly
@@ -38,9 +42,6 @@ class LogisticLoss:
     """
 
     over_classes: Reduction = "sum"
-
-    def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
-        return self.per_image(scores, labels).mean()
 
     def per_image(self, scores: Tensor, labels: Tensor) -> Tensor:
         terms = softplus(-labels.to(scores.dtype) * scores)
@@ -51,15 +52,12 @@ class LogisticLoss:
         return scores.sigmoid()
 
 
-@dataclass(frozen=True, slots=True)
-class SoftmaxLoss:
+@dataclass(frozen=True)
+class SoftmaxLoss(Loss):
     """Cross-entropy for one class per image; several present classes share the target equally.
 
     Unknown classes leave the normaliser; an image without a present class gives no loss.
     """
-
-    def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
-        return self.per_image(scores, labels).mean()
 
     def per_image(self, scores: Tensor, labels: Tensor) -> Tensor:
         present = labels == PRESENT
@@ -72,8 +70,8 @@ class SoftmaxLoss:
         return scores.softmax(dim=1)
 
 
-@dataclass(frozen=True, slots=True)
-class BeamLoss:
+@dataclass(frozen=True)
+class BeamLoss(Loss):
     """BEAM, Eq. 1: -(1/K) sum_k p_k log q_k + (1 - p_k) log(1 - q_k).
 
     q is the sigmoid of the scores, or their softmax with targets p normalised to sum 1 (the text's
@@ -82,9 +80,6 @@ class BeamLoss:
     """
 
     probability: Probability = "sigmoid"
-
-    def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
-        return self.per_image(scores, labels).mean()
 
     def per_image(self, scores: Tensor, labels: Tensor) -> Tensor:
         if self.probability == "sigmoid":

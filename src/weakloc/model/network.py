@@ -145,7 +145,10 @@ def fold_batch_norms(network: Module, *, side: int = 64) -> Module:
     folded = copy.deepcopy(plain)
     pairs = list(_pairs(folded))
     for parent, first, second in pairs:
-        _fold(parent, first, second)
+        norm = getattr(parent, second)
+        setattr(parent, first, fuse_conv_bn_eval(getattr(parent, first), norm))
+        # timm's batch norms carry their activation with them.
+        setattr(parent, second, getattr(norm, "act", None) or nn.Identity())
     return folded if pairs and _agree(plain, folded, side) else plain
 
 
@@ -160,13 +163,6 @@ def _pairs(network: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
                 and conv.out_channels == norm.num_features
             ):
                 yield parent, first, second
-
-
-def _fold(parent: nn.Module, first: str, second: str) -> None:
-    norm = getattr(parent, second)
-    setattr(parent, first, fuse_conv_bn_eval(getattr(parent, first), norm))
-    # timm's batch norms carry their activation with them.
-    setattr(parent, second, getattr(norm, "act", None) or nn.Identity())
 
 
 @torch.inference_mode()

@@ -5,7 +5,7 @@ A pooling has no parameters: it is a frozen value that is called with a tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, TypeAlias, cast
@@ -23,7 +23,7 @@ def sum_of_largest(rows: Tensor, count: int) -> Tensor:
 
     The gradient reaches exactly `count` cells a row; among equal values the first ones win.
     """
-    if _is_recording():
+    if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
         return rows.topk(count, dim=1).values.sum(dim=1)
     if count == rows.shape[1]:
         return rows.sum(dim=1)
@@ -37,10 +37,6 @@ def sum_of_largest(rows: Tensor, count: int) -> Tensor:
 def sum_of_smallest(rows: Tensor, count: int) -> Tensor:
     """Sum of the `count` smallest values of every row, with the same rule for ties."""
     return -sum_of_largest(-rows, count)
-
-
-def _is_recording() -> bool:
-    return torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
 
 
 class _Largest(torch.autograd.Function):
@@ -222,21 +218,13 @@ class ClassPool:
         return _CLASS_POOLS[self.kind](per_class, self)
 
 
-def _mean_of_maps(maps: Tensor, pool: ClassPool) -> Tensor:
-    if pool.gradient == "released":
-        return _MeanWithSumGradient.apply(maps)  # type: ignore[no-any-return]
-    return maps.mean(dim=2)
-
-
-def _max_of_maps(maps: Tensor, _: ClassPool) -> Tensor:
-    return maps.max(dim=2).values
-
-
-def _lse_of_maps(maps: Tensor, pool: ClassPool) -> Tensor:
-    return _log_mean_exp(maps, pool.sharpness, dim=2)
-
-
-_CLASS_POOLS = {"mean": _mean_of_maps, "max": _max_of_maps, "lse": _lse_of_maps}
+_CLASS_POOLS: Mapping[ClassPoolKind, Callable[[Tensor, ClassPool], Tensor]] = {
+    "mean": lambda maps, pool: (
+        maps.mean(dim=2) if pool.gradient == "mean" else _MeanWithSumGradient.apply(maps)
+    ),
+    "max": lambda maps, _: maps.max(dim=2).values,
+    "lse": lambda maps, pool: _log_mean_exp(maps, pool.sharpness, dim=2),
+}
 
 
 class _MeanWithSumGradient(torch.autograd.Function):
@@ -264,7 +252,9 @@ class KMaxKMin:
     halve: bool = False  # The released code halves the sum; the paper does not.
 
     def __call__(self, maps: Tensor) -> Tensor:
-        rows = _as_rows(maps)  # (B * C, h * w)
+        rows = maps.flatten(start_dim=2).flatten(end_dim=1)  # (B * C, h * w)
+        if rows.dtype in (torch.bfloat16, torch.float16):
+            rows = rows.float()  # exact
         num_max = cells_of(self.k_max, rows.shape[1])
         num_min = cells_of(self.k_min, rows.shape[1])
         if num_max == 0:
@@ -335,9 +325,3 @@ def _log_mean_exp(values: Tensor, sharpness: float, dim: int) -> Tensor:
     peak = values.detach().amax(dim=dim, keepdim=True)
     mean = (sharpness * (values - peak)).exp().mean(dim=dim)
     return mean.log() / sharpness + peak.squeeze(dim)
-
-
-def _as_rows(maps: Tensor) -> Tensor:
-    """One row of cells per image and class; half precision is widened, which is exact."""
-    rows = maps.flatten(start_dim=2).flatten(end_dim=1)
-    return rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows

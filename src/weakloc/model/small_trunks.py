@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from weakloc.errors import SettingError, did_you_mean
-from weakloc.model.trunk import Trunk, TrunkFacts
+from weakloc.model.trunk import BackboneSpec, Trunk, TrunkFacts, arguments_of, with_weights
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -120,7 +120,9 @@ class PreactTrunk(Trunk):
         self.facts = TrunkFacts(
             stride=stride, out_channels=channels, level_strides=tuple(sorted({*self.group_strides}))
         )
-        self.apply(_initialise)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor, levels: Sequence[int] = ()) -> dict[int, Tensor]:
         features, kept = self.stem(images), {}
@@ -173,6 +175,18 @@ class _Block(nn.Module):
         return change + self.shortcut(features)  # type: ignore[no-any-return]
 
 
-def _initialise(layer: nn.Module) -> None:
-    if isinstance(layer, nn.Conv2d):
-        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+def build_tiny(spec: BackboneSpec) -> Trunk:
+    trunk = TinyTrunk(**arguments_of(spec, ("width",)))
+    if spec.output_stride not in (None, trunk.facts.stride):
+        raise SettingError(
+            f"tiny has a stride of {trunk.facts.stride}, not {spec.output_stride}",
+            where="--output-stride",
+            remedy="Leave it out",
+        )
+    return with_weights(trunk, spec)
+
+
+def build_preact(spec: BackboneSpec) -> Trunk:
+    arguments = arguments_of(spec, ("stem",))
+    trunk = PreactTrunk(spec.name, output_stride=spec.output_stride, **arguments)
+    return with_weights(trunk, spec)

@@ -37,10 +37,10 @@ class TimmTrunk(Trunk):
         }
 
     def forward(self, images: Tensor, levels: Sequence[int] = ()) -> dict[int, Tensor]:
+        model: Any = self.model
         extra = [level for level in levels if level != self.facts.stride]
         if not extra:
-            return {self.facts.stride: self._last_level(images)}
-        model: Any = self.model
+            return {self.facts.stride: self._as_grid(model.forward_features(images), images)}
         last, kept = model.forward_intermediates(
             images, indices=[self.level_indices[level] for level in extra], output_fmt="NCHW"
         )
@@ -59,10 +59,6 @@ class TimmTrunk(Trunk):
             intermediates_only=True,
         )
         return dict(zip(levels, kept, strict=True))
-
-    def _last_level(self, images: Tensor) -> Tensor:
-        model: Any = self.model
-        return self._as_grid(model.forward_features(images), images)
 
     def _as_grid(self, features: Tensor, images: Tensor) -> Tensor:
         """Tokens (B, prefix + h * w, D) or channels-last maps (B, h, w, D) -> (B, D, h, w)."""
@@ -124,9 +120,9 @@ def _create(spec: BackboneSpec) -> Any:
         try:
             return _create_model(spec, {**any_size, **arguments})
         except TypeError as error:
-            unknown = _unexpected_argument(error)
-            if unknown not in any_size:
-                raise _refused_argument(spec, unknown, error) from error
+            refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if refused is None or refused[1] not in any_size:
+                raise _refusal(spec, refused[1] if refused else None, error) from error
         except (AssertionError, NotImplementedError) as error:
             if "output_stride" in arguments:
                 raise _no_output_stride(spec) from error
@@ -153,12 +149,7 @@ def _create_model(spec: BackboneSpec, arguments: dict[str, Any]) -> Any:
         raise weights_not_at_hand(spec.name, error) from error
 
 
-def _unexpected_argument(error: TypeError) -> str | None:
-    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    return found[1] if found else None
-
-
-def _refused_argument(spec: BackboneSpec, name: str | None, error: TypeError) -> Exception:
+def _refusal(spec: BackboneSpec, name: str | None, error: TypeError) -> Exception:
     if name == "output_stride":
         return _no_output_stride(spec)
     if name in spec.arguments:

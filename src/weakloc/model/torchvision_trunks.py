@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from weakloc.errors import SettingError, did_you_mean
-from weakloc.model.trunk import BackboneSpec, FirstCenter, Trunk, TrunkFacts
+from weakloc.model.trunk import BackboneSpec, FirstCenter, Trunk, TrunkFacts, arguments_of
 from weakloc.model.weights import load_file_into, weights_not_at_hand
 
 FullyConnected: TypeAlias = Literal["convolution", "head", "none"]
@@ -30,12 +30,11 @@ class _Architecture:
 
 
 # SqueezeNet pads none of its strided layers: cell 0 looks at 1 + 2 + 4 + 8 + 0.5.
-_ARCHITECTURES = {
+ARCHITECTURES = {
     "alexnet": _Architecture(6, 256, 32),
     "vgg16": _Architecture(7, 512, 32),
     "squeezenet1_1": _Architecture(None, 512, 16, first_center=15.5),
 }
-NAMES = tuple(_ARCHITECTURES)
 _WINDOW, _FIRST_CENTER = 224.0, 112.0
 
 
@@ -65,7 +64,7 @@ class TorchvisionTrunk(Trunk):
 
 
 def build_torchvision_trunk(spec: BackboneSpec) -> TorchvisionTrunk:
-    architecture = _ARCHITECTURES[spec.name]
+    architecture = ARCHITECTURES[spec.name]
     mode = _fully_connected(spec, architecture)
     model = _load(spec)
     layers = list(model.features.children())
@@ -90,15 +89,9 @@ def build_torchvision_trunk(spec: BackboneSpec) -> TorchvisionTrunk:
 
 
 def _fully_connected(spec: BackboneSpec, architecture: _Architecture) -> FullyConnected:
-    arguments = dict(spec.arguments)
+    arguments = arguments_of(spec, ["fully_connected"])
     default = "none" if architecture.grid_side is None else "convolution"
-    mode: Any = arguments.pop("fully_connected", default)
-    if arguments:
-        raise SettingError(
-            f"{spec.name} has no argument {next(iter(arguments))!r}",
-            where="--backbone",
-            remedy=did_you_mean(next(iter(arguments)), ["fully_connected"]),
-        )
+    mode: Any = arguments.get("fully_connected", default)
     if mode not in get_args(FullyConnected) or (architecture.grid_side is None and mode != "none"):
         raise SettingError(
             f"fully_connected={mode!r} is not possible for {spec.name}",
@@ -113,7 +106,7 @@ def _load(spec: BackboneSpec) -> Any:
     import torchvision
 
     model = torchvision.models.get_model(spec.name, weights=None)
-    if _ARCHITECTURES[spec.name].grid_side is None:
+    if ARCHITECTURES[spec.name].grid_side is None:
         model.classifier, ignored = nn.Identity(), ("classifier.",)
     else:
         model.classifier[6], ignored = nn.Identity(), ("classifier.6.",)
@@ -135,7 +128,7 @@ def _load_published(model: nn.Module, name: str) -> None:
     model.load_state_dict(tensors, strict=False)
 
 
-def _dilate(layers: Sequence[nn.Module], output_stride: int) -> tuple[list[int], int]:
+def _dilate(layers: Sequence[Any], output_stride: int) -> tuple[list[int], int]:
     """Strides beyond `output_stride` become dilation of all that follows (in place).
 
     The same function is then evaluated on a denser grid. Gives the stride after every layer.
@@ -143,36 +136,21 @@ def _dilate(layers: Sequence[nn.Module], output_stride: int) -> tuple[list[int],
     stride, dilation, strides = 1, 1, []
     for layer in layers:
         for part in layer.modules():
-            if isinstance(part, (nn.Conv2d, nn.MaxPool2d)):
-                _spread(part, dilation)
-        step = _step(layer)
+            if isinstance(part, nn.Conv2d):
+                part.padding = tuple(int(side) * dilation for side in part.padding)
+                part.dilation = (dilation, dilation)
+            elif isinstance(part, nn.MaxPool2d) and isinstance(part.padding, int):
+                part.padding, part.dilation = part.padding * dilation, dilation
+        is_strided = isinstance(layer, (nn.Conv2d, nn.MaxPool2d))
+        step = layer.stride if is_strided else 1
+        step = int(step[0] if isinstance(step, tuple) else step)
         if stride * step <= output_stride:
             stride *= step
         else:
-            _set_stride_to_one(layer)
+            layer.stride = (1, 1) if isinstance(layer, nn.Conv2d) else 1
             dilation *= step
         strides.append(stride)
     return strides, dilation
-
-
-def _step(layer: nn.Module) -> int:
-    stride: Any = layer.stride if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)) else 1
-    return int(stride[0] if isinstance(stride, tuple) else stride)
-
-
-def _set_stride_to_one(layer: nn.Module) -> None:
-    if isinstance(layer, nn.Conv2d):
-        layer.stride = (1, 1)
-    elif isinstance(layer, nn.MaxPool2d):
-        layer.stride = 1
-
-
-def _spread(layer: nn.Conv2d | nn.MaxPool2d, dilation: int) -> None:
-    if isinstance(layer, nn.Conv2d):
-        layer.padding = tuple(int(side) * dilation for side in layer.padding)
-        layer.dilation = (dilation, dilation)
-    elif isinstance(layer.padding, int):
-        layer.padding, layer.dilation = layer.padding * dilation, dilation
 
 
 def _as_convolutions(

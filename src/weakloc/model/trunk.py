@@ -11,8 +11,9 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from weakloc.errors import SettingError
+from weakloc.errors import SettingError, did_you_mean
 from weakloc.geometry import GridTransform
+from weakloc.model.weights import load_file_into
 
 Statistics: TypeAlias = tuple[float, float, float]
 OUTPUT_STRIDES = (8, 16, 32)
@@ -45,7 +46,7 @@ class BackboneSpec:
         match = _FORM.match(text)
         if match is None:
             raise _malformed(text, "it is not NAME or NAME[key=value,...]")
-        arguments = dict(_argument(item, text) for item in _split(match["arguments"] or "", text))
+        arguments = _parsed_arguments(match["arguments"] or "", text)
         return cls(
             match["name"],
             mean=_statistics(arguments.pop("mean", None), "mean", text),
@@ -66,34 +67,25 @@ class BackboneSpec:
         return f"{self.name}[{inner}]" if inner else self.name
 
 
-def _split(text: str, whole: str) -> list[str]:
-    """Items between the commas that stand outside of brackets and quotes."""
-    items, depth, quote, start = [], 0, "", 0
-    for position, sign in enumerate(text):
-        if quote:
-            quote = "" if sign == quote else quote
-        elif sign in "'\"":
-            quote = sign
-        elif sign in "([{":
-            depth += 1
-        elif sign in ")]}":
-            depth -= 1
-        elif sign == "," and depth == 0:
-            items.append(text[start:position])
-            start = position + 1
-    if quote or depth:
-        raise _malformed(whole, "a bracket or quote is left open")
-    return [item for item in [*items, text[start:]] if item.strip()]
-
-
-def _argument(item: str, whole: str) -> tuple[str, Any]:
-    key, equals, value = (part.strip() for part in item.partition("="))
-    if not equals or not key.isidentifier() or not value:
-        raise _malformed(whole, f"{item.strip()!r} is not key=value")
+def _parsed_arguments(inner: str, whole: str) -> dict[str, Any]:
+    """`key=value,...` as Python reads a call, and nothing of it is run: literals or plain text."""
+    source = f"_({inner})"
     try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value  # a bare word
+        call = ast.parse(source, mode="eval").body
+    except SyntaxError as error:
+        is_open = re.search("never closed|unterminated|does not match|unmatched", error.msg)
+        no_pairs = f"{inner!r} is not key=value, with quotes around what is no plain word"
+        reason = "a bracket or quote is left open" if is_open else no_pairs
+        raise _malformed(whole, reason) from error
+    if not isinstance(call, ast.Call) or call.args or not all(key.arg for key in call.keywords):
+        raise _malformed(whole, f"{inner!r} is not key=value")
+    arguments = {}
+    for key in call.keywords:
+        try:
+            arguments[str(key.arg)] = ast.literal_eval(key.value)
+        except ValueError:
+            arguments[str(key.arg)] = ast.get_source_segment(source, key.value)  # a plain word
+    return arguments
 
 
 def _statistics(value: Any, key: str, whole: str) -> Statistics | None:
@@ -171,3 +163,23 @@ class Trunk(nn.Module, ABC):
         """These levels alone; a trunk that can stops after the last of them."""
         features = self(images, levels)
         return {level: features[level] for level in levels}
+
+
+def arguments_of(spec: BackboneSpec, known: Sequence[str]) -> dict[str, Any]:
+    """The arguments in the brackets of a spec, after checking their names."""
+    for key in spec.arguments:
+        if key not in known:
+            raise SettingError(
+                f"{spec.name} has no argument {key!r}",
+                where="--backbone",
+                remedy=did_you_mean(key, known),
+            )
+    return dict(spec.arguments)
+
+
+def with_weights(trunk: Trunk, spec: BackboneSpec) -> Trunk:
+    """The trunk with the spec's file of weights; without published ones, "default" is random."""
+    if spec.weights not in ("default", "none"):
+        load_file_into(trunk, spec.weights, ignored=("fc.", "classifier.", "head."))
+        trunk.is_pretrained = True
+    return trunk

@@ -60,46 +60,40 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
 def load_file_into(module: nn.Module, file: str, *, ignored: Sequence[str] = ()) -> None:
     """Copy a file into a module; every weight must be given, `ignored` prefixes may be left over.
 
-    Prefixes such as `module.` and `backbone.` are taken off; half precision is widened.
+    As many prefixes such as `module.` and `backbone.` are taken off as makes most names fit; half
+    precision is widened.
     """
-    own = module.state_dict()
-    given = _without_prefixes(read_weights(Path(file)), own)
-    counters = [key for key in own if key.endswith("num_batches_tracked")]
+    needed = module.state_dict()
+    candidates: list[Mapping[str, Tensor]] = [read_weights(Path(file))]
+    for _ in range(_MOST_PREFIXES):
+        candidates.append({_PREFIX.sub("", key): value for key, value in candidates[-1].items()})
+    given = max(candidates, key=lambda candidate: sum(key in needed for key in candidate))
+    counters = [key for key in needed if key.endswith("num_batches_tracked")]
     complaints = {
-        "missing": [key for key in own if key not in given and key not in counters],
+        "missing": [key for key in needed if key not in given and key not in counters],
         "not of this network": [
-            key for key in given if key not in own and not key.startswith(tuple(ignored))
+            key for key in given if key not in needed and not key.startswith(tuple(ignored))
         ],
         "of another shape": [
-            f"{key} is {_shape(given[key])} in the file and {_shape(own[key])} in the network"
-            for key in own
-            if key in given and given[key].shape != own[key].shape
+            f"{key} is {_shape(given[key])} in the file and {_shape(needed[key])} in the network"
+            for key in needed
+            if key in given and given[key].shape != needed[key].shape
         ],
     }
     if any(complaints.values()):
-        told = (
+        parts = (
             f"{len(keys)} {reason} ({', '.join(keys[:_NUM_SHOWN])}"
             + (", ...)" if len(keys) > _NUM_SHOWN else ")")
             for reason, keys in complaints.items()
             if keys
         )
         raise WeightsError(
-            "the weights do not fit: " + "; ".join(told),
+            "the weights do not fit: " + "; ".join(parts),
             where=file,
             remedy="Name the architecture that they were made for, with its arguments",
         )
-    kept = {key: given[key].to(own[key].dtype) for key in own if key in given}
+    kept = {key: given[key].to(needed[key].dtype) for key in needed if key in given}
     module.load_state_dict(kept, strict=False)
-
-
-def _without_prefixes(
-    tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]
-) -> Mapping[str, Tensor]:
-    """The keys with as many wrappers' prefixes taken off as makes most of them fit."""
-    candidates = [tensors]
-    for _ in range(_MOST_PREFIXES):
-        candidates.append({_PREFIX.sub("", key): value for key, value in candidates[-1].items()})
-    return max(candidates, key=lambda candidate: sum(key in own for key in candidate))
 
 
 def _shape(tensor: Tensor) -> str:

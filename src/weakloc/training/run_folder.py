@@ -293,23 +293,23 @@ def load_run(path: Path) -> Run:
         spec = BackboneSpec.parse(
             backbone["name"], weights="none", output_stride=backbone["output_stride"]
         )
-        require_package("backbones", spec.name, backbone.get("package"), where=where)
+        require_package("backbones", spec.name, backbone.get("package"), record=where)
         class_names = tuple(str(name) for name in record["class_names"])
         network = _network(method, spec, len(class_names))
         run = Run(
             path=path,
             network=network,
             method=method,
-            settings=from_settings(TrainSettings, record["settings"], where="settings."),
+            settings=from_settings(TrainSettings, record["settings"], prefix="settings."),
             class_names=class_names,
             preprocessing=from_settings(
-                Preprocessing, record["preprocessing"], where="preprocessing."
+                Preprocessing, record["preprocessing"], prefix="preprocessing."
             ),
             labels=_labels(record["labels"], len(class_names)),
             history=tuple(
-                from_settings(EpochRecord, each, where="history.") for each in record["history"]
+                from_settings(EpochRecord, each, prefix="history.") for each in record["history"]
             ),
-            selection=from_settings(Selection, record["selection"], where="selection."),
+            selection=from_settings(Selection, record["selection"], prefix="selection."),
             is_finished=bool(record["finished"]),
             notes=tuple(record["notes"]),
             hidden_supervision=int(record["hidden_supervision"]),
@@ -356,8 +356,8 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def _method(record: Mapping[str, Any], where: str) -> Method:
     name = record["name"]
-    require_package("methods", name, record.get("package"), where=where)
-    return method_named(name, "practical", record["settings"], where=f"{name}.")
+    require_package("methods", name, record.get("package"), record=where)
+    return method_named(name, "practical", record["settings"], prefix=f"{name}.")
 
 
 def _network(method: Method, spec: BackboneSpec, num_classes: int) -> LocalizationNetwork:
