@@ -23,7 +23,6 @@ from weakloc.synthetic import (
     artist_from,
     artist_of,
     draw_scene,
-    scene_samples,
     write_scenes,
 )
 from weakloc.synthetic.clutter import (
@@ -135,11 +134,9 @@ def test_masks_carry_the_colours_of_voc(written: Path) -> None:
     assert found == palette[: len(found)]
 
 
-def test_the_same_seed_gives_the_same_bytes_for_any_number_of_processes(
-    written: Path, tmp_path: Path
-) -> None:
+def test_the_same_seed_gives_the_same_bytes(written: Path, tmp_path: Path) -> None:
     artist = artist_of("clutter", "normal")
-    write_scenes(tmp_path / "b", num_train=27, num_val=8, seed=3, artist=artist, num_workers=2)
+    write_scenes(tmp_path / "b", num_train=27, num_val=8, seed=3, artist=artist)
     first, second = digests(written), digests(tmp_path / "b")
     pictures = [name for name in first if not name.startswith(("ImageSets", "tags"))]
     assert len(pictures) == 32 * 4 + 1
@@ -356,15 +353,27 @@ def test_objects_are_cut_along_their_masks_where_there_are_masks(tmp_path: Path)
             assert (scene.instances == number).sum() < 0.9 * (right - left) * (bottom - top)
 
 
-def test_samples_in_memory_are_the_scenes_of_the_folder(written: Path) -> None:
-    picture, sample = scene_samples(count=3, seed=3)[2]
-    stored = Image.open(written / "JPEGImages" / sample.name).convert("RGB")
-    assert stored.size == picture.size
-    difference = np.asarray(stored, dtype=int) - np.asarray(picture, dtype=int)
-    assert np.abs(difference).mean() < 6  # JPEG
-    tree = ElementTree.parse(written / f"Annotations/{Path(sample.name).stem}.xml")
+def test_a_scene_on_demand_is_that_of_the_folder(written: Path) -> None:
+    scene = draw_scene(artist_of("clutter", "normal"), split="train", index=2, seed=3)
+    stored = np.asarray(Image.open(written / "JPEGImages/train_00002.jpg").convert("RGB"), int)
+    assert stored.shape == scene.pixels.shape
+    assert np.abs(stored - scene.pixels).mean() < 6  # JPEG
+    tree = ElementTree.parse(written / "Annotations/train_00002.xml")
     names = {item.text for item in tree.iterfind("object/name")}
-    assert {CLUTTER_CLASSES[i] for i in np.flatnonzero(sample.labels == PRESENT)} == names
+    assert {CLUTTER_CLASSES[drawn.class_index] for drawn in scene.objects} == names
+
+
+def test_progress_is_told_after_every_scene(tmp_path: Path) -> None:
+    heard: list[tuple[int, int | None]] = []
+    write_scenes(
+        tmp_path / "new",
+        num_train=2,
+        num_val=1,
+        seed=0,
+        artist=artist_of("single", "normal"),
+        on_progress=lambda done, total: heard.append((done, total)),
+    )
+    assert heard == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

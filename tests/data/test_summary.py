@@ -16,6 +16,7 @@ from weakloc.data.images import open_image
 from weakloc.data.summary import check_images, frequent_pairs, summarise
 from weakloc.errors import FailureError
 from weakloc.structures import DataSet, Problem, Sample, Truth, TruthBox, TruthMask
+from weakloc.work import silent
 
 CLASSES = ("cat", "ü dog", "a/b")
 
@@ -95,11 +96,15 @@ def images_in(folder: Path, count: int) -> list[Sample]:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_every_image_is_decoded_and_the_broken_are_listed_in_order(tmp_path, processes):
     samples = images_in(tmp_path, 140)
-    progress: list[int] = []
+    progress: list[tuple[int, int | None]] = []
     check = check_images(
-        samples, open_image=open_image, processes=processes, on_progress=progress.append
+        samples,
+        open_image=open_image,
+        processes=processes,
+        on_progress=lambda done, total: progress.append((done, total)),
     )
-    assert sum(progress) == check.num_images == 140
+    assert sorted(progress)[-1] == (140, 140)
+    assert check.num_images == 140
     assert [item.name for item in check.broken] == ["ü 1.jpg", "ü 4.jpg"]
     assert "not an image of a known format" in check.broken[0].reason
     assert check.sizes == {(40, 30): 137, (40, 300): 1}
@@ -118,7 +123,7 @@ def test_a_data_set_of_broken_images_has_no_sizes(tmp_path):
         [sample("1.jpg", 1, 1, 1, folder=tmp_path)],
         open_image=open_image,
         processes=1,
-        on_progress=lambda _: None,
+        on_progress=silent,
     )
     assert (check.widths, check.heights, check.sizes, len(check.broken)) == (None, None, {}, 1)
     assert check.to_json()["width"] is None
@@ -133,9 +138,9 @@ def kill_the_process(source: str) -> Image.Image:
 def test_a_worker_that_dies_is_a_failure_and_not_a_wait(tmp_path):
     samples = [sample(f"{n}.jpg", 1, 1, 1, folder=tmp_path) for n in range(9)]
     with pytest.raises(FailureError, match="was killed"):
-        check_images(samples, open_image=kill_the_process, processes=2, on_progress=lambda _: None)
+        check_images(samples, open_image=kill_the_process, processes=2, on_progress=silent)
 
 
 def test_at_least_one_process_is_needed():
     with pytest.raises(ValueError, match="processes is 0"):
-        check_images([], open_image=open_image, processes=0, on_progress=lambda _: None)
+        check_images([], open_image=open_image, processes=0, on_progress=silent)

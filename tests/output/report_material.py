@@ -15,9 +15,20 @@ from weakloc.geometry import BoxLTRB
 from weakloc.metrics.result import Curve, EvaluationRecord, Interval, MetricRecord
 from weakloc.output.report import HEAT_CELLS, ReportContent, ReportPicture
 from weakloc.output.report_content import CoarseHeat
-from weakloc.structures import Box, Disagreement, Mask, Point, Prediction, Sample, Truth
+from weakloc.structures import (
+    ABSENT,
+    PRESENT,
+    Box,
+    Disagreement,
+    Mask,
+    Point,
+    Prediction,
+    Sample,
+    Truth,
+    TruthBox,
+)
 from weakloc.synthetic.clutter import CLUTTER_CLASSES
-from weakloc.synthetic.folder import scene_samples
+from weakloc.synthetic.folder import artist_of, draw_scene
 
 NAMES = tuple(CLUTTER_CLASSES)
 HOSTILE = (
@@ -68,10 +79,23 @@ def named_report(names: tuple[str, ...]) -> ReportContent:
     )
 
 
+def scene_samples(count: int) -> list[tuple[Image.Image, Sample]]:
+    """Cluttered scenes with their truth, kept in memory."""
+    samples = []
+    for index in range(count):
+        scene = draw_scene(artist_of("clutter", "normal"), split="val", index=index, seed=3)
+        labels = np.full(len(NAMES), ABSENT, dtype=np.int8)
+        labels[[drawn.class_index for drawn in scene.objects]] = PRESENT
+        boxes = tuple(TruthBox(drawn.class_index, drawn.box) for drawn in scene.objects)
+        sample = Sample(f"val_{index:05d}.jpg", "", labels, Truth(boxes))
+        samples.append((Image.fromarray(scene.pixels), sample))
+    return samples
+
+
 def scene_report(count: int, *, side: int | None = None, **said: Any) -> ReportContent:
     """Scenes of which every box is a little, and every fifth one far, off its object."""
     random = np.random.default_rng(5)
-    scenes = scene_samples(count=count, seed=3, split="val")
+    scenes = scene_samples(count)
     pictures = [
         scene_picture(
             index, picture if side is None else picture.resize((side, side * 3 // 4)), each, random

@@ -32,8 +32,8 @@ from weakloc.settings import Look, Places
 from weakloc.structures import PRESENT, BrokenImage, DataSet, LabelMatrix, Sample
 from weakloc.training.run_folder import save_thresholds
 from weakloc.training.splits import divide
+from weakloc.work import Progress, silent
 
-OnProgress = Callable[[int, int | None], None]
 RuleChoice: TypeAlias = Literal["auto", "fixed", "otsu", "mean_ratio", "area_prior", "stability"]
 MOST_IMAGES = 500
 
@@ -72,7 +72,7 @@ def calibrate(
     *,
     look: Look = Look(),
     places: Places = Places(),
-    on_progress: OnProgress = lambda _done, _total: None,
+    on_progress: Progress = silent,
 ) -> TrainedRun:
     """The run with thresholds, also on disk; drawn boxes are looked at only if asked for."""
     samples = _samples(data_set, plan.split)
@@ -96,7 +96,7 @@ def oracle(
     *,
     look: Look = Look(),
     places: Places = Places(),
-    on_progress: OnProgress = lambda _done, _total: None,
+    on_progress: Progress = silent,
 ) -> Calibration:
     """The thresholds that fit the evaluated boxes best: an upper bound, which is never stored."""
     predictor = _uncalibrated(trained).predictor(look, places)
@@ -122,7 +122,7 @@ def calibrate_rescoring(
     *,
     look: Look = Look(),
     places: Places = Places(),
-    on_progress: OnProgress = lambda _done, _total: None,
+    on_progress: Progress = silent,
 ) -> AlphaChoice:
     """The weight of co-occurring classes with the best classification mAP on the watched images.
 
@@ -144,7 +144,7 @@ def calibrate_rescoring(
 
 
 def _with_boxes(
-    predictor: Predictor, samples: Sequence[Sample], plan: Plan, on_progress: OnProgress
+    predictor: Predictor, samples: Sequence[Sample], plan: Plan, on_progress: Progress
 ) -> Calibration:
     drawn = _drawn(samples, predictor, plan, plan.num_boxes)
     return thresholds.calibrate_with_boxes(
@@ -159,7 +159,7 @@ def _with_boxes(
 
 
 def _without_boxes(
-    predictor: Predictor, samples: Sequence[Sample], plan: Plan, on_progress: OnProgress
+    predictor: Predictor, samples: Sequence[Sample], plan: Plan, on_progress: Progress
 ) -> Calibration:
     tagged = [sample for sample in samples if (sample.labels == PRESENT).any()]
     if not tagged:
@@ -216,7 +216,7 @@ def _uncalibrated(trained: TrainedRun) -> TrainedRun:
     return TrainedRun(replace(trained.run, thresholds=None))
 
 
-def _counter(on_progress: OnProgress, total: int) -> Callable[[], None]:
+def _counter(on_progress: Progress, total: int) -> Callable[[], None]:
     done = 0
 
     def count() -> None:
@@ -228,7 +228,7 @@ def _counter(on_progress: OnProgress, total: int) -> Callable[[], None]:
 
 
 def _scores(
-    predictor: Predictor, samples: Sequence[Sample], on_progress: OnProgress
+    predictor: Predictor, samples: Sequence[Sample], on_progress: Progress
 ) -> tuple[FloatArray, LabelMatrix]:
     """The probabilities (N, C) and labels (N, C) of the images that can be read."""
     count = _counter(on_progress, len(samples))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 from weakloc.data.images import open_image
@@ -13,6 +11,7 @@ from weakloc.errors import DataError
 from weakloc.settings import DataSettings
 from weakloc.structures import DataSet
 from weakloc.synthetic import Difficulty, Kind, artist_from, artist_of, write_scenes
+from weakloc.work import Progress, num_cores, silent
 
 
 def read(data: str | Path, settings: DataSettings = DataSettings()) -> DataSet:
@@ -31,18 +30,14 @@ def read(data: str | Path, settings: DataSettings = DataSettings()) -> DataSet:
     return data_set
 
 
-def check(data_set: DataSet, on_progress: Callable[[int, int | None], None]) -> ImageCheck:
+def check(data_set: DataSet, on_progress: Progress) -> ImageCheck:
     """Decodes every image with all cores; a script that calls it needs `__name__ == "__main__"`."""
-    samples = list(data_set.samples())
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        on_progress(done, len(samples))
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return check_images(samples, open_image=open_image, processes=cores or 1, on_progress=count)
+    return check_images(
+        list(data_set.samples()),
+        open_image=open_image,
+        processes=num_cores(),
+        on_progress=on_progress,
+    )
 
 
 def scenes(
@@ -54,7 +49,7 @@ def scenes(
     num_train: int = 1500,
     num_val: int = 300,
     seed: int = 0,
-    on_progress: Callable[[int, int | None], None] = lambda _done, _total: None,
+    on_progress: Progress = silent,
 ) -> None:
     """A stand-in data set with exact boxes, masks and tags, drawn or pasted from real crops."""
     if num_train < 0 or num_val < 0:
@@ -63,12 +58,11 @@ def scenes(
             remedy="Give 0 or more of each",
         )
     artist = artist_of(kind, difficulty) if source is None else artist_from(read(source))
-    total = num_train + num_val
     write_scenes(
         folder,
         num_train=num_train,
         num_val=num_val,
         seed=seed,
         artist=artist,
-        report=lambda done: on_progress(done, total),
+        on_progress=on_progress,
     )

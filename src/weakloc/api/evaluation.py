@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import Look, Places
 from weakloc.structures import PRESENT, BrokenImage, DataSet, Prediction, Sample
+from weakloc.work import Progress, silent
 
-OnProgress = Callable[[int, int | None], None]
 # Metrics that read the places of the true classes and of the likeliest alone.
 OF_FEW_CLASSES = frozenset(
     ("classification", "accuracy", "single_object", *(each.name for each in READINGS), "pixels")
@@ -146,7 +146,7 @@ def judge(
     *,
     look: Look = Look(),
     places: Places = Places(),
-    on_progress: OnProgress = lambda _done, _total: None,
+    on_progress: Progress = silent,
 ) -> Evaluated:
     """`evaluate` with all that can be chosen, for several runs that are judged alike."""
     if isinstance(what, TrainedRun | ExportedNetwork):
@@ -209,7 +209,7 @@ def _evaluate_run(
     judging: Judging,
     look: Look,
     places: Places,
-    on_progress: OnProgress,
+    on_progress: Progress,
 ) -> Evaluated:
     _check_classes(run.class_names, judging.data_set.class_names, str(run.path))
     samples = judging.samples
@@ -247,7 +247,7 @@ class _Seeing:
     asks_all: bool
     resolutions: tuple[Resolution, ...]  # of the maps
 
-    def through(self, samples: Sequence[Sample], on_progress: OnProgress) -> int:
+    def through(self, samples: Sequence[Sample], on_progress: Progress) -> int:
         """The number of broken images, which no metric counts."""
         by_name = {sample.name: sample for sample in samples}
         images = [ImageSource(sample.name, sample.path) for sample in samples]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from weakloc.predictor.places import Tags
 from weakloc.predictor.predictor import Located, Predictor
 from weakloc.settings import ExportOptions
 from weakloc.structures import BrokenImage, ScoreMaps
+from weakloc.work import Progress, silent
 
 
 def predictions_file(source: str | Path) -> Path:
@@ -143,7 +144,6 @@ def _fitting(size: tuple[int, int]) -> tuple[int, int]:
 
 PART_SIZE = 256  # images: at most so many are lost when a run is killed
 NOTHING = SideFiles()
-OnProgress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def predict_to_folder(
     beside: SideFiles = NOTHING,
     resume: bool = False,
     part_size: int = PART_SIZE,
-    on_progress: OnProgress = lambda _done, _total: None,
+    on_progress: Progress = silent,
 ) -> Written:
     """predictions.jsonl, skipped.jsonl and predictions.json in `out`.
 

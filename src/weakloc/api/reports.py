@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from weakloc.predictor.places import read_tags
 from weakloc.predictor.predictor import Located, Predictor
 from weakloc.settings import Look, Places, look_and_places
 from weakloc.structures import PRESENT, BrokenImage, DataSet, Prediction, Sample, ScoreMaps
+from weakloc.work import Progress, silent
 
 MOST_PICTURES = 200
 
@@ -155,7 +156,6 @@ def no_picture(name: str) -> NoReturn:
     raise ImageError("the images of these predictions were not given", where=name)
 
 
-OnProgress = Callable[[int, int | None], None]
 _LARGEST_SIDE = max(side for _, side in PICTURE_SIDES)
 
 
@@ -218,7 +218,7 @@ def make_report(
     source: str | Path | TrainedRun,
     out: Path,
     reporting: Reporting,
-    on_progress: OnProgress = lambda _done, _total: None,
+    on_progress: Progress = silent,
 ) -> Reported:
     """`report` with all that can be chosen."""
     if isinstance(source, TrainedRun):
@@ -237,7 +237,7 @@ def make_report(
 
 
 def _report_run(
-    run: TrainedRun, out: Path, reporting: Reporting, on_progress: OnProgress
+    run: TrainedRun, out: Path, reporting: Reporting, on_progress: Progress
 ) -> Reported:
     predictor = run.predictor(reporting.look or Look(), reporting.places or Places())
     chosen = _Chosen(reporting.most_pictures)
@@ -264,7 +264,7 @@ def _report_run(
 
 
 def _report_predictions(
-    file: Path, out: Path, reporting: Reporting, on_progress: OnProgress
+    file: Path, out: Path, reporting: Reporting, on_progress: Progress
 ) -> Reported:
     described = summary_beside(file)
     reporting = replace(reporting, images=reporting.images or described.get("images"))
@@ -375,7 +375,7 @@ def _with_heat(
     pictures: Sequence[ReportPicture],
     contents: Mapping[str, str | bytes],
     predictor: Predictor,
-    on_progress: OnProgress,
+    on_progress: Progress,
 ) -> Iterator[ReportPicture]:
     """The heat of the classes that each prediction has a place for."""
     known = {name: index for index, name in enumerate(predictor.source.class_names)}

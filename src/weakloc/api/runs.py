@@ -48,6 +48,7 @@ from weakloc.structures import BrokenImage, DataSet, Prediction, Sample
 from weakloc.training.engine import uses_bf16
 from weakloc.training.run_folder import Run, load_run, read_record, write_record
 from weakloc.training.splits import divide
+from weakloc.work import Progress, silent
 
 KEY = "rescoring"
 
@@ -398,7 +399,6 @@ def _require_what_the_file_holds(look: Look) -> None:
 
 
 FILE_NAME = "fusion.npz"
-OnProgress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -451,7 +451,7 @@ class FusedRuns:
         *,
         split: str | None = None,
         look: Look = Look(),
-        on_progress: OnProgress = lambda _done, _total: None,
+        on_progress: Progress = silent,
     ) -> dict[str, float]:
         """Fits and keeps the late classifier; the classification mAP of every way to score.
 
@@ -519,7 +519,7 @@ def _members(predictors: Iterable[Predictor]) -> list[Member]:
 
 
 def _scores(
-    members: Sequence[Member], samples: Sequence[Sample], on_progress: OnProgress
+    members: Sequence[Member], samples: Sequence[Sample], on_progress: Progress
 ) -> tuple[FloatArray, NDArray[np.int8]]:
     """(N, S, C) raw scores and (N, C) tags of the images that can be read."""
     rows: list[FloatArray] = []

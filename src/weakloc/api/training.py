@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from weakloc.training.fit import train as fit_run
 from weakloc.training.progress import ProgressStyle
 from weakloc.training.run_folder import forget_thresholds, save_cells
 from weakloc.training.splits import divide
+from weakloc.work import Progress, silent
 
 
 def train(
@@ -78,9 +79,6 @@ def _value(text: str) -> Any:
         return text
 
 
-OnProgress = Callable[[int, int | None], None]
-
-
 @dataclass(frozen=True)
 class Refined:
     """The run with its cells, and what could not be read on the way."""
@@ -97,7 +95,7 @@ def refine(
     settings: RefineSettings | None = None,
     reading: DataSettings | None = None,
     keep: bool = True,
-    on_progress: OnProgress = lambda _done, _total: None,
+    on_progress: Progress = silent,
 ) -> Refined:
     """Learns from the images that the run was trained on, and keeps the cells in its folder.
 

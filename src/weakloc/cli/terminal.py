@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+
+from weakloc.work import Progress, silent
 
 PLAIN_STEPS = 10  # lines of progress where no terminal is there to draw a bar on
 
@@ -56,10 +58,10 @@ class Terminal:
         Console(width=width, highlight=False).print(table)
 
     @contextmanager
-    def progress(self, description: str) -> Iterator[Callable[[int, int | None], None]]:
+    def progress(self, description: str) -> Iterator[Progress]:
         """A function of (done, total) that shows how far the work is."""
         if not self.speaks:
-            yield lambda _done, _total: None
+            yield silent
         elif sys.stderr.isatty():
             with _bar(description) as update:
                 yield update
@@ -68,12 +70,12 @@ class Terminal:
 
 
 @contextmanager
-def _bar(description: str) -> Iterator[Callable[[int, int | None], None]]:
+def _bar(description: str) -> Iterator[Progress]:
+    from rich import progress as bars
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -86,12 +88,12 @@ def _bar(description: str) -> Iterator[Callable[[int, int | None], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(description, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _plain(description: str) -> Callable[[int, int | None], None]:
+def _plain(description: str) -> Progress:
     shown = 0
 
     def update(done: int, total: int | None) -> None:

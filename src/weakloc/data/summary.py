@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +15,7 @@ from PIL import Image
 
 from weakloc.errors import FailureError, ImageError
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, BrokenImage, DataSet, Problem, Sample
+from weakloc.work import Progress, map_in_processes
 
 _CHUNK = 64  # images a worker is given at once: some tens of milliseconds of work
 _CHUNKS_AHEAD = 3  # for each worker, so that none waits and none hoards
@@ -71,10 +70,7 @@ class DataSummary:
             "classes": list(self.class_names),
             "splits": {split.name: self._split_to_json(split) for split in self.splits},
             "problem_counts": dict(self.problem_counts),
-            "problems": [
-                {"kind": p.kind, "message": p.message, "where": p.where, "severity": p.severity}
-                for p in self.problems
-            ],
+            "problems": [asdict(problem) for problem in self.problems],
         }
 
     def _split_to_json(self, split: SplitSummary) -> dict[str, Any]:
@@ -85,13 +81,7 @@ class DataSummary:
             "with_segmentation": split.num_with_segmentation,
             "labels_per_image": {str(n): count for n, count in split.labels_per_image.items()},
             "classes": {
-                name: {
-                    "present": counts.present,
-                    "unknown": counts.unknown,
-                    "absent": counts.absent,
-                    "boxes": counts.boxes,
-                    "masks": counts.masks,
-                }
+                name: asdict(counts)
                 for name, counts in zip(self.class_names, split.classes, strict=True)
             },
             "co_occurrence": [
@@ -142,23 +132,14 @@ def _summarise_split(name: str, samples: Iterable[Sample], num_classes: int) -> 
     is_present = (vectors == PRESENT).astype(np.int64)
     num_present = is_present.sum(axis=1)
     is_unlabelled = (vectors == UNKNOWN).all(axis=1)
-    counts = {state: weights @ (vectors == state) for state in (PRESENT, UNKNOWN, ABSENT)}
+    counts = [weights @ (vectors == state) for state in (PRESENT, UNKNOWN, ABSENT)]  # 3 x (C,)
     return SplitSummary(
         name=name,
         num_images=int(weights.sum()),
         num_unlabelled=int(weights[is_unlabelled].sum()),
         num_without_class=int(weights[~is_unlabelled & (num_present == 0)].sum()),
         num_with_segmentation=num_with_segmentation,
-        classes=tuple(
-            ClassCounts(
-                present=int(counts[PRESENT][index]),
-                unknown=int(counts[UNKNOWN][index]),
-                absent=int(counts[ABSENT][index]),
-                boxes=int(boxes[index]),
-                masks=int(masks[index]),
-            )
-            for index in range(num_classes)
-        ),
+        classes=tuple(ClassCounts(*row) for row in np.stack([*counts, boxes, masks], 1).tolist()),
         labels_per_image={
             int(n): int(weights[num_present == n].sum()) for n in np.unique(num_present)
         },
@@ -211,12 +192,7 @@ class ImageCheck:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What a worker sends back for its chunk."""
-
-    sizes: list[tuple[int, int] | None]
-    reasons: list[str]  # of those that are None, in order
+Size: TypeAlias = tuple[int, int]
 
 
 def check_images(
@@ -224,104 +200,63 @@ def check_images(
     *,
     open_image: OpenImage,
     processes: int,
-    on_progress: Callable[[int], None],
+    on_progress: Progress,
 ) -> ImageCheck:
-    """Decodes every image once; `on_progress` is told how many more are done.
+    """Decodes every image once, in chunks.
 
     An image that cannot be read is a record, in the order of the samples; a worker that dies is
     a failure. With one process everything happens in this one.
     """
-    if processes < 1:
-        raise ValueError(f"processes is {processes}, not at least 1")
-    found: dict[int, _Outcome] = {}
-    for start, outcome in _outcomes(samples, open_image, processes):
-        found[start] = outcome
-        on_progress(len(outcome.sizes))
-    sizes = [size for start in sorted(found) for size in found[start].sizes]
-    reasons = iter([reason for start in sorted(found) for reason in found[start].reasons])
-    broken = tuple(
-        BrokenImage(sample.name, next(reasons))
-        for sample, size in zip(samples, sizes, strict=True)
-        if size is None
-    )
-    return _checked(samples, sizes, broken)
+    paths = [sample.path for sample in samples]
+    chunks = ((start, paths[start : start + _CHUNK]) for start in range(0, len(samples), _CHUNK))
+    outcomes: dict[int, Size | str] = {}
+    for (start, _), sizes_or_reasons in map_in_processes(
+        partial(_check_chunk, open_image),
+        chunks,
+        processes=processes,
+        if_killed=_killed,
+        ahead=_CHUNKS_AHEAD,
+    ):
+        outcomes.update(enumerate(sizes_or_reasons, start))
+        on_progress(len(outcomes), len(samples))
+    return _checked(samples, [outcomes[index] for index in range(len(samples))])
 
 
-def _checked(
-    samples: Sequence[Sample],
-    sizes: Sequence[tuple[int, int] | None],
-    broken: tuple[BrokenImage, ...],
-) -> ImageCheck:
-    known = np.array([size for size in sizes if size is not None], np.int64).reshape(-1, 2)
-    if not len(known):
-        return ImageCheck(len(samples), None, None, {}, (), broken)
-    median = np.median(known, axis=0)
-    odd = tuple(
-        (sample.name, size)
-        for sample, size in zip(samples, sizes, strict=True)
-        if size is not None and _is_odd(size, median)
-    )
-    ranges = [
-        SizeRange(int(side.min()), float(middle), int(side.max()))
-        for side, middle in zip(known.T, median, strict=True)
-    ]
-    counts = Counter(size for size in sizes if size is not None)
-    frequent = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-    return ImageCheck(len(samples), ranges[0], ranges[1], frequent, odd, broken)
-
-
-def _is_odd(size: tuple[int, int], median: NDArray[np.float64]) -> bool:
-    shares = [side / middle for side, middle in zip(size, median, strict=True)]
-    return bool(max(shares) > _ODD_SHARE or min(shares) < 1 / _ODD_SHARE)
-
-
-def _outcomes(
-    samples: Sequence[Sample], open_image: OpenImage, processes: int
-) -> Iterator[tuple[int, _Outcome]]:
-    """(index of the first sample, outcome) of every chunk, in whichever order they are done."""
-    starts = range(0, len(samples), _CHUNK)
-    jobs = (
-        (start, [sample.path for sample in samples[start : start + _CHUNK]]) for start in starts
-    )
-    if processes == 1:
-        for start, paths in jobs:
-            yield start, _check_chunk(open_image, paths)
-        return
-    # Not forked: the caller may have threads, of torch for example, that a fork would tear.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        running: dict[Future[_Outcome], int] = {}
-        try:
-            for start, paths in jobs:
-                running[pool.submit(_check_chunk, open_image, paths)] = start
-                if len(running) >= processes * _CHUNKS_AHEAD:
-                    yield from _collect(running)
-            while running:
-                yield from _collect(running)
-        except BrokenProcessPool as error:
-            raise FailureError(
-                "a process that decodes images was killed",
-                remedy="Look for a lack of memory, or use one process to find the image",
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _collect(running: dict[Future[_Outcome], int]) -> Iterator[tuple[int, _Outcome]]:
-    done, _ = wait(running, return_when=FIRST_COMPLETED)
-    for future in done:
-        yield running.pop(future), future.result()
-
-
-def _check_chunk(open_image: OpenImage, paths: Sequence[str]) -> _Outcome:
-    sizes: list[tuple[int, int] | None] = []
-    reasons: list[str] = []
-    for path in paths:
+def _check_chunk(open_image: OpenImage, chunk: tuple[int, Sequence[str]]) -> list[Size | str]:
+    """The size of each image, or the reason why it cannot be read."""
+    outcomes: list[Size | str] = []
+    for path in chunk[1]:
         try:
             with open_image(path) as image:
                 image.load()
-                sizes.append(image.size)
+                outcomes.append(image.size)
         except ImageError as error:
-            sizes.append(None)
-            reasons.append(error.message)
-    return _Outcome(sizes, reasons)
+            outcomes.append(error.message)
+    return outcomes
+
+
+def _killed(_chunk: object) -> NoReturn:
+    raise FailureError(
+        "a process that decodes images was killed",
+        remedy="Look for a lack of memory, or use one process to find the image",
+    )
+
+
+def _checked(samples: Sequence[Sample], outcomes: Sequence[Size | str]) -> ImageCheck:
+    named = [(sample.name, outcome) for sample, outcome in zip(samples, outcomes, strict=True)]
+    sizes = [(name, outcome) for name, outcome in named if not isinstance(outcome, str)]
+    broken = tuple(BrokenImage(name, reason) for name, reason in named if isinstance(reason, str))
+    if not sizes:
+        return ImageCheck(len(samples), None, None, {}, (), broken)
+    sides = np.array([size for _, size in sizes], np.int64)
+    median = np.median(sides, axis=0)
+    shares = sides / median  # (N, 2)
+    is_odd = (shares > _ODD_SHARE).any(axis=1) | (shares < 1 / _ODD_SHARE).any(axis=1)
+    widths, heights = (
+        SizeRange(int(side.min()), float(middle), int(side.max()))
+        for side, middle in zip(sides.T, median, strict=True)
+    )
+    counts = Counter(size for _, size in sizes)
+    frequent = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    odd = tuple(item for item, odd in zip(sizes, is_odd, strict=True) if odd)
+    return ImageCheck(len(samples), widths, heights, frequent, odd, broken)

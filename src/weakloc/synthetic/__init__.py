@@ -7,7 +7,6 @@ from weakloc.synthetic.folder import (
     artist_from,
     artist_of,
     draw_scene,
-    scene_samples,
     write_scenes,
 )
 from weakloc.synthetic.single import SINGLE_CLASSES
@@ -21,6 +20,5 @@ __all__ = [
     "artist_from",
     "artist_of",
     "draw_scene",
-    "scene_samples",
     "write_scenes",
 ]

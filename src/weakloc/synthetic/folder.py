@@ -1,15 +1,13 @@
 """Scenes on demand: kind, split, number and seed -> one scene, and whole folders of them.
 
 A scene depends on the seed, its split and its number alone, so the same seed gives the same
-bytes for any number of processes.
+bytes.
 """
 
 from __future__ import annotations
 
 import csv
-import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -23,7 +21,7 @@ from weakloc.data.readers.voc import label_map_text, voc_palette
 from weakloc.errors import DataError, SettingError, did_you_mean
 from weakloc.files import file_name_of, open_whole, write_whole
 from weakloc.geometry import box_to_voc
-from weakloc.structures import ABSENT, PRESENT, DataSet, Sample, Truth, TruthBox
+from weakloc.structures import DataSet
 from weakloc.synthetic.clutter import CLUTTER_CLASSES, Difficulty, draw_clutter
 from weakloc.synthetic.single import (
     SINGLE_CLASSES,
@@ -33,6 +31,7 @@ from weakloc.synthetic.single import (
     draw_single,
 )
 from weakloc.synthetic.surfaces import Scene
+from weakloc.work import Progress, silent
 
 JPEG_QUALITY = 92
 FOLDERS = (
@@ -127,7 +126,6 @@ def _write_text(path: Path, text: str) -> None:
 
 Kind: TypeAlias = Literal["clutter", "single"]
 SPLITS = ("train", "val")
-BATCH = 25  # scenes that a worker process draws at a time
 
 
 class Artist(Protocol):
@@ -188,26 +186,6 @@ def draw_scene(artist: Artist, *, split: str, index: int, seed: int) -> Scene:
     return artist.draw(np.random.default_rng([seed, SPLITS.index(split), index]), split=split)
 
 
-def scene_samples(
-    *, count: int, seed: int, split: str = "train", artist: Artist | None = None
-) -> list[tuple[Image.Image, Sample]]:
-    """Scenes kept in memory; by default cluttered ones of normal difficulty."""
-    samples = []
-    chosen = artist or artist_of("clutter", "normal")
-    for index in range(count):
-        scene = draw_scene(chosen, split=split, index=index, seed=seed)
-        labels = np.full(len(chosen.class_names), ABSENT, dtype=np.int8)
-        labels[[thing.class_index for thing in scene.objects]] = PRESENT
-        boxes = tuple(TruthBox(thing.class_index, thing.box) for thing in scene.objects)
-        name = f"{split}_{index:05d}.jpg"
-        samples.append((Image.fromarray(scene.pixels), Sample(name, "", labels, Truth(boxes))))
-    return samples
-
-
-def _no_report(num_written: int) -> None:
-    """Nobody listens."""
-
-
 def write_scenes(
     folder: Path,
     *,
@@ -215,60 +193,20 @@ def write_scenes(
     num_val: int,
     seed: int,
     artist: Artist,
-    num_workers: int = 1,
-    report: Callable[[int], None] = _no_report,
+    on_progress: Progress = silent,
 ) -> None:
-    """Fills an empty folder with scenes in Pascal VOC layout.
-
-    More than one worker are spawned processes: a script that asks for them needs the usual
-    `if __name__ == "__main__":`. `report` is told how many scenes are written so far.
-    """
+    """Fills an empty folder with scenes in Pascal VOC layout."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(
             "is there already and not empty", where=str(folder), remedy="Name a new folder"
         )
-    batches = [
-        _Batch(folder, artist, split, range(start, min(start + BATCH, count)), seed)
-        for split, count in zip(SPLITS, (num_train, num_val), strict=True)
-        for start in range(0, count, BATCH)
-    ]
     make_folders(folder)
     tags: dict[str, dict[str, frozenset[int]]] = {split: {} for split in SPLITS}
-    num_written = 0
-    for batch, present in zip(batches, _written(batches, num_workers), strict=True):
-        tags[batch.split].update(zip(batch.names(), present, strict=True))
-        num_written += len(present)
-        report(num_written)
+    numbers = [("train", n) for n in range(num_train)] + [("val", n) for n in range(num_val)]
+    for done, (split, index) in enumerate(numbers, start=1):
+        name = f"{split}_{index:05d}"
+        scene = draw_scene(artist, split=split, index=index, seed=seed)
+        write_scene(folder, name, scene, class_names=artist.class_names)
+        tags[split][name] = frozenset(drawn.class_index for drawn in scene.objects)
+        on_progress(done, len(numbers))
     write_lists(folder, tags, class_names=artist.class_names)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What one worker writes at a time."""
-
-    folder: Path
-    artist: Artist
-    split: str
-    indices: range
-    seed: int
-
-    def names(self) -> list[str]:
-        return [f"{self.split}_{index:05d}" for index in self.indices]
-
-    def write(self) -> list[frozenset[int]]:
-        """Writes the scenes; the classes present in each."""
-        present = []
-        for index, name in zip(self.indices, self.names(), strict=True):
-            scene = draw_scene(self.artist, split=self.split, index=index, seed=self.seed)
-            write_scene(self.folder, name, scene, class_names=self.artist.class_names)
-            present.append(frozenset(thing.class_index for thing in scene.objects))
-        return present
-
-
-def _written(batches: list[_Batch], num_workers: int) -> Iterator[list[frozenset[int]]]:
-    if num_workers < 2 or len(batches) < 2:
-        yield from map(_Batch.write, batches)
-        return
-    context = multiprocessing.get_context("spawn")  # safe beside the threads of torch
-    with ProcessPoolExecutor(min(num_workers, len(batches)), mp_context=context) as pool:
-        yield from pool.map(_Batch.write, batches)

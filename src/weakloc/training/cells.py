@@ -30,8 +30,8 @@ from weakloc.model.cell_classifier import (
 from weakloc.model.network import LocalizationNetwork
 from weakloc.settings import RefineSettings
 from weakloc.structures import PRESENT, UNKNOWN, BrokenImage, Sample, ScoreMaps
+from weakloc.work import Progress
 
-OnProgress = Callable[[int, int | None], None]
 IGNORED = -1
 _IMAGES_A_STEP = 16
 _SMALLEST_SPREAD = 1e-6
@@ -56,7 +56,7 @@ def learn_cells(
     samples: Sequence[Sample],
     preprocessing: Preprocessing,
     settings: RefineSettings,
-    on_progress: OnProgress,
+    on_progress: Progress,
 ) -> tuple[CellClassifier, list[BrokenImage]]:
     """Nothing but the samples' labels is looked at."""
     chosen = _chosen(samples, settings)
@@ -92,7 +92,7 @@ def _see(
     network: LocalizationNetwork,
     samples: Sequence[Sample],
     preprocessing: Preprocessing,
-    on_progress: OnProgress,
+    on_progress: Progress,
 ) -> tuple[list[SeenCells], list[BrokenImage]]:
     network.eval()
     levels = fine_levels(network.backbone)

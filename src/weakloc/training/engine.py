@@ -19,6 +19,7 @@ from weakloc.settings import TrainSettings
 from weakloc.training.checkpointing import WholeCheckpoints, restored_signals
 from weakloc.training.module import LocalizationModule, ResumableEpochs
 from weakloc.training.run_folder import CHECKPOINT_NAME
+from weakloc.work import num_cores
 
 
 def accelerator() -> str:
@@ -51,8 +52,7 @@ def num_workers(settings: TrainSettings) -> int:
     """Reading processes for each device; a small machine without a GPU computes with all cores."""
     if settings.workers is not None:
         return settings.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    share = (cores or 1) // num_devices(settings)
+    share = num_cores() // num_devices(settings)
     return min(share - 1, 12) if accelerator() == "gpu" else min(share // 4, 4)
 
 

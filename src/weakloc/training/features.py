@@ -31,6 +31,7 @@ from weakloc.files import open_whole
 from weakloc.geometry import GridTransform, Size
 from weakloc.model.backbones import Backbone
 from weakloc.structures import BrokenImage, Sample
+from weakloc.work import Progress
 
 FORMAT = 1
 Features: TypeAlias = NDArray[np.float16]
@@ -168,7 +169,6 @@ def _write_through(file: IO[bytes], content: bytes) -> None:
 
 
 _LARGEST_HALF = 65504.0
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from weakloc.training import engine
 from weakloc.training.features import Extraction, FeatureBatches, FeatureCache, Look, fill_alone
 from weakloc.training.module import ResumableEpochs
 from weakloc.training.plan import Plan
+from weakloc.work import Progress
 
-Progress = Callable[[int, int], None]
 _MEMORY_SHARE = 0.25
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from weakloc.training.checkpointing import Keeper
 from weakloc.training.module import LocalizationModule
+from weakloc.work import Progress, silent
 
 ProgressStyle: TypeAlias = Literal["auto", "bar", "lines", "quiet"]
 _COLUMNS = (
@@ -39,7 +41,7 @@ class TrainingProgress(Callback):
         self._style = resolve(style)
         self._keeper = keeper
         self._console = Console(stderr=True, highlight=False)
-        self._progress: Progress | None = None
+        self._progress: bars.Progress | None = None
         self._task = TaskID(0)
         self._images, self._began = 0, time.monotonic()
 
@@ -47,7 +49,7 @@ class TrainingProgress(Callback):
         del pl_module
         if self._style != "bar" or not trainer.is_global_zero:
             return
-        self._progress = Progress(*_COLUMNS, console=self._console, transient=True)
+        self._progress = bars.Progress(*_COLUMNS, console=self._console, transient=True)
         steps = int(trainer.num_training_batches)
         fields: dict[str, Any] = self._fields(trainer, "-")
         total = steps * (trainer.max_epochs or 0)
@@ -117,26 +119,26 @@ class TrainingProgress(Callback):
 
 
 @contextmanager
-def counted(description: str, style: ProgressStyle) -> Iterator[Callable[[int, int], None]]:
+def counted(description: str, style: ProgressStyle) -> Iterator[Progress]:
     """A function of (done, total) for work that comes before training."""
     style = resolve(style)
     console = Console(stderr=True, highlight=False)
     if style == "quiet":
-        yield lambda _done, _total: None
+        yield silent
     elif style == "bar":
-        with Progress(console=console, transient=True) as progress:
+        with bars.Progress(console=console, transient=True) as progress:
             task = progress.add_task(description, total=None)
             yield lambda done, total: progress.update(task, completed=done, total=total)
     else:
         yield _lines(description, console)
 
 
-def _lines(description: str, console: Console) -> Callable[[int, int], None]:
+def _lines(description: str, console: Console) -> Progress:
     shown = -1
 
-    def update(done: int, total: int) -> None:
+    def update(done: int, total: int | None) -> None:
         nonlocal shown
-        tenth = 10 * done // max(total, 1)
+        tenth = 10 * done // max(total or 0, 1)
         if tenth > shown:
             shown = tenth
             console.print(f"{description}: {done} of {total}")

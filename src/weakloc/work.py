@@ -1,0 +1,108 @@
+"""Work that is shared out: how many cores there are, who is told how far it is, and processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeAlias, TypeVar
+
+Progress: TypeAlias = Callable[[int, int | None], None]  # (done, of how many if that is known)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def silent(_done: int, _total: int | None) -> None:
+    """Progress that nobody watches."""
+
+
+def num_cores() -> int:
+    """The cores that this process may use, which a container or scheduler may have limited."""
+    known = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+
+
+def no_more(_item: object, _result: object) -> tuple[()]:
+    """Nothing follows from a result."""
+    return ()
+
+
+def map_in_processes(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    processes: int,
+    if_killed: Callable[[Item], Result],
+    then: Callable[[Item, Result], Iterable[Item]] = no_more,
+    prepare: Callable[[], object] = dict,
+    ahead: int = 1,
+) -> Iterator[tuple[Item, Result]]:
+    """(item, what the function makes of it), in whichever order they are done.
+
+    With one process all is done in this one, in order. Else `function`, a module's own, is sent to
+    spawned ones, `ahead` items for each at a time, after `prepare` was called there once. The items
+    that `then` makes of a result are taken up next. Exceptions of the function come out here; a
+    pool of which a process was killed is replaced, and `if_killed` says what its items give.
+    """
+    if processes < 1:
+        raise ValueError(f"processes is {processes}, not at least 1")
+    remaining, follow_ups = iter(items), deque[Item]()
+    if processes == 1:
+        prepare()
+        while taken := _next_of(follow_ups, remaining, 1):
+            result = function(taken[0])
+            follow_ups.extendleft(reversed([*then(taken[0], result)]))
+            yield taken[0], result
+        return
+    running: dict[Future[Result], Item] = {}
+    pool = _pool(processes, prepare)
+    try:
+        while True:
+            for item in _next_of(follow_ups, remaining, processes * ahead - len(running)):
+                running[pool.submit(function, item)] = item
+            if not running:
+                return
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            if any(isinstance(future.exception(), BrokenProcessPool) for future in finished):
+                finished = set(running)
+                pool.shutdown()
+                pool = _pool(processes, prepare)
+            for future in finished:
+                item = running.pop(future)
+                is_killed = isinstance(future.exception(), BrokenProcessPool)
+                result = if_killed(item) if is_killed else future.result()
+                follow_ups.extendleft(reversed([*then(item, result)]))
+                yield item, result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _next_of(follow_ups: deque[Item], remaining: Iterator[Item], count: int) -> list[Item]:
+    """Up to `count` items, those that follow from results first."""
+    taken = [follow_ups.popleft() for _ in range(min(count, len(follow_ups)))]
+    return taken + [item for _, item in zip(range(count - len(taken)), remaining, strict=False)]
+
+
+def _pool(processes: int, prepare: Callable[[], object]) -> ProcessPoolExecutor:
+    # Not forked: the caller may have threads, of torch for example, that a fork would tear.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(
+        processes, mp_context=context, initializer=_begin, initargs=(prepare,)
+    )
+
+
+def _begin(prepare: Callable[[], object]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    prepare()
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for its next item forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
