@@ -15,7 +15,7 @@ from weakloc.metrics.case import ClassIndex, pair_predictions
 from weakloc.metrics.evaluation import (
     METRICS,
     Evaluation,
-    Setup,
+    MetricSetup,
     compare_reports,
     said_kinds,
     truth_kinds,
@@ -26,7 +26,7 @@ from weakloc.structures import Mask, TruthBox, TruthMask
 from .oracles import prediction, sample
 
 NAMES = tuple("abcdefg")
-SETUP = Setup(ClassIndex(NAMES), resampling=Resampling(200))
+SETUP = MetricSetup(ClassIndex(NAMES), resampling=Resampling(200))
 OF_PREDICTIONS = tuple(name for name, metric in METRICS.items() if "maps" not in metric.said)
 
 

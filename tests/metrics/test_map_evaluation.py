@@ -9,7 +9,7 @@ import pytest
 
 from weakloc.metrics.baselines import rectangle_rle
 from weakloc.metrics.case import ClassIndex, ClassMap
-from weakloc.metrics.evaluation import Evaluation, Setup, reading_differences
+from weakloc.metrics.evaluation import Evaluation, MetricSetup, reading_differences
 from weakloc.metrics.max_box import READINGS
 from weakloc.metrics.uncertainty import Resampling
 from weakloc.structures import TruthBox, TruthMask
@@ -17,7 +17,7 @@ from weakloc.structures import TruthBox, TruthMask
 from .oracles import prediction, sample
 
 SIZE = (90, 61)
-SETUP = Setup(ClassIndex(["cat"]), resampling=Resampling(100))
+SETUP = MetricSetup(ClassIndex(["cat"]), resampling=Resampling(100))
 BOTH = ("max_box_acc", "max_box_acc_compatible", "max_box_acc_v2", "pixels")
 
 
@@ -96,7 +96,7 @@ def test_the_original_size_is_a_reading_of_its_own(random):
 
 def test_each_class_that_is_present_counts_for_itself(random):
     (known, cat_map), *_ = _images(random, 1)
-    setup = Setup(ClassIndex(["cat", "dog"]), resampling=Resampling(10))
+    setup = MetricSetup(ClassIndex(["cat", "dog"]), resampling=Resampling(10))
     kinds = {"truth": {"boxes"}, "said": {"maps"}}
     evaluation = Evaluation(setup, **kinds, metrics=("max_box_acc",))
     (drawn,) = known.truth.boxes

@@ -56,7 +56,7 @@ def test_one_pass_counts_what_two_histograms_count_on_1000_maps(step, dtype):
     edges = histogram_edges(step)
     on_edges = random.choice(edges[:-2], SHAPE)
     for score_map in [on_edges, np.nextafter(on_edges, -1), *random_maps(340)]:
-        scores = normalize_map(score_map, where="a").astype(dtype)
+        scores = normalize_map(score_map, image="a").astype(dtype)
         truth = random.choice(np.array([0, 1, VOID], dtype=np.uint8), SHAPE)
         ours = count_pixels(scores, truth, edges)
         for value in (0, 1):
@@ -71,7 +71,7 @@ def test_pixel_precision_is_the_average_precision_of_the_binned_pixels(random):
         truth = random.choice(np.array([0, 1, VOID], dtype=np.uint8), SHAPE)
         accumulator.add(draw(str(number)), score_map, truth)
         binned = np.searchsorted(
-            histogram_edges(0.01), normalize_map(score_map, where="a"), "right"
+            histogram_edges(0.01), normalize_map(score_map, image="a"), "right"
         )
         scores.append(binned[truth != VOID])
         labels.append(truth[truth != VOID])

@@ -89,7 +89,7 @@ def test_the_compatible_reading_equals_one_contour_search_a_threshold_on_1000_ma
     # 1,000 thresholds are 255 distinct ones; a few of them a map, different ones each time.
     for score_map in random_maps(1000, seed=1):
         objects = _objects(random)
-        ours = best_overlaps(normalize_map(score_map, where="a"), objects, IMAGE_SIZE, convention)
+        ours = best_overlaps(normalize_map(score_map, image="a"), objects, IMAGE_SIZE, convention)
         chosen = np.sort(random.choice(convention.thresholds.size, 8, replace=False))
         slow = _slow_compatible(score_map, objects, contours, convention.thresholds[chosen])
         assert ours[levels[chosen]].tolist() == pytest.approx(slow, abs=1e-12)
@@ -101,7 +101,7 @@ def test_the_clean_reading_equals_labelling_the_map_at_each_threshold_on_1000_ma
     convention = MapConvention(contours, (0.5,))
     for score_map in random_maps(1000, seed=2):
         objects = _objects(random)
-        ours = best_overlaps(normalize_map(score_map, where="a"), objects, IMAGE_SIZE, convention)
+        ours = best_overlaps(normalize_map(score_map, image="a"), objects, IMAGE_SIZE, convention)
         chosen = np.sort(random.choice(100, 8, replace=False))
         slow = _slow_clean(score_map, objects, contours, convention.thresholds[chosen])
         assert ours[chosen].tolist() == pytest.approx(slow, abs=1e-12)
@@ -109,7 +109,7 @@ def test_the_clean_reading_equals_labelling_the_map_at_each_threshold_on_1000_ma
 
 def test_the_largest_contour_is_the_one_opencv_takes_at_every_level():
     for score_map in random_maps(60, seed=3):
-        heat = floor_to_bytes(normalize_map(score_map, where="a"))
+        heat = floor_to_bytes(normalize_map(score_map, image="a"))
         tree = component_tree(heat)
         for level, node in enumerate(largest_by_contour(heat, tree)):
             found, _ = cv2.findContours(
@@ -158,7 +158,7 @@ def test_the_accuracy_is_the_best_threshold_of_the_whole_set_and_not_of_each_map
     convention = MapConvention("all", (0.3, 0.5, 0.7), reading, "original")
     per_image = np.array(
         [
-            best_overlaps(normalize_map(m, where="a"), t, (WIDTH, HEIGHT), convention)
+            best_overlaps(normalize_map(m, image="a"), t, (WIDTH, HEIGHT), convention)
             for m, t in zip(maps, truths, strict=True)
         ]
     )

@@ -24,9 +24,9 @@ from weakloc.metrics.case import ClassIndex, ClassMap, Resolution, pair_predicti
 from weakloc.metrics.evaluation import (
     METRICS,
     Evaluation,
+    MetricSetup,
     Report,
     SaidKind,
-    Setup,
     compare_reports,
     said_kinds,
     truth_kinds,
@@ -119,8 +119,8 @@ class Judging:
         return self.data_set.splits[self.split]
 
     @property
-    def setup(self) -> Setup:
-        return Setup(
+    def setup(self) -> MetricSetup:
+        return MetricSetup(
             ClassIndex(self.data_set.class_names),
             segmentation_values=self.data_set.segmentation_values,
             resampling=Resampling(self.num_resamples),

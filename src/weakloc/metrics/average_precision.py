@@ -115,13 +115,13 @@ def ranked_precision(
         images = int(ranking.image.max(initial=-1)) + 1
         weights = np.ones((images, 1), dtype=np.uint8)
     marks = (ranking.positive * _POSITIVE + ranking.ends_group * _READ).astype(np.uint8)
-    found = num_positives.astype(np.float64)
+    positives = num_positives.astype(np.float64)
     if definition in _SAMPLED_RECALLS:
         recalls = _SAMPLED_RECALLS[definition]
-        area = _sampled_area(marks, ranking.image, weights, found, recalls)
+        area = _sampled_area(marks, ranking.image, weights, positives, recalls)
     else:
         area = _whole_area(marks, ranking.image, weights, definition == "nonint")
-    return ratio(area, found)
+    return ratio(area, positives)
 
 
 def grouped_precisions(positives: ArrayLike, negatives: ArrayLike) -> FloatArray:
@@ -130,10 +130,10 @@ def grouped_precisions(positives: ArrayLike, negatives: ArrayLike) -> FloatArray
     Bins are in ascending order of score; empty ones add nothing. NaN where nothing is positive.
     """
     positive = np.asarray(positives, dtype=np.float64)[..., ::-1]  # best bin first
-    found = np.cumsum(positive, axis=-1)
-    taken = found + np.cumsum(np.asarray(negatives, dtype=np.float64)[..., ::-1], axis=-1)
-    precision = np.divide(found, taken, out=np.zeros_like(found), where=taken > 0)
-    return ratio((precision * positive).sum(axis=-1), found[..., -1])
+    num_found = np.cumsum(positive, axis=-1)
+    taken = num_found + np.cumsum(np.asarray(negatives, dtype=np.float64)[..., ::-1], axis=-1)
+    precision = np.divide(num_found, taken, out=np.zeros_like(num_found), where=taken > 0)
+    return ratio((precision * positive).sum(axis=-1), num_found[..., -1])
 
 
 # Both kernels walk from the worst rank to the best, so that the envelope is a running maximum.
@@ -147,19 +147,19 @@ def _whole_area(
     is_plain: bool,
 ) -> FloatArray:
     """Precision summed over the positives, as is or under its envelope."""
-    found, taken = _tallies(marks, image, weights)
-    precision, area = np.zeros(found.size), np.zeros(found.size)
-    for place in range(image.size - 1, -1, -1):
-        row = weights[image[place]]
-        if marks[place] & _READ:
-            for b in range(found.size):
-                here = found[b] / max(taken[b], 1.0)
+    num_found, taken = _tallies(marks, image, weights)
+    precision, area = np.zeros(num_found.size), np.zeros(num_found.size)
+    for position in range(image.size - 1, -1, -1):
+        row = weights[image[position]]
+        if marks[position] & _READ:
+            for b in range(num_found.size):
+                here = num_found[b] / max(taken[b], 1.0)
                 precision[b] = here if is_plain else max(here, precision[b])
-        if marks[place] & _POSITIVE:
-            for b in range(found.size):
+        if marks[position] & _POSITIVE:
+            for b in range(num_found.size):
                 area[b] += precision[b] * row[b]
-                found[b] -= row[b]
-        for b in range(found.size):
+                num_found[b] -= row[b]
+        for b in range(num_found.size):
             taken[b] -= row[b]
     return area
 
@@ -173,26 +173,27 @@ def _sampled_area(
     recalls: FloatArray,
 ) -> FloatArray:
     """The envelope's mean over the given recalls, times the positives."""
-    found, taken = _tallies(marks, image, weights)
-    precision, total = np.zeros(found.size), np.zeros(found.size)
-    unread = np.zeros(found.size, dtype=np.int64)  # recalls that the walk has not yet come down to
-    for b in range(found.size):
-        unread[b] = np.searchsorted(recalls, found[b] / max(num_positives[b], 1.0), "right")
-    for place in range(image.size - 1, -1, -1):
-        row = weights[image[place]]
-        if marks[place] & _READ:
-            for b in range(found.size):
-                precision[b] = max(found[b] / max(taken[b], 1.0), precision[b])
-        for b in range(found.size):
+    num_found, taken = _tallies(marks, image, weights)
+    precision, total = np.zeros(num_found.size), np.zeros(num_found.size)
+    # Recalls that the walk has not yet come down to.
+    unread = np.zeros(num_found.size, dtype=np.int64)
+    for b in range(num_found.size):
+        unread[b] = np.searchsorted(recalls, num_found[b] / max(num_positives[b], 1.0), "right")
+    for position in range(image.size - 1, -1, -1):
+        row = weights[image[position]]
+        if marks[position] & _READ:
+            for b in range(num_found.size):
+                precision[b] = max(num_found[b] / max(taken[b], 1.0), precision[b])
+        for b in range(num_found.size):
             taken[b] -= row[b]
-        if marks[place] & _POSITIVE:
-            for b in range(found.size):
-                found[b] -= row[b]
-                recall = found[b] / max(num_positives[b], 1.0)
+        if marks[position] & _POSITIVE:
+            for b in range(num_found.size):
+                num_found[b] -= row[b]
+                recall = num_found[b] / max(num_positives[b], 1.0)
                 while unread[b] > 0 and recalls[unread[b] - 1] > recall:
                     total[b] += precision[b]
                     unread[b] -= 1
-    for b in range(found.size):
+    for b in range(num_found.size):
         total[b] = (total[b] + precision[b] * unread[b]) * num_positives[b] / recalls.size
     return total
 
@@ -202,14 +203,14 @@ def _tallies(
     marks: NDArray[np.uint8], image: NDArray[np.int64], weights: NDArray[np.uint8]
 ) -> tuple[FloatArray, FloatArray]:
     """Positives found and all detections taken at the worst rank, for every weighting."""
-    found, taken = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
-    for place in range(image.size):
-        row = weights[image[place]]
+    num_found, taken = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
+    for position in range(image.size):
+        row = weights[image[position]]
         for b in range(row.size):
             taken[b] += row[b]
-            if marks[place] & _POSITIVE:
-                found[b] += row[b]
-    return found, taken
+            if marks[position] & _POSITIVE:
+                num_found[b] += row[b]
+    return num_found, taken
 
 
 _BLOCK = 2048
@@ -245,7 +246,6 @@ def mean_average_precision(
     convention: RankingConvention,
     *,
     described: str,
-    hidden_supervision: int = 0,
     details: Mapping[str, Detail] | None = None,
 ) -> MetricResult:
     """Mean over the classes that have a positive; the others are left out and listed."""
@@ -254,7 +254,6 @@ def mean_average_precision(
         class_precisions(ranked, convention),
         ranked,
         convention=f"{described}; {convention}",
-        hidden_supervision=hidden_supervision,
         details=details,
     )
 
@@ -277,7 +276,7 @@ def class_precisions(ranked: RankedClasses, convention: RankingConvention) -> Cl
 
 def class_recalls(ranked: RankedClasses) -> ClassPrecisions:
     """The share of each class's positives that its whole ranking finds."""
-    found = np.stack(
+    num_found = np.stack(
         [
             np.bincount(ranking.image[ranking.positive], minlength=len(ranked.positives))
             for ranking in ranked.rankings
@@ -286,9 +285,9 @@ def class_recalls(ranked: RankedClasses) -> ClassPrecisions:
     )  # (images, C)
     weights = ranked.images.weights
     return ClassPrecisions(
-        values=ratio(found.sum(axis=0), ranked.positives.sum(axis=0)),
+        values=ratio(num_found.sum(axis=0), ranked.positives.sum(axis=0)),
         replicates=ratio(
-            _weighted_positives(found, weights), _weighted_positives(ranked.positives, weights)
+            _weighted_positives(num_found, weights), _weighted_positives(ranked.positives, weights)
         ),
     )
 
@@ -299,7 +298,6 @@ def precision_result(
     ranked: RankedClasses,
     *,
     convention: str,
-    hidden_supervision: int = 0,
     details: Mapping[str, Detail] | None = None,
 ) -> MetricResult:
     defined = ~np.isnan(precisions.values)
@@ -310,7 +308,6 @@ def precision_result(
         value=float(precisions.values[defined].mean()) if defined.any() else None,
         convention=convention,
         num_images=len(ranked.positives),
-        hidden_supervision=hidden_supervision,
         interval=interval_of(replicates),
         per_class={names[c]: float(precisions.values[c]) for c in np.flatnonzero(defined).tolist()},
         left_out=tuple(names[c] for c in np.flatnonzero(~defined).tolist()),
@@ -349,8 +346,8 @@ def _weighted_positives(
 
 def tag_mean_average_precision(scores: FloatArray, labels: LabelMatrix) -> float:
     """Over the classes that some image shows; NaN where there is none."""
-    found = [
+    precisions = [
         average_precision(scores[:, index], labels[:, index]) for index in range(labels.shape[1])
     ]
-    defined = [value for value in found if value is not None]
+    defined = [value for value in precisions if value is not None]
     return float(np.mean(defined)) if defined else float("nan")

@@ -74,10 +74,10 @@ def _best_scores_and_heats(prediction: Prediction) -> tuple[dict[str, float], di
     """By class: its score, else the best score of any of its places; the greatest heat."""
     scores: dict[str, float] = {}
     heats: dict[str, float] = {}
-    places: list[Point | Box | Mask] = [*prediction.points]
-    places += [*prediction.boxes, *prediction.masks]
-    for place in places:
-        scores[place.class_name] = max(place.score, scores.get(place.class_name, place.score))
+    scored: list[Point | Box | Mask] = [*prediction.points]
+    scored += [*prediction.boxes, *prediction.masks]
+    for part in scored:
+        scores[part.class_name] = max(part.score, scores.get(part.class_name, part.score))
     for point in prediction.points:
         if point.heat is not None:
             heats[point.class_name] = max(point.heat, heats.get(point.class_name, point.heat))

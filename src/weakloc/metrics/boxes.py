@@ -106,19 +106,28 @@ class Matches(NamedTuple):
 
 
 def flatten(records: Sequence[ImageBoxes]) -> tuple[FlatDetections, FlatTruth]:
-    found = [record.detections for record in records]
+    """The boxes of many images as rows of one table each."""
+    detected = [record.detections for record in records]
     drawn = [record.truth for record in records]
     detections = FlatDetections(
-        placed=_place([(each.classes, each.boxes) for each in found]),
-        scores=np.concatenate([each.scores for each in found] or [np.empty(0)]),
+        placed=_flat_boxes(detected),
+        scores=np.concatenate([part.scores for part in detected] or [np.empty(0)]),
         judged=np.concatenate([record.judged for record in records] or [np.empty(0, bool)]),
     )
     truth = FlatTruth(
-        placed=_place([(each.classes, each.boxes) for each in drawn]),
-        ignored=np.concatenate([each.ignored for each in drawn] or [np.empty(0, bool)]),
-        crowd=np.concatenate([each.crowd for each in drawn] or [np.empty(0, bool)]),
+        placed=_flat_boxes(drawn),
+        ignored=np.concatenate([part.ignored for part in drawn] or [np.empty(0, bool)]),
+        crowd=np.concatenate([part.crowd for part in drawn] or [np.empty(0, bool)]),
     )
     return detections, truth
+
+
+def _flat_boxes(parts: Sequence[DetectionArrays] | Sequence[TruthArrays]) -> FlatBoxes:
+    return FlatBoxes(
+        classes=np.concatenate([part.classes for part in parts] or [np.empty(0, np.int64)]),
+        images=np.repeat(np.arange(len(parts)), [len(part.classes) for part in parts]),
+        boxes=np.concatenate([part.boxes for part in parts] or [np.empty((0, 4))]),
+    )
 
 
 def match_boxes(
@@ -149,15 +158,6 @@ def class_order(classes: IntArray, scores: FloatArray) -> IntArray:
     falling = np.argsort(-scores)  # NumPy's unstable sort is several times faster
     _sort_equal_runs(falling, scores)
     return np.asarray(falling[np.argsort(classes[falling].astype(np.uint16), kind="stable")])
-
-
-def _place(parts: Sequence[tuple[IntArray, FloatArray]]) -> FlatBoxes:
-    sizes = np.array([len(classes) for classes, _ in parts], dtype=np.int64)
-    return FlatBoxes(
-        classes=np.concatenate([classes for classes, _ in parts] or [np.empty(0, np.int64)]),
-        images=np.repeat(np.arange(len(parts)), sizes),
-        boxes=np.concatenate([boxes for _, boxes in parts] or [np.empty((0, 4))]),
-    )
 
 
 def taken(placed: FlatBoxes, order: IntArray) -> FlatBoxes:
@@ -255,7 +255,7 @@ class BoxPrecision:
     def update(self, case: Case) -> None:
         self._records.add(case.draw, case_boxes(case))
 
-    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
+    def compute(self) -> tuple[MetricResult, ...]:
         images, records = self._records.sorted()
         detections, truth = flatten(records)
         num_classes = len(self.classes)
@@ -272,7 +272,6 @@ class BoxPrecision:
             ranked,
             self.convention,
             described=str(self.overlap),
-            hidden_supervision=hidden_supervision,
             details={
                 "num_detections": len(detections.scores),
                 "num_objects": int((~truth.ignored).sum()),
@@ -295,15 +294,21 @@ def rank_detections(
 ) -> list[Ranking]:
     """One ranking a class, best detection first."""
     matches = match_boxes(detections, truth, overlap)
-    classes = detections.placed.classes[matches.order]
-    ends = np.searchsorted(classes, np.arange(num_classes + 1))
+    return _rank_verdicts(detections, matches.order, matches.verdicts, num_classes, ties)
+
+
+def _rank_verdicts(
+    detections: FlatDetections,
+    order: IntArray,
+    verdicts: NDArray[np.int8],
+    num_classes: int,
+    ties: Ties,
+) -> list[Ranking]:
+    """One ranking a class of verdicts that are in order."""
+    ends = np.searchsorted(detections.placed.classes[order], np.arange(num_classes + 1))
+    scores, images = detections.scores[order], detections.placed.images[order]
     return [
-        rank_sorted(
-            detections.scores[matches.order[start:end]],
-            matches.verdicts[start:end],
-            ties=ties,
-            image=detections.placed.images[matches.order[start:end]],
-        )
+        rank_sorted(scores[start:end], verdicts[start:end], ties=ties, image=images[start:end])
         for start, end in itertools.pairwise(ends)
     ]
 
@@ -335,7 +340,7 @@ class CocoPrecision:
     def update(self, case: Case) -> None:
         self._records.add(case.draw, case_boxes(case))
 
-    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
+    def compute(self) -> tuple[MetricResult, ...]:
         images, records = self._records.sorted()
         detections, truth = flatten(records)
         num_images, num_classes = len(records), len(self.classes)
@@ -361,7 +366,6 @@ class CocoPrecision:
                 ranked[0],
                 convention=f"IoU {described}, {self.max_detections} detections an image and "
                 "class, all areas",
-                hidden_supervision=hidden_supervision,
             )
             for name, (chosen, described) in numbers.items()
         )
@@ -373,19 +377,7 @@ def rank_coco(
     """The rankings of all classes at each of the ten IoU thresholds."""
     order = class_order(detections.placed.classes, detections.scores)
     verdicts = _coco_verdicts(detections, truth, max_detections)[:, order]  # (T, D)
-    ends = np.searchsorted(detections.placed.classes[order], np.arange(num_classes + 1))
-    return [
-        [
-            rank_sorted(
-                detections.scores[order[start:end]],
-                verdict[start:end],
-                ties="stable",
-                image=detections.placed.images[order[start:end]],
-            )
-            for start, end in itertools.pairwise(ends)
-        ]
-        for verdict in verdicts
-    ]
+    return [_rank_verdicts(detections, order, row, num_classes, "stable") for row in verdicts]
 
 
 def _coco_verdicts(
@@ -416,8 +408,8 @@ def _coco_verdicts(
 def _mean(precisions: list[ClassPrecisions]) -> ClassPrecisions:
     """Over IoU thresholds."""
     return ClassPrecisions(
-        values=np.mean([each.values for each in precisions], axis=0),
-        replicates=np.mean([each.replicates for each in precisions], axis=0),
+        values=np.mean([level.values for level in precisions], axis=0),
+        replicates=np.mean([level.replicates for level in precisions], axis=0),
     )
 
 
@@ -436,10 +428,10 @@ def _match_groups(
     """
     verdicts = np.full((COCO_IOUS.size, len(boxes)), FALSE_ALARM, dtype=np.int8)
     is_found = np.zeros((COCO_IOUS.size, len(objects)), dtype=np.bool_)
-    place = 0
+    position = 0
     for d in range(len(boxes)):
-        place = place + 1 if d > 0 and groups[d, 0] == groups[d - 1, 0] else 0
-        if place >= max_detections:
+        position = position + 1 if d > 0 and groups[d, 0] == groups[d - 1, 0] else 0
+        if position >= max_detections:
             verdicts[:, d] = IGNORED
             continue
         begin, end = groups[d, 1], groups[d, 2]

@@ -19,7 +19,7 @@ from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, ImageDraw, Resamplin
 from weakloc.rle import decode_mask
 from weakloc.structures import ABSENT, PRESENT, Box, Mask, Point, Prediction, Sample, Truth
 
-LabelImage: TypeAlias = NDArray[np.uint8]  # (height, width)
+LabelPixels: TypeAlias = NDArray[np.uint8]  # (height, width)
 ScoreMap: TypeAlias = NDArray[np.floating[Any]]  # (height, width)
 Resolution: TypeAlias = Literal["224", "original"]
 BACKGROUND, VOID = 0, 255
@@ -37,12 +37,12 @@ class ClassIndex:
     def __len__(self) -> int:
         return len(self.names)
 
-    def index_of(self, name: str, *, where: str) -> int:
+    def index_of(self, name: str, *, image: str) -> int:
         index = self._index.get(name)
         if index is None:
             raise PredictionsError(
                 f"class {name!r} is not a class of the data set",
-                where=where,
+                where=image,
                 remedy=did_you_mean(name, self.names),
             )
         return index
@@ -94,7 +94,7 @@ class ImageTruth:
         return truth_arrays(self.sample)
 
     @cached_property
-    def labels(self) -> LabelImage | None:
+    def labels(self) -> LabelPixels | None:
         """The drawn label image, else the drawn objects; None without either."""
         return truth_labels(self.sample, self.segmentation_values)
 
@@ -156,7 +156,7 @@ class Case:
         names = [box.class_name for box in boxes]
         return DetectionArrays(
             classes=np.array(
-                [self.classes.index_of(name, where=self.name) for name in names], dtype=np.int64
+                [self.classes.index_of(name, image=self.name) for name in names], dtype=np.int64
             ),
             boxes=np.array([box.box for box in boxes], dtype=np.float64).reshape(-1, 4),
             scores=np.array([box.score for box in boxes], dtype=np.float64),
@@ -173,7 +173,7 @@ class Case:
         """The first of the highest-scored points of each class that has one."""
         best: dict[int, Point] = {}
         for point in self.prediction.points:
-            c = self.classes.index_of(point.class_name, where=self.name)
+            c = self.classes.index_of(point.class_name, image=self.name)
             if c not in best or point.score > best[c].score:
                 best[c] = point
         return best
@@ -183,7 +183,7 @@ class Case:
         """(C,) in the order of the classes; each class must have one."""
         values = np.full(len(self.classes), np.nan)
         for name, score in self.prediction.scores.items():
-            values[self.classes.index_of(name, where=self.name)] = score
+            values[self.classes.index_of(name, image=self.name)] = score
         if np.isnan(values).any():
             missing = self.classes.names[int(np.flatnonzero(np.isnan(values))[0])]
             raise PredictionsError(
@@ -216,7 +216,7 @@ def truth_arrays(sample: Sample) -> TruthArrays:
     )
 
 
-def truth_labels(sample: Sample, segmentation_values: Mapping[int, int]) -> LabelImage | None:
+def truth_labels(sample: Sample, segmentation_values: Mapping[int, int]) -> LabelPixels | None:
     """0 is background, 1 + c the class c, 255 void; later objects lie over earlier ones."""
     truth = drawn_truth(sample)
     if truth.segmentation_path is not None:
@@ -229,7 +229,7 @@ def truth_labels(sample: Sample, segmentation_values: Mapping[int, int]) -> Labe
     return labels
 
 
-def read_labels(path: str, segmentation_values: Mapping[int, int]) -> LabelImage:
+def read_labels(path: str, segmentation_values: Mapping[int, int]) -> LabelPixels:
     """A palette image's indices as labels."""
     try:
         with Image.open(Path(path)) as image:
@@ -296,10 +296,10 @@ def check_prediction(prediction: Prediction, classes: ClassIndex) -> None:
     image = prediction.image
     for name, score in prediction.scores.items():
         _check_score(score, name, image, classes)
-    places: list[Point | Box | Mask] = []
-    places += [*prediction.points, *prediction.boxes, *prediction.masks]
-    for place in places:
-        _check_score(place.score, place.class_name, image, classes)
+    scored: list[Point | Box | Mask] = []
+    scored += [*prediction.points, *prediction.boxes, *prediction.masks]
+    for part in scored:
+        _check_score(part.score, part.class_name, image, classes)
     for point in prediction.points:
         if not (math.isfinite(point.x) and math.isfinite(point.y)):
             raise PredictionsError(f"a point lies at ({point.x}, {point.y})", where=image)
@@ -315,7 +315,7 @@ def check_prediction(prediction: Prediction, classes: ClassIndex) -> None:
 
 
 def _check_score(score: float, class_name: str, image: str, classes: ClassIndex) -> None:
-    classes.index_of(class_name, where=image)
+    classes.index_of(class_name, image=image)
     if not math.isfinite(score):
         raise PredictionsError(
             f"the score of class {class_name!r} is {score}",

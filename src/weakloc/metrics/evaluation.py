@@ -56,7 +56,7 @@ _MISSING_TRUTH: Mapping[TruthKind, str] = {
 
 
 @dataclass(frozen=True)
-class Setup:
+class MetricSetup:
     """What accumulators and cases are made from."""
 
     classes: ClassIndex
@@ -71,11 +71,11 @@ class Setup:
 
 
 class Accumulator(Protocol):
-    """What one metric keeps of all cases."""
+    """What one metric keeps of all cases; its results count the boxes that it tuned itself by."""
 
     def update(self, case: Case) -> None: ...
 
-    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]: ...
+    def compute(self) -> tuple[MetricResult, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,12 @@ class Metric:
     headlines: tuple[str, ...]
     truth: Set[TruthKind]
     said: Set[SaidKind]
-    make: Callable[[Setup], Accumulator]
+    make: Callable[[MetricSetup], Accumulator]
 
-    def unavailable(self, truth: Iterable[TruthKind], said: Iterable[SaidKind]) -> str | None:
+    def unavailable(self, truth: Iterable[TruthKind], answers: Iterable[SaidKind]) -> str | None:
         """Why it cannot be computed, or None."""
         reasons = [_MISSING_TRUTH[kind] for kind in sorted(self.truth - set(truth))]
-        reasons += [f"the predictions hold no {kind}" for kind in sorted(self.said - set(said))]
+        reasons += [f"the predictions hold no {kind}" for kind in sorted(self.said - set(answers))]
         return "; ".join(reasons) or None
 
 
@@ -270,7 +270,7 @@ class Evaluation:
 
     def __init__(
         self,
-        setup: Setup,
+        setup: MetricSetup,
         *,
         truth: Iterable[TruthKind],
         said: Iterable[SaidKind],
@@ -316,11 +316,14 @@ class Evaluation:
                     if result.value is not None:
                         baselines.setdefault(result.name, {})[name] = result.value
         results = [
-            replace(result, baselines=baselines.get(result.name, {}))
-            for metric, accumulator in zip(self._metrics, self._of_run, strict=True)
-            for result in accumulator.compute(
-                hidden_supervision=in_training if metric.said == {"maps"} else hidden_supervision
+            replace(
+                result,
+                baselines=baselines.get(result.name, {}),
+                hidden_supervision=result.hidden_supervision
+                + (in_training if metric.said == {"maps"} else hidden_supervision),
             )
+            for metric, accumulator in zip(self._metrics, self._of_run, strict=True)
+            for result in accumulator.compute()
         ]
         return Report(tuple(results), self._unavailable)
 

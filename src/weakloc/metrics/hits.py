@@ -27,7 +27,6 @@ from weakloc.metrics.uncertainty import (
     mean_of_defined,
     ratio,
 )
-from weakloc.structures import Point
 
 Averaging: TypeAlias = Literal["classes", "trials"]
 # Hits and trials of one image, each (C,) or, where several rates are counted, (rates, C).
@@ -66,12 +65,10 @@ class HitRates:
         counts[0], counts[1] = hits, trials
         self._sums.add(draw, counts)
 
-    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
-        return tuple(
-            self._result(number, rate, hidden_supervision) for number, rate in enumerate(self.rates)
-        )
+    def compute(self) -> tuple[MetricResult, ...]:
+        return tuple(self._result(number, rate) for number, rate in enumerate(self.rates))
 
-    def _result(self, number: int, rate: Rate, hidden_supervision: int) -> MetricResult:
+    def _result(self, number: int, rate: Rate) -> MetricResult:
         def average(sums: FloatArray) -> FloatArray:
             counts = sums.reshape(-1, *self._shape)[:, :, number]  # (resamples, 2, C)
             return _average(counts[:, 0], counts[:, 1], rate.averaging)
@@ -86,7 +83,6 @@ class HitRates:
             value=float(_average(hits, trials, rate.averaging)) if is_tried.any() else None,
             convention=f"{rate.convention}, mean over {rate.averaging}",
             num_images=self._sums.num_images,
-            hidden_supervision=hidden_supervision,
             interval=interval_of(replicates) if is_tried.any() else None,
             per_class={names[c]: float(per_class[c]) for c in np.flatnonzero(is_tried)},
             left_out=tuple(names[c] for c in np.flatnonzero(~is_tried)),
@@ -223,7 +219,10 @@ def pointing_accuracy(
         is_drawn = _drawn_classes(case)
         hits = np.zeros(len(classes))
         for c, point in case.best_points.items():
-            hits[c] = is_drawn[c] and _is_inside(point, case.truth.objects.boxes_of(c), tolerance)
+            left, top, right, bottom = case.truth.objects.boxes_of(c).T
+            across = (left - tolerance <= point.x) & (point.x <= right + tolerance)
+            down = (top - tolerance <= point.y) & (point.y <= bottom + tolerance)
+            hits[c] = (across & down).any()
         return hits, is_drawn
 
     rate = Rate("pointing_accuracy", f"classes given, tolerance {tolerance:g} px", "classes")
@@ -240,12 +239,6 @@ def best_box_hits(
 
 def overlaps_any(box: FloatArray, objects: FloatArray, overlap: OverlapConvention) -> bool:
     return bool(overlap.passes(box_ious(box, objects, inclusive=overlap.is_inclusive)).any())
-
-
-def _is_inside(point: Point, boxes: FloatArray, tolerance: float) -> bool:
-    left, top, right, bottom = boxes.T
-    across = (left - tolerance <= point.x) & (point.x <= right + tolerance)
-    return bool((across & (top - tolerance <= point.y) & (point.y <= bottom + tolerance)).any())
 
 
 def _one_hot(case: Case) -> NDArray[np.bool_]:

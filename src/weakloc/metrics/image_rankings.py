@@ -66,7 +66,7 @@ class ImageRanking(ABC):
     def merge(self, other: ImageRanking) -> None:
         self._rows.merge(other._rows)
 
-    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
+    def compute(self) -> tuple[MetricResult, ...]:
         images, rows = self._rows.sorted()
         shape = (len(rows), len(self.classes))
         scores = np.array([row.scores for row in rows]).reshape(shape)
@@ -87,7 +87,6 @@ class ImageRanking(ABC):
             ranked,
             self.convention,
             described=self.described,
-            hidden_supervision=hidden_supervision,
         )
         return (result,)
 
@@ -153,8 +152,8 @@ class PointPrecision(ImageRanking):
         positives = np.bincount(certain, minlength=num_classes) > 0
         return ImageRow(scores, verdicts, positives, num_classes - len(case.best_points))
 
-    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
-        (result,) = super().compute(hidden_supervision=hidden_supervision)
+    def compute(self) -> tuple[MetricResult, ...]:
+        (result,) = super().compute()
         num_missing = sum(row.num_missing for row in self._rows)
         return (replace(result, details={"num_missing_points": num_missing}),)
 

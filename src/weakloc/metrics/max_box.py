@@ -205,7 +205,7 @@ def _next_neighbour(
     return -1
 
 
-def normalize_map(score_map: ScoreMap, *, where: str) -> ScoreMap:
+def normalize_map(score_map: ScoreMap, *, image: str) -> ScoreMap:
     """Minimum to 0 and maximum to 1, in the precision of the map; a constant map is all 0."""
     if score_map.ndim != 2 or score_map.size == 0:
         raise ValueError(f"a score map is (height, width), not {score_map.shape}")
@@ -213,7 +213,7 @@ def normalize_map(score_map: ScoreMap, *, where: str) -> ScoreMap:
     if not (np.isfinite(lowest) and np.isfinite(highest)):
         raise PredictionsError(
             "the score map holds values that are not finite",
-            where=where,
+            where=image,
             remedy="Look at the network: training may have diverged",
         )
     lifted = score_map - score_map.min()
@@ -252,7 +252,7 @@ def _count_below(scores: FloatArray, thresholds: FloatArray, per_unit: float) ->
 
 
 Contours: TypeAlias = Literal["largest", "all"]
-Reading: TypeAlias = Literal["clean", "compatible"]
+MapReading: TypeAlias = Literal["clean", "compatible"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +269,7 @@ class MapConvention:
 
     contours: Contours = "largest"
     ious: tuple[float, ...] = (0.5,)
-    reading: Reading = "clean"
+    reading: MapReading = "clean"
     resolution: Resolution = "224"
     step: float = 0.01  # between thresholds in [0, 1)
 
@@ -308,7 +308,7 @@ MAX_BOX_ACC_V2 = MapConvention("all", (0.3, 0.5, 0.7))
 READINGS: tuple[MapConvention, ...] = tuple(
     replace(base, resolution=resolution, reading=reading)
     for base, resolution, reading in itertools.product(
-        (MAX_BOX_ACC, MAX_BOX_ACC_V2), get_args(Resolution), get_args(Reading)
+        (MAX_BOX_ACC, MAX_BOX_ACC_V2), get_args(Resolution), get_args(MapReading)
     )
 )
 
@@ -342,13 +342,13 @@ class MaxBoxAccuracy:
             raise DataError("no box of the class is drawn", where=draw.image)
         self._check_size(score_map, image_size)
         overlaps = best_overlaps(
-            normalize_map(score_map, where=draw.image), objects, image_size, self.convention
+            normalize_map(score_map, image=draw.image), objects, image_size, self.convention
         )
         hits = overlaps >= np.array(self.convention.ious)[:, None]  # (I, levels)
         self._num_objects += len(objects)
         self._sums.add(draw, np.append(hits, 1))
 
-    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
+    def compute(self) -> tuple[MetricResult, ...]:
         sums = self._sums
         accuracies = self._accuracies(sums.total)  # (I, thresholds)
         is_defined = sums.num_images > 0
@@ -360,7 +360,7 @@ class MaxBoxAccuracy:
             value=float(accuracies.max(axis=-1).mean()) if is_defined else None,
             convention=str(self.convention),
             num_images=sums.num_images,
-            hidden_supervision=hidden_supervision + self._num_objects,
+            hidden_supervision=self._num_objects,
             interval=interval_of(replicates),
             details=self._details(accuracies) if is_defined else {},
             curves=self._curves(accuracies) if is_defined else {},
@@ -440,9 +440,9 @@ def _shown_boxes(
         if convention.reading == "compatible":
             shown.append(hole_level_boxes(levels))
         return (
-            np.concatenate([each.first_level for each in shown]),
-            np.concatenate([each.last_level for each in shown]),
-            np.concatenate([each.boxes for each in shown]),
+            np.concatenate([boxes.first_level for boxes in shown]),
+            np.concatenate([boxes.last_level for boxes in shown]),
+            np.concatenate([boxes.boxes for boxes in shown]),
         )
     tree = component_tree(levels, 8)
     if convention.reading == "compatible":

@@ -17,7 +17,7 @@ from weakloc.metrics.case import (
     Case,
     ClassIndex,
     ImageTruth,
-    LabelImage,
+    LabelPixels,
     ScoreMap,
     drawn_truth,
 )
@@ -36,13 +36,13 @@ from weakloc.structures import ABSENT, PRESENT, Prediction, Truth
 
 def paint_masks(
     prediction: Prediction, classes: ClassIndex, *, allowed: Iterable[int] | None = None
-) -> LabelImage:
+) -> LabelPixels:
     """Each pixel gets the class of the best-scored mask over it; of equal ones the first."""
     labels = np.zeros((prediction.height, prediction.width), dtype=np.uint8)
     known = range(len(classes)) if allowed is None else set(allowed)
-    best_first = sorted(prediction.masks, key=lambda each: -each.score)
+    best_first = sorted(prediction.masks, key=lambda mask: -mask.score)
     for mask in reversed(best_first):
-        c = classes.index_of(mask.class_name, where=prediction.image)
+        c = classes.index_of(mask.class_name, image=prediction.image)
         if c in known:
             try:
                 labels[decode_mask(mask.rle)] = 1 + c
@@ -52,7 +52,7 @@ def paint_masks(
     return labels
 
 
-def drawn_pixels(truth: ImageTruth, class_index: int) -> LabelImage | None:
+def drawn_pixels(truth: ImageTruth, class_index: int) -> LabelPixels | None:
     """`class_mask` of the label image where there is one, else of the drawn objects."""
     drawn = drawn_truth(truth.sample)
     if drawn.segmentation_path is None:
@@ -60,23 +60,23 @@ def drawn_pixels(truth: ImageTruth, class_index: int) -> LabelImage | None:
     return None if truth.labels is None else of_class(truth.labels, class_index)
 
 
-def class_mask(truth: Truth, class_index: int) -> LabelImage | None:
+def class_mask(truth: Truth, class_index: int) -> LabelPixels | None:
     """1 on the objects of a class, VOID on its crowds beyond them, 0 elsewhere."""
     mine = [mask for mask in truth.masks if mask.class_index == class_index]
     if not mine:
         return None
     pixels = np.zeros(tuple(mine[0].rle["size"]), dtype=np.uint8)
-    for mask in sorted(mine, key=lambda each: not each.crowd):  # objects over crowds
+    for mask in sorted(mine, key=lambda mask: not mask.crowd):  # objects over crowds
         pixels[decode_mask(mask.rle)] = VOID if mask.crowd else 1
     return pixels
 
 
-def of_class(labels: LabelImage, class_index: int) -> LabelImage:
+def of_class(labels: LabelPixels, class_index: int) -> LabelPixels:
     """The same from a label array."""
     return np.where(labels == VOID, VOID, labels == 1 + class_index).astype(np.uint8)
 
 
-def resize_labels(labels: LabelImage, size: tuple[int, int]) -> LabelImage:
+def resize_labels(labels: LabelPixels, size: tuple[int, int]) -> LabelPixels:
     """The nearest pixel by its centre, to (width, height)."""
     height, width = labels.shape
     columns = np.floor((np.arange(size[0]) + 0.5) * width / size[0]).astype(np.intp)
@@ -115,7 +115,7 @@ class MeanIoU:
             allowed = np.flatnonzero(case.tags == PRESENT).tolist()
         self.add(case.draw, paint_masks(case.prediction, self.classes, allowed=allowed), truth)
 
-    def add(self, draw: ImageDraw, predicted: LabelImage, truth: LabelImage) -> None:
+    def add(self, draw: ImageDraw, predicted: LabelPixels, truth: LabelPixels) -> None:
         if predicted.shape != truth.shape:
             raise PredictionsError(
                 f"the prediction is {predicted.shape[1]} x {predicted.shape[0]}, the drawn "
@@ -131,7 +131,7 @@ class MeanIoU:
         parts = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
         self._sums.add(draw, np.concatenate(parts))
 
-    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
+    def compute(self) -> tuple[MetricResult, ...]:
         ious = _ious(self._sums.total)
         defined = ~np.isnan(ious)
         replicates = self._sums.evaluate(lambda sums: mean_of_defined(_ious(sums)))
@@ -141,7 +141,6 @@ class MeanIoU:
             value=float(ious[defined].mean()) if defined.any() else None,
             convention=f"all pixels of the set, with background, knowing {self.knowing}",
             num_images=self._sums.num_images,
-            hidden_supervision=hidden_supervision,
             interval=interval_of(replicates),
             per_class={self.names[k]: float(ious[k]) for k in np.flatnonzero(defined).tolist()},
             left_out=tuple(self.names[k] for k in np.flatnonzero(~defined).tolist()),
@@ -153,7 +152,7 @@ class MeanIoU:
         return (result,)
 
 
-def confusion_of(predicted: LabelImage, truth: LabelImage, num_labels: int) -> IntArray:
+def confusion_of(predicted: LabelPixels, truth: LabelPixels, num_labels: int) -> IntArray:
     """Counts of (drawn, predicted) pairs; void pixels are left out."""
     pairs = np.ascontiguousarray(predicted).ravel(), np.ascontiguousarray(truth).ravel()
     return np.asarray(_confusion(*pairs, num_labels))
@@ -191,14 +190,14 @@ class PixelPrecision:
                 pixels = resize_labels(drawn, (SIDE, SIDE))
                 self.add(draw, class_map.by_resolution["224"], pixels)
 
-    def add(self, draw: ImageDraw, score_map: ScoreMap, truth: LabelImage) -> None:
+    def add(self, draw: ImageDraw, score_map: ScoreMap, truth: LabelPixels) -> None:
         """A map and its mask of the same shape: 1 object, 0 background, 255 not counted."""
         if score_map.shape != truth.shape:
             raise ValueError(f"a map of {score_map.shape} for a mask of {truth.shape}")
-        normalized = normalize_map(score_map, where=draw.image)
+        normalized = normalize_map(score_map, image=draw.image)
         self._sums.add(draw, count_pixels(normalized, truth, self.edges))
 
-    def compute(self, *, hidden_supervision: int = 0) -> tuple[MetricResult, ...]:
+    def compute(self) -> tuple[MetricResult, ...]:
         value = float(_precision(self._sums.total))
         is_defined = not np.isnan(value)
         replicates = self._sums.evaluate(_precision)
@@ -208,7 +207,6 @@ class PixelPrecision:
             value=value if is_defined else None,
             convention=f"all pixels, {self.edges.size - 3} thresholds, each map from 0 to 1",
             num_images=self._sums.num_images,
-            hidden_supervision=hidden_supervision,
             interval=interval_of(replicates),
             details={"num_object_pixels": int(objects.sum()), "num_others": int(others.sum())},
             unavailable=None if is_defined else "no pixel belongs to an object",
@@ -223,7 +221,7 @@ def histogram_edges(step: float) -> FloatArray:
     return np.append(np.arange(0, 1, step), [1.0, 2.0, 3.0])
 
 
-def count_pixels(normalized_map: ScoreMap, truth: LabelImage, edges: FloatArray) -> IntArray:
+def count_pixels(normalized_map: ScoreMap, truth: LabelPixels, edges: FloatArray) -> IntArray:
     """Histograms (2, bins) of the scores of pixels that are 0 and 1, exactly numpy.histogram's."""
     scores = np.ascontiguousarray(normalized_map).ravel()
     pixels = np.ascontiguousarray(truth).ravel()
