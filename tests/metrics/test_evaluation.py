@@ -17,7 +17,7 @@ from weakloc.metrics.evaluation import (
     Evaluation,
     MetricSetup,
     compare_reports,
-    said_kinds,
+    predicted_kinds,
     truth_kinds,
 )
 from weakloc.metrics.uncertainty import Resampling
@@ -27,7 +27,7 @@ from .oracles import prediction, sample
 
 NAMES = tuple("abcdefg")
 SETUP = MetricSetup(ClassIndex(NAMES), resampling=Resampling(200))
-OF_PREDICTIONS = tuple(name for name, metric in METRICS.items() if "maps" not in metric.said)
+OF_PREDICTIONS = tuple(name for name, metric in METRICS.items() if "maps" not in metric.predicted)
 
 
 def _images(random, number=24, noise=4.0):
@@ -59,7 +59,7 @@ def sorted_box(box):
 
 def _evaluated(images, order=None, metrics=OF_PREDICTIONS):
     samples, predictions = zip(*images, strict=True)
-    kinds = {"truth": truth_kinds(samples), "said": said_kinds(predictions)}
+    kinds = {"truth": truth_kinds(samples), "predicted": predicted_kinds(predictions)}
     evaluation = Evaluation(SETUP, **kinds, metrics=metrics)
     chosen = range(len(images)) if order is None else order
     pairs = pair_predictions(
@@ -173,7 +173,7 @@ def test_an_empty_evaluation_has_reasons_instead_of_numbers():
     evaluation = Evaluation(
         SETUP,
         truth={"tags", "one tag", "boxes", "masks"},
-        said={"scores", "points", "boxes", "masks", "maps"},
+        predicted={"scores", "points", "boxes", "masks", "maps"},
         metrics=tuple(METRICS),
     )
     report = evaluation.report()

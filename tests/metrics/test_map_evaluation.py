@@ -43,7 +43,7 @@ def _images(random, number=12):
 
 def _measured(images, metrics=BOTH, **supervision):
     """The numbers by their names."""
-    kinds = {"truth": {"boxes", "masks"}, "said": {"maps"}}
+    kinds = {"truth": {"boxes", "masks"}, "predicted": {"maps"}}
     evaluation = Evaluation(SETUP, **kinds, metrics=metrics)
     for each, class_map in images:
         said = prediction(each.name, size=SIZE)
@@ -97,7 +97,7 @@ def test_the_original_size_is_a_reading_of_its_own(random):
 def test_each_class_that_is_present_counts_for_itself(random):
     (known, cat_map), *_ = _images(random, 1)
     setup = MetricSetup(ClassIndex(["cat", "dog"]), resampling=Resampling(10))
-    kinds = {"truth": {"boxes"}, "said": {"maps"}}
+    kinds = {"truth": {"boxes"}, "predicted": {"maps"}}
     evaluation = Evaluation(setup, **kinds, metrics=("max_box_acc",))
     (drawn,) = known.truth.boxes
     both = sample("two.jpg", [1, 1], [drawn, replace(drawn, class_index=1)])

@@ -25,10 +25,10 @@ from weakloc.metrics.evaluation import (
     METRICS,
     Evaluation,
     MetricSetup,
+    PredictedKind,
     Report,
-    SaidKind,
     compare_reports,
-    said_kinds,
+    predicted_kinds,
     truth_kinds,
 )
 from weakloc.metrics.max_box import READINGS, SIDE
@@ -46,7 +46,7 @@ from weakloc.work import Progress, silent
 OF_FEW_CLASSES = frozenset(
     ("classification", "accuracy", "single_object", *(each.name for each in READINGS), "pixels")
 )
-EVERYTHING: frozenset[SaidKind] = frozenset(("scores", "points", "boxes", "masks", "maps"))
+EVERYTHING: frozenset[PredictedKind] = frozenset(("scores", "points", "boxes", "masks", "maps"))
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Judging:
     @property
     def resolutions(self) -> tuple[Resolution, ...]:
         """Of the score maps that the metrics read."""
-        if not any("maps" in METRICS[name].said for name in self.metrics):
+        if not any("maps" in METRICS[name].predicted for name in self.metrics):
             return ()
         return ("224", "original") if self.original_size else ("224",)
 
@@ -215,10 +215,10 @@ def _evaluate_run(
     samples = judging.samples
     truth, metrics = truth_kinds(samples), judging.metrics
     masks = places.masks if places.masks != "none" else "threshold"
-    paints = "masks" in truth and any("masks" in METRICS[name].said for name in metrics)
+    paints = "masks" in truth and any("masks" in METRICS[name].predicted for name in metrics)
     predictor = run.predictor(look, replace(places, masks=masks if paints else "none"))
-    said = EVERYTHING if paints else EVERYTHING - {"masks"}
-    evaluation = Evaluation(judging.setup, truth=truth, said=said, metrics=metrics)
+    predicted = EVERYTHING if paints else EVERYTHING - {"masks"}
+    evaluation = Evaluation(judging.setup, truth=truth, predicted=predicted, metrics=metrics)
     seeing = _Seeing(
         predictor,
         evaluation,
@@ -304,8 +304,8 @@ def _evaluate_file(
     evaluation = Evaluation(
         judging.setup,
         truth=truth_kinds(samples),
-        said=said_kinds(predictions),
-        metrics=[name for name, metric in METRICS.items() if "maps" not in metric.said],
+        predicted=predicted_kinds(predictions),
+        metrics=[name for name, metric in METRICS.items() if "maps" not in metric.predicted],
     )
     skipped = _skipped_beside(path)
     left = [sample for sample in samples if sample.name not in skipped]

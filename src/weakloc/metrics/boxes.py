@@ -102,7 +102,7 @@ class Matches(NamedTuple):
 
     order: IntArray  # (N,)
     verdicts: NDArray[np.int8]  # (N,)
-    found: IntArray  # (N,) the object of a FOUND detection, else -1
+    objects: IntArray  # (N,) the object of a FOUND detection, else -1
 
 
 def flatten(records: Sequence[ImageBoxes]) -> tuple[FlatDetections, FlatTruth]:

@@ -1,6 +1,6 @@
 """Cases in; every metric that they support, with baselines beside it, out.
 
-evaluation = Evaluation(setup, truth=truth_kinds(samples), said=said_kinds(predictions))
+evaluation = Evaluation(setup, truth=truth_kinds(samples), predicted=predicted_kinds(predictions))
 for sample, prediction in pair_predictions(predictions, samples, setup.classes):
     evaluation.update(setup.case(sample, prediction))
 report = evaluation.report(hidden_supervision=0)
@@ -45,7 +45,7 @@ from weakloc.metrics.uncertainty import (
 from weakloc.structures import PRESENT, Prediction, Sample
 
 TruthKind: TypeAlias = Literal["tags", "one tag", "boxes", "masks"]
-SaidKind: TypeAlias = Literal["scores", "points", "boxes", "masks", "maps"]
+PredictedKind: TypeAlias = Literal["scores", "points", "boxes", "masks", "maps"]
 
 _MISSING_TRUTH: Mapping[TruthKind, str] = {
     "tags": "the data set has no tags",
@@ -85,13 +85,17 @@ class Metric:
     description: str
     headlines: tuple[str, ...]
     truth: Set[TruthKind]
-    said: Set[SaidKind]
+    predicted: Set[PredictedKind]
     make: Callable[[MetricSetup], Accumulator]
 
-    def unavailable(self, truth: Iterable[TruthKind], answers: Iterable[SaidKind]) -> str | None:
+    def unavailable(
+        self, truth: Iterable[TruthKind], predicted: Iterable[PredictedKind]
+    ) -> str | None:
         """Why it cannot be computed, or None."""
         reasons = [_MISSING_TRUTH[kind] for kind in sorted(self.truth - set(truth))]
-        reasons += [f"the predictions hold no {kind}" for kind in sorted(self.said - set(answers))]
+        reasons += [
+            f"the predictions hold no {kind}" for kind in sorted(self.predicted - set(predicted))
+        ]
         return "; ".join(reasons) or None
 
 
@@ -238,11 +242,11 @@ def truth_kinds(samples: Iterable[Sample]) -> frozenset[TruthKind]:
     return frozenset(kinds)
 
 
-def said_kinds(predictions: Iterable[Prediction]) -> frozenset[SaidKind]:
+def predicted_kinds(predictions: Iterable[Prediction]) -> frozenset[PredictedKind]:
     """What at least one of the predictions holds."""
-    kinds: set[SaidKind] = set()
+    kinds: set[PredictedKind] = set()
     for prediction in predictions:
-        held: dict[SaidKind, bool] = {
+        held: dict[PredictedKind, bool] = {
             "scores": bool(prediction.scores),
             "points": bool(prediction.points),
             "boxes": bool(prediction.boxes),
@@ -273,12 +277,12 @@ class Evaluation:
         setup: MetricSetup,
         *,
         truth: Iterable[TruthKind],
-        said: Iterable[SaidKind],
+        predicted: Iterable[PredictedKind],
         metrics: Sequence[str],
     ) -> None:
         self.setup = setup
-        truth, said = frozenset(truth), frozenset(said)
-        reasons = {name: METRICS[name].unavailable(truth, said) for name in metrics}
+        truth, predicted = frozenset(truth), frozenset(predicted)
+        reasons = {name: METRICS[name].unavailable(truth, predicted) for name in metrics}
         self._metrics = [METRICS[name] for name, reason in reasons.items() if reason is None]
         self._unavailable = {
             headline: reason
@@ -287,13 +291,14 @@ class Evaluation:
             for headline in METRICS[name].headlines
         }
         self._of_run = [metric.make(setup) for metric in self._metrics]
-        # Equal scores as one group: the average precision is the frequency of the class.
+        # Chance answers for scores, the other baselines for places. Equal scores are one group, so
+        # that the average precision of chance is the frequency of the class.
         grouped = replace(setup, ranking=replace(setup.ranking, ties="grouped"))
         self._of_baselines = {
             name: [
                 metric.make(grouped if name == "chance" else setup)
                 for metric in self._metrics
-                if (metric.said == {"scores"}) == (name == "chance")  # the others differ in places
+                if (metric.predicted == {"scores"}) == (name == "chance")
             ]
             for name in BASELINES
         }
@@ -320,7 +325,7 @@ class Evaluation:
                 result,
                 baselines=baselines.get(result.name, {}),
                 hidden_supervision=result.hidden_supervision
-                + (in_training if metric.said == {"maps"} else hidden_supervision),
+                + (in_training if metric.predicted == {"maps"} else hidden_supervision),
             )
             for metric, accumulator in zip(self._metrics, self._of_run, strict=True)
             for result in accumulator.compute()

@@ -157,7 +157,7 @@ def instance_recall(classes: ClassIndex, overlap: OverlapConvention = DEFAULT_OV
 
     def count(case: Case) -> HitsAndTrials:
         detections, truth = flatten([case_boxes(case)])
-        objects, reached = truth.placed.classes, match_boxes(detections, truth, overlap).found
+        objects, reached = truth.placed.classes, match_boxes(detections, truth, overlap).objects
         hits = np.bincount(objects[reached[reached >= 0]], minlength=len(classes))
         trials = np.bincount(objects[~truth.ignored], minlength=len(classes))
         is_several = trials >= 2
