@@ -95,7 +95,9 @@ class GridScorer:
             for matrix in (vertical, horizontal)
         )
         resized = down @ features @ across.transpose(-1, -2)
-        return torch.sigmoid(self.network.score_grid(resized).float()).double().cpu().numpy()
+        return (
+            torch.sigmoid(self.network.from_features(resized).scores.float()).double().cpu().numpy()
+        )
 
 
 def class_map_scorer(crops: Crops, network: LocalizationNetwork) -> ClassMapScorer:
@@ -142,7 +144,9 @@ def _score_children(
         x, y, width, height = child
         window = features[:, :, y : y + height, x : x + width]
         resized = interpolate(window, (rows, columns), mode="bilinear", align_corners=False)
-        scored.append((child, float(torch.sigmoid(network.score_grid(resized))[0, class_index])))
+        scored.append(
+            (child, float(torch.sigmoid(network.from_features(resized).scores)[0, class_index]))
+        )
     return scored
 
 

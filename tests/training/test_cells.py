@@ -124,7 +124,7 @@ def _hottest_lies_in_a_box(
     with torch.no_grad():
         heat = classifier(fine_features(backbone, images[None], classifier.levels))[0, class_index]
     row, column = np.unravel_index(int(heat.argmax()), heat.shape)
-    cells = backbone.cell_transform(transform, *heat.shape)
+    cells = backbone.geometry.cell_transform(transform, *heat.shape)
     x, y = (column + 0.5) / cells.grid_size[0] * 36, (row + 0.5) / cells.grid_size[1] * 28
     assert sample.truth is not None
     boxes = [box.box for box in sample.truth.boxes if box.class_index == class_index]

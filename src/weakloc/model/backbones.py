@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from weakloc.errors import ExtensionError, SettingError, did_you_mean
 from weakloc.extensions import Choices, package_of
-from weakloc.geometry import GridTransform
 from weakloc.model.small_trunks import DEPTHS, build_preact, build_tiny
 from weakloc.model.timm_trunk import build_timm_trunk
 from weakloc.model.torchvision_trunks import ARCHITECTURES, build_torchvision_trunk
@@ -75,12 +74,6 @@ class Backbone(nn.Module):
         with torch.no_grad():
             features = _in_eval_mode(self.trunk, torch.zeros(1, 3, height, width))[self.stride]
         return features.shape[3], features.shape[2]
-
-    def cell_transform(
-        self, input_transform: GridTransform, rows: int, columns: int
-    ) -> GridTransform:
-        """From image pixels to the cells of a map, given the way to the network's input."""
-        return self.geometry.cell_transform(input_transform, rows, columns)
 
 
 def build_backbone(spec: BackboneSpec) -> Backbone:

@@ -16,8 +16,7 @@ class TransferHead(nn.Module):
     def __init__(self, in_channels: int, num_classes: int, *, maps_per_class: int = 1) -> None:
         super().__init__()
         self.transfer = nn.Conv2d(in_channels, num_classes * maps_per_class, 1)
-        nn.init.normal_(self.transfer.weight, std=0.01)
-        nn.init.zeros_(_bias(self.transfer))
+        _start_small(self.transfer)
 
     def forward(self, features: Tensor) -> Tensor:
         maps: Tensor = self.transfer(features)
@@ -36,8 +35,7 @@ class AdaptationHead(nn.Module):
         self.dropout_b = nn.Dropout2d(dropout)
         self.adapt_b = nn.Conv2d(hidden, num_classes, 1)
         for layer in (self.adapt_a, self.adapt_b):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(_bias(layer))
+            _start_small(layer)
 
     def forward(self, features: Tensor) -> Tensor:
         adapted = torch.relu(self.adapt_a(self.dropout_a(features)))
@@ -145,6 +143,7 @@ class GridHead(nn.Module):
         return maps
 
 
-def _bias(layer: nn.Conv2d) -> Tensor:
-    assert layer.bias is not None
-    return layer.bias
+def _start_small(layer: nn.Conv2d) -> None:
+    nn.init.normal_(layer.weight, std=0.01)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -56,36 +56,26 @@ class LocalizationNetwork(nn.Module):
     def forward(self, images: Tensor, levels: Sequence[int] = ()) -> NetworkOutput:
         """`levels` asks for further feature maps by their stride."""
         features = self.backbone.forward_levels(images, levels)
-        scores, maps = self._scores_and_maps(features[self.backbone.stride])
-        return NetworkOutput(scores, maps, features)
+        output = self.from_features(features[self.backbone.stride])
+        return NetworkOutput(output.scores, output.maps, features)
 
     def from_features(self, features: Tensor) -> NetworkOutput:
         """What `forward` gives for images whose backbone features are at hand."""
-        scores, maps = self._scores_and_maps(features)
-        return NetworkOutput(scores, maps, {self.backbone.stride: features})
-
-    def score_windows(self, images: Tensor) -> Tensor:
-        """Scores of image regions that were cropped and resized to the network's input: (B, C)."""
-        return self.score_grid(self.backbone(images))
-
-    def score_grid(self, features: Tensor) -> Tensor:
-        """Scores of sub-grids of features, (B, D, h, w) -> (B, C): beam search's candidates."""
-        return self._scores_and_maps(features)[0]
-
-    def _scores_and_maps(self, features: Tensor) -> tuple[Tensor, Tensor]:
         maps = self.class_pool(self.head(features))  # (B, C, rows, columns)
         if isinstance(self.head, GridHead):
-            return self.head.score_grid(features), maps
-        if self.order == "head_then_pool":
-            return self.spatial_pool(maps), maps
-        pooled = self.spatial_pool(features)[:, :, None, None]  # (B, D, 1, 1)
-        return self.class_pool(self.head(pooled)).flatten(start_dim=1), maps
+            scores = self.head.score_grid(features)
+        elif self.order == "head_then_pool":
+            scores = self.spatial_pool(maps)
+        else:
+            pooled = self.spatial_pool(features)[:, :, None, None]  # (B, D, 1, 1)
+            scores = self.class_pool(self.head(pooled)).flatten(start_dim=1)
+        return NetworkOutput(scores, maps, {self.backbone.stride: features})
 
     def cell_transform(
         self, input_transform: GridTransform, rows: int, columns: int
     ) -> GridTransform:
         """From image pixels to the cells of this network's maps, given the way to its input."""
-        return self.backbone.cell_transform(input_transform, rows, columns)
+        return self.backbone.geometry.cell_transform(input_transform, rows, columns)
 
     def freeze_backbone(self) -> None:
         """No gradient and no new batch statistics in the backbone, whatever mode is set later."""

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from weakloc.errors import SettingError, did_you_mean
-from weakloc.model.trunk import BackboneSpec, Trunk, TrunkFacts, arguments_of, with_weights
+from weakloc.model.trunk import (
+    BackboneSpec,
+    Trunk,
+    TrunkFacts,
+    arguments_of,
+    run_stages,
+    with_weights,
+)
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -41,12 +48,7 @@ class TinyTrunk(Trunk):
         )
 
     def forward(self, images: Tensor, levels: Sequence[int] = ()) -> dict[int, Tensor]:
-        features, kept = images, {}
-        for stride, stage in self.stages.items():
-            features = stage(features)
-            if int(stride) in (*levels, self.facts.stride):
-                kept[int(stride)] = features
-        return kept
+        return run_stages(images, self.stages.values(), self.facts.level_strides, levels)
 
 
 def _halve(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -125,12 +127,7 @@ class PreactTrunk(Trunk):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor, levels: Sequence[int] = ()) -> dict[int, Tensor]:
-        features, kept = self.stem(images), {}
-        for stride, group in zip(self.group_strides, self.groups, strict=True):
-            features = group(features)
-            if stride in (*levels, self.facts.stride):
-                kept[stride] = features
-        return kept
+        return run_stages(self.stem(images), self.groups, self.group_strides, levels)
 
 
 def _group(

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from weakloc.errors import SettingError, did_you_mean
-from weakloc.model.trunk import BackboneSpec, FirstCenter, Trunk, TrunkFacts, arguments_of
+from weakloc.model.trunk import (
+    BackboneSpec,
+    FirstCenter,
+    Trunk,
+    TrunkFacts,
+    arguments_of,
+    run_stages,
+)
 from weakloc.model.weights import load_file_into, weights_not_at_hand
 
 FullyConnected: TypeAlias = Literal["convolution", "head", "none"]
@@ -55,12 +62,7 @@ class TorchvisionTrunk(Trunk):
         self.pretrained_layers = tuple(kept)  # not registered: they belong to the head
 
     def forward(self, images: Tensor, levels: Sequence[int] = ()) -> dict[int, Tensor]:
-        features, outputs = images, {}
-        for layer, stride in zip(self.layers.children(), self.strides, strict=True):
-            features = layer(features)
-            if stride in (*levels, self.facts.stride):
-                outputs[stride] = features
-        return outputs
+        return run_stages(images, self.layers.children(), self.strides, levels)
 
 
 def build_torchvision_trunk(spec: BackboneSpec) -> TorchvisionTrunk:

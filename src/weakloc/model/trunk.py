@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -163,6 +163,18 @@ class Trunk(nn.Module, ABC):
         """These levels alone; a trunk that can stops after the last of them."""
         features = self(images, levels)
         return {level: features[level] for level in levels}
+
+
+def run_stages(
+    images: Tensor, stages: Iterable[nn.Module], strides: Sequence[int], levels: Sequence[int]
+) -> dict[int, Tensor]:
+    """What comes out of the last stage of each stride that is asked for, and of the last of all."""
+    features, outputs = images, {}
+    for stage, stride in zip(stages, strides, strict=True):
+        features = stage(features)
+        if stride in (*levels, strides[-1]):
+            outputs[stride] = features
+    return outputs
 
 
 def arguments_of(spec: BackboneSpec, known: Sequence[str]) -> dict[str, Any]:
