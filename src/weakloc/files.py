@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Generic, TypeVar
 from urllib.parse import quote
 
+Value = TypeVar("Value")
 # What every file system and every annotation tool takes as a part of a file name.
 _PLAIN = " !#$&'()+,-.;=@[]^_`{}~"
 
@@ -55,13 +56,20 @@ def file_name_of(name: str) -> str:
     return escaped
 
 
-def by_last_part(names: Iterable[str]) -> dict[str, str]:
-    """The names that differ from all others in their last part, by that part.
+class ByName(Generic[Value]):
+    """Values by image name; where no name fits, by its last part if only one name ends so.
 
     For lists that name the same files from different folders.
     """
-    found: dict[str, str | None] = {}
-    for name in names:
-        last = name.rpartition("/")[2]
-        found[last] = None if last in found else name
-    return {last: name for last, name in found.items() if name is not None}
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._values = values
+        self._named: dict[str, str | None] = {}  # last part -> the one name that ends so
+        for name in values:
+            last = name.rpartition("/")[2]
+            self._named[last] = None if last in self._named else name
+
+    def get(self, name: str) -> Value | None:
+        if name not in self._values:
+            name = self._named.get(name.rpartition("/")[2]) or name
+        return self._values.get(name)

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from weakloc.errors import DataError, did_you_mean
 from weakloc.geometry import BoxLTRB, GridTransform
 
 ABSENT, UNKNOWN, PRESENT = -1, 0, 1
@@ -85,9 +86,13 @@ class DataSet:
     problems: tuple[Problem, ...] = ()
     segmentation_values: Mapping[int, int] = field(default_factory=dict)
 
-    @property
-    def num_samples(self) -> int:
-        return sum(len(samples) for samples in self.splits.values())
+    def split(self, name: str, *, flag: str = "--split") -> Sequence[Sample]:
+        """The samples of one split, at least one; `flag` is what an error says to name it with."""
+        if not self.splits.get(name):
+            flaw = "no image in" if name in self.splits else "no"
+            remedy = f"{did_you_mean(name, self.splits)} ({flag})"
+            raise DataError(f"there is {flaw} split {name!r}", where=str(self.root), remedy=remedy)
+        return self.splits[name]
 
     def samples(self) -> Iterator[Sample]:
         for samples in self.splits.values():

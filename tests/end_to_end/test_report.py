@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from weakloc.api.reports import TruthByName
 from weakloc.cli import run as weakloc
+from weakloc.files import ByName
 from weakloc.metrics.result import EvaluationRecord, MetricRecord
 from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.structures import Sample
@@ -142,8 +142,9 @@ def test_a_mistake_is_one_line_and_no_page(trained, scenes, tmp_path, capsys, ar
 def test_truth_is_found_by_its_name_or_by_the_only_file_of_that_name():
     names = ["a/1.jpg", "b/1.jpg", "b/2.jpg"]
     samples = {name: Sample(name, "", np.zeros(1, np.int8)) for name in names}
-    truth = TruthByName(samples.values())
-    assert truth.of("a/1.jpg") is samples["a/1.jpg"]
-    assert truth.of("2.jpg") is samples["b/2.jpg"]
-    assert truth.of("1.jpg") is None
-    assert truth.of("3.jpg") is None
+    truth = ByName(samples)
+    assert truth.get("a/1.jpg") is samples["a/1.jpg"]
+    assert truth.get("2.jpg") is samples["b/2.jpg"]
+    assert truth.get("elsewhere/2.jpg") is samples["b/2.jpg"]
+    assert truth.get("1.jpg") is None
+    assert truth.get("3.jpg") is None

@@ -74,7 +74,7 @@ def test_one_image_is_learned_and_nothing_watched() -> None:
     ("rows", "settings", "message"),
     [
         ([[0], [0]], TrainSettings(), "unknown.*Say for some images"),
-        ([], TrainSettings(), "'train' holds no image"),
+        ([], TrainSettings(), "no image in split 'train'"),
         ([[1]], TrainSettings(train_split="trian"), "Did you mean 'train'"),
     ],
 )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from weakloc.api.runs import TrainedRun, save_alpha
 from weakloc.data.sources import ImageSource
-from weakloc.errors import DataError, SettingError, did_you_mean
+from weakloc.errors import DataError, SettingError
 from weakloc.geometry import FloatArray
 from weakloc.localize import calibration as thresholds
 from weakloc.localize.calibration import Calibration, Granularity
@@ -75,7 +75,7 @@ def calibrate(
     on_progress: Progress = silent,
 ) -> TrainedRun:
     """The run with thresholds, also on disk; drawn boxes are looked at only if asked for."""
-    samples = _samples(data_set, plan.split)
+    samples = data_set.split(plan.split)
     predictor = _uncalibrated(trained).predictor(look, places)
     if plan.num_boxes:
         if plan.split == trained.run.settings.val_split:
@@ -100,7 +100,7 @@ def oracle(
 ) -> Calibration:
     """The thresholds that fit the evaluated boxes best: an upper bound, which is never stored."""
     predictor = _uncalibrated(trained).predictor(look, places)
-    drawn = _drawn(_samples(data_set, plan.split), predictor, plan, None)
+    drawn = _drawn(data_set.split(plan.split), predictor, plan, None)
     found = thresholds.calibrate_oracle(
         drawn_heat(predictor, drawn, _counter(on_progress, len(drawn))),
         len(trained.class_names),
@@ -199,16 +199,6 @@ def _drawn(
 def _counted(places: Places) -> Counted:
     """What is judged while tuning: all boxes where the run will name all, else the largest."""
     return "all" if places.boxes == "all" else "largest"
-
-
-def _samples(data_set: DataSet, split: str) -> Sequence[Sample]:
-    if not data_set.splits.get(split):
-        raise DataError(
-            f"there is no image in split {split!r}",
-            where=str(data_set.root),
-            remedy=did_you_mean(split, data_set.splits),
-        )
-    return data_set.splits[split]
 
 
 def _uncalibrated(trained: TrainedRun) -> TrainedRun:

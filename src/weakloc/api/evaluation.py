@@ -16,8 +16,8 @@ from weakloc.api.predictions import predictions_file, summary_beside
 from weakloc.api.runs import SUFFIX, ExportedNetwork, TrainedRun, load
 from weakloc.data.readers.coco import read_coco_results
 from weakloc.data.sources import ImageSource
-from weakloc.errors import DataError, PredictionsError, did_you_mean
-from weakloc.files import by_last_part, open_whole
+from weakloc.errors import PredictionsError
+from weakloc.files import ByName, open_whole
 from weakloc.geometry import GridTransform, Size
 from weakloc.localize.maps import resample
 from weakloc.metrics.case import ClassIndex, ClassMap, Resolution, pair_predictions
@@ -110,13 +110,7 @@ class Judging:
 
     @property
     def samples(self) -> Sequence[Sample]:
-        if self.split not in self.data_set.splits:
-            raise DataError(
-                f"there is no split {self.split!r}",
-                where=str(self.data_set.root),
-                remedy=did_you_mean(self.split, self.data_set.splits),
-            )
-        return self.data_set.splits[self.split]
+        return self.data_set.split(self.split)
 
     @property
     def setup(self) -> MetricSetup:
@@ -331,14 +325,11 @@ def _of_split(
     Predictions of a folder inside the data set are named from there, samples from its root.
     """
     names = {sample.name for sample in samples}
-    others = {sample.name for sample in data_set.samples()} - names
-    ends = by_last_part(names | others)
+    real_names = ByName({sample.name: sample.name for sample in data_set.samples()})
     for prediction in predictions:
-        named = prediction.image
-        if named not in names and named not in others:
-            named = ends.get(named.rpartition("/")[2], named)
-        if named not in others:
-            yield replace(prediction, image=named)
+        named = real_names.get(prediction.image)
+        if named is None or named in names:
+            yield replace(prediction, image=named or prediction.image)
 
 
 def _skipped_beside(path: Path) -> set[str]:

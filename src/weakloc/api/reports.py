@@ -17,7 +17,8 @@ from weakloc.api.predictions import predictions_file, summary_beside
 from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.images import open_image
 from weakloc.data.sources import ImageSource, find_images
-from weakloc.errors import DataError, ImageError, PredictionsError, SettingError, did_you_mean
+from weakloc.errors import DataError, ImageError, PredictionsError, SettingError
+from weakloc.files import ByName
 from weakloc.localize.maps import NORMALISATIONS, image_grid, resample
 from weakloc.methods.settings import from_settings
 from weakloc.metrics.result import EvaluationRecord, read_evaluations
@@ -62,7 +63,7 @@ def images_to_see(reporting: Reporting) -> Iterator[ImageSource]:
             "no images are given",
             remedy="Give a folder of images after the run, or a data set with --data",
         )
-    samples = samples_of(reporting.truth, reporting.split)
+    samples = reporting.truth.split(reporting.split)
     return (ImageSource(sample.name, sample.path) for sample in samples)
 
 
@@ -86,33 +87,11 @@ def contents_of(names: Collection[str], reporting: Reporting) -> dict[str, str |
     return {source.name: source.content for source in sources if source.name in names}
 
 
-def samples_of(data_set: DataSet, split: str) -> Sequence[Sample]:
-    if split not in data_set.splits:
-        remedy = did_you_mean(split, data_set.splits)
-        raise DataError(f"there is no split {split!r}", where=str(data_set.root), remedy=remedy)
-    return data_set.splits[split]
-
-
-class TruthByName:
-    """Samples by their name, or by their last part where that names one only."""
-
-    def __init__(self, samples: Iterable[Sample]) -> None:
-        self._by_name: dict[str, Sample] = {}
-        self._by_file: dict[str, Sample | None] = {}
-        for sample in samples:
-            self._by_name[sample.name] = sample
-            file = sample.name.rpartition("/")[2]
-            self._by_file[file] = None if file in self._by_file else sample
-
-    def of(self, image_name: str) -> Sample | None:
-        named = self._by_name.get(image_name)
-        return named or self._by_file.get(image_name.rpartition("/")[2])
-
-
-def truth_by_name(reporting: Reporting) -> TruthByName:
+def truth_by_name(reporting: Reporting) -> ByName[Sample]:
     if reporting.truth is None:
-        return TruthByName(())
-    return TruthByName(samples_of(reporting.truth, reporting.split))
+        return ByName({})
+    samples = reporting.truth.split(reporting.split)
+    return ByName({sample.name: sample for sample in samples})
 
 
 def read_metrics_file(
@@ -254,7 +233,7 @@ def _report_run(
                 chosen.num_skipped += 1
                 continue
             name = found.prediction.image
-            heat = _heat_of(found, predictor, _present(truths.of(name), reporting))
+            heat = _heat_of(found, predictor, _present(truths.get(name), reporting))
             chosen.add(_picture(found.prediction, contents.pop(name, name), heat))
             yield found.prediction
 
@@ -309,7 +288,7 @@ def _written(
     truth_names = None
     if reporting.truth is not None:
         truths = truth_by_name(reporting)
-        pictures = [replace(each, truth=truths.of(each.prediction.image)) for each in pictures]
+        pictures = [replace(each, truth=truths.get(each.prediction.image)) for each in pictures]
         truth_names = reporting.truth.class_names
         facts["Truth"] = f"{reporting.truth.root}, split {reporting.split}"
     write_report(

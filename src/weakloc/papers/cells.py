@@ -26,7 +26,7 @@ from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.api.training import refine, train
 from weakloc.data.images import open_image
 from weakloc.data.sources import ImageSource
-from weakloc.errors import DataError, ImageError, did_you_mean
+from weakloc.errors import DataError, ImageError
 from weakloc.files import open_whole, write_whole
 from weakloc.methods import METHODS
 from weakloc.methods.method import Preset
@@ -65,15 +65,6 @@ def digest_of_data(data_set: DataSet) -> str:
         for sample in samples:
             digest.update(sample.name.encode("utf-8", "surrogateescape") + sample.labels.tobytes())
     return digest.hexdigest()[:16]
-
-
-def check_split(data_set: DataSet, split: str, flag: str) -> None:
-    if not data_set.splits.get(split):
-        raise DataError(
-            f"there is no image in split {split!r}",
-            where=str(data_set.root),
-            remedy=f"{did_you_mean(split, data_set.splits)} Name it with {flag}",
-        )
 
 
 def learning_set(

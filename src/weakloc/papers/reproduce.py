@@ -17,7 +17,6 @@ from weakloc.papers.cells import (
     Looking,
     Source,
     Training,
-    check_split,
     chosen,
     digest_of_data,
     drawn_scenes,
@@ -111,8 +110,8 @@ def planned(recipe: Recipe, wanted: Reproduction, say: Say) -> tuple[list[Lookin
         assert size is not None, "a budget for the papers' data was refused"
         path = str(drawn_scenes(wanted.out, recipe.data, size.num_train, size.num_val, say))
     data_set = read(path, wanted.reading)
-    check_split(data_set, wanted.settings.train_split, "--train-split")
-    check_split(data_set, wanted.settings.val_split, "--val-split")
+    data_set.split(wanted.settings.train_split, flag="--train-split")
+    data_set.split(wanted.settings.val_split, flag="--val-split")
     source = Source(path, wanted.reading, digest_of_data(data_set))
     setup = _setup(recipe, wanted)
     looked, untestable = [], {}

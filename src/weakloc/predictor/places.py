@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from weakloc.data.readers.assembly import LabelClaim, ReaderOptions
 from weakloc.data.readers.table_rows import read_rows
 from weakloc.errors import DataError, did_you_mean
-from weakloc.files import by_last_part
+from weakloc.files import ByName
 from weakloc.geometry import GridTransform
 from weakloc.localize.boxes import BoxScore, find_at_least_one_box, find_boxes
 from weakloc.localize.crf import CrfSettings, dense_crf
@@ -288,24 +288,20 @@ def _disagreements(seen: SeenImage, tags: LabelVector, how: Locating) -> tuple[D
 class Tags:
     """Label vectors by image name; an image that no line names is unknown in every class.
 
-    Where no name fits, the last part of it does if only one line ends so: tables often name
-    images from another folder than the one that is predicted.
+    Tables often name images from another folder than the one that is predicted.
     """
 
     def __init__(self, vectors: dict[str, LabelVector], num_classes: int) -> None:
-        self._vectors = vectors
-        self._by_last_part = by_last_part(vectors)
+        self._num_tagged = len(vectors)
+        self._vectors = ByName(vectors)
         self._nothing_known = np.full(num_classes, UNKNOWN, dtype=np.int8)
 
     def __len__(self) -> int:
-        return len(self._vectors)
+        return self._num_tagged
 
     def of(self, image_name: str) -> LabelVector:
-        found = self._vectors.get(image_name)
-        if found is None:
-            named = self._by_last_part.get(image_name.rpartition("/")[2])
-            found = None if named is None else self._vectors[named]
-        return self._nothing_known if found is None else found
+        vector = self._vectors.get(image_name)
+        return self._nothing_known if vector is None else vector
 
 
 def read_tags(path: Path, class_names: Sequence[str]) -> tuple[Tags, list[Problem]]:

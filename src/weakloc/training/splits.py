@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.data.readers.assembly import ALL
-from weakloc.errors import DataError, did_you_mean
+from weakloc.errors import DataError
 from weakloc.settings import TrainSettings
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, Problem, Sample
 
@@ -25,7 +25,7 @@ class Division:
 
 def divide(data_set: DataSet, settings: TrainSettings) -> Division:
     """The named splits; without one to watch, a seeded share of the training images."""
-    samples = _training_samples(data_set, settings.train_split)
+    samples = data_set.split(learned_split(data_set, settings.train_split), flag="--train-split")
     _check_tags(samples, data_set)
     watched = data_set.splits.get(settings.val_split, ())
     if watched:
@@ -37,24 +37,6 @@ def learned_split(data_set: DataSet, name: str) -> str:
     """The split that `name` stands for: of data without splits, everything is learned from."""
     has_none = tuple(data_set.splits) == (ALL,) and name == TrainSettings.train_split
     return ALL if has_none else name
-
-
-def _training_samples(data_set: DataSet, name: str) -> Sequence[Sample]:
-    samples = data_set.splits.get(learned_split(data_set, name))
-    if samples is None:
-        raise DataError(
-            f"there is no split {name!r}",
-            where=str(data_set.root),
-            remedy=f"Name the split to learn from with --train-split. "
-            f"{did_you_mean(name, data_set.splits)}",
-        )
-    if not samples:
-        raise DataError(
-            f"split {name!r} holds no image",
-            where=str(data_set.root),
-            remedy="Look at what was found with 'weakloc data'",
-        )
-    return samples
 
 
 def _check_tags(samples: Sequence[Sample], data_set: DataSet) -> None:
