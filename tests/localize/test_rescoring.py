@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from weakloc.localize.rescoring import choose_alpha, co_occurrence, rescore
-from weakloc.structures import ABSENT, PRESENT, UNKNOWN
+from weakloc.localize.rescoring import choose_alpha, rescore, shares_from_counts
+from weakloc.structures import ABSENT, PRESENT
 
 # Images {p, m}, {p, m}, {p}, {c} of the classes p, m, c and one class without images.
 LABELS = np.array([[1, 1, -1, -1], [1, 1, -1, -1], [1, -1, -1, -1], [-1, -1, 1, -1]], dtype=np.int8)
 SCORES = np.array([0.2, 0.9, 0.1, 0.0])
+
+
+def co_occurrence(labels: np.ndarray) -> np.ndarray:
+    present = (labels == PRESENT).astype(np.int64)
+    return shares_from_counts(present.T @ present)
 
 
 def test_rescoring_by_hand() -> None:
@@ -24,18 +29,13 @@ def test_no_weight_changes_nothing() -> None:
 
 
 def test_shares_are_shares(random: np.random.Generator) -> None:
-    labels = random.choice([ABSENT, UNKNOWN, PRESENT], size=(60, 5)).astype(np.int8)
+    labels = random.choice([ABSENT, PRESENT], size=(60, 5)).astype(np.int8)
     shares = co_occurrence(labels)
     for i in range(5):
         for j in range(5):
-            relevant = [row for row in labels if row[j] == PRESENT and row[i] != UNKNOWN]
+            relevant = [row for row in labels if row[j] == PRESENT]
             expected = 0.0 if i == j else np.mean([row[i] == PRESENT for row in relevant])
             assert shares[i, j] == pytest.approx(expected)
-
-
-def test_unknown_is_not_absent() -> None:
-    labels = np.array([[1, 1], [1, 0], [1, -1]], dtype=np.int8)
-    assert co_occurrence(labels)[1, 0] == 0.5
 
 
 def test_one_image_and_a_batch_are_rescored_alike(random: np.random.Generator) -> None:

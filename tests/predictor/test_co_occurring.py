@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from weakloc.predictor.score_fusion import Rescoring, shares_from_counts
+from weakloc.localize.rescoring import shares_from_counts
+from weakloc.predictor.score_fusion import Rescoring
 
 # 10 images of class 0, 4 of class 1 of which 3 also show class 0; class 2 has no image.
 TOGETHER = np.array([[10, 3, 0], [3, 4, 0], [0, 0, 0]])

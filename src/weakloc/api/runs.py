@@ -21,7 +21,7 @@ from weakloc.files import write_whole
 from weakloc.geometry import FloatArray
 from weakloc.localize.beam_search import BeamSettings
 from weakloc.localize.calibration import Calibration
-from weakloc.localize.rescoring import AlphaChoice
+from weakloc.localize.rescoring import AlphaChoice, shares_from_counts
 from weakloc.methods.beam import Beam
 from weakloc.methods.method import Fuse, Localiser, MapNormalisation
 from weakloc.metrics.average_precision import tag_mean_average_precision
@@ -40,7 +40,6 @@ from weakloc.predictor.score_fusion import (
     joint_look,
     mean_scores,
     see_with_all,
-    shares_from_counts,
 )
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import Look, Places, TrainSettings, require

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc.geometry import FloatArray
-from weakloc.structures import PRESENT, UNKNOWN, LabelMatrix
+from weakloc.geometry import FloatArray, IntArray
+from weakloc.structures import LabelMatrix
 
 ALPHAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
@@ -27,17 +27,15 @@ class AlphaChoice:
     mean_average_precision: float
 
 
-def co_occurrence(labels: LabelMatrix) -> FloatArray:
-    """P[i, j]: the share of class j's images that also have class i; (C, C), zero diagonal.
+def shares_from_counts(together: IntArray) -> FloatArray:
+    """p(i|j) = N_ij / N_j from counts of images with both classes, N_j on the diagonal.
 
-    Images where i is unknown are left out of that share; a class without images gives zeros.
+    Exact where no tag is unknown; an image of class j where i is unknown counts as one without.
     """
-    present = (labels == PRESENT).astype(np.float64)
-    known = (labels != UNKNOWN).astype(np.float64)
-    together = present.T @ present  # N_ij
-    counted = known.T @ present  # images of j in which i is known: N_j if all is known
-    shares: FloatArray = np.zeros_like(together)
-    np.divide(together, counted, out=shares, where=counted > 0)
+    counts = together.astype(np.float64)
+    of_class = np.diag(counts)
+    shares: FloatArray = np.zeros_like(counts)
+    np.divide(counts, of_class[None, :], out=shares, where=of_class[None, :] > 0)
     np.fill_diagonal(shares, 0.0)
     return shares
 
@@ -52,16 +50,14 @@ def choose_alpha(
     labels: LabelMatrix,
     shares: FloatArray,
     mean_average_precision: Callable[[FloatArray, LabelMatrix], float],
-    *,
-    alphas: tuple[float, ...] = ALPHAS,
 ) -> AlphaChoice:
-    """The alpha with the best mean average precision on held-out images; the first on ties.
+    """The one of ALPHAS with the best mean average precision on held-out images; the first on ties.
 
     `mean_average_precision(scores (N, C), labels (N, C))` is told image-level labels only.
     """
     reached = [
-        mean_average_precision(rescore(scores, shares, alpha=alpha), labels) for alpha in alphas
+        mean_average_precision(rescore(scores, shares, alpha=alpha), labels) for alpha in ALPHAS
     ]
     comparable = np.nan_to_num(np.asarray(reached), nan=-np.inf)
     best = int(np.argmax(comparable))
-    return AlphaChoice(alpha=alphas[best], mean_average_precision=float(reached[best]))
+    return AlphaChoice(alpha=ALPHAS[best], mean_average_precision=float(reached[best]))

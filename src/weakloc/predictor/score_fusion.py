@@ -179,16 +179,3 @@ class Rescoring:
     def __call__(self, probabilities: NDArray[np.float64]) -> FloatArray:
         greatest = 1.0 + self.alpha * self.shares.sum(axis=1)
         return np.asarray(rescore(probabilities, self.shares, alpha=self.alpha) / greatest)
-
-
-def shares_from_counts(together: NDArray[np.integer]) -> FloatArray:
-    """p(i|j) = N_ij / N_j from counts of images with both classes, N_j on the diagonal.
-
-    Exact where no tag is unknown; an image of class j where i is unknown counts as one without.
-    """
-    counts = together.astype(np.float64)
-    of_class = np.diag(counts)
-    shares: FloatArray = np.zeros_like(counts)
-    np.divide(counts, of_class[None, :], out=shares, where=of_class[None, :] > 0)
-    np.fill_diagonal(shares, 0.0)
-    return shares
