@@ -16,14 +16,14 @@ from weakloc.localize.beam_search import (
 from weakloc.localize.windows import (
     WHOLE_IMAGE,
     ClassMapScorer,
-    Place,
+    RegionKey,
     all_windows,
     contrast_window_scores,
     crop_pixels,
     evidence_window_scores,
-    place_iou,
+    key_iou,
     region_box,
-    region_place,
+    region_key,
     window_region,
 )
 
@@ -149,9 +149,9 @@ def test_a_diverse_beam_keeps_no_two_overlapping_regions_of_a_level() -> None:
     ).kept[0]
 
     def highest_overlap(kept) -> float:
-        places = [Place(t, left, b - t, r - left) for left, t, r, b in kept.boxes]
+        places = [RegionKey(t, left, b - t, r - left) for left, t, r, b in kept.boxes]
         return max(
-            place_iou(places[i], places[j])
+            key_iou(places[i], places[j])
             for i in range(len(places))
             for j in range(i)
             if kept.levels[i] == kept.levels[j]
@@ -268,7 +268,7 @@ def test_cuts_on_different_axes_commute_exactly() -> None:
     first = window_region(window_region(WHOLE_IMAGE, (1, 0, 6, 6), grid), (0, 0, 7, 5), grid)
     second = window_region(window_region(WHOLE_IMAGE, (0, 0, 7, 5), grid), (1, 0, 6, 6), grid)
     assert first == second
-    assert region_place(first) == region_place(second)
+    assert region_key(first) == region_key(second)
     assert region_box(first, (70, 60)) == (10, 0, 70, 50)
 
 

@@ -26,7 +26,6 @@ from weakloc.localize.points import locate_point
 from weakloc.localize.windows import (
     WHOLE_IMAGE,
     ClassMapScorer,
-    CropScorer,
     GridHeadScorer,
     TableScorer,
     all_spans,
@@ -285,6 +284,28 @@ def test_beam_11_regions_compose_by_equation_5() -> None:
     assert (right - left, bottom - top) == pytest.approx((416.6666667, 600))
 
 
+@dataclass(frozen=True)
+class CropScorer:
+    """Every window becomes a crop; `score` takes (N, 4) image boxes."""
+
+    score: Callable[[np.ndarray], np.ndarray]
+    grid_size: tuple[int, int]
+
+    def read_crops(self, boxes_in_image):
+        return list(boxes_in_image)
+
+    def score_windows(self, grids, owners, windows):
+        frames = np.stack([grids[owner] for owner in owners])  # (N, 4)
+        cells = (frames[:, 2:] - frames[:, :2]) / np.asarray(self.grid_size)
+        starts = frames[:, :2] + windows[:, :2] * cells
+        return self.score(np.concatenate([starts, starts + windows[:, 2:] * cells], axis=1))
+
+
+def summed_heat(result: SearchResult) -> np.ndarray:
+    """The paper's sum of the kept scores, from their mean."""
+    return heat_maps(result).values[0] * len(result.kept[0].scores)
+
+
 def brightness_scorer(image: np.ndarray, side: int = 6) -> CropScorer:
     sums = np.pad(image, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
 
@@ -327,14 +348,14 @@ def kept_one(boxes, scores) -> SearchResult:
 
 
 def test_beam_14_heat_is_the_sum_of_the_kept_scores() -> None:
-    single = heat_maps(kept_one([(10, 5, 30, 25)], [0.7]), pooling="sum").values[0]
+    single = summed_heat(kept_one([(10, 5, 30, 25)], [0.7]))
     expected = np.zeros((40, 60))
     expected[5:25, 10:30] = 0.7
     assert single == pytest.approx(expected)
-    two = heat_maps(kept_one([(10, 5, 30, 25), (20, 0, 60, 10)], [0.7, 0.2]), pooling="sum")
+    two = summed_heat(kept_one([(10, 5, 30, 25), (20, 0, 60, 10)], [0.7, 0.2]))
     expected[0:10, 20:60] += 0.2
-    assert two.values[0] == pytest.approx(expected)
-    assert two.values.sum() == pytest.approx(0.7 * 400 + 0.2 * 400, rel=1e-5)
+    assert two == pytest.approx(expected)
+    assert two.sum() == pytest.approx(0.7 * 400 + 0.2 * 400, rel=1e-5)
 
 
 def test_beam_15_a_single_box_has_its_own_score_as_mean_heat() -> None:
@@ -368,7 +389,7 @@ def blobs(heat: np.ndarray, threshold: float) -> list[set[tuple[int, int]]]:
 
 @pytest.mark.parametrize("peaks", [((0, 0), (5, 5)), ((1, 1), (4, 4))])
 def test_beam_16_a_shared_beam_finds_two_instances(peaks) -> None:
-    wide = heat_maps(search(two_peaks(*peaks), (6, 6)), pooling="sum").values[0]
+    wide = summed_heat(search(two_peaks(*peaks), (6, 6)))
     found = blobs(wide, 0.5)
     assert len(found) == 2
     assert sum(peaks[0] in blob and peaks[1] not in blob for blob in found) == 1
@@ -380,7 +401,7 @@ def test_beam_16_a_shared_beam_finds_two_instances(peaks) -> None:
 
 def test_beam_16_summing_every_window_puts_the_maximum_into_the_centre() -> None:
     result = search(two_peaks(), (6, 6), beam_width=EVERYTHING)
-    heat = heat_maps(result, pooling="sum").values[0]
+    heat = summed_heat(result)
     assert {tuple(cell) for cell in np.argwhere(heat == heat.max())} <= {
         (row, column) for row in (2, 3) for column in (2, 3)
     }
@@ -389,7 +410,7 @@ def test_beam_16_summing_every_window_puts_the_maximum_into_the_centre() -> None
 
 def test_beam_17_a_higher_threshold_never_enlarges_the_foreground(random) -> None:
     result = search(random_scorer(random), (60, 90))
-    heat = heat_maps(result, pooling="sum").values[0]
+    heat = summed_heat(result)
     areas = [(heat > share * heat.max()).sum() for share in np.linspace(0, 1, 21)]
     assert all(lower >= higher for lower, higher in itertools.pairwise(areas))
     union = np.zeros(heat.shape, dtype=bool)

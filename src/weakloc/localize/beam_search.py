@@ -25,15 +25,15 @@ from weakloc.localize.windows import (
     ChildRule,
     GridSize,
     Interpolation,
-    Place,
     Region,
+    RegionKey,
     Window,
     all_windows,
-    place_iou,
+    key_iou,
     region_box,
-    region_place,
+    region_key,
+    window_key,
     window_level,
-    window_place,
     window_region,
 )
 from weakloc.structures import ScoreMaps
@@ -135,7 +135,7 @@ class _Node(NamedTuple):
 
 class _Scored(NamedTuple):
     node: _Node
-    place: Place
+    key: RegionKey
     scores: FloatArray  # (C,)
 
 
@@ -158,59 +158,51 @@ def beam_search(
     else:
         levels = _beam_levels(memory, class_indices, settings)
     kept = tuple(
-        _kept_regions(memory, index, [level[place] for level in levels])
-        for place, index in enumerate(class_indices)
+        _kept_regions(memory, class_index, [level[row] for level in levels])
+        for row, class_index in enumerate(class_indices)
     )
     return SearchResult(
         image_size, kept, memory.whole_image_scores, memory.num_crops, memory.num_windows
     )
 
 
-def heat_maps(
-    result: SearchResult, *, pooling: Literal["sum", "mean"] = "mean", long_side: int = 256
-) -> ScoreMaps:
+def heat_maps(result: SearchResult, *, long_side: int = 256) -> ScoreMaps:
     """Per class the scores of the kept regions, summed over each cell (Bency et al., Section 3.4).
 
-    `mean` divides by the number of kept regions, which keeps values and box scores in [0, 1] and
-    changes nothing in a threshold relative to the maximum. Scores below 0 add nothing. The map has
-    the image's resolution up to `long_side`. What follows in the paper: `boxes.find_boxes` with
-    thresholds per class on `relu_max` and the score `raw_mean`, `points.locate_point` by `plateau`.
+    Divided by the number of kept regions, which the paper does not do: it keeps values and box
+    scores in [0, 1] and changes nothing in a threshold relative to the maximum. Scores below 0 add
+    nothing. The map has the image's resolution up to `long_side`. What follows in the paper:
+    `boxes.find_boxes` with thresholds per class on `relu_max` and the score `raw_mean`,
+    `points.locate_point` by `plateau`.
     """
     transform = image_grid(result.image_size, long_side=long_side)
     columns, rows = int(transform.grid_size[0]), int(transform.grid_size[1])
     heat = np.zeros((len(result.kept), rows, columns), dtype=np.float32)
     for index, kept in enumerate(result.kept):
-        divisor = max(len(kept.scores), 1) if pooling == "mean" else 1
-        heat[index] = _sum_of_boxes(kept, transform) / divisor
+        heat[index] = _sum_of_boxes(kept, transform) / max(len(kept.scores), 1)
     return ScoreMaps(heat, transform, kind="cam")
 
 
 def _sum_of_boxes(kept: KeptRegions, transform: GridTransform) -> NDArray[np.float64]:
     """Sum on the coarse grid that the boxes' own edges make, then spread to the cells."""
     columns, rows = int(transform.grid_size[0]), int(transform.grid_size[1])
-    spans = [_covered_cells(box, transform, columns, rows) for box in kept.boxes]
-    edges_x = sorted({0, columns, *(edge for span in spans for edge in (span[0], span[2]))})
-    edges_y = sorted({0, rows, *(edge for span in spans for edge in (span[1], span[3]))})
-    place_x = {edge: place for place, edge in enumerate(edges_x)}
-    place_y = {edge: place for place, edge in enumerate(edges_y)}
+    spans = []
+    for box in kept.boxes:
+        left, top, right, bottom = map_box_to_grid((box[0], box[1], box[2], box[3]), transform)
+        spans.append((*_covered_span(left, right, columns), *_covered_span(top, bottom, rows)))
+    edges_x = sorted({0, columns, *(edge for span in spans for edge in span[:2])})
+    edges_y = sorted({0, rows, *(edge for span in spans for edge in span[2:])})
+    index_x = {edge: index for index, edge in enumerate(edges_x)}
+    index_y = {edge: index for index, edge in enumerate(edges_y)}
     coarse = np.zeros((len(edges_y) - 1, len(edges_x) - 1))
-    for (left, top, right, bottom), score in zip(spans, kept.scores, strict=True):
-        patch = slice(place_y[top], place_y[bottom]), slice(place_x[left], place_x[right])
+    for (left, right, top, bottom), score in zip(spans, kept.scores, strict=True):
+        patch = slice(index_y[top], index_y[bottom]), slice(index_x[left], index_x[right])
         coarse[patch] += max(score, 0.0)
     return np.repeat(np.repeat(coarse, np.diff(edges_y), axis=0), np.diff(edges_x), axis=1)
 
 
-def _covered_cells(
-    box: FloatArray, transform: GridTransform, columns: int, rows: int
-) -> tuple[int, int, int, int]:
-    """The cells whose centre is in the box; a box between all centres gets the cell it is in."""
-    left, top, right, bottom = map_box_to_grid((box[0], box[1], box[2], box[3]), transform)
-    first_column, end_column = _covered_span(left, right, columns)
-    first_row, end_row = _covered_span(top, bottom, rows)
-    return first_column, first_row, end_column, end_row
-
-
 def _covered_span(start: float, end: float, cells: int) -> tuple[int, int]:
+    """The cells whose centre is in a span; one between all centres gets the cell it is in."""
     # 1e-9: an edge that rounding has moved off a cell's centre must not win or lose that cell.
     first, last = math.ceil(start - 0.5 - 1e-9), math.ceil(end - 0.5 - 1e-9)
     if first >= last:
@@ -234,8 +226,8 @@ def _beam_levels(
         ]
         memory.score(itertools.chain.from_iterable(candidates))
         beams = [
-            _best(memory.recall(own), index, settings)
-            for own, index in zip(candidates, class_indices, strict=True)
+            _best(memory.recall(of_class), class_index, settings)
+            for of_class, class_index in zip(candidates, class_indices, strict=True)
         ]
         if not any(beams):
             break
@@ -271,19 +263,19 @@ def _exhaustive_levels(
 
 def _best(candidates: list[_Scored], class_index: int, settings: BeamSettings) -> list[_Scored]:
     finite = [scored for scored in candidates if math.isfinite(scored.scores[class_index])]
-    ranked = sorted(finite, key=lambda scored: (-scored.scores[class_index], scored.place))
+    ranked = sorted(finite, key=lambda scored: (-scored.scores[class_index], scored.key))
     best: list[_Scored] = []
     for scored in ranked:
         if len(best) == settings.beam_width:
             break
-        if not any(_is_repeat(scored.place, other.place, settings.diverse_iou) for other in best):
+        # Two parents reach one rectangle by cuts on different axes; their features may differ.
+        is_repeat = any(scored.key == better.key for better in best) or (
+            settings.diverse_iou < 1
+            and any(key_iou(scored.key, better.key) > settings.diverse_iou for better in best)
+        )
+        if not is_repeat:
             best.append(scored)
     return best
-
-
-def _is_repeat(place: Place, better: Place, diverse_iou: float) -> bool:
-    # Two parents reach one rectangle by cuts on different axes; their features may differ.
-    return place == better or (diverse_iou < 1 and place_iou(place, better) > diverse_iou)
 
 
 def _kept_regions(
@@ -308,11 +300,11 @@ class _Memory(Generic[Grid]):
         self.num_windows = 0
         self._scorer = scorer
         self._image_size = image_size
-        self._frames: dict[Place, int] = {}
+        self._frames: dict[RegionKey, int] = {}
         self._regions: dict[int, Region] = {}
         self._grids: dict[int, Grid] = {}
         self._scored: dict[_Node, _Scored] = {}
-        self._read({region_place(WHOLE_IMAGE): WHOLE_IMAGE})
+        self._read({region_key(WHOLE_IMAGE): WHOLE_IMAGE})
 
     @property
     def grid_size(self) -> GridSize:
@@ -324,8 +316,8 @@ class _Memory(Generic[Grid]):
 
     def recrop(self, beams: list[list[_Scored]]) -> list[list[_Node]]:
         """Reads the kept regions anew; what no beam is in any more is forgotten."""
-        regions = {scored.place: self._region(scored.node) for beam in beams for scored in beam}
-        self._frames = {place: i for place, i in self._frames.items() if place in regions}
+        regions = {scored.key: self._region(scored.node) for beam in beams for scored in beam}
+        self._frames = {key: frame for key, frame in self._frames.items() if key in regions}
         used = set(self._frames.values())
         self._grids = {frame: grid for frame, grid in self._grids.items() if frame in used}
         self._scored = {
@@ -333,26 +325,24 @@ class _Memory(Generic[Grid]):
             for node, scored in self._scored.items()
             if node.frame in used or node == self.root
         }
-        self._read({place: regions[place] for place in regions if place not in self._frames})
+        self._read({key: regions[key] for key in regions if key not in self._frames})
         full_window = self.root.window
-        return [
-            [_Node(self._frames[scored.place], full_window) for scored in beam] for beam in beams
-        ]
+        return [[_Node(self._frames[scored.key], full_window) for scored in beam] for beam in beams]
 
     def score(self, nodes: Iterable[_Node]) -> None:
         """One call for all that is new among the nodes; the whole image goes with the first."""
         new = [node for node in dict.fromkeys([self.root, *nodes]) if node not in self._scored]
         if not new:
             return
-        places = {frame: place for place, frame in enumerate(self._grids)}
-        owners = np.asarray([places[node.frame] for node in new])
+        rows = {frame: row for row, frame in enumerate(self._grids)}
+        owners = np.asarray([rows[node.frame] for node in new])
         windows = np.asarray([node.window for node in new])
         scores = self._scorer.score_windows(list(self._grids.values()), owners, windows)
         if scores.ndim != 2 or len(scores) != len(new):
             raise ValueError(f"{len(new)} windows were given scores of shape {scores.shape}")
-        for node, row in zip(new, np.asarray(scores, dtype=np.float64), strict=True):
-            place = window_place(self._regions[node.frame], node.window, self.grid_size)
-            self._scored[node] = _Scored(node, place, row)
+        for node, of_node in zip(new, np.asarray(scores, dtype=np.float64), strict=True):
+            key = window_key(self._regions[node.frame], node.window, self.grid_size)
+            self._scored[node] = _Scored(node, key, of_node)
         self.num_windows += len(new) - (self.root in new)
 
     def recall(self, nodes: Iterable[_Node]) -> list[_Scored]:
@@ -364,13 +354,13 @@ class _Memory(Generic[Grid]):
     def _region(self, node: _Node) -> Region:
         return window_region(self._regions[node.frame], node.window, self.grid_size)
 
-    def _read(self, regions: dict[Place, Region]) -> None:
+    def _read(self, regions: dict[RegionKey, Region]) -> None:
         if not regions:
             return
         boxes = [region_box(region, self._image_size) for region in regions.values()]
         grids = self._scorer.read_crops(np.asarray(boxes))
-        for (place, region), grid in zip(regions.items(), grids, strict=True):
-            self._frames[place] = self.num_crops
+        for (key, region), grid in zip(regions.items(), grids, strict=True):
+            self._frames[key] = self.num_crops
             self._regions[self.num_crops] = region
             self._grids[self.num_crops] = grid
             self.num_crops += 1

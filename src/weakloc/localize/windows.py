@@ -1,7 +1,7 @@
-"""Scores of grid windows: the resampling that fixed-grid heads need, linear heads without it.
+"""Windows of a grid: the regions of the image they stand for, and their class scores.
 
 Windows are (N, 4) arrays of (x, y, width, height) in cells. Scores are (N, C), one column a class.
-The three scorers below turn plain callables on arrays into what `beam_search` asks for.
+The three scorers turn plain callables on arrays into what `beam_search` asks for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from weakloc.geometry import BoxLTRB, FloatArray, IntArray, Size, clip_box
 
 Window: TypeAlias = tuple[int, int, int, int]  # (x, y, width, height) in cells
 GridSize: TypeAlias = tuple[int, int]  # (columns, rows)
+GridValues: TypeAlias = NDArray[np.floating]  # (C, rows, columns)
 ChildRule: TypeAlias = Literal["one_side", "eq6"]
+Interpolation: TypeAlias = Literal["half_pixel", "align_corners"]
+WindowScore: TypeAlias = Literal["linear", "contrast", "evidence"]
+WindowActivation: TypeAlias = Literal["sigmoid", "softmax", "none"]
+_VALUES_AT_ONCE = 2**22
 
 
 class Region(NamedTuple):
@@ -32,7 +37,7 @@ class Region(NamedTuple):
     height: Fraction
 
 
-class Place(NamedTuple):
+class RegionKey(NamedTuple):
     """A region in floats, ordered as ties are broken: top, left, height, width."""
 
     y: float
@@ -97,16 +102,16 @@ def window_region(frame: Region, window: Window, grid_size: GridSize) -> Region:
     )
 
 
-def region_place(region: Region) -> Place:
-    return Place(float(region.y), float(region.x), float(region.height), float(region.width))
+def region_key(region: Region) -> RegionKey:
+    return RegionKey(float(region.y), float(region.x), float(region.height), float(region.width))
 
 
-def window_place(frame: Region, window: Window, grid_size: GridSize) -> Place:
-    """The place of a window's region; division rounds as the exact fraction does, but is quick."""
+def window_key(frame: Region, window: Window, grid_size: GridSize) -> RegionKey:
+    """The key of a window's region; division rounds as the exact fraction does, but is quick."""
     if frame is not WHOLE_IMAGE:
-        return region_place(window_region(frame, window, grid_size))
+        return region_key(window_region(frame, window, grid_size))
     (x, y, width, height), (columns, rows) = window, grid_size
-    return Place(y / rows, x / columns, height / rows, width / columns)
+    return RegionKey(y / rows, x / columns, height / rows, width / columns)
 
 
 def region_box(region: Region, image_size: Size) -> BoxLTRB:
@@ -120,7 +125,7 @@ def region_box(region: Region, image_size: Size) -> BoxLTRB:
     )
 
 
-def place_iou(first: Place, second: Place) -> float:
+def key_iou(first: RegionKey, second: RegionKey) -> float:
     overlap_width = min(first.x + first.width, second.x + second.width) - max(first.x, second.x)
     overlap_height = min(first.y + first.height, second.y + second.height) - max(first.y, second.y)
     overlap = max(overlap_width, 0.0) * max(overlap_height, 0.0)
@@ -139,13 +144,6 @@ def crop_pixels(box_in_image: BoxLTRB, image_size: tuple[int, int]) -> tuple[int
         max(math.ceil(right), first_column + 1),
         max(math.ceil(bottom), first_row + 1),
     )
-
-
-Interpolation: TypeAlias = Literal["half_pixel", "align_corners"]
-Activation: TypeAlias = Literal["sigmoid", "softmax", "none"]
-WindowScore: TypeAlias = Literal["linear", "contrast", "evidence"]
-Maps: TypeAlias = NDArray[np.floating]
-_VALUES_AT_ONCE = 2**22
 
 
 def resampling_matrices(
@@ -172,8 +170,8 @@ def resampling_matrices(
 
 
 def resample_windows(
-    grid: Maps, windows: IntArray, interpolation: Interpolation = "half_pixel"
-) -> Maps:
+    grid: GridValues, windows: IntArray, interpolation: Interpolation = "half_pixel"
+) -> GridValues:
     """Each window of a (T, rows, columns) grid stretched to the whole: (N, T, rows, columns)."""
     _, rows, columns = grid.shape
     vertical = resampling_matrices(windows[:, 1], windows[:, 3], rows, interpolation)
@@ -184,7 +182,7 @@ def resample_windows(
 
 
 def linear_window_scores(
-    class_maps: Maps, windows: IntArray, interpolation: Interpolation = "half_pixel"
+    class_maps: GridValues, windows: IntArray, interpolation: Interpolation = "half_pixel"
 ) -> FloatArray:
     """Mean of the stretched window of (C, rows, columns) maps, as one weight matrix over cells.
 
@@ -199,7 +197,7 @@ def linear_window_scores(
     return np.asarray(weights.reshape(len(windows), rows * columns) @ cells.T)
 
 
-def contrast_window_scores(class_maps: Maps, windows: IntArray) -> FloatArray:
+def contrast_window_scores(class_maps: GridValues, windows: IntArray) -> FloatArray:
     """Mean inside minus mean of the ring one cell wide around the window, cut at the border.
 
     The full grid has no ring and scores 0. Unlike the mean alone, it does not prefer single cells.
@@ -216,7 +214,7 @@ def contrast_window_scores(class_maps: Maps, windows: IntArray) -> FloatArray:
     return np.asarray(np.where(ring_area[:, None] > 0, difference, 0.0))
 
 
-def evidence_window_scores(class_maps: Maps, windows: IntArray) -> FloatArray:
+def evidence_window_scores(class_maps: GridValues, windows: IntArray) -> FloatArray:
     """Sum over the window of (map - its mean), as a share of all there is above the mean.
 
     1 is a window that holds all that is above the mean and nothing below; a constant map gives 0.
@@ -228,7 +226,7 @@ def evidence_window_scores(class_maps: Maps, windows: IntArray) -> FloatArray:
     return np.asarray(np.divide(inside, total, out=np.zeros_like(inside), where=total > 0))
 
 
-def _integral(class_maps: Maps) -> FloatArray:
+def _integral(class_maps: GridValues) -> FloatArray:
     classes, rows, columns = class_maps.shape
     sums = np.zeros((classes, rows + 1, columns + 1))
     sums[:, 1:, 1:] = class_maps.astype(np.float64).cumsum(axis=1).cumsum(axis=2)
@@ -242,7 +240,7 @@ def _window_sums(
     return np.asarray((inside + sums[:, top, left]).T)  # (N, C)
 
 
-def activate(scores: FloatArray, activation: Activation) -> FloatArray:
+def activate(scores: FloatArray, activation: WindowActivation) -> FloatArray:
     if activation == "sigmoid":
         return np.asarray(0.5 * (1.0 + np.tanh(0.5 * scores)))
     if activation == "softmax":
@@ -260,28 +258,25 @@ class ClassMapScorer:
     is always a single cell, so searches without re-cropping want `contrast` or `evidence`.
     """
 
-    read_class_maps: Callable[[FloatArray], Sequence[Maps] | Maps]
+    read_class_maps: Callable[[FloatArray], Sequence[GridValues] | GridValues]
     grid_size: GridSize
     window_score: WindowScore = "linear"
     interpolation: Interpolation = "half_pixel"
-    activation: Activation = "sigmoid"
+    activation: WindowActivation = "sigmoid"
 
-    def read_crops(self, boxes_in_image: FloatArray) -> list[Maps]:
+    def read_crops(self, boxes_in_image: FloatArray) -> list[GridValues]:
         return list(self.read_class_maps(boxes_in_image))
 
     def score_windows(
-        self, grids: Sequence[Maps], owners: IntArray, windows: IntArray
+        self, grids: Sequence[GridValues], owners: IntArray, windows: IntArray
     ) -> FloatArray:
         scores = _by_owner(grids, owners, windows, self._score).astype(np.float64)
-        activated = activate(scores, self.activation) if self._is_logit else scores
+        if self.window_score != "evidence":  # which is a share already
+            scores = activate(scores, self.activation)
         # Equal windows must tie: rounding noise of the sums would order them at random.
-        return activated.astype(np.float32).astype(np.float64)
+        return scores.astype(np.float32).astype(np.float64)
 
-    @property
-    def _is_logit(self) -> bool:
-        return self.window_score != "evidence"
-
-    def _score(self, class_maps: Maps, windows: IntArray) -> FloatArray:
+    def _score(self, class_maps: GridValues, windows: IntArray) -> FloatArray:
         if self.window_score == "linear":
             return linear_window_scores(class_maps, windows, self.interpolation)
         if self.window_score == "contrast":
@@ -298,19 +293,19 @@ class GridHeadScorer:
     such an array and returns class scores (N, C).
     """
 
-    read_grids: Callable[[FloatArray], Sequence[Maps] | Maps]
-    score_grids: Callable[[Maps], FloatArray]
+    read_grids: Callable[[FloatArray], Sequence[GridValues] | GridValues]
+    score_grids: Callable[[GridValues], FloatArray]
     grid_size: GridSize
     interpolation: Interpolation = "half_pixel"
 
-    def read_crops(self, boxes_in_image: FloatArray) -> list[Maps]:
+    def read_crops(self, boxes_in_image: FloatArray) -> list[GridValues]:
         return list(self.read_grids(boxes_in_image))
 
     def score_windows(
-        self, grids: Sequence[Maps], owners: IntArray, windows: IntArray
+        self, grids: Sequence[GridValues], owners: IntArray, windows: IntArray
     ) -> FloatArray:
-        def resample(grid: Maps, own_windows: IntArray) -> Maps:
-            return resample_windows(grid, own_windows, self.interpolation)
+        def resample(grid: GridValues, grid_windows: IntArray) -> GridValues:
+            return resample_windows(grid, grid_windows, self.interpolation)
 
         at_once = max(1, _VALUES_AT_ONCE // grids[0].size)
         parts = [slice(start, start + at_once) for start in range(0, len(windows), at_once)]
@@ -344,55 +339,31 @@ class TableScorer:
     the class scores of every window, spans as in `all_spans`.
     """
 
-    read_tables: Callable[[FloatArray], Sequence[Maps] | Maps]
+    read_tables: Callable[[FloatArray], Sequence[GridValues] | GridValues]
     grid_size: GridSize
 
-    def read_crops(self, boxes_in_image: FloatArray) -> list[Maps]:
+    def read_crops(self, boxes_in_image: FloatArray) -> list[GridValues]:
         return list(self.read_tables(boxes_in_image))
 
     def score_windows(
-        self, grids: Sequence[Maps], owners: IntArray, windows: IntArray
+        self, grids: Sequence[GridValues], owners: IntArray, windows: IntArray
     ) -> FloatArray:
         columns, rows = self.grid_size
         across = span_places(windows[:, 0], windows[:, 2], columns)
         down = span_places(windows[:, 1], windows[:, 3], rows)
         scores = np.empty((len(windows), grids[0].shape[-1]))
         for owner in np.unique(owners):
-            own = owners == owner
-            scores[own] = grids[owner][down[own], across[own]]
+            of_grid = owners == owner
+            scores[of_grid] = grids[owner][down[of_grid], across[of_grid]]
         return scores
 
 
-@dataclass(frozen=True)
-class CropScorer:
-    """For scorers of whole pictures (a ViT, a text-image model): every window becomes a crop.
-
-    `score_crops` takes (N, 4) image boxes and returns class scores (N, C); `grid_size` only says
-    how finely a crop is cut.
-    """
-
-    score_crops: Callable[[FloatArray], FloatArray]
-    grid_size: GridSize
-
-    def read_crops(self, boxes_in_image: FloatArray) -> list[FloatArray]:
-        return list(boxes_in_image)
-
-    def score_windows(
-        self, grids: Sequence[FloatArray], owners: IntArray, windows: IntArray
-    ) -> FloatArray:
-        frames = np.stack([grids[owner] for owner in owners])  # (N, 4)
-        cells = (frames[:, 2:] - frames[:, :2]) / np.asarray(self.grid_size)
-        starts = frames[:, :2] + windows[:, :2] * cells
-        boxes_in_image = np.concatenate([starts, starts + windows[:, 2:] * cells], axis=1)
-        return np.asarray(self.score_crops(boxes_in_image))
-
-
 def _by_owner(
-    grids: Sequence[Maps],
+    grids: Sequence[GridValues],
     owners: IntArray,
     windows: IntArray,
-    compute: Callable[[Maps, IntArray], Maps],
-) -> Maps:
+    compute: Callable[[GridValues, IntArray], GridValues],
+) -> GridValues:
     """`compute` once per grid, rows back in the order of the windows."""
     order = np.argsort(owners, kind="stable")
     distinct, firsts = np.unique(owners[order], return_index=True)
