@@ -19,11 +19,9 @@ from weakloc.localize.calibration import (
     calibrate_oracle,
     calibrate_with_boxes,
     calibrate_without_boxes,
-    choose_without_boxes,
 )
 from weakloc.localize.thresholds import (
     THRESHOLDS,
-    RuleSettings,
     heat_levels,
     largest_boxes,
     level_components,
@@ -160,7 +158,7 @@ def test_each_class_has_its_own_threshold_unless_it_has_too_few_boxes(
 def test_leave_one_out_equals_leaving_one_out(random: np.random.Generator) -> None:
     samples = [*drawn(random, 4, edge=0.3), *drawn(random, 4, edge=0.9)]
     found = calibrate_with_boxes(
-        samples, 1, threshold_mode="minmax", random=random, granularity="global", num_resamples=10
+        samples, 1, threshold_mode="minmax", random=random, granularity="global"
     )
     reached = []
     for left_out in range(8):
@@ -170,7 +168,6 @@ def test_leave_one_out_equals_leaving_one_out(random: np.random.Generator) -> No
             threshold_mode="minmax",
             random=random,
             granularity="global",
-            num_resamples=10,
         )
         reached.append(accuracy([samples[left_out]], others.thresholds[0]))
     assert found.leave_one_out == pytest.approx(np.mean(reached))
@@ -221,16 +218,15 @@ def test_no_drawn_box_is_refused(random: np.random.Generator) -> None:
     with pytest.raises(ValueError, match="no drawn box"):
         calibrate_with_boxes([], 1, threshold_mode="minmax", random=random)
     with pytest.raises(ValueError, match="no image"):
-        choose_without_boxes([], 1, threshold_mode="minmax")
+        calibrate_without_boxes([], 1, rule=None, threshold_mode="minmax")
 
 
-def threshold_of(rule: str, heats: list[NDArray[np.float64]], **settings: float) -> float:
+def threshold_of(rule: str, heats: list[NDArray[np.float64]]) -> float:
     found = calibrate_without_boxes(
         [ViewedHeat(0, [heat], CELLS) for heat in heats],
         1,
         rule=rule,  # type: ignore[arg-type]
         threshold_mode="minmax",
-        settings=RuleSettings(**settings),
     )
     assert found.num_boxes_used == 0
     return found.thresholds[0]
@@ -246,9 +242,9 @@ def test_otsu_equals_opencv(random: np.random.Generator) -> None:
 
 def test_simple_rules_by_hand() -> None:
     heat = np.tile(np.arange(40) / 39.0, (30, 1))
-    assert threshold_of("fixed", [heat], fixed=0.3) == pytest.approx(0.3, abs=1 / 512)
-    assert threshold_of("mean_ratio", [heat], mean_ratio=1.4) == pytest.approx(0.7, abs=0.01)
-    threshold = threshold_of("area_prior", [heat], area_prior=0.25)
+    assert threshold_of("fixed", [heat]) == pytest.approx(0.2, abs=1 / 512)
+    assert threshold_of("mean_ratio", [heat]) == pytest.approx(0.5, abs=0.01)
+    threshold = threshold_of("area_prior", [heat])
     assert np.mean(heat > threshold) == 0.25
 
 
@@ -291,12 +287,12 @@ def test_agreement_on_the_whole_image_counts_for_nothing(random: np.random.Gener
 
 
 def test_the_rule_whose_boxes_agree_on_held_out_images_is_chosen(
-    random: np.random.Generator,
+    random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("weakloc.localize.thresholds.FIXED", 0.9)
+    monkeypatch.setattr("weakloc.localize.thresholds.AREA_PRIOR", 0.9)
     viewed = [views_that_agree_on_the_object(random)[0] for _ in range(12)]
-    chosen = choose_without_boxes(
-        viewed, 2, threshold_mode="minmax", settings=RuleSettings(fixed=0.9, area_prior=0.9)
-    )
+    chosen = calibrate_without_boxes(viewed, 2, rule=None, threshold_mode="minmax")
     assert chosen.method not in ("fixed", "area_prior")
     assert all(0.28 <= threshold < 0.5 for threshold in chosen.thresholds)
     assert chosen.agreement is not None
@@ -308,7 +304,7 @@ def test_the_rule_whose_boxes_agree_on_held_out_images_is_chosen(
 def test_few_images_and_maps_without_information_still_give_thresholds(number: int) -> None:
     heats = [np.full((30, 40), np.nan), np.zeros((30, 40)), np.eye(30, 40)][:number]
     viewed = [ViewedHeat(0, [heat], CELLS) for heat in heats]
-    chosen = choose_without_boxes(viewed, 3, threshold_mode="relu_max")
+    chosen = calibrate_without_boxes(viewed, 3, rule=None, threshold_mode="relu_max")
     assert len(chosen.thresholds) == 3
     assert all(0 < threshold < 1 for threshold in chosen.thresholds)
 

@@ -15,12 +15,11 @@ from weakloc.errors import DataError, SettingError
 from weakloc.geometry import FloatArray
 from weakloc.localize import calibration as thresholds
 from weakloc.localize.calibration import Calibration, Granularity
-from weakloc.localize.rescoring import AlphaChoice, choose_alpha
+from weakloc.localize.rescoring import AlphaChoice, choose_alpha, shares_from_counts
 from weakloc.localize.thresholds import Counted, Rule
 from weakloc.metrics.average_precision import tag_mean_average_precision
 from weakloc.predictor.places import least_share
 from weakloc.predictor.predictor import Predictor, maps_in_words
-from weakloc.predictor.score_fusion import shares_from_counts
 from weakloc.predictor.tuning_heat import (
     DrawnImage,
     choose_drawn,
@@ -169,11 +168,7 @@ def _without_boxes(
     viewed = viewed_heat(predictor, chosen, _counter(on_progress, len(chosen)))
     num_classes = len(predictor.source.class_names)
     mode, granularity = predictor.places.threshold_mode, plan.granularity
-    if plan.rule == "auto":
-        return thresholds.choose_without_boxes(
-            viewed, num_classes, threshold_mode=mode, granularity=granularity
-        )
-    rule: Rule = plan.rule
+    rule: Rule | None = None if plan.rule == "auto" else plan.rule
     return thresholds.calibrate_without_boxes(
         viewed, num_classes, rule=rule, threshold_mode=mode, granularity=granularity
     )

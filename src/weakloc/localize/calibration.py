@@ -1,8 +1,8 @@
 """Heat maps of a validation set in, the threshold that cuts boxes from them out.
 
-Three sources, never mixed up: image-level evidence alone (`calibrate_without_boxes`,
-`choose_without_boxes`), a few drawn boxes (`calibrate_with_boxes`), or the boxes of the very set
-that is evaluated (`calibrate_oracle`, an upper bound and not a result).
+Three sources, never mixed up: image-level evidence alone (`calibrate_without_boxes`), a few drawn
+boxes (`calibrate_with_boxes`), or the boxes of the very set that is evaluated (`calibrate_oracle`,
+an upper bound and not a result).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from weakloc.geometry import BoxLTRB, FloatArray, GridTransform
-from weakloc.localize.boxes import HeatMap, ThresholdMode
+from weakloc.localize.boxes import ThresholdMode
+from weakloc.localize.maps import HeatMap
 from weakloc.localize.thresholds import (
     RULES,
     THRESHOLDS,
     Counted,
     Evidence,
     Rule,
-    RuleSettings,
     agreement_beyond_chance,
     heat_levels,
     level_components,
@@ -31,6 +31,10 @@ from weakloc.localize.thresholds import (
 )
 
 Granularity: TypeAlias = Literal["class", "global"]
+FEWEST_IMAGES = 5  # of a class that has a threshold of its own
+MIN_IOU = 0.5
+CONFIDENCE = 0.9
+NUM_RESAMPLES = 1000
 _OVERLAP_BREAKS_TIES = 1e-6
 
 
@@ -115,16 +119,6 @@ class _Curves:
     num_boxes: int
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """How rules are applied to images: which share a threshold, with which settings."""
-
-    num_classes: int
-    settings: RuleSettings
-    granularity: Granularity
-    min_images: int
-
-
 def calibrate_with_boxes(
     drawn: Iterable[DrawnHeat],
     num_classes: int,
@@ -134,25 +128,20 @@ def calibrate_with_boxes(
     counted: Counted = "largest",
     min_share: float = 0.0,
     granularity: Granularity = "class",
-    min_images: int = 5,
-    min_iou: float = 0.5,
-    confidence: float = 0.9,
-    num_resamples: int = 1000,
 ) -> Calibration:
     """Thresholds from a few drawn images (5 to 50), with what that number leaves uncertain.
 
     The sum of success and overlap is maximised: with few images success alone is a staircase. A
-    class with fewer than `min_images` takes the threshold of all classes together. `min_share` is
+    class with fewer than FEWEST_IMAGES takes the threshold of all classes together. `min_share` is
     that of `find_boxes`.
     """
-    curves = _curves(drawn, threshold_mode, counted, min_iou, min_share)
-    groups = _groups(curves.class_indices, num_classes, granularity, min_images)
+    curves = _curves(drawn, threshold_mode, counted, min_share)
+    groups = _groups(curves.class_indices, num_classes, granularity)
     gain = curves.success + curves.overlap
     levels = {key: _best_level(gain[rows].mean(axis=0)) for key, rows in groups.items()}
-    tails = [50.0 * (1.0 - confidence), 50.0 * (1.0 + confidence)]
+    tails = [50.0 * (1.0 - CONFIDENCE), 50.0 * (1.0 + CONFIDENCE)]
     ends = {
-        key: np.percentile(_resampled(gain[rows], random, num_resamples), tails)
-        for key, rows in groups.items()
+        key: np.percentile(_resampled(gain[rows], random), tails) for key, rows in groups.items()
     }
     group_of = [key if key in groups else None for key in range(num_classes)]
     return Calibration(
@@ -161,7 +150,7 @@ def calibrate_with_boxes(
         method=f"{counted} box, per {granularity}",
         num_boxes_used=curves.num_boxes,
         intervals=tuple((float(ends[key][0]), float(ends[key][1])) for key in group_of),
-        confidence=confidence,
+        confidence=CONFIDENCE,
         leave_one_out=_leave_one_out(curves, gain, groups),
     )
 
@@ -174,11 +163,10 @@ def calibrate_oracle(
     counted: Counted = "largest",
     min_share: float = 0.0,
     granularity: Granularity = "global",
-    min_iou: float = 0.5,
 ) -> Calibration:
     """The best thresholds for the boxes they are evaluated on: what no honest tuning exceeds."""
-    curves = _curves(drawn, threshold_mode, counted, min_iou, min_share)
-    groups = _groups(curves.class_indices, num_classes, granularity, 1)
+    curves = _curves(drawn, threshold_mode, counted, min_share)
+    groups = _groups(curves.class_indices, num_classes, granularity, fewest=1)
     gain = curves.success + _OVERLAP_BREAKS_TIES * curves.overlap
     levels = {key: _best_level(gain[rows].mean(axis=0)) for key, rows in groups.items()}
     chosen = [levels[key if key in groups else None] for key in range(num_classes)]
@@ -195,44 +183,48 @@ def calibrate_without_boxes(
     viewed: Iterable[ViewedHeat],
     num_classes: int,
     *,
-    rule: Rule,
+    rule: Rule | None,
     threshold_mode: ThresholdMode,
-    settings: RuleSettings | None = None,
     granularity: Granularity = "class",
-    min_images: int = 5,
 ) -> Calibration:
-    """Thresholds by one rule that sees heat maps of images with their tags, and no box."""
-    evidence = [_evidence(each, threshold_mode) for each in viewed]
-    plan = _Plan(num_classes, settings or RuleSettings(), granularity, min_images)
-    levels = _levels_by_rule(evidence, rule, plan)
-    return Calibration(
-        thresholds=tuple(float(THRESHOLDS[level]) for level in levels),
-        threshold_mode=threshold_mode,
-        method=rule,
-    )
+    """Thresholds by a rule that sees heat maps of images with their tags, and no box.
 
+    None takes the rule whose thresholds, found on one half of the images, make the views of the
+    other half agree best on the box, beyond the agreement of boxes of different images.
+    """
+    evidence = [
+        Evidence.of(
+            heat.class_index,
+            [heat_levels(view, threshold_mode=threshold_mode) for view in heat.views],
+            heat.transform,
+        )
+        for heat in viewed
+    ]
+    if not evidence:
+        raise ValueError("there is no image to calibrate with")
 
-def choose_without_boxes(
-    viewed: Iterable[ViewedHeat],
-    num_classes: int,
-    *,
-    threshold_mode: ThresholdMode,
-    settings: RuleSettings | None = None,
-    granularity: Granularity = "class",
-    min_images: int = 5,
-) -> Calibration:
-    """The rule whose thresholds, found on one half of the images, make the views of the other
-    half agree best on the box, beyond the agreement of boxes of different images."""
-    evidence = [_evidence(each, threshold_mode) for each in viewed]
-    plan = _Plan(num_classes, settings or RuleSettings(), granularity, min_images)
-    reached = {rule: _held_out_agreement(evidence, rule, plan) for rule in RULES}
-    best = max(RULES, key=lambda rule: reached[rule])
-    levels = _levels_by_rule(evidence, best, plan)
+    def levels_by(rule: Rule, images: Sequence[Evidence]) -> list[int]:
+        class_indices = np.array([image.class_index for image in images])
+        groups = _groups(class_indices, num_classes, granularity)
+        levels = {key: RULES[rule]([images[row] for row in rows]) for key, rows in groups.items()}
+        return [levels[key if key in groups else None] for key in range(num_classes)]
+
+    def held_out_agreement(rule: Rule) -> float:
+        halves = evidence[0::2], evidence[1::2]
+        reached = [
+            agreement_beyond_chance(judged, levels_by(rule, fitted))
+            for fitted, judged in (halves, halves[::-1])
+            if fitted and judged
+        ]
+        return float(np.mean(reached)) if reached else 0.0
+
+    agreements = {} if rule else {candidate: held_out_agreement(candidate) for candidate in RULES}
+    chosen = rule or sorted(agreements, key=lambda candidate: -agreements[candidate])[0]
     return Calibration(
-        thresholds=tuple(float(THRESHOLDS[level]) for level in levels),
+        thresholds=tuple(float(THRESHOLDS[level]) for level in levels_by(chosen, evidence)),
         threshold_mode=threshold_mode,
-        method=best,
-        agreement=reached[best],
+        method=chosen,
+        agreement=agreements.get(chosen),
     )
 
 
@@ -240,33 +232,35 @@ def _curves(
     drawn: Iterable[DrawnHeat],
     threshold_mode: ThresholdMode,
     counted: Counted,
-    min_iou: float,
     min_share: float,
 ) -> _Curves:
     class_indices, success, overlap, num_boxes = [], [], [], 0
-    for each in drawn:
-        levels = heat_levels(each.heat, threshold_mode=threshold_mode)
-        components = level_components(levels, each.transform, min_share=min_share)
+    for heat in drawn:
+        levels = heat_levels(heat.heat, threshold_mode=threshold_mode)
+        components = level_components(levels, heat.transform, min_share=min_share)
         quality = level_quality(
-            components, each.boxes, each.transform, counted=counted, min_iou=min_iou
+            components, heat.boxes, heat.transform, counted=counted, min_iou=MIN_IOU
         )
-        class_indices.append(each.class_index)
+        class_indices.append(heat.class_index)
         success.append(quality.success)
         overlap.append(quality.overlap)
-        num_boxes += len(each.boxes)
+        num_boxes += len(heat.boxes)
     if not num_boxes:
         raise ValueError("there is no drawn box to calibrate with")
     return _Curves(np.array(class_indices), np.stack(success), np.stack(overlap), num_boxes)
 
 
 def _groups(
-    class_indices: NDArray[np.int64], num_classes: int, granularity: Granularity, min_images: int
+    class_indices: NDArray[np.int64],
+    num_classes: int,
+    granularity: Granularity,
+    fewest: int = FEWEST_IMAGES,
 ) -> dict[int | None, NDArray[np.intp]]:
     """Which images give a threshold together: those of a class with enough, and (None) all."""
     groups: dict[int | None, NDArray[np.intp]] = {None: np.arange(len(class_indices))}
     for class_index in range(num_classes if granularity == "class" else 0):
         rows = np.flatnonzero(class_indices == class_index)
-        if len(rows) >= max(min_images, 1):
+        if len(rows) >= fewest:
             groups[class_index] = rows
     return groups
 
@@ -277,12 +271,11 @@ def _best_level(gain: FloatArray) -> int:
     return int(best[len(best) // 2])
 
 
-def _resampled(gain: FloatArray, random: Generator, num_resamples: int) -> FloatArray:
+def _resampled(gain: FloatArray, random: Generator) -> FloatArray:
     """The thresholds that images drawn with replacement would have given."""
     num_images = len(gain)
-    counts = random.multinomial(
-        num_images, np.full(num_images, 1.0 / num_images), size=num_resamples
-    )
+    shares = np.full(num_images, 1.0 / num_images)
+    counts = random.multinomial(num_images, shares, size=NUM_RESAMPLES)
     return np.asarray([THRESHOLDS[_best_level(total)] for total in counts @ gain / num_images])
 
 
@@ -299,34 +292,3 @@ def _leave_one_out(
         others = (gain[rows].sum(axis=0) - gain[image]) / (len(rows) - 1)
         reached.append(curves.success[image, _best_level(others)])
     return float(np.mean(reached))
-
-
-def _evidence(viewed: ViewedHeat, threshold_mode: ThresholdMode) -> Evidence:
-    return Evidence.of(
-        viewed.class_index,
-        [heat_levels(view, threshold_mode=threshold_mode) for view in viewed.views],
-        viewed.transform,
-    )
-
-
-def _levels_by_rule(evidence: Sequence[Evidence], rule: Rule, plan: _Plan) -> list[int]:
-    """The level of every class."""
-    if not evidence:
-        raise ValueError("there is no image to calibrate with")
-    class_indices = np.array([each.class_index for each in evidence])
-    groups = _groups(class_indices, plan.num_classes, plan.granularity, plan.min_images)
-    levels = {
-        key: RULES[rule]([evidence[row] for row in rows], plan.settings)
-        for key, rows in groups.items()
-    }
-    return [levels[key if key in groups else None] for key in range(plan.num_classes)]
-
-
-def _held_out_agreement(evidence: Sequence[Evidence], rule: Rule, plan: _Plan) -> float:
-    halves = evidence[0::2], evidence[1::2]
-    reached = [
-        agreement_beyond_chance(judged, _levels_by_rule(fitted, rule, plan))
-        for fitted, judged in (halves, halves[::-1])
-        if fitted and judged
-    ]
-    return float(np.mean(reached)) if reached else 0.0

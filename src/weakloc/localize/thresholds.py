@@ -1,4 +1,8 @@
-"""Heat maps of tagged images in, a threshold level out: rules that need no drawn box."""
+"""Heat maps in, what each of 255 threshold levels makes of them out: boxes, their fit, rules.
+
+A level is a byte of the normalised heat. `level_quality` says how well a level's boxes fit drawn
+ones; the RULES choose a level from heat maps of tagged images, without any drawn box.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +22,19 @@ from weakloc.geometry import (
     image_box_in_grid,
     map_box_to_grid,
 )
-from weakloc.localize.boxes import HeatMap, ThresholdMode
-from weakloc.localize.maps import NORMALISATIONS
+from weakloc.localize.boxes import ThresholdMode
+from weakloc.localize.maps import NORMALISATIONS, HeatMap
 
 NUM_LEVELS = 255
 THRESHOLDS: FloatArray = np.arange(1, NUM_LEVELS + 1) / 256.0
+MIN_AREA = 0.001  # of the image: the smallest component that counts
 Counted: TypeAlias = Literal["all", "largest"]
+Rule: TypeAlias = Literal["fixed", "otsu", "mean_ratio", "area_prior", "stability"]
+FIXED = 0.2  # the threshold of the rule "fixed"
+MEAN_RATIO = 1.0  # the multiple of the mean heat of the rule "mean_ratio"
+AREA_PRIOR = 0.25  # the share of the image that "area_prior" expects to be foreground
+_NEIGHBOUR = 13  # levels, 0.05: how far a threshold may be off without moving the box
+_NEARLY = 0.95
 
 
 @dataclass(frozen=True)
@@ -53,10 +64,9 @@ def level_components(
     levels: NDArray[np.uint8],
     transform: GridTransform,
     *,
-    min_area: float = 0.001,
     min_share: float = 0.0,
 ) -> LevelComponents:
-    """Components of at least `min_area` of the image and `min_share` of the heat (of the middle of
+    """Components of at least MIN_AREA of the image and `min_share` of the heat (of the middle of
     each level); the whole image at all levels if constant."""
     frame = np.array(image_box_in_grid(transform))
     if levels.min() == levels.max():
@@ -66,7 +76,7 @@ def level_components(
     cells_in_image = float((frame[2] - frame[0]) * (frame[3] - frame[1]))
     heat = tree.heat_sum + 0.5 * tree.area
     has_heat = heat >= min_share * (levels.sum(dtype=np.float64) + 0.5 * levels.size)
-    shown = np.flatnonzero((tree.level > 0) & (tree.area >= min_area * cells_in_image) & has_heat)
+    shown = np.flatnonzero((tree.level > 0) & (tree.area >= MIN_AREA * cells_in_image) & has_heat)
     hottest = levels.ravel()[tree.peak[shown]].astype(np.int64)
     shown = shown[np.lexsort((-tree.peak[shown], hottest, tree.area[shown]))]
     cut = np.clip(tree.box[shown], np.tile(frame[:2], 2), np.tile(frame[2:], 2))
@@ -97,7 +107,7 @@ def level_quality(
     transform: GridTransform,
     *,
     counted: Counted,
-    min_iou: float = 0.5,
+    min_iou: float,
 ) -> LevelQuality:
     """How well the boxes of each level fit the drawn ones (T, 4) of the image frame.
 
@@ -108,24 +118,22 @@ def level_quality(
     ious = box_ious(components.boxes, drawn)  # (N, T)
     if counted == "largest":
         winner = _last_of_level(components, np.arange(len(ious)))
-        greatest = np.append(ious.max(axis=1, initial=0.0), 0.0)  # entry -1: no component
-        overlap = greatest[winner]
+        overlap = np.append(ious.max(axis=1, initial=0.0), 0.0)[winner]  # entry -1: no component
         return LevelQuality((overlap >= min_iou).astype(np.float64), overlap)
     num_boxes = np.zeros(NUM_LEVELS + 1)
     np.add.at(num_boxes, components.first, 1.0)
     np.add.at(num_boxes, components.last + 1, -1.0)
     num_boxes = np.cumsum(num_boxes)[:NUM_LEVELS]
-    best = np.stack([_greatest_of_level(components, column) for column in ious.T])  # (T, 255)
+    greatest = []
+    for column in ious.T:
+        order = np.argsort(column, kind="stable")
+        order = order[column[order] > 0]
+        greatest.append(np.append(column, 0.0)[_last_of_level(components, order)])
+    best = np.stack(greatest)  # (T, 255)
     hits = np.minimum((best >= min_iou).sum(axis=0), num_boxes)
     overlaps = np.minimum(best.sum(axis=0), num_boxes)
     in_all = np.maximum(num_boxes + len(drawn), 1.0)
     return LevelQuality(2.0 * hits / in_all, 2.0 * overlaps / in_all)
-
-
-def _greatest_of_level(components: LevelComponents, values: FloatArray) -> FloatArray:
-    order = np.argsort(values, kind="stable")
-    order = order[values[order] > 0]
-    return np.append(values, 0.0)[_last_of_level(components, order)]
 
 
 def _last_of_level(components: LevelComponents, order: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -135,21 +143,6 @@ def _last_of_level(components: LevelComponents, order: NDArray[np.intp]) -> NDAr
     for component, start, end in zip(order.tolist(), first, last, strict=True):
         winner[start : end + 1] = component
     return winner
-
-
-Rule: TypeAlias = Literal["fixed", "otsu", "mean_ratio", "area_prior", "stability"]
-_NEIGHBOUR = 13  # levels, 0.05: how far a threshold may be off without moving the box
-_NEARLY = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class RuleSettings:
-    """The threshold of "fixed", the multiple of the mean heat of "mean_ratio" and the share of the
-    image that "area_prior" expects to be foreground."""
-
-    fixed: float = 0.2
-    mean_ratio: float = 1.0
-    area_prior: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -169,11 +162,11 @@ class Evidence:
         return cls(class_index, counts / views[0].size, np.stack(boxes))
 
 
-def _fixed(_: Sequence[Evidence], settings: RuleSettings) -> int:
-    return _level(settings.fixed)
+def fixed_level(_: Sequence[Evidence]) -> int:
+    return _nearest_level(FIXED)
 
 
-def _otsu(images: Sequence[Evidence], _: RuleSettings) -> int:
+def otsu_level(images: Sequence[Evidence]) -> int:
     """Otsu 1979 on the pooled heat: the greatest variance between foreground and background."""
     shares = _pooled(images)
     below = np.cumsum(shares)[:-1]
@@ -185,30 +178,30 @@ def _otsu(images: Sequence[Evidence], _: RuleSettings) -> int:
     return int(best[len(best) // 2])
 
 
-def _mean_ratio(images: Sequence[Evidence], settings: RuleSettings) -> int:
+def mean_ratio_level(images: Sequence[Evidence]) -> int:
     mean = _pooled(images) @ (np.arange(NUM_LEVELS + 1) + 0.5) / 256.0
-    return _level(settings.mean_ratio * float(mean))
+    return _nearest_level(MEAN_RATIO * float(mean))
 
 
-def _area_prior(images: Sequence[Evidence], settings: RuleSettings) -> int:
+def area_prior_level(images: Sequence[Evidence]) -> int:
     """The first level whose foreground is not above the expected share of the image."""
     foreground = 1.0 - np.cumsum(_pooled(images))[:-1]
-    return int(np.argmax(foreground <= settings.area_prior + 1e-12))
+    return int(np.argmax(foreground <= AREA_PRIOR + 1e-12))
 
 
-def _stability(images: Sequence[Evidence], _: RuleSettings) -> int:
+def stable_level(images: Sequence[Evidence]) -> int:
     """The lowest level whose agreement is nearly the best: a part that all views find agrees
     best of all, and the extent of the object is below it."""
     curve = agreement_curve(images)
     return int(np.argmax(curve >= _NEARLY * curve.max()))
 
 
-RULES: dict[Rule, Callable[[Sequence[Evidence], RuleSettings], int]] = {
-    "stability": _stability,
-    "otsu": _otsu,
-    "mean_ratio": _mean_ratio,
-    "area_prior": _area_prior,
-    "fixed": _fixed,
+RULES: dict[Rule, Callable[[Sequence[Evidence]], int]] = {
+    "stability": stable_level,
+    "otsu": otsu_level,
+    "mean_ratio": mean_ratio_level,
+    "area_prior": area_prior_level,
+    "fixed": fixed_level,
 }
 
 
@@ -221,9 +214,11 @@ def agreement_curve(images: Sequence[Evidence]) -> FloatArray:
     for nothing.
     """
     observed = np.mean([_own_agreement(image) for image in images], axis=0)
-    chance = np.mean(
-        [_chance_agreement(images, position) for position in range(len(images))], axis=0
-    )
+    others = [image.boxes[0] for image in (images[-1], *images[:-1])]
+    if len(images) == 1:
+        others = [np.tile([0.0, 0.0, 1.0, 1.0], (NUM_LEVELS, 1))]
+    pairs = zip(images, others, strict=True)
+    chance = np.mean([_ious(image.boxes[0], other) for image, other in pairs], axis=0)
     return np.asarray((observed - chance) / np.maximum(1.0 - chance, 1e-3))
 
 
@@ -247,13 +242,6 @@ def _own_agreement(image: Evidence) -> FloatArray:
     return np.asarray((over_levels + over_views) / 2)
 
 
-def _chance_agreement(images: Sequence[Evidence], position: int) -> FloatArray:
-    main = images[position].boxes[0]
-    if len(images) == 1:
-        return _ious(main, np.tile([0.0, 0.0, 1.0, 1.0], (NUM_LEVELS, 1)))
-    return _ious(main, images[position - 1].boxes[0])
-
-
 def _ious(first: FloatArray, second: FloatArray) -> FloatArray:
     """IoU of each box with its counterpart: (N, 4) and (N, 4) to (N,); empty pairs give 0."""
     low = np.maximum(first[:, :2], second[:, :2])
@@ -267,6 +255,5 @@ def _pooled(images: Sequence[Evidence]) -> FloatArray:
     return np.asarray(np.mean([image.shares for image in images], axis=0))
 
 
-def _level(threshold: float) -> int:
-    """The nearest level of a threshold."""
+def _nearest_level(threshold: float) -> int:
     return int(np.argmin(np.abs(THRESHOLDS - threshold)))
