@@ -145,15 +145,18 @@ def test_all_boxes_equal_labelling(random: np.random.Generator) -> None:
 
 
 def test_overlapping_boxes_are_merged_or_suppressed() -> None:
-    corner = drawn((5, 5, 25, 7, 1.0), (5, 5, 7, 25, 1.0), (10, 10, 24, 24, 0.8))
-    kept = find_boxes(corner, PIXELS, threshold=0.2, max_iou=0.4)
-    assert [found.box for found in kept] == [(10.0, 10.0, 24.0, 24.0), (5.0, 5.0, 25.0, 25.0)]
-    (best,) = find_boxes(corner, PIXELS, threshold=0.2, max_iou=0.4, overlap="nms")
+    bars = (5, 5, 25, 7, 1.0), (5, 5, 7, 25, 1.0)
+    corner = drawn(*bars, (10, 10, 25, 25, 0.8))
+    kept = find_boxes(corner, PIXELS, threshold=0.2)
+    assert [found.box for found in kept] == [(10.0, 10.0, 25.0, 25.0), (5.0, 5.0, 25.0, 25.0)]
+    (best,) = find_boxes(corner, PIXELS, threshold=0.2, overlap="nms")
     assert best == kept[0]
-    (merged,) = find_boxes(corner, PIXELS, threshold=0.2, max_iou=0.4, overlap="merge")
+    (merged,) = find_boxes(corner, PIXELS, threshold=0.2, overlap="merge")
     assert merged.box == kept[1].box
     assert merged.area_share == pytest.approx(kept[0].area_share + kept[1].area_share)
-    assert len(find_boxes(corner, PIXELS, threshold=0.2, overlap="nms")) == 2  # IoU is 0.49
+    apart = drawn(*bars, (10, 10, 24, 24, 0.8))
+    assert len(find_boxes(apart, PIXELS, threshold=0.2, overlap="nms")) == 2  # IoU is 0.49
+    assert len(find_boxes(apart, PIXELS, threshold=0.2, overlap="merge")) == 2
 
 
 def test_boxes_follow_flip_pad_and_scale() -> None:

@@ -137,15 +137,13 @@ def test_several_points_hottest_first_and_apart() -> None:
     transform = GridTransform.identity((90.0, 50.0)).resize((9.0, 5.0))
 
     def found(**limits: float) -> list[tuple[float, float, float]]:
-        peaks = locate_points(heat, transform, **{"max_points": 9, "min_heat": 0.5, **limits})  # type: ignore[arg-type]
+        peaks = locate_points(heat, transform, **{"max_points": 9, **limits})  # type: ignore[arg-type]
         return [(peak.x, peak.y, peak.heat) for peak in peaks]
 
     assert found() == [(15.0, 15.0, 3.0), (35.0, 15.0, 2.0), (75.0, 35.0, 1.0)]
     assert found(max_points=2) == [(15.0, 15.0, 3.0), (35.0, 15.0, 2.0)]
     assert found(min_distance=20.0) == found()
     assert found(min_distance=20.1) == [(15.0, 15.0, 3.0), (75.0, 35.0, 1.0)]
-    assert found(min_heat=2.5) == [(15.0, 15.0, 3.0)]
-    assert found(min_heat=9.0) == []
 
 
 def test_more_points_asked_than_there_are_maxima() -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from weakloc.component_tree import component_tree, components_at
 from weakloc.geometry import (
@@ -27,13 +26,13 @@ from weakloc.geometry import (
     clip_point,
     map_box_to_image,
 )
-from weakloc.localize.maps import NORMALISATIONS
+from weakloc.localize.maps import NORMALISATIONS, HeatMap
 
-HeatMap: TypeAlias = NDArray[np.floating]  # (rows, columns) of one class
 ThresholdMode: TypeAlias = Literal["minmax", "relu_max", "none"]
-Selection: TypeAlias = Literal["all", "largest", "best"]
+BoxChoice: TypeAlias = Literal["all", "largest", "best"]
 Overlap: TypeAlias = Literal["keep", "merge", "nms"]
 BoxScore: TypeAlias = Literal["mean", "raw_mean", "blob_mean", "max", "share"]
+MAX_IOU = 0.5  # of two boxes that are both kept where overlap is not
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +61,11 @@ def find_boxes(
     *,
     threshold: float,
     threshold_mode: ThresholdMode = "minmax",
-    select: Selection = "all",
+    select: BoxChoice = "all",
     min_area: float = 0.001,
     max_area: float = 1.0,
     min_share: float = 0.0,
     overlap: Overlap = "keep",
-    max_iou: float = 0.5,
     score: BoxScore = "mean",
     class_probability: float = 1.0,
 ) -> list[HeatBox]:
@@ -75,7 +73,7 @@ def find_boxes(
 
     Areas are shares of the image, `min_share` is one of all heat. `select` takes all parts, the one
     with the most cells (ties: the hotter, then the first) or the one with the best score. Boxes
-    that overlap by more than `max_iou` are kept, merged into one, or reduced to the best. The score
+    that overlap by more than MAX_IOU are kept, merged into one, or reduced to the best. The score
     is the mean normalised heat in the box ("mean"), the mean heat as given ("raw_mean", the
     beam's), the mean over the component ("blob_mean"), the greatest ("max") or the box's share of
     all heat ("share"), times `class_probability`. A constant map says nothing about the place: it
@@ -92,14 +90,18 @@ def find_boxes(
         blobs = blobs[:1]
     rate = _rating(score, heat, normalised, class_probability)
     if overlap == "merge":
-        blobs = _merged(blobs, max_iou)
+        blobs = _merged(blobs)
     ranked = sorted(((rate(blob), blob) for blob in blobs), key=_rank)
     if overlap == "nms":
-        ranked = _suppressed(ranked, max_iou)
+        kept: list[tuple[float, _Blob]] = []
+        for value, blob in ranked:
+            if not (_overlaps(blob, [better for _, better in kept]) > MAX_IOU).any():
+                kept.append((value, blob))
+        ranked = kept
     if select == "best":
         ranked = ranked[:1]
-    found = [_in_image(blob, value, heat.shape[1], transform) for value, blob in ranked]
-    return [heat_box for heat_box in found if box_area(heat_box.box) > 0.0]
+    boxes = [_in_image(blob, value, heat.shape[1], transform) for value, blob in ranked]
+    return [heat_box for heat_box in boxes if box_area(heat_box.box) > 0.0]
 
 
 def whole_image_box(transform: GridTransform, score: float) -> HeatBox:
@@ -119,7 +121,7 @@ def find_at_least_one_box(
 ) -> HeatBox:
     """The largest component's box whatever its size, else the whole image: for a class known to
     be there of which `find_boxes` shows nothing."""
-    found = find_boxes(
+    boxes = find_boxes(
         heat,
         transform,
         threshold=threshold,
@@ -129,7 +131,7 @@ def find_at_least_one_box(
         score=score,
         class_probability=class_probability,
     )
-    return found[0] if found else whole_image_box(transform, class_probability)
+    return boxes[0] if boxes else whole_image_box(transform, class_probability)
 
 
 def _blobs(normalised: HeatMap, threshold: float) -> list[_Blob]:
@@ -173,12 +175,12 @@ def _rank(scored: tuple[float, _Blob]) -> tuple[float, int, int]:
     return -score, -blob.area, blob.peak
 
 
-def _merged(blobs: list[_Blob], max_iou: float) -> list[_Blob]:
+def _merged(blobs: list[_Blob]) -> list[_Blob]:
     """Each joins the first it overlaps too much, and so on until it overlaps none."""
     merged: list[_Blob] = []
     for blob in blobs:
         grown = blob
-        while len(hits := np.flatnonzero(_overlaps(grown, merged) > max_iou)):
+        while len(hits := np.flatnonzero(_overlaps(grown, merged) > MAX_IOU)):
             grown = _union(merged.pop(int(hits[0])), grown)
         merged.append(grown)
     return merged
@@ -197,15 +199,6 @@ def _union(first: _Blob, second: _Blob) -> _Blob:
         area=first.area + second.area,
         heat_sum=first.heat_sum + second.heat_sum,
     )
-
-
-def _suppressed(ranked: list[tuple[float, _Blob]], max_iou: float) -> list[tuple[float, _Blob]]:
-    """Those that do not overlap a better one too much."""
-    kept: list[tuple[float, _Blob]] = []
-    for score, blob in ranked:
-        if not (_overlaps(blob, [other for _, other in kept]) > max_iou).any():
-            kept.append((score, blob))
-    return kept
 
 
 def _area_share(blob: _Blob, transform: GridTransform) -> float:

@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.geometry import BoxLTRB, box_ious
-from weakloc.localize.boxes import HeatMap
-from weakloc.localize.maps import minmax
+from weakloc.localize.maps import HeatMap, minmax
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, Disagreement, LabelVector
 
 
@@ -73,15 +72,8 @@ def tag_doubts(
 
 def place_doubt(evidence: PlaceEvidence) -> float:
     """The mean of what was measured; 0 if nothing was."""
-    measured = [
-        value
-        for value in (
-            evidence.entropy,
-            evidence.threshold_instability,
-            evidence.view_instability,
-        )
-        if value is not None
-    ]
+    instabilities = evidence.threshold_instability, evidence.view_instability
+    measured = [value for value in (evidence.entropy, *instabilities) if value is not None]
     return float(np.mean(measured)) if measured else 0.0
 
 
@@ -109,14 +101,14 @@ def disagreements(
     unexpected_above: float = 0.9,
 ) -> tuple[Disagreement, ...]:
     """Tags that the model does not see and absent classes of which it is sure, worst first."""
-    found = [
+    doubtful = [
         Disagreement(name, "missing" if label == PRESENT else "unexpected", float(probability))
         for name, label, probability in zip(class_names, labels, probabilities, strict=True)
         if (label == PRESENT and probability < missing_below)
         or (label == ABSENT and probability > unexpected_above)
     ]
     return tuple(
-        sorted(found, key=lambda each: each.score if each.kind == "missing" else 1.0 - each.score)
+        sorted(doubtful, key=lambda tag: tag.score if tag.kind == "missing" else 1.0 - tag.score)
     )
 
 

@@ -12,6 +12,7 @@ from weakloc.geometry import BoxLTRB, GridTransform, Size
 from weakloc.structures import MapKind, ScoreMaps
 
 Maps: TypeAlias = NDArray[np.float32]  # (..., rows, columns)
+HeatMap: TypeAlias = NDArray[np.floating]  # (rows, columns) of one class
 Normalisation: TypeAlias = Literal["none", "minmax", "relu_max", "sigmoid", "zscore"]
 Combination: TypeAlias = Literal["max", "mean"]
 
@@ -130,12 +131,8 @@ def fuse(
         count += counts
     divisor = np.maximum(count, 1.0) if combine == "mean" else np.float32(1.0)
     fused = np.where(count > 0, total, 0.0) / divisor
-    return ScoreMaps(fused.astype(np.float32), grid, _kind(views[0].kind, normalise))
-
-
-def _kind(kind: MapKind, normalise: Normalisation) -> MapKind:
-    kinds: dict[Normalisation, MapKind] = {"none": kind, "sigmoid": "probability"}
-    return kinds.get(normalise, "cam")
+    kinds: dict[Normalisation, MapKind] = {"none": views[0].kind, "sigmoid": "probability"}
+    return ScoreMaps(fused.astype(np.float32), grid, kinds.get(normalise, "cam"))
 
 
 def _ranges(

@@ -5,7 +5,7 @@ Label images hold 0 for background and c + 1 for class c.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -74,12 +74,12 @@ def segment(
     maps: ScoreMaps, present: NDArray[np.bool_], grid: GridTransform, *, background: Background
 ) -> LabelImage:
     """The label image on a grid: maps resampled bilinearly, then the greatest score wins."""
-    strips = [
-        labels_of_stack(
-            score_stack(resample(maps, strip).values, present, background), present, background
-        )
-        for strip in _strips(grid)
-    ]
+    columns, rows = grid.grid_size
+    strips = []
+    for top in range(0, round(rows), _ROWS_AT_ONCE):
+        strip = grid.crop((0.0, top, columns, min(top + _ROWS_AT_ONCE, rows)))
+        stack = score_stack(resample(maps, strip).values, present, background)
+        strips.append(labels_of_stack(stack, present, background))
     return np.concatenate(strips)
 
 
@@ -112,9 +112,3 @@ def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
 def _foreground(present: NDArray[np.bool_], background: Background) -> NDArray[np.intp]:
     indices = np.flatnonzero(present)
     return np.asarray(indices[indices != background.class_index])
-
-
-def _strips(grid: GridTransform) -> Iterator[GridTransform]:
-    columns, rows = grid.grid_size
-    for top in range(0, round(rows), _ROWS_AT_ONCE):
-        yield grid.crop((0.0, top, columns, min(top + _ROWS_AT_ONCE, rows)))

@@ -7,20 +7,20 @@ are not finite get 0 and do not disturb the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.geometry import FloatArray, GridTransform, cell_center_in_image
 
-Features: TypeAlias = NDArray[np.floating]
+FeatureMap: TypeAlias = NDArray[np.floating]
 ObjectnessMap: TypeAlias = NDArray[np.float32]
-Fusion: TypeAlias = Literal["product", "gate"]
 MAX_GRAPH_CELLS = 1500  # a dense eigenvector problem of this size takes about a second
 WEAK_EDGE = 1e-5
+CENTER_SIGMA = 0.3  # standard deviation of the centre prior
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PrincipalAxis:
     direction: FloatArray
 
 
-def feature_distance(features: Features) -> ObjectnessMap:
+def feature_distance(features: FeatureMap) -> ObjectnessMap:
     """Distance of each cell from the image's mean feature: what is unlike the bulk stands out."""
     cells, known = _cells(features)
     deviations = cells - _mean(cells, known)
@@ -40,7 +40,7 @@ def feature_distance(features: Features) -> ObjectnessMap:
     return _stretched(np.linalg.norm(deviations, axis=1), known).reshape(features.shape[1:])
 
 
-def principal_axis(feature_sets: Sequence[Features]) -> PrincipalAxis:
+def principal_axis(feature_sets: Sequence[FeatureMap]) -> PrincipalAxis:
     """First principal axis of all cells of the images (DDT, Wei et al. 2019).
 
     One image, or many of one class: then the axis is what they share. PCA leaves the sign open;
@@ -59,14 +59,17 @@ def principal_axis(feature_sets: Sequence[Features]) -> PrincipalAxis:
     if not _varies(centered, cells) or length == 0:
         return PrincipalAxis(mean, np.zeros_like(mean))
     direction = direction / length
-    border = np.concatenate(
-        [part[known & _border(f)] for (part, known), f in zip(parts, feature_sets, strict=True)]
-    )
+    borders = []
+    for (part, known), features in zip(parts, feature_sets, strict=True):
+        is_border = np.ones(features.shape[1:], dtype=bool)
+        is_border[1:-1, 1:-1] = False
+        borders.append(part[known & is_border.ravel()])
+    border = np.concatenate(borders)
     border_side = ((border - mean) @ direction).mean() if len(border) else 0.0
     return PrincipalAxis(mean, -direction if border_side > 0 else direction)
 
 
-def axis_projection(features: Features, axis: PrincipalAxis) -> ObjectnessMap:
+def axis_projection(features: FeatureMap, axis: PrincipalAxis) -> ObjectnessMap:
     """Projection onto the axis, its negative side cut: DDT's threshold-free extent."""
     cells, known = _cells(features)
     projections = np.maximum((cells - axis.mean) @ axis.direction, 0.0)
@@ -75,7 +78,7 @@ def axis_projection(features: Features, axis: PrincipalAxis) -> ObjectnessMap:
     return np.where(known, scaled, 0.0).astype(np.float32).reshape(features.shape[1:])
 
 
-def bipartition(features: Features, *, similarity: float = 0.2) -> ObjectnessMap:
+def bipartition(features: FeatureMap, *, similarity: float = 0.2) -> ObjectnessMap:
     """The cut of the image's similarity graph into two (TokenCut, Wang et al. 2022).
 
     Cells whose features have a cosine above `similarity` are joined, all others almost not. The
@@ -111,8 +114,8 @@ def _second_eigenvector_side(edges: FloatArray) -> FloatArray:
     return np.asarray(np.maximum(cut * np.sign(cut[np.argmax(np.abs(cut))]), 0.0))
 
 
-def center_prior(transform: GridTransform, *, sigma: float = 0.3) -> ObjectnessMap:
-    """A Gaussian about the image's centre on the cells of a grid; sigma in shares of each side.
+def center_prior(transform: GridTransform) -> ObjectnessMap:
+    """A Gaussian about the image's centre on the cells of a grid, CENTER_SIGMA of each side wide.
 
     Taken at the cells' places in the image, so crops and padding do not move it.
     """
@@ -120,8 +123,8 @@ def center_prior(transform: GridTransform, *, sigma: float = 0.3) -> ObjectnessM
     width, height = transform.image_size
     x = np.array([cell_center_in_image(0, column, transform)[0] for column in range(columns)])
     y = np.array([cell_center_in_image(row, 0, transform)[1] for row in range(rows)])
-    along_x = np.exp(-0.5 * ((x / width - 0.5) / sigma) ** 2)
-    along_y = np.exp(-0.5 * ((y / height - 0.5) / sigma) ** 2)
+    along_x = np.exp(-0.5 * ((x / width - 0.5) / CENTER_SIGMA) ** 2)
+    along_y = np.exp(-0.5 * ((y / height - 0.5) / CENTER_SIGMA) ** 2)
     return (along_y[:, None] * along_x[None, :]).astype(np.float32)
 
 
@@ -130,36 +133,13 @@ def fuse_product(class_maps: ObjectnessMap, objectness: ObjectnessMap) -> Object
 
     An object map without any positive value says nothing and leaves that part as it is.
     """
-    weights = _informative(objectness, class_maps)
+    if class_maps.shape[1:] != objectness.shape:
+        raise ValueError(f"class maps {class_maps.shape} and object map {objectness.shape} differ")
+    weights = objectness if objectness.max(initial=0.0) > 0 else np.ones_like(objectness)
     return np.asarray(np.maximum(class_maps, 0) * weights, dtype=np.float32)
 
 
-def fuse_gate(
-    class_maps: ObjectnessMap, objectness: ObjectnessMap, *, threshold: float = 0.5
-) -> ObjectnessMap:
-    """Positive part of the class maps where the object map reaches the threshold, 0 elsewhere.
-
-    The threshold is a share of the object map's maximum; without any positive value it says
-    nothing and leaves that part as it is.
-    """
-    weights = _informative(objectness, class_maps)
-    is_object = weights >= threshold * weights.max(initial=0.0)
-    return np.asarray(np.maximum(class_maps, 0) * is_object, dtype=np.float32)
-
-
-FUSIONS: dict[Fusion, Callable[[ObjectnessMap, ObjectnessMap], ObjectnessMap]] = {
-    "product": fuse_product,
-    "gate": fuse_gate,
-}
-
-
-def _informative(objectness: ObjectnessMap, class_maps: ObjectnessMap) -> ObjectnessMap:
-    if class_maps.shape[1:] != objectness.shape:
-        raise ValueError(f"class maps {class_maps.shape} and object map {objectness.shape} differ")
-    return objectness if objectness.max(initial=0.0) > 0 else np.ones_like(objectness)
-
-
-def _cells(features: Features) -> tuple[FloatArray, NDArray[np.bool_]]:
+def _cells(features: FeatureMap) -> tuple[FloatArray, NDArray[np.bool_]]:
     """(rows * columns, D) features, unknown ones as 0, and which are known."""
     cells = features.reshape(features.shape[0], -1).T.astype(np.float64)
     known = np.asarray(np.isfinite(cells).all(axis=1))
@@ -177,13 +157,6 @@ def _varies(centered: FloatArray, cells: FloatArray) -> bool:
     return bool(np.abs(centered).max() > 1e-6 * np.abs(cells).max())
 
 
-def _border(features: Features) -> NDArray[np.bool_]:
-    rows, columns = features.shape[1:]
-    border = np.ones((rows, columns), dtype=bool)
-    border[1:-1, 1:-1] = False
-    return border.ravel()
-
-
 def _stretched(values: FloatArray, known: NDArray[np.bool_]) -> ObjectnessMap:
     """Known values stretched to [0, 1], others 0; equal values give 0."""
     scaled = np.zeros(values.shape)
@@ -193,7 +166,7 @@ def _stretched(values: FloatArray, known: NDArray[np.bool_]) -> ObjectnessMap:
     return scaled.astype(np.float32)
 
 
-def _block_means(features: Features, block: int) -> Features:
+def _block_means(features: FeatureMap, block: int) -> FeatureMap:
     """Means over block x block cells; the last blocks of a side may be smaller."""
     rows, columns = features.shape[1:]
     first_rows, first_columns = np.arange(0, rows, block), np.arange(0, columns, block)

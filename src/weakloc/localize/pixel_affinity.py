@@ -17,8 +17,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from weakloc.errors import require_setting
+from weakloc.localize.maps import Maps
 
-Floats = NDArray[np.float32]
 NEIGHBORS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
 
@@ -43,8 +43,8 @@ class PixelAffinitySettings:
 
 
 def refine_by_pixel_affinity(
-    maps: Floats, image: NDArray[np.uint8], settings: PixelAffinitySettings
-) -> Floats:
+    maps: Maps, image: NDArray[np.uint8], settings: PixelAffinitySettings
+) -> Maps:
     """Refined (C, H, W) maps for an (H, W, 3) image; probabilities stay probabilities.
 
     Neighbours outside of the image are its nearest border pixels. Values that are not finite
@@ -70,12 +70,14 @@ def refine_by_pixel_affinity(
 
 def _affinities(
     image: NDArray[np.uint8], offsets: NDArray[np.int64], settings: PixelAffinitySettings
-) -> Floats:
+) -> Maps:
     """The weights (H, K, W) of each pixel's K neighbours; they sum to 1."""
     distances = np.hypot(offsets[:, 0], offsets[:, 1])
-    position_shares = _softmax(-((distances / (distances.std(ddof=1) * settings.width)) ** 2))
+    closeness = -((distances / (distances.std(ddof=1) * settings.width)) ** 2)
+    position_shares = np.exp(closeness - closeness.max())
+    position_shares /= position_shares.sum()
     colors = _pad_edges(image.transpose(2, 0, 1).astype(np.float32), offsets)
-    affinities: Floats = _color_closeness(colors, offsets, settings.width)
+    affinities: Maps = _color_closeness(colors, offsets, settings.width)
     affinities -= affinities.max(axis=1, keepdims=True)
     np.exp(affinities, out=affinities)
     affinities /= affinities.sum(axis=1, keepdims=True)
@@ -85,14 +87,9 @@ def _affinities(
     return affinities
 
 
-def _pad_edges(maps: Floats, offsets: NDArray[np.int64]) -> Floats:
+def _pad_edges(maps: Maps, offsets: NDArray[np.int64]) -> Maps:
     reach = int(offsets.max())
     return np.pad(maps, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    exponentials = np.exp(logits - logits.max())
-    return np.asarray(exponentials / exponentials.sum())
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

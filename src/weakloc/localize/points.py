@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -17,8 +16,8 @@ from weakloc.geometry import (
     clip_point,
     map_point_to_image,
 )
+from weakloc.localize.maps import HeatMap
 
-HeatMap: TypeAlias = NDArray[np.floating]  # (rows, columns) of one class
 PointMethod: TypeAlias = Literal["arg_max", "plateau", "sub_cell", "densest"]
 PeakMethod: TypeAlias = Literal["arg_max", "sub_cell", "densest"]
 REACH = 0.06  # how far "around" reaches for `densest`: a share of the image's long side
@@ -48,9 +47,12 @@ def locate_point(heat: HeatMap, transform: GridTransform, *, method: PointMethod
     usable = np.where(finite, heat, -np.inf)
     if method == "densest":
         usable = _heat_around(usable, transform)
-    row, column = _arg_max(usable)
-    x, y = clip_point(_POINTS[method](usable, transform), transform.image_size)
-    return Peak(x, y, float(heat[row, column]))
+    row, column = divmod(int(np.argmax(usable)), heat.shape[1])
+    if method == "plateau":
+        point = _plateau_center(usable, transform)
+    else:
+        point = _cell_point(usable, row, column, transform, method)
+    return Peak(*clip_point(point, transform.image_size), float(heat[row, column]))
 
 
 def locate_points(
@@ -59,10 +61,9 @@ def locate_points(
     *,
     max_points: int,
     min_distance: float = 0.0,
-    min_heat: float = -np.inf,
     method: PeakMethod = "arg_max",
 ) -> list[Peak]:
-    """The regional maxima of at least `min_heat`, hottest first, `min_distance` pixels apart.
+    """The regional maxima, hottest first, `min_distance` pixels apart.
 
     A plateau gives one point, its first cell. There may be fewer than `max_points`, or none.
     """
@@ -70,33 +71,18 @@ def locate_points(
     if method == "densest":
         usable = _heat_around(usable, transform)
     peaks: list[Peak] = []
-    for cell in _regional_maxima(usable):
+    for cell in regional_maxima(usable):
         row, column = divmod(int(cell), heat.shape[1])
-        value = float(heat[row, column])
         if len(peaks) >= max_points:
             break
-        x, y = clip_point(_place(usable, row, column, transform, method), transform.image_size)
-        if value >= min_heat and all(
-            np.hypot(x - peak.x, y - peak.y) >= min_distance for peak in peaks
-        ):
-            peaks.append(Peak(x, y, value))
+        point = _cell_point(usable, row, column, transform, method)
+        x, y = clip_point(point, transform.image_size)
+        if all(np.hypot(x - peak.x, y - peak.y) >= min_distance for peak in peaks):
+            peaks.append(Peak(x, y, float(heat[row, column])))
     return peaks
 
 
-def _arg_max(heat: HeatMap) -> tuple[int, int]:
-    row, column = np.unravel_index(int(np.argmax(heat)), heat.shape)
-    return int(row), int(column)
-
-
-def _arg_max_point(heat: HeatMap, transform: GridTransform) -> PointXY:
-    return cell_center_in_image(*_arg_max(heat), transform)
-
-
-def _sub_cell_point(heat: HeatMap, transform: GridTransform) -> PointXY:
-    return _refined(heat, *_arg_max(heat), transform)
-
-
-def _plateau_point(heat: HeatMap, transform: GridTransform) -> PointXY:
+def _plateau_center(heat: HeatMap, transform: GridTransform) -> PointXY:
     """The centroid of the greatest cells, moved to the nearest of them if it misses all."""
     labels = component_labels(heat == heat.max())
     sizes = np.bincount(labels.ravel())
@@ -107,14 +93,6 @@ def _plateau_point(heat: HeatMap, transform: GridTransform) -> PointXY:
         nearest = np.argmin(np.hypot(rows - center_row, columns - center_column))
         center_row, center_column = rows[nearest], columns[nearest]
     return map_point_to_image((float(center_column) + 0.5, float(center_row) + 0.5), transform)
-
-
-_POINTS: dict[PointMethod, Callable[[HeatMap, GridTransform], PointXY]] = {
-    "arg_max": _arg_max_point,
-    "plateau": _plateau_point,
-    "sub_cell": _sub_cell_point,
-    "densest": _arg_max_point,  # of the heat around each cell
-}
 
 
 def _heat_around(heat: HeatMap, transform: GridTransform) -> HeatMap:
@@ -135,7 +113,7 @@ def _blur(cells: int, reach: float) -> NDArray[np.float64]:
     return np.exp(-0.5 * np.square(distance / reach))
 
 
-def _regional_maxima(heat: HeatMap) -> NDArray[np.int64]:
+def regional_maxima(heat: HeatMap) -> NDArray[np.int64]:
     """First cells of the plateaus that have no higher neighbour, hottest first."""
     tree = component_tree(np.where(np.isfinite(heat), heat, np.nan))
     is_leaf = np.ones(len(tree.parent), dtype=np.bool_)
@@ -144,16 +122,13 @@ def _regional_maxima(heat: HeatMap) -> NDArray[np.int64]:
     return tree.peak[is_leaf][order]
 
 
-def _place(
+def _cell_point(
     heat: HeatMap, row: int, column: int, transform: GridTransform, method: PointMethod
 ) -> PointXY:
-    if method == "sub_cell":
-        return _refined(heat, row, column, transform)
-    return cell_center_in_image(row, column, transform)
-
-
-def _refined(heat: HeatMap, row: int, column: int, transform: GridTransform) -> PointXY:
-    """The top of the parabolas through the cell and its neighbours, at most half a cell away."""
+    """The cell's centre; `sub_cell`: the top of the parabolas through it and its neighbours, at
+    most half a cell away."""
+    if method != "sub_cell":
+        return cell_center_in_image(row, column, transform)
     across = _parabola_top(heat[row, :], column)
     down = _parabola_top(heat[:, column], row)
     return map_point_to_image((column + 0.5 + across, row + 0.5 + down), transform)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from weakloc.data.transforms import PixelSize, Preprocessing
 from weakloc.errors import MissingPackageError, RunError, SettingError
 from weakloc.geometry import GridTransform
+from weakloc.localize.boxes import ThresholdMode
 from weakloc.methods.method import Fuse, Localiser, MapNormalisation
 from weakloc.methods.settings import from_settings, to_settings
 from weakloc.model.trunk import CellGeometry
@@ -23,7 +24,6 @@ from weakloc.predictor.parts import own_device
 from weakloc.structures import MapKind
 
 Counts: TypeAlias = NDArray[np.int64]
-ThresholdMode: TypeAlias = Literal["minmax", "relu_max", "none"]
 
 KEY = "weakloc"
 FORMAT = "weakloc.onnx/1"

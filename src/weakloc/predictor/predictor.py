@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from weakloc.data.sources import ImageSource
 from weakloc.geometry import BoxLTRB
-from weakloc.localize.boxes import HeatMap, ThresholdMode, find_boxes
+from weakloc.localize.boxes import ThresholdMode, find_boxes
 from weakloc.localize.doubt import (
     PlaceEvidence,
     doubt,
@@ -19,7 +19,7 @@ from weakloc.localize.doubt import (
     threshold_instability,
     view_instability,
 )
-from weakloc.localize.maps import image_grid, minmax, resample
+from weakloc.localize.maps import HeatMap, image_grid, minmax, resample
 from weakloc.localize.objectness import (
     axis_projection,
     bipartition,

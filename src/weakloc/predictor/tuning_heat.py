@@ -15,8 +15,8 @@ from PIL import Image
 
 from weakloc.data.sources import ImageSource
 from weakloc.geometry import BoxLTRB
-from weakloc.localize.boxes import HeatMap
 from weakloc.localize.calibration import DrawnHeat, ViewedHeat
+from weakloc.localize.maps import HeatMap
 from weakloc.predictor.predictor import Predictor, fused_maps
 from weakloc.predictor.views import SeenImage, ViewMaps, map_scales, see_images
 from weakloc.settings import Look
