@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from weakloc.files import file_name_of, open_whole, write_whole
+from weakloc.errors import RunError
+from weakloc.files import (
+    file_name_of,
+    fit_json,
+    open_whole,
+    parse_json,
+    read_json,
+    write_json,
+    write_whole,
+)
 
 
 def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> None:
@@ -43,3 +56,77 @@ def test_file_names_are_one_part_of_a_path_and_never_collide(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(made)
     assert "dog" in made
     assert "日本 犬" in made
+
+
+def test_json_comes_back_and_a_number_that_is_none_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    content = {"name": "犬", "share": 1e-05, "parts": [1, None]}
+    write_json(path, content)
+    assert path.read_text(encoding="utf-8").startswith('{\n  "name": "犬",\n  "share": 1e-05,')
+    assert read_json(path, error=RunError) == content
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"share": float("inf")})
+    assert read_json(path, error=RunError) == content
+
+
+DAMAGES = {
+    "truncated": b'{"a": 1',
+    "a number too many": b'{"a": 1} 2',
+    "not UTF-8": b'{"a": "\xff"}',
+    "zeros": b"\x00" * 64,
+    "empty": b"",
+    "nested too deeply": b"[" * 100_000,
+    "a number of many digits": b"1" * 5000,
+    "NaN": b'{"a": NaN}',
+    "infinity": b'{"a": 1e999}',
+    "no object": b"[1, 2]",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_is_one_error_that_names_it(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "record.json"
+    path.write_bytes(damage)
+    with pytest.raises(RunError, match=r"JSON.*Restore it") as caught:
+        read_json(path, error=RunError, remedy="Restore it")
+    assert caught.value.where == str(path)
+    assert "\n" not in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Part:
+    shares: Mapping[str, float]
+    side: int | None = None
+    kind: Literal["a", "b"] = "a"
+
+
+@dataclass(frozen=True)
+class Whole:
+    parts: tuple[Part, ...]
+
+
+MISFITS = {
+    '{"parts": 3}': "parts is 3: expected a list",
+    '{"parts": [{"shares": {"x": 1, "y": "z"}}]}': (
+        "parts[0].shares['y'] is \"z\": expected a number"
+    ),
+    '{"parts": [{"shares": {}, "side": 1.5}]}': (
+        "parts[0].side is 1.5: expected a whole number or nothing"
+    ),
+    '{"parts": [{"shares": {}, "kind": "c"}]}': (
+        'parts[0].kind is "c": this is not a value that is known'
+    ),
+    '{"parts": [{}]}': "parts[0] is {}: object missing required field 'shares'",
+    "[]": "it is []: expected an object",
+}
+
+
+@pytest.mark.parametrize("text", MISFITS)
+def test_what_does_not_fit_is_said_with_its_place_and_value(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(MISFITS[text])):
+        fit_json(parse_json(text), Whole)
+
+
+def test_what_fits_becomes_the_structure() -> None:
+    text = '{"parts": [{"shares": {"x": 1}, "kind": "b"}], "more": 1}'
+    assert fit_json(parse_json(text), Whole) == Whole((Part({"x": 1.0}, None, "b"),))

@@ -1,15 +1,24 @@
-"""Files written whole or not at all, and file names made from any class or image name."""
+"""Files written whole or not at all, JSON read with every check, and safe file names."""
 
 from __future__ import annotations
 
+import json
+import re
 import uuid
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 from urllib.parse import quote
 
+import msgspec
+
+from weakloc.errors import WeaklocError
+
+Structure = TypeVar("Structure")
 Value = TypeVar("Value")
+
 # What every file system and every annotation tool takes as a part of a file name.
 _PLAIN = " !#$&'()+,-.;=@[]^_`{}~"
 
@@ -38,6 +47,96 @@ def open_whole(path: Path) -> Iterator[IO[str]]:
         temporary.open("w", encoding="utf-8", newline="\n") as stream,
     ):
         yield stream
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Indented by two, letters of any script as they are; ValueError where a number is none."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    with open_whole(path) as stream:
+        stream.write(f"{text}\n")
+
+
+def read_json(
+    path: Path, *, error: type[WeaklocError], remedy: str | None = None
+) -> dict[str, Any]:
+    """The object that a JSON file holds; `error` for whatever is wrong with the file."""
+    try:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError) as fault:
+        reason = f"is not readable JSON ({fault})"
+        raise error(reason, where=str(path), remedy=remedy) from fault
+    if not isinstance(content, dict):
+        raise error("does not hold a JSON object", where=str(path), remedy=remedy)
+    return content
+
+
+def parse_json(text: bytes | str) -> Any:
+    """What a JSON text holds; ValueError, in one line, for whatever is wrong with it."""
+    content = text.encode() if isinstance(text, str) else text
+    try:
+        return msgspec.json.decode(content.removeprefix(BOM_UTF8))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def fit_json(content: Any, kind: type[Structure]) -> Structure:
+    """`content`, as `parse_json` gave it, as a typed structure.
+
+    ValueError where the two differ, with the place, the value met and what would do.
+    """
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(_misfit(str(error), content)) from error
+
+
+_IN_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "null": "nothing",
+    "array": "a list",
+    "object": "an object",
+}
+_TYPE_NAMES = {int: "int", float: "float", str: "str", bool: "bool", list: "array", dict: "object"}
+
+
+def _misfit(message: str, content: Any) -> str:
+    """msgspec's "Expected `float`, got `str` - at `$.scores[...]`" with the value met."""
+    reason, _, path = message.partition(" - at `$")
+    place = ""
+    for name, index in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", path):
+        step = int(index) if index.isdigit() else name or _first_misfit(content, reason)
+        if step is None:
+            break
+        content = content[step]
+        place += f".{name}" if name else f"[{step!r}]"
+    if reason.startswith("Invalid enum value"):
+        wanted = "this is not a value that is known"
+    else:
+        wanted = re.sub("`([^`]*)`", _in_words, reason.partition(", got ")[0])
+    met = f"{place.removeprefix('.') or 'it'} is {shown_json(content)}"
+    return f"{met}: {wanted[:1].lower()}{wanted[1:]}"
+
+
+def _in_words(types: re.Match[str]) -> str:
+    names = types[1].replace("int | float", "float").split(" | ")
+    return " or ".join(_IN_WORDS.get(name, repr(name)) for name in names)
+
+
+def _first_misfit(values: dict[str, Any], reason: str) -> str | None:
+    """Which value of an object `reason` is about; msgspec tells its type alone."""
+    for name, value in values.items():
+        if reason.endswith(f"got `{_TYPE_NAMES.get(type(value), 'null')}`"):
+            return name
+    return None
+
+
+def shown_json(value: Any) -> str:
+    """At most 60 characters of a value, for messages."""
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def file_name_of(name: str) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from weakloc.errors import DataError, did_you_mean
@@ -20,6 +21,9 @@ ABSENT, UNKNOWN, PRESENT = -1, 0, 1
 LabelVector: TypeAlias = NDArray[np.int8]  # (C,) of ABSENT, UNKNOWN, PRESENT
 Severity: TypeAlias = Literal["note", "warning", "error"]
 MapKind: TypeAlias = Literal["logit", "probability", "cam"]
+NumPixels: TypeAlias = Annotated[int, Meta(ge=1, le=2**31)]
+# A whole number stays one, so that what is read is written again as it was.
+Number: TypeAlias = float | Annotated[int, Meta(ge=-(2**53), le=2**53)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,36 +125,34 @@ class ScoreMaps:
             raise ValueError(f"maps of shape {self.values.shape} do not fill {self.transform}")
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """Where a class is; `heat` is its map's value there, None in files that do not say."""
+class Said(Struct, frozen=True, rename={"class_name": "class"}, omit_defaults=True):
+    """What is said of a class; in files its fields stand in their order."""
 
     class_name: str
+
+
+class Point(Said, frozen=True):
+    """Where a class is; `heat` is its map's value there, None in files that do not say."""
+
     x: float
     y: float
     score: float
     heat: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
-    class_name: str
-    box: BoxLTRB
+class Box(Said, frozen=True):
+    box: tuple[Number, Number, Number, Number]  # left, top, right, bottom
     score: float
 
 
-@dataclass(frozen=True, slots=True)
-class Mask:
-    class_name: str
+class Mask(Said, frozen=True):
     rle: Mapping[str, Any]  # {"size": [height, width], "counts": str}
     score: float
 
 
-@dataclass(frozen=True, slots=True)
-class Disagreement:
+class Disagreement(Said, frozen=True):
     """A tag the model does not see ("missing"), or no tag where it is sure ("unexpected")."""
 
-    class_name: str
     kind: Literal["missing", "unexpected"]
     score: float
 
@@ -160,9 +162,9 @@ class Prediction:
     """Everything said about one image; `image` is relative to the folder that was given."""
 
     image: str
-    width: int
-    height: int
-    scores: Mapping[str, float]
+    width: NumPixels
+    height: NumPixels
+    scores: Mapping[str, Number]
     points: tuple[Point, ...] = ()
     boxes: tuple[Box, ...] = ()
     masks: tuple[Mask, ...] = ()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 from xml.etree.ElementTree import Element, ParseError
 
+import msgspec
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
@@ -136,7 +137,7 @@ def _labels(control: Element, class_names: Sequence[str]) -> Labels:
 
 def _named(places: Sequence[Place], labels: Labels) -> tuple[Place, ...]:
     return tuple(
-        replace(place, class_name=labels[place.class_name])
+        msgspec.structs.replace(place, class_name=labels[place.class_name])
         for place in places
         if place.class_name in labels
     )
