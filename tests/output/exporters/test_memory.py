@@ -38,7 +38,7 @@ def peak_memory(name: str, prediction: Prediction, count: int, out: Path) -> int
 
 def peaks(name: str, prediction: Prediction, folder: Path) -> tuple[int, int]:
     """Of 100 and of 400 predictions."""
-    peak_memory(name, prediction, 100, folder / "first")  # imports and caches
+    peak_memory(name, prediction, 400, folder / "first")  # imports, caches, interned names
     return (
         peak_memory(name, prediction, 100, folder / "small"),
         peak_memory(name, prediction, 400, folder / "large"),
