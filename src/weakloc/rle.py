@@ -16,11 +16,18 @@ from numpy.typing import NDArray
 def decode_mask(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
     """The mask, (height, width), of {"size": [height, width], "counts": text or list}."""
     height, width = (int(side) for side in rle["size"])
+    runs = filling_runs(rle)
+    values = np.arange(len(runs)) % 2 == 1
+    return np.asarray(np.repeat(values, runs).reshape(width, height).T)
+
+
+def filling_runs(rle: Mapping[str, Any]) -> NDArray[np.int64]:
+    """The runs of a mask; ValueError where they are damaged or do not fill it."""
+    height, width = (int(side) for side in rle["size"])
     runs = run_lengths(rle["counts"])
     if runs.min(initial=0) < 0 or runs.sum() != height * width:
         raise ValueError(f"runs of {runs.sum()} pixels do not fill {width} x {height}")
-    values = np.arange(len(runs)) % 2 == 1
-    return np.asarray(np.repeat(values, runs).reshape(width, height).T)
+    return runs
 
 
 def run_lengths(counts: str | bytes | Sequence[int]) -> NDArray[np.int64]:

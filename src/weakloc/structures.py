@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
 from msgspec import Meta, Struct
@@ -145,8 +145,15 @@ class Box(Said, frozen=True):
     score: float
 
 
+class RunLengths(TypedDict):
+    """COCO's: the runs as its compressed text or as they are."""
+
+    size: list[int]  # height, width
+    counts: str | list[Annotated[int, Meta(ge=0, le=2**31)]]
+
+
 class Mask(Said, frozen=True):
-    rle: Mapping[str, Any]  # {"size": [height, width], "counts": str}
+    rle: RunLengths
     score: float
 
 

@@ -5,9 +5,8 @@ Label images hold 0 for background and c + 1 for class c.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from pycocotools import mask as coco_masks
 from weakloc.component_tree import component_labels
 from weakloc.geometry import GridTransform
 from weakloc.localize.maps import Maps, resample
-from weakloc.structures import ScoreMaps
+from weakloc.structures import RunLengths, ScoreMaps
 
 LabelImage: TypeAlias = NDArray[np.int32]  # (rows, columns)
 BackgroundMode: TypeAlias = Literal["threshold", "class", "power"]
@@ -44,7 +43,7 @@ class ClassMask:
     """The pixels of one class and their share of the image."""
 
     class_index: int
-    rle: Mapping[str, Any]  # {"size": [height, width], "counts": str}
+    rle: RunLengths
     area_share: float
 
 
@@ -103,7 +102,7 @@ def class_masks(labels: LabelImage) -> list[ClassMask]:
     ]
 
 
-def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
+def encode_mask(mask: NDArray[np.bool_]) -> RunLengths:
     """COCO run lengths, compressed, with text instead of bytes so that JSON can hold them."""
     encoded = coco_masks.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(side) for side in mask.shape], "counts": encoded["counts"].decode()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from weakloc.geometry import BoxLTRB, FloatArray, PointXY
 from weakloc.metrics.case import Case, ClassMap, Resolution
 from weakloc.metrics.max_box import SIDE
 from weakloc.metrics.uncertainty import NO_RESAMPLING, image_key
-from weakloc.structures import Box, Mask, Point, Prediction
+from weakloc.structures import Box, Mask, Point, Prediction, RunLengths
 
 Placer: TypeAlias = Callable[[Prediction, np.random.Generator], tuple[PointXY, BoxLTRB]]
 MapMaker: TypeAlias = Callable[[int, int, np.random.Generator], FloatArray]
@@ -90,7 +90,7 @@ def baseline_map(name: str, size: tuple[int, int], image_name: str, *, seed: int
     return MAPS[name](*size, random)
 
 
-def rectangle_rle(box: BoxLTRB, image_size: tuple[int, int]) -> dict[str, Any]:
+def rectangle_rle(box: BoxLTRB, image_size: tuple[int, int]) -> RunLengths:
     """COCO's uncompressed run lengths of the pixels whose centres lie in a box."""
     width, height = image_size
     left, right = (min(max(round(side), 0), width) for side in (box[0], box[2]))

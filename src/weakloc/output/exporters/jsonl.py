@@ -16,6 +16,7 @@ import msgspec
 from weakloc.errors import PredictionsError
 from weakloc.files import fit_json, open_whole, parse_json, shown_json
 from weakloc.output.exporters.selection import Content
+from weakloc.rle import filling_runs
 from weakloc.structures import Prediction
 
 SCHEMA = "weakloc.predictions/1"
@@ -103,8 +104,10 @@ def _prediction(record: object) -> Prediction:
         if left > right or top > bottom:
             raise ValueError(f"has the box {list(item.box)}, whose sides are exchanged")
     for mask in prediction.masks:
-        if mask.rle.get("size") != size:
-            raise ValueError(f"has a mask of size {shown_json(mask.rle.get('size'))}, not {size}")
-        if not isinstance(mask.rle.get("counts"), str | list):
-            raise ValueError("has a mask without 'counts'")
+        if mask.rle["size"] != size:
+            raise ValueError(f"has a mask of size {shown_json(mask.rle['size'])}, not {size}")
+        try:
+            filling_runs(mask.rle)
+        except ValueError as error:
+            raise ValueError(f"has a mask that cannot be read ({error})") from error
     return prediction
