@@ -33,7 +33,7 @@ from weakloc.methods.wildcat import Wildcat
 from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet
 from weakloc.synthetic.folder import artist_of, write_scenes
-from weakloc.training.fit import train
+from weakloc.training.fit import fit
 
 SIDE = 128
 EPOCHS = 36
@@ -68,7 +68,7 @@ def learn(method: Method, data_set: DataSet, seed: int, out: Path) -> dict[str, 
         backbone="tiny", weights="none", seed=seed, devices=1, cache="memory", quarter_turns=True
     )
     began = time.perf_counter()
-    run = train(data_set, method, chosen, out, progress="lines")
+    run = fit(data_set, method, chosen, out)
     last = run.history[-1]
     return {
         "method": run.method.name,

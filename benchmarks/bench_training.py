@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -31,6 +32,7 @@ from torch.utils.data import DataLoader
 from benchmarks.measure import Timing, paired_ratio, write_results
 from weakloc.data.augmentation import Augmentation
 from weakloc.data.loaders import Batch
+from weakloc.data.transforms import Preprocessing
 from weakloc.methods import METHODS
 from weakloc.methods.optimisation import Optimisation, build_optimiser
 from weakloc.methods.wildcat import Wildcat
@@ -40,10 +42,13 @@ from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
 from weakloc.settings import TrainSettings
 from weakloc.structures import ABSENT, PRESENT, DataSet, Sample
-from weakloc.training.engine import fit, make_trainer, silenced, uses_bf16
 from weakloc.training.features import FeatureCache
-from weakloc.training.fit import train
-from weakloc.training.module import LocalizationModule, ResumableEpochs, Watch
+from weakloc.training.fit import fit, make_trainer, quiet_engine
+from weakloc.training.inputs import Inputs, ResumableEpochs
+from weakloc.training.module import LocalizationModule
+from weakloc.training.plan import TrainingPlan, chosen_hardware, uses_bf16
+from weakloc.training.run_folder import RunHeader
+from weakloc.training.splits import Division, count_labels
 
 NUM_CLASSES = 20
 WARM_UP = 2
@@ -128,7 +133,7 @@ def bare(case: Case, steps: int, *, fast: bool) -> tuple[float, float]:
         network = network.to(memory_format=torch.channels_last)
     optimiser = build_optimiser(network, OPTIMISATION)
     watch = Stopwatch()
-    in_bf16 = fast and uses_bf16(TrainSettings())
+    in_bf16 = fast and uses_bf16("auto")
     for batch in case.batches(steps, channels_last=fast):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=in_bf16):
             scores = network(batch.images).scores
@@ -144,7 +149,7 @@ def lightning_defaults(case: Case, steps: int) -> tuple[float, float]:
     module, watch = PlainModule(case.network()), Stopwatch()
     pairs = [(batch.images, batch.labels) for batch in case.batches(steps, channels_last=False)]
     loader = DataLoader(pairs, batch_size=None)  # type: ignore[arg-type]
-    with silenced(), warnings.catch_warnings():
+    with quiet_engine(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = Trainer(
             accelerator="cpu",
@@ -160,8 +165,8 @@ def lightning_defaults(case: Case, steps: int) -> tuple[float, float]:
 
 
 def ours(case: Case, steps: int, *, fast: bool) -> tuple[float, float]:
-    """The project's module and engine; only the writing of checkpoints is left out."""
-    chosen = TrainSettings(
+    """The project's module and trainer; only the writing of checkpoints is left out."""
+    settings = TrainSettings(
         precision="auto" if fast else "fp32", channels_last=fast, devices=1, backbone=case.backbone
     )
     batches = case.batches(steps, channels_last=fast)
@@ -169,24 +174,34 @@ def ours(case: Case, steps: int, *, fast: bool) -> tuple[float, float]:
     def source(_epoch: int, first: int) -> Iterable[Batch]:
         return batches[first:]
 
-    learned, watch = ResumableEpochs(source, steps), Stopwatch()
-    network = case.network()
-    module = LocalizationModule(
-        network.to(memory_format=torch.channels_last) if fast else network,
+    plan = TrainingPlan(
+        case.network(),
         LOSS,
-        augmentation=Augmentation(),
-        build_optimiser=lambda network: {"optimizer": build_optimiser(network, OPTIMISATION)},
-        batches=learned,
-        watch=Watch((), [str(index) for index in range(NUM_CLASSES)]),
-        seed=0,
-        takes_features=False,
+        Augmentation(),
+        Division((), (), "nothing"),
+        _header(case, settings),
+        chosen_hardware(settings),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(
-            chosen, Path(folder), epochs=1, max_steps=None, callbacks=[watch], watches=False
-        )
-        fit(trainer, module, learned, None, checkpoint=None)
+    inputs, watch = Inputs(ResumableEpochs(source, steps), None, list), Stopwatch()
+    module = LocalizationModule(plan, inputs)
+    with tempfile.TemporaryDirectory() as folder, quiet_engine():
+        trainer = make_trainer(plan, Path(folder), [watch])
+        trainer.fit(module, inputs.learned)
     return watch.seconds
+
+
+def _header(case: Case, settings: TrainSettings) -> RunHeader:
+    names = tuple(str(index) for index in range(NUM_CLASSES))
+    return RunHeader(
+        method=Wildcat(optimisation=OPTIMISATION),
+        settings=settings,
+        backbone=BackboneSpec.parse(case.backbone, weights="none"),
+        class_names=names,
+        labels=count_labels((), NUM_CLASSES),
+        preprocessing=Preprocessing(size=case.side),
+        watched="nothing",
+        notes=(),
+    )
 
 
 VARIANTS: dict[str, Callable[[Case, int], tuple[float, float]]] = {
@@ -237,9 +252,9 @@ def frozen_rows(*, num_images: int, epochs: int) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         data_set = _random_images(Path(folder), num_images, random)
 
-        def invented(_cache: FeatureCache, images: Tensor) -> dict[int, Any]:
+        def invented(_cache: FeatureCache, images: Tensor) -> NDArray[np.float16]:
             size = (len(images), 10, 10, 1280)
-            return {32: random.standard_normal(size, dtype=np.float32).astype(np.float16)}
+            return random.standard_normal(size, dtype=np.float32).astype(np.float16)
 
         FeatureCache._compute = invented  # type: ignore[method-assign]
         for name in ("wildcat", "max_mil", "cam"):
@@ -256,9 +271,9 @@ def frozen_rows(*, num_images: int, epochs: int) -> Iterator[dict[str, Any]]:
             )
             method = METHODS[name].practical()
             filling = replace(chosen, epochs=1)
-            train(data_set, method, filling, Path(folder) / f"{name} filling")
+            fit(data_set, method, filling, Path(folder) / f"{name} filling")
             began = now()
-            train(data_set, method, chosen, Path(folder) / name)
+            fit(data_set, method, chosen, Path(folder) / name)
             wall, cpu = (end - start for end, start in zip(now(), began, strict=True))
             yield {"head": name, "images": num_images, "epochs": epochs, "s": wall, "cpu s": cpu}
 

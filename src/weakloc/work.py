@@ -20,6 +20,22 @@ def silent(_done: int, _total: int | None) -> None:
     """Progress that nobody watches."""
 
 
+class Display:
+    """Where a training is shown; this one shows nothing."""
+
+    def count(self, work: str, done: int, total: int | None) -> None:
+        """How far work is that comes before training."""
+
+    def step(self, state: str, done: int, total: int) -> None:
+        """How many batches of all epochs are done, and the latest numbers."""
+
+    def say(self, line: str) -> None:
+        """What an epoch gave."""
+
+
+NO_DISPLAY = Display()
+
+
 def num_cores() -> int:
     """The cores that this process may use, which a container or scheduler may have limited."""
     known = hasattr(os, "sched_getaffinity")

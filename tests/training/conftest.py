@@ -6,7 +6,7 @@ import pytest
 
 from tests.training.small_data import make_data_set, method, settings
 from weakloc.structures import DataSet
-from weakloc.training.fit import train
+from weakloc.training.fit import fit
 from weakloc.training.run_folder import Run
 
 
@@ -18,4 +18,4 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 @pytest.fixture(scope="session")
 def run(data_set: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run of three epochs; not to be changed."""
-    return train(data_set, method(), settings(), tmp_path_factory.mktemp("run") / "run")
+    return fit(data_set, method(), settings(), tmp_path_factory.mktemp("run") / "run")

@@ -19,7 +19,7 @@ from tests.training.small_data import CLASSES, SIDE, method, settings
 from weakloc.data.images import open_image
 from weakloc.errors import RunError
 from weakloc.structures import PRESENT, DataSet
-from weakloc.training.fit import train
+from weakloc.training.fit import fit
 from weakloc.training.run_folder import Run, load_run, save_thresholds
 
 Edit = Callable[[dict[str, Any]], None]
@@ -43,7 +43,7 @@ def test_a_loaded_run_scores_images_like_the_trained_network(
     data_set: DataSet, tmp_path: Path
 ) -> None:
     seen: list[torch.Tensor] = []
-    trained = train(data_set, method(), settings(epochs=1), tmp_path)
+    trained = fit(data_set, method(), settings(epochs=1), tmp_path)
     sample = data_set.splits["val"][0]
     pixels, _ = trained.preprocessing(open_image(sample.path))
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
@@ -128,7 +128,7 @@ def test_a_half_deleted_run_says_what_is_missing_and_what_brings_it_back(
     (copy / "model.safetensors").unlink()
     with pytest.raises(RunError, match=r"model.safetensors is missing. Continue .*--resume"):
         load_run(copy)
-    train(data_set, method(), settings(), copy, resume=True)
+    fit(data_set, method(), settings(), copy, resume=True)
     assert load_run(copy).selection.epoch == 3
     (copy / "run.json").unlink()
     with pytest.raises(RunError, match=r"run.json is missing. Continue .*--resume"):
@@ -174,5 +174,5 @@ def test_nothing_in_a_run_folder_is_executed(
         load_run(copy)
     torch.save({"weakloc": Trap()}, copy / "last.ckpt")
     with pytest.raises(RunError):
-        train(data_set, method(), settings(), copy, resume=True)
+        fit(data_set, method(), settings(), copy, resume=True)
     assert not (copy / "sprung").exists()

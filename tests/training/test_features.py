@@ -18,8 +18,8 @@ from weakloc.errors import SettingError
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.trunk import BackboneSpec
 from weakloc.structures import DataSet, Sample
-from weakloc.training.features import Extraction, FeatureCache, FeatureStore, Look
-from weakloc.training.fit import train
+from weakloc.training.features import Extraction, FeatureCache, FeatureStore, FeatureView
+from weakloc.training.fit import fit
 from weakloc.training.module import LocalizationModule
 from weakloc.training.run_folder import load_run
 
@@ -48,30 +48,29 @@ def filled(cache: FeatureCache, samples: list[Sample]) -> list[tuple[int, int]]:
     return told
 
 
-@pytest.mark.parametrize("look", [Look(), Look(1.5, True), Look(1.0, True)])
+@pytest.mark.parametrize("view", [FeatureView(), FeatureView(1.5, True), FeatureView(1.0, True)])
 def test_cached_maps_are_those_of_the_backbone(
-    data_set: DataSet, backbone: Backbone, tmp_path: Path, look: Look
+    data_set: DataSet, backbone: Backbone, tmp_path: Path, view: FeatureView
 ) -> None:
     samples = list(data_set.splits["val"])
-    cache = FeatureCache(backbone, extraction(tmp_path, levels=(4,)), [Look(), look])
+    cache = FeatureCache(backbone, extraction(tmp_path), [FeatureView(), view])
     filled(cache, samples)
-    side = round(SIDE * look.scale)
+    side = round(SIDE * view.scale)
     pixels, place = Preprocessing(size=side)(open_image(samples[2].path))
     with torch.inference_mode():
-        shown = pixels.flip(-1) if look.mirrored else pixels
-        expected = backbone.forward_levels(shown[None], (4,))
-    for level in (4, 8):
-        maps, transforms = cache.read([samples[2]], [look], level)
-        assert torch.allclose(maps.float(), expected[level], rtol=2e-3, atol=2e-3)
-    assert transforms[0] == (place.flip_horizontal() if look.mirrored else place)
+        shown = pixels.flip(-1) if view.mirrored else pixels
+        expected = backbone(shown[None])
+    maps, transforms = cache.read([samples[2]], [view])
+    assert torch.allclose(maps.float(), expected, rtol=2e-3, atol=2e-3)
+    assert transforms[0] == (place.flip_horizontal() if view.mirrored else place)
 
 
 def test_nothing_is_computed_twice(data_set: DataSet, backbone: Backbone, tmp_path: Path) -> None:
     samples = list(data_set.splits["val"])
-    filled(FeatureCache(backbone, extraction(tmp_path), [Look()]), samples[:5])
-    again = FeatureCache(backbone, extraction(tmp_path), [Look()])
+    filled(FeatureCache(backbone, extraction(tmp_path), [FeatureView()]), samples[:5])
+    again = FeatureCache(backbone, extraction(tmp_path), [FeatureView()])
     assert filled(again, samples)[:2] == [(5, 9), (9, 9)]
-    complete = FeatureCache(backbone, extraction(tmp_path), [Look()])
+    complete = FeatureCache(backbone, extraction(tmp_path), [FeatureView()])
     assert filled(complete, samples) == [(9, 9)]
 
 
@@ -79,16 +78,16 @@ def test_a_changed_image_and_a_changed_backbone_are_computed_anew(tmp_path: Path
     random = np.random.default_rng(0)
     sample = make_sample(tmp_path, "a.png", random)
     first, second = (build_backbone(SPEC).eval() for _ in range(2))
-    cache = FeatureCache(first, extraction(tmp_path / "cache"), [Look()])
+    cache = FeatureCache(first, extraction(tmp_path / "cache"), [FeatureView()])
     filled(cache, [sample])
-    before, _ = cache.read([sample], [Look()], 8)
+    before, _ = cache.read([sample], [FeatureView()])
     make_sample(tmp_path, "a.png", random)
     os.utime(tmp_path / "a.png", ns=(1, 1))
-    fresh = FeatureCache(first, extraction(tmp_path / "cache"), [Look()])
+    fresh = FeatureCache(first, extraction(tmp_path / "cache"), [FeatureView()])
     assert not fresh.holds(sample)
     filled(fresh, [sample])
-    assert not torch.equal(fresh.read([sample], [Look()], 8)[0], before)
-    other = FeatureCache(second, extraction(tmp_path / "cache"), [Look()])
+    assert not torch.equal(fresh.read([sample], [FeatureView()])[0], before)
+    other = FeatureCache(second, extraction(tmp_path / "cache"), [FeatureView()])
     assert filled(other, [sample])[0] == (0, 1)
 
 
@@ -131,7 +130,7 @@ def test_an_unreadable_image_is_recorded_and_left_out(
     labels = data_set.splits["val"][0].labels
     broken = Sample("broken.png", str(tmp_path / "broken.png"), labels)
     gone = Sample("gone.png", str(tmp_path / "gone.png"), labels)
-    cache = FeatureCache(backbone, extraction(tmp_path / "cache"), [Look()])
+    cache = FeatureCache(backbone, extraction(tmp_path / "cache"), [FeatureView()])
     samples = [broken, *data_set.splits["val"], gone]
     assert {each.name for each in cache.fill(samples, silent)} == {"broken.png", "gone.png"}
     assert [cache.holds(sample) for sample in samples] == [False, *[True] * 9, False]
@@ -142,9 +141,9 @@ def test_a_head_trained_on_the_cache_equals_one_trained_on_images(
 ) -> None:
     """Half precision is the only difference: same batches, same order, frozen backbone."""
     plain = method(flip=False, trains_backbone=False)
-    slow = train(data_set, plain, settings(), tmp_path / "images")
+    slow = fit(data_set, plain, settings(), tmp_path / "images")
     chosen = settings(frozen=True, feature_flip=False)
-    fast = train(data_set, plain, chosen, tmp_path / "cached")
+    fast = fit(data_set, plain, chosen, tmp_path / "cached")
     weights, expected = (run.network.state_dict() for run in (fast, slow))
     for name, value in expected.items():
         if name.startswith("backbone"):
@@ -157,7 +156,7 @@ def test_a_head_trained_on_the_cache_equals_one_trained_on_images(
 
 
 def test_a_frozen_run_predicts_like_any_other(data_set: DataSet, tmp_path: Path) -> None:
-    run = train(data_set, method(), settings(frozen=True, feature_scales=(1.0, 1.5)), tmp_path)
+    run = fit(data_set, method(), settings(frozen=True, feature_scales=(1.0, 1.5)), tmp_path)
     loaded = load_run(run.path)
     assert any("frozen" in note for note in loaded.notes)
     picture = Image.fromarray(np.zeros((57, 41, 3), dtype=np.uint8))
@@ -171,7 +170,7 @@ def test_a_frozen_run_predicts_like_any_other(data_set: DataSet, tmp_path: Path)
 
 def test_a_frozen_training_resumes_to_the_bit(data_set: DataSet, tmp_path: Path) -> None:
     chosen = settings(frozen=True, feature_scales=(1.0, 1.5), checkpoint_minutes=1e-9)
-    train(data_set, method(), chosen, tmp_path / "whole")
+    fit(data_set, method(), chosen, tmp_path / "whole")
     original = LocalizationModule.training_step
 
     def dying(module: LocalizationModule, carried: object, batch_idx: int) -> object:
@@ -182,18 +181,18 @@ def test_a_frozen_training_resumes_to_the_bit(data_set: DataSet, tmp_path: Path)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(LocalizationModule, "training_step", dying)
         with pytest.raises(ZeroDivisionError):
-            train(data_set, method(), chosen, tmp_path / "parts")
-    train(data_set, method(), chosen, tmp_path / "parts", resume=True)
+            fit(data_set, method(), chosen, tmp_path / "parts")
+    fit(data_set, method(), chosen, tmp_path / "parts", resume=True)
     contents = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts")]
     assert contents[0] == contents[1]
 
 
 def test_a_cache_elsewhere_serves_several_runs(data_set: DataSet, tmp_path: Path) -> None:
     chosen = settings(frozen=True, feature_cache=str(tmp_path / "cache"))
-    train(data_set, method(), chosen, tmp_path / "first")
+    fit(data_set, method(), chosen, tmp_path / "first")
     stores = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.f16")}
     assert len(stores) == 2  # plain and mirrored
-    train(data_set, method(alpha=0.3), chosen, tmp_path / "second")
+    fit(data_set, method(alpha=0.3), chosen, tmp_path / "second")
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.f16")} == stores
     assert not (tmp_path / "first" / "features").exists()
 
@@ -201,4 +200,4 @@ def test_a_cache_elsewhere_serves_several_runs(data_set: DataSet, tmp_path: Path
 def test_inputs_of_changing_size_cannot_be_cached(tmp_path: Path) -> None:
     small = make_data_set(tmp_path / "data", num_train=4, num_val=1)
     with pytest.raises(SettingError, match=r"--frozen.*fixed size"):
-        train(small, method(resize="none"), settings(frozen=True), tmp_path / "run")
+        fit(small, method(resize="none"), settings(frozen=True), tmp_path / "run")

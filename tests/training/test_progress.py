@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.training.small_data import method, settings
+from weakloc.cli.terminal import Terminal
 from weakloc.structures import DataSet
-from weakloc.training.fit import train
+from weakloc.training.fit import fit
 
 
 def test_without_a_terminal_each_epoch_is_one_line(
     data_set: DataSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = train(data_set, method(), settings(), tmp_path, progress="auto")
+    with Terminal().display() as display:
+        run = fit(data_set, method(), settings(), tmp_path, display=display)
     captured = capfd.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
@@ -31,22 +34,32 @@ def test_without_a_terminal_each_epoch_is_one_line(
 def test_computing_features_is_shown_in_tenths(
     data_set: DataSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    train(data_set, method(), settings(frozen=True, epochs=1), tmp_path, progress="lines")
+    with Terminal().display() as display:
+        fit(data_set, method(), settings(frozen=True, epochs=1), tmp_path, display=display)
     lines = capfd.readouterr().err.splitlines()
-    assert lines[0] == "computing features: 0 of 31"
+    assert lines[0] == "computing features: 4 of 31"
     assert "computing features: 31 of 31" in lines
 
 
 def test_quiet_says_nothing_at_all(
     data_set: DataSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    train(data_set, method(), settings(epochs=1), tmp_path, progress="quiet")
-    train(data_set, method(), settings(epochs=2), tmp_path, resume=True, progress="quiet")
+    with Terminal(quiet=True).display() as display:
+        fit(data_set, method(), settings(epochs=1), tmp_path, display=display)
+    fit(data_set, method(), settings(epochs=2), tmp_path, resume=True)
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_bar_leaves_no_trace_of_itself_but_the_epochs(
-    data_set: DataSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    data_set: DataSet,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    train(data_set, method(), settings(epochs=1), tmp_path, progress="bar")
-    assert "epoch 1/1" in capfd.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Terminal().display() as display:
+        run = fit(data_set, method(), settings(epochs=1, frozen=True), tmp_path, display=display)
+    shown = capfd.readouterr().err
+    assert f"epoch 1/1  loss {run.history[0].loss:.4f}  mAP" in shown
+    assert "images/s" in shown
+    assert shown.rstrip("\n").endswith("\x1b[2K")  # the bar is taken away in the end

@@ -24,7 +24,7 @@ from weakloc.methods.optimisation import Optimisation
 from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet
 from weakloc.training.checkpointing import Interruption
-from weakloc.training.fit import train
+from weakloc.training.fit import fit
 from weakloc.training.module import LocalizationModule
 from weakloc.training.run_folder import Run, load_run
 
@@ -76,7 +76,7 @@ def train_until_killed(
     with pytest.MonkeyPatch.context() as patched:
         at_step(patched, epoch, batch, die, step=step)
         with pytest.raises(KilledError):
-            train(data_set, how or method(), chosen, out)
+            fit(data_set, how or method(), chosen, out)
 
 
 # 22 images in batches of 4 are 6 batches; 9 watched images are 3.
@@ -102,7 +102,7 @@ def test_a_run_killed_at_any_step_ends_with_the_same_weights(
     step: str,
 ) -> None:
     train_until_killed(data_set, saving_always(), tmp_path, epoch=epoch, batch=batch, step=step)
-    resumed = train(data_set, method(), saving_always(), tmp_path, resume=True)
+    resumed = fit(data_set, method(), saving_always(), tmp_path, resume=True)
     assert weights_of(tmp_path) == whole_weights
     assert [record.loss for record in resumed.history] == [each.loss for each in run.history]
     maps = [(each.classification_map, each.point_map) for each in run.history]
@@ -114,9 +114,9 @@ def test_dropout_jitter_and_blends_repeat_after_a_restart_within_an_epoch(
 ) -> None:
     jittered = MaxMil(hidden=8, dropout=0.5, optimisation=method().optimisation)
     one = settings(checkpoint_minutes=1e-9, accumulate=2, epochs=2, mixup=0.5)
-    train(data_set, jittered, one, tmp_path / "whole")
+    fit(data_set, jittered, one, tmp_path / "whole")
     train_until_killed(data_set, one, tmp_path / "parts", epoch=1, batch=3, how=jittered)
-    train(data_set, jittered, one, tmp_path / "parts", resume=True)
+    fit(data_set, jittered, one, tmp_path / "parts", resume=True)
     assert weights_of(tmp_path / "parts") == weights_of(tmp_path / "whole")
 
 
@@ -129,9 +129,9 @@ def test_a_signal_saves_and_says_how_to_continue(
     with pytest.MonkeyPatch.context() as patched:
         at_step(patched, 1, 2, lambda: os.kill(os.getpid(), getattr(signal, name)), step=step)
         with pytest.raises(TrainingError, match=rf"stopped by {name}.*--resume"):
-            train(data_set, method(), settings(), tmp_path)
+            fit(data_set, method(), settings(), tmp_path)
     assert signal.getsignal(getattr(signal, name)) is handler
-    train(data_set, method(), settings(), tmp_path, resume=True)
+    fit(data_set, method(), settings(), tmp_path, resume=True)
     assert weights_of(tmp_path) == whole_weights
 
 
@@ -144,7 +144,7 @@ def test_while_training_no_handler_of_the_engine_is_left(data_set: DataSet, tmp_
 
     with pytest.MonkeyPatch.context() as patched:
         at_step(patched, 0, 0, look, step="training_step")
-        train(data_set, method(), settings(epochs=1), tmp_path)
+        fit(data_set, method(), settings(epochs=1), tmp_path)
     assert [getattr(handler, "__func__", handler) for handler in handlers] == [
         Interruption.receive,
         Interruption.receive,
@@ -160,7 +160,7 @@ def test_a_second_signal_stops_at_once(data_set: DataSet, tmp_path: Path) -> Non
     with pytest.MonkeyPatch.context() as patched:
         at_step(patched, 0, 2, twice, step="training_step")
         with pytest.raises(TrainingError, match="at once"):
-            train(data_set, method(), settings(), tmp_path)
+            fit(data_set, method(), settings(), tmp_path)
 
 
 SCRIPT = """
@@ -169,12 +169,12 @@ from pathlib import Path
 from tests.training.small_data import make_data_set, method, settings
 from weakloc.methods.method import Method
 from weakloc.methods.optimisation import Optimisation
-from weakloc.training.fit import train
+from weakloc.training.fit import fit
 constant = Optimisation(kind="sgd", learning_rate=0.05, epochs=3, batch_size=4)
 torch.set_num_threads(int(sys.argv[3]))
 data_set = make_data_set(Path(sys.argv[1]))
 endless = settings(checkpoint_minutes=1e-9, epochs=10**6)
-train(data_set, method(optimisation=constant), endless, Path(sys.argv[2]))
+fit(data_set, method(optimisation=constant), endless, Path(sys.argv[2]))
 """
 CONSTANT = Optimisation(kind="sgd", learning_rate=0.05, epochs=3, batch_size=4)
 
@@ -196,9 +196,9 @@ def test_a_process_killed_with_signal_9_is_continued(data_set: DataSet, tmp_path
         process.kill()
     epochs = len(load_run(out).history) + 2
     same = method(optimisation=CONSTANT)
-    resumed = train(data_set, same, settings(epochs=epochs), out, resume=True)
+    resumed = fit(data_set, same, settings(epochs=epochs), out, resume=True)
     assert not list(out.glob(".*.part*"))
-    train(data_set, same, settings(epochs=epochs), tmp_path / "whole")
+    fit(data_set, same, settings(epochs=epochs), tmp_path / "whole")
     assert weights_of(resumed.path) == weights_of(tmp_path / "whole")
 
 
@@ -232,10 +232,10 @@ def test_a_full_disk_is_said_and_the_last_good_checkpoint_stays(
     good = (tmp_path / "last.ckpt").read_bytes()
     limit = int(share * len(good))
     with files_of_at_most(limit), pytest.raises(TrainingError, match=r"cannot be saved.*Free"):
-        train(data_set, method(), saving_always(), tmp_path, resume=True)
+        fit(data_set, method(), saving_always(), tmp_path, resume=True)
     assert (tmp_path / "last.ckpt").read_bytes() == good
     assert not list(tmp_path.glob(".*.part*"))
-    train(data_set, method(), settings(), tmp_path, resume=True)
+    fit(data_set, method(), settings(), tmp_path, resume=True)
     assert weights_of(tmp_path) == whole_weights
 
 
@@ -256,7 +256,7 @@ def test_a_loss_that_is_not_a_number_stops_with_the_images_and_keeps_the_checkpo
     with pytest.MonkeyPatch.context() as patched:
         at_step(patched, 1, 2, spoil, step="training_step")
         with pytest.raises(TrainingError, match=r"loss became nan at .*train\d+\.png.*--learning"):
-            train(data_set, method(), saving_always(), tmp_path, resume=True)
+            fit(data_set, method(), saving_always(), tmp_path, resume=True)
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert (tmp_path / "last.ckpt").read_bytes() != good  # two batches further
     assert all(value.isfinite().all() for value in content["state_dict"].values())
@@ -265,11 +265,11 @@ def test_a_loss_that_is_not_a_number_stops_with_the_images_and_keeps_the_checkpo
 def test_other_settings_or_data_are_refused_and_more_epochs_are_not(
     data_set: DataSet, tmp_path: Path
 ) -> None:
-    train(data_set, method(), settings(epochs=1), tmp_path)
+    fit(data_set, method(), settings(epochs=1), tmp_path)
     with pytest.raises(RunError, match=r"started with method.optimisation.*'batch_size': 4"):
-        train(data_set, method(), settings(epochs=1, batch_size=5), tmp_path, resume=True)
+        fit(data_set, method(), settings(epochs=1, batch_size=5), tmp_path, resume=True)
     with pytest.raises(RunError, match=r"alpha = 0\.7, now it is 0\.5"):
-        train(data_set, method(alpha=0.5), settings(epochs=1), tmp_path, resume=True)
+        fit(data_set, method(alpha=0.5), settings(epochs=1), tmp_path, resume=True)
     fewer = DataSet(
         data_set.root,
         "folders",
@@ -277,34 +277,34 @@ def test_other_settings_or_data_are_refused_and_more_epochs_are_not(
         {"train": data_set.splits["train"][1:], "val": data_set.splits["val"]},
     )
     with pytest.raises(RunError, match=r"training images = '22, \w+', now it is '21, "):
-        train(fewer, method(), settings(epochs=1), tmp_path, resume=True)
-    assert len(train(data_set, method(), settings(epochs=2), tmp_path, resume=True).history) == 2
+        fit(fewer, method(), settings(epochs=1), tmp_path, resume=True)
+    assert len(fit(data_set, method(), settings(epochs=2), tmp_path, resume=True).history) == 2
 
 
 def test_a_finished_run_is_not_trained_again_and_an_existing_one_not_overwritten(
     data_set: DataSet, run: Run
 ) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in run.path.iterdir() if path.is_file()}
-    again = train(data_set, method(), settings(), run.path, resume=True)
+    again = fit(data_set, method(), settings(), run.path, resume=True)
     assert again.history == run.history
     after = {path.name: path.stat().st_mtime_ns for path in run.path.iterdir() if path.is_file()}
     assert after == before
     with pytest.raises(RunError, match=r"already.*--resume"):
-        train(data_set, method(), settings(), run.path)
+        fit(data_set, method(), settings(), run.path)
 
 
 def test_resume_in_an_empty_folder_starts(data_set: DataSet, tmp_path: Path) -> None:
-    started = train(data_set, method(), settings(epochs=1), tmp_path / "new", resume=True)
+    started = fit(data_set, method(), settings(epochs=1), tmp_path / "new", resume=True)
     assert len(started.history) == 1
 
 
 def test_a_checkpoint_of_something_else_is_refused(data_set: DataSet, tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "last.ckpt")
     with pytest.raises(RunError, match="not a checkpoint of weakloc"):
-        train(data_set, method(), settings(), tmp_path, resume=True)
+        fit(data_set, method(), settings(), tmp_path, resume=True)
     (tmp_path / "last.ckpt").write_bytes(b"cut short")
     with pytest.raises(RunError, match="cannot be read"):
-        train(data_set, method(), settings(), tmp_path, resume=True)
+        fit(data_set, method(), settings(), tmp_path, resume=True)
 
 
 def test_checkpoints_hold_no_code(run: Run) -> None:

@@ -53,9 +53,7 @@ def test_quarter_turns_reach_the_images_that_are_learned_from(tmp_path: Path) ->
     data_set, upright = make_data_set(tmp_path), settings()
     seen = {}
     for chosen in (upright, replace(upright, quarter_turns=True)):
-        inputs = image_inputs(
-            make_plan(data_set, method(flip=False), chosen), chosen, Process(0, 1)
-        )
+        inputs = image_inputs(make_plan(data_set, method(flip=False), chosen), Process(0, 1))
         seen[chosen.quarter_turns] = torch.cat([each.batch.images for each in inputs.learned])
     turns = [
         next(n for n in range(4) if torch.equal(turned, image.rot90(n, (1, 2))))

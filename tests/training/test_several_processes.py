@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file
 from tests.training.small_data import make_data_set, method, settings
 from weakloc.methods.optimisation import Optimisation
 from weakloc.structures import DataSet
-from weakloc.training.fit import train
+from weakloc.training.fit import fit
 from weakloc.training.run_folder import load_run
 
 Weights = dict[str, NDArray[np.float32]]
@@ -22,6 +23,7 @@ Weights = dict[str, NDArray[np.float32]]
 # Layer norms: batch norms would see other batches. 40 images are 5 steps of 8.
 BACKBONE = "convnext_atto"
 SIDE = 64
+ROOT = Path(__file__).parents[2]
 PLAIN = Optimisation(kind="sgd", learning_rate=0.01, epochs=1, batch_size=4)
 
 
@@ -34,7 +36,7 @@ def train_small(data_set: DataSet, out: Path, *, batch_size: int, devices: int) 
         devices=devices,
         epochs=1,
     )
-    train(data_set, method(optimisation=PLAIN), chosen, out)
+    fit(data_set, method(optimisation=PLAIN), chosen, out)
 
 
 @pytest.mark.slow
@@ -44,8 +46,8 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-W", "error::UserWarning:weakloc", __file__, str(tmp_path)],
         check=True,
-        cwd=Path(__file__).parents[2],
-        env={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        env={"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "OMP_NUM_THREADS": "1"},
     )
     train_small(data_set, tmp_path / "control", batch_size=4, devices=1)
     one, two, control = (

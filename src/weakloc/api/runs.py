@@ -42,9 +42,9 @@ from weakloc.predictor.score_fusion import (
     see_with_all,
 )
 from weakloc.predictor.views import SeenImage
-from weakloc.settings import Look, Places, TrainSettings, require
+from weakloc.settings import Look, Places, require
 from weakloc.structures import BrokenImage, DataSet, Prediction, Sample
-from weakloc.training.engine import uses_bf16
+from weakloc.training.plan import uses_bf16
 from weakloc.training.run_folder import Run, load_run, read_record, write_record
 from weakloc.training.splits import divide
 from weakloc.work import Progress, silent
@@ -179,7 +179,7 @@ class TrainedRun:
             class_names=self.run.class_names,
             preprocessing=self.run.preprocessing,
             activation="softmax" if self._is_single_label else "sigmoid",
-            uses_bf16=uses_bf16(TrainSettings(precision=look.precision)),
+            uses_bf16=uses_bf16(look.precision),
             levels=() if look.objectness == "none" else (look.objectness_stride,),
         )
 

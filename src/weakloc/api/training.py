@@ -16,11 +16,10 @@ from weakloc.methods.method import Preset
 from weakloc.settings import DataSettings, RefineSettings, TrainSettings
 from weakloc.structures import BrokenImage, DataSet
 from weakloc.training.cells import learn_cells
-from weakloc.training.fit import train as fit_run
-from weakloc.training.progress import ProgressStyle
+from weakloc.training.fit import fit
 from weakloc.training.run_folder import forget_thresholds, save_cells
 from weakloc.training.splits import divide
-from weakloc.work import Progress, silent
+from weakloc.work import NO_DISPLAY, Display, Progress, silent
 
 
 def train(
@@ -34,7 +33,7 @@ def train(
     settings: TrainSettings | None = None,
     reading: DataSettings | None = None,
     resume: bool = False,
-    progress: ProgressStyle = "quiet",
+    display: Display = NO_DISPLAY,
 ) -> TrainedRun:
     """Learns from the tags of a data set; what was drawn in it is never looked at.
 
@@ -46,13 +45,13 @@ def train(
         settings = replace(settings, backbone=backbone)
     chosen = method_named(method, preset, choices or {})
     data_set = data if isinstance(data, DataSet) else read(data, reading or DataSettings())
-    run = fit_run(
+    run = fit(
         data_set,
         chosen,
         settings,
         Path(out),
         resume=resume,
-        progress=progress,
+        display=display,
     )
     return TrainedRun(run)
 

@@ -51,20 +51,20 @@ def train(
     resume
         Continue the run in --out where it stopped.
     """
-    from weakloc.api.training import parse_choices
-    from weakloc.api.training import train as fit
+    from weakloc.api import training
 
-    run = fit(
-        data,
-        method=method,
-        preset=preset,
-        choices=parse_choices(choices),
-        out=out,
-        settings=settings,
-        reading=reading,
-        resume=resume,
-        progress="auto" if terminal.speaks else "quiet",
-    ).run
+    with terminal.display() as display:
+        run = training.train(
+            data,
+            method=method,
+            preset=preset,
+            choices=training.parse_choices(choices),
+            out=out,
+            settings=settings,
+            reading=reading,
+            resume=resume,
+            display=display,
+        ).run
     terminal.say(f"Run in {out}: {len(run.history)} epochs, weights of epoch {run.selection.epoch}")
     for note in run.notes:
         terminal.say(f"  note: {note}")

@@ -7,11 +7,16 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from weakloc.work import Progress, silent
+from weakloc.work import Display, Progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 PLAIN_STEPS = 10  # lines of progress where no terminal is there to draw a bar on
 
@@ -60,50 +65,67 @@ class Terminal:
     @contextmanager
     def progress(self, description: str) -> Iterator[Progress]:
         """A function of (done, total) that shows how far the work is."""
+        with self.display() as display:
+            yield partial(display.count, description)
+
+    @contextmanager
+    def display(self) -> Iterator[Display]:
+        """Where a training is shown."""
         if not self.speaks:
-            yield silent
+            yield Display()
         elif sys.stderr.isatty():
-            with _bar(description) as update:
-                yield update
+            with _bar() as bar:
+                yield bar
         else:
-            yield _plain(description)
+            yield _Lines()
+
+
+class _Lines(Display):
+    """A line for each tenth of the work, on standard error."""
+
+    def __init__(self) -> None:
+        self._shown = 0
+
+    def count(self, work: str, done: int, total: int | None) -> None:
+        step = PLAIN_STEPS * done // total if total else done.bit_length()
+        if step > self._shown:
+            self._shown = step
+            self.say(f"{work}: {done}" + (f" of {total}" if total else ""))
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr)
 
 
 @contextmanager
-def _bar(description: str) -> Iterator[Progress]:
+def _bar() -> Iterator[Display]:
+    """A bar on standard error that is gone in the end."""
     from rich import progress as bars
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
     )
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(description, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield _Bar(bar, bar.add_task("", total=None))
 
 
-def _plain(description: str) -> Progress:
-    shown = 0
+@dataclass(frozen=True)
+class _Bar(Display):
+    bar: RichProgress
+    task: TaskID
 
-    def update(done: int, total: int | None) -> None:
-        nonlocal shown
-        step = PLAIN_STEPS * done // total if total else done.bit_length()
-        if step > shown:
-            shown = step
-            print(f"{description}: {done}" + (f" of {total}" if total else ""), file=sys.stderr)
+    def count(self, work: str, done: int, total: int | None) -> None:
+        self.bar.update(self.task, description=work, completed=done, total=total)
 
-    return update
+    def step(self, state: str, done: int, total: int) -> None:
+        self.count(state, done, total)
+
+    def say(self, line: str) -> None:
+        self.bar.console.print(line, highlight=False)
 
 
 def _cell(value: object) -> str:

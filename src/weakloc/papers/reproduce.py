@@ -28,7 +28,7 @@ from weakloc.papers.setups import SIZES, Budget, Setup, as_published, from_scrat
 from weakloc.papers.tables import RECIPES
 from weakloc.papers.work import Outcome, Prepare, Task, num_cores, work_through
 from weakloc.settings import DataSettings, Look, Places, TrainSettings, look_and_places
-from weakloc.training.engine import accelerator
+from weakloc.training.plan import accelerator
 
 Say = Callable[[str], None]
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeAlias
@@ -19,8 +19,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from weakloc.errors import RunError, StoppedError
 from weakloc.files import write_whole
-from weakloc.structures import BrokenImage
 from weakloc.training.module import LocalizationModule
+from weakloc.training.plan import TrainingPlan
 from weakloc.training.run_folder import CHECKPOINT_NAME, EpochRecord, cannot_save
 
 # SIGUSR1 is what SLURM sends ahead of a time limit (`--signal=USR1@120`).
@@ -69,15 +69,6 @@ def restored_signals() -> Iterator[None]:
 _OURS = "weakloc"
 
 
-@dataclass(frozen=True)
-class KeepingRules:
-    """When to save, which weights to keep, when to stop."""
-
-    minutes: float
-    keeps_best: bool
-    patience: int | None
-
-
 class WholeCheckpoints(TorchCheckpointIO):
     """Checkpoint files that are there whole or not at all, and hold no code."""
 
@@ -119,37 +110,34 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     return content
 
 
-def started_with(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the run was started with, as the keeper was told."""
-    told: Mapping[str, Any] = checkpoint[_OURS]["started_with"]
-    return told
+def check_same_start(path: Path, start: Mapping[str, Any]) -> None:
+    """Refuses to continue the checkpoint of a run that was started with something else."""
+    before = read_checkpoint(path)[_OURS]["started_with"]
+    for name, now in start.items():
+        if name not in before or before[name] != now:
+            raise RunError(
+                f"the run was started with {name} = {before.get(name)!r}, now it is {now!r}",
+                where=str(path),
+                remedy="Give the same settings and data as at the start, or another --out",
+            )
 
 
 # (weights of the network or None where they stay, history, epoch whose weights are kept)
 Publish: TypeAlias = Callable[[Mapping[str, torch.Tensor] | None, Sequence[EpochRecord], int], None]
 
 
-class Keeper(Callback):
+class Checkpointing(Callback):
     """`publish` writes the run folder; it is called in one process only.
 
     The order at the end of an epoch is: published weights, then the checkpoint. A run killed
     between the two repeats the epoch and publishes the same again.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        rules: KeepingRules,
-        *,
-        started_with: Mapping[str, Any],
-        publish: Publish,
-    ) -> None:
+    def __init__(self, folder: Path, plan: TrainingPlan, publish: Publish) -> None:
         self.history: list[EpochRecord] = []
         self.interruption = Interruption()
-        self.broken: Sequence[BrokenImage] = ()
         self._path = folder / CHECKPOINT_NAME
-        self._rules = rules
-        self._started_with = started_with
+        self._plan = plan
         self._publish = publish
         self._saved_at = self._epoch_began = time.monotonic()
         self._seconds_before = 0.0
@@ -163,7 +151,7 @@ class Keeper(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         del pl_module, outputs, batch
-        due = time.monotonic() - self._saved_at > 60 * self._rules.minutes
+        due = time.monotonic() - self._saved_at > 60 * self._plan.settings.checkpoint_minutes
         stops, due = _agreed(trainer, self.interruption.signal_name is not None, due)
         is_last = batch_idx + 1 >= trainer.num_training_batches  # the epoch's end saves then
         between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
@@ -189,7 +177,9 @@ class Keeper(Callback):
         ends = trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
         if stops and not ends:
             raise self._stopped(f"epoch {trainer.current_epoch + 1}")
-        trainer.should_stop = self._is_out_of_patience()
+        patience, last = self._plan.settings.patience, self.history[-1].epoch
+        waited = last - (self.best_epoch() or last)
+        trainer.should_stop = patience is not None and waited >= patience
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -197,7 +187,7 @@ class Keeper(Callback):
         del trainer
         assert isinstance(pl_module, LocalizationModule)
         checkpoint[_OURS] = {
-            "started_with": dict(self._started_with),
+            "started_with": self._plan.start,
             "history": [asdict(record) for record in self.history],
             "guard": pl_module.guard.state(),
             "seconds": self._epoch_seconds(),
@@ -221,14 +211,8 @@ class Keeper(Callback):
         return max(judged, key=lambda record: record.classification_map or 0.0).epoch
 
     def kept_epoch(self) -> int:
-        best = self.best_epoch() if self._rules.keeps_best else None
+        best = self.best_epoch() if self._plan.settings.select == "best" else None
         return best or self.history[-1].epoch
-
-    def _is_out_of_patience(self) -> bool:
-        best, patience = self.best_epoch(), self._rules.patience
-        if best is None or patience is None:
-            return False
-        return self.history[-1].epoch - best >= patience
 
     def _save(self, trainer: Trainer) -> None:
         module = trainer.lightning_module
@@ -238,22 +222,14 @@ class Keeper(Callback):
         self._saved_at = time.monotonic()
 
     def _record(self, trainer: Trainer, module: LocalizationModule) -> EpochRecord:
-        rates = [float(group["lr"]) for group in trainer.optimizers[0].param_groups]
-        record = EpochRecord(
+        watched = module.watch.read()
+        return EpochRecord(
             epoch=trainer.current_epoch + 1,
             loss=module.guard.mean(),
-            learning_rate=max(rates),
-            classification_map=None,
-            point_map=None,
-            seconds=round(self._epoch_seconds(), 3),
-        )
-        if not module.watch.has_images:
-            return record
-        watched = module.watch.read()
-        return replace(
-            record,
+            learning_rate=module.learning_rate(),
             classification_map=watched.classification_map,
             point_map=watched.point_map,
+            seconds=round(self._epoch_seconds(), 3),
         )
 
     def _epoch_seconds(self) -> float:
@@ -268,10 +244,10 @@ class Keeper(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=trainer.global_step)
 
-    def _stopped(self, place: str) -> StoppedError:
+    def _stopped(self, position: str) -> StoppedError:
         name = self.interruption.signal_name or "another process"
         return StoppedError(
-            f"stopped by {name}; everything up to {place} is saved in {self._path}",
+            f"stopped by {name}; everything up to {position} is saved in {self._path}",
             remedy="Continue with the same command and --resume",
         )
 
@@ -291,5 +267,5 @@ def _agreed(trainer: Trainer, stops: bool, due: bool) -> tuple[bool, bool]:
         return stops, due
     wishes = torch.tensor([int(stops), int(due)], device=trainer.strategy.root_device)
     torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
-    wanted = wishes.tolist()
-    return bool(wanted[0]), bool(wanted[1])
+    any_stops, any_due = wishes.tolist()
+    return bool(any_stops), bool(any_due)

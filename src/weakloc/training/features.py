@@ -1,6 +1,6 @@
 """The frozen backbone: its features are computed once, then only what is above them is trained.
 
-An image is looked at in every asked scale, plain and mirrored; each look has a store of its own.
+An image is looked at in every asked scale, plain and mirrored; each view has a store of its own.
 In training each batch draws a scale and each image whether it is mirrored; watched images are
 taken at scale 1, unmirrored. Further augmentation needs pixels and does not apply.
 """
@@ -10,10 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weakloc.data.images import is_member_path
-from weakloc.data.loaders import Batch, SampleLoader, evaluation_loader
+from weakloc.data.loaders import Batch, evaluation_loader
 from weakloc.data.sampling import EpochBatches, EveryImageOnce, SampleKey, mixed_seed
 from weakloc.data.transforms import Preprocessing, jittered_size
 from weakloc.errors import FailureError, RunError, SettingError
@@ -34,11 +33,13 @@ from weakloc.structures import BrokenImage, Sample
 from weakloc.work import Progress
 
 FORMAT = 1
-Features: TypeAlias = NDArray[np.float16]
+FeatureMaps: TypeAlias = NDArray[np.float16]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StoredMap:
+    """Where the map of an image lies in its store."""
+
     index: int
     image_size: Size
 
@@ -50,8 +51,8 @@ class FeatureStore:
         self.folder = folder
         self.shape: tuple[int, int, int] | None = None
         self._description = dict(description)
-        self._rows: dict[str, Row] = {}
-        self._maps: Features | None = None
+        self._rows: dict[str, StoredMap] = {}
+        self._maps: FeatureMaps | None = None
         self._read()
 
     def __len__(self) -> int:
@@ -60,10 +61,12 @@ class FeatureStore:
     def __contains__(self, image_key: str) -> bool:
         return image_key in self._rows
 
-    def row(self, image_key: str) -> Row:
+    def row(self, image_key: str) -> StoredMap:
         return self._rows[image_key]
 
-    def append(self, image_keys: Sequence[str], sizes: Sequence[Size], features: Features) -> None:
+    def append(
+        self, image_keys: Sequence[str], sizes: Sequence[Size], features: FeatureMaps
+    ) -> None:
         """Adds maps (N, rows, columns, channels) of images that are not there yet."""
         if self.shape is None:
             self._create(features.shape[1:])
@@ -90,9 +93,9 @@ class FeatureStore:
             ) from error
         self._maps = None
         for key, size in zip(image_keys, sizes, strict=True):
-            self._rows[key] = Row(len(self._rows), size)
+            self._rows[key] = StoredMap(len(self._rows), size)
 
-    def maps(self) -> Features:
+    def maps(self) -> FeatureMaps:
         """All maps, (N, rows, columns, channels), read from disk when touched."""
         assert self.shape is not None, "nothing was written yet"
         if self._maps is None:
@@ -123,7 +126,7 @@ class FeatureStore:
         held = self._data_path.stat().st_size // row_bytes if self._data_path.is_file() else 0
         for line in lines[:held]:
             key, width, height = line.split()
-            self._rows[key] = Row(len(self._rows), (float(width), float(height)))
+            self._rows[key] = StoredMap(len(self._rows), (float(width), float(height)))
         kept_bytes = len(self._rows) * row_bytes
         if self._data_path.is_file() and self._data_path.stat().st_size != kept_bytes:
             os.truncate(self._data_path, kept_bytes)
@@ -140,12 +143,12 @@ class FeatureStore:
         return self.folder / "features.f16"
 
 
-def image_key(path: str) -> str:
+def content_key(path: str) -> str:
     """Stands for the content of an image: its place, size and time of change."""
     container = path.rpartition("::")[0] if is_member_path(path) else path
     status = Path(container).stat()
-    told = f"{Path(path).absolute()}\n{status.st_size}\n{status.st_mtime_ns}"
-    return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    content = f"{Path(path).absolute()}\n{status.st_size}\n{status.st_mtime_ns}"
+    return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 @contextmanager
@@ -172,7 +175,7 @@ _LARGEST_HALF = 65504.0
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class FeatureView:
     """One way of showing an image to the backbone."""
 
     scale: float = 1.0
@@ -181,7 +184,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Extraction:
-    """How features are computed, and where they are kept; `levels` are strides besides the last."""
+    """How features are computed, and where they are kept."""
 
     folder: Path
     preprocessing: Preprocessing
@@ -189,7 +192,6 @@ class Extraction:
     workers: int
     device: torch.device
     in_bf16: bool
-    levels: tuple[int, ...] = ()
 
     def preprocessing_at(self, scale: float) -> Preprocessing:
         size = self.preprocessing.fixed_size
@@ -206,184 +208,154 @@ class Extraction:
 class FeatureCache:
     """The stores of one backbone under one preprocessing."""
 
-    def __init__(self, backbone: Backbone, extraction: Extraction, looks: Sequence[Look]) -> None:
-        self.looks = tuple(looks)
+    def __init__(
+        self, backbone: Backbone, extraction: Extraction, views: Sequence[FeatureView]
+    ) -> None:
         self._backbone, self._extraction = backbone, extraction
-        self._weights_digest = digest_of_weights(backbone)
         self._keys: dict[str, str] = {}  # sample.path -> the image's key
-        self._levels = tuple(dict.fromkeys((*extraction.levels, backbone.stride)))
-        pairs = product(self.looks, self._levels)
-        self._stores = {pair: FeatureStore(*self._place(*pair)) for pair in pairs}
+        weights = digest_of_weights(backbone)
+        self._stores = {view: self._store(view, weights) for view in views}
 
-    def fill(self, samples: Sequence[Sample], progress: Progress) -> list[BrokenImage]:
+    @property
+    def sides(self) -> list[bool]:
+        """Whether images are mirrored: no, yes or both."""
+        return sorted({view.mirrored for view in self._stores})
+
+    def fill(self, samples: Sequence[Sample], on_progress: Progress) -> list[BrokenImage]:
         """Computes what is not there yet; gives the images that could not be read."""
         broken = self._find(samples)
-        total = len(samples) * len({look.scale for look in self.looks})
-        done = 0
-        for scale in sorted({look.scale for look in self.looks}):
+        scales = sorted({view.scale for view in self._stores})
+        done, total = 0, len(samples) * len(scales)
+        for scale in scales:
             missing = self._missing(samples, scale)
             done += len(samples) - len(missing)
-            progress(done, total)
+            on_progress(done, total)
             if not missing:
                 continue
-            loader = self._loader(missing, scale)
+            loader = evaluation_loader(
+                missing,
+                self._extraction.preprocessing_at(scale),
+                batch_size=self._extraction.batch_size,
+                workers=self._extraction.workers,
+            )
             for batch in loader:
                 self._append(batch, [missing[i] for i in batch.indices.tolist()], scale)
                 done += len(batch)
-                progress(done, total)
+                on_progress(done, total)
             broken.extend(loader.broken)
-        return list({each.name: each for each in broken}.values())
+        return list({image.name: image for image in broken}.values())
 
     def holds(self, sample: Sample) -> bool:
         key = self._keys.get(sample.path)
         return key is not None and all(key in store for store in self._stores.values())
 
     def read(
-        self, samples: Sequence[Sample], looks: Sequence[Look], level: int
+        self, samples: Sequence[Sample], views: Sequence[FeatureView]
     ) -> tuple[Tensor, list[GridTransform]]:
         """Maps (B, D, h, w) in half precision, and the way to the network's input of each."""
         maps, transforms = [], []
-        for sample, look in zip(samples, looks, strict=True):
-            store = self._stores[look, level]
-            row = store.row(self._keys[sample.path])
-            maps.append(store.maps()[row.index])
-            transforms.append(self._transform(row.image_size, look))
+        for sample, view in zip(samples, views, strict=True):
+            store = self._stores[view]
+            stored = store.row(self._keys[sample.path])
+            maps.append(store.maps()[stored.index])
+            width, height = stored.image_size
+            preprocessing = self._extraction.preprocessing_at(view.scale)
+            placement = preprocessing.place((int(width), int(height)))
+            transform = placement.transform(GridTransform.identity(stored.image_size))
+            transforms.append(transform.flip_horizontal() if view.mirrored else transform)
         return torch.from_numpy(np.stack(maps)).permute(0, 3, 1, 2), transforms
+
+    def _store(self, view: FeatureView, weights_digest: str) -> FeatureStore:
+        """Its folder is named by a digest of all that its content depends on."""
+        made_by = {
+            "backbone": str(self._backbone.spec),
+            "output_stride": self._backbone.spec.output_stride,
+            "weights": weights_digest,
+            "preprocessing": repr(self._extraction.preprocessing_at(view.scale)),
+            "mirrored": view.mirrored,
+            "level": self._backbone.stride,
+            "bf16": self._extraction.in_bf16,
+        }
+        digest = hashlib.sha256(repr(sorted(made_by.items())).encode()).hexdigest()[:16]
+        return FeatureStore(self._extraction.folder / digest, made_by)
 
     def _find(self, samples: Sequence[Sample]) -> list[BrokenImage]:
         lost = []
         for sample in samples:
             try:
-                self._keys[sample.path] = image_key(sample.path)
+                self._keys[sample.path] = content_key(sample.path)
             except OSError as error:
                 lost.append(BrokenImage(sample.name, f"cannot be opened ({error.strerror})"))
         return lost
 
-    def _place(self, look: Look, level: int) -> tuple[Path, dict[str, Any]]:
-        """The folder of one store, named by a digest of all that its content depends on."""
-        how = self._extraction.preprocessing_at(look.scale)
-        made_by = {
-            "backbone": str(self._backbone.spec),
-            "output_stride": self._backbone.spec.output_stride,
-            "weights": self._weights_digest,
-            "preprocessing": repr(how),
-            "mirrored": look.mirrored,
-            "level": level,
-            "bf16": self._extraction.in_bf16,
-        }
-        digest = hashlib.sha256(repr(sorted(made_by.items())).encode()).hexdigest()[:16]
-        return self._extraction.folder / digest, made_by
-
     def _missing(self, samples: Sequence[Sample], scale: float) -> list[Sample]:
         """The images, each once, that a store of this scale lacks."""
-        stores = [store for (look, _), store in self._stores.items() if look.scale == scale]
-        by_key = {self._keys[each.path]: each for each in samples if each.path in self._keys}
+        stores = [store for view, store in self._stores.items() if view.scale == scale]
+        by_key = {self._keys[s.path]: s for s in samples if s.path in self._keys}
         return [
             sample for key, sample in by_key.items() if not all(key in store for store in stores)
         ]
 
-    def _loader(self, samples: Sequence[Sample], scale: float) -> SampleLoader:
-        return evaluation_loader(
-            samples,
-            self._extraction.preprocessing_at(scale),
-            batch_size=self._extraction.batch_size,
-            workers=self._extraction.workers,
-        )
-
     def _append(self, batch: Batch, samples: Sequence[Sample], scale: float) -> None:
         keys = [self._keys[sample.path] for sample in samples]
-        sizes = [place.image_size for place in batch.transforms if place is not None]
-        for look in (each for each in self.looks if each.scale == scale):
-            stores = {level: self._stores[look, level] for level in self._levels}
-            lacking = {
-                level: [i for i, key in enumerate(keys) if key not in store]
-                for level, store in stores.items()
-            }
-            if not any(lacking.values()):
-                continue
-            features = self._compute(batch.images.flip(-1) if look.mirrored else batch.images)
-            for level, new in lacking.items():
-                if new:
-                    new_keys, new_sizes = [keys[i] for i in new], [sizes[i] for i in new]
-                    stores[level].append(new_keys, new_sizes, features[level][new])
+        sizes = [transform.image_size for transform in batch.transforms if transform is not None]
+        for view, store in self._stores.items():
+            new = [i for i, key in enumerate(keys) if key not in store]
+            if view.scale == scale and new:
+                maps = self._compute(batch.images.flip(-1) if view.mirrored else batch.images)
+                store.append([keys[i] for i in new], [sizes[i] for i in new], maps[new])
 
     @torch.inference_mode()
-    def _compute(self, images: Tensor) -> dict[int, Features]:
-        how = self._extraction
-        with torch.autocast(how.device.type, dtype=torch.bfloat16, enabled=how.in_bf16):
-            outputs = self._backbone.forward_levels(images.to(how.device), how.levels)
-        halves = {}
-        for level, features in outputs.items():
-            bounded = features.float().clamp(-_LARGEST_HALF, _LARGEST_HALF)
-            halves[level] = bounded.permute(0, 2, 3, 1).half().cpu().numpy()  # (B, h, w, D)
-        return halves
-
-    def _transform(self, image_size: tuple[float, float], look: Look) -> GridTransform:
-        how = self._extraction.preprocessing_at(look.scale)
-        place = how.place((int(image_size[0]), int(image_size[1])))
-        transform = place.transform(GridTransform.identity(image_size))
-        return transform.flip_horizontal() if look.mirrored else transform
+    def _compute(self, images: Tensor) -> FeatureMaps:
+        device = self._extraction.device
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._extraction.in_bf16):
+            features = self._backbone(images.to(device))
+        bounded = features.float().clamp(-_LARGEST_HALF, _LARGEST_HALF)
+        maps: FeatureMaps = bounded.permute(0, 2, 3, 1).half().cpu().numpy()  # (B, h, w, D)
+        return maps
 
 
 @dataclass(frozen=True)
 class FeatureBatches:
-    """Batches of cached features, to learn from or to watch."""
+    """Batches of cached features: of drawn views to learn from, or of plain ones to watch."""
 
     cache: FeatureCache
     samples: Sequence[Sample]
-    level: int
+    order: EpochBatches | EveryImageOnce
     seed: int
     scales: tuple[float, ...]
     dtype: torch.dtype  # of the batches
 
-    def learned(self, batches: EpochBatches) -> Callable[[int, int], Iterator[Batch]]:
-        def epoch(number: int, first_batch: int) -> Iterator[Batch]:
-            batches.set_epoch(number, first_step=first_batch)
-            for keys in batches:
-                yield self._batch(keys, self._drawn_looks(keys))
+    def epoch(self, number: int, first_batch: int) -> Iterator[Batch]:
+        if isinstance(self.order, EpochBatches):
+            self.order.set_epoch(number, first_step=first_batch)
+            for keys in self.order:
+                yield self._batch(keys, self._drawn_views(keys))
+        else:
+            for keys in self.order:
+                yield self._batch(keys, [FeatureView()] * len(keys))
 
-        return epoch
-
-    def watched(self, batches: EveryImageOnce) -> Callable[[int, int], Iterator[Batch]]:
-        def epoch(_number: int, _first_batch: int) -> Iterator[Batch]:
-            for keys in batches:
-                yield self._batch(keys, [Look()] * len(keys))
-
-        return epoch
-
-    def _drawn_looks(self, keys: Sequence[SampleKey]) -> list[Look]:
+    def _drawn_views(self, keys: Sequence[SampleKey]) -> list[FeatureView]:
         """One scale for the batch, the same on all ranks; mirrored or not for each image."""
-        sides = sorted({look.mirrored for look in self.cache.looks})
-        place = (self.seed, keys[0].epoch, keys[0].step)
-        scale = self.scales[mixed_seed(*place) % len(self.scales)]
+        sides = self.cache.sides
+        step = (self.seed, keys[0].epoch, keys[0].step)
+        scale = self.scales[mixed_seed(*step) % len(self.scales)]
         return [
-            Look(scale, sides[mixed_seed(*place, key.index, key.num_repeat) % len(sides)])
+            FeatureView(scale, sides[mixed_seed(*step, key.index, key.num_repeat) % len(sides)])
             for key in keys
         ]
 
-    def _batch(self, keys: Sequence[SampleKey], looks: Sequence[Look]) -> Batch:
-        chosen = [self.samples[key.index] for key in keys]
-        features, transforms = self.cache.read(chosen, looks, self.level)
-        labels = np.stack([sample.labels for sample in chosen])
+    def _batch(self, keys: Sequence[SampleKey], views: Sequence[FeatureView]) -> Batch:
+        samples = [self.samples[key.index] for key in keys]
+        features, transforms = self.cache.read(samples, views)
+        labels = np.stack([sample.labels for sample in samples])
         return Batch(
             images=features.float().to(self.dtype),  # half to bfloat16 at once is slower
             labels=torch.from_numpy(labels),
-            names=tuple(sample.name for sample in chosen),
+            names=tuple(sample.name for sample in samples),
             transforms=tuple(transforms),
             indices=torch.tensor([key.index for key in keys]),
         )
-
-
-def fill_alone(
-    make_cache: Callable[[], FeatureCache],
-    folder: Path,
-    samples: Sequence[Sample],
-    progress: Progress,
-) -> tuple[FeatureCache, list[BrokenImage]]:
-    """The filled cache; of several processes one fills it while the others wait."""
-    with one_writer(folder):
-        cache = make_cache()
-        return cache, cache.fill(samples, progress)
 
 
 def digest_of_weights(backbone: Backbone) -> str:

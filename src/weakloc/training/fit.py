@@ -2,122 +2,99 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from weakloc.errors import FailureError, RunError
 from weakloc.methods.method import Method
-from weakloc.methods.settings import to_settings
 from weakloc.settings import TrainSettings
-from weakloc.structures import DataSet, Sample
-from weakloc.training import engine
+from weakloc.structures import DataSet
 from weakloc.training.checkpointing import (
-    Keeper,
-    KeepingRules,
-    read_checkpoint,
-    started_with,
+    Checkpointing,
+    WholeCheckpoints,
+    check_same_start,
+    restored_signals,
 )
-from weakloc.training.engine import checkpoint_in, fit, make_trainer
-from weakloc.training.inputs import Inputs, Process, feature_inputs, image_inputs
-from weakloc.training.module import LocalizationModule, Watch
-from weakloc.training.plan import Plan, make_plan, optimiser_configuration
-from weakloc.training.progress import ProgressStyle, TrainingProgress, counted
+from weakloc.training.inputs import Process, feature_inputs, image_inputs
+from weakloc.training.module import LocalizationModule
+from weakloc.training.plan import TrainingPlan, make_plan
 from weakloc.training.run_folder import (
     CHECKPOINT_NAME,
+    MODEL_NAME,
     RECORD_NAME,
+    EpochRecord,
     Run,
     RunWriter,
     load_run,
     read_record,
 )
-
-# What may change between the start of a run and its continuation.
-_FREE = frozenset(("epochs", "workers", "patience", "checkpoint_minutes", "feature_cache"))
+from weakloc.work import NO_DISPLAY, Display
 
 
-def train(
+def fit(
     data_set: DataSet,
     method: Method,
     settings: TrainSettings,
     out: Path,
     *,
     resume: bool = False,
-    progress: ProgressStyle = "quiet",
+    display: Display = NO_DISPLAY,
 ) -> Run:
     """Trains into the folder `out`, or continues what was begun there."""
-    _check_folder(out, resume=resume)
+    if is_first_process():
+        _check_folder(out, resume=resume)
     plan = make_plan(data_set, method, settings)
-    _make_folder(out)
-    start = _start_of(plan)
-    checkpoint = checkpoint_in(out)
-    if checkpoint is not None:
-        _check_same_start(started_with(read_checkpoint(checkpoint)), start, checkpoint)
+    if is_first_process():
+        _make_folder(out)  # only now, so that a mistake leaves nothing behind
+    checkpoint = out / CHECKPOINT_NAME
+    if checkpoint.is_file():
+        check_same_start(checkpoint, plan.start)
         if _is_complete(out, plan):
             return load_run(out)
     writer = RunWriter(out, plan.header)
-    keeper = Keeper(out, _rules(settings), started_with=start, publish=writer.publish)
-    _fit(plan, out, keeper, checkpoint, progress)
-    if engine.is_first_process():
-        _finish(plan, writer, keeper)
+    checkpointing = Checkpointing(out, plan, writer.publish)
+    trainer = make_trainer(plan, out, [checkpointing, Shown(display, checkpointing)])
+    process = Process(trainer.global_rank, trainer.world_size)
+    if settings.frozen:
+        inputs = feature_inputs(plan, out, process, partial(display.count, "computing features"))
+    else:
+        inputs = image_inputs(plan, process)
+    module = LocalizationModule(plan, inputs)
+    with quiet_engine():
+        trainer.fit(
+            module,
+            inputs.learned,
+            inputs.watched,
+            ckpt_path=checkpoint if checkpoint.is_file() else None,
+            weights_only=True,
+        )
+    if is_first_process():
+        history, kept = checkpointing.history, checkpointing.kept_epoch()
+        weights = plan.network.state_dict() if kept == history[-1].epoch else None
+        writer.publish(weights, history, kept, broken=inputs.broken(), is_finished=True)
     return load_run(out)
 
 
-def _fit(
-    plan: Plan, out: Path, keeper: Keeper, checkpoint: Path | None, progress: ProgressStyle
-) -> None:
-    settings = plan.header.settings
-    trainer = make_trainer(
-        settings,
-        out,
-        epochs=plan.optimisation.epochs,
-        max_steps=plan.optimisation.max_steps,
-        callbacks=[keeper, TrainingProgress(progress, keeper)],
-        watches=bool(plan.division.watched),
-    )
-    process = Process(trainer.global_rank, trainer.world_size)
-    inputs = _inputs(plan, settings, out, process, progress)
-    module = _module(plan, settings, inputs)
-    fit(trainer, module, inputs.learned, inputs.watched, checkpoint=checkpoint)
-    keeper.broken = inputs.broken()
-
-
-def _inputs(
-    plan: Plan, settings: TrainSettings, out: Path, process: Process, progress: ProgressStyle
-) -> Inputs:
-    if not settings.frozen:
-        return image_inputs(plan, settings, process)
-    with counted("computing features", progress) as update:
-        return feature_inputs(plan, settings, out, process, update)
-
-
-def _module(plan: Plan, settings: TrainSettings, inputs: Inputs) -> LocalizationModule:
-    network = plan.network
-    if settings.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    steps_per_epoch = -(-len(inputs.learned) // settings.accumulate)
-    return LocalizationModule(
-        network,
-        plan.loss,
-        augmentation=plan.augmentation,
-        build_optimiser=lambda network: optimiser_configuration(
-            network, plan.optimisation, steps_per_epoch=steps_per_epoch
-        ),
-        batches=inputs.learned,
-        watch=Watch(plan.division.watched, plan.header.class_names),
-        seed=settings.seed,
-        mixup=settings.mixup,
-        takes_features=settings.frozen,
-    )
+def is_first_process() -> bool:
+    """False in the further processes that torchrun, SLURM or the engine itself has started."""
+    names = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 def _check_folder(out: Path, *, resume: bool) -> None:
-    """Refuses to overwrite a run; further processes find it begun."""
-    if not engine.is_first_process():
-        return
+    """Refuses to overwrite a run."""
     begun = [name for name in (CHECKPOINT_NAME, RECORD_NAME) if (out / name).exists()]
     if begun and not resume:
         raise RunError(
@@ -134,9 +111,6 @@ def _check_folder(out: Path, *, resume: bool) -> None:
 
 
 def _make_folder(out: Path) -> None:
-    """Only once everything else is known to fit, so that a mistake leaves nothing behind."""
-    if not engine.is_first_process():
-        return
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -149,57 +123,117 @@ def _make_folder(out: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def _start_of(plan: Plan) -> dict[str, Any]:
-    """What must be the same for a run to continue as if it had never stopped."""
-    settings = to_settings(plan.header.settings)
-    method = to_settings(plan.header.method)
-    method["optimisation"] = {**method["optimisation"], "epochs": None}
-    return {
-        "method": plan.header.method.name,
-        **{f"method.{name}": value for name, value in method.items()},
-        **{name: value for name, value in settings.items() if name not in _FREE},
-        "classes": list(plan.header.class_names),
-        "training images": _digest(plan.division.learned),
-        "watched images": _digest(plan.division.watched),
-    }
-
-
-def _digest(samples: Sequence[Sample]) -> str:
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(sample.name.encode("utf-8", "surrogateescape") + sample.labels.tobytes())
-    return f"{len(samples)}, {digest.hexdigest()[:12]}"
-
-
-def _check_same_start(then: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
-    for name in now:
-        if name not in then or then[name] != now[name]:
-            raise RunError(
-                f"the run was started with {name} = {then.get(name)!r}, now it is {now[name]!r}",
-                where=str(where),
-                remedy="Give the same settings and data as at the start, or another --out",
-            )
-
-
-def _is_complete(out: Path, plan: Plan) -> bool:
-    if not (out / RECORD_NAME).is_file():
+def _is_complete(out: Path, plan: TrainingPlan) -> bool:
+    if not (out / RECORD_NAME).is_file() or not (out / MODEL_NAME).is_file():
         return False
     record = read_record(out)
     epochs = record["method"]["settings"]["optimisation"]["epochs"]
-    whole = (out / "model.safetensors").is_file()
-    return bool(record["finished"]) and whole and bool(epochs == plan.optimisation.epochs)
+    return bool(record["finished"]) and bool(epochs == plan.optimisation.epochs)
 
 
-def _rules(settings: TrainSettings) -> KeepingRules:
-    return KeepingRules(
-        minutes=settings.checkpoint_minutes,
-        keeps_best=settings.select == "best",
-        patience=settings.patience,
-    )
+def make_trainer(plan: TrainingPlan, folder: Path, callbacks: Sequence[Callback]) -> Trainer:
+    """Lightning's Trainer without any output, file or signal of its own."""
+    plugins: list[object] = [WholeCheckpoints()]
+    if SLURMEnvironment.detect():
+        # The job's signal saves through our checkpoints; resubmitting is left to the user.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    with quiet_engine():
+        return Trainer(
+            accelerator=plan.hardware.accelerator,
+            devices=plan.hardware.num_devices,
+            num_nodes=plan.settings.nodes,
+            strategy=plan.hardware.strategy,
+            precision="bf16-mixed" if plan.hardware.in_bf16 else "32-true",
+            max_epochs=plan.optimisation.epochs,
+            max_steps=plan.optimisation.max_steps or -1,
+            accumulate_grad_batches=plan.settings.accumulate,
+            limit_val_batches=1.0 if plan.division.watched else 0.0,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            callbacks=list(callbacks),
+            plugins=plugins,  # type: ignore[arg-type]
+            logger=[TensorBoardLogger(folder, name="", version="tensorboard")],
+            log_every_n_steps=1,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
 
 
-def _finish(plan: Plan, writer: RunWriter, keeper: Keeper) -> None:
-    kept = keeper.kept_epoch()
-    is_latest = kept == keeper.history[-1].epoch
-    weights = plan.network.state_dict() if is_latest else None
-    writer.publish(weights, keeper.history, kept, broken=keeper.broken, is_finished=True)
+# What Lightning says of choices that are meant.
+_EXPECTED_WARNINGS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # inside Lightning, with torch >= 2.9
+    r"Found \d+ module\(s\) in eval mode",  # a frozen backbone
+    r"Starting from v1.9.0, `tensorboardX`",
+    r"You defined a `validation_step` but have no `val_dataloader`",  # too few images
+    r".*You are using a CUDA device .* that has Tensor Cores",
+)
+
+
+@contextmanager
+def quiet_engine() -> Iterator[None]:
+    """Without Lightning's notes below a warning and its warnings about what is meant.
+
+    Signals and PyTorch's random numbers are afterwards what they were before.
+    """
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), restored_signals(), torch.random.fork_rng(devices=()):
+            for message in _EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+class Shown(Callback):
+    """Shows batches and epochs of the first process."""
+
+    def __init__(self, display: Display, checkpointing: Checkpointing) -> None:
+        self._display = display
+        self._checkpointing = checkpointing
+        self._images, self._began = 0, time.monotonic()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del trainer, pl_module
+        self._images, self._began = 0, time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        del outputs
+        assert isinstance(pl_module, LocalizationModule)
+        self._images += len(batch.batch) * trainer.world_size
+        if not trainer.is_global_zero:
+            return
+        history = self._checkpointing.history
+        precision = history[-1].classification_map if history else None
+        rate = self._images / max(time.monotonic() - self._began, 1e-9)
+        epochs, per_epoch = trainer.max_epochs or 0, int(trainer.num_training_batches)
+        self._display.step(
+            f"epoch {trainer.current_epoch + 1}/{epochs}  loss {pl_module.guard.latest:.4f}  "
+            f"mAP {'-' if precision is None else f'{precision:.3f}'}  {rate:.0f} images/s",
+            trainer.current_epoch * per_epoch + batch_idx + 1,
+            epochs * per_epoch,
+        )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After the checkpointing's, which puts the numbers of the epoch together."""
+        del pl_module
+        if trainer.is_global_zero:
+            record = self._checkpointing.history[-1]
+            self._display.say(_line_of(record, trainer.max_epochs))
+
+
+def _line_of(record: EpochRecord, epochs: int | None) -> str:
+    numbers = [f"loss {record.loss:.4f}"]
+    for name, value in (("mAP", record.classification_map), ("point AP", record.point_map)):
+        if value is not None:
+            numbers.append(f"{name} {value:.3f}")
+    numbers.append(f"{record.seconds:.1f} s")
+    return f"epoch {record.epoch}/{epochs}  " + "  ".join(numbers)

@@ -1,9 +1,12 @@
-"""The network as the engine wants it: one step, its optimiser, its schedule."""
+"""The network as the engine wants it: one step, its optimiser, its schedule.
+
+Images of a batch are blended, their loss is guarded, and what is only watched is collected.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -13,62 +16,17 @@ from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor
 
-from weakloc.data.augmentation import Augmentation
 from weakloc.data.loaders import Batch, augment_batch
 from weakloc.errors import TrainingError
 from weakloc.geometry import GridTransform, cell_center_in_image
+from weakloc.methods.optimisation import build_optimiser, build_schedule
 from weakloc.metrics.case import Case, ClassIndex, ImageTruth
 from weakloc.metrics.image_rankings import ClassificationPrecision, PointPrecision
 from weakloc.metrics.uncertainty import NO_RESAMPLING
-from weakloc.model.losses import Loss
-from weakloc.model.network import LocalizationNetwork, NetworkOutput
+from weakloc.model.network import NetworkOutput
 from weakloc.structures import Point, Prediction, Sample
-
-# (epoch, first batch) -> the batches from there to the end of the epoch
-EpochSource: TypeAlias = Callable[[int, int], Iterable[Batch]]
-
-
-class Carried:
-    """One batch, closed to the engine, which would otherwise look into every field of it."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> Carried:
-        return Carried(self.batch.to(device, non_blocking=non_blocking))
-
-
-class ResumableEpochs:
-    """What the engine takes as its data loader; its position is saved with the weights.
-
-    Nothing is read before the first batch is asked for, so that the position can still be set
-    after the engine has made its iterator.
-    """
-
-    def __init__(self, source: EpochSource, num_batches: int) -> None:
-        self.epoch = 0
-        self._first_batch = 0
-        self._delivered = 0
-        self._source = source
-        self._num_batches = num_batches
-
-    def __len__(self) -> int:
-        return self._num_batches
-
-    def __iter__(self) -> Iterator[Carried]:
-        first, self._first_batch = self._first_batch, 0
-        self._delivered = first
-        for batch in self._source(self.epoch, first):
-            self._delivered += 1
-            yield Carried(batch)
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "batch": self._delivered}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        finished, self._first_batch = divmod(state["batch"], self._num_batches)
-        self.epoch = state["epoch"] + finished
-
+from weakloc.training.inputs import Carried, Inputs
+from weakloc.training.plan import TrainingPlan
 
 _FAINTEST = 0.2  # less of an image than this need not show its tags
 
@@ -77,7 +35,10 @@ def mixed_batch(batch: Batch, share: float) -> Batch:
     """On average `share` of the images blended, by PyTorch's generator; the order stays."""
     if share == 0 or len(batch) < 2:
         return batch
-    others = _others(len(batch))
+    # A partner for each image, never itself: the next one around a random circle.
+    circle = torch.randperm(len(batch))
+    others = torch.empty_like(circle)
+    others[circle] = circle.roll(1)
     is_mixed = torch.rand(len(batch)) < share
     weights = torch.empty(len(batch)).uniform_(_FAINTEST, 1 - _FAINTEST) * is_mixed
     images = torch.lerp(
@@ -89,14 +50,6 @@ def mixed_batch(batch: Batch, share: float) -> Batch:
     both = torch.maximum(batch.labels, batch.labels[others])
     labels = torch.where(is_mixed.to(both.device)[:, None], both, batch.labels)
     return replace(batch, images=images, labels=labels)
-
-
-def _others(count: int) -> Tensor:
-    """A partner for each image, never itself: the next one around a random circle."""
-    circle = torch.randperm(count)
-    partners = torch.empty_like(circle)
-    partners[circle] = circle.roll(1)
-    return partners
 
 
 # Reading a loss makes a GPU wait, so there several are read at once.
@@ -187,12 +140,6 @@ class Watch:
     def __init__(self, samples: Sequence[Sample], class_names: Sequence[str]) -> None:
         self._samples = {sample.name: sample for sample in samples}
         self._classes = ClassIndex(class_names)
-        self.start()
-
-    @property
-    def has_images(self) -> bool:
-        """The same in all processes, also in one whose share is empty."""
-        return bool(self._samples)
 
     def start(self) -> None:
         self._scores = ClassificationPrecision(self._classes)
@@ -216,7 +163,9 @@ class Watch:
 
     def read(self) -> Watched:
         """The numbers over the images of all processes."""
-        for scores, points in _other_processes((self._scores, self._points)):
+        if not self._samples:  # in all processes, never in one whose share alone is empty
+            return Watched(None, None)
+        for scores, points in _of_other_processes((self._scores, self._points)):
             self._scores.merge(scores)
             self._points.merge(points)
         (classification,), (point,) = self._scores.compute(), self._points.compute()
@@ -239,52 +188,47 @@ class Watch:
         return Prediction(sample.name, int(width), int(height), by_class, tuple(points))
 
 
-def _other_processes(mine: Any) -> list[Any]:
+def _of_other_processes(mine: Any) -> list[Any]:
     """What the other processes hold, the same on each."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return []
-    held: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(held, mine)
-    return [each for rank, each in enumerate(held) if rank != torch.distributed.get_rank()]
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, mine)
+    del gathered[torch.distributed.get_rank()]
+    return gathered
 
 
-# Lightning's optimiser configuration: {"optimizer": ..., "lr_scheduler": ...}
-BuildOptimiser = Callable[[LocalizationNetwork], dict[str, Any]]
+def step_seed(*numbers: int) -> int:
+    """One seed of 63 bits from several numbers; neighbours share nothing."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed ^ (number + 0x9E3779B97F4A7C15)) * 0xBF58476D1CE4E5B9 % 2**64
+        mixed ^= mixed >> 31
+    return mixed >> 1
 
 
 class LocalizationModule(LightningModule):
-    """`mixup` is the share of blended images, `takes_features` says that the batches hold cached
-    features in place of images.
-    """
+    """What a plan trains, on the batches of its inputs."""
 
-    def __init__(
-        self,
-        network: LocalizationNetwork,
-        loss: Loss,
-        *,
-        augmentation: Augmentation,
-        build_optimiser: BuildOptimiser,
-        batches: ResumableEpochs,
-        watch: Watch,
-        seed: int,
-        mixup: float,
-        takes_features: bool,
-    ) -> None:
+    def __init__(self, plan: TrainingPlan, inputs: Inputs) -> None:
         super().__init__()
         # Of few watched images, some processes may get none.
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self.network = network
-        self.watch = watch
+        self.network = plan.network
+        if plan.settings.channels_last:
+            self.network = self.network.to(memory_format=torch.channels_last)
+        self.watch = Watch(plan.division.watched, plan.header.class_names)
         self.guard = LossGuard()
-        self._loss, self._augmentation = loss, augmentation
-        self._build_optimiser = build_optimiser
-        self._batches = batches
-        self._seed = seed
-        self._mixup = mixup
-        self._takes_features = takes_features
+        self._plan, self._batches = plan, inputs.learned
 
     def configure_optimizers(self) -> Any:
-        return self._build_optimiser(self.network)
+        optimizer = build_optimiser(self.network, self._plan.optimisation)
+        schedule = build_schedule(
+            optimizer,
+            self._plan.optimisation,
+            steps_per_epoch=-(-len(self._batches) // self._plan.settings.accumulate),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
         self._batches.epoch = self.current_epoch
@@ -292,35 +236,29 @@ class LocalizationModule(LightningModule):
     def training_step(self, carried: Carried, batch_idx: int) -> Tensor:
         # What is random in a step (dropout, blends) follows from its place alone: a resumed run
         # repeats it without any saved generator.
-        torch.manual_seed(_mix(self._seed, self.current_epoch, batch_idx, self.global_rank))
-        batch = mixed_batch(augment_batch(carried.batch, self._augmentation), self._mixup)
-        loss = self._loss(self._output(batch.images).scores.float(), batch.labels)
-        self.guard.add(loss.detach(), batch.names, self._learning_rate())
+        settings = self._plan.settings
+        seed = step_seed(settings.seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(seed)
+        augmented = augment_batch(carried.batch, self._plan.augmentation)
+        batch = mixed_batch(augmented, settings.mixup)
+        loss = self._plan.loss(self._output(batch.images).scores.float(), batch.labels)
+        self.guard.add(loss.detach(), batch.names, self.learning_rate())
         return loss
-
-    def validation_step(self, carried: Carried, _batch_idx: int) -> None:
-        batch = carried.batch
-        output = self._output(batch.images)
-        probabilities = self._loss.probabilities(output.scores.float())
-        self.watch.update(batch, probabilities, output.maps, self.network.cell_transform)
 
     def on_validation_epoch_start(self) -> None:
         self.watch.start()
 
+    def validation_step(self, carried: Carried, _batch_idx: int) -> None:
+        output = self._output(carried.batch.images)
+        probabilities = self._plan.loss.probabilities(output.scores.float())
+        self.watch.update(carried.batch, probabilities, output.maps, self.network.cell_transform)
+
+    def learning_rate(self) -> float:
+        """The highest of all groups of weights, which is the head's."""
+        return max(float(group["lr"]) for group in self.trainer.optimizers[0].param_groups)
+
     def _output(self, inputs: Tensor) -> NetworkOutput:
-        if self._takes_features:
+        if self._plan.settings.frozen:
             return self.network.from_features(inputs)
         output: NetworkOutput = self.network(inputs)
         return output
-
-    def _learning_rate(self) -> float:
-        return max(float(group["lr"]) for group in self.trainer.optimizers[0].param_groups)
-
-
-def _mix(*numbers: int) -> int:
-    """One seed of 63 bits from several numbers; neighbours share nothing."""
-    mixed = 0
-    for number in numbers:
-        mixed = (mixed ^ (number + 0x9E3779B97F4A7C15)) * 0xBF58476D1CE4E5B9 % 2**64
-        mixed ^= mixed >> 31
-    return mixed >> 1

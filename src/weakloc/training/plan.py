@@ -1,8 +1,11 @@
-"""Data, method and settings -> everything a training needs, checked before it starts."""
+"""Data, method and settings -> all that a training needs, checked before anything is written."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -11,29 +14,97 @@ from weakloc.data.augmentation import Augmentation, QuarterTurns
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError
 from weakloc.methods.method import Method, preprocessing
-from weakloc.methods.optimisation import Optimisation, build_optimiser, build_schedule
+from weakloc.methods.optimisation import Optimisation
+from weakloc.methods.settings import to_settings
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
 from weakloc.settings import TrainSettings
-from weakloc.structures import DataSet
+from weakloc.structures import DataSet, Sample
 from weakloc.training.run_folder import RunHeader
 from weakloc.training.splits import Division, count_labels, divide, odd_classes
+from weakloc.work import num_cores
 
 _FROZEN_NOTE = (
     "the backbone is frozen and its features are cached: of the method's augmentation only "
     "mirroring and scales apply"
 )
+# What may change between the start of a run and its continuation.
+_FREE = frozenset(("epochs", "workers", "patience", "checkpoint_minutes", "feature_cache"))
+
+
+def accelerator() -> str:
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def uses_bf16(precision: str) -> bool:
+    """Whether "auto" is bfloat16: where such arithmetic is in the hardware, not emulated."""
+    if precision != "auto":
+        return precision == "bf16"
+    if accelerator() == "gpu":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if hasattr(torch.cpu, "get_capabilities"):  # torch >= 2.9
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 @dataclass(frozen=True)
-class Plan:
+class Hardware:
+    """What trains, in the engine's words; workers are reading processes for each device."""
+
+    accelerator: str
+    num_devices: int
+    strategy: str
+    num_workers: int
+    in_bf16: bool
+
+
+def chosen_hardware(settings: TrainSettings) -> Hardware:
+    """Devices on this machine as asked, else all GPUs, else one process."""
+    kind = accelerator()
+    available = torch.cuda.device_count() if kind == "gpu" else None
+    num_devices = settings.devices or available or 1
+    if available is not None and num_devices > available:
+        raise SettingError(
+            f"--devices is {num_devices} but there are {available}",
+            remedy=f"Give --devices {available} or fewer",
+        )
+    if settings.strategy == "fsdp" and kind == "cpu":
+        raise SettingError("--strategy is 'fsdp' but there is no GPU", remedy="Use --strategy ddp")
+    strategy = "ddp" if settings.strategy == "auto" else settings.strategy
+    return Hardware(
+        accelerator=kind,
+        num_devices=num_devices,
+        strategy="auto" if num_devices * settings.nodes == 1 else strategy,
+        num_workers=_num_workers(settings, kind, num_devices),
+        in_bf16=uses_bf16(settings.precision),
+    )
+
+
+def _num_workers(settings: TrainSettings, kind: str, num_devices: int) -> int:
+    """A small machine without a GPU computes with all cores."""
+    if settings.workers is not None:
+        return settings.workers
+    share = num_cores() // num_devices
+    return min(share - 1, 12) if kind == "gpu" else min(share // 4, 4)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """All that is trained; `header` keeps the method and the settings as they apply."""
+
     network: LocalizationNetwork
     loss: Loss
     augmentation: Augmentation
     division: Division
     header: RunHeader
+    hardware: Hardware
+
+    @property
+    def settings(self) -> TrainSettings:
+        return self.header.settings
 
     @property
     def optimisation(self) -> Optimisation:
@@ -43,17 +114,34 @@ class Plan:
     def preprocessing(self) -> Preprocessing:
         return self.header.preprocessing
 
+    @cached_property
+    def start(self) -> dict[str, Any]:
+        """What must be the same for a run to continue as if it had never stopped."""
+        method = to_settings(self.header.method)
+        method["optimisation"] = {**method["optimisation"], "epochs": None}
+        settings = to_settings(self.settings)
+        return {
+            "method": self.header.method.name,
+            **{f"method.{name}": value for name, value in method.items()},
+            **{name: value for name, value in settings.items() if name not in _FREE},
+            "classes": list(self.header.class_names),
+            "training images": _digest(self.division.learned),
+            "watched images": _digest(self.division.watched),
+        }
 
-def make_plan(data_set: DataSet, method: Method, settings: TrainSettings) -> Plan:
+
+def make_plan(data_set: DataSet, method: Method, settings: TrainSettings) -> TrainingPlan:
     method = with_settings(method, settings)
     division = divide(data_set, settings)
     num_classes = len(data_set.class_names)
     statistics = count_labels(division.learned, num_classes)
     loss = method.build_loss(num_classes=num_classes, single_label=statistics.is_single_label)
-    spec = backbone_spec(method, settings)
+    spec = BackboneSpec.parse(
+        method.backbone, weights=settings.weights, output_stride=settings.output_stride
+    )
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        backbone = build_backbone(spec)
+        backbone = build_backbone(method.backbone_spec(spec))
         _check_size(method, backbone)
         network = method.build_network(backbone, num_classes)
     notes = [problem.message for problem in odd_classes(statistics, data_set.class_names)]
@@ -67,7 +155,8 @@ def make_plan(data_set: DataSet, method: Method, settings: TrainSettings) -> Pla
         watched=division.watched_name,
         notes=tuple([*notes, _FROZEN_NOTE] if settings.frozen else notes),
     )
-    return Plan(network, loss, _augmentation(method, backbone, settings), division, header)
+    augmentation = _augmentation(method, backbone, settings)
+    return TrainingPlan(network, loss, augmentation, division, header, chosen_hardware(settings))
 
 
 def with_settings(method: Method, settings: TrainSettings) -> Method:
@@ -88,29 +177,9 @@ def with_settings(method: Method, settings: TrainSettings) -> Method:
     return changed
 
 
-def backbone_spec(method: Method, settings: TrainSettings) -> BackboneSpec:
-    spec = BackboneSpec.parse(
-        method.backbone, weights=settings.weights, output_stride=settings.output_stride
-    )
-    return method.backbone_spec(spec)
-
-
-def optimiser_configuration(
-    network: LocalizationNetwork, optimisation: Optimisation, *, steps_per_epoch: int
-) -> dict[str, Any]:
-    """As Lightning wants it."""
-    optimizer = build_optimiser(network, optimisation)
-    schedule = build_schedule(optimizer, optimisation, steps_per_epoch=steps_per_epoch)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def _augmentation(method: Method, backbone: Backbone, settings: TrainSettings) -> Augmentation:
-    if settings.frozen:
-        return Augmentation()
-    augmentation = method.augmentation(backbone)
-    if not settings.quarter_turns:
-        return augmentation
-    return replace(augmentation, steps=(*augmentation.steps, QuarterTurns()))
+def _replaced(value: Any, **changes: Any) -> Any:
+    """`dataclasses.replace` with the changes that are not None."""
+    return replace(value, **{name: new for name, new in changes.items() if new is not None})
 
 
 def _check_size(method: Method, backbone: Backbone) -> None:
@@ -122,6 +191,17 @@ def _check_size(method: Method, backbone: Backbone) -> None:
         )
 
 
-def _replaced(value: Any, **changes: Any) -> Any:
-    """`dataclasses.replace` with the changes that are not None."""
-    return replace(value, **{name: new for name, new in changes.items() if new is not None})
+def _augmentation(method: Method, backbone: Backbone, settings: TrainSettings) -> Augmentation:
+    if settings.frozen:
+        return Augmentation()
+    augmentation = method.augmentation(backbone)
+    if not settings.quarter_turns:
+        return augmentation
+    return replace(augmentation, steps=(*augmentation.steps, QuarterTurns()))
+
+
+def _digest(samples: Sequence[Sample]) -> str:
+    digest = sha256()
+    for sample in samples:
+        digest.update(sample.name.encode("utf-8", "surrogateescape") + sample.labels.tobytes())
+    return f"{len(samples)}, {digest.hexdigest()[:12]}"
