@@ -95,9 +95,8 @@ class GridScorer:
             for matrix in (vertical, horizontal)
         )
         resized = down @ features @ across.transpose(-1, -2)
-        return (
-            torch.sigmoid(self.network.from_features(resized).scores.float()).double().cpu().numpy()
-        )
+        scores = self.network.from_features(resized).scores
+        return torch.sigmoid(scores.float()).double().cpu().numpy()
 
 
 def class_map_scorer(crops: Crops, network: LocalizationNetwork) -> ClassMapScorer:

@@ -385,7 +385,8 @@ class DataSettings:
     """Table of tags (CSV, TSV, JSONL) or file of annotations, where it is not inside the data."""
 
     layout: str | None = None
-    """Arrangement: folders, table, voc, coco, yolo, tiny_imagenet, wsol, shards or review."""
+    """Arrangement: folders, table, voc, coco, yolo, tiny_imagenet, wsol, shards, review, or one
+    that an installed package adds. Not given: as it looks."""
 
     class_names: tuple[str, ...] | None = None
     """The classes and their order. Not given: as found in the labels."""

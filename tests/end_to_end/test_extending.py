@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.installed_packages import lay_out
 from weakloc.cli import run as weakloc
+from weakloc.extensions import BUILT_IN
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 BLOCK = re.compile(r'^```\w+ title="([\w.]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -89,6 +90,7 @@ def used(site: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             ],
             ["export", predictions, "--format", "counts", "--out", str(folder / "exported")],
             ["train", "--help"],
+            ["export", "--help"],
         ],
         site,
     )
@@ -123,8 +125,10 @@ def test_an_added_metric_stands_among_the_others(used: Path) -> None:
     assert "classification_map" in results
 
 
-def test_the_help_lists_an_added_method(used: Path) -> None:
-    assert "mixed" in (used / "help.txt").read_text()
+def test_the_help_lists_an_added_method_and_format(used: Path) -> None:
+    shown = " ".join((used / "help.txt").read_text().replace("│", " ").split())
+    assert f"{', '.join(BUILT_IN['methods'])}, mixed." in shown
+    assert f"{BUILT_IN['exporters'][-1]}, counts: each into a folder" in shown
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from cyclopts import Parameter
 
 from weakloc.cli.terminal import Terminal
 from weakloc.errors import FailureError, MissingPackageError, SettingError
+from weakloc.extensions import names_of
 from weakloc.settings import (
     ExportOptions,
     Look,
@@ -36,15 +37,16 @@ if TYPE_CHECKING:
 
 
 Filters = Annotated[ExportOptions, Parameter(name="*")]
+_FORMAT_HELP = (
+    f"Write {', '.join(names_of('exporters'))}: each into a folder of its name; may be repeated."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Formats:
     """What is written for other tools."""
 
-    formats: Annotated[tuple[str, ...], Parameter(name="--format")] = ()
-    """Write jsonl, coco, coco-results, yolo, yolo-segmentation, voc, voc-segmentation,
-    label-studio, cvat, labelme or csv, each into a folder of its name; may be repeated."""
+    formats: Annotated[tuple[str, ...], Parameter(name="--format", help=_FORMAT_HELP)] = ()
 
     def refuse_idle(self, filters: ExportOptions) -> None:
         """SettingError where filters are given, but nothing that they would filter."""
