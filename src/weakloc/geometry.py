@@ -225,6 +225,19 @@ def box_ious(
     return np.asarray(np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0))
 
 
+def box_overlap(first: BoxLTRB, second: BoxLTRB) -> float:
+    """The area that two boxes share."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def box_iou(first: BoxLTRB, second: BoxLTRB) -> float:
+    """For two boxes alone; `box_ious` takes ten times as long for so few."""
+    overlap = box_overlap(first, second)
+    return overlap / (box_area(first) + box_area(second) - overlap) if overlap > 0 else 0.0
+
+
 def box_from_voc(box_one_based_inclusive: BoxLTRB) -> BoxLTRB:
     """Pascal VOC (xmin, ymin, xmax, ymax), 1-based and inclusive -> image frame."""
     left, top, right, bottom = box_one_based_inclusive

@@ -18,7 +18,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc.geometry import BoxLTRB, box_ious
+from weakloc.geometry import BoxLTRB, box_iou
 from weakloc.localize.maps import HeatMap, minmax
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, Disagreement, LabelVector
 
@@ -116,4 +116,4 @@ def _iou(first: BoxLTRB | None, second: BoxLTRB | None) -> float:
     """1 for two times no box, 0 for once."""
     if first is None or second is None:
         return float(first is second)
-    return float(box_ious(first, second)[0, 0])
+    return box_iou(first, second)

@@ -86,7 +86,7 @@ def _annotations(
         for item in objects_of(prediction):
             segmentation: Any = [] if item.rle is None else item.rle
             if item.rle is not None and content.options.mask_form == "polygon":
-                outlines = outlines_of_rle(item.rle, where=prediction.image)
+                outlines = outlines_of_rle(item.rle, image=prediction.image)
                 segmentation = [outline.ravel().tolist() for outline in outlines]
             annotations.append(
                 {

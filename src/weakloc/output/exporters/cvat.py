@@ -15,7 +15,6 @@ import numpy as np
 from weakloc.files import open_whole
 from weakloc.output.exporters.objects import (
     PlacedObject,
-    Rle,
     objects_of,
     outlines_of_rle,
     tight_box,
@@ -72,19 +71,16 @@ def _mask_lines(item: PlacedObject, group: int, image: str, form: MaskForm) -> I
     if item.rle is None:
         return
     if form == "rle":
-        yield _shape("mask", item.class_name, _mask_runs(item.rle), item.score, group=group)
+        left, top, right, bottom = (int(side) for side in tight_box(item.rle))
+        flat = decode_mask(item.rle)[top:bottom, left:right].ravel()
+        changes = np.flatnonzero(np.diff(flat, prepend=False))
+        runs = ", ".join(map(str, np.diff(changes, prepend=0, append=flat.size).tolist()))
+        frame = f'left="{left}" top="{top}" width="{right - left}" height="{bottom - top}"'
+        yield _shape("mask", item.class_name, f'rle="{runs}" {frame}', item.score, group=group)
         return
-    for outline in outlines_of_rle(item.rle, where=image):
+    for outline in outlines_of_rle(item.rle, image=image):
         corners = ";".join(f"{x:.2f},{y:.2f}" for x, y in outline.tolist())
         yield _shape("polygon", item.class_name, f'points="{corners}"', item.score, group=group)
-
-
-def _mask_runs(rle: Rle) -> str:
-    left, top, right, bottom = (int(side) for side in tight_box(rle))
-    flat = decode_mask(rle)[top:bottom, left:right].ravel()
-    changes = np.flatnonzero(np.diff(flat, prepend=False))
-    runs = ", ".join(map(str, np.diff(changes, prepend=0, append=flat.size).tolist()))
-    return f'rle="{runs}" left="{left}" top="{top}" width="{right - left}" height="{bottom - top}"'
 
 
 def _shape(kind: str, class_name: str, geometry: str, score: float, *, group: int) -> str:

@@ -157,7 +157,7 @@ def _polygons(mask: Mask, prediction: Prediction) -> list[dict[str, Any]]:
     """One region for each connected part; Label Studio has no polygons of several parts."""
     percent = np.array([100.0 / prediction.width, 100.0 / prediction.height])
     regions = []
-    for outline in outlines_of_rle(mask.rle, where=prediction.image):
+    for outline in outlines_of_rle(mask.rle, image=prediction.image):
         value = {
             "points": (outline * percent).tolist(),
             "closed": True,

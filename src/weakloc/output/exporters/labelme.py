@@ -50,7 +50,7 @@ def _shapes(prediction: Prediction) -> list[dict[str, Any]]:
         for point in prediction.points
     ]
     for number, mask in enumerate(prediction.masks, start=1):
-        for outline in outlines_of_rle(mask.rle, where=prediction.image):
+        for outline in outlines_of_rle(mask.rle, image=prediction.image):
             corners = outline.astype(float).tolist()
             shape = _shape("polygon", mask.class_name, corners, mask.score)
             shapes.append(shape | {"group_id": number})

@@ -50,7 +50,7 @@ def export_yolo_polygons(content: Content, out: Path) -> Path:
         left, top, right, bottom = item.box
         corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
         if item.rle is not None:
-            corners = join_outlines(outlines_of_rle(item.rle, where=prediction.image)).astype(float)
+            corners = join_outlines(outlines_of_rle(item.rle, image=prediction.image)).astype(float)
         return np.asarray(corners / (float(prediction.width), float(prediction.height))).ravel()
 
     return _export(content, out, polygon_shares)
