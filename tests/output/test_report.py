@@ -25,8 +25,8 @@ from tests.output.report_material import (
     scene_report,
 )
 from weakloc.errors import ImageError
-from weakloc.output.report import ReportContent, ReportPicture, embedded_json, write_report
-from weakloc.output.report_content import count_predictions
+from weakloc.output.report import embedded_json, write_report
+from weakloc.output.report_content import ReportContent, ReportPicture, count_predictions
 from weakloc.output.report_gallery import (
     TrueObject,
     judge_box,
@@ -251,8 +251,8 @@ def test_maps_that_light_up_the_same_place_are_warned_of():
 
 def test_charts_put_values_where_their_ticks_say():
     chart = line_chart("Loss", (1.0, 2.0, 5.0), (0.5, 2.0, 1.0), x_label="epoch")
-    x = {tick.text: tick.place for tick in chart.x_ticks}
-    y = {tick.text: tick.place for tick in chart.y_ticks}
+    x = {tick.text: tick.position for tick in chart.x_ticks}
+    y = {tick.text: tick.position for tick in chart.y_ticks}
     (_, *_), middle, last = chart.dots
     assert middle[:2] == (x["2"], y["2"])
     assert last[:2] == (x["5"], y["1"])

@@ -24,7 +24,8 @@ from weakloc.data.readers.review import read_review
 from weakloc.geometry import GridTransform
 from weakloc.localize.boxes import find_boxes
 from weakloc.localize.maps import resample
-from weakloc.output.report import ReportContent, ReportPicture, write_report
+from weakloc.output.report import write_report
+from weakloc.output.report_content import ReportContent, ReportPicture
 from weakloc.structures import Box, Prediction, ScoreMaps
 
 pytestmark = pytest.mark.browser

@@ -23,8 +23,15 @@ from weakloc.localize.maps import NORMALISATIONS, image_grid, resample
 from weakloc.methods.settings import from_settings
 from weakloc.metrics.result import EvaluationRecord, read_evaluations
 from weakloc.output.exporters.jsonl import read_predictions
-from weakloc.output.report import ReportContent, ReportPicture, Totals, write_report
-from weakloc.output.report_content import HEAT_CELLS, CoarseHeat, count_predictions
+from weakloc.output.report import write_report
+from weakloc.output.report_content import (
+    HEAT_CELLS,
+    CoarseHeat,
+    ReportContent,
+    ReportPicture,
+    Totals,
+    count_predictions,
+)
 from weakloc.output.report_gallery import PICTURE_SIDES
 from weakloc.predictor.places import read_tags
 from weakloc.predictor.predictor import Located, Predictor

@@ -17,7 +17,7 @@ from weakloc.geometry import GridTransform
 from weakloc.localize.maps import Maps, resample
 from weakloc.structures import RunLengths, ScoreMaps
 
-LabelImage: TypeAlias = NDArray[np.int32]  # (rows, columns)
+LabelGrid: TypeAlias = NDArray[np.int32]  # (rows, columns)
 BackgroundMode: TypeAlias = Literal["threshold", "class", "power"]
 
 _ROWS_AT_ONCE = 256  # a label image of many megapixels is made strip by strip
@@ -63,7 +63,7 @@ def score_stack(maps: Maps, present: NDArray[np.bool_], background: Background) 
     return np.concatenate([behind[None], classes]).astype(np.float32)
 
 
-def labels_of_stack(stack: Maps, present: NDArray[np.bool_], background: Background) -> LabelImage:
+def labels_of_stack(stack: Maps, present: NDArray[np.bool_], background: Background) -> LabelGrid:
     """The label of the greatest score in each cell; background, then the first class, on ties."""
     numbers = np.concatenate([[0], _foreground(present, background) + 1]).astype(np.int32)
     return np.asarray(numbers[np.argmax(stack, axis=0)])
@@ -71,7 +71,7 @@ def labels_of_stack(stack: Maps, present: NDArray[np.bool_], background: Backgro
 
 def segment(
     maps: ScoreMaps, present: NDArray[np.bool_], grid: GridTransform, *, background: Background
-) -> LabelImage:
+) -> LabelGrid:
     """The label image on a grid: maps resampled bilinearly, then the greatest score wins."""
     columns, rows = grid.grid_size
     strips = []
@@ -82,7 +82,7 @@ def segment(
     return np.concatenate(strips)
 
 
-def without_specks(labels: LabelImage, *, min_area: float) -> LabelImage:
+def without_specks(labels: LabelGrid, *, min_area: float) -> LabelGrid:
     """The label image without 8-connected parts smaller than a share of all its pixels."""
     cleaned = labels.copy()
     for value in np.unique(labels[labels > 0]):
@@ -93,7 +93,7 @@ def without_specks(labels: LabelImage, *, min_area: float) -> LabelImage:
     return cleaned
 
 
-def class_masks(labels: LabelImage) -> list[ClassMask]:
+def class_masks(labels: LabelGrid) -> list[ClassMask]:
     """One mask for each class that has pixels, in order of class index."""
     values, counts = np.unique(labels[labels > 0], return_counts=True)
     return [

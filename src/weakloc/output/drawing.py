@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from scipy.ndimage import binary_erosion
 
 from weakloc.files import file_name_of, write_whole
-from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, PointXY
+from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, PointXY, box_overlap
 from weakloc.localize.maps import resample, sigmoid
 from weakloc.rle import decode_mask
 from weakloc.structures import Prediction, ScoreMaps, Truth
@@ -269,7 +269,7 @@ class _Pen:
             *((right - width, top - height), (right - width, bottom)),
         ]
         grounds = [self._inside(x, y, width, height) for x, y in corners]
-        free = (g for g in grounds if not any(_overlap(g, taken) for taken in self._labels))
+        free = (g for g in grounds if not any(box_overlap(g, taken) > 0 for taken in self._labels))
         return next(free, grounds[0])
 
     def _inside(self, left: float, top: float, width: float, height: float) -> BoxLTRB:
@@ -302,11 +302,6 @@ def _dashes(
             for share in shares
         )
         yield x1, y1, x2, y2
-
-
-def _overlap(first: BoxLTRB, second: BoxLTRB) -> bool:
-    wide = first[0] < second[2] and second[0] < first[2]
-    return wide and first[1] < second[3] and second[1] < first[3]
 
 
 def _shortened(text: str, font: Font, width: int) -> str:

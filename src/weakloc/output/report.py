@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,7 @@ from markupsafe import Markup
 
 from weakloc.files import open_whole
 from weakloc.output.drawing import heat_colors
-from weakloc.output.report_content import (
-    HEAT_CELLS,
-    ReportContent,
-    ReportPicture,
-    Totals,
-    count_predictions,
-)
+from weakloc.output.report_content import ReportContent, ReportPicture, count_predictions
 from weakloc.output.report_gallery import ClassNumbers, GalleryItem, gallery_items
 from weakloc.output.report_summary import (
     curve_charts,
@@ -39,8 +33,6 @@ from weakloc.output.report_summary import (
     tag_warnings,
     training_charts,
 )
-
-__all__ = ["HEAT_CELLS", "ReportContent", "ReportPicture", "Totals", "write_report"]
 
 SCHEMA = "weakloc.report/1"
 PAGE_FOLDER = Path(__file__).parent / "report_page"
@@ -58,14 +50,27 @@ class _Asset:
 def write_report(path: Path, content: ReportContent) -> Path:
     """Writes the page whole; the most doubtful picture comes first."""
     pictures = tuple(sorted(content.pictures, key=lambda picture: -picture.prediction.doubt))
-    totals = content.totals or count_predictions(picture.prediction for picture in pictures)
-    numbers = ClassNumbers(content.class_names)
-    items = gallery_items(pictures, content.truth_class_names or content.class_names, numbers)
-    template = _environment().get_template("page.html")
+    environment = Environment(
+        loader=FileSystemLoader(PAGE_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=encodable,
+    )
+    environment.filters["label"] = metric_label
+    template = environment.get_template("page.html")
     with open_whole(path) as stream:
-        for piece in template.generate(**_context(content, totals, items, numbers.names)):
+        for piece in template.generate(**_context(replace(content, pictures=pictures), pictures)):
             stream.write(piece)
     return path
+
+
+def encodable(value: Any) -> Any:
+    """Text without half of a surrogate pair, which file names may hold and UTF-8 may not."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    return value
 
 
 def embedded_json(value: Any) -> Markup:
@@ -76,25 +81,25 @@ def embedded_json(value: Any) -> Markup:
     return Markup(text)  # nothing is left in it that ends an element or starts one
 
 
-def _context(
-    content: ReportContent,
-    totals: Totals,
-    items: Sequence[GalleryItem],
-    class_names: Sequence[str],
-) -> dict[str, Any]:
+def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[str, Any]:
+    numbers = ClassNumbers(content.class_names)
+    items = gallery_items(pictures, content.truth_class_names or content.class_names, numbers)
+    totals = content.totals or count_predictions(picture.prediction for picture in pictures)
     metrics = shown_metrics(content.metrics)
+    texts = [(PAGE_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    script = '(() => {\n"use strict";\n' + "\n".join(texts) + "})();\n"  # in a scope of its own
     return {
         "version": version("weakloc"),
         "title": content.title,
-        "style": _asset("page.css"),
-        "script": _script(),
-        "summary": summary_of(content, totals, items, metrics, class_names),
+        "style": _asset((PAGE_FOLDER / "page.css").read_text(encoding="utf-8")),
+        "script": _asset(script),
+        "summary": summary_of(content, totals, items, metrics, numbers.names),
         "metrics": metrics,
         "training": training_charts(content.run),
         "curves": curve_charts(metrics),
         "tag_pairs": tag_warnings(content.run),
-        "map_pairs": map_warnings(item.heat for item in items),
-        "index": embedded_json(_index(content, items, class_names)),
+        "map_pairs": map_warnings(picture.heat for picture in pictures),
+        "index": embedded_json(_index(content, items, numbers.names)),
         "blocks": (embedded_json(item.block) for item in items),
     }
 
@@ -116,36 +121,6 @@ def _index(
     }
 
 
-def _asset(name: str) -> _Asset:
-    return _as_asset((PAGE_FOLDER / name).read_text(encoding="utf-8"))
-
-
-def _script() -> _Asset:
-    """The script files as one, in a scope of its own."""
-    parts = [(PAGE_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS]
-    return _as_asset('(() => {\n"use strict";\n' + "\n".join(parts) + "})();\n")
-
-
-def _as_asset(text: str) -> _Asset:
+def _asset(text: str) -> _Asset:
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
     return _Asset(Markup(text), f"'sha256-{digest}'")
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(PAGE_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_writable,
-    )
-    environment.filters["label"] = metric_label
-    return environment
-
-
-def _writable(value: Any) -> Any:
-    """Text without half of a surrogate pair, which file names may hold and UTF-8 may not."""
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return value.encode("utf-8", "replace").decode("utf-8")
-    return value

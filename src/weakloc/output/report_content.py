@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -14,6 +15,7 @@ from weakloc.metrics.result import EvaluationRecord
 from weakloc.structures import Prediction, Sample
 
 HEAT_CELLS = 32  # along the long side of a stored heat map
+LIKELY = 0.5  # score from which a class or a point counts
 CoarseHeat: TypeAlias = NDArray[np.uint8]  # (rows, columns) over the whole image
 
 
@@ -44,7 +46,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class ReportContent:
-    """`run` is the content of run.json, `metrics` that of metrics.json.
+    """`run` is the content of run.json, if there is one, and `metrics` that of metrics.json.
 
     `truth_class_names` are the classes of the truth samples, where they are not `class_names`.
     `thresholds` are what the boxes were cut at, by class name; `facts` are lines of the summary,
@@ -54,7 +56,7 @@ class ReportContent:
     class_names: tuple[str, ...]
     pictures: Iterable[ReportPicture]
     title: str = "weakloc report"
-    run: Mapping[str, Any] | None = None
+    run: Mapping[str, Any] = field(default_factory=dict)
     metrics: EvaluationRecord | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -63,21 +65,18 @@ class ReportContent:
     min_area: float = 0.001  # of the image: smallest part of a map that gets a box
 
 
-def count_predictions(predictions: Iterable[Prediction], *, min_score: float = 0.5) -> Totals:
+def count_predictions(predictions: Iterable[Prediction]) -> Totals:
     """The totals of any number of predictions, each looked at once."""
-    present: dict[str, int] = {}
-    boxes: dict[str, int] = {}
-    disagreements: dict[str, int] = {}
+    present: Counter[str] = Counter()
+    boxes: Counter[str] = Counter()
+    disagreements: Counter[str] = Counter()
     num_images = num_disagreeing = 0
     for prediction in predictions:
         num_images += 1
         num_disagreeing += bool(prediction.disagreements)
-        for name in classes_with_places(prediction, min_score):
-            present[name] = present.get(name, 0) + 1
-        for box in prediction.boxes:
-            boxes[box.class_name] = boxes.get(box.class_name, 0) + 1
-        for item in prediction.disagreements:
-            disagreements[item.class_name] = disagreements.get(item.class_name, 0) + 1
+        present.update(classes_with_places(prediction, LIKELY))
+        boxes.update(box.class_name for box in prediction.boxes)
+        disagreements.update(item.class_name for item in prediction.disagreements)
     return Totals(num_images, present, boxes, disagreements, num_disagreeing)
 
 

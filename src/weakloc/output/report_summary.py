@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -21,6 +21,24 @@ BASELINE_NAMES = {
     "chance": "chance",
 }
 
+MOST_FIGURES = 3  # numbers of the evaluation among the figures at a glance
+MOST_BARS = 3  # columns of bars in the table of classes
+WIDTH, HEIGHT = 320.0, 180.0  # of a chart
+LEFT, RIGHT, TOP, BOTTOM = 44.0, 12.0, 12.0, 26.0
+X_AXIS, Y_AXIS = (LEFT, WIDTH - RIGHT), (HEIGHT - BOTTOM, TOP)  # from low to high
+MOST_TICKS = 5
+MOST_DOTS = 60
+ALWAYS_SHARE = 0.9  # of a class's images that another class is in, from which it is a warning
+FEWEST_IMAGES = 5
+SAME_PLACE_OVERLAP = 0.6
+MOST_WARNINGS = 12  # of each kind
+_TICK_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+_HISTORY = {
+    "loss": "Loss",
+    "classification_map": "Classification mAP",
+    "point_map": "Point mAP",
+    "learning_rate": "Learning rate",
+}
 LEADING = ("classification_map", "point_map", "box_map_50", "corloc", "max_box_acc_v2")
 _SPELT = {
     "acc": "accuracy",
@@ -62,13 +80,9 @@ def metric_label(name: str) -> str:
 
 def leading(metrics: Sequence[MetricRecord], *, most: int) -> tuple[MetricRecord, ...]:
     """The numbers to see first: one of each kind where they are there, else the first ones."""
-    known = [each for each in metrics if each.name in LEADING]
-    ranked = sorted(known, key=lambda each: LEADING.index(each.name))
-    return tuple([*ranked, *(each for each in metrics if each.name not in LEADING)][:most])
-
-
-MOST_FIGURES = 3  # numbers of the evaluation among the figures at a glance
-MOST_BARS = 3  # columns of bars in the table of classes
+    ranks = {name: rank for rank, name in enumerate(LEADING)}
+    ranked = sorted(metrics, key=lambda metric: ranks.get(metric.name, len(ranks)))
+    return tuple(ranked[:most])
 
 
 @dataclass(frozen=True)
@@ -115,13 +129,20 @@ def summary_of(
     metrics: Sequence[MetricRecord],
     class_names: Sequence[str],
 ) -> Summary:
-    with_classes = leading([each for each in metrics if each.per_class], most=MOST_BARS)
+    run = content.run
+    listed = run.get("notes")
+    notes = [str(note) for note in listed] if isinstance(listed, list) else []
+    num_broken = sum(item.block["jpeg"] is None for item in items)
+    if num_broken:
+        notes.append(f"{num_broken} of the shown pictures could not be opened.")
+    settings = (_part(_part(run, "method"), "settings"), _part(run, "settings"))
+    with_classes = leading([metric for metric in metrics if metric.per_class], most=MOST_BARS)
     return Summary(
         figures=_figures(totals, len(items), len(content.class_names), metrics),
-        facts={**_run_facts(content.run), **content.facts},
-        settings=_settings(content.run),
-        supervision=_supervision(content.run, metrics),
-        notes=_notes(content.run, items),
+        facts={**_run_facts(run), **content.facts},
+        settings=dict(pair for part in settings for pair in _flat(part)),
+        supervision=_supervision(run, metrics),
+        notes=tuple(notes),
         class_metrics=with_classes,
         class_rows=_class_rows(content, totals, with_classes, class_names),
         has_truth=any(item.index["truth"] for item in items),
@@ -136,69 +157,55 @@ def _figures(
     totals: Totals, num_shown: int, num_classes: int, metrics: Sequence[MetricRecord]
 ) -> tuple[Figure, ...]:
     some = f"the {num_shown} most doubtful are shown" if num_shown < totals.num_images else ""
-    found = [
+    figures = [
         Figure(f"{totals.num_images:,}", "image" if totals.num_images == 1 else "images", some),
         Figure(f"{num_classes:,}", "class" if num_classes == 1 else "classes"),
         Figure(f"{totals.num_disagreeing:,}", "at odds with their tags"),
     ]
-    for metric in leading([each for each in metrics if each.value is not None], most=MOST_FIGURES):
+    measured = [metric for metric in metrics if metric.value is not None]
+    for metric in leading(measured, most=MOST_FIGURES):
         best = max(metric.baselines.items(), key=lambda baseline: baseline[1], default=None)
         remark = "" if best is None else f"best baseline {best[1]:.3f} ({best[0]})"
-        found.append(Figure(f"{metric.value:.3f}", metric_label(metric.name), remark))
-    return tuple(found)
+        figures.append(Figure(f"{metric.value:.3f}", metric_label(metric.name), remark))
+    return tuple(figures)
 
 
-def _run_facts(run: Mapping[str, Any] | None) -> dict[str, str]:
-    if run is None:
-        return {}
+def _run_facts(run: Mapping[str, Any]) -> dict[str, str]:
     method, backbone = _part(run, "method"), _part(run, "backbone")
     selection, labels = _part(run, "selection"), _part(run, "labels")
-    history = run.get("history")
+    versions, history = _part(run, "versions"), run.get("history")
+    kept = f"of epoch {selection.get('epoch')} ({selection.get('by', 'last epoch')})"
     facts = {
         "Method": method.get("name"),
         "Backbone": backbone.get("name"),
         "Backbone weights": backbone.get("weights"),
         "Training images": labels.get("num_images"),
         "Epochs": len(history) if isinstance(history, list) else None,
-        "Weights kept": _kept(selection),
+        "Weights kept": kept if "epoch" in selection else None,
         "Watched on": selection.get("watched"),
         "Seed": run.get("seed"),
-        "Versions": ", ".join(f"{name} {each}" for name, each in _part(run, "versions").items()),
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
 
-def _kept(selection: Mapping[str, Any]) -> str | None:
-    if "epoch" not in selection:
-        return None
-    return f"of epoch {selection['epoch']} ({selection.get('by', 'last epoch')})"
-
-
-def _settings(run: Mapping[str, Any] | None) -> dict[str, str]:
-    """Every choice of the method and every setting, by its path."""
-    if run is None:
-        return {}
-    found: dict[str, str] = {}
-    for part in (_part(_part(run, "method"), "settings"), _part(run, "settings")):
-        _flatten(part, "", found)
-    return found
-
-
-def _flatten(part: Mapping[str, Any], path: str, found: dict[str, str]) -> None:
+def _flat(part: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting by its path."""
     for name, value in part.items():
         if isinstance(value, Mapping):
-            _flatten(value, f"{path}{name}.", found)
+            yield from _flat(value, f"{path}{name}.")
         else:
-            found[f"{path}{name}"] = "not given" if value is None else str(value)
+            yield f"{path}{name}", "not given" if value is None else str(value)
 
 
-def _supervision(run: Mapping[str, Any] | None, metrics: Sequence[MetricRecord]) -> str:
+def _supervision(run: Mapping[str, Any], metrics: Sequence[MetricRecord]) -> str:
     """How many drawn boxes or masks had a hand in this, in a sentence or two."""
-    told = [(each, each.hidden_supervision) for each in metrics if each.hidden_supervision]
-    among = [f"{count} in {metric_label(each.name)}" for each, count in told]
-    measured = f" Drawn boxes or masks that tuned a number itself: {', '.join(among)}."
-    counts = [(run or {}).get("hidden_supervision")]
-    counts.append(_part(run or {}, "thresholds").get("num_boxes_used"))
+    among = [
+        f"{metric.hidden_supervision} in {metric_label(metric.name)}"
+        for metric in metrics
+        if metric.hidden_supervision
+    ]
+    counts = run.get("hidden_supervision"), _part(run, "thresholds").get("num_boxes_used")
     known = [int(count) for count in counts if isinstance(count, int)]
     if not known:
         first = "Of the model: not recorded."
@@ -206,16 +213,8 @@ def _supervision(run: Mapping[str, Any] | None, metrics: Sequence[MetricRecord])
         first = "Of the model: none, nothing but image tags."
     else:
         first = f"Of the model: {max(known)} drawn boxes or masks in training or thresholds."
+    measured = f" Drawn boxes or masks that tuned a number itself: {', '.join(among)}."
     return first + measured if among else first
-
-
-def _notes(run: Mapping[str, Any] | None, items: Sequence[GalleryItem]) -> tuple[str, ...]:
-    listed = (run or {}).get("notes")
-    notes = [str(note) for note in listed] if isinstance(listed, list) else []
-    num_broken = sum(item.is_broken for item in items)
-    if num_broken:
-        notes.append(f"{num_broken} of the shown pictures could not be opened.")
-    return tuple(notes)
 
 
 def _class_rows(
@@ -224,7 +223,10 @@ def _class_rows(
     metrics: Sequence[MetricRecord],
     class_names: Sequence[str],
 ) -> tuple[ClassRow, ...]:
-    tagged = _tagged(content.run)
+    names, counts = content.run.get("class_names"), _part(content.run, "labels").get("present")
+    tagged = {}
+    if isinstance(names, list) and isinstance(counts, list) and len(names) == len(counts):
+        tagged = dict(zip(map(str, names), map(int, counts), strict=True))
     return tuple(
         ClassRow(
             number=number,
@@ -240,32 +242,14 @@ def _class_rows(
     )
 
 
-def _tagged(run: Mapping[str, Any] | None) -> dict[str, int]:
-    names, counts = (run or {}).get("class_names"), _part(run or {}, "labels").get("present")
-    if not isinstance(names, list) or not isinstance(counts, list) or len(names) != len(counts):
-        return {}
-    return dict(zip(map(str, names), map(int, counts), strict=True))
-
-
 def _part(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = record.get(key)
-    return found if isinstance(found, Mapping) else {}
-
-
-WIDTH, HEIGHT = 320.0, 180.0
-LEFT, RIGHT, TOP, BOTTOM = 44.0, 12.0, 12.0, 26.0
-_TICK_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
-_HISTORY = {
-    "loss": "Loss",
-    "classification_map": "Classification mAP",
-    "point_map": "Point mAP",
-    "learning_rate": "Learning rate",
-}
+    part = record.get(key)
+    return part if isinstance(part, Mapping) else {}
 
 
 @dataclass(frozen=True)
 class Tick:
-    place: float  # along its axis, in the chart's units
+    position: float  # along its axis, in the chart's units
     text: str
 
 
@@ -282,53 +266,48 @@ class Chart:
     description: str
 
 
-def line_chart(
-    title: str, places: Sequence[float], values: Sequence[float], *, x_label: str
-) -> Chart:
-    """The values over the places, both axes with round ticks."""
-    x_ends, y_ends = _ends(places), _ends(values, pad=True)
+def line_chart(title: str, xs: Sequence[float], ys: Sequence[float], *, x_label: str) -> Chart:
+    """The values over their places, both axes with round ticks."""
+    x_ends, y_ends = _ends(xs, margin=0.0), _ends(ys, margin=0.06)
     points = [
-        (_across(place, x_ends), _down(value, y_ends))
-        for place, value in zip(places, values, strict=True)
+        (_on_axis(x, x_ends, X_AXIS), _on_axis(y, y_ends, Y_AXIS))
+        for x, y in zip(xs, ys, strict=True)
     ]
-    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    shown = len(points) <= 60
     ticks = round_ticks(*x_ends)
-    if all(place.is_integer() for place in places):
+    if all(x.is_integer() for x in xs):
         ticks = tuple(tick for tick in ticks if tick.is_integer())
+    dots = tuple(
+        (*point, f"{x_label} {x:g}: {y:.4g}") for point, x, y in zip(points, xs, ys, strict=True)
+    )
     return Chart(
         title=title,
         x_label=x_label,
-        path=path,
-        dots=tuple(
-            (round(x, 1), round(y, 1), f"{x_label} {place:g}: {value:.4g}")
-            for (x, y), place, value in zip(points, places, values, strict=True)
-        )
-        if shown
-        else (),
-        x_ticks=tuple(Tick(_across(tick, x_ends), f"{tick:g}") for tick in ticks),
-        y_ticks=tuple(Tick(_down(tick, y_ends), f"{tick:g}") for tick in round_ticks(*y_ends)),
+        path="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points),
+        dots=dots if len(dots) <= MOST_DOTS else (),
+        x_ticks=tuple(Tick(_on_axis(tick, x_ends, X_AXIS), f"{tick:g}") for tick in ticks),
+        y_ticks=tuple(
+            Tick(_on_axis(tick, y_ends, Y_AXIS), f"{tick:g}") for tick in round_ticks(*y_ends)
+        ),
         description=(
-            f"{title}: from {values[0]:.4g} to {values[-1]:.4g}, "
-            f"lowest {min(values):.4g}, highest {max(values):.4g}"
+            f"{title}: from {ys[0]:.4g} to {ys[-1]:.4g}, "
+            f"lowest {min(ys):.4g}, highest {max(ys):.4g}"
         ),
     )
 
 
-def training_charts(run: Mapping[str, Any] | None) -> tuple[Chart, ...]:
+def training_charts(run: Mapping[str, Any]) -> tuple[Chart, ...]:
     """One chart for each number of the run's history that was measured at least twice."""
-    history = (run or {}).get("history")
-    epochs = [each for each in history if isinstance(each, Mapping)] if history else []
+    epochs = [epoch for epoch in run.get("history") or () if isinstance(epoch, Mapping)]
     charts = []
     for key, title in _HISTORY.items():
         pairs = [
-            (float(each["epoch"]), float(each[key]))
-            for each in epochs
-            if _is_number(each.get("epoch")) and _is_number(each.get(key))
+            (float(epoch["epoch"]), float(epoch[key]))
+            for epoch in epochs
+            if _is_number(epoch.get("epoch")) and _is_number(epoch.get(key))
         ]
         if len(pairs) > 1:
-            places, values = zip(*pairs, strict=True)
-            charts.append(line_chart(title, places, values, x_label="epoch"))
+            numbers, values = zip(*pairs, strict=True)
+            charts.append(line_chart(title, numbers, values, x_label="epoch"))
     return tuple(charts)
 
 
@@ -343,43 +322,30 @@ def curve_charts(metrics: Sequence[MetricRecord]) -> tuple[Chart, ...]:
     return tuple(charts)
 
 
-def round_ticks(low: float, high: float, *, most: int = 5) -> tuple[float, ...]:
-    """At most so many round numbers from low to high."""
+def round_ticks(low: float, high: float) -> tuple[float, ...]:
+    """At most MOST_TICKS round numbers from low to high."""
     span = high - low
-    power = 10.0 ** math.floor(math.log10(span / most))
-    step = next(power * step for step in _TICK_STEPS if span / (power * step) <= most)
+    power = 10.0 ** math.floor(math.log10(span / MOST_TICKS))
+    step = next(power * step for step in _TICK_STEPS if span / (power * step) <= MOST_TICKS)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return tuple(float(f"{number * step:.12g}") for number in range(first, last + 1))
 
 
-def _ends(values: Sequence[float], *, pad: bool = False) -> tuple[float, float]:
+def _ends(values: Sequence[float], *, margin: float) -> tuple[float, float]:
+    """The least and greatest value, and a share of their distance beyond each."""
     low, high = min(values), max(values)
-    if low == high:
-        margin = abs(low) / 2 or 0.5
-        return low - margin, high + margin
-    margin = 0.06 * (high - low) if pad else 0.0
-    return low - margin, high + margin
+    beyond = margin * (high - low) if low < high else abs(low) / 2 or 0.5
+    return low - beyond, high + beyond
 
 
-def _across(place: float, ends: tuple[float, float]) -> float:
-    share = (place - ends[0]) / (ends[1] - ends[0])
-    return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
-
-
-def _down(value: float, ends: tuple[float, float]) -> float:
+def _on_axis(value: float, ends: tuple[float, float], axis: tuple[float, float]) -> float:
     share = (value - ends[0]) / (ends[1] - ends[0])
-    return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
+    return round(axis[0] + share * (axis[1] - axis[0]), 1)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-ALWAYS_SHARE = 0.9  # of a class's images that another class is in, from which it is a warning
-FEWEST_IMAGES = 5
-SAME_PLACE_OVERLAP = 0.6
-MOST_WARNINGS = 12  # of each kind
 
 
 @dataclass(frozen=True)
@@ -393,33 +359,31 @@ class ClassPair:
     num_together: int
 
 
-def tag_warnings(run: Mapping[str, Any] | None) -> tuple[ClassPair, ...]:
-    """Classes that hardly come without another, in the tags that were trained on."""
-    labels = (run or {}).get("labels")
-    names = (run or {}).get("class_names")
-    if not isinstance(labels, Mapping) or not isinstance(names, list):
-        return ()
+def tag_warnings(run: Mapping[str, Any]) -> tuple[ClassPair, ...]:
+    """Classes that hardly come without another, in the tags that were trained on.
+
+    Of two classes that hardly come without each other the stronger pair is named, or the first.
+    """
+    labels, names = _part(run, "labels"), run.get("class_names")
     together = np.asarray(labels.get("co_occurrence", ()), dtype=np.int64)
-    if together.shape != (len(names), len(names)):
+    if not isinstance(names, list) or together.shape != (len(names), len(names)):
         return ()
     num_images = int(labels.get("num_images", 0))
-    found = []
+    pairs: dict[tuple[str, str], ClassPair] = {}
     for first, second in zip(*np.nonzero(together), strict=True):
-        own, other = int(together[first, first]), int(together[second, second])
-        if first == second or own < FEWEST_IMAGES or other >= ALWAYS_SHARE * num_images:
+        num_first, num_second = int(together[first, first]), int(together[second, second])
+        num_both = int(together[first, second])
+        if first == second or num_first < FEWEST_IMAGES or num_second >= ALWAYS_SHARE * num_images:
             continue  # a class that is nearly everywhere tells nothing
-        share = int(together[first, second]) / own
-        if share >= ALWAYS_SHARE:
+        if num_both / num_first >= ALWAYS_SHARE:
             pair = str(names[first]), str(names[second])
-            found.append(ClassPair(*pair, share, own, int(together[first, second])))
-    return _worst([pair for pair in found if not _is_said(pair, found)])
-
-
-def _is_said(pair: ClassPair, pairs: list[ClassPair]) -> bool:
-    """Whether the same two classes are named the other way round, and more strongly or first."""
-    names = pair.second, pair.first
-    other = next((each for each in pairs if (each.first, each.second) == names), None)
-    return other is not None and (other.share, pair.first) > (pair.share, other.first)
+            pairs[pair] = ClassPair(*pair, num_both / num_first, num_first, num_both)
+    return _worst(
+        pair
+        for (first, second), pair in pairs.items()
+        if (second, first) not in pairs
+        or (pairs[second, first].share, first) <= (pair.share, second)
+    )
 
 
 def map_warnings(heats: Iterable[Mapping[str, CoarseHeat]]) -> tuple[ClassPair, ...]:
@@ -432,12 +396,12 @@ def map_warnings(heats: Iterable[Mapping[str, CoarseHeat]]) -> tuple[ClassPair, 
         for first, second in combinations(sorted(heat), 2):
             overlap = map_overlap(heat[first], heat[second])
             overlaps.setdefault((first, second), []).append(overlap)
-    found = [
+    pairs = (
         ClassPair(*pair, float(np.mean(values)), len(values), len(values))
         for pair, values in overlaps.items()
-        if len(values) >= FEWEST_IMAGES and float(np.mean(values)) >= SAME_PLACE_OVERLAP
-    ]
-    return _worst(found)
+        if len(values) >= FEWEST_IMAGES
+    )
+    return _worst(pair for pair in pairs if pair.share >= SAME_PLACE_OVERLAP)
 
 
 def map_overlap(first: CoarseHeat, second: CoarseHeat) -> float:
@@ -447,6 +411,6 @@ def map_overlap(first: CoarseHeat, second: CoarseHeat) -> float:
     return float(np.minimum(first, second).sum(dtype=np.int64)) / union if union else 0.0
 
 
-def _worst(found: list[ClassPair]) -> tuple[ClassPair, ...]:
-    ranked = sorted(found, key=lambda item: (-item.share, item.first, item.second))
+def _worst(pairs: Iterable[ClassPair]) -> tuple[ClassPair, ...]:
+    ranked = sorted(pairs, key=lambda pair: (-pair.share, pair.first, pair.second))
     return tuple(ranked[:MOST_WARNINGS])

@@ -181,10 +181,12 @@ def picture(chart: Chart) -> str:
         f'<text x="{LEFT}" y="-6" font-size="12">{escape(chart.title)}</text>',
     ]
     for tick in chart.y_ticks:
-        parts.append(f'<path d="M{LEFT} {tick.place}H{right}" stroke="{GRID}" stroke-width=".5"/>')
-        parts.append(f'<text x="38" y="{tick.place + 3}" text-anchor="end">{tick.text}</text>')
+        parts.append(
+            f'<path d="M{LEFT} {tick.position}H{right}" stroke="{GRID}" stroke-width=".5"/>'
+        )
+        parts.append(f'<text x="38" y="{tick.position + 3}" text-anchor="end">{tick.text}</text>')
     parts += [
-        f'<text x="{tick.place}" y="{floor + 14}" text-anchor="middle">{tick.text}</text>'
+        f'<text x="{tick.position}" y="{floor + 14}" text-anchor="middle">{tick.text}</text>'
         for tick in chart.x_ticks
     ]
     parts.append(f'<text x="{right}" y="{HEIGHT}" text-anchor="end">{escape(chart.x_label)}</text>')

@@ -21,7 +21,7 @@ from weakloc.localize.maps import NORMALISATIONS, Maps, image_grid, resample
 from weakloc.localize.masks import (
     Background,
     ClassMask,
-    LabelImage,
+    LabelGrid,
     class_masks,
     labels_of_stack,
     score_stack,
@@ -71,11 +71,11 @@ def find_masks(
     return class_masks(without_specks(labels, min_area=places.min_area))
 
 
-def _by_threshold(maps: ScoreMaps, seen: SeenImage, background: Background) -> LabelImage:
+def _by_threshold(maps: ScoreMaps, seen: SeenImage, background: Background) -> LabelGrid:
     return segment(maps, _all_present(maps), image_grid(seen.size), background=background)
 
 
-def _by_crf(maps: ScoreMaps, seen: SeenImage, background: Background) -> LabelImage:
+def _by_crf(maps: ScoreMaps, seen: SeenImage, background: Background) -> LabelGrid:
     def refine(stack: Maps, pixels: NDArray[np.uint8]) -> Maps:
         positive = np.maximum(stack, 1e-3)
         shares = np.asarray(positive / positive.sum(axis=0), dtype=np.float32)
@@ -84,7 +84,7 @@ def _by_crf(maps: ScoreMaps, seen: SeenImage, background: Background) -> LabelIm
     return _refined(maps, seen, background, refine)
 
 
-def _by_pixel_affinity(maps: ScoreMaps, seen: SeenImage, background: Background) -> LabelImage:
+def _by_pixel_affinity(maps: ScoreMaps, seen: SeenImage, background: Background) -> LabelGrid:
     def refine(stack: Maps, pixels: NDArray[np.uint8]) -> Maps:
         return np.asarray(refine_by_pixel_affinity(stack, pixels, PixelAffinitySettings()))
 
@@ -99,7 +99,7 @@ def _refined(
     seen: SeenImage,
     background: Background,
     refine: Callable[[Maps, NDArray[np.uint8]], Maps],
-) -> LabelImage:
+) -> LabelGrid:
     """Refined at a bounded size, then each pixel of the image takes the nearest label."""
     grid = image_grid(seen.size, long_side=REFINED_SIDE)
     columns, rows = (round(side) for side in grid.grid_size)
@@ -110,7 +110,7 @@ def _refined(
     return _enlarged(labels, grid)
 
 
-def _enlarged(labels: LabelImage, grid: GridTransform) -> LabelImage:
+def _enlarged(labels: LabelGrid, grid: GridTransform) -> LabelGrid:
     width, height = (round(side) for side in grid.image_size)
     rows = np.minimum((np.arange(height) + 0.5) * labels.shape[0] / height, labels.shape[0] - 1)
     columns = np.minimum((np.arange(width) + 0.5) * labels.shape[1] / width, labels.shape[1] - 1)
