@@ -231,7 +231,32 @@ class Look:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
+class Cut:
+    """What part of a map gets a box, in calibration as in prediction."""
+
+    threshold_mode: Literal["minmax", "relu_max", "none"] = "minmax"
+    """What the threshold is a share of: the map's range, its maximum above zero, or nothing."""
+
+    min_area: float = 0.001
+    """Smallest part of the map that gets a box, as a share of the image."""
+
+    max_area: float = 1.0
+    """Largest part of the map that gets a box, as a share of the image."""
+
+    min_share: float | None = None
+    """Least share of a class's heat that a part of the map needs for a box. Not given: 0.02 where
+    places come from cells, else 0."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_area", "max_area"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, name, value, "Give a share from 0 to 1")
+        share = self.min_share
+        require(share is None or 0 <= share < 1, "min_share", share, "Give a share from 0 to 0.99")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places(Cut):
     """What is said about an image: which classes, and how their places are cut from the maps."""
 
     min_score: float = 0.5
@@ -249,9 +274,6 @@ class Places:
     threshold: float | None = None
     """Share of a map's range above which a pixel is the object's. Not given: as calibrated."""
 
-    threshold_mode: Literal["minmax", "relu_max", "none"] = "minmax"
-    """What the threshold is a share of: the map's range, its maximum above zero, or nothing."""
-
     boxes: Literal["all", "largest", "best", "none"] = "all"
     """Boxes of a class: one for each part of the map, of the largest part, or the best one."""
 
@@ -261,16 +283,6 @@ class Places:
 
     box_times_class: bool = True
     """Multiply the score of a box by the probability of its class."""
-
-    min_area: float = 0.001
-    """Smallest part of the map that gets a box, as a share of the image."""
-
-    max_area: float = 1.0
-    """Largest part of the map that gets a box, as a share of the image."""
-
-    min_share: float | None = None
-    """Least share of a class's heat that a part of the map needs for a box. Not given: 0.02 where
-    places come from cells, else 0."""
 
     overlap: Literal["keep", "merge", "nms"] = "keep"
     """Boxes of a class that overlap: keep both, merge them, or keep the better one."""
@@ -289,13 +301,12 @@ class Places:
     """Masks of present classes: none, by threshold, or refined along the edges of the image."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("points", "peak_distance", "top"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "Give 0 or more")
-        for name in ("min_score", "sure", "min_area", "max_area"):
+        for name in ("min_score", "sure"):
             value = getattr(self, name)
             require(0 <= value <= 1, name, value, "Give a share from 0 to 1")
-        share = self.min_share
-        require(share is None or 0 <= share < 1, "min_share", share, "Give a share from 0 to 0.99")
         alpha = self.rescoring
         require(alpha is None or 0 <= alpha <= 10, "rescoring", alpha, "Give 0 to 10")
         fits = self.threshold is None or 0 <= self.threshold < 1
@@ -375,6 +386,41 @@ class RefineSettings:
             require(getattr(self, name) >= 1, name, getattr(self, name), "Give 1 or more")
         rate = self.learning_rate
         require(0 < rate < 1, "learning_rate", rate, "Give a number between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateSettings:
+    """What thresholds are tuned on, and by what rule."""
+
+    boxes: int = 0
+    """Drawn boxes to look at, 5 to 50. 0 looks at none: tags alone decide."""
+
+    split: str | None = None
+    """Images to tune on. Not given: those learned from; with --oracle those watched."""
+
+    rule: Literal["auto", "fixed", "otsu", "mean_ratio", "area_prior", "stability"] = "auto"
+    """Rule for tuning without boxes; auto takes the one that sizes and mirror images agree on."""
+
+    granularity: Literal["class", "global"] = "class"
+    """A threshold for each class, or one for all."""
+
+    boxes_of_a_class: Literal["all", "largest", "best", "none"] = "all"
+    """Boxes that the thresholds are to serve, as `weakloc predict --boxes` will name them."""
+
+    most_images: int = 500
+    """Images drawn at random to tune on without boxes."""
+
+    seed: int = 0
+    """Number from which the choice of images follows."""
+
+    def __post_init__(self) -> None:
+        require(self.boxes >= 0, "boxes", self.boxes, "Give 5 to 50, or leave out")
+        require(self.most_images >= 1, "most_images", self.most_images, "Give 1 or more")
+        if self.boxes and self.rule != "auto":
+            raise SettingError(
+                f"--rule is {self.rule!r} and --boxes is {self.boxes}",
+                remedy="Drawn boxes need no rule: leave out one of them",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,39 @@ def test_thresholds_of_other_maps_are_refused(
     assert list(summary["thresholds"].values()) == found["thresholds"]
 
 
+@pytest.mark.parametrize(
+    ("tuning", "flag"),
+    [
+        (["--boxes", "12"], ["--min-area", "0.2"]),
+        (["--boxes", "12"], ["--max-area", "0.05"]),
+        (["--rule", "stability"], ["--max-area", "0.05"]),
+        (["--oracle"], ["--min-share", "0.5"]),
+    ],
+)
+def test_what_gets_no_box_in_prediction_gets_none_in_calibration(
+    folder: Path,
+    scenes: Path,
+    capsys: pytest.CaptureFixture[str],
+    tuning: list[str],
+    flag: list[str],
+) -> None:
+    """By the same rule as in prediction, so the thresholds are others."""
+    first, second = (
+        calibrate(folder, scenes, capsys, *tuning, "--granularity", "global", *more)
+        for more in ([], flag)
+    )
+    name = "oracle" if "--oracle" in tuning else "thresholds"
+    assert first[name]["thresholds"] != second[name]["thresholds"]
+
+
+@pytest.mark.parametrize("flag", ["--points", "--masks", "--top", "--sure", "--overlap"])
+def test_what_cannot_act_in_calibration_is_no_flag_of_it(
+    folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    assert weakloc(["calibrate", str(folder), str(scenes), flag, "1"]) == 2
+    assert flag in capsys.readouterr().err
+
+
 def test_calibrating_twice_gives_the_same(
     folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

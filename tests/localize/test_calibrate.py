@@ -22,6 +22,7 @@ from weakloc.localize.calibration import (
 )
 from weakloc.localize.thresholds import (
     THRESHOLDS,
+    ComponentLimits,
     heat_levels,
     largest_boxes,
     level_components,
@@ -120,9 +121,24 @@ def test_crumbs_of_heat_are_no_components_while_tuning() -> None:
     levels = heat_levels(heat, threshold_mode="none")
     grid = GridTransform.identity((10, 10))
     all_of_them = level_components(levels, grid)
-    without = level_components(levels, grid, min_share=0.1)
+    without = level_components(levels, grid, ComponentLimits(min_share=0.1))
     assert sorted(map(tuple, all_of_them.boxes)) == [(2, 2, 6, 6), (8, 8, 9, 9)]
     assert sorted(map(tuple, without.boxes)) == [(2, 2, 6, 6)]
+
+
+def test_parts_that_get_no_box_are_no_components_while_tuning() -> None:
+    """Squares of 16 and 4 cells of a hundred, and all three as one below the lowest cut."""
+    heat = np.zeros((10, 10))
+    heat[2:6, 2:6] = heat[7:9, 7:9] = 1.0
+    levels = heat_levels(heat, threshold_mode="none")
+    grid = GridTransform.identity((10, 10))
+
+    def boxes(**limits: float) -> list[tuple[float, ...]]:
+        return sorted(map(tuple, level_components(levels, grid, ComponentLimits(**limits)).boxes))
+
+    assert boxes() == boxes(min_area=0.04, max_area=0.16) == [(2, 2, 6, 6), (7, 7, 9, 9)]
+    assert boxes(min_area=0.05) == [(2, 2, 6, 6)]
+    assert boxes(max_area=0.15) == [(7, 7, 9, 9)]
 
 
 def test_threshold_of_drawn_boxes_is_where_the_boxes_are(random: np.random.Generator) -> None:

@@ -2,117 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc.api.runs import TrainedRun, save_alpha
+from weakloc.api.data_sets import opened
+from weakloc.api.runs import TrainedRun, opened_run, save_alpha
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, SettingError
 from weakloc.geometry import FloatArray
 from weakloc.localize import calibration as thresholds
-from weakloc.localize.calibration import Calibration, Granularity
+from weakloc.localize.calibration import Calibration, DrawnHeat
 from weakloc.localize.rescoring import AlphaChoice, choose_alpha, shares_from_counts
-from weakloc.localize.thresholds import Counted, Rule
+from weakloc.localize.thresholds import ComponentLimits, Counted
 from weakloc.metrics.average_precision import tag_mean_average_precision
 from weakloc.predictor.places import least_share
 from weakloc.predictor.predictor import Predictor, maps_in_words
 from weakloc.predictor.tuning_heat import (
-    DrawnImage,
     choose_drawn,
     drawn_boxes,
     drawn_heat,
     viewed_heat,
 )
-from weakloc.settings import Look, Places
+from weakloc.settings import CalibrateSettings, Cut, DataSettings, Look, Places
 from weakloc.structures import PRESENT, BrokenImage, DataSet, LabelMatrix, Sample
 from weakloc.training.run_folder import save_thresholds
-from weakloc.training.splits import divide
+from weakloc.training.splits import divide, learned_split
 from weakloc.work import Progress, silent
-
-RuleChoice: TypeAlias = Literal["auto", "fixed", "otsu", "mean_ratio", "area_prior", "stability"]
-MOST_IMAGES = 500
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What thresholds are tuned on, and how.
-
-    `num_boxes` of drawn boxes, or none and then by `rule`, where auto takes the rule whose boxes
-    other sizes and the mirrored image agree on best.
-    """
-
-    split: str = "train"
-    num_boxes: int = 0
-    rule: RuleChoice = "auto"
-    granularity: Granularity = "class"
-    most_images: int = MOST_IMAGES
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.num_boxes < 0:
-            raise SettingError(f"--boxes is {self.num_boxes}", remedy="Give 5 to 50, or leave out")
-        if self.most_images < 1:
-            raise SettingError(f"--most-images is {self.most_images}", remedy="Give 1 or more")
-        if self.num_boxes and self.rule != "auto":
-            raise SettingError(
-                f"--rule is {self.rule!r} and --boxes is {self.num_boxes}",
-                remedy="Drawn boxes need no rule: leave out one of them",
-            )
 
 
 def calibrate(
-    trained: TrainedRun,
-    data_set: DataSet,
-    plan: Plan = Plan(),
+    run: str | Path | TrainedRun,
+    data: str | Path | DataSet,
+    settings: CalibrateSettings = CalibrateSettings(),
     *,
     look: Look = Look(),
-    places: Places = Places(),
+    cut: Cut = Cut(),
+    reading: DataSettings = DataSettings(),
     on_progress: Progress = silent,
 ) -> TrainedRun:
     """The run with thresholds, also on disk; drawn boxes are looked at only if asked for."""
-    samples = data_set.split(plan.split)
-    predictor = _uncalibrated(trained).predictor(look, places)
-    if plan.num_boxes:
-        if plan.split == trained.run.settings.val_split:
-            raise SettingError(
-                f"--boxes would look at the boxes of split {plan.split!r}, which is kept to judge",
-                remedy="Give another --split, or --oracle for the upper bound",
-            )
-        found = _with_boxes(predictor, samples, plan, on_progress)
-    else:
-        found = _without_boxes(predictor, samples, plan, on_progress)
-    return TrainedRun(save_thresholds(trained.run, _for_its_maps(found, predictor).to_json()))
+    trained, data_set = opened_run(run), opened(data, reading)
+    split = settings.split or learned_split(data_set, trained.run.settings.train_split)
+    samples = data_set.split(split)
+    predictor = _uncalibrated(trained).predictor(look, Places(**asdict(cut)))
+    tuning = _Tuning(predictor, settings, split, on_progress)
+    if settings.boxes and split == trained.run.settings.val_split:
+        raise SettingError(
+            f"--boxes would look at the boxes of split {split!r}, which is kept to judge",
+            remedy="Give another --split, or --oracle for the upper bound",
+        )
+    tuned = tuning.with_boxes(samples) if settings.boxes else tuning.without_boxes(samples)
+    return TrainedRun(save_thresholds(trained.run, tuned.to_json()))
 
 
 def oracle(
-    trained: TrainedRun,
-    data_set: DataSet,
-    plan: Plan,
+    run: str | Path | TrainedRun,
+    data: str | Path | DataSet,
+    settings: CalibrateSettings = CalibrateSettings(),
     *,
     look: Look = Look(),
-    places: Places = Places(),
+    cut: Cut = Cut(),
+    reading: DataSettings = DataSettings(),
     on_progress: Progress = silent,
 ) -> Calibration:
     """The thresholds that fit the evaluated boxes best: an upper bound, which is never stored."""
-    predictor = _uncalibrated(trained).predictor(look, places)
-    drawn = _drawn(data_set.split(plan.split), predictor, plan, None)
-    found = thresholds.calibrate_oracle(
-        drawn_heat(predictor, drawn, _counter(on_progress, len(drawn))),
-        len(trained.class_names),
-        threshold_mode=predictor.places.threshold_mode,
-        counted=_counted(predictor.places),
-        min_share=least_share(predictor.places, predictor.look.localiser),
-        granularity=plan.granularity,
-    )
-    return _for_its_maps(found, predictor)
+    trained, data_set = opened_run(run), opened(data, reading)
+    split = settings.split or trained.run.settings.val_split
+    predictor = _uncalibrated(trained).predictor(look, Places(**asdict(cut)))
+    return _Tuning(predictor, settings, split, on_progress).oracle(data_set.split(split))
 
 
-def _for_its_maps(found: Calibration, predictor: Predictor) -> Calibration:
-    return replace(found, maps=maps_in_words(predictor.look))
+@dataclass(frozen=True)
+class _Tuning:
+    """How one run looks at the images of one split, and what is kept of its maps."""
+
+    predictor: Predictor
+    settings: CalibrateSettings
+    split: str
+    on_progress: Progress
+
+    def with_boxes(self, samples: Sequence[Sample]) -> Calibration:
+        tuned = thresholds.calibrate_with_boxes(
+            self._drawn_heat(samples, self.settings.boxes),
+            len(self.predictor.source.class_names),
+            random=np.random.default_rng(self.settings.seed),
+            counted=self._counted,
+            threshold_mode=self.predictor.places.threshold_mode,
+            limits=self._limits,
+            granularity=self.settings.granularity,
+        )
+        return self._for_its_maps(tuned)
+
+    def oracle(self, samples: Sequence[Sample]) -> Calibration:
+        tuned = thresholds.calibrate_oracle(
+            self._drawn_heat(samples, None),
+            len(self.predictor.source.class_names),
+            counted=self._counted,
+            threshold_mode=self.predictor.places.threshold_mode,
+            limits=self._limits,
+            granularity=self.settings.granularity,
+        )
+        return self._for_its_maps(tuned)
+
+    def without_boxes(self, samples: Sequence[Sample]) -> Calibration:
+        tagged = [sample for sample in samples if (sample.labels == PRESENT).any()]
+        if not tagged:
+            raise DataError(f"no image of split {self.split!r} has a tag")
+        order = np.random.default_rng(self.settings.seed).permutation(len(tagged))
+        chosen = [tagged[index] for index in sorted(order[: self.settings.most_images].tolist())]
+        count = _counter(self.on_progress, len(chosen))
+        rule = self.settings.rule
+        tuned = thresholds.calibrate_without_boxes(
+            viewed_heat(self.predictor, chosen, count),
+            len(self.predictor.source.class_names),
+            rule=None if rule == "auto" else rule,
+            threshold_mode=self.predictor.places.threshold_mode,
+            limits=self._limits,
+            granularity=self.settings.granularity,
+        )
+        return self._for_its_maps(tuned)
+
+    def _drawn_heat(self, samples: Sequence[Sample], most_boxes: int | None) -> Iterator[DrawnHeat]:
+        num_classes = len(self.predictor.source.class_names)
+        random = np.random.default_rng(self.settings.seed)
+        drawn = choose_drawn(samples, num_classes, most_boxes, random)
+        if not drawn:
+            there = any(drawn_boxes(s, index) for s in samples for index in range(num_classes))
+            raise DataError(
+                f"split {self.split!r} holds no drawn box"
+                if not there
+                else f"every image of split {self.split!r} has more than {most_boxes} boxes",
+                remedy="Leave out --boxes to tune on tags alone"
+                if not there
+                else "Give more --boxes",
+            )
+        return drawn_heat(self.predictor, drawn, _counter(self.on_progress, len(drawn)))
+
+    @property
+    def _counted(self) -> Counted:
+        """What is judged: all boxes where the run will name all, else the largest."""
+        return "all" if self.settings.boxes_of_a_class == "all" else "largest"
+
+    @property
+    def _limits(self) -> ComponentLimits:
+        places, localiser = self.predictor.places, self.predictor.look.localiser
+        return ComponentLimits(
+            min_area=places.min_area,
+            max_area=places.max_area,
+            min_share=least_share(places, localiser),
+        )
+
+    def _for_its_maps(self, tuned: Calibration) -> Calibration:
+        return replace(tuned, maps=maps_in_words(self.predictor.look))
 
 
 def calibrate_rescoring(
@@ -120,7 +165,6 @@ def calibrate_rescoring(
     data_set: DataSet,
     *,
     look: Look = Look(),
-    places: Places = Places(),
     on_progress: Progress = silent,
 ) -> AlphaChoice:
     """The weight of co-occurring classes with the best classification mAP on the watched images.
@@ -134,66 +178,12 @@ def calibrate_rescoring(
             where=str(data_set.root),
             remedy="Give the data a validation split",
         )
-    predictor = trained.predictor(look, replace(places, rescoring=0.0))
+    predictor = trained.predictor(look, Places(rescoring=0.0))
     scores, labels = _scores(predictor, division.watched, on_progress)
     shares = shares_from_counts(trained.run.labels.co_occurrence)
     choice = choose_alpha(scores, labels, shares, tag_mean_average_precision)
     save_alpha(trained.path, choice, watched=division.watched_name)
     return choice
-
-
-def _with_boxes(
-    predictor: Predictor, samples: Sequence[Sample], plan: Plan, on_progress: Progress
-) -> Calibration:
-    drawn = _drawn(samples, predictor, plan, plan.num_boxes)
-    return thresholds.calibrate_with_boxes(
-        drawn_heat(predictor, drawn, _counter(on_progress, len(drawn))),
-        len(predictor.source.class_names),
-        threshold_mode=predictor.places.threshold_mode,
-        random=np.random.default_rng(plan.seed),
-        counted=_counted(predictor.places),
-        min_share=least_share(predictor.places, predictor.look.localiser),
-        granularity=plan.granularity,
-    )
-
-
-def _without_boxes(
-    predictor: Predictor, samples: Sequence[Sample], plan: Plan, on_progress: Progress
-) -> Calibration:
-    tagged = [sample for sample in samples if (sample.labels == PRESENT).any()]
-    if not tagged:
-        raise DataError(f"no image of split {plan.split!r} has a tag")
-    order = np.random.default_rng(plan.seed).permutation(len(tagged))[: plan.most_images]
-    chosen = [tagged[index] for index in sorted(order.tolist())]
-    viewed = viewed_heat(predictor, chosen, _counter(on_progress, len(chosen)))
-    num_classes = len(predictor.source.class_names)
-    mode, granularity = predictor.places.threshold_mode, plan.granularity
-    rule: Rule | None = None if plan.rule == "auto" else plan.rule
-    return thresholds.calibrate_without_boxes(
-        viewed, num_classes, rule=rule, threshold_mode=mode, granularity=granularity
-    )
-
-
-def _drawn(
-    samples: Sequence[Sample], predictor: Predictor, plan: Plan, num_boxes: int | None
-) -> list[DrawnImage]:
-    num_classes = len(predictor.source.class_names)
-    random = np.random.default_rng(plan.seed)
-    drawn = choose_drawn(samples, num_classes, num_boxes, random)
-    if not drawn:
-        there = any(drawn_boxes(s, index) for s in samples for index in range(num_classes))
-        raise DataError(
-            f"split {plan.split!r} holds no drawn box"
-            if not there
-            else f"every image of split {plan.split!r} has more than {num_boxes} boxes",
-            remedy="Leave out --boxes to tune on tags alone" if not there else "Give more --boxes",
-        )
-    return drawn
-
-
-def _counted(places: Places) -> Counted:
-    """What is judged while tuning: all boxes where the run will name all, else the largest."""
-    return "all" if places.boxes == "all" else "largest"
 
 
 def _uncalibrated(trained: TrainedRun) -> TrainedRun:

@@ -30,6 +30,11 @@ def read(data: str | Path, settings: DataSettings = DataSettings()) -> DataSet:
     return data_set
 
 
+def opened(data: str | Path | DataSet, reading: DataSettings = DataSettings()) -> DataSet:
+    """What a verb is given as its data, which may have been read already."""
+    return data if isinstance(data, DataSet) else read(data, reading)
+
+
 def check(data_set: DataSet, on_progress: Progress) -> ImageCheck:
     """Decodes every image with all cores; a script that calls it needs `__name__ == "__main__"`."""
     return check_images(

@@ -225,6 +225,11 @@ def load_folder(path: str | Path) -> TrainedRun:
     return TrainedRun(load_run(Path(path)))
 
 
+def opened_run(run: str | Path | TrainedRun) -> TrainedRun:
+    """What a verb is given as its run, which may have been loaded already."""
+    return run if isinstance(run, TrainedRun) else load_folder(run)
+
+
 class WayOfLooking(Protocol):
     """What a method says of how images are looked at."""
 

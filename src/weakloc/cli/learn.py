@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,10 +12,16 @@ from cyclopts import Parameter
 from weakloc.cli.terminal import Terminal
 from weakloc.cli.use import keep_freed_memory
 from weakloc.extensions import names_of
-from weakloc.settings import DataSettings, Look, Places, RefineSettings, TrainSettings
+from weakloc.settings import (
+    CalibrateSettings,
+    Cut,
+    DataSettings,
+    Look,
+    RefineSettings,
+    TrainSettings,
+)
 
 if TYPE_CHECKING:
-    from weakloc.api.calibration import Plan
     from weakloc.api.runs import TrainedRun
     from weakloc.localize.calibration import Calibration
     from weakloc.structures import DataSet
@@ -118,54 +124,17 @@ def refine(
 MOST_CLASSES = 40  # shown on the terminal; --json lists all
 
 
-@dataclass(frozen=True, kw_only=True)
-class TunedPlaces(Places):
-    """What is said about images; `--boxes` is a number of drawn boxes here."""
-
-    boxes: Annotated[
-        Literal["all", "largest", "best", "none"], Parameter(name="--boxes-of-a-class")
-    ] = "all"
-    """Boxes that the thresholds are to serve, as `weakloc predict --boxes` will name them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tuning:
-    """What the thresholds are tuned on."""
-
-    boxes: int = 0
-    """Drawn boxes to look at, 5 to 50. 0 looks at none: tags alone decide."""
-
-    split: str | None = None
-    """Images to tune on. Not given: those learned from; with --oracle those watched."""
-
-    rule: Literal["auto", "fixed", "otsu", "mean_ratio", "area_prior", "stability"] = "auto"
-    """Rule for tuning without boxes; auto takes the one that sizes and mirror images agree on."""
-
-    granularity: Literal["class", "global"] = "class"
-    """A threshold for each class, or one for all."""
-
-    most_images: int = 500
-    """Images drawn at random to tune on without boxes."""
-
-    seed: int = 0
-    """Number from which the choice of images follows."""
-
-    choose_rescoring: Annotated[bool, Parameter(negative=())] = False
-    """Also choose the weight of classes tagged together, by tags kept back in training."""
-
-    oracle: Annotated[bool, Parameter(negative=())] = False
-    """Only print the thresholds that fit all boxes of the split best: an upper bound, not kept."""
-
-
 def calibrate(
     run: str,
     data: str,
     /,
     *,
     also: tuple[str, ...] = (),
-    tuning: Annotated[Tuning, Parameter(name="*")] = Tuning(),
+    settings: Annotated[CalibrateSettings, Parameter(name="*")] = CalibrateSettings(),
+    choose_rescoring: Annotated[bool, Parameter(negative=())] = False,
+    oracle: Annotated[bool, Parameter(negative=())] = False,
     look: Annotated[Look, Parameter(name="*")] = Look(),
-    places: Annotated[TunedPlaces, Parameter(name="*")] = TunedPlaces(),
+    cut: Annotated[Cut, Parameter(name="*")] = Cut(),
     reading: Annotated[DataSettings, Parameter(name="*")] = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
@@ -180,90 +149,88 @@ def calibrate(
     also
         Further runs on the same classes: only fit how the scores of all are combined, by tags
         alone, for `weakloc predict --also`. May be repeated.
+    choose_rescoring
+        Also choose the weight of classes tagged together, by tags kept back in training.
+    oracle
+        Only print the thresholds that fit all boxes of the split best: an upper bound, not kept.
     """
     from weakloc.api import data_sets
     from weakloc.api.runs import load_folder
 
-    trained = load_folder(run)
-    data_set = data_sets.read(data, reading)
+    trained, data_set = load_folder(run), data_sets.read(data, reading)
     if also:
-        _fit_fusion((run, *also), data_set, tuning.split, look, terminal)
-    elif tuning.oracle:
-        _show_oracle(trained, data_set, tuning, look=look, places=places, terminal=terminal)
+        _fit_fusion((run, *also), data_set, settings.split, look, terminal)
+    elif oracle:
+        _show_oracle(trained, data_set, settings, look=look, cut=cut, terminal=terminal)
     else:
-        _tune(trained, data_set, tuning, look=look, places=places, terminal=terminal)
+        tuned = _tune(trained, data_set, settings, look=look, cut=cut, terminal=terminal)
+        split = settings.split or _usual_split(trained, data_set)
+        assert tuned.calibration is not None
+        thresholds = tuned.calibration.to_json()
+        document = {"run": str(tuned.path), "split": split, "thresholds": thresholds}
+        if choose_rescoring:
+            document["rescoring"] = _choose_rescoring(tuned, data_set, look, terminal)
+        terminal.say(f"Kept in {tuned.path}")
+        terminal.give(document)
 
 
 def _tune(
     trained: TrainedRun,
     data_set: DataSet,
-    tuning: Tuning,
+    settings: CalibrateSettings,
     *,
     look: Look,
-    places: Places,
+    cut: Cut,
     terminal: Terminal,
-) -> None:
+) -> TrainedRun:
     from weakloc.api import calibration
-    from weakloc.training.splits import learned_split
 
-    plan = _plan(tuning, learned_split(data_set, trained.run.settings.train_split))
     with terminal.progress("images") as show:
         tuned = calibration.calibrate(
-            trained, data_set, plan, look=look, places=places, on_progress=show
+            trained, data_set, settings, look=look, cut=cut, on_progress=show
         )
-    found = tuned.calibration
-    assert found is not None
-    _show(found, tuned.class_names, terminal)
-    document: dict[str, Any] = {
-        "run": str(tuned.path),
-        "split": plan.split,
-        "thresholds": found.to_json(),
-    }
-    if tuning.choose_rescoring:
-        with terminal.progress("images") as show:
-            choice = calibration.calibrate_rescoring(
-                tuned, data_set, look=look, places=places, on_progress=show
-            )
-        document["rescoring"] = asdict(choice)
-        terminal.say(
-            f"Weight of classes tagged together: {choice.alpha:g} "
-            f"(classification mAP {choice.mean_average_precision:.3f})"
-        )
-    terminal.say(f"Kept in {tuned.path}")
-    terminal.give(document)
+    assert tuned.calibration is not None
+    _show(tuned.calibration, tuned.class_names, terminal)
+    return tuned
+
+
+def _usual_split(trained: TrainedRun, data_set: DataSet) -> str:
+    from weakloc.training.splits import learned_split
+
+    return learned_split(data_set, trained.run.settings.train_split)
+
+
+def _choose_rescoring(
+    tuned: TrainedRun, data_set: DataSet, look: Look, terminal: Terminal
+) -> dict[str, Any]:
+    from weakloc.api import calibration
+
+    with terminal.progress("images") as show:
+        choice = calibration.calibrate_rescoring(tuned, data_set, look=look, on_progress=show)
+    terminal.say(
+        f"Weight of classes tagged together: {choice.alpha:g} "
+        f"(classification mAP {choice.mean_average_precision:.3f})"
+    )
+    return asdict(choice)
 
 
 def _show_oracle(
     trained: TrainedRun,
     data_set: DataSet,
-    tuning: Tuning,
+    settings: CalibrateSettings,
     *,
     look: Look,
-    places: Places,
+    cut: Cut,
     terminal: Terminal,
 ) -> None:
     from weakloc.api import calibration
 
-    plan = _plan(tuning, trained.run.settings.val_split)
     with terminal.progress("images") as show:
         bound = calibration.oracle(
-            trained, data_set, plan, look=look, places=places, on_progress=show
+            trained, data_set, settings, look=look, cut=cut, on_progress=show
         )
     _show(bound, trained.class_names, terminal)
     terminal.give({"oracle": bound.to_json()})
-
-
-def _plan(tuning: Tuning, usual_split: str) -> Plan:
-    from weakloc.api.calibration import Plan
-
-    return Plan(
-        split=tuning.split or usual_split,
-        num_boxes=tuning.boxes,
-        rule=tuning.rule,
-        granularity=tuning.granularity,
-        most_images=tuning.most_images,
-        seed=tuning.seed,
-    )
 
 
 def _fit_fusion(

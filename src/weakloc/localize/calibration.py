@@ -21,6 +21,7 @@ from weakloc.localize.maps import HeatMap
 from weakloc.localize.thresholds import (
     RULES,
     THRESHOLDS,
+    ComponentLimits,
     Counted,
     Evidence,
     Rule,
@@ -126,16 +127,15 @@ def calibrate_with_boxes(
     threshold_mode: ThresholdMode,
     random: Generator,
     counted: Counted = "largest",
-    min_share: float = 0.0,
+    limits: ComponentLimits = ComponentLimits(),
     granularity: Granularity = "class",
 ) -> Calibration:
     """Thresholds from a few drawn images (5 to 50), with what that number leaves uncertain.
 
     The sum of success and overlap is maximised: with few images success alone is a staircase. A
-    class with fewer than FEWEST_IMAGES takes the threshold of all classes together. `min_share` is
-    that of `find_boxes`.
+    class with fewer than FEWEST_IMAGES takes the threshold of all classes together.
     """
-    curves = _curves(drawn, threshold_mode, counted, min_share)
+    curves = _curves(drawn, threshold_mode, counted, limits)
     groups = _groups(curves.class_indices, num_classes, granularity)
     gain = curves.success + curves.overlap
     levels = {key: _best_level(gain[rows].mean(axis=0)) for key, rows in groups.items()}
@@ -161,11 +161,11 @@ def calibrate_oracle(
     *,
     threshold_mode: ThresholdMode,
     counted: Counted = "largest",
-    min_share: float = 0.0,
+    limits: ComponentLimits = ComponentLimits(),
     granularity: Granularity = "global",
 ) -> Calibration:
     """The best thresholds for the boxes they are evaluated on: what no honest tuning exceeds."""
-    curves = _curves(drawn, threshold_mode, counted, min_share)
+    curves = _curves(drawn, threshold_mode, counted, limits)
     groups = _groups(curves.class_indices, num_classes, granularity, fewest=1)
     gain = curves.success + _OVERLAP_BREAKS_TIES * curves.overlap
     levels = {key: _best_level(gain[rows].mean(axis=0)) for key, rows in groups.items()}
@@ -185,6 +185,7 @@ def calibrate_without_boxes(
     *,
     rule: Rule | None,
     threshold_mode: ThresholdMode,
+    limits: ComponentLimits = ComponentLimits(),
     granularity: Granularity = "class",
 ) -> Calibration:
     """Thresholds by a rule that sees heat maps of images with their tags, and no box.
@@ -197,6 +198,7 @@ def calibrate_without_boxes(
             heat.class_index,
             [heat_levels(view, threshold_mode=threshold_mode) for view in heat.views],
             heat.transform,
+            limits,
         )
         for heat in viewed
     ]
@@ -232,12 +234,12 @@ def _curves(
     drawn: Iterable[DrawnHeat],
     threshold_mode: ThresholdMode,
     counted: Counted,
-    min_share: float,
+    limits: ComponentLimits,
 ) -> _Curves:
     class_indices, success, overlap, num_boxes = [], [], [], 0
     for heat in drawn:
         levels = heat_levels(heat.heat, threshold_mode=threshold_mode)
-        components = level_components(levels, heat.transform, min_share=min_share)
+        components = level_components(levels, heat.transform, limits)
         quality = level_quality(
             components, heat.boxes, heat.transform, counted=counted, min_iou=MIN_IOU
         )

@@ -27,7 +27,6 @@ from weakloc.localize.maps import NORMALISATIONS, HeatMap
 
 NUM_LEVELS = 255
 THRESHOLDS: FloatArray = np.arange(1, NUM_LEVELS + 1) / 256.0
-MIN_AREA = 0.001  # of the image: the smallest component that counts
 Counted: TypeAlias = Literal["all", "largest"]
 Rule: TypeAlias = Literal["fixed", "otsu", "mean_ratio", "area_prior", "stability"]
 FIXED = 0.2  # the threshold of the rule "fixed"
@@ -60,14 +59,22 @@ def heat_levels(heat: HeatMap, *, threshold_mode: ThresholdMode) -> NDArray[np.u
     return np.asarray(np.clip(np.ceil(normalised * 256.0) - 1.0, 0.0, 255.0), dtype=np.uint8)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComponentLimits:
+    """Which components get a box, as `find_boxes` has it: shares of the image and of all heat."""
+
+    min_area: float = 0.001
+    max_area: float = 1.0
+    min_share: float = 0.0
+
+
 def level_components(
     levels: NDArray[np.uint8],
     transform: GridTransform,
-    *,
-    min_share: float = 0.0,
+    limits: ComponentLimits = ComponentLimits(),
 ) -> LevelComponents:
-    """Components of at least MIN_AREA of the image and `min_share` of the heat (of the middle of
-    each level); the whole image at all levels if constant."""
+    """Components within the limits, the heat of each level being that of its middle; the whole
+    image at all levels if constant."""
     frame = np.array(image_box_in_grid(transform))
     if levels.min() == levels.max():
         ends = np.array([0]), np.array([NUM_LEVELS - 1])
@@ -75,8 +82,13 @@ def level_components(
     tree = component_tree(levels)
     cells_in_image = float((frame[2] - frame[0]) * (frame[3] - frame[1]))
     heat = tree.heat_sum + 0.5 * tree.area
-    has_heat = heat >= min_share * (levels.sum(dtype=np.float64) + 0.5 * levels.size)
-    shown = np.flatnonzero((tree.level > 0) & (tree.area >= MIN_AREA * cells_in_image) & has_heat)
+    all_heat = levels.sum(dtype=np.float64) + 0.5 * levels.size
+    shown = np.flatnonzero(
+        (tree.level > 0)
+        & (tree.area >= limits.min_area * cells_in_image)
+        & (np.minimum(tree.area / cells_in_image, 1.0) <= limits.max_area)
+        & (heat >= limits.min_share * all_heat)
+    )
     hottest = levels.ravel()[tree.peak[shown]].astype(np.int64)
     shown = shown[np.lexsort((-tree.peak[shown], hottest, tree.area[shown]))]
     cut = np.clip(tree.box[shown], np.tile(frame[:2], 2), np.tile(frame[2:], 2))
@@ -155,10 +167,16 @@ class Evidence:
 
     @classmethod
     def of(
-        cls, class_index: int, views: Sequence[NDArray[np.uint8]], transform: GridTransform
+        cls,
+        class_index: int,
+        views: Sequence[NDArray[np.uint8]],
+        transform: GridTransform,
+        limits: ComponentLimits,
     ) -> Evidence:
         counts = np.bincount(views[0].ravel(), minlength=NUM_LEVELS + 1)
-        boxes = [largest_boxes(level_components(view, transform), transform) for view in views]
+        boxes = [
+            largest_boxes(level_components(view, transform, limits), transform) for view in views
+        ]
         return cls(class_index, counts / views[0].size, np.stack(boxes))
 
 

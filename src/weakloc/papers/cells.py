@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from weakloc import __version__
-from weakloc.api.calibration import Plan, calibrate, oracle
+from weakloc.api.calibration import calibrate, oracle
 from weakloc.api.data_sets import read, scenes
 from weakloc.api.evaluation import Evaluated, Judging, judge
 from weakloc.api.runs import TrainedRun, load_folder
@@ -34,7 +34,14 @@ from weakloc.methods.settings import from_settings, merged_settings, to_settings
 from weakloc.papers.recipe import DataKind, ThresholdOrigin
 from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.views import see_images
-from weakloc.settings import DataSettings, Look, Places, RefineSettings, TrainSettings
+from weakloc.settings import (
+    CalibrateSettings,
+    DataSettings,
+    Look,
+    Places,
+    RefineSettings,
+    TrainSettings,
+)
 from weakloc.structures import ABSENT, PRESENT, BrokenImage, DataSet, Sample, Truth
 from weakloc.training.run_folder import CHECKPOINT_NAME
 
@@ -292,16 +299,22 @@ class Looking:
             return trained
         settings = self.training.settings
         if self.tuning == "oracle":
-            plan = Plan(split=settings.val_split)
-            found = oracle(trained, data_set, plan, look=self.look, places=self.places)
+            found = oracle(
+                trained,
+                data_set,
+                CalibrateSettings(split=settings.val_split, boxes_of_a_class=self.places.boxes),
+                look=self.look,
+                cut=self.places,
+            )
             return TrainedRun(replace(trained.run, thresholds=found.to_json()))
-        plan = Plan(
+        tuning = CalibrateSettings(
             split=settings.train_split,
-            num_boxes=0 if self.tuning == "tags" else BOXES_TO_TUNE,
+            boxes=0 if self.tuning == "tags" else BOXES_TO_TUNE,
             granularity="global" if self.tuning == "boxes, one threshold" else "class",
             seed=settings.seed,
+            boxes_of_a_class=self.places.boxes,
         )
-        return calibrate(trained, data_set, plan, look=self.look, places=self.places)
+        return calibrate(trained, data_set, tuning, look=self.look, cut=self.places)
 
     def _record(
         self, found: Evaluated, seconds: float, searched: Mapping[str, float]

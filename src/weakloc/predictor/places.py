@@ -31,7 +31,7 @@ from weakloc.localize.masks import (
 from weakloc.localize.pixel_affinity import PixelAffinitySettings, refine_by_pixel_affinity
 from weakloc.localize.points import PointMethod, locate_point, locate_points
 from weakloc.predictor.views import SeenImage
-from weakloc.settings import Places
+from weakloc.settings import Cut, Places
 from weakloc.structures import (
     ABSENT,
     PRESENT,
@@ -252,10 +252,10 @@ def _box_score(how: Locating) -> BoxScore:
     return "share" if how.localiser == "cells" else "mean"
 
 
-def least_share(places: Places, localiser: str) -> float:
+def least_share(cut: Cut, localiser: str) -> float:
     """Cells are divided finely; crumbs are no objects."""
-    if places.min_share is not None:
-        return places.min_share
+    if cut.min_share is not None:
+        return cut.min_share
     return CRUMB if localiser == "cells" else 0.0
 
 
