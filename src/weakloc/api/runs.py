@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -217,7 +217,10 @@ def predictions_of(
 ) -> Iterator[Prediction | BrokenImage]:
     """One answer an image, in input order; `tags` is a table of what is in them."""
     given = None if tags is None else read_tags(Path(tags), predictor.source.class_names)[0]
-    return predictor.predict(_sources(images), given)
+    if isinstance(images, str | Path):
+        return predictor.predict(find_images(str(images)), given)
+    sources = (ImageSource(str(path).replace("\\", "/"), str(path)) for path in images)
+    return predictor.predict(sources, given)
 
 
 def load_folder(path: str | Path) -> TrainedRun:
@@ -262,12 +265,6 @@ def as_the_method_says(look: Look, method: WayOfLooking) -> Look:
             remedy="Leave out --scales: the search looks at parts of the image instead",
         )
     return filled
-
-
-def _sources(images: str | Path | Sequence[str | Path]) -> Iterator[ImageSource]:
-    if isinstance(images, str | Path):
-        return find_images(str(images))
-    return (ImageSource(str(path).replace("\\", "/"), str(path)) for path in images)
 
 
 SUFFIX = ".onnx"
@@ -342,11 +339,6 @@ def export(run: TrainedRun, out: Path) -> ExportedFile:
             f"--out is {str(out)!r}", remedy=f"Give the file a name that ends in {SUFFIX}"
         )
     return write_onnx(run.run.network, out, describe(run))
-
-
-def load_onnx(path: str | Path) -> ExportedNetwork:
-    """The network in a file that `export` wrote."""
-    return ExportedNetwork(OnnxSource(Path(path)))
 
 
 def describe(run: TrainedRun) -> OnnxRecord:
@@ -424,7 +416,7 @@ class FusedRuns:
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
         """Scores by the fitted late classifier where there is one, else their mean."""
         predictors = self._predictors(look, places)
-        members = _members(predictors)
+        members = [Member(own.source, own.look) for own in predictors]
         thresholds = np.mean([own.locating.thresholds for own in predictors], axis=0)
         late = self.late_classifier()
         fuse_scores = late or mean_scores(members[0].source.activation)
@@ -464,7 +456,7 @@ class FusedRuns:
         it was fitted on the other.
         """
         samples = self._fitted_on(data_set, split)
-        members = _members(self._predictors(look, Places()))
+        members = [Member(own.source, own.look) for own in self._predictors(look, Places())]
         logits, labels = _scores(members, samples, on_progress)
         if len(logits) < 2:
             raise DataError("there are too few images to fit a classifier of scores on")
@@ -518,10 +510,6 @@ class FusedRuns:
             np.savez_compressed(temporary, networks=self._digests(), **asdict(classifier))
 
 
-def _members(predictors: Iterable[Predictor]) -> list[Member]:
-    return [Member(own.source, own.look) for own in predictors]
-
-
 def _scores(
     members: Sequence[Member], samples: Sequence[Sample], on_progress: Progress
 ) -> tuple[FloatArray, NDArray[np.int8]]:
@@ -549,7 +537,8 @@ def _scores(
 
 def load(run: str | Path) -> TrainedRun | ExportedNetwork:
     """A run: the folder that `weakloc train` wrote, or a file of `weakloc export`."""
-    return load_onnx(run) if Path(run).suffix == SUFFIX else load_folder(run)
+    path = Path(run)
+    return ExportedNetwork(OnnxSource(path)) if path.suffix == SUFFIX else load_folder(path)
 
 
 def predictor_of(
