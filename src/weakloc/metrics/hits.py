@@ -219,6 +219,8 @@ def pointing_accuracy(
         is_drawn = _drawn_classes(case)
         hits = np.zeros(len(classes))
         for c, point in case.best_points.items():
+            if not is_drawn[c]:
+                continue
             left, top, right, bottom = case.truth.objects.boxes_of(c).T
             across = (left - tolerance <= point.x) & (point.x <= right + tolerance)
             down = (top - tolerance <= point.y) & (point.y <= bottom + tolerance)
