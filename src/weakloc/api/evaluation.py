@@ -17,7 +17,7 @@ from weakloc.api.runs import SUFFIX, ExportedNetwork, TrainedRun, load
 from weakloc.data.readers.coco import read_coco_results
 from weakloc.data.sources import ImageSource
 from weakloc.errors import PredictionsError
-from weakloc.files import ByName, open_whole
+from weakloc.files import ByName, open_whole, write_json
 from weakloc.geometry import GridTransform, Size
 from weakloc.localize.maps import resample
 from weakloc.metrics.case import ClassIndex, ClassMap, Resolution, pair_predictions
@@ -44,7 +44,13 @@ from weakloc.work import Progress, silent
 
 # Metrics that read the places of the true classes and of the likeliest alone.
 OF_FEW_CLASSES = frozenset(
-    ("classification", "accuracy", "single_object", *(each.name for each in READINGS), "pixels")
+    (
+        "classification",
+        "accuracy",
+        "single_object",
+        *(reading.name for reading in READINGS),
+        "pixels",
+    )
 )
 EVERYTHING: frozenset[PredictedKind] = frozenset(("scores", "points", "boxes", "masks", "maps"))
 
@@ -150,8 +156,8 @@ def judge(
     if path.suffix == SUFFIX or (path.is_dir() and not file.is_file()):
         return _evaluate_run(load(path), judging, look, places, on_progress)
     if file.suffix == ".json":
-        found = read_coco_results(file, judging.data_set)
-        return _evaluate_file(found, file, judging, is_complete=False)
+        predictions = read_coco_results(file, judging.data_set)
+        return _evaluate_file(predictions, file, judging, is_complete=False)
     return _evaluate_file(list(read_predictions(file)), file, judging, is_complete=True)
 
 
@@ -162,31 +168,29 @@ def compare(first: Evaluated, second: Evaluated) -> tuple[Difference, ...]:
 
 def write_metrics(path: Path, evaluated: Sequence[Evaluated]) -> None:
     """One JSON document; with several runs a list under "runs"."""
-    with open_whole(path) as file:
-        json.dump(document_of(evaluated), file, indent=2, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
+    write_json(path, document_of(evaluated))
 
 
 def document_of(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
     """What metrics.json holds: one record, or a list of them under "runs"."""
-    records = [each.to_json() for each in evaluated]
+    records = [numbers.to_json() for numbers in evaluated]
     return records[0] if len(records) == 1 else {"runs": records}
 
 
 def write_markdown(path: Path, evaluated: Sequence[Evaluated]) -> None:
     """One row a number, one column a run, with the interval and the best baseline."""
     with open_whole(path) as file:
-        file.write("| metric | " + " | ".join(each.name for each in evaluated))
+        file.write("| metric | " + " | ".join(numbers.name for numbers in evaluated))
         file.write(" | best baseline |\n|---|" + "---|" * (len(evaluated) + 1) + "\n")
         for result in evaluated[0].report.results:
             name = result.name
-            cells = [_markdown_cell(each.report, name) for each in evaluated]
+            cells = [_markdown_cell(numbers.report, name) for numbers in evaluated]
             best = max(result.baselines.items(), key=lambda item: item[1], default=None)
             shown = "-" if best is None else f"{best[1]:.3f} ({best[0]})"
             file.write(f"| {name} | {' | '.join(cells)} | {shown} |\n")
-        for each in evaluated:
-            file.write(f"\n{each.name}: thresholds tuned by {each.tuned_by}; ")
-            file.write(f"{each.num_images} images of {each.split}.\n")
+        for numbers in evaluated:
+            file.write(f"\n{numbers.name}: thresholds tuned by {numbers.tuned_by}; ")
+            file.write(f"{numbers.num_images} images of {numbers.split}.\n")
 
 
 def _markdown_cell(report: Report, name: str) -> str:
@@ -243,33 +247,41 @@ class _Seeing:
 
     def through(self, samples: Sequence[Sample], on_progress: Progress) -> int:
         """The number of broken images, which no metric counts."""
+        predictor = self.predictor
         by_name = {sample.name: sample for sample in samples}
-        images = [ImageSource(sample.name, sample.path) for sample in samples]
-        plain = self._with(replace(self.predictor.places, masks="none"))
+        sources = [ImageSource(sample.name, sample.path) for sample in samples]
+        without_masks = Predictor(
+            predictor.source,
+            predictor.look,
+            replace(predictor.places, masks="none"),
+            thresholds=predictor.locating.thresholds,
+            heat=predictor.heat,
+        )
         num_broken = 0
-        for done, seen in enumerate(self.predictor.see(images), start=1):
+        for done, image in enumerate(predictor.see(sources), start=1):
             on_progress(done, len(samples))
-            if isinstance(seen, BrokenImage):
+            if isinstance(image, BrokenImage):
                 num_broken += 1
                 continue
-            sample = by_name[seen.name]
-            prediction = plain.measurable(seen, self._asked(sample, seen))
-            if self.predictor.places.masks != "none":
-                present = wanted_classes(seen.probabilities, None, self.predictor.places)
-                masks = self.predictor.measurable(seen, present).masks
+            sample = by_name[image.name]
+            true = np.flatnonzero(sample.labels == PRESENT).tolist()
+            classes = sorted({*true, int(image.probabilities.argmax())})
+            if self.asks_all:
+                classes = list(range(len(image.probabilities)))
+            prediction = without_masks.measurable(image, classes)
+            if predictor.places.masks != "none":
+                present = wanted_classes(image.probabilities, None, predictor.places)
+                masks = predictor.measurable(image, present).masks
                 prediction = replace(prediction, masks=masks)
-            maps = self._maps(sample, seen)
+            maps = self._maps(image, true) if true and self.resolutions else []
             self.evaluation.update(self.evaluation.setup.case(sample, prediction, maps))
         return num_broken
 
-    def _maps(self, sample: Sample, seen: SeenImage) -> list[ClassMap]:
+    def _maps(self, image: SeenImage, classes: Sequence[int]) -> list[ClassMap]:
         """Of the classes that are present, as the definitions say ("GT-known")."""
-        classes = [int(index) for index in np.flatnonzero(sample.labels == PRESENT)]
-        if not classes or not self.resolutions:
-            return []
-        heat = self.predictor.heat(seen, classes, self.predictor.look)
-        sizes: dict[Resolution, Size] = {"224": (SIDE, SIDE), "original": seen.size}
-        identity = GridTransform.identity(seen.size)
+        heat = self.predictor.heat(image, classes, self.predictor.look)
+        sizes: dict[Resolution, Size] = {"224": (SIDE, SIDE), "original": image.size}
+        identity = GridTransform.identity(image.size)
         maps = {
             resolution: resample(heat, identity.resize(sizes[resolution])).values
             for resolution in self.resolutions
@@ -278,17 +290,6 @@ class _Seeing:
             ClassMap(class_index, {name: values[row] for name, values in maps.items()})
             for row, class_index in enumerate(classes)
         ]
-
-    def _asked(self, sample: Sample, seen: SeenImage) -> list[int]:
-        if self.asks_all:
-            return list(range(len(seen.probabilities)))
-        true = np.flatnonzero(sample.labels == PRESENT).tolist()
-        return sorted({*true, int(seen.probabilities.argmax())})
-
-    def _with(self, places: Places) -> Predictor:
-        own = self.predictor
-        thresholds = own.locating.thresholds
-        return Predictor(own.source, own.look, places, thresholds=thresholds, heat=own.heat)
 
 
 def _evaluate_file(
@@ -301,7 +302,9 @@ def _evaluate_file(
         predicted=predicted_kinds(predictions),
         metrics=[name for name, metric in METRICS.items() if "maps" not in metric.predicted],
     )
-    skipped = _skipped_beside(path)
+    listed = path.with_name("skipped.jsonl")
+    lines = listed.read_text("utf-8").splitlines() if listed.is_file() else []
+    skipped = {json.loads(line)["image"] for line in lines if line}
     left = [sample for sample in samples if sample.name not in skipped]
     pairs: Iterable[tuple[Sample, Prediction]] = pair_predictions(
         _of_split(predictions, samples, judging.data_set),
@@ -311,8 +314,9 @@ def _evaluate_file(
     )
     for sample, prediction in pairs:
         evaluation.update(judging.setup.case(sample, prediction))
-    tuned_by, supervision = _origin_of(path)
-    report = evaluation.report(hidden_supervision=supervision)
+    summary = summary_beside(path) if path.suffix == ".jsonl" else {}
+    report = evaluation.report(hidden_supervision=int(summary.get("num_boxes_used", 0)))
+    tuned_by = str(summary.get("thresholds_from", "unknown"))
     num_broken = len(samples) - len(left)
     return Evaluated(str(path), judging.split, report, tuned_by, len(left), num_broken)
 
@@ -332,20 +336,7 @@ def _of_split(
             yield replace(prediction, image=named or prediction.image)
 
 
-def _skipped_beside(path: Path) -> set[str]:
-    listed = path.with_name("skipped.jsonl")
-    if not listed.is_file():
-        return set()
-    return {json.loads(line)["image"] for line in listed.read_text("utf-8").splitlines() if line}
-
-
-def _origin_of(path: Path) -> tuple[str, int]:
-    """What the summary beside a predictions.jsonl says of its thresholds, and their boxes."""
-    record = summary_beside(path) if path.suffix == ".jsonl" else {}
-    return str(record.get("thresholds_from", "unknown")), int(record.get("num_boxes_used", 0))
-
-
-def _check_classes(of_run: Sequence[str], of_data: Sequence[str], where: str) -> None:
+def _check_classes(of_run: Sequence[str], of_data: Sequence[str], run: str) -> None:
     if tuple(of_run) == tuple(of_data):
         return
     strange = [name for name in of_run if name not in of_data]
@@ -353,6 +344,6 @@ def _check_classes(of_run: Sequence[str], of_data: Sequence[str], where: str) ->
     raise PredictionsError(
         f"the run's classes differ from the data set's: {strange[:5] or 'none'} only in the run, "
         f"{missing[:5] or 'none'} only in the data",
-        where=where,
+        where=run,
         remedy="Give --class-names in the order of the run, or evaluate a predictions.jsonl",
     )

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-import msgspec
 import numpy as np
 from msgspec import Struct
 
 from weakloc.errors import PredictionsError
+from weakloc.files import fit_json, read_json
 from weakloc.geometry import FloatArray
 
 Detail: TypeAlias = float | int | str | None
@@ -97,19 +97,14 @@ class EvaluationRecord:
 
 def read_evaluations(path: Path) -> tuple[EvaluationRecord, ...]:
     """What metrics.json says of one run, or of several."""
+    remedy = "Give what weakloc evaluate --out wrote"
+    content = read_json(path, error=PredictionsError, remedy=remedy)
     try:
-        content = msgspec.json.decode(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise PredictionsError(f"is not readable JSON ({error})", where=str(path)) from error
-    runs = content.get("runs") if isinstance(content, dict) else None
-    try:
-        records = msgspec.convert([content] if runs is None else runs, tuple[EvaluationRecord, ...])
-    except msgspec.ValidationError as error:
-        raise PredictionsError(
-            f"does not hold metrics ({error})",
-            where=str(path),
-            remedy="Give what weakloc evaluate --out wrote",
-        ) from error
+        if "runs" not in content:
+            return (fit_json(content, EvaluationRecord),)
+        records = fit_json(content["runs"], tuple[EvaluationRecord, ...])
+    except ValueError as error:
+        raise PredictionsError(f"{error}", where=str(path), remedy=remedy) from error
     if not records:
-        raise PredictionsError("holds the metrics of no run", where=str(path))
+        raise PredictionsError("holds the metrics of no run", where=str(path), remedy=remedy)
     return records
