@@ -78,6 +78,11 @@ class Sample:
     labels: LabelVector
     truth: Truth | None = None
 
+    @property
+    def fingerprint(self) -> bytes:
+        """What digests take of it: its name and its tags."""
+        return self.name.encode("utf-8", "surrogateescape") + self.labels.tobytes()
+
 
 @dataclass(frozen=True)
 class DataSet:

@@ -70,7 +70,7 @@ def digest_of_data(data_set: DataSet) -> str:
     for split, samples in data_set.splits.items():
         digest.update(split.encode())
         for sample in samples:
-            digest.update(sample.name.encode("utf-8", "surrogateescape") + sample.labels.tobytes())
+            digest.update(sample.fingerprint)
     return digest.hexdigest()[:16]
 
 

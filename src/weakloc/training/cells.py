@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +39,7 @@ _LEAST_RATE = 1e-3
 
 
 @dataclass(frozen=True)
-class SeenCells:
+class KeptImage:
     """What is kept of an image: half-precision features by stride, its tags, where it has cells.
 
     `shares` are the class maps of its tags, each over its own range.
@@ -59,54 +59,49 @@ def learn_cells(
     on_progress: Progress,
 ) -> tuple[CellClassifier, list[BrokenImage]]:
     """Nothing but the samples' labels is looked at."""
-    chosen = _chosen(samples, settings)
-    seen, broken = _see(network, chosen, preprocessing, on_progress)
-    if not any((each.labels == PRESENT).any() for each in seen):
+    draw = torch.Generator().manual_seed(settings.seed)
+    drawn = torch.randperm(len(samples), generator=draw)[: settings.images]
+    chosen = [samples[index] for index in sorted(drawn.tolist())]
+    kept, broken = _keep_images(network, chosen, preprocessing, on_progress)
+    if not any((image.labels == PRESENT).any() for image in kept):
         raise DataError(
-            f"none of {len(seen)} readable images has a tag",
+            f"none of {len(kept)} readable images has a tag",
             remedy="Give images of which some are known to show a class",
         )
     torch.manual_seed(settings.seed)
     classifier = CellClassifier(
-        {level: len(values) for level, values in seen[0].features.items()}, len(seen[0].labels)
+        {level: len(values) for level, values in kept[0].features.items()}, len(kept[0].labels)
     )
-    _measure(classifier, seen)
-    _learn_tags(classifier, seen, settings)
-    division = [_guess(classifier, each) for each in seen]
+    _measure(classifier, kept)
+    _learn_tags(classifier, kept, settings)
+    division = [_guess(classifier, image) for image in kept]
     for number in range(settings.rounds):
         if number:
-            division = [_divided(_is_object(classifier, each), each) for each in seen]
-        _learn_places(classifier, seen, division, settings)
+            division = [_divided(_is_object(classifier, image), image) for image in kept]
+        _learn_places(classifier, kept, division, settings)
     return classifier.eval(), broken
 
 
-def _chosen(samples: Sequence[Sample], settings: RefineSettings) -> list[Sample]:
-    """At most so many images, drawn at random, in their order."""
-    draw = torch.Generator().manual_seed(settings.seed)
-    drawn = torch.randperm(len(samples), generator=draw)[: settings.images]
-    return [samples[index] for index in sorted(drawn.tolist())]
-
-
 @torch.inference_mode()
-def _see(
+def _keep_images(
     network: LocalizationNetwork,
     samples: Sequence[Sample],
     preprocessing: Preprocessing,
     on_progress: Progress,
-) -> tuple[list[SeenCells], list[BrokenImage]]:
+) -> tuple[list[KeptImage], list[BrokenImage]]:
     network.eval()
     levels = fine_levels(network.backbone)
     # Images of one size share a pass through the network; others come one by one, unpadded.
     batch_size = 8 if preprocessing.fixed_size is not None else 1
     loader = evaluation_loader(samples, preprocessing, batch_size=batch_size)
     device = next(network.parameters()).device
-    seen: list[SeenCells] = []
+    kept: list[KeptImage] = []
     for batch in loader:
         images = batch.images.to(device)
-        found = fine_features(network.backbone, images, levels)
+        fine = fine_features(network.backbone, images, levels)
         maps = network(images).maps.float().cpu().numpy()
         for row, transform in enumerate(batch.transforms):
-            features = {level: values[row].half().cpu() for level, values in found.items()}
+            features = {level: values[row].half().cpu() for level, values in fine.items()}
             rows, columns = features[max(levels)].shape[1:]
             assert transform is not None
             cells = network.cell_transform(transform, rows, columns)
@@ -115,21 +110,21 @@ def _see(
             tagged = maps[row][(labels == PRESENT).numpy()]
             tagged_at = network.cell_transform(transform, *tagged.shape[1:])
             shares = shares_of_range(ScoreMaps(tagged, tagged_at), cells)
-            seen.append(
-                SeenCells(
+            kept.append(
+                KeptImage(
                     features,
                     labels,
                     torch.from_numpy(shares).half(),
                     torch.from_numpy(inside),
                 )
             )
-        on_progress(len(seen), len(samples))
-    return seen, list(loader.broken)
+        on_progress(len(kept), len(samples))
+    return kept, list(loader.broken)
 
 
-def _measure(classifier: CellClassifier, seen: Sequence[SeenCells]) -> None:
+def _measure(classifier: CellClassifier, kept: Sequence[KeptImage]) -> None:
     """Mean and spread of every channel, and how common each tag is."""
-    labels = torch.stack([each.labels for each in seen])
+    labels = torch.stack([image.labels for image in kept])
     known = (labels != UNKNOWN).sum(0).clamp(min=1)
     rates = (labels == PRESENT).sum(0) / known
     classifier.base_rates.copy_(rates.clamp(_LEAST_RATE, 1 - _LEAST_RATE))
@@ -137,8 +132,8 @@ def _measure(classifier: CellClassifier, seen: Sequence[SeenCells]) -> None:
     for level in classifier.levels:
         total = torch.zeros(classifier.channels[level], dtype=torch.float64)
         squares, count = torch.zeros_like(total), 0
-        for each in seen:
-            values = each.features[level].flatten(1).double()
+        for image in kept:
+            values = image.features[level].flatten(1).double()
             total += values.sum(1)
             squares += values.square().sum(1)
             count += values.shape[1]
@@ -149,8 +144,8 @@ def _measure(classifier: CellClassifier, seen: Sequence[SeenCells]) -> None:
     classifier.std.copy_(torch.cat(spreads).clamp(min=_SMALLEST_SPREAD))
 
 
-def _standardised(classifier: CellClassifier, each: SeenCells) -> dict[int, Tensor]:
-    return classifier.standardised({k: value[None].float() for k, value in each.features.items()})
+def _standardised(classifier: CellClassifier, image: KeptImage) -> dict[int, Tensor]:
+    return classifier.standardised({k: value[None].float() for k, value in image.features.items()})
 
 
 def standing_out(standardised: Sequence[Tensor]) -> Tensor:
@@ -166,38 +161,38 @@ def standing_out(standardised: Sequence[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def _guess(classifier: CellClassifier, each: SeenCells) -> Tensor:
-    levels = _standardised(classifier, each)
+def _guess(classifier: CellClassifier, image: KeptImage) -> Tensor:
+    levels = _standardised(classifier, image)
     evidence = classifier.evidence(classifier.cells(levels))[0]
     out = standing_out([levels[level] for level in classifier.levels])[0]
-    return _divided(out * evidence, each)
+    return _divided(out * evidence, image)
 
 
 @torch.no_grad()
-def _is_object(classifier: CellClassifier, each: SeenCells) -> Tensor:
-    return classifier.is_object(classifier.cells(_standardised(classifier, each)))[0]
+def _is_object(classifier: CellClassifier, image: KeptImage) -> Tensor:
+    return classifier.is_object(classifier.cells(_standardised(classifier, image)))[0]
 
 
-def _divided(heat: Tensor, each: SeenCells) -> Tensor:
+def _divided(heat: Tensor, image: KeptImage) -> Tensor:
     """Each cell's class + 1, 0 for background, IGNORED where nothing is known: (rows, columns).
 
     Where two tagged classes want a cell, the one gets it that is nearer to its own maximum.
     """
-    present = [int(index) for index in (each.labels == PRESENT).nonzero()]
-    if not present and bool((each.labels == UNKNOWN).any()):
-        return torch.full(each.inside.shape, IGNORED)
-    target = torch.zeros(each.inside.shape, dtype=torch.int64)
-    best = torch.zeros(each.inside.shape)
-    for index, share_of_map in zip(present, each.shares.float(), strict=True):
+    present = [int(index) for index in (image.labels == PRESENT).nonzero()]
+    if not present and bool((image.labels == UNKNOWN).any()):
+        return torch.full(image.inside.shape, IGNORED)
+    target = torch.zeros(image.inside.shape, dtype=torch.int64)
+    best = torch.zeros(image.inside.shape)
+    for index, share_of_map in zip(present, image.shares.float(), strict=True):
         weighed = (heat[index] * share_of_map**EVIDENCE)[None]
         smooth = functional.avg_pool2d(weighed, 3, 1, 1, count_include_pad=False)[0]
-        known = smooth[each.inside]
+        known = smooth[image.inside]
         if known.min() == known.max():
-            return torch.full(each.inside.shape, IGNORED)
+            return torch.full(image.inside.shape, IGNORED)
         share = torch.where(smooth > otsu_threshold(known), smooth / known.max(), 0.0)
         target[share > best] = index + 1
         best = torch.maximum(best, share)
-    target[~each.inside] = IGNORED
+    target[~image.inside] = IGNORED
     return target
 
 
@@ -212,13 +207,13 @@ def otsu_threshold(values: Tensor) -> float:
 
 
 def _learn_tags(
-    classifier: CellClassifier, seen: Sequence[SeenCells], settings: RefineSettings
+    classifier: CellClassifier, kept: Sequence[KeptImage], settings: RefineSettings
 ) -> None:
     """Every cell is asked for the tags of its image; unknown ones do not count."""
 
     def loss(cells: Tensor, chosen: Sequence[int]) -> Tensor:
-        counts = [int(seen[index].inside.sum()) for index in chosen]
-        labels = torch.stack([seen[index].labels for index in chosen])
+        counts = [int(kept[index].inside.sum()) for index in chosen]
+        labels = torch.stack([kept[index].labels for index in chosen])
         labels = labels.repeat_interleave(torch.tensor(counts), dim=0)
         logits = _flat(classifier.tags, cells)
         losses = functional.binary_cross_entropy_with_logits(
@@ -227,55 +222,51 @@ def _learn_tags(
         known = labels != UNKNOWN
         return (losses * known).sum() / known.sum().clamp(min=1)
 
-    _learn(classifier, classifier.tags, seen, loss, settings)
+    _learn(classifier, classifier.tags, kept, loss, settings)
 
 
 def _learn_places(
     classifier: CellClassifier,
-    seen: Sequence[SeenCells],
+    kept: Sequence[KeptImage],
     division: Sequence[Tensor],
     settings: RefineSettings,
 ) -> None:
     def loss(cells: Tensor, chosen: Sequence[int]) -> Tensor:
-        targets = torch.cat([division[index][seen[index].inside] for index in chosen])
+        targets = torch.cat([division[index][kept[index].inside] for index in chosen])
         logits = _flat(classifier.places, cells)
         total = functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
         return total / (targets != IGNORED).sum().clamp(min=1)
 
-    _learn(classifier, classifier.places, seen, loss, settings)
+    _learn(classifier, classifier.places, kept, loss, settings)
 
 
 def _learn(
     classifier: CellClassifier,
     layers: nn.Module,
-    seen: Sequence[SeenCells],
+    kept: Sequence[KeptImage],
     loss: Callable[[Tensor, Sequence[int]], Tensor],
     settings: RefineSettings,
 ) -> None:
-    steps = settings.epochs * -(-len(seen) // _IMAGES_A_STEP)
+    steps = settings.epochs * -(-len(kept) // _IMAGES_A_STEP)
     optimiser = torch.optim.AdamW(layers.parameters(), settings.learning_rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, 3 * settings.learning_rate, total_steps=steps
     )
-    for chosen in _shuffled(len(seen), settings):
-        with torch.no_grad():
-            cells = torch.cat([_own_cells(classifier, seen[index]) for index in chosen])
-        optimiser.zero_grad()
-        loss(cells, chosen).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-
-
-def _shuffled(num_images: int, settings: RefineSettings) -> Iterator[list[int]]:
     draw = torch.Generator().manual_seed(settings.seed)
     for _ in range(settings.epochs):
-        for chosen in torch.split(torch.randperm(num_images, generator=draw), _IMAGES_A_STEP):
-            yield chosen.tolist()
-
-
-def _own_cells(classifier: CellClassifier, each: SeenCells) -> Tensor:
-    """Standardised features of the cells inside the image: (cells, D)."""
-    return classifier.cells(_standardised(classifier, each))[0][:, each.inside].T
+        for drawn in torch.split(torch.randperm(len(kept), generator=draw), _IMAGES_A_STEP):
+            chosen = drawn.tolist()
+            with torch.no_grad():
+                cells = torch.cat(  # (cells inside the images, D)
+                    [
+                        classifier.cells(_standardised(classifier, image))[0][:, image.inside].T
+                        for image in (kept[index] for index in chosen)
+                    ]
+                )
+            optimiser.zero_grad()
+            loss(cells, chosen).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
 
 
 def _flat(layers: nn.Module, cells: Tensor) -> Tensor:

@@ -224,10 +224,12 @@ class FeatureCache:
     def fill(self, samples: Sequence[Sample], on_progress: Progress) -> list[BrokenImage]:
         """Computes what is not there yet; gives the images that could not be read."""
         broken = self._find(samples)
+        by_key = {self._keys[s.path]: s for s in samples if s.path in self._keys}  # each once
         scales = sorted({view.scale for view in self._stores})
         done, total = 0, len(samples) * len(scales)
         for scale in scales:
-            missing = self._missing(samples, scale)
+            stores = [store for view, store in self._stores.items() if view.scale == scale]
+            missing = [s for k, s in by_key.items() if not all(k in store for store in stores)]
             done += len(samples) - len(missing)
             on_progress(done, total)
             if not missing:
@@ -287,14 +289,6 @@ class FeatureCache:
             except OSError as error:
                 lost.append(BrokenImage(sample.name, f"cannot be opened ({error.strerror})"))
         return lost
-
-    def _missing(self, samples: Sequence[Sample], scale: float) -> list[Sample]:
-        """The images, each once, that a store of this scale lacks."""
-        stores = [store for view, store in self._stores.items() if view.scale == scale]
-        by_key = {self._keys[s.path]: s for s in samples if s.path in self._keys}
-        return [
-            sample for key, sample in by_key.items() if not all(key in store for store in stores)
-        ]
 
     def _append(self, batch: Batch, samples: Sequence[Sample], scale: float) -> None:
         keys = [self._keys[sample.path] for sample in samples]

@@ -139,9 +139,10 @@ class Watch:
 
     def __init__(self, samples: Sequence[Sample], class_names: Sequence[str]) -> None:
         self._samples = {sample.name: sample for sample in samples}
-        self._classes = ClassIndex(class_names)
+        self._class_names = tuple(class_names)
 
     def start(self) -> None:
+        self._classes = ClassIndex(self._class_names)
         self._scores = ClassificationPrecision(self._classes)
         self._points = PointPrecision(self._classes)
 

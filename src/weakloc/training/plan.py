@@ -73,22 +73,17 @@ def chosen_hardware(settings: TrainSettings) -> Hardware:
         )
     if settings.strategy == "fsdp" and kind == "cpu":
         raise SettingError("--strategy is 'fsdp' but there is no GPU", remedy="Use --strategy ddp")
+    # A small machine without a GPU computes with all cores.
+    share = num_cores() // num_devices
+    usual_workers = min(share - 1, 12) if kind == "gpu" else min(share // 4, 4)
     strategy = "ddp" if settings.strategy == "auto" else settings.strategy
     return Hardware(
         accelerator=kind,
         num_devices=num_devices,
         strategy="auto" if num_devices * settings.nodes == 1 else strategy,
-        num_workers=_num_workers(settings, kind, num_devices),
+        num_workers=usual_workers if settings.workers is None else settings.workers,
         in_bf16=uses_bf16(settings.precision),
     )
-
-
-def _num_workers(settings: TrainSettings, kind: str, num_devices: int) -> int:
-    """A small machine without a GPU computes with all cores."""
-    if settings.workers is not None:
-        return settings.workers
-    share = num_cores() // num_devices
-    return min(share - 1, 12) if kind == "gpu" else min(share // 4, 4)
 
 
 @dataclass(frozen=True)
@@ -203,5 +198,5 @@ def _augmentation(method: Method, backbone: Backbone, settings: TrainSettings) -
 def _digest(samples: Sequence[Sample]) -> str:
     digest = sha256()
     for sample in samples:
-        digest.update(sample.name.encode("utf-8", "surrogateescape") + sample.labels.tobytes())
+        digest.update(sample.fingerprint)
     return f"{len(samples)}, {digest.hexdigest()[:12]}"

@@ -52,12 +52,12 @@ def _check_tags(samples: Sequence[Sample], data_set: DataSet) -> None:
 
 def _hold_out(samples: Sequence[Sample], *, share: float, seed: int) -> Division:
     """Draws images, but never the last one that shows a class."""
-    wanted = round(share * len(samples))
+    num_watched = round(share * len(samples))
     left = np.sum([sample.labels == PRESENT for sample in samples], axis=0)  # (C,)
     watched: set[int] = set()
     for index in np.random.default_rng(seed).permutation(len(samples)).tolist():
         shown = samples[index].labels == PRESENT
-        if len(watched) < wanted and (left[shown] > 1).all():
+        if len(watched) < num_watched and (left[shown] > 1).all():
             left = left - shown
             watched.add(index)
     if not watched:
@@ -69,18 +69,15 @@ def _hold_out(samples: Sequence[Sample], *, share: float, seed: int) -> Division
     )
 
 
-Counts = NDArray[np.int64]
-
-
 @dataclass(frozen=True)
 class LabelStatistics:
     """Counts over the training images; `co_occurrence[i, j]` counts images with both i and j."""
 
     num_images: int
-    present: Counts  # (C,)
-    absent: Counts  # (C,)
-    unknown: Counts  # (C,)
-    co_occurrence: Counts  # (C, C), the diagonal is `present`
+    present: NDArray[np.int64]  # (C,)
+    absent: NDArray[np.int64]  # (C,)
+    unknown: NDArray[np.int64]  # (C,)
+    co_occurrence: NDArray[np.int64]  # (C, C), the diagonal is `present`
 
     @property
     def is_single_label(self) -> bool:
