@@ -252,6 +252,8 @@ def test_ious_equal_counted_pixels(random: np.random.Generator) -> None:
     first, second = corners[:14].astype(float), corners[14:].astype(float)
     counted = [[iou_by_counting(tuple(a), tuple(b)) for b in second] for a in first]
     np.testing.assert_allclose(geometry.box_ious(first, second), counted, atol=1e-12)
+    alone = [[geometry.box_iou(tuple(a), tuple(b)) for b in second] for a in first]
+    np.testing.assert_array_equal(alone, geometry.box_ious(first, second))
     # Inclusive boxes that name the last pixel are half-open boxes one shorter.
     shorter = np.array([0, 0, 1, 1])
     kept = (first[:, 2:] > first[:, :2]).all(1), (second[:, 2:] > second[:, :2]).all(1)
@@ -264,6 +266,9 @@ def test_ious_equal_counted_pixels(random: np.random.Generator) -> None:
 def test_empty_and_missing_boxes_have_no_overlap() -> None:
     assert geometry.box_ious([], [[0, 0, 1, 1]]).shape == (0, 1)
     assert geometry.box_ious([[2, 2, 2, 5]], [[2, 2, 2, 5], [0, 0, 9, 9]]).tolist() == [[0, 0]]
+    assert geometry.box_iou((2, 2, 2, 5), (2, 2, 2, 5)) == 0
+    assert geometry.box_overlap((0, 0, 4, 4), (4, 0, 8, 4)) == 0
+    assert geometry.box_overlap((0, 0, 4, 4), (3, -2, 8, 2)) == 2
     assert geometry.box_areas([[0, 0, 3, 4], [5, 5, 4, 9]]).tolist() == [12, 0]
     assert geometry.box_areas([[0, 0, 3, 4]], inclusive=True).tolist() == [20]
 

@@ -139,17 +139,14 @@ def calibrate_with_boxes(
     groups = _groups(curves.class_indices, num_classes, granularity)
     gain = curves.success + curves.overlap
     levels = {key: _best_level(gain[rows].mean(axis=0)) for key, rows in groups.items()}
-    tails = [50.0 * (1.0 - CONFIDENCE), 50.0 * (1.0 + CONFIDENCE)]
-    ends = {
-        key: np.percentile(_resampled(gain[rows], random), tails) for key, rows in groups.items()
-    }
+    intervals = {key: _interval(gain[rows], random) for key, rows in groups.items()}
     group_of = [key if key in groups else None for key in range(num_classes)]
     return Calibration(
         thresholds=tuple(float(THRESHOLDS[levels[key]]) for key in group_of),
         threshold_mode=threshold_mode,
         method=f"{counted} box, per {granularity}",
         num_boxes_used=curves.num_boxes,
-        intervals=tuple((float(ends[key][0]), float(ends[key][1])) for key in group_of),
+        intervals=tuple(intervals[key] for key in group_of),
         confidence=CONFIDENCE,
         leave_one_out=_leave_one_out(curves, gain, groups),
     )
@@ -273,12 +270,15 @@ def _best_level(gain: FloatArray) -> int:
     return int(best[len(best) // 2])
 
 
-def _resampled(gain: FloatArray, random: Generator) -> FloatArray:
-    """The thresholds that images drawn with replacement would have given."""
+def _interval(gain: FloatArray, random: Generator) -> tuple[float, float]:
+    """The central CONFIDENCE of the thresholds of images drawn with replacement."""
     num_images = len(gain)
     shares = np.full(num_images, 1.0 / num_images)
     counts = random.multinomial(num_images, shares, size=NUM_RESAMPLES)
-    return np.asarray([THRESHOLDS[_best_level(total)] for total in counts @ gain / num_images])
+    thresholds = [THRESHOLDS[_best_level(total)] for total in counts @ gain / num_images]
+    tails = [50.0 * (1.0 - CONFIDENCE), 50.0 * (1.0 + CONFIDENCE)]
+    low, high = np.percentile(thresholds, tails).tolist()
+    return low, high
 
 
 def _leave_one_out(

@@ -16,11 +16,15 @@ from weakloc.extensions import Choices
 from weakloc.output.drawing import write_heat_maps
 from weakloc.output.exporters.coco import export_coco_instances, export_coco_results
 from weakloc.output.exporters.cvat import export_cvat
-from weakloc.output.exporters.jsonl import export_jsonl, read_predictions, write_predictions
+from weakloc.output.exporters.jsonl import (
+    export_csv,
+    export_jsonl,
+    read_predictions,
+    write_predictions,
+)
 from weakloc.output.exporters.label_studio import export_label_studio
 from weakloc.output.exporters.labelme import export_labelme
 from weakloc.output.exporters.selection import Content, selected
-from weakloc.output.exporters.spreadsheet import export_csv
 from weakloc.output.exporters.voc import export_voc_boxes, export_voc_masks
 from weakloc.output.exporters.yolo import export_yolo_boxes, export_yolo_polygons
 from weakloc.settings import ExportOptions

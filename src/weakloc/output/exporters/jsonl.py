@@ -1,4 +1,4 @@
-"""`Prediction` <-> one line of predictions.jsonl, the one true result.
+"""`Prediction` <-> one line of predictions.jsonl, the one true result; and -> rows of CSV.
 
 Written without loss: the shortest digits that give the same number back. Keys that this version
 does not know are kept in `Prediction.extra`.
@@ -6,6 +6,7 @@ does not know are kept in `Prediction.extra`.
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterable, Iterator
 from operator import methodcaller
@@ -15,6 +16,7 @@ import msgspec
 
 from weakloc.errors import PredictionsError
 from weakloc.files import fit_json, open_whole, parse_json, shown_json
+from weakloc.output.exporters.objects import compressed
 from weakloc.output.exporters.selection import Content
 from weakloc.rle import filling_runs
 from weakloc.structures import Prediction
@@ -22,6 +24,10 @@ from weakloc.structures import Prediction
 SCHEMA = "weakloc.predictions/1"
 _KEYS = (
     "image", "width", "height", "scores", "points", "boxes", "masks", "doubt", "disagreements",
+)  # fmt: skip
+CSV_COLUMNS = (
+    "image", "width", "height", "kind", "class", "score", "x", "y", "left", "top", "right",
+    "bottom", "rle",
 )  # fmt: skip
 
 
@@ -111,3 +117,37 @@ def _prediction(record: object) -> Prediction:
         except ValueError as error:
             raise ValueError(f"has a mask that cannot be read ({error})") from error
     return prediction
+
+
+def export_csv(content: Content, out: Path) -> Path:
+    """One row for each class score, point, box and mask, in columns that never change.
+
+    `kind` is "image" (one row an image, the score is its doubt), "class", "point", "box" or "mask".
+    """
+    path = out / "predictions.csv"
+    with open_whole(path) as stream:
+        table = csv.DictWriter(stream, CSV_COLUMNS, restval="", lineterminator="\n")
+        table.writeheader()
+        for prediction in content.predictions:
+            shared = {
+                "image": prediction.image,
+                "width": prediction.width,
+                "height": prediction.height,
+            }
+            table.writerows(shared | row for row in _rows(prediction))
+    return path
+
+
+def _rows(prediction: Prediction) -> Iterator[dict[str, str | float]]:
+    yield {"kind": "image", "score": prediction.doubt}
+    for name, score in prediction.scores.items():
+        yield {"kind": "class", "class": name, "score": score}
+    for point in prediction.points:
+        at = {"x": point.x, "y": point.y}
+        yield {"kind": "point", "class": point.class_name, "score": point.score, **at}
+    for box in prediction.boxes:
+        sides = zip(("left", "top", "right", "bottom"), box.box, strict=True)
+        yield {"kind": "box", "class": box.class_name, "score": box.score, **dict(sides)}
+    for mask in prediction.masks:
+        counts = str(compressed(mask.rle)["counts"])
+        yield {"kind": "mask", "class": mask.class_name, "score": mask.score, "rle": counts}
