@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from weakloc.cli.terminal import Terminal
 from weakloc.cli.use import keep_freed_memory
-from weakloc.papers.setups import Budget
+from weakloc.papers.conditions import Budget
 from weakloc.papers.tables import RECIPES
 from weakloc.settings import DataSettings, TrainSettings
 
@@ -70,7 +70,7 @@ def reproduce(
     from weakloc.papers.reproduce import Reproduction, reproduce
 
     folder = scope.out or Path("reproduced") / recipe
-    wanted = Reproduction(
+    reproduction = Reproduction(
         out=folder,
         data=scope.data,
         budget=scope.budget,
@@ -81,21 +81,22 @@ def reproduce(
         choices=parse_choices(choices),
         only=scope.cell,
     )
-    results = reproduce(recipe, wanted, say=terminal.say, prepare=keep_freed_memory)
+    results = reproduce(recipe, reproduction, say=terminal.say, prepare=keep_freed_memory)
     _show(results, folder, terminal)
     terminal.give(results.to_json())
 
 
 def _list(terminal: Terminal) -> None:
     rows = [
-        (each.name, each.reference, each.question, each.papers_data) for each in RECIPES.values()
+        (recipe.name, recipe.reference, recipe.question, recipe.papers_data)
+        for recipe in RECIPES.values()
     ]
     terminal.table("Experiments of the papers", ("recipe", "from", "question", "there on"), rows)
     terminal.say("On drawn scenes each takes minutes: weakloc reproduce RECIPE --budget quick")
     terminal.say(
         "The papers' own data is not here, and nothing was run on it; give it with --data."
     )
-    terminal.give([{"name": name, "question": each.question} for name, each in RECIPES.items()])
+    terminal.give([{"name": name, "question": recipe.question} for name, recipe in RECIPES.items()])
 
 
 def _show(results: Results, folder: Path, terminal: Terminal) -> None:
@@ -106,11 +107,11 @@ def _show(results: Results, folder: Path, terminal: Terminal) -> None:
     terminal.table(
         f"{recipe.title} ({recipe.number}, {recipe.reference}), in percent", header, rows
     )
-    found = [
-        (each.finding.claim, each.finding.said_by, difference(each), each.verdict)
-        for each in results.judgements
+    findings = [
+        (claim.finding.claim, claim.finding.said_by, difference(claim), claim.verdict)
+        for claim in results.judgements
     ]
-    terminal.table("Findings", ("claim", "said by", "points (each seed)", "verdict"), found)
+    terminal.table("Findings", ("claim", "said by", "points (each seed)", "verdict"), findings)
     for cell, reason in results.missing.items():
         terminal.say(f"not tested: {cell} ({reason})")
     for cell, reason in results.failures.items():

@@ -54,14 +54,14 @@ def drawn_scenes(
     folder: Path, kind: DataKind, num_train: int, num_val: int, say: Callable[[str], None]
 ) -> Path:
     """A folder of scenes, drawn unless it is there already."""
-    place = folder / f"scenes-{kind}-{num_train}-{num_val}"
-    if not place.is_dir():
+    path = folder / f"scenes-{kind}-{num_train}-{num_val}"
+    if not path.is_dir():
         say(f"Drawing {num_train} training and {num_val} validation scenes")
-        unfinished = place.with_name(place.name + ".part")
+        unfinished = path.with_name(path.name + ".part")
         shutil.rmtree(unfinished, ignore_errors=True)
         scenes(unfinished, kind=kind, num_train=num_train, num_val=num_val, seed=SEED)
-        unfinished.rename(place)
-    return place
+        unfinished.rename(path)
+    return path
 
 
 def digest_of_data(data_set: DataSet) -> str:
@@ -96,12 +96,11 @@ def measured_set(data_set: DataSet, split: str, *, with_masks: bool) -> DataSet:
     """The measured split alone; without masks where no wanted metric looks at them."""
     samples = data_set.splits[split]
     if not with_masks:
-        samples = [_without_masks(sample) for sample in samples]
+        samples = [
+            replace(sample, truth=sample.truth and Truth(boxes=sample.truth.boxes))
+            for sample in samples
+        ]
     return replace(data_set, splits={split: samples})
-
-
-def _without_masks(sample: Sample) -> Sample:
-    return replace(sample, truth=sample.truth and Truth(boxes=sample.truth.boxes))
 
 
 def _crops_of_boxes(samples: Sequence[Sample], folder: Path) -> list[Sample]:
@@ -109,8 +108,8 @@ def _crops_of_boxes(samples: Sequence[Sample], folder: Path) -> list[Sample]:
     added = []
     for number, sample in enumerate(samples):
         drawn = sample.truth.boxes if sample.truth is not None else ()
-        for place, box in enumerate(each for each in drawn if not each.difficult):
-            path = folder / f"{number}-{place}.png"
+        for index, box in enumerate(box for box in drawn if not box.difficult):
+            path = folder / f"{number}-{index}.png"
             if not path.is_file() and not _write_crop(sample, box.box, path):
                 continue
             labels = np.full_like(sample.labels, ABSENT)
@@ -144,7 +143,7 @@ _FREE = ("workers", "checkpoint_minutes", "feature_cache")
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSetOnDisk:
     """The data set of a reproduction, which every process reads for itself."""
 
     path: str
@@ -164,7 +163,7 @@ def _read(path: str, reading: DataSettings) -> DataSet:
 class Training:
     """One network that is to be trained; several cells may share it."""
 
-    source: Source
+    source: DataSetOnDisk
     folder: Path
     method: str
     preset: Preset
@@ -176,8 +175,7 @@ class Training:
     def digest(self) -> str:
         settings = chosen(self.settings)
         learned = {name: value for name, value in settings.items() if name not in _FREE}
-        own = [self.source.digest, self._method_described, learned]
-        return digest_of([__version__, *own])
+        return digest_of([__version__, self.source.digest, self._method_described, learned])
 
     @property
     def described(self) -> dict[str, Any]:
@@ -225,7 +223,7 @@ class Training:
         record = {
             "seconds": round(time.perf_counter() - began, 2),
             "epochs": len(trained.run.history),
-            "num_parameters": sum(each.numel() for each in trained.run.network.parameters()),
+            "num_parameters": sum(weights.numel() for weights in trained.run.network.parameters()),
             "num_boxes": num_boxes,
             "notes": list(trained.run.notes),
         }
@@ -234,7 +232,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Looking:
+class Measurement:
     """One cell with one seed: a trained network, how it looks, and where its numbers go."""
 
     cell: str
@@ -245,15 +243,15 @@ class Looking:
     tuning: ThresholdOrigin
     numbers: tuple[str, ...]
 
+    @property
+    def title(self) -> str:
+        return f"{self.cell}, seed {self.training.settings.seed}"
+
     @functools.cached_property
     def digest(self) -> str:
-        own = [
-            {**chosen(self.look), **chosen(self.places)},
-            dict(self.search),
-            self.tuning,
-            sorted(self.numbers),
-        ]
-        return digest_of([self.training.digest, *own])
+        look = {**chosen(self.look), **chosen(self.places)}
+        content = [look, dict(self.search), self.tuning, sorted(self.numbers)]
+        return digest_of([self.training.digest, *content])
 
     @property
     def path(self) -> Path:
@@ -275,10 +273,10 @@ class Looking:
         )
         judging = Judging(measured, split, num_resamples=0, numbers=frozenset(self.numbers))
         began = time.perf_counter()
-        found = judge(tuned, judging, look=self.look, places=self.places)
+        evaluated = judge(tuned, judging, look=self.look, places=self.places)
         seconds = time.perf_counter() - began
         searched = _searched(tuned, measured.splits[split], self.look)
-        write_json(self.path, self._record(found, seconds, searched))
+        write_json(self.path, self._record(evaluated, seconds, searched))
 
     def _searching(self, trained: TrainedRun) -> TrainedRun:
         """Without thresholds that another cell of the same network may have tuned."""
@@ -317,28 +315,30 @@ class Looking:
         return calibrate(trained, data_set, tuning, look=self.look, cut=self.places)
 
     def _record(
-        self, found: Evaluated, seconds: float, searched: Mapping[str, float]
+        self, evaluated: Evaluated, seconds: float, searched: Mapping[str, float]
     ) -> dict[str, Any]:
-        report = found.report
+        report = evaluated.report
         trained = read_json(self.training.run_folder / MARK_NAME)
         return {
             "cell": self.cell,
             "seed": self.training.settings.seed,
-            "values": {each.name: each.value for each in report.results if each.value is not None},
-            "boxes_used": {each.name: each.hidden_supervision for each in report.results},
+            "values": {
+                result.name: result.value for result in report.results if result.value is not None
+            },
+            "boxes_used": {result.name: result.hidden_supervision for result in report.results},
             "boxes_learned_from": trained["num_boxes"],
             "baselines": {name: dict(values) for name, values in report.baselines.items()},
             "unavailable": dict(report.unavailable),
             "curves": {
-                each.name: {
+                result.name: {
                     name: [list(curve.thresholds), list(curve.values)]
-                    for name, curve in each.curves.items()
+                    for name, curve in result.curves.items()
                 }
-                for each in report.results
-                if each.name == "max_box_acc"
+                for result in report.results
+                if result.name == "max_box_acc"
             },
-            "thresholds_from": found.tuned_by,
-            "num_images": found.num_images,
+            "thresholds_from": evaluated.tuned_by,
+            "num_images": evaluated.num_images,
             "seconds_to_train": trained["seconds"],
             "seconds_to_measure": round(seconds, 2),
             "searched": searched,
@@ -361,18 +361,18 @@ def _searched(trained: TrainedRun, samples: Sequence[Sample], look: Look) -> dic
         return {}
     tagged = [sample for sample in samples if (sample.labels == PRESENT).any()][:IMAGES_TO_COUNT]
     sources = (ImageSource(sample.name, sample.path) for sample in tagged)
-    found = [
-        predictor.heat.search_image(seen, np.flatnonzero(sample.labels == PRESENT).tolist())
-        for seen, sample in zip(
+    searches = [
+        predictor.heat.search_image(view, np.flatnonzero(sample.labels == PRESENT).tolist())
+        for view, sample in zip(
             see_images(sources, predictor.source, predictor.look), tagged, strict=True
         )
-        if not isinstance(seen, BrokenImage)
+        if not isinstance(view, BrokenImage)
     ]
-    if not found:
+    if not searches:
         return {}
     return {
-        "windows": float(np.mean([each.num_windows for each in found])),
-        "crops": float(np.mean([each.num_crops for each in found])),
+        "windows": float(np.mean([search.num_windows for search in searches])),
+        "crops": float(np.mean([search.num_crops for search in searches])),
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from weakloc.output.report_summary import (
 )
 from weakloc.papers.cells import write_json
 from weakloc.papers.recipe import Published
-from weakloc.papers.results import Judgement, Results, Row
+from weakloc.papers.results import CellResult, Judgement, Results
 
 LINE, GRID, TEXT = "#00695c", "#bdbdbd", "#616161"
 
@@ -30,15 +31,17 @@ def write_results(results: Results, folder: Path) -> None:
     write_json(folder / "results.json", results.to_json())
     if not results.rows:
         return
-    pictures = {f"{_file_stem(chart.title)}.svg": chart for chart in curves(results)}
-    for name, chart in pictures.items():
-        with open_whole(folder / name) as file:
+    charts = {
+        re.sub(r"[\W_]+", "-", chart.title.lower()).strip("-"): chart for chart in curves(results)
+    }
+    for stem, chart in charts.items():
+        with open_whole(folder / f"{stem}.svg") as file:
             file.write(picture(chart))
     with open_whole(folder / "results.md") as file:
-        file.write("\n".join(_page(results, tuple(pictures))) + "\n")
+        file.write("\n".join(_page(results, charts)) + "\n")
 
 
-def spread(row: Row, metric: str) -> str:
+def spread(row: CellResult, metric: str) -> str:
     """Mean and standard deviation over the seeds, in percent."""
     mean, deviation = row.mean(metric), row.deviation(metric)
     if mean is None:
@@ -50,8 +53,8 @@ def difference(judgement: Judgement) -> str:
     """In points, with those of the single seeds."""
     if judgement.mean is None:
         return judgement.reason
-    each = ", ".join(f"{100 * value:+.1f}" for value in judgement.differences)
-    return f"{100 * judgement.mean:+.1f} ({each})"
+    of_seeds = ", ".join(f"{100 * value:+.1f}" for value in judgement.differences)
+    return f"{100 * judgement.mean:+.1f} ({of_seeds})"
 
 
 def table(results: Results) -> tuple[list[str], list[list[str]]]:
@@ -63,7 +66,7 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
     header = ["cell"]
     for metric in metrics:
         header.append(metric_label(metric) + (" (oracle)" if results.is_oracle(metric) else ""))
-        header += [f"paper: {each.data}" for each in _papers(results, metric)]
+        header += [f"paper: {paper.data}" for paper in _papers(results, metric)]
     header += ["boxes used", "s to train", "ms an image", *results.searched]
     rows = [_cells(results, row, metrics) for row in results.rows]
     return header, [*rows, _baseline_row(results, metrics)]
@@ -71,15 +74,15 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
 
 def _papers(results: Results, metric: str) -> list[Published]:
     """Accuracies of papers stand beside our precision where we measured no accuracy."""
-    return [each for each in results.recipe.published if each.metric == metric]
+    return [paper for paper in results.recipe.published if paper.metric == metric]
 
 
-def _cells(results: Results, row: Row, metrics: Sequence[str]) -> list[str]:
+def _cells(results: Results, row: CellResult, metrics: Sequence[str]) -> list[str]:
     cells = [row.cell]
     for metric in metrics:
         cells.append(spread(row, metric))
-        for each in _papers(results, metric):
-            value = each.values.get(row.cell)
+        for paper in _papers(results, metric):
+            value = paper.values.get(row.cell)
             cells.append("" if value is None else f"{value:.1f}")
     seconds = [record["seconds_to_train"] for record in row.records]
     looked = [record["seconds_to_measure"] / record["num_images"] for record in row.records]
@@ -99,7 +102,7 @@ def _baseline_row(results: Results, metrics: Sequence[str]) -> list[str]:
     return [*cells, "0", "", "", *("" for _ in results.searched)]
 
 
-def _page(results: Results, pictures: Sequence[str]) -> Iterator[str]:
+def _page(results: Results, stems: Iterable[str]) -> Iterator[str]:
     recipe, record = results.recipe, results.rows[0].records[0]
     yield f"# {recipe.title}"
     yield f"\n{recipe.question} ({recipe.number}; {recipe.reference}; there: {recipe.papers_data})"
@@ -108,18 +111,18 @@ def _page(results: Results, pictures: Sequence[str]) -> Iterator[str]:
     yield "\n## Findings\n"
     rows = [
         [
-            each.finding.claim,
-            each.finding.said_by,
-            f"{each.finding.better} - {each.finding.worse}",
-            difference(each),
-            f"**{each.verdict}**",
+            judgement.finding.claim,
+            judgement.finding.said_by,
+            f"{judgement.finding.better} - {judgement.finding.worse}",
+            difference(judgement),
+            f"**{judgement.verdict}**",
         ]
-        for each in results.judgements
+        for judgement in results.judgements
     ]
     header = ["claim", "said by", "compared", "points (each seed)", "verdict"]
     yield from markdown_table(header, rows)
-    for name in pictures:
-        yield f"\n![{name.removesuffix('.svg')}]({name})"
+    for stem in stems:
+        yield f"\n![{stem}]({stem}.svg)"
     yield "\n## Circumstances\n"
     trained = record["training"]
     yield (
@@ -134,10 +137,10 @@ def _page(results: Results, pictures: Sequence[str]) -> Iterator[str]:
 def _what_is_missing(results: Results) -> Iterator[str]:
     for metric, reason in results.unmeasured.items():
         yield f"- no {metric_label(metric)}: {reason}"
-    for each in results.recipe.published:
-        if each.metric not in results.metrics:
-            shown = ", ".join(f"{name} {value:.1f}" for name, value in each.values.items())
-            yield f"- {each.source}, {metric_label(each.metric)} on {each.data}: {shown}"
+    for paper in results.recipe.published:
+        if paper.metric not in results.metrics:
+            numbers = ", ".join(f"{name} {value:.1f}" for name, value in paper.values.items())
+            yield f"- {paper.source}, {metric_label(paper.metric)} on {paper.data}: {numbers}"
     for cell, reason in results.missing.items():
         yield f"- not tested: {cell} ({reason})"
     for cell, reason in results.failures.items():
@@ -159,12 +162,12 @@ def curves(results: Results) -> Iterator[Chart]:
     by_name = {row.cell: row for row in results.rows}
     for metric in results.metrics:
         for name in series:
-            places = {
+            means = {
                 float(cell.at): by_name[cell.name].mean(metric)
                 for cell in recipe.cells
                 if cell.at is not None and cell.series == name and cell.name in by_name
             }
-            points = {place: 100 * value for place, value in places.items() if value is not None}
+            points = {at: 100 * mean for at, mean in means.items() if mean is not None}
             if len(points) > 1:
                 title = metric_label(metric) + (f", {name}" if name else "")
                 yield line_chart(title, [*points], [*points.values()], x_label=recipe.axis)
@@ -196,8 +199,3 @@ def picture(chart: Chart) -> str:
         for x, y, text in chart.dots
     ]
     return "\n".join([*parts, "</svg>\n"])
-
-
-def _file_stem(title: str) -> str:
-    kept = "".join(letter if letter.isalnum() else "-" for letter in title.lower())
-    return "-".join(part for part in kept.split("-") if part)

@@ -10,15 +10,16 @@ from importlib.metadata import version
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from scipy import stats
 
-from weakloc.papers.cells import Looking, read_json
+from weakloc.papers.cells import Measurement, read_json
 from weakloc.papers.recipe import Finding, Recipe
 
 Verdict: TypeAlias = Literal["holds", "does not hold", "undecided", "not testable here"]
 LEAST_SEEDS = 3
 LEAST_DIFFERENCE = 0.001  # tables show no less
-# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; above, 2.23 is enough.
-_T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+SCHEMA = "weakloc.reproduction/1"
+PACKAGES = ("weakloc", "torch", "torchvision", "timm", "numpy")
 
 
 @dataclass(frozen=True)
@@ -56,21 +57,18 @@ def verdict_of(differences: Sequence[float]) -> Verdict:
 
 
 def _agree(differences: Sequence[float], mean: float) -> bool:
+    """All of one sign, or a 95 % interval of their mean that excludes zero."""
     count = len(differences)
     if count < 2:
         return False
     if count >= LEAST_SEEDS and all(difference * mean > 0 for difference in differences):
         return True
-    quantile = _T_QUANTILES[min(count - 1, len(_T_QUANTILES)) - 1]
-    return abs(mean) > quantile * float(np.std(differences, ddof=1)) / math.sqrt(count)
-
-
-SCHEMA = "weakloc.reproduction/1"
-PACKAGES = ("weakloc", "torch", "torchvision", "timm", "numpy")
+    half_width = stats.t.ppf(0.975, count - 1) * np.std(differences, ddof=1) / math.sqrt(count)
+    return bool(abs(mean) > half_width)
 
 
 @dataclass(frozen=True)
-class Row:
+class CellResult:
     """One cell: its numbers as metric -> seed -> value, and all records behind them."""
 
     cell: str
@@ -78,19 +76,19 @@ class Row:
     records: tuple[Mapping[str, Any], ...]
 
     def mean(self, metric: str) -> float | None:
-        found = list(self.values.get(metric, {}).values())
-        return float(np.mean(found)) if found else None
+        values = list(self.values.get(metric, {}).values())
+        return float(np.mean(values)) if values else None
 
     def deviation(self, metric: str) -> float | None:
         """Of the sample over the seeds; None for fewer than two."""
-        found = list(self.values.get(metric, {}).values())
-        return float(np.std(found, ddof=1)) if len(found) > 1 else None
+        values = list(self.values.get(metric, {}).values())
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
     @property
     def searched(self) -> Mapping[str, float]:
         """Windows and crops of a search; the same for all seeds up to ties."""
-        found: Mapping[str, float] = self.records[0].get("searched", {})  # not in older records
-        return found
+        counts: Mapping[str, float] = self.records[0].get("searched", {})  # not in older records
+        return counts
 
     @property
     def boxes_used(self) -> int:
@@ -106,7 +104,7 @@ class Results:
 
     recipe: Recipe
     seeds: tuple[int, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[CellResult, ...]
     judgements: tuple[Judgement, ...]
     missing: Mapping[str, str]
     failures: Mapping[str, str]
@@ -116,23 +114,23 @@ class Results:
         cls,
         recipe: Recipe,
         seeds: Iterable[int],
-        looked: Sequence[Looking],
+        measurements: Sequence[Measurement],
         missing: Mapping[str, str],
         failures: Mapping[str, str],
     ) -> Results:
         records: dict[str, list[dict[str, Any]]] = {}
-        for each in looked:
-            if each.is_done:
-                record = {**read_json(each.path), "cell": each.cell}
-                records.setdefault(each.cell, []).append(record)
-        rows = {name: _row(name, found) for name, found in records.items()}
+        for measurement in measurements:
+            if measurement.is_done:
+                record = {**read_json(measurement.path), "cell": measurement.cell}
+                records.setdefault(measurement.cell, []).append(record)
+        rows = {name: _row(name, records_of_cell) for name, records_of_cell in records.items()}
         judgements = [_judged(finding, rows, missing) for finding in recipe.findings]
         return cls(recipe, tuple(seeds), tuple(rows.values()), tuple(judgements), missing, failures)
 
     def best_baseline(self, metric: str) -> tuple[str, float] | None:
         """The best answer that looks at no image; it is the same for all cells."""
-        found = self.rows[0].records[0]["baselines"].get(metric, {})
-        return max(found.items(), key=lambda pair: pair[1], default=None)
+        answers = self.rows[0].records[0]["baselines"].get(metric, {})
+        return max(answers.items(), key=lambda pair: pair[1], default=None)
 
     def is_oracle(self, metric: str) -> bool:
         """Whether the truth that is measured with also chose the threshold."""
@@ -148,8 +146,8 @@ class Results:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Those of the recipe that could be measured."""
-        found = {metric for row in self.rows for metric, values in row.values.items() if values}
-        return tuple(metric for metric in self.recipe.metrics if metric in found)
+        measured = {metric for row in self.rows for metric, values in row.values.items() if values}
+        return tuple(metric for metric in self.recipe.metrics if metric in measured)
 
     @property
     def unmeasured(self) -> dict[str, str]:
@@ -173,14 +171,14 @@ class Results:
             "versions": {name: version(name) for name in PACKAGES},
             "python": platform.python_version(),
             "cells": [_row_json(row) for row in self.rows],
-            "published": [asdict(each) for each in self.recipe.published],
-            "findings": [_judgement_json(each) for each in self.judgements],
+            "published": [asdict(numbers) for numbers in self.recipe.published],
+            "findings": [_judgement_json(judgement) for judgement in self.judgements],
             "not_tested": dict(self.missing),
             "failed": dict(self.failures),
         }
 
 
-def _row(name: str, records: Sequence[Mapping[str, Any]]) -> Row:
+def _row(name: str, records: Sequence[Mapping[str, Any]]) -> CellResult:
     metrics = dict.fromkeys(metric for record in records for metric in record["values"])
     values = {
         metric: {
@@ -190,30 +188,28 @@ def _row(name: str, records: Sequence[Mapping[str, Any]]) -> Row:
         }
         for metric in metrics
     }
-    return Row(name, values, tuple(records))
+    return CellResult(name, values, tuple(records))
 
 
-def _judged(finding: Finding, rows: Mapping[str, Row], missing: Mapping[str, str]) -> Judgement:
-    sides = (
+def _judged(
+    finding: Finding, rows: Mapping[str, CellResult], missing: Mapping[str, str]
+) -> Judgement:
+    sides, reasons = [], []
+    for cell, metric in (
         (finding.better, finding.metric),
         (finding.worse, finding.worse_metric or finding.metric),
-    )
-    found = [rows[cell].values.get(metric, {}) if cell in rows else {} for cell, metric in sides]
-    reasons = [_why_no_number(cell, metric, rows, missing) for cell, metric in sides]
-    return judge_finding(finding, found[0], found[1], reasons[0] or reasons[1])
+    ):
+        values = rows[cell].values.get(metric, {}) if cell in rows else {}
+        sides.append(values)
+        if cell not in rows:
+            reasons.append(f"{cell}: {missing.get(cell, 'it failed')}")
+        elif not values:
+            reason = rows[cell].records[0]["unavailable"].get(metric, "not measured")
+            reasons.append(f"no {metric}: {reason}")
+    return judge_finding(finding, sides[0], sides[1], next(iter(reasons), ""))
 
 
-def _why_no_number(
-    cell: str, metric: str, rows: Mapping[str, Row], missing: Mapping[str, str]
-) -> str:
-    if cell not in rows:
-        return f"{cell}: {missing.get(cell, 'it failed')}"
-    if rows[cell].values.get(metric):
-        return ""
-    return f"no {metric}: {rows[cell].records[0]['unavailable'].get(metric, 'not measured')}"
-
-
-def _row_json(row: Row) -> dict[str, Any]:
+def _row_json(row: CellResult) -> dict[str, Any]:
     return {
         "cell": row.cell,
         "boxes_used": row.boxes_used,

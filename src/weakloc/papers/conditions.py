@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from weakloc.methods.method import Preset  # loads torch
 
 Budget: TypeAlias = Literal["quick", "standard", "paper", "paper60"]
-BUDGETS: tuple[Budget, ...] = ("quick", "standard", "paper", "paper60")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
+class Effort:
     """How much is drawn and learned where the command line does not say."""
 
     num_train: int
@@ -29,13 +28,13 @@ class Size:
     batch_size: int
 
 
-SIZES: Mapping[tuple[Budget, DataKind], Size] = {
-    ("quick", "clutter"): Size(num_train=160, num_val=40, image_size=64, epochs=3, batch_size=16),
-    ("quick", "single"): Size(num_train=200, num_val=60, image_size=64, epochs=3, batch_size=32),
-    ("standard", "clutter"): Size(
+EFFORTS: Mapping[tuple[Budget, DataKind], Effort] = {
+    ("quick", "clutter"): Effort(num_train=160, num_val=40, image_size=64, epochs=3, batch_size=16),
+    ("quick", "single"): Effort(num_train=200, num_val=60, image_size=64, epochs=3, batch_size=32),
+    ("standard", "clutter"): Effort(
         num_train=500, num_val=150, image_size=96, epochs=10, batch_size=16
     ),
-    ("standard", "single"): Size(
+    ("standard", "single"): Effort(
         num_train=1000, num_val=200, image_size=64, epochs=24, batch_size=64
     ),
 }
@@ -79,7 +78,7 @@ _PRETRAINED: Mapping[OptimiserFamily, Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
+class Conditions:
     """`train` are fields of TrainSettings, `optimisation` and `of_method` fields of methods."""
 
     preset: Preset
@@ -89,21 +88,23 @@ class Setup:
     smaller_backbone: str | None = None
 
     def choices(self, method: str) -> dict[str, Any]:
-        own = dict(self.of_method.get(method, {}))
-        return {**own, "optimisation": dict(self.optimisation)} if self.optimisation else own
+        choices = dict(self.of_method.get(method, {}))
+        return (
+            {**choices, "optimisation": dict(self.optimisation)} if self.optimisation else choices
+        )
 
 
-def from_scratch(budget: Budget, recipe: Recipe) -> Setup:
+def from_scratch(budget: Budget, recipe: Recipe) -> Conditions:
     """The tiny backbone without weights, in seconds to a minute for each training."""
-    size, optimiser = SIZES[budget, recipe.data], recipe.optimiser
-    return Setup(
+    effort, optimiser = EFFORTS[budget, recipe.data], recipe.optimiser
+    return Conditions(
         preset="practical",
         train={
             "backbone": "tiny",
             "weights": "none",
-            "image_size": size.image_size,
-            "epochs": size.epochs * recipe.epochs_factor,
-            "batch_size": size.batch_size,
+            "image_size": effort.image_size,
+            "epochs": effort.epochs * recipe.epochs_factor,
+            "batch_size": effort.batch_size,
             "cache": "memory",
             "quarter_turns": recipe.data == "clutter",  # where objects lie at any angle
         },
@@ -113,19 +114,19 @@ def from_scratch(budget: Budget, recipe: Recipe) -> Setup:
     )
 
 
-def given_backbone(optimiser: OptimiserFamily) -> Setup:
+def given_backbone(optimiser: OptimiserFamily) -> Conditions:
     """A backbone named on the command line: the practical preset."""
-    return Setup(preset="practical", optimisation=_PRETRAINED[optimiser])
+    return Conditions(preset="practical", optimisation=_PRETRAINED[optimiser])
 
 
-def as_published(budget: Budget, backbones: tuple[str, str] | None) -> Setup:
+def as_published(budget: Budget, backbones: tuple[str, str] | None) -> Conditions:
     """The literal preset; paper60 in 60 epochs with mirrored images instead of 1,500 without."""
     larger, smaller = backbones or (None, None)
     train: dict[str, Any] = {"backbone": larger} if larger else {}
     if budget == "paper":
-        return Setup(preset="literal", train=train, smaller_backbone=smaller)
+        return Conditions(preset="literal", train=train, smaller_backbone=smaller)
     mirrored = {"cam": {"flip": True}}
-    return Setup(
+    return Conditions(
         preset="literal",
         train={**train, "epochs": 60, "cache": "memory"},
         of_method=mirrored,

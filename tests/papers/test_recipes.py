@@ -12,8 +12,14 @@ from weakloc.errors import SettingError
 from weakloc.methods import METHODS, method_named
 from weakloc.methods.settings import from_settings, merged_settings, to_settings
 from weakloc.metrics.evaluation import METRICS
+from weakloc.papers.conditions import (
+    EFFORTS,
+    Conditions,
+    as_published,
+    from_scratch,
+    given_backbone,
+)
 from weakloc.papers.recipe import Cell, Finding, Recipe
-from weakloc.papers.setups import SIZES, Setup, as_published, from_scratch, given_backbone
 from weakloc.papers.tables import RECIPES
 from weakloc.settings import Look, Places, TrainSettings, look_and_places
 
@@ -30,8 +36,8 @@ SECTIONS = {
 }
 
 
-def _setups(recipe: Recipe) -> list[Setup]:
-    scratch = [from_scratch(budget, recipe) for budget, _ in SIZES]
+def _conditions(recipe: Recipe) -> list[Conditions]:
+    scratch = [from_scratch(budget, recipe) for budget, _ in EFFORTS]
     published = [as_published(budget, recipe.backbones) for budget in ("paper", "paper60")]
     return [*scratch, given_backbone(recipe.optimiser), *published]
 
@@ -40,10 +46,10 @@ def _setups(recipe: Recipe) -> list[Setup]:
     ("recipe", "cell"), CELLS, ids=[f"{recipe.name}-{cell.name}" for recipe, cell in CELLS]
 )
 def test_every_setting_of_every_cell_exists(recipe: Recipe, cell: Cell) -> None:
-    for setup in _setups(recipe):
-        TrainSettings(**{**setup.train, **cell.train})
-        choices = merged_settings(setup.choices(cell.method), cell.choices)
-        method = method_named(cell.method, setup.preset, choices)
+    for conditions in _conditions(recipe):
+        TrainSettings(**{**conditions.train, **cell.train})
+        choices = merged_settings(conditions.choices(cell.method), cell.choices)
+        method = method_named(cell.method, conditions.preset, choices)
         from_settings(METHODS[cell.method], merged_settings(to_settings(method), cell.search))
     look, places = look_and_places(cell.look)
     assert Look(**look)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from weakloc.errors import DataError, StoppedError
-from weakloc.papers.work import Outcome, Task, work_through
+from weakloc.papers.work import work_through
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,7 @@ class Writing:
 
     path: Path
     way: str = "well"
-
-    @property
-    def is_done(self) -> bool:
-        return self.path.is_file()
+    then: tuple[Writing, ...] = ()
 
     def run(self) -> None:
         if self.way == "mistake":
@@ -39,43 +36,43 @@ class Writing:
         self.path.write_text(os.environ.get("OMP_NUM_THREADS", "unset"))
 
 
-def _outcomes(tasks: list[Task[Writing]], jobs: int) -> dict[str, str | None]:
-    found: list[Outcome[Writing]] = list(work_through(tasks, jobs=jobs, prepare=os.getpid))
-    return {each.task.work.path.name: each.problem for each in found}
+def _problems(works: list[Writing], jobs: int) -> dict[str, str | None]:
+    pairs = work_through(works, jobs=jobs, then=lambda work: work.then, prepare=os.getpid)
+    return {work.path.name: problem for work, problem in pairs}
 
 
-def _task(folder: Path, name: str, way: str = "well", *then: Task[Writing]) -> Task[Writing]:
-    return Task(Writing(folder / name, way), then)
+def _work(folder: Path, name: str, way: str = "well", *then: Writing) -> Writing:
+    return Writing(folder / name, way, then)
 
 
 def test_what_follows_a_task_comes_right_after_it(tmp_path: Path) -> None:
-    tasks = [_task(tmp_path, "a", "well", _task(tmp_path, "a1")), _task(tmp_path, "b")]
-    assert _outcomes(tasks, 1) == {"a": None, "a1": None, "b": None}
-    assert [*_outcomes(tasks, 1)] == ["a", "a1", "b"]
+    works = [_work(tmp_path, "a", "well", _work(tmp_path, "a1")), _work(tmp_path, "b")]
+    assert _problems(works, 1) == {"a": None, "a1": None, "b": None}
+    assert [*_problems(works, 1)] == ["a", "a1", "b"]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_failure_stops_its_own_task_and_what_follows_it_alone(tmp_path: Path, jobs: int) -> None:
-    tasks = [
-        _task(tmp_path, "a", "mistake", _task(tmp_path, "a1")),
-        _task(tmp_path, "b", "bug"),
-        _task(tmp_path, "c"),
+    works = [
+        _work(tmp_path, "a", "mistake", _work(tmp_path, "a1")),
+        _work(tmp_path, "b", "bug"),
+        _work(tmp_path, "c"),
     ]
-    found = _outcomes(tasks, jobs)
-    assert found["a"] == "no such folder. Make it"
-    assert "ZeroDivisionError: in our code" in (found["b"] or "")
-    assert found["c"] is None
-    assert "a1" not in found
+    problems = _problems(works, jobs)
+    assert problems["a"] == "no such folder. Make it"
+    assert "ZeroDivisionError: in our code" in (problems["b"] or "")
+    assert problems["c"] is None
+    assert "a1" not in problems
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 def test_a_process_that_dies_takes_at_most_the_task_beside_it(tmp_path: Path) -> None:
-    tasks = [_task(tmp_path, "a", "die"), *(_task(tmp_path, name) for name in "bcdef")]
-    found = _outcomes(tasks, 2)
-    assert set(found) == set("abcdef")
-    assert "died" in (found["a"] or "")
+    works = [_work(tmp_path, "a", "die"), *(_work(tmp_path, name) for name in "bcdef")]
+    problems = _problems(works, 2)
+    assert set(problems) == set("abcdef")
+    assert "died" in (problems["a"] or "")
     # Which task was beside it when the pool saw it die is a matter of chance.
-    lost = {name for name, problem in found.items() if problem is not None}
+    lost = {name for name, problem in problems.items() if problem is not None}
     assert len(lost - {"a"}) <= 1
     assert {path.name for path in tmp_path.iterdir()} >= set("abcdef") - lost
 
@@ -86,7 +83,7 @@ def test_processes_share_the_cores_and_the_environment_is_left_as_it_was(
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    _outcomes([_task(tmp_path, "a"), _task(tmp_path, "b")], 2)
+    _problems([_work(tmp_path, "a"), _work(tmp_path, "b")], 2)
     assert (tmp_path / "a").read_text() == str(max(1, (cores or 1) // 2))
     assert os.environ["OMP_NUM_THREADS"] == "7"
     assert "MKL_NUM_THREADS" not in os.environ
@@ -94,9 +91,9 @@ def test_processes_share_the_cores_and_the_environment_is_left_as_it_was(
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_asked_to_stop_everything_stops(tmp_path: Path, jobs: int) -> None:
-    tasks = [_task(tmp_path, "a", "stop"), *(_task(tmp_path, f"b{place}") for place in range(9))]
+    works = [_work(tmp_path, "a", "stop"), *(_work(tmp_path, f"b{place}") for place in range(9))]
     with pytest.raises(StoppedError, match="same command"):
-        _outcomes(tasks, jobs)
+        _problems(works, jobs)
     assert jobs == 2 or not list(tmp_path.iterdir())  # two may have come far already
 
 
@@ -119,7 +116,6 @@ class Waiting:
     """Says who it is, then works on for longer than anybody waits."""
 
     path: Path
-    is_done: bool = False
 
     def run(self) -> None:
         self.path.write_text(str(os.getpid()))
@@ -127,5 +123,5 @@ class Waiting:
 
 
 def _wait_in_pool(folder: Path) -> None:
-    tasks = [Task(Waiting(folder / name)) for name in "ab"]
-    list(work_through(tasks, jobs=2, prepare=os.getpid))
+    works = [Waiting(folder / name) for name in "ab"]
+    list(work_through(works, jobs=2, then=lambda _work: (), prepare=os.getpid))
