@@ -1,7 +1,8 @@
-"""COCO's run lengths -> masks, in NumPy alone: pycocotools' own `decode` warns under NumPy 2.
+"""COCO's run lengths: masks in and out, their boxes, areas and unions.
 
-Runs alternate between 0 and 1, start with 0 and go down the columns. Each run is written as its
-difference to the run before the last, in groups of five bits from the lowest on.
+Decoding is NumPy alone: pycocotools' own `decode` warns under NumPy 2. Runs alternate between 0
+and 1, start with 0 and go down the columns. Each run is written as its difference to the run
+before the last, in groups of five bits from the lowest on.
 """
 
 from __future__ import annotations
@@ -11,6 +12,43 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from weakloc.geometry import BoxLTRB, box_from_xywh
+from weakloc.structures import RunLengths
+
+
+def encode_mask(mask: NDArray[np.generic]) -> RunLengths:
+    """Compressed run lengths of a mask (height, width), with text so that JSON can hold them."""
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in mask.shape], "counts": encoded["counts"].decode()}
+
+
+def encode_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> RunLengths:
+    """The union of polygons, each a flat (x, y, x, y, ...), in an image of (width, height)."""
+    encoded = coco_mask.merge(coco_mask.frPyObjects(polygons, size[1], size[0]))
+    return {"size": [size[1], size[0]], "counts": encoded["counts"].decode()}
+
+
+def compressed(rle: Mapping[str, Any]) -> RunLengths:
+    """The run lengths as COCO's text, whatever form they came in."""
+    counts = rle["counts"]
+    if isinstance(counts, list):
+        height, width = rle["size"]
+        counts = coco_mask.frPyObjects(dict(rle), height, width)["counts"]
+    if isinstance(counts, bytes):
+        counts = counts.decode("ascii")
+    return {"size": rle["size"], "counts": counts}
+
+
+def tight_box(rle: Mapping[str, Any]) -> BoxLTRB:
+    """The tight box around compressed run lengths."""
+    left, top, width, height = coco_mask.toBbox(dict(rle)).tolist()
+    return box_from_xywh((left, top, width, height))
+
+
+def mask_area(rle: Mapping[str, Any]) -> float:
+    return float(coco_mask.area(dict(rle)))
 
 
 def decode_mask(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
@@ -53,7 +91,7 @@ def _differences(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     sizes = last - first + 1
     if sizes.max() > 10:
         raise ValueError("a run length has more digits than any image could need")
-    place = np.arange(len(groups)) - np.repeat(first, sizes)
-    numbers = np.add.reduceat((groups & 31) << (5 * place), first)
+    digits = np.arange(len(groups)) - np.repeat(first, sizes)
+    numbers = np.add.reduceat((groups & 31) << (5 * digits), first)
     negative = (groups[last] & 16) != 0
     return np.asarray(numbers - (negative.astype(np.int64) << (5 * sizes)))

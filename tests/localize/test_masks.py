@@ -14,11 +14,11 @@ from weakloc.localize.maps import image_grid, minmax
 from weakloc.localize.masks import (
     Background,
     class_masks,
-    encode_mask,
     score_stack,
     segment,
     without_specks,
 )
+from weakloc.rle import encode_mask
 from weakloc.structures import ScoreMaps
 
 SIZE = (40.0, 30.0)

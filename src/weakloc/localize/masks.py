@@ -10,11 +10,11 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_masks
 
 from weakloc.component_tree import component_labels
 from weakloc.geometry import GridTransform
 from weakloc.localize.maps import Maps, resample
+from weakloc.rle import encode_mask
 from weakloc.structures import RunLengths, ScoreMaps
 
 LabelGrid: TypeAlias = NDArray[np.int32]  # (rows, columns)
@@ -100,12 +100,6 @@ def class_masks(labels: LabelGrid) -> list[ClassMask]:
         ClassMask(int(value) - 1, encode_mask(labels == value), int(count) / labels.size)
         for value, count in zip(values, counts, strict=True)
     ]
-
-
-def encode_mask(mask: NDArray[np.bool_]) -> RunLengths:
-    """COCO run lengths, compressed, with text instead of bytes so that JSON can hold them."""
-    encoded = coco_masks.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in mask.shape], "counts": encoded["counts"].decode()}
 
 
 def _foreground(present: NDArray[np.bool_], background: Background) -> NDArray[np.intp]:

@@ -19,13 +19,12 @@ from PIL import Image
 
 from weakloc.errors import ImageError
 from weakloc.geometry import BoxLTRB, box_area, box_iou, box_overlap
-from weakloc.output.exporters.objects import tight_box
 from weakloc.output.report_content import (
     LIKELY,
     ReportPicture,
     classes_with_places,
 )
-from weakloc.rle import decode_mask
+from weakloc.rle import decode_mask, tight_box
 from weakloc.structures import PRESENT, UNKNOWN, Point, Prediction, Sample
 
 OutcomeName: TypeAlias = Literal["hit", "part", "too big", "miss", "false alarm"]
@@ -231,7 +230,7 @@ def true_objects(sample: Sample, class_names: Sequence[str]) -> tuple[TrueObject
             for item in truth.boxes
         )
     return tuple(
-        TrueObject(class_names[item.class_index], tight_box(dict(item.rle)), item.crowd)
+        TrueObject(class_names[item.class_index], tight_box(item.rle), item.crowd)
         for item in truth.masks
     )
 

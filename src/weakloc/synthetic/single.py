@@ -15,12 +15,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from weakloc.data.images import open_image
 from weakloc.errors import DataError
-from weakloc.geometry import BoxLTRB, box_from_xywh, clip_box
-from weakloc.rle import decode_mask
+from weakloc.geometry import BoxLTRB, clip_box
+from weakloc.rle import decode_mask, tight_box
 from weakloc.structures import DataSet, Sample
 from weakloc.synthetic.clutter import (
     break_out,
@@ -144,27 +143,19 @@ def crops_by_split(data_set: DataSet) -> dict[str, CropsByClass]:
 
 def _crops_of(samples: Sequence[Sample]) -> Iterator[Crop]:
     for sample in samples:
-        truth = sample.truth
-        if truth is None:
-            continue
-        if truth.masks:
-            masks = [mask for mask in truth.masks if not mask.crowd]
-            found = [
-                Crop(sample.path, mask.class_index, _box_of(mask.rle), mask.rle) for mask in masks
-            ]
-        else:
-            boxes = [box for box in truth.boxes if not (box.crowd or box.difficult)]
-            found = [Crop(sample.path, box.class_index, box.box, None) for box in boxes]
-        yield from (crop for crop in found if _is_large_enough(crop.box))
+        masks = sample.truth.masks if sample.truth else ()
+        boxes = sample.truth.boxes if sample.truth and not masks else ()
+        for mask in masks:
+            box = tight_box(mask.rle)
+            if not mask.crowd and smallest_side(box) >= MIN_SIDE:
+                yield Crop(sample.path, mask.class_index, box, mask.rle)
+        for drawn in boxes:
+            if not (drawn.crowd or drawn.difficult) and smallest_side(drawn.box) >= MIN_SIDE:
+                yield Crop(sample.path, drawn.class_index, drawn.box, None)
 
 
-def _box_of(rle: Mapping[str, Any]) -> BoxLTRB:
-    left, top, width, height = coco_mask.toBbox(dict(rle)).tolist()
-    return box_from_xywh((left, top, width, height))
-
-
-def _is_large_enough(box: BoxLTRB) -> bool:
-    return min(box[2] - box[0], box[3] - box[1]) >= MIN_SIDE
+def smallest_side(box: BoxLTRB) -> float:
+    return min(box[2] - box[0], box[3] - box[1])
 
 
 def _by_class(crops: Sequence[Crop]) -> CropsByClass:

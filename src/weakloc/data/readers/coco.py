@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from weakloc.data.readers.assembly import (
     ALL,
@@ -36,14 +35,13 @@ from weakloc.data.readers.drawn_truth import (
     UNREADABLE_BOX,
     UNREADABLE_MASK,
     PolygonRle,
-    merged_counts,
     usable_box,
 )
 from weakloc.data.readers.file_tree import FileIndex, file_names, is_image_name, subfolders
 from weakloc.data.readers.table_rows import read_text
 from weakloc.errors import DataError, PredictionsError
 from weakloc.geometry import BoxLTRB, box_from_xywh, box_of_points
-from weakloc.rle import run_lengths
+from weakloc.rle import compressed, run_lengths, tight_box
 from weakloc.structures import Box, DataSet, Mask, Prediction, Problem, Truth, TruthBox, TruthMask
 
 
@@ -104,8 +102,7 @@ def _box(
     shape = record["segmentation"]
     if isinstance(shape, list):
         return box_of_points(np.concatenate([np.asarray(polygon) for polygon in shape]))
-    left, top, width, height = map(float, coco_mask.toBbox(dict(rle)))
-    return box_from_xywh((left, top, width, height))
+    return tight_box(rle)
 
 
 def _run_lengths(
@@ -138,17 +135,10 @@ def _compressed(shape: Mapping[str, Any], size: tuple[int, int] | None) -> Mappi
     height, width = (int(side) for side in shape["size"])
     if size is not None and (width, height) != size:
         raise ValueError(f"mask of {width} x {height} in an image of {size[0]} x {size[1]}")
-    counts = shape["counts"]
-    num_pixels = int(run_lengths(counts).sum())
+    num_pixels = int(run_lengths(shape["counts"]).sum())
     if num_pixels != width * height:
         raise ValueError(f"run lengths cover {num_pixels} pixels of {width * height}")
-    if isinstance(counts, str):
-        return {"size": [height, width], "counts": counts}
-    plain = {"size": [height, width], "counts": counts}
-    return {
-        "size": [height, width],
-        "counts": merged_counts([coco_mask.frPyObjects(plain, height, width)]),
-    }
+    return compressed({"size": [height, width], "counts": shape["counts"]})
 
 
 _NUM_PROBES = 20  # images that decide which folder is meant

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from weakloc.errors import ImageError
 from weakloc.geometry import BoxLTRB, Size, box_area, clip_box
+from weakloc.rle import encode_mask, encode_polygons
 from weakloc.structures import Problem
 
 ZERO_AREA_BOX = "zero-area box"
@@ -52,8 +51,20 @@ def _shown(box: BoxLTRB) -> str:
     return "(" + ", ".join(f"{edge:g}" for edge in box) + ")"
 
 
-class PolygonRle(Mapping[str, Any]):
-    """COCO run lengths of a union of polygons, computed when read.
+class _LazyRle(Mapping[str, Any]):
+    """COCO run lengths that are computed whenever they are read."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("size", "counts"))
+
+    def __len__(self) -> int:
+        return 2
+
+
+class PolygonRle(_LazyRle):
+    """Of a union of polygons in an image of (width, height).
 
     Each polygon is a flat (x, y, x, y, ...) of at least three points in the image frame.
     """
@@ -65,23 +76,14 @@ class PolygonRle(Mapping[str, Any]):
         self._size = image_size
 
     def __getitem__(self, key: str) -> Any:
-        width, height = self._size
         if key == "size":
-            return [height, width]
-        if key != "counts":
-            raise KeyError(key)
-        parts = [polygon.tolist() for polygon in self._polygons]
-        return merged_counts(coco_mask.frPyObjects(parts, height, width))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(("size", "counts"))
-
-    def __len__(self) -> int:
-        return 2
+            return [self._size[1], self._size[0]]
+        rle = encode_polygons([polygon.tolist() for polygon in self._polygons], self._size)
+        return dict(rle)[key]
 
 
-class MaskFileRle(Mapping[str, Any]):
-    """COCO run lengths of a mask image, read when asked: every pixel above 0 belongs."""
+class MaskFileRle(_LazyRle):
+    """Of a mask image, of which every pixel above 0 belongs."""
 
     __slots__ = ("_path",)
 
@@ -89,28 +91,8 @@ class MaskFileRle(Mapping[str, Any]):
         self._path = path
 
     def __getitem__(self, key: str) -> Any:
-        if key not in {"size", "counts"}:
-            raise KeyError(key)
-        pixels = self._pixels()
-        if key == "size":
-            return list(pixels.shape)
-        return merged_counts([coco_mask.encode(np.asfortranarray(pixels))])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(("size", "counts"))
-
-    def __len__(self) -> int:
-        return 2
-
-    def _pixels(self) -> NDArray[np.uint8]:
         try:
             with Image.open(self._path) as mask:
-                return (np.asarray(mask.convert("L")) > 0).astype(np.uint8)
+                return dict(encode_mask(np.asarray(mask.convert("L")) > 0))[key]
         except (OSError, ValueError) as error:
             raise ImageError(f"mask cannot be read ({error})", where=self._path) from error
-
-
-def merged_counts(run_lengths: Sequence[Mapping[str, Any]]) -> str:
-    """The union of compressed run lengths, as text."""
-    counts: bytes = coco_mask.merge(list(run_lengths))["counts"]
-    return counts.decode("ascii")

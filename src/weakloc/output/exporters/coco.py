@@ -18,11 +18,11 @@ from weakloc.files import open_whole
 from weakloc.geometry import box_area, box_to_xywh
 from weakloc.output.exporters.objects import (
     PlacedObject,
-    mask_area,
     objects_of,
     outlines_of_rle,
 )
 from weakloc.output.exporters.selection import Content, ItemWriter, json_text, write_list
+from weakloc.rle import mask_area
 
 
 def export_coco_instances(content: Content, out: Path) -> Path:

@@ -17,10 +17,9 @@ from weakloc.output.exporters.objects import (
     PlacedObject,
     objects_of,
     outlines_of_rle,
-    tight_box,
 )
 from weakloc.output.exporters.selection import Content, MaskForm, xml_attribute, xml_text
-from weakloc.rle import decode_mask
+from weakloc.rle import decode_mask, tight_box
 from weakloc.settings import ExportOptions
 from weakloc.structures import Prediction
 

@@ -16,9 +16,8 @@ import msgspec
 
 from weakloc.errors import PredictionsError
 from weakloc.files import fit_json, open_whole, parse_json, shown_json
-from weakloc.output.exporters.objects import compressed
 from weakloc.output.exporters.selection import Content
-from weakloc.rle import filling_runs
+from weakloc.rle import compressed, filling_runs
 from weakloc.structures import Prediction
 
 SCHEMA = "weakloc.predictions/1"

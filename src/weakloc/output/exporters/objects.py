@@ -8,16 +8,14 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from weakloc.errors import PredictionsError
-from weakloc.geometry import BoxLTRB, box_from_xywh, box_iou
-from weakloc.rle import decode_mask
-from weakloc.structures import Box, Prediction
+from weakloc.geometry import BoxLTRB, box_iou
+from weakloc.rle import compressed, decode_mask, tight_box
+from weakloc.structures import Box, Prediction, RunLengths
 
 Corners: TypeAlias = NDArray[np.int32]  # (N, 2) of x, y; the last corner joins the first
 BoolMask: TypeAlias = NDArray[np.bool_]
-Rle: TypeAlias = dict[str, Any]  # {"size": [height, width], "counts": str}
 SAME_OBJECT = 0.5  # overlap of a box with the tight box of a mask
 
 
@@ -27,7 +25,7 @@ class PlacedObject(NamedTuple):
     class_name: str
     box: BoxLTRB
     score: float
-    rle: Rle | None
+    rle: RunLengths | None
 
 
 def objects_of(prediction: Prediction) -> list[PlacedObject]:
@@ -38,7 +36,7 @@ def objects_of(prediction: Prediction) -> list[PlacedObject]:
     """
     if not prediction.masks:
         return [PlacedObject(box.class_name, box.box, box.score, None) for box in prediction.boxes]
-    owned: dict[int, Rle] = {}
+    owned: dict[int, RunLengths] = {}
     left_over = []
     for mask in prediction.masks:
         rle = compressed(mask.rle)
@@ -56,7 +54,7 @@ def objects_of(prediction: Prediction) -> list[PlacedObject]:
 
 
 def _owner(
-    class_name: str, tight: BoxLTRB, boxes: Sequence[Box], owned: Mapping[int, Rle]
+    class_name: str, tight: BoxLTRB, boxes: Sequence[Box], owned: Mapping[int, RunLengths]
 ) -> int | None:
     best, best_overlap = None, SAME_OBJECT
     for index, box in enumerate(boxes):
@@ -65,27 +63,6 @@ def _owner(
             if overlap > best_overlap or (best is None and overlap == best_overlap):
                 best, best_overlap = index, overlap
     return best
-
-
-def tight_box(rle: Rle) -> BoxLTRB:
-    left, top, width, height = coco_mask.toBbox(rle).tolist()
-    return box_from_xywh((left, top, width, height))
-
-
-def mask_area(rle: Rle) -> float:
-    return float(coco_mask.area(rle))
-
-
-def compressed(rle: Mapping[str, Any]) -> Rle:
-    """The run lengths as COCO's text, whatever form they came in."""
-    counts = rle["counts"]
-    if isinstance(counts, list):
-        height, width = rle["size"]
-        encoded: Rle = coco_mask.frPyObjects(dict(rle), height, width)
-        counts = encoded["counts"]
-    if isinstance(counts, bytes):
-        counts = counts.decode("ascii")
-    return {"size": rle["size"], "counts": counts}
 
 
 def outlines_of_rle(rle: Mapping[str, Any], *, image: str) -> list[Corners]:
