@@ -127,11 +127,19 @@ def test_a_flip_mirrors_the_grid(case: tuple[GridTransform, PointXY]) -> None:
     assert mirrored == pytest.approx((u, height - v), rel=1e-9, abs=1e-6)
 
 
+def window_in_image(row: int, column: int, transform: GridTransform) -> geometry.BoxLTRB:
+    """What a cell stands for."""
+    half_width, half_height = transform.cell_extent[0] / 2, transform.cell_extent[1] / 2
+    x, y = column + 0.5, row + 0.5
+    window = (x - half_width, y - half_height, x + half_width, y + half_height)
+    return geometry.map_box_to_image(window, transform)
+
+
 def test_half_pixel_centers_stay_centers_when_the_grid_is_halved() -> None:
     halved = GridTransform.identity(IMAGE).resize((250, 187.5))
     assert geometry.map_point_to_grid((1.0, 1.0), halved) == (0.5, 0.5)
     assert geometry.cell_center_in_image(0, 0, halved) == (1.0, 1.0)
-    assert geometry.cell_box_in_image(3, 2, halved) == (4.0, 6.0, 6.0, 8.0)
+    assert window_in_image(3, 2, halved) == (4.0, 6.0, 6.0, 8.0)
 
 
 def test_pad_then_resize_by_hand() -> None:
@@ -158,29 +166,15 @@ def test_cells_of_a_sliding_window_by_hand() -> None:
     assert cells.grid_size == (3, 2)
     assert geometry.cell_center_in_image(0, 0, cells) == (112, 112)
     assert geometry.cell_center_in_image(1, 2, cells) == (176, 144)
-    assert geometry.cell_box_in_image(0, 0, cells) == (0, 0, 224, 224)
-    assert geometry.cell_box_in_image(1, 2, cells) == (64, 32, 288, 256)
+    assert window_in_image(0, 0, cells) == (0, 0, 224, 224)
+    assert window_in_image(1, 2, cells) == (64, 32, 288, 256)
 
 
 def test_cells_of_a_flipped_input_look_at_the_mirrored_place() -> None:
     flipped = GridTransform.identity((288, 256)).flip_horizontal()
     cells = flipped.to_cells((3, 2), stride=32, first_center=112, window=224)
     assert geometry.cell_center_in_image(1, 2, cells) == (288 - 176, 144)
-    assert geometry.cell_box_in_image(1, 2, cells) == (0, 32, 224, 256)
-
-
-def test_the_cell_of_a_point_holds_it_and_is_clipped_into_the_grid() -> None:
-    cells = GridTransform.identity(IMAGE).resize((5, 3))
-    for row in range(3):
-        for column in range(5):
-            center = geometry.cell_center_in_image(row, column, cells)
-            assert geometry.cell_of_point(center, cells) == (row, column)
-            left, top, right, bottom = geometry.cell_box_in_image(row, column, cells)
-            assert left <= center[0] < right
-            assert top <= center[1] < bottom
-    assert geometry.cell_of_point((500.0, 375.0), cells) == (2, 4)
-    assert geometry.cell_of_point((-3.0, 999.0), cells) == (2, 0)
-    assert geometry.cell_of_point((99.999, 125.0), cells) == (1, 0)
+    assert window_in_image(1, 2, cells) == (0, 32, 224, 256)
 
 
 def test_sub_grid_boxes_of_the_paper() -> None:

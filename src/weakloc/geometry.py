@@ -9,7 +9,6 @@ cell (row i, column j) covers [j, j + 1) x [i, i + 1) and its centre is (j + 0.5
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -160,23 +159,6 @@ def map_box_to_image(box_in_grid: BoxLTRB, transform: GridTransform) -> BoxLTRB:
 
 def cell_center_in_image(row: int, column: int, transform: GridTransform) -> PointXY:
     return map_point_to_image((column + 0.5, row + 0.5), transform)
-
-
-def cell_box_in_image(row: int, column: int, transform: GridTransform) -> BoxLTRB:
-    """The image region that one cell stands for (its window, not its receptive field)."""
-    half_width, half_height = transform.cell_extent[0] / 2, transform.cell_extent[1] / 2
-    x, y = column + 0.5, row + 0.5
-    return map_box_to_image(
-        (x - half_width, y - half_height, x + half_width, y + half_height), transform
-    )
-
-
-def cell_of_point(point_in_image: PointXY, transform: GridTransform) -> tuple[int, int]:
-    """(row, column) of the cell that holds an image point, clipped into the grid."""
-    u, v = map_point_to_grid(point_in_image, transform)
-    column = min(max(math.floor(u), 0), max(math.ceil(transform.grid_size[0]) - 1, 0))
-    row = min(max(math.floor(v), 0), max(math.ceil(transform.grid_size[1]) - 1, 0))
-    return row, column
 
 
 def image_box_in_grid(transform: GridTransform) -> BoxLTRB:

@@ -124,9 +124,8 @@ def test_ranks_together_see_the_same_steps_as_one_process() -> None:
         assert sorted(shares[0][step] + shares[1][step]) == sorted(whole)
 
 
-def test_the_last_short_batch_is_dropped_on_request_only() -> None:
-    dropped = EpochBatches(23, batch_size=5, seed=1, drop_last=True)
-    assert [len(batch) for batch in dropped] == [5, 5, 5, 5]
+def test_the_last_batch_may_be_short() -> None:
+    assert [len(batch) for batch in EpochBatches(23, batch_size=5, seed=1)] == [5, 5, 5, 5, 3]
     assert [len(batch) for batch in EpochBatches(3, batch_size=50, seed=1)] == [3]
 
 

@@ -147,15 +147,11 @@ def image_size(
 
 
 def read_or_record(
-    sample_name: str,
-    source: ImageSource,
-    *,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-    shrink_to: PixelSize | None = None,
+    sample_name: str, source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> Image.Image | BrokenImage:
     """The picture, or the record of why there is none."""
     try:
-        return open_image(source, max_pixels=max_pixels, shrink_to=shrink_to)
+        return open_image(source, max_pixels=max_pixels)
     except ImageError as error:
         remedy = f". {error.remedy}" if error.remedy else ""
         return BrokenImage(sample_name, error.message + remedy)

@@ -9,7 +9,6 @@ batches and ranks keep their sizes; in evaluation its batch is one smaller.
 from __future__ import annotations
 
 import ctypes
-import math
 import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from weakloc.data.augmentation import Augmentation, Canvas, DrawnAugmentation, FlipAction, View
-from weakloc.data.images import DEFAULT_MAX_PIXELS, image_size, read_or_record
+from weakloc.data.images import read_or_record
 from weakloc.data.sampling import (
     EpochBatches,
     EveryImageOnce,
@@ -44,11 +43,9 @@ from weakloc.data.transforms import (
     resample,
     resize_images,
 )
-from weakloc.errors import DataError, ImageError, SettingError
+from weakloc.errors import DataError, SettingError
 from weakloc.geometry import GridTransform, clip_box, image_box_in_grid
 from weakloc.structures import BrokenImage, LabelVector, Sample
-
-Decode: TypeAlias = Literal["exact", "reduced"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,40 +67,16 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class PicturesOnDisk:
-    """Decodes the sample's file each time.
-
-    `reduced` lets JPEG files decode at 1/2, 1/4 or 1/8, to no less than twice the size at which
-    the network sees them: many times faster on large photographs, with slightly other pixels.
-    """
+    """Decodes the sample's file each time."""
 
     samples: Sequence[Sample]
-    preprocessing: Preprocessing
-    max_pixels: int
-    decode: Decode = "exact"
 
     def read(self, index: int) -> Picture | BrokenImage:
         sample = self.samples[index]
-        if self.decode == "exact" or self.preprocessing.fixed_size is None:
-            image = read_or_record(sample.name, sample.path, max_pixels=self.max_pixels)
-            if isinstance(image, BrokenImage):
-                return image
-            return Picture(np.array(image), GridTransform.identity(image.size))
-        return self._read_reduced(sample)
-
-    def _read_reduced(self, sample: Sample) -> Picture | BrokenImage:
-        try:
-            size = image_size(sample.path, max_pixels=self.max_pixels)
-        except ImageError as error:
-            return BrokenImage(sample.name, error.message)
-        identity = GridTransform.identity(size)
-        seen = self.preprocessing.place(size).transform(identity)
-        enough = math.ceil(2 * seen.scale_x * size[0]), math.ceil(2 * seen.scale_y * size[1])
-        image = read_or_record(
-            sample.name, sample.path, max_pixels=self.max_pixels, shrink_to=enough
-        )
+        image = read_or_record(sample.name, sample.path)
         if isinstance(image, BrokenImage):
             return image
-        return Picture(np.array(image), identity.resize(image.size))
+        return Picture(np.array(image), GridTransform.identity(image.size))
 
 
 class PicturesInMemory:
@@ -113,39 +86,36 @@ class PicturesInMemory:
     at that size, which differs from a crop of the original unless they have the same size.
     """
 
-    def __init__(self, on_disk: PicturesOnDisk) -> None:
-        size = on_disk.preprocessing.fixed_size
+    def __init__(self, samples: Sequence[Sample], preprocessing: Preprocessing) -> None:
+        size = preprocessing.fixed_size
         if size is None:
             raise SettingError(
                 "pictures of changing size cannot be kept in memory",
                 remedy="Choose the resize mode warp, pad or crop, or no cache",
             )
-        self._on_disk, self._size = on_disk, size
-        num_samples = len(on_disk.samples)
-        self._shared_pixels = RawArray(ctypes.c_uint8, num_samples * size[0] * size[1] * 3)
-        self._shared_sizes = RawArray(ctypes.c_int32, num_samples * 4)  # 0 until it is there
+        self._on_disk = PicturesOnDisk(samples)
+        self._preprocessing, self._size = preprocessing, size
+        self._shared_pixels = RawArray(ctypes.c_uint8, len(samples) * size[0] * size[1] * 3)
+        self._shared_sizes = RawArray(ctypes.c_int32, len(samples) * 2)  # 0 until it is there
 
     def read(self, index: int) -> Picture | BrokenImage:
-        width, height, decoded_width, decoded_height = self._sizes()[index].tolist()
-        if width == 0:
-            return self._read_and_keep(index)
-        placement = self._on_disk.preprocessing.place((decoded_width, decoded_height))
-        columns, rows = placement.content_size
-        content = self._slot(index)[:rows, :columns].copy()
-        decoded = GridTransform.identity((width, height)).resize((decoded_width, decoded_height))
-        base = decoded.crop(placement.region_in_image).resize(placement.content_size)
-        return Picture(content, base)
-
-    def _read_and_keep(self, index: int) -> Picture | BrokenImage:
-        picture = self._on_disk.read(index)
-        if isinstance(picture, BrokenImage):
-            return picture
-        placement = self._on_disk.preprocessing.place(picture.size)
-        columns, rows = placement.content_size
-        content = resample(picture.pixels, placement)
-        self._slot(index)[:rows, :columns] = content.permute(1, 2, 0).numpy()
-        self._sizes()[index] = (*picture.base.image_size, *picture.size)
-        return self.read(index)
+        width, height = self._sizes()[index].tolist()
+        if width:
+            placement = self._preprocessing.place((width, height))
+            columns, rows = placement.content_size
+            content = self._slot(index)[:rows, :columns].copy()
+        else:
+            picture = self._on_disk.read(index)
+            if isinstance(picture, BrokenImage):
+                return picture
+            width, height = picture.size
+            placement = self._preprocessing.place((width, height))
+            columns, rows = placement.content_size
+            content = resample(picture.pixels, placement).permute(1, 2, 0).numpy()
+            self._slot(index)[:rows, :columns] = content
+            self._sizes()[index] = width, height
+        base = GridTransform.identity((width, height)).crop(placement.region_in_image)
+        return Picture(content, base.resize(placement.content_size))
 
     def _slot(self, index: int) -> NDArray[np.uint8]:
         width, height = self._size
@@ -155,7 +125,7 @@ class PicturesInMemory:
 
     def _sizes(self) -> NDArray[np.int32]:
         sizes: NDArray[np.int32] = np.ctypeslib.as_array(self._shared_sizes)
-        return sizes.reshape(-1, 4)
+        return sizes.reshape(-1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,22 +271,16 @@ class SampleLoader:
         batches: EpochBatches | EveryImageOnce,
         preprocessing: Preprocessing,
         *,
-        strict: bool,
         pin_memory: bool,
     ) -> None:
         self._loader, self._batches, self._preprocessing = loader, batches, preprocessing
-        self._strict, self._pin_memory = strict, pin_memory
+        self._pin_memory = pin_memory
         self._broken: dict[str, BrokenImage] = {}
 
     @property
     def broken(self) -> list[BrokenImage]:
         """Every image met so far that could not be read, once."""
         return list(self._broken.values())
-
-    @property
-    def sampler(self) -> EpochBatches | EveryImageOnce:
-        """Where trainers look for `set_epoch`."""
-        return self._batches
 
     def set_epoch(self, epoch: int, *, first_step: int = 0) -> None:
         if isinstance(self._batches, EpochBatches):
@@ -327,7 +291,8 @@ class SampleLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._loader:
-            self._record(batch)
+            for broken in batch.broken:
+                self._broken.setdefault(broken.name, broken)
             if len(batch):
                 finished = normalise_batch(batch, self._preprocessing, pin_memory=self._pin_memory)
                 yield finished.pin_memory() if self._pin_memory else finished
@@ -337,12 +302,6 @@ class SampleLoader:
                     f"{batch.broken[0].name}, which {batch.broken[0].reason}",
                     remedy="Check that the folder of the images is there",
                 )
-
-    def _record(self, batch: Batch) -> None:
-        for broken in batch.broken:
-            self._broken.setdefault(broken.name, broken)
-            if self._strict:
-                raise ImageError(broken.reason, where=broken.name)
 
 
 def training_loader(
@@ -354,15 +313,10 @@ def training_loader(
     seed: int,
     workers: int = 0,
     balance: bool = False,
-    drop_last: bool = False,
     rank: int = 0,
     world_size: int = 1,
     cache: Cache = "none",
-    decode: Decode = "exact",
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-    strict: bool = False,
     pin_memory: bool = False,
-    start_method: str | None = None,
 ) -> SampleLoader:
     """Shuffled, augmented batches; `balance` repeats images of rare classes.
 
@@ -373,11 +327,10 @@ def training_loader(
         batch_size=batch_size,
         seed=seed,
         weights=repetition_weights(samples) if balance else None,
-        drop_last=drop_last,
         rank=rank,
         world_size=world_size,
     )
-    pictures = _pictures(samples, preprocessing, cache, decode, max_pixels=max_pixels)
+    pictures = _pictures(samples, preprocessing, cache)
     reader = SampleReader(
         samples,
         pictures,
@@ -387,10 +340,9 @@ def training_loader(
         replacements=MOST_REPLACEMENTS,
     )
     return SampleLoader(
-        _data_loader(reader, batches, workers, start_method),
+        _data_loader(reader, batches, workers),
         batches,
         preprocessing,
-        strict=strict,
         pin_memory=pin_memory,
     )
 
@@ -404,21 +356,16 @@ def evaluation_loader(
     rank: int = 0,
     world_size: int = 1,
     cache: Cache = "none",
-    decode: Decode = "exact",
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-    strict: bool = False,
     pin_memory: bool = False,
-    start_method: str | None = None,
 ) -> SampleLoader:
     """Every readable image once, in order; over several ranks each image on one of them."""
     batches = EveryImageOnce(len(samples), batch_size=batch_size, rank=rank, world_size=world_size)
-    pictures = _pictures(samples, preprocessing, cache, decode, max_pixels=max_pixels)
+    pictures = _pictures(samples, preprocessing, cache)
     reader = SampleReader(samples, pictures, preprocessing, Augmentation(), seed=0, replacements=0)
     return SampleLoader(
-        _data_loader(reader, batches, workers, start_method),
+        _data_loader(reader, batches, workers),
         batches,
         preprocessing,
-        strict=strict,
         pin_memory=pin_memory,
     )
 
@@ -430,8 +377,8 @@ def augment_batch(batch: Batch, augmentation: Augmentation) -> Batch:
     generator = Generator().manual_seed(batch.seed)
     height, width = batch.images.shape[-2:]
     size = augmentation.scale_jitter.draw(generator, (width, height))
-    places = tuple(place.resize(size) if place else None for place in batch.transforms)
-    return replace(batch, images=resize_images(batch.images, size), transforms=places)
+    transforms = tuple(t and t.resize(size) for t in batch.transforms)
+    return replace(batch, images=resize_images(batch.images, size), transforms=transforms)
 
 
 def collate(loaded: Sequence[LoadedSample]) -> Batch:
@@ -494,37 +441,27 @@ def _enlarged(view: View, width: int, height: int) -> View:
     return View(functional.pad(view.pixels, (0, right, 0, bottom)), transform)
 
 
-def _pictures(
-    samples: Sequence[Sample],
-    preprocessing: Preprocessing,
-    cache: Cache,
-    decode: Decode,
-    *,
-    max_pixels: int,
-) -> Pictures:
-    on_disk = PicturesOnDisk(samples, preprocessing, max_pixels, decode)
-    return PicturesInMemory(on_disk) if cache == "memory" else on_disk
+def _pictures(samples: Sequence[Sample], preprocessing: Preprocessing, cache: Cache) -> Pictures:
+    if cache == "memory":
+        return PicturesInMemory(samples, preprocessing)
+    return PicturesOnDisk(samples)
 
 
 def _data_loader(
-    reader: SampleReader,
-    batches: EpochBatches | EveryImageOnce,
-    workers: int,
-    start_method: str | None,
+    reader: SampleReader, batches: EpochBatches | EveryImageOnce, workers: int
 ) -> DataLoader[LoadedSample]:
-    method = start_method or _default_start_method()
     return DataLoader(
         reader,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
         persistent_workers=workers > 0,
-        multiprocessing_context=method if workers else None,
+        multiprocessing_context=start_method() if workers else None,
         generator=Generator(),  # or it would draw from the process's random state
     )
 
 
-def _default_start_method() -> str:
+def start_method() -> str:
     """fork where it is safe to: from Python 3.12 on it warns in a process with threads."""
     methods = multiprocessing.get_all_start_methods()
     if "fork" in methods and sys.platform != "darwin" and sys.version_info < (3, 12):

@@ -80,14 +80,13 @@ class EpochBatches:
         batch_size: int,
         seed: int,
         weights: NDArray[np.float64] | None = None,
-        drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         _check(num_samples, batch_size, rank, world_size)
         self.epoch, self.first_step = 0, 0
         self._weights = np.ones(num_samples) if weights is None else weights
-        self._batch_size, self._seed, self._drop_last = batch_size, seed, drop_last
+        self._batch_size, self._seed = batch_size, seed
         self._rank, self._world_size = rank, world_size
         num_uses = num_samples + round(float((self._weights - 1.0).sum()))
         self._num_own = math.ceil(num_uses / world_size)
@@ -97,8 +96,6 @@ class EpochBatches:
         self.epoch, self.first_step = epoch, first_step
 
     def __len__(self) -> int:
-        if self._drop_last:
-            return self._num_own // self._batch_size
         return math.ceil(self._num_own / self._batch_size)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:

@@ -122,6 +122,6 @@ def _folder_of_glob(pattern: str) -> str:
 
 def _in_shards(source: str) -> Iterator[ImageSource]:
     for shard in find_shards(source):
-        images = images_of_shard(shard, (), mode="r|*", read_image=read_content, problems=[])
+        images = images_of_shard(shard, None, mode="r|*", read_image=read_content, problems=[])
         for image in images:
             yield ImageSource(f"{Path(shard).name}/{image.name}", image.content)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from weakloc.data.readers.shards import ShardStream
+from weakloc.data.readers import ReaderOptions, read_data_set
+from weakloc.data.sources import find_images
 from weakloc.structures import PRESENT
 
 
@@ -28,10 +29,12 @@ def test_shards_of_webdataset_are_read_as_they_were_written(tmp_path: Path) -> N
     with webdataset.TarWriter(str(shard)) as writer:
         for index in range(6):
             writer.write({"__key__": f"{index:06d}", "jpg": jpeg(index * 40), "cls": index % 3})
-    records = list(ShardStream([str(shard)], ("cat", "dog", "düne")))
-    assert [record.sample.name for record in records] == [
-        f"{shard.name}/{index:06d}.jpg" for index in range(6)
-    ]
-    assert [record.image for record in records] == [jpeg(index * 40) for index in range(6)]
-    present = [np.flatnonzero(record.sample.labels == PRESENT).tolist() for record in records]
+    (tmp_path / "classes.txt").write_text("cat\ndog\ndüne\n", encoding="utf-8")
+    samples = list(read_data_set(shard, options=ReaderOptions()).samples())
+    names = [f"{shard.name}/{index:06d}.jpg" for index in range(6)]
+    assert [sample.name for sample in samples] == names
+    images = list(find_images(str(shard)))
+    assert [image.name for image in images] == names
+    assert [image.content for image in images] == [jpeg(index * 40) for index in range(6)]
+    present = [np.flatnonzero(sample.labels == PRESENT).tolist() for sample in samples]
     assert present == [[0], [1], [2], [0], [1], [2]]

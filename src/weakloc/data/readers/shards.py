@@ -4,9 +4,8 @@ Labels are a class number or name in `.cls`, names with `;` between them or one 
 or in `.json` an object with `labels` written as in a table. A file `classes.txt` beside the shards
 names the class numbers. Shards called `train-...` or lying in a folder `train` are that split.
 
-`ShardStream` reads front to back and holds one sample at a time. A data set of shards holds where
-each image lies, some fifty bytes; its samples are made when asked for, and their paths are opened
-like those of files.
+A data set of shards holds where each image lies, some fifty bytes; its samples are made when asked
+for, and their paths are opened like those of files.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import re
 import tarfile
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
@@ -35,45 +33,10 @@ from weakloc.data.readers.shard_members import (
     ShardImage,
     find_shards,
     images_of_shard,
-    read_content,
 )
 from weakloc.data.readers.table_rows import numbered_lines
 from weakloc.errors import DataError
 from weakloc.structures import DataSet, LabelVector, Problem, Sample
-
-
-@dataclass(frozen=True, slots=True)
-class ShardRecord:
-    """One sample of a stream with the content of its image file."""
-
-    sample: Sample
-    image: bytes
-
-
-class ShardStream:
-    """The samples of shards, compressed or not, in the order in which they lie there.
-
-    For several readers give each its own part of the shards: `shards[rank::num_ranks]`.
-    `problems` holds what the latest pass met.
-    """
-
-    def __init__(self, shards: Sequence[str], class_names: Sequence[str]) -> None:
-        self.shards = tuple(shards)
-        self.class_names = tuple(class_names)
-        self.problems: list[Problem] = []
-
-    def __iter__(self) -> Iterator[ShardRecord]:
-        vectors = LabelVectors(self.class_names)
-        problems: list[Problem] = []
-        self.problems = problems
-        for shard in self.shards:
-            for image in images_of_shard(
-                shard, self.class_names, mode="r|*", read_image=read_content, problems=problems
-            ):
-                name = f"{Path(shard).name}/{image.name}"
-                problems.extend(vectors.stranger_problems(image.claim, name))
-                path = member_path(shard, offset=image.offset, size=image.size)
-                yield ShardRecord(Sample(name, path, vectors.of(image.claim)), image.content)
 
 
 class ShardSplit(Sequence[Sample]):
@@ -148,20 +111,6 @@ def read_shards(path: Path, labels: Path | None, options: ReaderOptions) -> Data
     )
 
 
-def class_names_of(shards: Sequence[str]) -> tuple[str, ...]:
-    """The sorted class names of shards, by a pass over their labels alone."""
-    problems: list[Problem] = []
-    names = {
-        name
-        for shard in shards
-        for image in images_of_shard(
-            shard, None, mode="r:*", read_image=_nothing, problems=problems
-        )
-        for name in image.claim.names
-    }
-    return tuple(sorted(names, key=_numbers_by_size))
-
-
 def _headers(
     shard: str, numbered: Sequence[str] | None, problems: list[Problem]
 ) -> Iterator[ShardImage]:
@@ -176,7 +125,7 @@ def _headers(
         raise DataError(
             "is compressed, so that its images cannot be reached singly",
             where=shard,
-            remedy="Decompress it, or read it with ShardStream",
+            remedy="Decompress it; `weakloc predict` alone reads it as it is",
         ) from error
     yield from images_of_shard(shard, numbered, mode="r:", read_image=_nothing, problems=problems)
 
