@@ -5,11 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from weakloc.data.images import IMAGE_SUFFIXES
+from weakloc.data.readers.assembly import Problems
 from weakloc.data.readers.file_tree import images_below
 from weakloc.data.readers.shard_members import (
     SHARD_SUFFIXES,
@@ -121,7 +123,9 @@ def _folder_of_glob(pattern: str) -> str:
 
 
 def _in_shards(source: str) -> Iterator[ImageSource]:
+    passed_over = Problems(listed=deque(maxlen=0))
     for shard in find_shards(source):
-        images = images_of_shard(shard, None, mode="r|*", read_image=read_content, problems=[])
-        for image in images:
+        for image in images_of_shard(
+            shard, None, mode="r|*", read_image=read_content, problems=passed_over
+        ):
             yield ImageSource(f"{Path(shard).name}/{image.name}", image.content)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc.data.readers.assembly import LabelClaim, ReaderOptions
+from weakloc.data.readers.assembly import LabelClaim, Problems, ReaderOptions
 from weakloc.data.readers.table_rows import read_rows
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import ByName
@@ -309,7 +309,7 @@ def read_tags(path: Path, class_names: Sequence[str]) -> tuple[Tags, list[Proble
 
     A class that the model does not know is an error: its tag could never be honoured.
     """
-    problems: list[Problem] = []
+    problems = Problems()
     index = {name: number for number, name in enumerate(class_names)}
     shared: dict[LabelClaim, LabelVector] = {}
     vectors: dict[str, LabelVector] = {}
@@ -317,7 +317,7 @@ def read_tags(path: Path, class_names: Sequence[str]) -> tuple[Tags, list[Proble
         if row.claim not in shared:
             shared[row.claim] = _vector(row.claim, index, where=f"{path}, line {row.line}")
         vectors[row.image.replace("\\", "/").removeprefix("./")] = shared[row.claim]
-    return Tags(vectors, len(class_names)), problems
+    return Tags(vectors, len(class_names)), list(problems.listed)
 
 
 def _vector(claim: LabelClaim, index: dict[str, int], *, where: str) -> LabelVector:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -117,6 +117,30 @@ def chosen_classes(names: Iterable[str], options: ReaderOptions) -> tuple[str, .
     return options.class_names or tuple(dict.fromkeys(names))
 
 
+@dataclass(frozen=True, slots=True)
+class Problems:
+    """Collects what is odd in a data set; `where` is the file and line that are being read."""
+
+    where: str = ""
+    listed: MutableSequence[Problem] = field(default_factory=list)
+
+    def at(self, where: str) -> Problems:
+        """The same collection, for what is odd there."""
+        return Problems(where, self.listed)
+
+    def error(self, kind: str, message: str) -> None:
+        self.report("error", kind, message)
+
+    def warning(self, kind: str, message: str) -> None:
+        self.report("warning", kind, message)
+
+    def note(self, kind: str, message: str) -> None:
+        self.report("note", kind, message)
+
+    def report(self, severity: Severity, kind: str, message: str) -> None:
+        self.listed.append(Problem(kind, message, self.where, severity))
+
+
 class LabelVectors:
     """Claims in, label vectors out; equal claims share one read-only array."""
 
@@ -136,19 +160,18 @@ class LabelVectors:
             self._vectors[claim] = vector
         return vector
 
-    def stranger_problems(self, claim: LabelClaim, where: str) -> Iterator[Problem]:
-        """One for each name that is no class."""
+    def report_strangers(self, claim: LabelClaim, problems: Problems) -> None:
+        """An error for each name that is no class."""
         for name in sorted(claim.names - self.class_index.keys()):
             remedy = did_you_mean(name, self.class_index)
-            message = f"class '{name}' is not among the classes. {remedy}"
-            yield Problem(UNKNOWN_CLASS, message, where, "error")
+            problems.error(UNKNOWN_CLASS, f"class '{name}' is not among the classes. {remedy}")
 
 
 class Assembly:
     """Collects the samples of one data set, then checks them together."""
 
     def __init__(
-        self, root: Path, layout: str, class_names: Sequence[str], problems: list[Problem]
+        self, root: Path, layout: str, class_names: Sequence[str], problems: Problems
     ) -> None:
         self.root = root
         self.problems = problems
@@ -160,9 +183,6 @@ class Assembly:
     @property
     def class_index(self) -> Mapping[str, int]:
         return self._vectors.class_index
-
-    def report(self, kind: str, message: str, where: str, severity: Severity = "warning") -> None:
-        self.problems.append(Problem(kind, message, where, severity))
 
     def add(
         self,
@@ -177,14 +197,15 @@ class Assembly:
         """One image; a second one of the same path and split is reported and left out."""
         paths = self._paths.setdefault(split, set())
         if path in paths:
-            self.report(DUPLICATE_IMAGE, f"'{name}' is listed again in {split}", where)
+            self.problems.at(where).warning(DUPLICATE_IMAGE, f"'{name}' is listed again in {split}")
             return
         for other, other_paths in self._paths.items():
             if path in other_paths:
-                self.report(IMAGE_IN_TWO_SPLITS, f"'{name}' is in {other} and in {split}", where)
+                message = f"'{name}' is in {other} and in {split}"
+                self.problems.at(where).warning(IMAGE_IN_TWO_SPLITS, message)
         paths.add(path)
         if not claim.names <= self.class_index.keys():
-            self.problems.extend(self._vectors.stranger_problems(claim, where))
+            self._vectors.report_strangers(claim, self.problems.at(where))
         sample = Sample(name, path, self._vectors.of(claim), truth)
         self._splits.setdefault(split, []).append(sample)
 
@@ -200,7 +221,7 @@ class Assembly:
                 layout=self._layout,
                 class_names=tuple(self.class_index),
                 splits=self._splits,
-                problems=tuple(self.problems),
+                problems=tuple(self.problems.listed),
                 segmentation_values=segmentation_values or {},
             ),
             vectors,

@@ -27,6 +27,7 @@ from weakloc.data.readers.assembly import (
     UNREADABLE_LABEL,
     Assembly,
     LabelClaim,
+    Problems,
     ReaderOptions,
     chosen_classes,
     split_name,
@@ -42,7 +43,7 @@ from weakloc.data.readers.table_rows import read_text
 from weakloc.errors import DataError, PredictionsError
 from weakloc.geometry import BoxLTRB, box_from_xywh, box_of_points
 from weakloc.rle import compressed, run_lengths, tight_box
-from weakloc.structures import Box, DataSet, Mask, Prediction, Problem, Truth, TruthBox, TruthMask
+from weakloc.structures import Box, DataSet, Mask, Prediction, Truth, TruthBox, TruthMask
 
 
 def truth_of_annotations(
@@ -51,7 +52,7 @@ def truth_of_annotations(
     *,
     class_index: Mapping[Any, int],
     file_name: str,
-    problems: list[Problem],
+    problems: Problems,
 ) -> Truth | None:
     """Boxes and masks of one image; those of classes that were not chosen are left out."""
     boxes: list[TruthBox] = []
@@ -63,12 +64,12 @@ def truth_of_annotations(
             continue
         where = f"{file_name}, annotation {record.get('id')}"
         crowd = bool(record.get("iscrowd"))
-        rle = _run_lengths(record.get("segmentation"), size, where, problems)
+        rle = _run_lengths(record.get("segmentation"), size, problems.at(where))
         if rle is not None:
             masks.append(TruthMask(index, rle, crowd=crowd))
-        box = _box(record, rle, where, problems)
+        box = _box(record, rle, problems.at(where))
         if box is not None:
-            box = usable_box(box, image_size=size, where=where, problems=problems)
+            box = usable_box(box, image_size=size, problems=problems.at(where))
         if box is not None:
             boxes.append(TruthBox(index, box, crowd=crowd))
     return Truth(tuple(boxes), tuple(masks)) if boxes or masks else None
@@ -84,8 +85,7 @@ def _image_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
 def _box(
     record: Mapping[str, Any],
     rle: Mapping[str, Any] | None,
-    where: str,
-    problems: list[Problem],
+    problems: Problems,
 ) -> BoxLTRB | None:
     """The box as written, else the one around the shape."""
     written = record.get("bbox")
@@ -93,11 +93,11 @@ def _box(
         try:
             left, top, width, height = map(float, written)
         except (TypeError, ValueError):
-            problems.append(Problem(UNREADABLE_BOX, f"bbox {written} is not 4 numbers", where))
+            problems.warning(UNREADABLE_BOX, f"bbox {written} is not 4 numbers")
             return None
         return box_from_xywh((left, top, width, height))
     if rle is None:
-        problems.append(Problem(UNREADABLE_BOX, "there is neither bbox nor segmentation", where))
+        problems.warning(UNREADABLE_BOX, "there is neither bbox nor segmentation")
         return None
     shape = record["segmentation"]
     if isinstance(shape, list):
@@ -106,7 +106,7 @@ def _box(
 
 
 def _run_lengths(
-    shape: Any, size: tuple[int, int] | None, where: str, problems: list[Problem]
+    shape: Any, size: tuple[int, int] | None, problems: Problems
 ) -> Mapping[str, Any] | None:
     """Run lengths of polygons (computed when read) or of RLE in either spelling."""
     if not shape:
@@ -116,7 +116,7 @@ def _run_lengths(
             return _polygons(shape, size)
         return _compressed(shape, size)
     except (KeyError, TypeError, ValueError) as error:
-        problems.append(Problem(UNREADABLE_MASK, str(error), where))
+        problems.warning(UNREADABLE_MASK, str(error))
         return None
 
 
@@ -162,7 +162,7 @@ def read_coco(path: Path, labels: Path | None, options: ReaderOptions) -> DataSe
     files = find_instances(path, labels)
     root = path if path.is_dir() else path.parent
     index = FileIndex()
-    problems: list[Problem] = []
+    problems = Problems()
     sources = []
     for split, file in files.items():
         source = _read_source(
@@ -226,7 +226,7 @@ def _read_source(
     root: Path,
     image_root: str | None,
     index: FileIndex,
-    problems: list[Problem],
+    problems: Problems,
 ) -> _Source:
     content = _load(file)
     class_names = {record["id"]: str(record["name"]) for record in content["categories"]}
@@ -234,19 +234,23 @@ def _read_source(
     for record in content["images"]:
         if "id" not in record or not isinstance(record.get("file_name"), str):
             message = f"image {record.get('id')} has no id or file_name"
-            problems.append(Problem(UNREADABLE_LABEL, message, file.name, "error"))
+            problems.at(file.name).error(UNREADABLE_LABEL, message)
         elif record["id"] in images:
             message = f"image id {record['id']} is used twice; the first counts"
-            problems.append(Problem("duplicate image", message, file.name))
+            problems.at(file.name).warning("duplicate image", message)
         else:
             images[record["id"]] = record
     annotations: dict[Any, list[Mapping[str, Any]]] = {}
     for record in content.get("annotations", ()):
-        problem = _misplaced(record, images, class_names, file.name)
-        if problem is None:
-            annotations.setdefault(record["image_id"], []).append(record)
+        at_record = problems.at(f"{file.name}, annotation {record.get('id')}")
+        if record.get("image_id") not in images:
+            message = f"there is no image with id {record.get('image_id')}"
+            at_record.error(LABEL_FOR_NO_IMAGE, message)
+        elif record.get("category_id") not in class_names:
+            message = f"there is no category with id {record.get('category_id')}"
+            at_record.error(UNKNOWN_CLASS, message)
         else:
-            problems.append(problem)
+            annotations.setdefault(record["image_id"], []).append(record)
     folders = _image_folders(file, root, image_root)
     names = [record["file_name"] for record in images.values()]
     folder = _best_folder(folders, names, index, file)
@@ -270,22 +274,6 @@ def _load(file: Path) -> dict[str, Any]:
         if "id" not in record or "name" not in record:
             raise DataError(f"category {record} has no id or no name", where=str(file))
     return content
-
-
-def _misplaced(
-    record: Mapping[str, Any],
-    images: Mapping[Any, Any],
-    class_names: Mapping[Any, str],
-    file_name: str,
-) -> Problem | None:
-    where = f"{file_name}, annotation {record.get('id')}"
-    if record.get("image_id") not in images:
-        message = f"there is no image with id {record.get('image_id')}"
-        return Problem(LABEL_FOR_NO_IMAGE, message, where, "error")
-    if record.get("category_id") not in class_names:
-        message = f"there is no category with id {record.get('category_id')}"
-        return Problem(UNKNOWN_CLASS, message, where, "error")
-    return None
 
 
 def _image_folders(file: Path, root: Path, image_root: str | None) -> list[Path]:
@@ -323,7 +311,7 @@ def _add_source(assembly: Assembly, source: _Source, index: FileIndex) -> None:
         path = index.resolve(f"{source.folder}/{image['file_name']}")
         if path is None:
             message = f"'{image['file_name']}' does not exist in {source.folder}"
-            assembly.report(MISSING_IMAGE, message, where, "error")
+            assembly.problems.at(where).error(MISSING_IMAGE, message)
             continue
         annotations = source.annotations.get(image_id, ())
         present = frozenset(source.class_names[a["category_id"]] for a in annotations)
@@ -358,8 +346,8 @@ def _report_unlisted(assembly: Assembly, sources: Sequence[_Source], index: File
     for folder in dict.fromkeys(source.folder for source in sources):
         for name in sorted(filter(is_image_name, index.names(folder))):
             if f"{folder}/{name}" not in listed:
-                place = f"{folder}/{name}".removeprefix(prefix)
-                assembly.report(IMAGE_WITHOUT_LABELS, "no file names it; left out", place)
+                problems = assembly.problems.at(f"{folder}/{name}".removeprefix(prefix))
+                problems.warning(IMAGE_WITHOUT_LABELS, "no file names it; left out")
 
 
 def read_coco_results(path: Path, data_set: DataSet) -> list[Prediction]:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from weakloc.data.readers.assembly import Problems
 from weakloc.errors import ImageError
 from weakloc.geometry import BoxLTRB, Size, box_area, clip_box
 from weakloc.rle import encode_mask, encode_polygons
-from weakloc.structures import Problem
 
 ZERO_AREA_BOX = "zero-area box"
 BOX_OUTSIDE_IMAGE = "box outside the image"
@@ -24,15 +24,13 @@ UNREADABLE_MASK = "unreadable mask"
 _TOLERANCE = 0.5  # pixels that a box may stick out without a word: rounding of other tools
 
 
-def usable_box(
-    box: BoxLTRB, *, image_size: Size | None, where: str, problems: list[Problem]
-) -> BoxLTRB | None:
+def usable_box(box: BoxLTRB, *, image_size: Size | None, problems: Problems) -> BoxLTRB | None:
     """The box cut to the image, or None where nothing of it is left; both are reported."""
     if not all(map(math.isfinite, box)):
-        problems.append(Problem(UNREADABLE_BOX, f"box {_shown(box)} is not finite", where))
+        problems.warning(UNREADABLE_BOX, f"box {_shown(box)} is not finite")
         return None
     if box[2] <= box[0] or box[3] <= box[1]:
-        problems.append(Problem(ZERO_AREA_BOX, f"box {_shown(box)} has no area", where))
+        problems.warning(ZERO_AREA_BOX, f"box {_shown(box)} has no area")
         return None
     clipped = clip_box(box, image_size or (math.inf, math.inf))
     if clipped == box:
@@ -43,7 +41,7 @@ def usable_box(
     ):
         of_image = f" of {image_size[0]:g} x {image_size[1]:g}" if image_size else ""
         message = f"box {_shown(box)} reaches out of the image{of_image}"
-        problems.append(Problem(BOX_OUTSIDE_IMAGE, message, where))
+        problems.warning(BOX_OUTSIDE_IMAGE, message)
     return clipped if box_area(clipped) > 0 else None
 
 

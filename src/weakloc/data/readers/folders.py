@@ -17,12 +17,13 @@ from weakloc.data.readers.assembly import (
     SPLIT_NAMES,
     Assembly,
     LabelClaim,
+    Problems,
     ReaderOptions,
     chosen_classes,
     split_name,
 )
 from weakloc.data.readers.file_tree import ImageFolder, image_folders, join
-from weakloc.structures import DataSet, Problem
+from weakloc.structures import DataSet
 
 NOT_A_CLASS = "split folder among class folders"
 
@@ -31,7 +32,7 @@ def read_folders(path: Path, labels: Path | None, options: ReaderOptions) -> Dat
     """The class folders below a path; there is no label file, so `labels` is ignored."""
     del labels
     folders = list(image_folders(path.as_posix()))
-    problems: list[Problem] = []
+    problems = Problems()
     has_splits = _has_splits(folders, problems)
     placed = [_place(folder, has_splits) for folder in folders]
     holding = {
@@ -46,7 +47,7 @@ def read_folders(path: Path, labels: Path | None, options: ReaderOptions) -> Dat
     return assembly.finish()
 
 
-def _has_splits(folders: Sequence[ImageFolder], problems: list[Problem]) -> bool:
+def _has_splits(folders: Sequence[ImageFolder], problems: Problems) -> bool:
     """Whether all folders of the first level that lead to images are splits of class folders."""
     filled = [folder.relative for folder in folders if folder.image_names]
     first_levels = {relative.partition("/")[0] for relative in filled if relative}
@@ -55,7 +56,7 @@ def _has_splits(folders: Sequence[ImageFolder], problems: list[Problem]) -> bool
     if splits and splits != first_levels:
         others = ", ".join(sorted(first_levels - splits)[:5])
         message = f"{', '.join(sorted(splits))} are read as groups of classes because of {others}"
-        problems.append(Problem(NOT_A_CLASS, message, folders[0].path))
+        problems.at(folders[0].path).warning(NOT_A_CLASS, message)
     return bool(splits) and splits == first_levels
 
 
@@ -79,11 +80,11 @@ def _add_folder(
 ) -> None:
     for name in folder.dangling_names:
         message = "is a link to a file that is missing"
-        assembly.report(MISSING_IMAGE, message, join(folder.relative, name), "error")
+        assembly.problems.at(join(folder.relative, name)).error(MISSING_IMAGE, message)
     if class_name is None:
         if folder.image_names:
             message = f"{len(folder.image_names)} images lie in no class folder and are left out"
-            assembly.report(IMAGE_WITHOUT_LABELS, message, folder.relative or ".")
+            assembly.problems.at(folder.relative or ".").warning(IMAGE_WITHOUT_LABELS, message)
         return
     claim = LabelClaim(present=frozenset({class_name}))
     for name in folder.image_names:

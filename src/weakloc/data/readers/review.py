@@ -24,6 +24,7 @@ from weakloc.data.readers.assembly import (
     MISSING_IMAGE,
     Assembly,
     LabelClaim,
+    Problems,
     ReaderOptions,
     chosen_classes,
 )
@@ -84,14 +85,14 @@ def read_review_data(path: Path, labels: Path | None, options: ReaderOptions) ->
     file = _the_review(labels or path)
     root = path if path.is_dir() else path.parent
     review = read_review(file)
-    assembly = Assembly(root, "review", chosen_classes(review.class_names, options), [])
+    assembly = Assembly(root, "review", chosen_classes(review.class_names, options), Problems())
     folder = Path(options.image_root or root).absolute().as_posix()
     index = FileIndex()
     for item in review.images:
         where = f"{file}, image {item.name!r}"
         image = index.resolve(f"{folder}/{item.name}")
         if image is None:
-            assembly.report(MISSING_IMAGE, f"'{item.name}' does not exist", where, "error")
+            assembly.problems.at(where).error(MISSING_IMAGE, f"'{item.name}' does not exist")
             continue
         truth = _truth(item, assembly, where)
         assembly.add(item.name, image, item.claim, split=ALL, where=where, truth=truth)
@@ -123,7 +124,7 @@ def _truth(item: ReviewedImage, assembly: Assembly, where: str) -> Truth | None:
     size = float(item.width), float(item.height)
     drawn = []
     for name, box in item.boxes:
-        usable = usable_box(box, image_size=size, where=where, problems=assembly.problems)
+        usable = usable_box(box, image_size=size, problems=assembly.problems.at(where))
         if usable is not None and name in assembly.class_index:
             drawn.append(TruthBox(assembly.class_index[name], usable))
     return Truth(tuple(drawn)) if drawn else None

@@ -22,11 +22,11 @@ from weakloc.data.readers.assembly import (
     NOTHING_KNOWN,
     UNREADABLE_LABEL,
     LabelClaim,
+    Problems,
 )
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
 from weakloc.data.readers.table_rows import LABELS_HEADERS, claim_of_json, claim_of_list
 from weakloc.errors import DataError
-from weakloc.structures import Problem
 
 BROKEN_SHARD = "broken shard"
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -97,21 +97,21 @@ def images_of_shard(
     *,
     mode: Any,
     read_image: ReadImage,
-    problems: list[Problem],
+    problems: Problems,
 ) -> Iterator[ShardImage]:
     """The images of one shard; `numbered` names the class numbers, `mode` is tarfile's."""
     try:
         with tarfile.open(shard, mode) as tar:
             for group in _groups(tar, shard, read_image, problems):
                 where = f"{Path(shard).name}, {group.key}"
-                claim = _claim(group.labels, numbered, where, problems)
+                claim = _claim(group.labels, numbered, problems.at(where))
                 if group.image is None:
                     if group.labels:
                         message = "there are labels but no image"
-                        problems.append(Problem(LABEL_FOR_NO_IMAGE, message, where, "error"))
+                        problems.at(where).error(LABEL_FOR_NO_IMAGE, message)
                     continue
                 if claim is None:
-                    problems.append(Problem(IMAGE_WITHOUT_LABELS, "nothing is known of it", where))
+                    problems.at(where).warning(IMAGE_WITHOUT_LABELS, "nothing is known of it")
                 yield ShardImage(
                     name=group.image.name,
                     claim=claim or NOTHING_KNOWN,
@@ -121,10 +121,10 @@ def images_of_shard(
                 )
             if _is_cut(tar, shard):
                 message = "ends without a tar file's end mark, so that samples may be missing"
-                problems.append(Problem(BROKEN_SHARD, message, shard, "error"))
+                problems.at(shard).error(BROKEN_SHARD, message)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         message = f"cannot be read to its end: {error}"
-        problems.append(Problem(BROKEN_SHARD, message, shard, "error"))
+        problems.at(shard).error(BROKEN_SHARD, message)
 
 
 def _is_cut(tar: tarfile.TarFile, shard: str) -> bool:
@@ -135,7 +135,7 @@ def _is_cut(tar: tarfile.TarFile, shard: str) -> bool:
 
 
 def _groups(
-    tar: tarfile.TarFile, shard: str, read_image: ReadImage, problems: list[Problem]
+    tar: tarfile.TarFile, shard: str, read_image: ReadImage, problems: Problems
 ) -> Iterator[_Group]:
     group: _Group | None = None
     while (member := tar.next()) is not None:
@@ -152,7 +152,7 @@ def _groups(
         if is_image_name(f"{stem}.{kind}"):
             if group.image is not None and member.name == group.image.name:
                 where = f"{Path(shard).name}, {key}"
-                problems.append(Problem(DUPLICATE_IMAGE, f"'{member.name}' comes twice", where))
+                problems.at(where).warning(DUPLICATE_IMAGE, f"'{member.name}' comes twice")
             elif group.image is None or ("." not in kind and _has_many_dots(group.image)):
                 group.image, group.content = member, read_image(tar, member)
         elif kind in _LABEL_KINDS:
@@ -174,8 +174,7 @@ def read_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def _claim(
     labels: Mapping[str, bytes],
     numbered: Sequence[str] | None,
-    where: str,
-    problems: list[Problem],
+    problems: Problems,
 ) -> LabelClaim | None:
     kind = next((kind for kind in _LABEL_KINDS if kind in labels), None)
     if kind is None:
@@ -183,17 +182,15 @@ def _claim(
     try:
         text = labels[kind].decode("utf-8-sig").strip()
         if kind == "json":
-            return _claim_of_record(json.loads(text), numbered, where, problems)
+            return _claim_of_record(json.loads(text), numbered, problems)
         names = [text] if kind == "cls" else re.split(r"[;\n]", text)
         return claim_of_list([_named(name, numbered) for name in names])
     except ValueError as error:
-        problems.append(Problem(UNREADABLE_LABEL, f".{kind}: {error}", where, "error"))
+        problems.error(UNREADABLE_LABEL, f".{kind}: {error}")
         return None
 
 
-def _claim_of_record(
-    record: Any, numbered: Sequence[str] | None, where: str, problems: list[Problem]
-) -> LabelClaim:
+def _claim_of_record(record: Any, numbered: Sequence[str] | None, problems: Problems) -> LabelClaim:
     written = record
     if isinstance(record, dict):
         key = next((name for name in LABELS_HEADERS if name in record), None)
@@ -204,7 +201,7 @@ def _claim_of_record(
         written = [written]
     if isinstance(written, list):
         return claim_of_list([_named(str(name), numbered) for name in written])
-    return claim_of_json(written, ";", where, problems)
+    return claim_of_json(written, ";", problems)
 
 
 def _named(text: str, numbered: Sequence[str] | None) -> str:

@@ -24,6 +24,7 @@ from weakloc.data.readers.assembly import (
     SPLIT_NAMES,
     LabelClaim,
     LabelVectors,
+    Problems,
     ReaderOptions,
     chosen_classes,
     finished_data_set,
@@ -36,7 +37,7 @@ from weakloc.data.readers.shard_members import (
 )
 from weakloc.data.readers.table_rows import numbered_lines
 from weakloc.errors import DataError
-from weakloc.structures import DataSet, LabelVector, Problem, Sample
+from weakloc.structures import DataSet, LabelVector, Sample
 
 
 class ShardSplit(Sequence[Sample]):
@@ -92,7 +93,7 @@ def read_shards(path: Path, labels: Path | None, options: ReaderOptions) -> Data
     shards = find_shards(path.as_posix())
     root = Path(os.path.commonpath([Path(shard).parent for shard in shards]))
     numbered = options.class_names or _written_classes(labels or root / "classes.txt")
-    problems: list[Problem] = []
+    problems = Problems()
     claims: dict[LabelClaim, int] = {}
     names = [Path(shard).relative_to(root).as_posix() for shard in shards]
     splits: dict[str, ShardSplit] = {}
@@ -103,21 +104,21 @@ def read_shards(path: Path, labels: Path | None, options: ReaderOptions) -> Data
     found = sorted({name for claim in claims for name in claim.names}, key=_numbers_by_size)
     vectors = LabelVectors(chosen_classes(numbered or found, options))
     for claim in claims:
-        problems.extend(vectors.stranger_problems(claim, root.as_posix()))
+        vectors.report_strangers(claim, problems.at(root.as_posix()))
     in_order = [vectors.of(claim) for claim in claims]
     used = {split: part.label(in_order) for split, part in splits.items()}
     return finished_data_set(
-        DataSet(root, "shards", tuple(vectors.class_index), splits, tuple(problems)), used
+        DataSet(root, "shards", tuple(vectors.class_index), splits, tuple(problems.listed)), used
     )
 
 
 def _headers(
-    shard: str, numbered: Sequence[str] | None, problems: list[Problem]
+    shard: str, numbered: Sequence[str] | None, problems: Problems
 ) -> Iterator[ShardImage]:
     """The images of a shard without their content; the images are jumped over, not read."""
     if not tarfile.is_tarfile(shard):
         message = "is not a tar file"
-        problems.append(Problem(BROKEN_SHARD, message, shard, "error"))
+        problems.at(shard).error(BROKEN_SHARD, message)
         return
     try:
         tarfile.open(shard, "r:").close()

@@ -22,14 +22,15 @@ from weakloc.data.readers.assembly import (
     SPLIT_NAMES,
     Assembly,
     LabelClaim,
+    Problems,
     ReaderOptions,
     chosen_classes,
     split_name,
 )
-from weakloc.data.readers.file_tree import FileIndex, file_names, image_folders
+from weakloc.data.readers.file_tree import FileIndex, file_names, image_folders, join
 from weakloc.data.readers.table_rows import TABLE_SUFFIXES, TableContent, at_line, read_rows
 from weakloc.errors import DataError
-from weakloc.structures import DataSet, Problem, Severity
+from weakloc.structures import DataSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def read_table(path: Path, labels: Path | None, options: ReaderOptions) -> DataS
     tables = find_tables(path, labels)
     root = path if path.is_dir() else path.parent
     image_root = Path(options.image_root) if options.image_root else root
-    problems: list[Problem] = []
+    problems = Problems()
     contents = {table: read_rows(table, options, problems) for table in tables}
     entries = _entries(contents, problems)
     names = chosen_classes(_names(list(contents.values())), options)
@@ -95,7 +96,7 @@ def _names(contents: Sequence[TableContent]) -> list[str]:
 
 
 def _entries(
-    contents: Mapping[Path, TableContent], problems: list[Problem]
+    contents: Mapping[Path, TableContent], problems: Problems
 ) -> dict[tuple[str, str], _Entry]:
     """(split, image) -> what all lines about it say together."""
     entries: dict[tuple[str, str], _Entry] = {}
@@ -109,12 +110,11 @@ def _entries(
                 entries[key] = _Entry(key[1], row.claim, where)
                 continue
             merged = earlier.claim.merge(row.claim)
-            adds_nothing = merged == earlier.claim
-            message = f"'{row.image}' is already at {earlier.where}; " + (
-                "this line adds nothing" if adds_nothing else "its labels are joined"
-            )
-            severity: Severity = "warning" if adds_nothing else "note"
-            problems.append(Problem(DUPLICATE_IMAGE, message, where, severity))
+            message = f"'{row.image}' is already at {earlier.where}; "
+            if merged == earlier.claim:
+                problems.at(where).warning(DUPLICATE_IMAGE, message + "this line adds nothing")
+            else:
+                problems.at(where).note(DUPLICATE_IMAGE, message + "its labels are joined")
             entries[key] = _Entry(earlier.image, merged, earlier.where)
     return entries
 
@@ -130,7 +130,7 @@ def _add_entries(
         path = _find_image(entry.image, folders, index)
         if path is None:
             message = f"image '{entry.image}' does not exist"
-            assembly.report(MISSING_IMAGE, message, entry.where, "error")
+            assembly.problems.at(entry.where).error(MISSING_IMAGE, message)
             continue
         name = path.removeprefix(prefix)
         assembly.add(name, path, entry.claim, split=split, where=entry.where)
@@ -155,5 +155,5 @@ def _report_unlisted(assembly: Assembly, image_root: Path, used: set[str]) -> No
     for folder in image_folders(root):
         for name in folder.image_names:
             if f"{folder.path}/{name}" not in used:
-                where = f"{folder.relative}/{name}" if folder.relative else name
-                assembly.report(IMAGE_WITHOUT_LABELS, "the table does not name it; left out", where)
+                problems = assembly.problems.at(join(folder.relative, name))
+                problems.warning(IMAGE_WITHOUT_LABELS, "the table does not name it; left out")

@@ -11,10 +11,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from weakloc.data.readers.assembly import UNREADABLE_LABEL, LabelClaim, ReaderOptions
+from weakloc.data.readers.assembly import UNREADABLE_LABEL, LabelClaim, Problems, ReaderOptions
 from weakloc.data.readers.file_tree import is_image_name
 from weakloc.errors import DataError, did_you_mean
-from weakloc.structures import ABSENT, PRESENT, UNKNOWN, Problem
+from weakloc.structures import ABSENT, PRESENT, UNKNOWN
 
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -131,7 +131,7 @@ def image_paths(path: Path) -> Iterator[str]:
     yield from (cells[column] for _, cells in records if len(cells) > column and cells[column])
 
 
-def read_rows(path: Path, options: ReaderOptions, problems: list[Problem]) -> TableContent:
+def read_rows(path: Path, options: ReaderOptions, problems: Problems) -> TableContent:
     """All rows of a table file."""
     if path.suffix.lower() in JSON_SUFFIXES:
         return TableContent(tuple(_json_rows(path, options, problems)), None)
@@ -225,13 +225,13 @@ def _delimited_rows(
     columns: _Columns,
     path: Path,
     options: ReaderOptions,
-    problems: list[Problem],
+    problems: Problems,
 ) -> Iterator[TableRow]:
     lists: dict[str, LabelClaim] = {}  # equal cells share one claim
     for number, written in lines:
         where = at_line(path, number)
         if flaw := _flaw_of_cells(written, columns):
-            problems.append(Problem(UNREADABLE_LABEL, f"{flaw}; left out", where, "error"))
+            problems.at(where).error(UNREADABLE_LABEL, f"{flaw}; left out")
             continue
         if columns.labels is not None:
             text = written[columns.labels]
@@ -240,7 +240,7 @@ def _delimited_rows(
             claim = lists[text]
         else:
             states = {name: written[at] for at, name in columns.classes.items()}
-            claim = claim_of_states(states, where, problems)
+            claim = claim_of_states(states, problems.at(where))
         split = written[columns.split] if columns.split is not None else ""
         yield TableRow(written[columns.path], claim, split or None, number)
 
@@ -253,7 +253,7 @@ def _flaw_of_cells(written: Sequence[str], columns: _Columns) -> str | None:
     return None if written[columns.path] else "there is no image path"
 
 
-def _json_rows(path: Path, options: ReaderOptions, problems: list[Problem]) -> Iterator[TableRow]:
+def _json_rows(path: Path, options: ReaderOptions, problems: Problems) -> Iterator[TableRow]:
     for number, line in numbered_lines(path):
         where = at_line(path, number)
         try:
@@ -261,9 +261,9 @@ def _json_rows(path: Path, options: ReaderOptions, problems: list[Problem]) -> I
             image = _image_of(record, options.path_column)
             written = _value(record, options.labels_column, LABELS_HEADERS)
             split = _value(record, options.split_column, SPLIT_HEADERS)
-            claim = claim_of_json(written, options.label_delimiter, where, problems)
+            claim = claim_of_json(written, options.label_delimiter, problems.at(where))
         except ValueError as error:
-            problems.append(Problem(UNREADABLE_LABEL, str(error), where, "error"))
+            problems.at(where).error(UNREADABLE_LABEL, str(error))
             continue
         yield TableRow(image, claim, str(split) if split else None, number)
 
@@ -288,13 +288,13 @@ def _value(record: Mapping[str, Any], named: str | None, guesses: Iterable[str])
     return next((record[guess] for guess in guesses if guess in record), None)
 
 
-def claim_of_json(written: Any, delimiter: str, where: str, problems: list[Problem]) -> LabelClaim:
+def claim_of_json(written: Any, delimiter: str, problems: Problems) -> LabelClaim:
     """Labels as JSON: a list, text with a delimiter, or an object of 1, 0 and null (unknown)."""
     if written is None:
         return LabelClaim(rest=UNKNOWN)
     if isinstance(written, Mapping):
         states = {n: "" if s is None else str(s) for n, s in written.items()}
-        return claim_of_states(states, where, problems)
+        return claim_of_states(states, problems)
     if isinstance(written, list):
         return claim_of_list([str(name) for name in written])
     if isinstance(written, str | int):
@@ -317,14 +317,14 @@ def claim_of_list(names: Iterable[str]) -> LabelClaim:
     )
 
 
-def claim_of_states(written: Mapping[str, str], where: str, problems: list[Problem]) -> LabelClaim:
+def claim_of_states(written: Mapping[str, str], problems: Problems) -> LabelClaim:
     """One cell a class: 1, 0, or blank for unknown; classes without a cell are unknown."""
     named: dict[int, set[str]] = {PRESENT: set(), ABSENT: set(), UNKNOWN: set()}
     for name, text in written.items():
         state = _STATES.get(text.strip().lower())
         if state is None:
             message = f"'{text}' for class '{name}' is neither 1, 0 nor blank; taken as unknown"
-            problems.append(Problem(UNREADABLE_LABEL, message, where))
+            problems.warning(UNREADABLE_LABEL, message)
         named[UNKNOWN if state is None else state].add(name)
     return LabelClaim(
         present=frozenset(named[PRESENT]),

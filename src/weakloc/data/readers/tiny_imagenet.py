@@ -18,6 +18,7 @@ from weakloc.data.readers.assembly import (
     UNREADABLE_LABEL,
     Assembly,
     LabelClaim,
+    Problems,
     ReaderOptions,
 )
 from weakloc.data.readers.drawn_truth import usable_box
@@ -25,7 +26,7 @@ from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
 from weakloc.data.readers.table_rows import at_line, numbered_lines
 from weakloc.errors import DataError, did_you_mean
 from weakloc.geometry import BoxLTRB, box_from_inclusive
-from weakloc.structures import DataSet, Problem, Truth, TruthBox
+from weakloc.structures import DataSet, Truth, TruthBox
 
 IMAGE_SIZE = (64.0, 64.0)
 
@@ -47,17 +48,17 @@ def read_tiny_imagenet(path: Path, labels: Path | None, options: ReaderOptions) 
     if options.class_names is not None:
         _check_choice(options.class_names, names, path)
     chosen = options.class_names or tuple(names.values())
-    assembly = Assembly(path, "tiny_imagenet", chosen, [])
+    assembly = Assembly(path, "tiny_imagenet", chosen, Problems())
     for class_id in subfolders(str(path / "train")):
         if class_id in names:
             _add_train_class(assembly, path, class_id, names[class_id])
         else:
             message = f"folder '{class_id}' is not in wnids.txt"
-            assembly.report(UNKNOWN_CLASS, message, f"train/{class_id}", "error")
+            assembly.problems.at(f"train/{class_id}").error(UNKNOWN_CLASS, message)
     _add_val(assembly, path, names)
     if unlabelled := file_names(str(path / "test" / "images")):
         message = f"{len(unlabelled)} images have no labels and are left out"
-        assembly.report(IMAGE_WITHOUT_LABELS, message, "test/images", "note")
+        assembly.problems.at("test/images").note(IMAGE_WITHOUT_LABELS, message)
     return assembly.finish()
 
 
@@ -110,7 +111,9 @@ def _add_val(assembly: Assembly, root: Path, names: dict[str, str]) -> None:
         rows = listed.pop(image, ())
         known = [row for row in rows if row.class_id in names]
         if not known:
-            assembly.report(IMAGE_WITHOUT_LABELS, "no class is given for it; left out", name)
+            assembly.problems.at(name).warning(
+                IMAGE_WITHOUT_LABELS, "no class is given for it; left out"
+            )
             continue
         class_name = names[known[0].class_id or ""]
         assembly.add(
@@ -133,7 +136,7 @@ def _rows_by_image(assembly: Assembly, path: Path) -> dict[str, tuple[_Row, ...]
     return listed
 
 
-def _rows(path: Path, problems: list[Problem]) -> Iterator[_Row]:
+def _rows(path: Path, problems: Problems) -> Iterator[_Row]:
     for number, line in numbered_lines(path):
         where = at_line(path, number)
         image, *rest = line.split("\t")
@@ -142,14 +145,14 @@ def _rows(path: Path, problems: list[Problem]) -> Iterator[_Row]:
             left, top, right, bottom = map(float, rest)
         except ValueError:
             message = f"{line!r} is not a name, a class and four corners"
-            problems.append(Problem(UNREADABLE_LABEL, message, where, "error"))
+            problems.at(where).error(UNREADABLE_LABEL, message)
             yield _Row(image, class_id, None, where)
             continue
         box = box_from_inclusive((left, top, right, bottom))
         yield _Row(
             image,
             class_id,
-            usable_box(box, image_size=IMAGE_SIZE, where=where, problems=problems),
+            usable_box(box, image_size=IMAGE_SIZE, problems=problems.at(where)),
             where,
         )
 
@@ -163,6 +166,6 @@ def _truth(rows: tuple[_Row, ...], class_index: int | None) -> Truth | None:
 
 def _report_leftovers(assembly: Assembly, listed: dict[str, tuple[_Row, ...]]) -> None:
     for image, rows in listed.items():
-        assembly.report(
-            LABEL_FOR_NO_IMAGE, f"image '{image}' does not exist", rows[0].where, "error"
+        assembly.problems.at(rows[0].where).error(
+            LABEL_FOR_NO_IMAGE, f"image '{image}' does not exist"
         )

@@ -29,6 +29,7 @@ from weakloc.data.readers.assembly import (
     Assembly,
     Difficult,
     LabelClaim,
+    Problems,
     ReaderOptions,
     chosen_classes,
 )
@@ -38,7 +39,7 @@ from weakloc.data.readers.table_rows import at_line, numbered_lines
 from weakloc.errors import DataError
 from weakloc.files import file_name_of
 from weakloc.geometry import BoxLTRB, Size, box_from_voc
-from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, Problem, Truth, TruthBox
+from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, Severity, Truth, TruthBox
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -67,24 +68,25 @@ class Annotation:
         return frozenset(o.class_name for o in self.objects) - self.present
 
 
-def read_annotation(path: Path, problems: list[Problem]) -> Annotation | None:
+def read_annotation(path: Path, problems: Problems) -> Annotation | None:
     """The objects of an XML file, or None where it cannot be parsed, which is reported."""
     where = f"{path.parent.name}/{path.name}"
     try:
         tree = parse(str(path)).getroot()
     except ParseError as error:
         line = error.position[0]
-        problems.append(Problem(UNREADABLE_LABEL, str(error), f"{where}, line {line}", "error"))
+        problems.at(f"{where}, line {line}").error(UNREADABLE_LABEL, str(error))
         return None
     except (DefusedXmlException, OSError, ValueError) as error:
         message = f"refused as unsafe or unreadable XML ({error})"
-        problems.append(Problem(UNREADABLE_LABEL, message, where, "error"))
+        problems.at(where).error(UNREADABLE_LABEL, message)
         return None
     size = _image_size(tree)
-    found = (
-        _object(node, n, size, where, problems) for n, node in enumerate(tree.iter("object"), 1)
+    objects = (
+        _object(node, size, problems.at(f"{where}, object {number}"))
+        for number, node in enumerate(tree.iter("object"), start=1)
     )
-    return Annotation(tuple(o for o in found if o is not None))
+    return Annotation(tuple(drawn for drawn in objects if drawn is not None))
 
 
 def _image_size(tree: Element) -> Size | None:
@@ -95,27 +97,24 @@ def _image_size(tree: Element) -> Size | None:
     return (width, height) if width > 0 and height > 0 else None
 
 
-def _object(
-    node: Element, number: int, size: Size | None, where: str, problems: list[Problem]
-) -> DrawnObject | None:
-    place = f"{where}, object {number}"
+def _object(node: Element, size: Size | None, problems: Problems) -> DrawnObject | None:
     name = (node.findtext("name") or "").strip()
     if not name:
-        problems.append(Problem(UNREADABLE_LABEL, "the object has no name", place, "error"))
+        problems.error(UNREADABLE_LABEL, "the object has no name")
         return None
     difficult = (node.findtext("difficult") or "").strip() in {"1", "true", "True"}
-    return DrawnObject(name, _box(node, size, place, problems), difficult)
+    return DrawnObject(name, _box(node, size, problems), difficult)
 
 
-def _box(node: Element, size: Size | None, where: str, problems: list[Problem]) -> BoxLTRB | None:
+def _box(node: Element, size: Size | None, problems: Problems) -> BoxLTRB | None:
     texts = [node.findtext(f"bndbox/{corner}") for corner in _CORNERS]
     try:
         left, top, right, bottom = (float(text or "missing") for text in texts)
     except ValueError:
-        problems.append(Problem(UNREADABLE_BOX, f"corners {texts} are not numbers", where))
+        problems.warning(UNREADABLE_BOX, f"corners {texts} are not numbers")
         return None
     box = box_from_voc((left, top, right, bottom))
-    return usable_box(box, image_size=size, where=where, problems=problems)
+    return usable_box(box, image_size=size, problems=problems)
 
 
 def voc_palette() -> list[int]:
@@ -171,7 +170,7 @@ def read_voc(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet
     """One VOC folder, or a VOCdevkit that holds one; the layout is fixed, `labels` is ignored."""
     del labels
     root = voc_root(path)
-    problems: list[Problem] = []
+    problems = Problems()
     images = _images(root, problems)
     splits, states = _read_image_sets(root / "ImageSets" / "Main", images, problems)
     annotations = _annotations(root, problems)
@@ -213,7 +212,7 @@ def is_voc(path: Path) -> bool:
 
 
 def _read_image_sets(
-    folder: Path, images: Container[str], problems: list[Problem]
+    folder: Path, images: Container[str], problems: Problems
 ) -> tuple[dict[str, list[_Listed]], dict[str, dict[str, int]]]:
     """(split -> images, id -> class -> state) of the files in ImageSets/Main."""
     stems = [Path(name).stem for name in file_names(str(folder)) if name.endswith(".txt")]
@@ -254,38 +253,38 @@ def _has_states(path: Path, images: Container[str]) -> bool:
     return 2 * len(with_states) > len(lines)
 
 
-def _class_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[_Listed, int]]:
+def _class_lines(path: Path, problems: Problems) -> Iterator[tuple[_Listed, int]]:
     for number, line in numbered_lines(path):
         image_id, _, written = line.rpartition(" ")
         if written not in _STATES or not image_id.strip():
             message = f"{line!r} is not an image and one of -1, 0, 1"
-            problems.append(Problem(UNREADABLE_LABEL, message, at_line(path, number), "error"))
+            problems.at(at_line(path, number)).error(UNREADABLE_LABEL, message)
             continue
         yield _Listed(image_id.strip(), at_line(path, number)), int(written)
 
 
-def _leave_out_union(splits: dict[str, list[_Listed]], problems: list[Problem]) -> None:
+def _leave_out_union(splits: dict[str, list[_Listed]], problems: Problems) -> None:
     if not {"train", "val", "trainval"} <= splits.keys():
         return
     ids = {split: {item.image_id for item in items} for split, items in splits.items()}
     if ids["trainval"] == ids["train"] | ids["val"]:
         del splits["trainval"]
         message = "trainval is train and val together and is left out"
-        problems.append(Problem("joined split", message, "trainval.txt", "note"))
+        problems.at("trainval.txt").note("joined split", message)
 
 
-def _images(root: Path, problems: list[Problem]) -> dict[str, str]:
+def _images(root: Path, problems: Problems) -> dict[str, str]:
     images: dict[str, str] = {}
     for name in filter(is_image_name, file_names(str(root / "JPEGImages"))):
         image_id = name.rpartition(".")[0]
         if image_id in images:
             message = f"'{images[image_id]}' has the same id; this one is left out"
-            problems.append(Problem(DUPLICATE_IMAGE, message, f"JPEGImages/{name}"))
+            problems.at(f"JPEGImages/{name}").warning(DUPLICATE_IMAGE, message)
         images.setdefault(image_id, name)
     return images
 
 
-def _annotations(root: Path, problems: list[Problem]) -> dict[str, Annotation]:
+def _annotations(root: Path, problems: Problems) -> dict[str, Annotation]:
     found: dict[str, Annotation] = {}
     for name in file_names(str(root / "Annotations")):
         if name.endswith(".xml"):
@@ -328,12 +327,14 @@ def _add(
     image = material.images.get(item.image_id)
     if image is None:
         message = f"image '{item.image_id}' is not in JPEGImages"
-        assembly.report(MISSING_IMAGE, message, item.where, "error")
+        assembly.problems.at(item.where).error(MISSING_IMAGE, message)
         return
     annotation = material.annotations.get(item.image_id)
     states = material.states.get(item.image_id)
     if annotation is None and states is None:
-        assembly.report(IMAGE_WITHOUT_LABELS, f"nothing is known of '{image}'", item.where)
+        assembly.problems.at(item.where).warning(
+            IMAGE_WITHOUT_LABELS, f"nothing is known of '{image}'"
+        )
     elif annotation is not None and states is not None:
         _compare(assembly, annotation, states, item.where)
     assembly.add(
@@ -375,8 +376,8 @@ def _compare(
             drawn = UNKNOWN
         if drawn != state:
             message = f"'{name}' is {state} in the class file, {drawn} in the XML, which is used"
-            opposed = {drawn, state} == {ABSENT, PRESENT}
-            assembly.report(LABELS_DISAGREE, message, where, "warning" if opposed else "note")
+            severity: Severity = "warning" if {drawn, state} == {ABSENT, PRESENT} else "note"
+            assembly.problems.at(where).report(severity, LABELS_DISAGREE, message)
 
 
 def _truth(
@@ -404,15 +405,14 @@ def _report_unused(
     for image_id in material.annotations:
         if image_id not in material.images and image_id not in used:
             message = f"there is no image '{image_id}' in JPEGImages"
-            assembly.report(LABEL_FOR_NO_IMAGE, message, f"Annotations/{image_id}.xml", "error")
+            assembly.problems.at(f"Annotations/{image_id}.xml").error(LABEL_FOR_NO_IMAGE, message)
     for image_id, name in material.images.items():
         if image_id not in used:
-            annotated = image_id in material.annotations
-            message = "no split names it; left out" if annotated else "no label; left out"
-            place = f"JPEGImages/{name}"
-            assembly.report(
-                IMAGE_WITHOUT_LABELS, message, place, "note" if annotated else "warning"
-            )
+            image_problems = assembly.problems.at(f"JPEGImages/{name}")
+            if image_id in material.annotations:
+                image_problems.note(IMAGE_WITHOUT_LABELS, "no split names it; left out")
+            else:
+                image_problems.warning(IMAGE_WITHOUT_LABELS, "no label; left out")
 
 
 def _label_map(path: Path) -> dict[str, int]:

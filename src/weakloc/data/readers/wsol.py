@@ -21,6 +21,7 @@ from weakloc.data.readers.assembly import (
     UNREADABLE_LABEL,
     Assembly,
     LabelClaim,
+    Problems,
     ReaderOptions,
     chosen_classes,
     split_name,
@@ -35,7 +36,7 @@ from weakloc.data.readers.file_tree import FileIndex, subfolders
 from weakloc.data.readers.table_rows import numbered_lines
 from weakloc.errors import DataError
 from weakloc.geometry import BoxLTRB, box_from_inclusive
-from weakloc.structures import DataSet, Problem, Truth, TruthBox, TruthMask
+from weakloc.structures import DataSet, Truth, TruthBox, TruthMask
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class _Split:
 def read_wsol(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
     """All splits of a metadata folder, with the images below `path`."""
     metadata = find_metadata(labels or path)
-    problems: list[Problem] = []
+    problems = Problems()
     names = [n for n in subfolders(str(metadata)) if (metadata / n / "image_ids.txt").is_file()]
     splits = [_read_split(metadata / name, problems) for name in names]
     index = FileIndex()
@@ -85,22 +86,22 @@ def _is_metadata(place: Path) -> bool:
     return any((place / n / "image_ids.txt").is_file() for n in subfolders(str(place)))
 
 
-def _read_split(folder: Path, problems: list[Problem]) -> _Split:
+def _read_split(folder: Path, problems: Problems) -> _Split:
     images: dict[str, str] = {}
     for where, (image,) in _records(folder / "image_ids.txt", lambda _: 1, problems):
         if image in images:
-            problems.append(Problem("duplicate image", f"'{image}' is listed again", where))
+            problems.at(where).warning("duplicate image", f"'{image}' is listed again")
         images.setdefault(image, where)
     classes: dict[str, frozenset[int]] = {}
     for where, (image, written) in _records(folder / "class_labels.txt", lambda _: 2, problems):
         if not written.strip().isdecimal():
             message = f"class '{written}' is not a number from 0"
-            problems.append(Problem(UNREADABLE_LABEL, message, where, "error"))
+            problems.at(where).error(UNREADABLE_LABEL, message)
         elif image not in images:
             message = f"'{image}' is not in image_ids.txt"
-            problems.append(Problem(LABEL_FOR_NO_IMAGE, message, where, "error"))
+            problems.at(where).error(LABEL_FOR_NO_IMAGE, message)
         elif int(written) in classes.get(image, ()):
-            problems.append(Problem(DUPLICATE_LABEL, f"'{image}' is repeated", where))
+            problems.at(where).warning(DUPLICATE_LABEL, f"'{image}' is repeated")
         else:
             classes[image] = classes.get(image, frozenset()) | {int(written)}
     drawn: dict[str, list[tuple[tuple[str, ...], str]]] = {}
@@ -109,13 +110,13 @@ def _read_split(folder: Path, problems: list[Problem]) -> _Split:
             drawn.setdefault(image, []).append((tuple(cells), where))
         else:
             message = f"'{image}' is not in image_ids.txt"
-            problems.append(Problem(LABEL_FOR_NO_IMAGE, message, where, "error"))
+            problems.at(where).error(LABEL_FOR_NO_IMAGE, message)
     sizes = _sizes(folder / "image_sizes.txt", problems)
     return _Split(split_name(folder.name), images, classes, drawn, sizes)
 
 
 def _records(
-    path: Path, width_of: Callable[[str], int], problems: list[Problem]
+    path: Path, width_of: Callable[[str], int], problems: Problems
 ) -> Iterator[tuple[str, list[str]]]:
     """(where, cells) of the lines; an image id may hold commas, the cells behind it do not."""
     if not path.is_file():
@@ -128,7 +129,7 @@ def _records(
             yield f"{place}, line {number}", cells
         else:
             message = f"{line!r} has {len(cells)} of {width} cells"
-            problems.append(Problem(UNREADABLE_LABEL, message, f"{place}, line {number}", "error"))
+            problems.at(f"{place}, line {number}").error(UNREADABLE_LABEL, message)
 
 
 def _drawn_width(line: str) -> int:
@@ -137,14 +138,14 @@ def _drawn_width(line: str) -> int:
     return 5 if last.replace(".", "", 1).isdecimal() else 3
 
 
-def _sizes(path: Path, problems: list[Problem]) -> dict[str, tuple[float, float]]:
+def _sizes(path: Path, problems: Problems) -> dict[str, tuple[float, float]]:
     sizes: dict[str, tuple[float, float]] = {}
     for where, (image, *sides) in _records(path, lambda _: 3, problems):
         try:
             sizes[image] = (float(sides[0]), float(sides[1]))
         except ValueError:
             message = f"{sides} is not a width and a height"
-            problems.append(Problem(UNREADABLE_LABEL, message, where, "error"))
+            problems.at(where).error(UNREADABLE_LABEL, message)
     return sizes
 
 
@@ -202,11 +203,13 @@ def _add_split(
     for image, where in split.images.items():
         path = index.resolve(f"{folder}/{image}")
         if path is None:
-            assembly.report(MISSING_IMAGE, f"'{image}' does not exist", where, "error")
+            assembly.problems.at(where).error(MISSING_IMAGE, f"'{image}' does not exist")
             continue
         classes = split.classes.get(image)
         if classes is None:
-            assembly.report(IMAGE_WITHOUT_LABELS, f"'{image}' is not in class_labels.txt", where)
+            assembly.problems.at(where).warning(
+                IMAGE_WITHOUT_LABELS, f"'{image}' is not in class_labels.txt"
+            )
             claim = NOTHING_KNOWN
         else:
             claim = LabelClaim(present=frozenset(names_of[number] for number in classes))
@@ -233,7 +236,7 @@ def _truth(
     masks: list[TruthMask] = []
     for cells, where in split.drawn.get(image, ()):
         if len(cells) == 4:
-            box = _box(cells, split.sizes.get(image), where, assembly.problems)
+            box = _box(cells, split.sizes.get(image), assembly.problems.at(where))
             if box is not None:
                 boxes.append(TruthBox(class_index, box))
             continue
@@ -242,20 +245,21 @@ def _truth(
             if path is not None:
                 masks.append(TruthMask(class_index, MaskFileRle(path), crowd=crowd))
             elif mask:
-                assembly.report(UNREADABLE_MASK, f"mask '{mask}' does not exist", where)
+                assembly.problems.at(where).warning(
+                    UNREADABLE_MASK, f"mask '{mask}' does not exist"
+                )
     return Truth(tuple(boxes), tuple(masks)) if boxes or masks else None
 
 
 def _box(
     cells: Sequence[str],
     size: tuple[float, float] | None,
-    where: str,
-    problems: list[Problem],
+    problems: Problems,
 ) -> BoxLTRB | None:
     try:
         left, top, right, bottom = (float(cell) for cell in cells)
     except ValueError:
-        problems.append(Problem(UNREADABLE_BOX, f"{cells} are not four corners", where))
+        problems.warning(UNREADABLE_BOX, f"{cells} are not four corners")
         return None
     box = box_from_inclusive((left, top, right, bottom))
-    return usable_box(box, image_size=size, where=where, problems=problems)
+    return usable_box(box, image_size=size, problems=problems)

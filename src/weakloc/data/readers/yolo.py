@@ -27,6 +27,7 @@ from weakloc.data.readers.assembly import (
     UNREADABLE_LABEL,
     Assembly,
     LabelClaim,
+    Problems,
     ReaderOptions,
     chosen_classes,
     split_name,
@@ -42,7 +43,7 @@ from weakloc.data.readers.file_tree import (
 from weakloc.data.readers.table_rows import at_line, numbered_lines, read_text
 from weakloc.errors import DataError, ImageError
 from weakloc.geometry import box_from_yolo, box_of_points
-from weakloc.structures import DataSet, Problem, Truth, TruthBox, TruthMask
+from weakloc.structures import DataSet, Truth, TruthBox, TruthMask
 
 
 def read_label_file(
@@ -52,7 +53,7 @@ def read_label_file(
     root: str,
     class_names: Sequence[str],
     class_index: Mapping[str, int],
-    problems: list[Problem],
+    problems: Problems,
 ) -> tuple[LabelClaim, Truth | None]:
     """What the file says is present (all else is absent), and the boxes and masks in pixels.
 
@@ -65,18 +66,18 @@ def read_label_file(
     for number, line in numbered_lines(path):
         where = f"{place}, line {number}"
         if line in seen:
-            problems.append(Problem(DUPLICATE_LABEL, f"{line!r} is repeated", where))
+            problems.at(where).warning(DUPLICATE_LABEL, f"{line!r} is repeated")
             continue
         seen.add(line)
         try:
             class_number, values = _parse(line)
         except ValueError:
             message = f"{line!r} is not a class number and a box or a polygon"
-            problems.append(Problem(UNREADABLE_LABEL, message, where, "error"))
+            problems.at(where).error(UNREADABLE_LABEL, message)
             continue
         if class_number >= len(class_names):
             message = f"class {class_number} is not among the {len(class_names)} names"
-            problems.append(Problem(UNKNOWN_CLASS, message, where, "error"))
+            problems.at(where).error(UNKNOWN_CLASS, message)
             continue
         present.add(class_names[class_number])
         shapes.append((class_names[class_number], values, where))
@@ -99,14 +100,14 @@ def _truth(
     shapes: Sequence[tuple[int, Sequence[float], str]],
     image: str,
     root: str,
-    problems: list[Problem],
+    problems: Problems,
 ) -> Truth | None:
     if not shapes:
         return None
     try:
         size = image_size(image)
     except ImageError as error:
-        problems.append(Problem("broken image", error.message, image.removeprefix(root), "error"))
+        problems.at(image.removeprefix(root)).error("broken image", error.message)
         return None
     boxes: list[TruthBox] = []
     masks: list[TruthMask] = []
@@ -117,7 +118,7 @@ def _truth(
             corners = np.asarray(values).reshape(-1, 2) * size  # (N, 2) in pixels
             masks.append(TruthMask(index, PolygonRle([corners.ravel().tolist()], size)))
             box = box_of_points(corners)
-        usable = usable_box(box, image_size=size, where=where, problems=problems)
+        usable = usable_box(box, image_size=size, problems=problems.at(where))
         if usable is not None:
             boxes.append(TruthBox(index, usable))
     return Truth(tuple(boxes), tuple(masks)) if boxes or masks else None
@@ -139,7 +140,7 @@ def read_yolo(path: Path, labels: Path | None, options: ReaderOptions) -> DataSe
     """A folder with `data.yaml`, the YAML file itself, or a folder with images and labels."""
     description = find_description(path, labels)
     root = path if path.is_dir() else path.parent
-    problems: list[Problem] = []
+    problems = Problems()
     index = FileIndex()
     plan = (
         _plan_of_yaml(description, root, index, problems) if description else _plan_of_folder(root)
@@ -179,7 +180,7 @@ def label_path(image: str) -> str:
     return f"{before}/labels/{after}.txt" if separator else f"{stem}.txt"
 
 
-def _plan_of_yaml(file: Path, root: Path, index: FileIndex, problems: list[Problem]) -> _Plan:
+def _plan_of_yaml(file: Path, root: Path, index: FileIndex, problems: Problems) -> _Plan:
     try:
         content = yaml.safe_load(read_text(file))
     except yaml.YAMLError as error:
@@ -222,7 +223,7 @@ def _places(written: Any) -> list[str]:
 
 
 def _images_at(
-    place: str, bases: Sequence[Path], file: Path, index: FileIndex, problems: list[Problem]
+    place: str, bases: Sequence[Path], file: Path, index: FileIndex, problems: Problems
 ) -> Iterator[tuple[str, str]]:
     """(path, where it is named) of the images in a folder or in a list file."""
     # Some exporters write ../train/images in a file that lies beside train.
@@ -231,7 +232,7 @@ def _images_at(
     found = next((path for path in paths if path.exists()), None)
     if found is None:
         message = f"'{place}' does not exist"
-        problems.append(Problem(MISSING_IMAGE, message, file.name, "error"))
+        problems.at(file.name).error(MISSING_IMAGE, message)
     elif found.is_dir():
         for folder in image_folders(found.as_posix()):
             for name in folder.image_names:
@@ -243,7 +244,7 @@ def _images_at(
             listed = next((p for w in written if (p := index.resolve(w)) is not None), None)
             if listed is None:
                 message = f"image '{line}' does not exist"
-                problems.append(Problem(MISSING_IMAGE, message, where, "error"))
+                problems.at(where).error(MISSING_IMAGE, message)
             else:
                 yield listed, where
 
@@ -290,7 +291,7 @@ def _add(
     written = index.resolve(label)
     if written is None:
         message = f"there is no {label.removeprefix(prefix)}; nothing is known of the image"
-        assembly.report(IMAGE_WITHOUT_LABELS, message, name)
+        assembly.problems.at(name).warning(IMAGE_WITHOUT_LABELS, message)
         assembly.add(name, image, NOTHING_KNOWN, split=split, where=place)
         return
     claim, truth = read_label_file(
@@ -316,4 +317,4 @@ def _report_stray_labels(assembly: Assembly, used: set[str], index: FileIndex) -
             path = f"{folder}/{name}"
             if name.endswith(".txt") and name not in _NAME_FILES and path not in used:
                 place = path.removeprefix(prefix)
-                assembly.report(LABEL_FOR_NO_IMAGE, "there is no image for it", place, "error")
+                assembly.problems.at(place).error(LABEL_FOR_NO_IMAGE, "there is no image for it")
