@@ -175,6 +175,7 @@ class Assembly:
     ) -> None:
         self.root = root
         self.problems = problems
+        self._prefix = f"{root.absolute().as_posix()}/"
         self._layout = layout
         self._vectors = LabelVectors(class_names)
         self._splits: dict[str, list[Sample]] = {}
@@ -183,6 +184,10 @@ class Assembly:
     @property
     def class_index(self) -> Mapping[str, int]:
         return self._vectors.class_index
+
+    def name_of(self, path: str) -> str:
+        """A path as a name below the data set's root; what lies elsewhere keeps its path."""
+        return path.removeprefix(self._prefix)
 
     def add(
         self,

@@ -36,6 +36,7 @@ from weakloc.data.readers.drawn_truth import (
     UNREADABLE_BOX,
     UNREADABLE_MASK,
     PolygonRle,
+    drawn_truth,
     usable_box,
 )
 from weakloc.data.readers.file_tree import FileIndex, file_names, is_image_name, subfolders
@@ -72,7 +73,7 @@ def truth_of_annotations(
             box = usable_box(box, image_size=size, problems=problems.at(where))
         if box is not None:
             boxes.append(TruthBox(index, box, crowd=crowd))
-    return Truth(tuple(boxes), tuple(masks)) if boxes or masks else None
+    return drawn_truth(boxes, masks)
 
 
 def _image_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -251,9 +252,15 @@ def _read_source(
             at_record.error(UNKNOWN_CLASS, message)
         else:
             annotations.setdefault(record["image_id"], []).append(record)
-    folders = _image_folders(file, root, image_root)
     names = [record["file_name"] for record in images.values()]
-    folder = _best_folder(folders, names, index, file)
+    probes = names[:: max(1, len(names) // _NUM_PROBES)]
+    folder, num_hits = index.best_folder(_image_folders(file, root, image_root), probes)
+    if not num_hits and names:
+        raise DataError(
+            f"none of {len(probes)} images that it names was found, such as '{names[0]}'",
+            where=str(file),
+            remedy="Say which folder the images are in (image_root)",
+        )
     return _Source(file, split, images, annotations, class_names, folder)
 
 
@@ -287,25 +294,7 @@ def _image_folders(file: Path, root: Path, image_root: str | None) -> list[Path]
     return [base / folder for base in bases for folder in below]
 
 
-def _best_folder(
-    folders: Iterable[Path], names: Sequence[str], index: FileIndex, file: Path
-) -> str:
-    step = max(1, len(names) // _NUM_PROBES)
-    probes = names[::step]
-    candidates = [folder.absolute().as_posix().removesuffix("/.") for folder in folders]
-    scores = [sum(index.resolve(f"{c}/{n}") is not None for n in probes) for c in candidates]
-    best = max(scores, default=0)
-    if best == 0 and names:
-        raise DataError(
-            f"none of {len(probes)} images that it names was found, such as '{names[0]}'",
-            where=str(file),
-            remedy="Say which folder the images are in (image_root)",
-        )
-    return candidates[scores.index(best)]
-
-
 def _add_source(assembly: Assembly, source: _Source, index: FileIndex) -> None:
-    prefix = f"{assembly.root.as_posix()}/"
     for image_id, image in source.images.items():
         where = f"{source.path.name}, image {image_id}"
         path = index.resolve(f"{source.folder}/{image['file_name']}")
@@ -316,7 +305,7 @@ def _add_source(assembly: Assembly, source: _Source, index: FileIndex) -> None:
         annotations = source.annotations.get(image_id, ())
         present = frozenset(source.class_names[a["category_id"]] for a in annotations)
         assembly.add(
-            path.removeprefix(prefix),
+            assembly.name_of(path),
             path,
             LabelClaim(present=present),
             split=source.split,
@@ -342,11 +331,10 @@ def _report_unlisted(assembly: Assembly, sources: Sequence[_Source], index: File
         for source in sources
         for image in source.images.values()
     }
-    prefix = f"{assembly.root.as_posix()}/"
     for folder in dict.fromkeys(source.folder for source in sources):
         for name in sorted(filter(is_image_name, index.names(folder))):
             if f"{folder}/{name}" not in listed:
-                problems = assembly.problems.at(f"{folder}/{name}".removeprefix(prefix))
+                problems = assembly.problems.at(assembly.name_of(f"{folder}/{name}"))
                 problems.warning(IMAGE_WITHOUT_LABELS, "no file names it; left out")
 
 

@@ -16,6 +16,7 @@ from weakloc.data.readers.assembly import Problems
 from weakloc.errors import ImageError
 from weakloc.geometry import BoxLTRB, Size, box_area, clip_box
 from weakloc.rle import encode_mask, encode_polygons
+from weakloc.structures import Truth, TruthBox, TruthMask
 
 ZERO_AREA_BOX = "zero-area box"
 BOX_OUTSIDE_IMAGE = "box outside the image"
@@ -43,6 +44,11 @@ def usable_box(box: BoxLTRB, *, image_size: Size | None, problems: Problems) -> 
         message = f"box {_shown(box)} reaches out of the image{of_image}"
         problems.warning(BOX_OUTSIDE_IMAGE, message)
     return clipped if box_area(clipped) > 0 else None
+
+
+def drawn_truth(boxes: Sequence[TruthBox], masks: Sequence[TruthMask]) -> Truth | None:
+    """What is drawn of one image; None where nothing is."""
+    return Truth(tuple(boxes), tuple(masks)) if boxes or masks else None
 
 
 def _shown(box: BoxLTRB) -> str:

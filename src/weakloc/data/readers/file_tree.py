@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from weakloc.data.images import IMAGE_SUFFIXES
 
@@ -128,6 +129,12 @@ class FileIndex:
             self._composed[folder] = {unicodedata.normalize("NFC", n): n for n in names}
         actual = self._composed[folder].get(unicodedata.normalize("NFC", name))
         return None if actual is None else f"{folder}/{actual}"
+
+    def best_folder(self, folders: Iterable[Path], probes: Sequence[str]) -> tuple[str, int]:
+        """The folder that holds most of some files, the first of several, and how many it holds."""
+        paths = [folder.absolute().as_posix().removesuffix("/.") for folder in folders]
+        hits = [sum(self.resolve(f"{path}/{n}") is not None for n in probes) for path in paths]
+        return paths[hits.index(max(hits))], max(hits)
 
     def names(self, folder: str) -> frozenset[str]:
         """The names of the files in a folder; none where there is no folder."""

@@ -30,6 +30,7 @@ from weakloc.data.readers.drawn_truth import (
     UNREADABLE_BOX,
     UNREADABLE_MASK,
     MaskFileRle,
+    drawn_truth,
     usable_box,
 )
 from weakloc.data.readers.file_tree import FileIndex, subfolders
@@ -162,15 +163,15 @@ def _image_folder(
     if image_root is not None:
         folders = [Path(image_root)]
     probes = [image for split in splits for image in list(split.images)[:20]]
-    candidates = [folder.absolute().as_posix() for folder in folders]
-    scores = [sum(index.resolve(f"{c}/{p}") is not None for p in probes) for c in candidates]
-    if not max(scores) and probes:
+    chosen, num_hits = index.best_folder(folders, probes)
+    if not num_hits and probes:
+        looked_in = ", ".join(folder.absolute().as_posix() for folder in folders)
         raise DataError(
             f"none of its images was found, such as '{probes[0]}'",
             where=str(metadata),
-            remedy=f"Looked in {', '.join(candidates)}; say which folder they are in (image_root)",
+            remedy=f"Looked in {looked_in}; say which folder they are in (image_root)",
         )
-    return candidates[scores.index(max(scores))]
+    return chosen
 
 
 def _class_names(splits: Sequence[_Split], options: ReaderOptions) -> dict[int, str]:
@@ -199,7 +200,6 @@ def _add_split(
     names_of: Mapping[int, str],
     index: FileIndex,
 ) -> None:
-    prefix = f"{assembly.root.absolute().as_posix()}/"
     for image, where in split.images.items():
         path = index.resolve(f"{folder}/{image}")
         if path is None:
@@ -218,7 +218,7 @@ def _add_split(
         truth = None
         if len(known) == 1:
             truth = _truth(assembly, split, image, known[0], folder=folder, index=index)
-        name = path.removeprefix(prefix)
+        name = assembly.name_of(path)
         assembly.add(name, path, claim, split=split.name, where=where, truth=truth)
 
 
@@ -248,7 +248,7 @@ def _truth(
                 assembly.problems.at(where).warning(
                     UNREADABLE_MASK, f"mask '{mask}' does not exist"
                 )
-    return Truth(tuple(boxes), tuple(masks)) if boxes or masks else None
+    return drawn_truth(boxes, masks)
 
 
 def _box(

@@ -32,7 +32,7 @@ from weakloc.data.readers.assembly import (
     chosen_classes,
     split_name,
 )
-from weakloc.data.readers.drawn_truth import PolygonRle, usable_box
+from weakloc.data.readers.drawn_truth import PolygonRle, drawn_truth, usable_box
 from weakloc.data.readers.file_tree import (
     FileIndex,
     file_names,
@@ -47,42 +47,35 @@ from weakloc.structures import DataSet, Truth, TruthBox, TruthMask
 
 
 def read_label_file(
-    path: Path,
-    image: str,
-    *,
-    root: str,
-    class_names: Sequence[str],
-    class_index: Mapping[str, int],
-    problems: Problems,
+    path: Path, image: str, *, assembly: Assembly, class_names: Sequence[str]
 ) -> tuple[LabelClaim, Truth | None]:
-    """What the file says is present (all else is absent), and the boxes and masks in pixels.
-
-    Problems name files below `root`, which ends in a slash.
-    """
-    place = path.as_posix().removeprefix(root)
+    """What the file says is present (all else is absent), and the boxes and masks in pixels."""
+    file = assembly.name_of(path.as_posix())
     present: set[str] = set()
-    shapes: list[tuple[str, list[float], str]] = []
-    seen: set[str] = set()
+    shapes: list[tuple[int, list[float], Problems]] = []
+    lines: set[str] = set()
     for number, line in numbered_lines(path):
-        where = f"{place}, line {number}"
-        if line in seen:
-            problems.at(where).warning(DUPLICATE_LABEL, f"{line!r} is repeated")
+        problems = assembly.problems.at(f"{file}, line {number}")
+        if line in lines:
+            problems.warning(DUPLICATE_LABEL, f"{line!r} is repeated")
             continue
-        seen.add(line)
+        lines.add(line)
         try:
             class_number, values = _parse(line)
         except ValueError:
             message = f"{line!r} is not a class number and a box or a polygon"
-            problems.at(where).error(UNREADABLE_LABEL, message)
+            problems.error(UNREADABLE_LABEL, message)
             continue
         if class_number >= len(class_names):
             message = f"class {class_number} is not among the {len(class_names)} names"
-            problems.at(where).error(UNKNOWN_CLASS, message)
+            problems.error(UNKNOWN_CLASS, message)
             continue
-        present.add(class_names[class_number])
-        shapes.append((class_names[class_number], values, where))
-    chosen = [(class_index[name], v, w) for name, v, w in shapes if name in class_index]
-    return LabelClaim(present=frozenset(present)), _truth(chosen, image, root, problems)
+        name = class_names[class_number]
+        present.add(name)
+        if name in assembly.class_index:
+            shapes.append((assembly.class_index[name], values, problems))
+    image_problems = assembly.problems.at(assembly.name_of(image))
+    return LabelClaim(present=frozenset(present)), _truth(shapes, image, image_problems)
 
 
 def _parse(line: str) -> tuple[int, list[float]]:
@@ -97,31 +90,28 @@ def _parse(line: str) -> tuple[int, list[float]]:
 
 
 def _truth(
-    shapes: Sequence[tuple[int, Sequence[float], str]],
-    image: str,
-    root: str,
-    problems: Problems,
+    shapes: Sequence[tuple[int, Sequence[float], Problems]], image: str, image_problems: Problems
 ) -> Truth | None:
     if not shapes:
         return None
     try:
         size = image_size(image)
     except ImageError as error:
-        problems.at(image.removeprefix(root)).error("broken image", error.message)
+        image_problems.error("broken image", error.message)
         return None
     boxes: list[TruthBox] = []
     masks: list[TruthMask] = []
-    for index, values, where in shapes:
+    for index, values, problems in shapes:
         if len(values) == 4:
             box = box_from_yolo((values[0], values[1], values[2], values[3]), size)
         else:
             corners = np.asarray(values).reshape(-1, 2) * size  # (N, 2) in pixels
             masks.append(TruthMask(index, PolygonRle([corners.ravel().tolist()], size)))
             box = box_of_points(corners)
-        usable = usable_box(box, image_size=size, problems=problems.at(where))
+        usable = usable_box(box, image_size=size, problems=problems)
         if usable is not None:
             boxes.append(TruthBox(index, usable))
-    return Truth(tuple(boxes), tuple(masks)) if boxes or masks else None
+    return drawn_truth(boxes, masks)
 
 
 _SPLIT_KEYS = ("train", "val", "test")
@@ -286,28 +276,21 @@ def _add(
     split: str,
     where: str,
 ) -> None:
-    prefix = f"{assembly.root.absolute().as_posix()}/"
-    name, place = image.removeprefix(prefix), where.removeprefix(prefix)
+    name, listed_at = assembly.name_of(image), assembly.name_of(where)
     written = index.resolve(label)
     if written is None:
-        message = f"there is no {label.removeprefix(prefix)}; nothing is known of the image"
+        message = f"there is no {assembly.name_of(label)}; nothing is known of the image"
         assembly.problems.at(name).warning(IMAGE_WITHOUT_LABELS, message)
-        assembly.add(name, image, NOTHING_KNOWN, split=split, where=place)
-        return
-    claim, truth = read_label_file(
-        Path(written),
-        image,
-        root=prefix,
-        class_names=plan.class_names,
-        class_index=assembly.class_index,
-        problems=assembly.problems,
-    )
-    assembly.add(name, image, claim, split=split, where=place, truth=truth)
+        claim, truth = NOTHING_KNOWN, None
+    else:
+        claim, truth = read_label_file(
+            Path(written), image, assembly=assembly, class_names=plan.class_names
+        )
+    assembly.add(name, image, claim, split=split, where=listed_at, truth=truth)
 
 
 def _report_stray_labels(assembly: Assembly, used: set[str], index: FileIndex) -> None:
     """Label files beside those that were used which belong to no image."""
-    prefix = f"{assembly.root.absolute().as_posix()}/"
     images_beside = {label.rpartition("/")[0] for label in used}
     for folder in sorted(images_beside):
         names = index.names(folder)
@@ -316,5 +299,5 @@ def _report_stray_labels(assembly: Assembly, used: set[str], index: FileIndex) -
         for name in sorted(names):
             path = f"{folder}/{name}"
             if name.endswith(".txt") and name not in _NAME_FILES and path not in used:
-                place = path.removeprefix(prefix)
-                assembly.problems.at(place).error(LABEL_FOR_NO_IMAGE, "there is no image for it")
+                problems = assembly.problems.at(assembly.name_of(path))
+                problems.error(LABEL_FOR_NO_IMAGE, "there is no image for it")
