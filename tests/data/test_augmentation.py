@@ -13,46 +13,46 @@ from torch import Generator, Tensor
 from weakloc.data.augmentation import (
     Action,
     Augmentation,
-    Canvas,
     CropAction,
     FlipAction,
     GoogLeNetResize,
     HideAction,
     HideAndSeek,
     HorizontalFlip,
+    InputFacts,
+    InputImage,
     QuarterTurnAction,
     QuarterTurns,
     Rotation,
     ScaleJitter,
-    View,
     WhiteNoise,
 )
 from weakloc.data.transforms import IMAGENET_STD, Preprocessing, middle_box
 from weakloc.geometry import GridTransform, map_point_to_grid, map_point_to_image
 
-CANVAS = Canvas((60, 41), IMAGENET_STD)
+CANVAS = InputFacts((60, 41), IMAGENET_STD)
 
 
 def seeded(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
-def view(width: int = 60, height: int = 41) -> View:
+def view(width: int = 60, height: int = 41) -> InputImage:
     pixels = torch.randn((3, height, width), generator=seeded(9)).abs() + 0.1
-    return View(pixels, GridTransform.identity((width, height)))
+    return InputImage(pixels, GridTransform.identity((width, height)))
 
 
-def apply(action: Action | None, to: View) -> View:
+def apply(action: Action | None, to: InputImage) -> InputImage:
     return to if action is None else action.apply(to)
 
 
 def test_hide_and_seek_hides_three_eighths_on_average() -> None:
     # AUG-03; 59 x 41 is no multiple of any patch size.
     generator, step = seeded(), HideAndSeek()
-    image = View(torch.ones((1, 41, 59)), None)
+    image = InputImage(torch.ones((1, 41, 59)), None)
     sizes, hidden = [], 0.0
     for _ in range(2000):
-        action = step.draw(generator, Canvas((59, 41), IMAGENET_STD))
+        action = step.draw(generator, InputFacts((59, 41), IMAGENET_STD))
         sizes.append(0 if action is None else action.patch_size)
         hidden += 1 - float(apply(action, image).pixels.mean())
     assert hidden / 2000 == pytest.approx(0.375, abs=0.02)
@@ -123,7 +123,7 @@ def test_an_image_in_which_no_crop_fits_gives_its_middle() -> None:
     for seed in range(50):
         box = step.draw_box(seeded(seed), (64, 1), output=(64, 64))
         assert box == (31, 0, 32, 1)
-    thin = View(torch.arange(64.0).expand(3, 1, 64), GridTransform.identity((64, 1)))
+    thin = InputImage(torch.arange(64.0).expand(3, 1, 64), GridTransform.identity((64, 1)))
     cropped = CropAction((31, 0, 32, 1), (20, 20)).apply(thin)
     assert torch.equal(cropped.pixels, torch.full((3, 20, 20), 31.0))
     assert middle_box((100, 80), shape=(40, 20)) == (0, 15, 100, 65)
@@ -141,7 +141,7 @@ def test_hiding_after_the_crop_keeps_the_patch_size_and_before_magnifies_it() ->
     crop = CropAction((16, 12, 48, 36), (64, 48))
     checkers = (torch.arange(12)[:, None] + torch.arange(16)[None]) % 2 == 0
     hide = HideAction(4, checkers)
-    image = View(torch.ones((3, 48, 64)), GridTransform.identity((64, 48)))
+    image = InputImage(torch.ones((3, 48, 64)), GridTransform.identity((64, 48)))
     after = hide.apply(crop.apply(image)).pixels[0]
     assert set(run_widths(after[2])) == {4}
     before = crop.apply(hide.apply(image)).pixels[0]
@@ -176,8 +176,8 @@ def test_one_factor_between_the_two_is_drawn_for_a_batch() -> None:
 
 
 def test_noise_has_its_sigma_on_the_unit_scale() -> None:
-    flat = View(torch.zeros((3, 200, 300)), GridTransform.identity((300, 200)))
-    action = WhiteNoise(probability=1.0).draw(seeded(), Canvas((300, 200), IMAGENET_STD))
+    flat = InputImage(torch.zeros((3, 200, 300)), GridTransform.identity((300, 200)))
+    action = WhiteNoise(probability=1.0).draw(seeded(), InputFacts((300, 200), IMAGENET_STD))
     noisy = apply(action, flat)
     for channel, std in enumerate(IMAGENET_STD):
         on_unit_scale = noisy.pixels[channel] * std
@@ -219,7 +219,7 @@ def test_quarter_turns_move_every_pixel_to_its_place_and_give_up_the_transform()
 def test_probabilities_are_kept() -> None:
     generator = seeded()
     for step in (HorizontalFlip(), WhiteNoise(), Rotation()):
-        drawn = [step.draw(generator, Canvas((3, 2), IMAGENET_STD)) for _ in range(2000)]
+        drawn = [step.draw(generator, InputFacts((3, 2), IMAGENET_STD)) for _ in range(2000)]
         assert sum(action is not None for action in drawn) / 2000 == pytest.approx(0.5, abs=0.04)
     assert HorizontalFlip(0.0).draw(generator, CANVAS) is None
     assert HorizontalFlip(1.0).draw(generator, CANVAS) is not None
@@ -270,7 +270,7 @@ def test_a_blob_is_where_the_transform_of_the_whole_chain_says(
     placement = Preprocessing(size=canvas, resize=mode).place(size)
     transform = placement.transform(GridTransform.identity(size))
     x, y = place[0] * size[0], place[1] * size[1]
-    seen = View(blob(*canvas, *map_point_to_grid((x, y), transform)), transform)
+    seen = InputImage(blob(*canvas, *map_point_to_grid((x, y), transform)), transform)
     for _ in range(flips):
         seen = FlipAction().apply(seen)
     box = (round(left * 120), round(top * 88), round((left + 0.7) * 120), round((top + 0.7) * 88))

@@ -20,7 +20,7 @@ from weakloc.geometry import BoxLTRB, GridTransform
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class InputImage:
     """A normalised image (3, H, W) and its place; None once no axis-aligned map describes it."""
 
     pixels: Tensor
@@ -28,7 +28,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Canvas:
+class InputFacts:
     """What a step must know of the image before it exists."""
 
     size: PixelSize
@@ -38,20 +38,20 @@ class Canvas:
 class Action(Protocol):
     """One change with all its numbers fixed."""
 
-    def apply(self, view: View) -> View: ...
+    def apply(self, view: InputImage) -> InputImage: ...
 
 
 class Step(Protocol):
     """Draws an action, or None where this image is left alone."""
 
-    def draw(self, generator: Generator, canvas: Canvas) -> Action | None: ...
+    def draw(self, generator: Generator, canvas: InputFacts) -> Action | None: ...
 
 
 @dataclass(frozen=True)
 class FlipAction:
-    def apply(self, view: View) -> View:
+    def apply(self, view: InputImage) -> InputImage:
         transform = view.transform.flip_horizontal() if view.transform else None
-        return View(transforms.flip_horizontal(view.pixels), transform)
+        return InputImage(transforms.flip_horizontal(view.pixels), transform)
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class CropAction:
     box_in_grid: BoxLTRB
     size: PixelSize
 
-    def apply(self, view: View) -> View:
+    def apply(self, view: InputImage) -> InputImage:
         transform = view.transform
         if transform is not None:
             transform = transform.crop(self.box_in_grid).resize(self.size)
         pixels = transforms.crop_and_resize(view.pixels, self.box_in_grid, self.size)
-        return View(pixels, transform)
+        return InputImage(pixels, transform)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,17 +74,17 @@ class HideAction:
     patch_size: int
     hidden: Tensor  # (rows, columns) of bool
 
-    def apply(self, view: View) -> View:
+    def apply(self, view: InputImage) -> InputImage:
         pixels = transforms.hide_tiles(view.pixels, self.hidden, patch_size=self.patch_size)
-        return View(pixels, view.transform)
+        return InputImage(pixels, view.transform)
 
 
 @dataclass(frozen=True, eq=False)
 class NoiseAction:
     noise: Tensor  # (3, H, W), in normalised units
 
-    def apply(self, view: View) -> View:
-        return View(view.pixels + self.noise, view.transform)
+    def apply(self, view: InputImage) -> InputImage:
+        return InputImage(view.pixels + self.noise, view.transform)
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class RotateAction:
 
     degrees: float
 
-    def apply(self, view: View) -> View:
-        return View(transforms.rotate(view.pixels, self.degrees), None)
+    def apply(self, view: InputImage) -> InputImage:
+        return InputImage(transforms.rotate(view.pixels, self.degrees), None)
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,15 @@ class QuarterTurnAction:
 
     num_turns: int
 
-    def apply(self, view: View) -> View:
-        return View(transforms.turn_by_quarters(view.pixels, self.num_turns), None)
+    def apply(self, view: InputImage) -> InputImage:
+        return InputImage(transforms.turn_by_quarters(view.pixels, self.num_turns), None)
 
 
 @dataclass(frozen=True)
 class HorizontalFlip:
     probability: float = 0.5
 
-    def draw(self, generator: Generator, canvas: Canvas) -> FlipAction | None:  # noqa: ARG002
+    def draw(self, generator: Generator, canvas: InputFacts) -> FlipAction | None:  # noqa: ARG002
         return FlipAction() if _happens(self.probability, generator) else None
 
 
@@ -128,7 +128,7 @@ class GoogLeNetResize:
     aspects: tuple[float, float] = (3 / 4, 4 / 3)
     attempts: int = 10
 
-    def draw(self, generator: Generator, canvas: Canvas) -> CropAction:
+    def draw(self, generator: Generator, canvas: InputFacts) -> CropAction:
         return CropAction(self.draw_box(generator, canvas.size, output=canvas.size), canvas.size)
 
     def draw_box(
@@ -158,7 +158,7 @@ class HideAndSeek:
     patch_sizes: tuple[int, ...] = (0, 4, 8, 16)
     probability: float = 0.5
 
-    def draw(self, generator: Generator, canvas: Canvas) -> HideAction | None:
+    def draw(self, generator: Generator, canvas: InputFacts) -> HideAction | None:
         patch_size = self.patch_sizes[_integer_up_to(len(self.patch_sizes) - 1, generator)]
         if patch_size == 0:
             return None
@@ -174,7 +174,7 @@ class WhiteNoise:
     sigma: float = 10 / 255
     probability: float = 0.5
 
-    def draw(self, generator: Generator, canvas: Canvas) -> NoiseAction | None:
+    def draw(self, generator: Generator, canvas: InputFacts) -> NoiseAction | None:
         if not _happens(self.probability, generator):
             return None
         width, height = canvas.size
@@ -189,7 +189,7 @@ class Rotation:
     degrees: float = 30.0
     probability: float = 0.5
 
-    def draw(self, generator: Generator, canvas: Canvas) -> RotateAction | None:  # noqa: ARG002
+    def draw(self, generator: Generator, canvas: InputFacts) -> RotateAction | None:  # noqa: ARG002
         if not _happens(self.probability, generator):
             return None
         return RotateAction(_uniform(-self.degrees, self.degrees, generator))
@@ -199,7 +199,7 @@ class Rotation:
 class QuarterTurns:
     """0, 90, 180 or 270 degrees, exact to the pixel. For training on labels, as `Rotation`."""
 
-    def draw(self, generator: Generator, canvas: Canvas) -> QuarterTurnAction | None:  # noqa: ARG002
+    def draw(self, generator: Generator, canvas: InputFacts) -> QuarterTurnAction | None:  # noqa: ARG002
         num_turns = _integer_up_to(3, generator)
         return QuarterTurnAction(num_turns) if num_turns else None
 
@@ -224,7 +224,7 @@ class DrawnAugmentation:
     region_in_image: BoxLTRB | None
     actions: tuple[Action, ...]
 
-    def apply(self, view: View) -> View:
+    def apply(self, view: InputImage) -> InputImage:
         """The actions in order; the region was taken before, from the decoded picture."""
         for action in self.actions:
             view = action.apply(view)
@@ -248,7 +248,7 @@ class Augmentation:
     scale_jitter: ScaleJitter | None = None
 
     def draw(
-        self, generator: Generator, *, picture_size: PixelSize, canvas: Canvas, num_repeat: int
+        self, generator: Generator, *, picture_size: PixelSize, canvas: InputFacts, num_repeat: int
     ) -> DrawnAugmentation:
         """`num_repeat` is 0 for the first use of an image in an epoch."""
         region = None

@@ -48,13 +48,13 @@ def is_member_path(path: str) -> bool:
 
 def read_member(path: str) -> bytes:
     """The content of a member."""
-    found = _MEMBER.fullmatch(path)
-    if found is None:
+    member = _MEMBER.fullmatch(path)
+    if member is None:
         raise ValueError(f"{path!r} is not of the form archive::offset+size")
-    size = int(found["size"])
+    size = int(member["size"])
     try:
-        with Path(found["archive"]).open("rb") as file:
-            file.seek(int(found["offset"]))
+        with Path(member["archive"]).open("rb") as file:
+            file.seek(int(member["offset"]))
             content = file.read(size)
     except OSError as error:
         raise ImageError(f"the archive cannot be read ({error.strerror})", where=path) from error
@@ -63,8 +63,7 @@ def read_member(path: str) -> bytes:
     return content
 
 
-ImageSource: TypeAlias = str | Path | bytes | BinaryIO
-PixelSize: TypeAlias = tuple[int, int]  # (width, height)
+Openable: TypeAlias = str | Path | bytes | BinaryIO
 
 DEFAULT_MAX_PIXELS = 178_956_970  # what Pillow itself refuses: 0.5 GiB of RGB pixels
 # fmt: off
@@ -105,11 +104,11 @@ _pillow_settings = threading.Lock()
 
 
 def open_image(
-    source: ImageSource,
+    source: Openable,
     *,
     name: str | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
-    shrink_to: PixelSize | None = None,
+    shrink_to: tuple[int, int] | None = None,
 ) -> Image.Image:
     """The upright RGB picture of a path, of bytes or of an open binary file.
 
@@ -135,19 +134,16 @@ def open_image(
     return picture
 
 
-def image_size(
-    source: ImageSource, *, name: str | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
-) -> PixelSize:
+def image_size(source: Openable) -> tuple[int, int]:
     """(width, height) of the upright picture, read from the header without decoding."""
-    where = name or _name_of(source)
     with _reading(source) as file:
-        opened, orientation = _parse(file, where, max_pixels)
+        opened, orientation = _parse(file, _name_of(source), DEFAULT_MAX_PIXELS)
         width, height = opened.size
     return (height, width) if orientation in _SIDEWAYS else (width, height)
 
 
 def read_or_record(
-    sample_name: str, source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS
+    sample_name: str, source: Openable, *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> Image.Image | BrokenImage:
     """The picture, or the record of why there is none."""
     try:
@@ -157,14 +153,14 @@ def read_or_record(
         return BrokenImage(sample_name, error.message + remedy)
 
 
-def _name_of(source: ImageSource) -> str | None:
+def _name_of(source: Openable) -> str | None:
     if isinstance(source, str | Path):
         return str(source)
     return None if isinstance(source, bytes) else getattr(source, "name", None)
 
 
 @contextmanager
-def _reading(source: ImageSource) -> Iterator[IO[bytes]]:
+def _reading(source: Openable) -> Iterator[IO[bytes]]:
     if isinstance(source, bytes):
         yield BytesIO(source)
     elif isinstance(source, str) and is_member_path(source):
@@ -270,16 +266,13 @@ def _to_rgb(image: Image.Image, where: str | None) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return _from_wide_values(image).convert("RGB")
     if image.has_transparency_data:
-        return _on_white(image.convert("RGBA"))
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, (255, 255, 255))
+        white.paste(image, mask=image.getchannel("A"))
+        return white
     if image.mode in ("1", "L", "P", "CMYK", "YCbCr", "HSV", "RGBX"):
         return image.convert("RGB")
     raise ImageError(f"has the colour mode {image.mode}, which is not supported", where=where)
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    canvas = Image.new("RGB", image.size, (255, 255, 255))
-    canvas.paste(image, mask=image.getchannel("A"))
-    return canvas
 
 
 def _from_wide_values(image: Image.Image) -> Image.Image:

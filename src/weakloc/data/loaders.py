@@ -23,7 +23,13 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from weakloc.data.augmentation import Augmentation, Canvas, DrawnAugmentation, FlipAction, View
+from weakloc.data.augmentation import (
+    Augmentation,
+    DrawnAugmentation,
+    FlipAction,
+    InputFacts,
+    InputImage,
+)
 from weakloc.data.images import read_or_record
 from weakloc.data.sampling import (
     EpochBatches,
@@ -143,14 +149,14 @@ class PlacedImage:
         """Flips alone need no normalised values: they give the same before and after."""
         return all(isinstance(action, FlipAction) for action in self.drawn.actions)
 
-    def view(self) -> View:
+    def view(self) -> InputImage:
         """Still 8-bit, the padding 0."""
         canvas = lay_on_canvas(self.content, self.placement)
-        return self.drawn.apply(View(canvas, self.transform))
+        return self.drawn.apply(InputImage(canvas, self.transform))
 
-    def normalised_view(self) -> View:
+    def normalised_view(self) -> InputImage:
         canvas = self.preprocessing.finish(self.content, self.placement)
-        return self.drawn.apply(View(canvas, self.transform))
+        return self.drawn.apply(InputImage(canvas, self.transform))
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +217,7 @@ class SampleReader(Dataset[LoadedSample]):
         drawn = self._augmentation.draw(
             generator,
             picture_size=picture.size,
-            canvas=Canvas(placement.canvas_size, preprocessing.std),
+            canvas=InputFacts(placement.canvas_size, preprocessing.std),
             num_repeat=key.num_repeat,
         )
         if drawn.region_in_image is not None:
@@ -433,12 +439,12 @@ def _content_box(transform: GridTransform | None, pixels: Tensor) -> tuple[int, 
     return left, top, right, bottom
 
 
-def _enlarged(view: View, width: int, height: int) -> View:
+def _enlarged(view: InputImage, width: int, height: int) -> InputImage:
     right, bottom = width - view.pixels.shape[2], height - view.pixels.shape[1]
     if right == 0 and bottom == 0:
         return view
     transform = view.transform.pad(0, 0, right, bottom) if view.transform else None
-    return View(functional.pad(view.pixels, (0, right, 0, bottom)), transform)
+    return InputImage(functional.pad(view.pixels, (0, right, 0, bottom)), transform)
 
 
 def _pictures(samples: Sequence[Sample], preprocessing: Preprocessing, cache: Cache) -> Pictures:

@@ -127,21 +127,21 @@ def _place_warped(picture: PixelSize, target: PixelSize, _: Preprocessing) -> Pl
     return place_region((0.0, 0.0, *picture), target)
 
 
-def _place_padded(picture: PixelSize, target: PixelSize, how: Preprocessing) -> Placement:
+def _place_padded(picture: PixelSize, target: PixelSize, preprocessing: Preprocessing) -> Placement:
     factor = min(target[0] / picture[0], target[1] / picture[1])
-    content = _scaled(picture, factor, at_most=target)
-    return Placement(
-        (0.0, 0.0, *picture), content, _corner(content, target, how.pad_position), target
-    )
+    width = min(max(round(picture[0] * factor), 1), target[0])
+    height = min(max(round(picture[1] * factor), 1), target[1])
+    corner = _corner((width, height), target, preprocessing.pad_position)
+    return Placement((0.0, 0.0, *picture), (width, height), corner, target)
 
 
 def _place_cropped(picture: PixelSize, target: PixelSize, _: Preprocessing) -> Placement:
     return place_region(middle_box(picture, shape=target), target)
 
 
-def _place_unresized(picture: PixelSize, _: PixelSize, how: Preprocessing) -> Placement:
-    canvas = how.round_up(picture)
-    corner = _corner(picture, canvas, how.pad_position)
+def _place_unresized(picture: PixelSize, _: PixelSize, preprocessing: Preprocessing) -> Placement:
+    canvas = preprocessing.round_up(picture)
+    corner = _corner(picture, canvas, preprocessing.pad_position)
     return Placement((0.0, 0.0, *picture), picture, corner, canvas)
 
 
@@ -151,13 +151,6 @@ _PLACING = {
     "crop": _place_cropped,
     "none": _place_unresized,
 }
-
-
-def _scaled(size: PixelSize, factor: float, *, at_most: PixelSize) -> PixelSize:
-    width, height = (
-        min(max(round(side * factor), 1), limit) for side, limit in zip(size, at_most, strict=True)
-    )
-    return width, height
 
 
 def _corner(content: PixelSize, canvas: PixelSize, position: PadPosition) -> PixelSize:

@@ -90,22 +90,14 @@ def _layout_of_labels(labels: Path) -> str:
 _LAYOUT_OF_SUFFIX = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".txt": "table"}
 
 
-def _is_voc(listing: _Listing) -> bool:
-    return any(map(is_voc, [listing.path, *(listing.path / name for name in listing.below)]))
-
-
 def _is_coco(listing: _Listing) -> bool:
     if listing.has_below("annotations", r".*\.json"):
         return True
     if any(listing.has_below(name, r"_annotations\.coco\.json") for name in listing.below):
         return True
     names = [name for name in listing.files if name.lower().endswith(".json")]
-    return any(_names_coco_keys(listing.path / name) for name in names)
-
-
-def _names_coco_keys(path: Path) -> bool:
-    content = path.read_bytes()
-    return all(key in content for key in _COCO_KEYS)
+    contents = ((listing.path / name).read_bytes() for name in names)
+    return any(all(key in content for key in _COCO_KEYS) for content in contents)
 
 
 def _is_yolo(listing: _Listing) -> bool:
@@ -121,10 +113,6 @@ def _is_yolo(listing: _Listing) -> bool:
     return has_names and (has_labels or any(map(is_image_name, listing.files)))
 
 
-def _is_tiny_imagenet(listing: _Listing) -> bool:
-    return listing.has_file(r"wnids\.txt") or listing.has_below("val", r"val_annotations\.txt")
-
-
 def _is_wsol(listing: _Listing) -> bool:
     folders = [listing.path / "metadata" / n for n in subfolders(str(listing.path / "metadata"))]
     return any(
@@ -134,17 +122,8 @@ def _is_wsol(listing: _Listing) -> bool:
     )
 
 
-def _is_shards(listing: _Listing) -> bool:
-    everything = [*listing.files, *(name for names in listing.below.values() for name in names)]
-    return any(name.lower().endswith(SHARD_SUFFIXES) for name in everything)
-
-
 def _is_table(listing: _Listing) -> bool:
     return any(Path(name).suffix.lower() in TABLE_SUFFIXES for name in listing.files)
-
-
-def _is_reviewed(listing: _Listing) -> bool:
-    return bool(find_reviews(listing.path))
 
 
 def _is_folders(listing: _Listing) -> bool:
@@ -166,15 +145,23 @@ def _class_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 
 _OWN_STRUCTURE: Mapping[str, Callable[[_Listing], bool]] = {
-    "voc": _is_voc,
+    "voc": lambda listing: any(
+        map(is_voc, [listing.path, *(listing.path / name for name in listing.below)])
+    ),
     "coco": _is_coco,
     "yolo": _is_yolo,
-    "tiny_imagenet": _is_tiny_imagenet,
+    "tiny_imagenet": lambda listing: (
+        listing.has_file(r"wnids\.txt") or listing.has_below("val", r"val_annotations\.txt")
+    ),
     "wsol": _is_wsol,
-    "shards": _is_shards,
+    "shards": lambda listing: any(
+        name.lower().endswith(SHARD_SUFFIXES)
+        for names in (listing.files, *listing.below.values())
+        for name in names
+    ),
 }
 _LOOSE: Mapping[str, Callable[[_Listing], bool]] = {
     "table": _is_table,
     "folders": _is_folders,
-    "review": _is_reviewed,
+    "review": lambda listing: bool(find_reviews(listing.path)),
 }

@@ -92,7 +92,10 @@ def read_shards(path: Path, labels: Path | None, options: ReaderOptions) -> Data
     """A tar file, a pattern like `shard-{00..09}.tar`, or a folder; `labels` lists the classes."""
     shards = find_shards(path.as_posix())
     root = Path(os.path.commonpath([Path(shard).parent for shard in shards]))
-    numbered = options.class_names or _written_classes(labels or root / "classes.txt")
+    listed = labels or root / "classes.txt"
+    numbered = options.class_names
+    if numbered is None and listed.is_file():
+        numbered = tuple(line for _, line in numbered_lines(listed))
     problems = Problems()
     claims: dict[LabelClaim, int] = {}
     names = [Path(shard).relative_to(root).as_posix() for shard in shards]
@@ -134,10 +137,6 @@ def _headers(
 def _nothing(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     del tar, member
     return b""
-
-
-def _written_classes(path: Path) -> tuple[str, ...] | None:
-    return tuple(line for _, line in numbered_lines(path)) if path.is_file() else None
 
 
 def _split_of(name: str) -> str:

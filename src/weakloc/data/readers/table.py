@@ -101,10 +101,12 @@ def _entries(
     """(split, image) -> what all lines about it say together."""
     entries: dict[tuple[str, str], _Entry] = {}
     for table, content in contents.items():
-        own_split = SPLIT_NAMES.get(table.stem.lower(), ALL) if len(contents) > 1 else ALL
+        split_of_table = SPLIT_NAMES.get(table.stem.lower(), ALL) if len(contents) > 1 else ALL
         for row in content.rows:
             where = at_line(table, row.line)
-            key = (split_name(row.split) if row.split else own_split, _normal(row.image))
+            # One spelling for each path: no `./`, no doubled slash, none of Windows' backslashes.
+            image = os.path.normpath(row.image.replace("\\", "/")).replace(os.sep, "/")
+            key = (split_name(row.split) if row.split else split_of_table, image)
             earlier = entries.get(key)
             if earlier is None:
                 entries[key] = _Entry(key[1], row.claim, where)
@@ -143,11 +145,6 @@ def _find_image(image: str, folders: Sequence[str], index: FileIndex) -> str | N
         return index.resolve(image)
     found = (index.resolve(f"{folder}/{image}") for folder in folders)
     return next((path for path in found if path is not None), None)
-
-
-def _normal(image: str) -> str:
-    """One spelling for each path: no `./`, no doubled slash, and none of Windows' backslashes."""
-    return os.path.normpath(image.replace("\\", "/")).replace(os.sep, "/")
 
 
 def _report_unlisted(assembly: Assembly, image_root: Path, used: set[str]) -> None:
