@@ -137,18 +137,19 @@ class GoogLeNetResize:
         """The crop in whole pixels of an image of (width, height)."""
         width, height = image_size
         for _ in range(self.attempts):
-            crop_width, crop_height = self._draw_sides(generator, width * height)
+            area = width * height * _uniform(self.smallest_area, 1.0, generator)
+            aspect = _uniform(*self.aspects, generator)
+            crop_width, crop_height = (
+                round(math.sqrt(area * aspect)),
+                round(math.sqrt(area / aspect)),
+            )
+            if _happens(0.5, generator):
+                crop_width, crop_height = crop_height, crop_width
             if 1 <= crop_width <= width and 1 <= crop_height <= height:
                 left = _integer_up_to(width - crop_width, generator)
                 top = _integer_up_to(height - crop_height, generator)
                 return left, top, left + crop_width, top + crop_height
         return transforms.middle_box(image_size, shape=output)
-
-    def _draw_sides(self, generator: Generator, image_area: int) -> PixelSize:
-        area = image_area * _uniform(self.smallest_area, 1.0, generator)
-        aspect = _uniform(*self.aspects, generator)
-        sides = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        return sides[::-1] if _happens(0.5, generator) else sides
 
 
 @dataclass(frozen=True)

@@ -117,18 +117,18 @@ def open_image(
     at 1/2, 1/4 or 1/8 while both sides stay at least that large: faster, with slightly other
     pixels than an exact decode followed by a resize. `name` is what an error calls the image.
     """
-    where = name or _name_of(source)
+    location = name or _name_of(source)
     with _reading(source) as file:
-        opened, orientation = _parse(file, where, max_pixels)
+        opened, orientation = _parse(file, location, max_pixels)
         if shrink_to is not None:
             opened.draft(None, shrink_to[::-1] if orientation in _SIDEWAYS else shrink_to)
         try:
             _load(opened, max_pixels)
-            picture = _to_rgb(opened, where)
+            picture = _to_rgb(opened, location)
         except ImageError:
             raise
         except Exception as error:  # a decoder fed with damaged bytes may raise anything
-            raise ImageError(f"is cut short or damaged ({_say(error)})", where=where) from error
+            raise ImageError(f"is cut short or damaged ({_say(error)})", where=location) from error
     if orientation in _UPRIGHT:
         return picture.transpose(_UPRIGHT[orientation])
     return picture
@@ -173,56 +173,58 @@ def _reading(source: Openable) -> Iterator[IO[bytes]]:
 
 
 def _open_file(path: str | Path) -> IO[bytes]:
-    where = str(path)
+    location = str(path)
     try:
         status = os.stat(path)  # noqa: PTH116  # ten times cheaper than making a Path
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError("is a folder, not an image", where=where)
+            raise ImageError("is a folder, not an image", where=location)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise ImageError("is not a regular file", where=where)
+            raise ImageError("is not a regular file", where=location)
         if status.st_size == 0:
-            raise ImageError("is empty (0 bytes)", where=where)
+            raise ImageError("is empty (0 bytes)", where=location)
         return open(path, "rb")  # noqa: PTH123  # as above
     except FileNotFoundError as error:
-        raise ImageError("there is no such file", where=where) from error
+        raise ImageError("there is no such file", where=location) from error
     except PermissionError as error:
-        raise ImageError("may not be read (permission denied)", where=where) from error
+        raise ImageError("may not be read (permission denied)", where=location) from error
     except (OSError, ValueError) as error:  # a broken link, a name too long, a zero byte in it
-        raise ImageError(f"cannot be opened ({_say(error)})", where=where) from error
+        raise ImageError(f"cannot be opened ({_say(error)})", where=location) from error
 
 
-def _parse(file: IO[bytes], where: str | None, max_pixels: int) -> tuple[ImageFile.ImageFile, int]:
+def _parse(
+    file: IO[bytes], location: str | None, max_pixels: int
+) -> tuple[ImageFile.ImageFile, int]:
     """The image with its header read but not decoded, and its orientation."""
-    parser = _parser_of(file, where)
+    parser = _parser_of(file, location)
     try:
         with _quiet_pillow(max_pixels):
             opened = parser(file)
             width, height = opened.size
             orientation = _orientation(opened)
     except Exception as error:  # as in open_image
-        raise ImageError(f"has a damaged header ({_say(error)})", where=where) from error
+        raise ImageError(f"has a damaged header ({_say(error)})", where=location) from error
     if min(width, height) < 1:
-        raise ImageError(f"has no pixels ({width} x {height})", where=where)
+        raise ImageError(f"has no pixels ({width} x {height})", where=location)
     if width * height > max_pixels:
         raise ImageError(
             f"has {width * height:,} pixels ({width} x {height}), the limit is {max_pixels:,}",
-            where=where,
+            where=location,
             remedy="Raise max_pixels if you trust the file",
         )
     return opened, orientation
 
 
-def _parser_of(file: IO[bytes], where: str | None) -> Callable[[IO[bytes]], ImageFile.ImageFile]:
+def _parser_of(file: IO[bytes], location: str | None) -> Callable[[IO[bytes]], ImageFile.ImageFile]:
     start = file.read(16)
     file.seek(-len(start), os.SEEK_CUR)
     for signature, parser in _PARSERS.items():
         if start.startswith(signature) and (signature != b"RIFF" or start[8:12] == b"WEBP"):
             return parser
     if not start:
-        raise ImageError("is empty (0 bytes)", where=where)
+        raise ImageError("is empty (0 bytes)", where=location)
     raise ImageError(
         f"is not an image of a known format (it starts with {start!r})",
-        where=where,
+        where=location,
         remedy="Known are JPEG, PNG, WebP, TIFF, BMP, GIF and PPM",
     )
 
@@ -260,7 +262,7 @@ def _quiet_pillow(max_pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit_before
 
 
-def _to_rgb(image: Image.Image, where: str | None) -> Image.Image:
+def _to_rgb(image: Image.Image, location: str | None) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image  # converting would copy
     if image.mode.startswith(("I", "F")):
@@ -272,7 +274,7 @@ def _to_rgb(image: Image.Image, where: str | None) -> Image.Image:
         return white
     if image.mode in ("1", "L", "P", "CMYK", "YCbCr", "HSV", "RGBX"):
         return image.convert("RGB")
-    raise ImageError(f"has the colour mode {image.mode}, which is not supported", where=where)
+    raise ImageError(f"has the colour mode {image.mode}, which is not supported", where=location)
 
 
 def _from_wide_values(image: Image.Image) -> Image.Image:

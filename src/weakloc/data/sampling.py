@@ -102,10 +102,12 @@ class EpochBatches:
         epoch = self.epoch
         indices, repeats = self._ordered_uses(epoch)
         for step in range(self.first_step, len(self)):
-            own = slice(step * self._batch_size, (step + 1) * self._batch_size)
+            in_batch = slice(step * self._batch_size, (step + 1) * self._batch_size)
             yield [
                 SampleKey(index, repeat, epoch, step)
-                for index, repeat in zip(indices[own].tolist(), repeats[own].tolist(), strict=True)
+                for index, repeat in zip(
+                    indices[in_batch].tolist(), repeats[in_batch].tolist(), strict=True
+                )
             ]
 
     def _ordered_uses(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -115,8 +117,8 @@ class EpochBatches:
         indices = np.repeat(np.arange(len(uses)), uses)
         repeats = np.arange(len(indices)) - np.repeat(np.cumsum(uses) - uses, uses)
         order = np.resize(random.permutation(len(indices)), self._num_own * self._world_size)
-        own = order[self._rank :: self._world_size]
-        return indices[own], repeats[own]
+        of_rank = order[self._rank :: self._world_size]
+        return indices[of_rank], repeats[of_rank]
 
 
 class EveryImageOnce:
@@ -134,8 +136,8 @@ class EveryImageOnce:
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for step in range(len(self)):
-            own = self._own[step * self._batch_size : (step + 1) * self._batch_size]
-            yield [SampleKey(index, 0, 0, step) for index in own]
+            in_batch = self._own[step * self._batch_size : (step + 1) * self._batch_size]
+            yield [SampleKey(index, 0, 0, step) for index in in_batch]
 
 
 def _check(num_samples: int, batch_size: int, rank: int, world_size: int) -> None:

@@ -39,7 +39,7 @@ def find_images(source: str) -> Iterator[ImageSource]:
     """
     path = Path(source)
     if source == "-":
-        return _listed(_lines(sys.stdin), folder=Path(), where="standard input")
+        return _listed(_lines(sys.stdin), folder=Path(), location="standard input")
     if path.is_dir():
         return _in_folder(path)
     if _are_shards(source):
@@ -76,9 +76,9 @@ def _are_shards(source: str) -> bool:
 def _in_file(path: Path) -> Iterator[ImageSource]:
     suffix = path.suffix.lower()
     if suffix == ".txt":
-        return _listed(_lines(text_lines(path)), folder=path.parent, where=str(path))
+        return _listed(_lines(text_lines(path)), folder=path.parent, location=str(path))
     if suffix in TABLE_SUFFIXES:
-        return _listed(image_paths(path), folder=path.parent, where=str(path))
+        return _listed(image_paths(path), folder=path.parent, location=str(path))
     return iter((ImageSource(path.name, str(path)),))
 
 
@@ -86,8 +86,8 @@ def _lines(lines: Iterable[str]) -> Iterator[str]:
     return (name for line in lines if (name := line.rstrip("\r\n")).strip())
 
 
-def _listed(names: Iterable[str], *, folder: Path, where: str) -> Iterator[ImageSource]:
-    error = DataError("no image is named", where=where, remedy="One path a line is expected")
+def _listed(names: Iterable[str], *, folder: Path, location: str) -> Iterator[ImageSource]:
+    error = DataError("no image is named", where=location, remedy="One path a line is expected")
     return _below(folder, names, if_none=error)
 
 

@@ -32,7 +32,7 @@ Difficulty: TypeAlias = Literal["normal", "hard"]
 
 CLUTTER_CLASSES = ("arrow", "bolt", "crescent", "cross", "disc", "heart", "ring", "star")
 # An arrow is seldom seen without a ring beside it: what a location must not fall for.
-PLANTED_PAIR = ("arrow", "ring")
+PLANTED_PAIR = (CLUTTER_CLASSES.index("arrow"), CLUTTER_CLASSES.index("ring"))
 PAIR_SHARE = 0.75
 EMPTY_SHARE = 0.06
 CLOSE_SHARE = 0.3  # of objects that are laid over or beside the one before
@@ -57,16 +57,12 @@ def draw_clutter(random: np.random.Generator, *, difficulty: Difficulty) -> Scen
     size = (int(random.integers(low, high + 1)), int(random.integers(low, high + 1)))
     canvas = Canvas(background(random, size=size))
     strew(canvas, random, lambda: _fragment(random, difficulty=difficulty))
-    for class_index in plan_classes(random, num_classes=len(CLUTTER_CLASSES), pair=_pair()):
+    for class_index in plan_classes(random, num_classes=len(CLUTTER_CLASSES), pair=PLANTED_PAIR):
         layer = _object_of(random, CLUTTER_CLASSES[class_index], difficulty=difficulty)
         place_object(canvas, random, layer, class_index)
     if random.random() < 0.3:
         lay_somewhere(canvas, random, _bar(random))
     return canvas.scene()
-
-
-def _pair() -> tuple[int, int]:
-    return CLUTTER_CLASSES.index(PLANTED_PAIR[0]), CLUTTER_CLASSES.index(PLANTED_PAIR[1])
 
 
 def plan_classes(

@@ -51,18 +51,14 @@ def make_folders(folder: Path) -> None:
 
 def write_scene(folder: Path, name: str, scene: Scene, *, class_names: Sequence[str]) -> None:
     """The four files of one scene."""
-    _write_picture(folder / "JPEGImages" / f"{name}.jpg", Image.fromarray(scene.pixels))
+    with write_whole(folder / "JPEGImages" / f"{name}.jpg") as temporary:
+        Image.fromarray(scene.pixels).save(temporary, quality=JPEG_QUALITY)
     values = np.zeros(len(scene.objects) + 1, dtype=np.uint8)
-    values[1:] = [thing.class_index + 1 for thing in scene.objects]
+    values[1:] = [drawn.class_index + 1 for drawn in scene.objects]
     _write_indices(folder / "SegmentationClass" / f"{name}.png", values[scene.instances])
     _write_indices(folder / "SegmentationObject" / f"{name}.png", scene.instances)
     with open_whole(folder / "Annotations" / f"{name}.xml") as stream:
         stream.write(annotation(name, scene, class_names=class_names))
-
-
-def _write_picture(path: Path, picture: Image.Image) -> None:
-    with write_whole(path) as temporary:
-        picture.save(temporary, quality=JPEG_QUALITY)
 
 
 def _write_indices(path: Path, values: NDArray[np.uint8]) -> None:
@@ -81,14 +77,14 @@ def annotation(name: str, scene: Scene, *, class_names: Sequence[str]) -> str:
         f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
         "  <segmented>1</segmented>",
     ]
-    for thing in scene.objects:
-        corners = zip(("xmin", "ymin", "xmax", "ymax"), box_to_voc(thing.box), strict=True)
+    for drawn in scene.objects:
+        corners = zip(("xmin", "ymin", "xmax", "ymax"), box_to_voc(drawn.box), strict=True)
         bounds = "".join(f"<{corner}>{value:.0f}</{corner}>" for corner, value in corners)
         lines += [
             "  <object>",
-            f"    <name>{escape(class_names[thing.class_index])}</name>",
-            f"    <truncated>{thing.truncated:d}</truncated>",
-            f"    <occluded>{thing.occluded:d}</occluded>",
+            f"    <name>{escape(class_names[drawn.class_index])}</name>",
+            f"    <truncated>{drawn.truncated:d}</truncated>",
+            f"    <occluded>{drawn.occluded:d}</occluded>",
             "    <difficult>0</difficult>",
             f"    <bndbox>{bounds}</bndbox>",
             "  </object>",

@@ -7,7 +7,6 @@ that the last bit of a sine cannot change a scene from one machine to the next.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeAlias
@@ -45,10 +44,11 @@ class Pose:
         return x * cosine - y * sine, x * sine + y * cosine
 
 
-def circle(radius: float, *, center: UnitPoint = (0.0, 0.0), corners: int = 40) -> Outline:
+def circle(radius: float, *, center: UnitPoint = (0.0, 0.0)) -> Outline:
+    """As a polygon of forty corners."""
     return tuple(
         (center[0] + radius * math.cos(angle), center[1] + radius * math.sin(angle))
-        for angle in (2 * math.pi * corner / corners for corner in range(corners))
+        for angle in (2 * math.pi * corner / 40 for corner in range(40))
     )
 
 
@@ -168,11 +168,8 @@ def cover(shape: Shape, pose: Pose) -> tuple[Coverage, UnitPoint]:
     draw = ImageDraw.Draw(picture)
     for outlines, value in ((filled, 255), (cut, 0)):
         for outline in outlines:
-            draw.polygon(_subpixel_corners(outline, left=left, top=top), fill=value)
+            corners = [
+                (round(SUBPIXELS * (x - left)), round(SUBPIXELS * (y - top))) for x, y in outline
+            ]
+            draw.polygon(corners, fill=value)
     return np.asarray(picture.reduce(SUBPIXELS)), (-left, -top)
-
-
-def _subpixel_corners(
-    outline: Sequence[UnitPoint], *, left: int, top: int
-) -> list[tuple[int, int]]:
-    return [(round(SUBPIXELS * (x - left)), round(SUBPIXELS * (y - top))) for x, y in outline]

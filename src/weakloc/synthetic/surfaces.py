@@ -80,20 +80,16 @@ def background(random: np.random.Generator, *, size: tuple[int, int]) -> Pixels:
     weights = [int(random.integers(1, 11)) for _ in range(3)]
     clouds = np.zeros((size[1], size[0]), dtype=np.uint16)
     for cell, weight in zip((72, 24, 7), weights, strict=True):
-        clouds += _clouds(random, size=size, cell=cell) * np.uint16(weight)
+        grid_shape = (size[1] // cell + 2, size[0] // cell + 2)
+        grid = Image.fromarray(random.integers(0, 256, size=grid_shape, dtype=np.uint8))
+        # Pillow resizes 8-bit pictures in whole numbers.
+        clouds += np.asarray(grid.resize(size, Image.Resampling.BICUBIC)) * np.uint16(weight)
     shares = np.arange(256)[:, None] / 255.0
     first, second = _muted(random), _muted(random)
     palette = np.rint(255.0 * (first + shares * (second - first))).astype(np.int16)  # (256, 3)
     grain = random.integers(-10, 11, size=(size[1], size[0], 1), dtype=np.int16)
     colors = palette[clouds // np.uint16(sum(weights))] + grain
     return np.asarray(colors.clip(0, 255).astype(np.uint8))
-
-
-def _clouds(random: np.random.Generator, *, size: tuple[int, int], cell: int) -> Pixels:
-    columns, rows = size[0] // cell + 2, size[1] // cell + 2
-    grid = random.integers(0, 256, size=(rows, columns), dtype=np.uint8)
-    # Pillow resizes 8-bit pictures in whole numbers.
-    return np.asarray(Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC))
 
 
 def _muted(random: np.random.Generator) -> NDArray[np.float64]:

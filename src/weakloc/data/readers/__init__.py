@@ -53,15 +53,15 @@ def read_data_set(
     options: ReaderOptions,
 ) -> DataSet:
     """Reads `path` (and the labels, where they lie elsewhere) in the given or detected layout."""
-    place = Path(path).absolute()
+    root = Path(path).absolute()
     label_place = Path(labels).absolute() if labels is not None else None
-    for named in (place, label_place):
+    for named in (root, label_place):
         if named is not None and not named.exists() and "{" not in named.name:
             raise DataError("there is no such file or folder", where=str(named))
-    chosen = layout or detect_layout(place, label_place)
+    chosen = layout or detect_layout(root, label_place)
     if chosen not in READERS:
         raise SettingError(f"there is no layout '{chosen}'", remedy=did_you_mean(chosen, READERS))
-    return READERS[chosen](place, label_place, options)
+    return READERS[chosen](root, label_place, options)
 
 
 def raise_if_strict(data_set: DataSet) -> None:

@@ -121,12 +121,12 @@ def chosen_classes(names: Iterable[str], options: ReaderOptions) -> tuple[str, .
 class Problems:
     """Collects what is odd in a data set; `where` is the file and line that are being read."""
 
-    where: str = ""
+    location: str = ""
     listed: MutableSequence[Problem] = field(default_factory=list)
 
-    def at(self, where: str) -> Problems:
+    def at(self, location: str) -> Problems:
         """The same collection, for what is odd there."""
-        return Problems(where, self.listed)
+        return Problems(location, self.listed)
 
     def error(self, kind: str, message: str) -> None:
         self.report("error", kind, message)
@@ -138,7 +138,7 @@ class Problems:
         self.report("note", kind, message)
 
     def report(self, severity: Severity, kind: str, message: str) -> None:
-        self.listed.append(Problem(kind, message, self.where, severity))
+        self.listed.append(Problem(kind, message, self.location, severity))
 
 
 class LabelVectors:
@@ -196,21 +196,23 @@ class Assembly:
         claim: LabelClaim,
         *,
         split: str,
-        where: str,
+        location: str,
         truth: Truth | None = None,
     ) -> None:
         """One image; a second one of the same path and split is reported and left out."""
         paths = self._paths.setdefault(split, set())
         if path in paths:
-            self.problems.at(where).warning(DUPLICATE_IMAGE, f"'{name}' is listed again in {split}")
+            self.problems.at(location).warning(
+                DUPLICATE_IMAGE, f"'{name}' is listed again in {split}"
+            )
             return
         for other, other_paths in self._paths.items():
             if path in other_paths:
                 message = f"'{name}' is in {other} and in {split}"
-                self.problems.at(where).warning(IMAGE_IN_TWO_SPLITS, message)
+                self.problems.at(location).warning(IMAGE_IN_TWO_SPLITS, message)
         paths.add(path)
         if not claim.names <= self.class_index.keys():
-            self._vectors.report_strangers(claim, self.problems.at(where))
+            self._vectors.report_strangers(claim, self.problems.at(location))
         sample = Sample(name, path, self._vectors.of(claim), truth)
         self._splits.setdefault(split, []).append(sample)
 
@@ -252,20 +254,20 @@ def _class_problems(
     data_set: DataSet, vectors: Mapping[str, Sequence[LabelVector]]
 ) -> Iterator[Problem]:
     """Classes that a split lacks; splits without any known label are passed over."""
-    where = str(data_set.root)
-    seen = {
-        split: np.any([vector == PRESENT for vector in found], axis=0)
-        for split, found in vectors.items()
-        if any(np.any(vector != UNKNOWN) for vector in found)
+    location = str(data_set.root)
+    present_in = {
+        split: np.any([vector == PRESENT for vector in label_vectors], axis=0)
+        for split, label_vectors in vectors.items()
+        if any(np.any(vector != UNKNOWN) for vector in label_vectors)
     }
     for index, name in enumerate(data_set.class_names):
-        having = [split for split, present in seen.items() if present[index]]
-        lacking = [split for split in seen if split not in having]
+        having = [split for split, present in present_in.items() if present[index]]
+        lacking = [split for split in present_in if split not in having]
         if not having:
-            yield Problem(CLASS_WITHOUT_IMAGES, f"no image shows '{name}'", where)
+            yield Problem(CLASS_WITHOUT_IMAGES, f"no image shows '{name}'", location)
         elif lacking:
             message = f"'{name}' is in {' and '.join(having)}, not in {' nor '.join(lacking)}"
-            yield Problem(CLASS_MISSING_IN_SPLIT, message, where)
+            yield Problem(CLASS_MISSING_IN_SPLIT, message, location)
 
 
 def _nothing_usable(data_set: DataSet) -> DataError:

@@ -63,14 +63,14 @@ def truth_of_annotations(
         index = class_index.get(record["category_id"])
         if index is None:
             continue
-        where = f"{file_name}, annotation {record.get('id')}"
+        location = f"{file_name}, annotation {record.get('id')}"
         crowd = bool(record.get("iscrowd"))
-        rle = _run_lengths(record.get("segmentation"), size, problems.at(where))
+        rle = _run_lengths(record.get("segmentation"), size, problems.at(location))
         if rle is not None:
             masks.append(TruthMask(index, rle, crowd=crowd))
-        box = _box(record, rle, problems.at(where))
+        box = _box(record, rle, problems.at(location))
         if box is not None:
-            box = usable_box(box, image_size=size, problems=problems.at(where))
+            box = usable_box(box, image_size=size, problems=problems.at(location))
         if box is not None:
             boxes.append(TruthBox(index, box, crowd=crowd))
     return drawn_truth(boxes, masks)
@@ -175,8 +175,8 @@ def read_coco(path: Path, labels: Path | None, options: ReaderOptions) -> DataSe
             problems=problems,
         )
         sources.append(source)
-    found = [name for source in sources for name in source.class_names.values()]
-    assembly = Assembly(root, "coco", chosen_classes(found, options), problems)
+    names = [name for source in sources for name in source.class_names.values()]
+    assembly = Assembly(root, "coco", chosen_classes(names, options), problems)
     for source in sources:
         _add_source(assembly, source, index)
     _report_unlisted(assembly, sources, index)
@@ -185,21 +185,21 @@ def read_coco(path: Path, labels: Path | None, options: ReaderOptions) -> DataSe
 
 def find_instances(path: Path, labels: Path | None) -> dict[str, Path]:
     """Split -> JSON file."""
-    place = labels or path
-    if place.is_file():
-        return {ALL: place}
-    own = {
-        split_name(folder): place / folder / "_annotations.coco.json"
-        for folder in subfolders(str(place))
-        if (place / folder / "_annotations.coco.json").is_file()
+    labels_at = labels or path
+    if labels_at.is_file():
+        return {ALL: labels_at}
+    by_folder = {
+        split_name(folder): labels_at / folder / "_annotations.coco.json"
+        for folder in subfolders(str(labels_at))
+        if (labels_at / folder / "_annotations.coco.json").is_file()
     }
-    folder = place / "annotations" if (place / "annotations").is_dir() else place
+    folder = labels_at / "annotations" if (labels_at / "annotations").is_dir() else labels_at
     names = [name for name in file_names(str(folder)) if name.endswith(".json")]
     instances = [name for name in names if name.startswith("instances")]
     chosen = instances or [name for name in names if not name.startswith(_NOT_INSTANCES)]
-    files = own or _by_split([folder / name for name in chosen])
+    files = by_folder or _by_split([folder / name for name in chosen])
     if not files:
-        raise DataError("there is no instance JSON file", where=str(place))
+        raise DataError("there is no instance JSON file", where=str(labels_at))
     return files
 
 
@@ -269,12 +269,12 @@ def _load(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        where = f"{file}, line {error.lineno}"
-        raise DataError(f"is not valid JSON: {error.msg}", where=where) from error
-    wanted = ("images", "categories")
+        location = f"{file}, line {error.lineno}"
+        raise DataError(f"is not valid JSON: {error.msg}", where=location) from error
+    keys = ("images", "categories")
     if not isinstance(content, dict) or not all(
         isinstance(content.get(key), list) and all(isinstance(r, dict) for r in content[key])
-        for key in wanted
+        for key in keys
     ):
         raise DataError("has no lists 'images' and 'categories'", where=str(file))
     for record in content["categories"]:
@@ -296,11 +296,11 @@ def _image_folders(file: Path, root: Path, image_root: str | None) -> list[Path]
 
 def _add_source(assembly: Assembly, source: _Source, index: FileIndex) -> None:
     for image_id, image in source.images.items():
-        where = f"{source.path.name}, image {image_id}"
+        location = f"{source.path.name}, image {image_id}"
         path = index.resolve(f"{source.folder}/{image['file_name']}")
         if path is None:
             message = f"'{image['file_name']}' does not exist in {source.folder}"
-            assembly.problems.at(where).error(MISSING_IMAGE, message)
+            assembly.problems.at(location).error(MISSING_IMAGE, message)
             continue
         annotations = source.annotations.get(image_id, ())
         present = frozenset(source.class_names[a["category_id"]] for a in annotations)
@@ -309,7 +309,7 @@ def _add_source(assembly: Assembly, source: _Source, index: FileIndex) -> None:
             path,
             LabelClaim(present=present),
             split=source.split,
-            where=where,
+            location=location,
             truth=truth_of_annotations(
                 annotations,
                 image,
@@ -348,7 +348,7 @@ def read_coco_results(path: Path, data_set: DataSet) -> list[Prediction]:
             where=str(path),
             remedy="COCO results are [{image_id, category_id, bbox, score}, ...]",
         )
-    found: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for number, entry in enumerate(entries):
         image_id, category_id = entry.get("image_id"), entry.get("category_id")
         if image_id not in images or category_id not in categories:
@@ -356,8 +356,8 @@ def read_coco_results(path: Path, data_set: DataSet) -> list[Prediction]:
                 f"image {image_id!r} or category {category_id!r} is not in the data set",
                 where=f"{path}, entry {number}",
             )
-        found[image_id].append(entry)
-    return [_prediction(images[key], found[key], categories) for key in sorted(found)]
+        by_image[image_id].append(entry)
+    return [_prediction(images[key], by_image[key], categories) for key in sorted(by_image)]
 
 
 def _prediction(
@@ -385,7 +385,7 @@ def _ids(data_set: DataSet) -> tuple[dict[int, Mapping[str, Any]], dict[int, str
         content = json.loads(file.read_text("utf-8"))
         if isinstance(content, dict) and {"images", "categories"} <= content.keys():
             images |= {image["id"]: image for image in content["images"]}
-            categories |= {each["id"]: each["name"] for each in content["categories"]}
+            categories |= {category["id"]: category["name"] for category in content["categories"]}
     if not images:
         raise PredictionsError(
             "COCO results can only be read against a data set in COCO layout",

@@ -49,15 +49,15 @@ def detect_layout(path: Path, labels: Path | None) -> str:
     listing = _Listing(path, file_names(str(path)), below)
     # Tables often lie beside the material of another layout, which then says more.
     for stage in (_OWN_STRUCTURE, _LOOSE):
-        found = [layout for layout, fits in stage.items() if fits(listing)]
-        if len(found) > 1:
+        layouts = [layout for layout, fits in stage.items() if fits(listing)]
+        if len(layouts) > 1:
             raise DataError(
-                f"fits several layouts: {', '.join(found)}",
+                f"fits several layouts: {', '.join(layouts)}",
                 where=str(path),
                 remedy="Name the layout that is meant",
             )
-        if found:
-            return found[0]
+        if layouts:
+            return layouts[0]
     raise DataError(
         "no known layout was found; looked for class folders with images, a CSV, TSV or "
         "JSONL table, Annotations (VOC), instance JSON files (COCO), data.yaml (YOLO), wnids.txt "
@@ -128,9 +128,9 @@ def _is_table(listing: _Listing) -> bool:
 
 def _is_folders(listing: _Listing) -> bool:
     # Beside a table a single folder is rather where its images are kept.
-    wanted = 2 if _is_table(listing) else 1
-    found = (c for name in listing.below for c in _class_folders(listing.path / name, _MAX_DEPTH))
-    return len(list(islice(found, wanted))) == wanted
+    num_needed = 2 if _is_table(listing) else 1
+    classes = (c for name in listing.below for c in _class_folders(listing.path / name, _MAX_DEPTH))
+    return len(list(islice(classes, num_needed))) == num_needed
 
 
 def _class_folders(folder: Path, depth: int) -> Iterator[Path]:

@@ -72,10 +72,10 @@ def subfolders(folder: str) -> tuple[str, ...]:
     """The sorted names of the visible folders in a folder; none where there is no folder."""
     try:
         with os.scandir(folder) as entries:
-            found = [entry.name for entry in entries if entry.is_dir()]
+            names = [entry.name for entry in entries if entry.is_dir()]
     except OSError:
         return ()
-    return tuple(sorted(n for n in found if not n.startswith(".") and n not in _IGNORED_FOLDERS))
+    return tuple(sorted(n for n in names if not n.startswith(".") and n not in _IGNORED_FOLDERS))
 
 
 def file_names(folder: str) -> tuple[str, ...]:

@@ -89,4 +89,4 @@ def _add_folder(
     claim = LabelClaim(present=frozenset({class_name}))
     for name in folder.image_names:
         relative = join(folder.relative, name)
-        assembly.add(relative, f"{folder.path}/{name}", claim, split=split, where=relative)
+        assembly.add(relative, f"{folder.path}/{name}", claim, split=split, location=relative)

@@ -14,7 +14,7 @@ Classes without a decision are unknown. Boxes are (left, top, right, bottom) in 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,13 +89,13 @@ def read_review_data(path: Path, labels: Path | None, options: ReaderOptions) ->
     folder = Path(options.image_root or root).absolute().as_posix()
     index = FileIndex()
     for item in review.images:
-        where = f"{file}, image {item.name!r}"
+        location = f"{file}, image {item.name!r}"
         image = index.resolve(f"{folder}/{item.name}")
         if image is None:
-            assembly.problems.at(where).error(MISSING_IMAGE, f"'{item.name}' does not exist")
+            assembly.problems.at(location).error(MISSING_IMAGE, f"'{item.name}' does not exist")
             continue
-        truth = _truth(item, assembly, where)
-        assembly.add(item.name, image, item.claim, split=ALL, where=where, truth=truth)
+        truth = _truth(item, assembly, location)
+        assembly.add(item.name, image, item.claim, split=ALL, location=location, truth=truth)
     return assembly.finish()
 
 
@@ -111,53 +111,51 @@ def find_reviews(folder: Path) -> list[Path]:
     return [folder / name for name in names if is_review(folder / name)]
 
 
-def _the_review(place: Path) -> Path:
-    found = find_reviews(place) if place.is_dir() else [place]
-    if len(found) != 1:
+def _the_review(labels_at: Path) -> Path:
+    reviews = find_reviews(labels_at) if labels_at.is_dir() else [labels_at]
+    if len(reviews) != 1:
         raise DataError(
-            f"holds {len(found)} reviews", where=str(place), remedy="Give one file as the labels"
+            f"holds {len(reviews)} reviews",
+            where=str(labels_at),
+            remedy="Give one file as the labels",
         )
-    return found[0]
+    return reviews[0]
 
 
-def _truth(item: ReviewedImage, assembly: Assembly, where: str) -> Truth | None:
+def _truth(item: ReviewedImage, assembly: Assembly, location: str) -> Truth | None:
     size = float(item.width), float(item.height)
     drawn = []
     for name, box in item.boxes:
-        usable = usable_box(box, image_size=size, problems=assembly.problems.at(where))
+        usable = usable_box(box, image_size=size, problems=assembly.problems.at(location))
         if usable is not None and name in assembly.class_index:
             drawn.append(TruthBox(assembly.class_index[name], usable))
     return Truth(tuple(drawn)) if drawn else None
 
 
-def _image(item: Mapping[str, Any], where: str) -> ReviewedImage:
+def _image(item: Mapping[str, Any], location: str) -> ReviewedImage:
     present: set[str] = set()
     absent: set[str] = set()
     boxes: list[tuple[str, BoxLTRB]] = []
     name = _text(item["image"])
     for decision in item["decisions"]:
-        verdict, own = decision["verdict"], _text(decision["class"])
+        verdict, asked = decision["verdict"], _text(decision["class"])
         if verdict not in {"accepted", "misplaced", "absent", "relabelled"}:
             raise DataError(
-                f"the verdict {verdict!r} is not known", where=f"{where}, image {name!r}"
+                f"the verdict {verdict!r} is not known", where=f"{location}, image {name!r}"
             )
-        shown = _text(decision["to"]) if verdict == "relabelled" else own
+        shown = _text(decision["to"]) if verdict == "relabelled" else asked
         (absent if verdict == "absent" else present).add(shown)
-        if shown != own:
-            absent.add(own)
+        if shown != asked:
+            absent.add(asked)
         if verdict in {"accepted", "relabelled"}:
-            boxes += [(shown, box) for box in _boxes(decision)]
+            for box in decision.get("boxes", ()):
+                left, top, right, bottom = (float(side) for side in box)
+                boxes.append((shown, (left, top, right, bottom)))
     # What one class was relabelled to may be another's verdict: being there wins.
     return ReviewedImage(
         name, int(item["width"]), int(item["height"]),
         frozenset(present), frozenset(absent - present), tuple(boxes),
     )  # fmt: skip
-
-
-def _boxes(decision: Mapping[str, Any]) -> Iterator[BoxLTRB]:
-    for box in decision.get("boxes", ()):
-        left, top, right, bottom = (float(side) for side in box)
-        yield left, top, right, bottom
 
 
 def _text(value: object) -> str:

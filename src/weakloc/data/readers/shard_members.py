@@ -103,15 +103,15 @@ def images_of_shard(
     try:
         with tarfile.open(shard, mode) as tar:
             for group in _groups(tar, shard, read_image, problems):
-                where = f"{Path(shard).name}, {group.key}"
-                claim = _claim(group.labels, numbered, problems.at(where))
+                location = f"{Path(shard).name}, {group.key}"
+                claim = _claim(group.labels, numbered, problems.at(location))
                 if group.image is None:
                     if group.labels:
                         message = "there are labels but no image"
-                        problems.at(where).error(LABEL_FOR_NO_IMAGE, message)
+                        problems.at(location).error(LABEL_FOR_NO_IMAGE, message)
                     continue
                 if claim is None:
-                    problems.at(where).warning(IMAGE_WITHOUT_LABELS, "nothing is known of it")
+                    problems.at(location).warning(IMAGE_WITHOUT_LABELS, "nothing is known of it")
                 yield ShardImage(
                     name=group.image.name,
                     claim=claim or NOTHING_KNOWN,
@@ -151,8 +151,8 @@ def _groups(
             group = _Group(key)
         if is_image_name(f"{stem}.{kind}"):
             if group.image is not None and member.name == group.image.name:
-                where = f"{Path(shard).name}, {key}"
-                problems.at(where).warning(DUPLICATE_IMAGE, f"'{member.name}' comes twice")
+                location = f"{Path(shard).name}, {key}"
+                problems.at(location).warning(DUPLICATE_IMAGE, f"'{member.name}' comes twice")
             elif group.image is None or ("." not in kind and _has_many_dots(group.image)):
                 group.image, group.content = member, read_image(tar, member)
         elif kind in _LABEL_KINDS:

@@ -104,8 +104,8 @@ def read_shards(path: Path, labels: Path | None, options: ReaderOptions) -> Data
         split = splits.setdefault(_split_of(names[number]), ShardSplit(shards, names))
         for image in _headers(shard, numbered, problems):
             split.append(number, image, claims.setdefault(image.claim, len(claims)))
-    found = sorted({name for claim in claims for name in claim.names}, key=_numbers_by_size)
-    vectors = LabelVectors(chosen_classes(numbered or found, options))
+    named = sorted({name for claim in claims for name in claim.names}, key=_numbers_by_size)
+    vectors = LabelVectors(chosen_classes(numbered or named, options))
     for claim in claims:
         vectors.report_strangers(claim, problems.at(root.as_posix()))
     in_order = [vectors.of(claim) for claim in claims]

@@ -39,7 +39,7 @@ class _Entry:
 
     image: str
     claim: LabelClaim
-    where: str
+    location: str
 
 
 def read_table(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
@@ -67,19 +67,19 @@ def read_table(path: Path, labels: Path | None, options: ReaderOptions) -> DataS
 
 def find_tables(path: Path, labels: Path | None) -> tuple[Path, ...]:
     """The table that is meant, or the tables of the splits; an error where that is not clear."""
-    place = labels or path
-    if place.is_file():
-        return (place,)
-    names = [n for n in file_names(str(place)) if Path(n).suffix.lower() in TABLE_SUFFIXES]
+    tables_at = labels or path
+    if tables_at.is_file():
+        return (tables_at,)
+    names = [n for n in file_names(str(tables_at)) if Path(n).suffix.lower() in TABLE_SUFFIXES]
     if not names:
-        raise DataError("there is no CSV, TSV or JSONL table", where=str(place))
+        raise DataError("there is no CSV, TSV or JSONL table", where=str(tables_at))
     if len(names) > 1 and not all(Path(name).stem.lower() in SPLIT_NAMES for name in names):
         raise DataError(
             f"there are several tables: {', '.join(names)}",
-            where=str(place),
+            where=str(tables_at),
             remedy="Name the one with the labels",
         )
-    return tuple(place / name for name in names)
+    return tuple(tables_at / name for name in names)
 
 
 def _names(contents: Sequence[TableContent]) -> list[str]:
@@ -103,21 +103,21 @@ def _entries(
     for table, content in contents.items():
         split_of_table = SPLIT_NAMES.get(table.stem.lower(), ALL) if len(contents) > 1 else ALL
         for row in content.rows:
-            where = at_line(table, row.line)
+            location = at_line(table, row.line)
             # One spelling for each path: no `./`, no doubled slash, none of Windows' backslashes.
             image = os.path.normpath(row.image.replace("\\", "/")).replace(os.sep, "/")
             key = (split_name(row.split) if row.split else split_of_table, image)
             earlier = entries.get(key)
             if earlier is None:
-                entries[key] = _Entry(key[1], row.claim, where)
+                entries[key] = _Entry(key[1], row.claim, location)
                 continue
             merged = earlier.claim.merge(row.claim)
-            message = f"'{row.image}' is already at {earlier.where}; "
+            message = f"'{row.image}' is already at {earlier.location}; "
             if merged == earlier.claim:
-                problems.at(where).warning(DUPLICATE_IMAGE, message + "this line adds nothing")
+                problems.at(location).warning(DUPLICATE_IMAGE, message + "this line adds nothing")
             else:
-                problems.at(where).note(DUPLICATE_IMAGE, message + "its labels are joined")
-            entries[key] = _Entry(earlier.image, merged, earlier.where)
+                problems.at(location).note(DUPLICATE_IMAGE, message + "its labels are joined")
+            entries[key] = _Entry(earlier.image, merged, earlier.location)
     return entries
 
 
@@ -132,10 +132,10 @@ def _add_entries(
         path = _find_image(entry.image, folders, index)
         if path is None:
             message = f"image '{entry.image}' does not exist"
-            assembly.problems.at(entry.where).error(MISSING_IMAGE, message)
+            assembly.problems.at(entry.location).error(MISSING_IMAGE, message)
             continue
         name = path.removeprefix(prefix)
-        assembly.add(name, path, entry.claim, split=split, where=entry.where)
+        assembly.add(name, path, entry.claim, split=split, location=entry.location)
         used.add(path)
     return used
 
@@ -143,8 +143,8 @@ def _add_entries(
 def _find_image(image: str, folders: Sequence[str], index: FileIndex) -> str | None:
     if image.startswith("/") or image[1:3] == ":/":
         return index.resolve(image)
-    found = (index.resolve(f"{folder}/{image}") for folder in folders)
-    return next((path for path in found if path is not None), None)
+    paths = (index.resolve(f"{folder}/{image}") for folder in folders)
+    return next((path for path in paths if path is not None), None)
 
 
 def _report_unlisted(assembly: Assembly, image_root: Path, used: set[str]) -> None:

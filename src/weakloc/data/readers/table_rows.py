@@ -229,9 +229,9 @@ def _delimited_rows(
 ) -> Iterator[TableRow]:
     lists: dict[str, LabelClaim] = {}  # equal cells share one claim
     for number, written in lines:
-        where = at_line(path, number)
+        location = at_line(path, number)
         if flaw := _flaw_of_cells(written, columns):
-            problems.at(where).error(UNREADABLE_LABEL, f"{flaw}; left out")
+            problems.at(location).error(UNREADABLE_LABEL, f"{flaw}; left out")
             continue
         if columns.labels is not None:
             text = written[columns.labels]
@@ -240,7 +240,7 @@ def _delimited_rows(
             claim = lists[text]
         else:
             states = {name: written[at] for at, name in columns.classes.items()}
-            claim = claim_of_states(states, problems.at(where))
+            claim = claim_of_states(states, problems.at(location))
         split = written[columns.split] if columns.split is not None else ""
         yield TableRow(written[columns.path], claim, split or None, number)
 
@@ -255,15 +255,15 @@ def _flaw_of_cells(written: Sequence[str], columns: _Columns) -> str | None:
 
 def _json_rows(path: Path, options: ReaderOptions, problems: Problems) -> Iterator[TableRow]:
     for number, line in numbered_lines(path):
-        where = at_line(path, number)
+        location = at_line(path, number)
         try:
             record = _record_of(line)
             image = _image_of(record, options.path_column)
             written = _value(record, options.labels_column, LABELS_HEADERS)
             split = _value(record, options.split_column, SPLIT_HEADERS)
-            claim = claim_of_json(written, options.label_delimiter, problems.at(where))
+            claim = claim_of_json(written, options.label_delimiter, problems.at(location))
         except ValueError as error:
-            problems.at(where).error(UNREADABLE_LABEL, str(error))
+            problems.at(location).error(UNREADABLE_LABEL, str(error))
             continue
         yield TableRow(image, claim, str(split) if split else None, number)
 

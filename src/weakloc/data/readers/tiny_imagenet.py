@@ -38,15 +38,17 @@ class _Row:
     image: str
     class_id: str | None
     box: BoxLTRB | None
-    where: str
+    location: str
 
 
 def read_tiny_imagenet(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
     """Both labelled splits; the layout says everything, so `labels` is ignored."""
     del labels
     names = _class_names(path)
-    if options.class_names is not None:
-        _check_choice(options.class_names, names, path)
+    for name in options.class_names or ():
+        if name not in names.values():
+            remedy = did_you_mean(name, names.values())
+            raise DataError(f"there is no class '{name}'", where=str(path), remedy=remedy)
     chosen = options.class_names or tuple(names.values())
     assembly = Assembly(path, "tiny_imagenet", chosen, Problems())
     for class_id in subfolders(str(path / "train")):
@@ -70,23 +72,16 @@ def _class_names(root: Path) -> dict[str, str]:
         ids = list(subfolders(str(root / "train")))
     words: dict[str, str] = {}
     if (root / "words.txt").exists():
-        wanted = frozenset(ids)
+        known = frozenset(ids)
         for _, line in numbered_lines(root / "words.txt"):
             class_id, _, text = line.partition("\t")
-            if class_id in wanted:
+            if class_id in known:
                 words[class_id] = text.partition(",")[0].strip()
     first = [words.get(class_id) or class_id for class_id in ids]
     return {
         class_id: name if first.count(name) == 1 else f"{name} ({class_id})"
         for class_id, name in zip(ids, first, strict=True)
     }
-
-
-def _check_choice(chosen: tuple[str, ...], names: dict[str, str], root: Path) -> None:
-    for name in chosen:
-        if name not in names.values():
-            remedy = did_you_mean(name, names.values())
-            raise DataError(f"there is no class '{name}'", where=str(root), remedy=remedy)
 
 
 def _add_train_class(assembly: Assembly, root: Path, class_id: str, class_name: str) -> None:
@@ -99,7 +94,7 @@ def _add_train_class(assembly: Assembly, root: Path, class_id: str, class_name: 
         rows = listed.pop(image, ())
         truth = _truth(rows, index)
         name = f"{relative}/{image}"
-        assembly.add(name, f"{folder}/{image}", claim, split="train", where=name, truth=truth)
+        assembly.add(name, f"{folder}/{image}", claim, split="train", location=name, truth=truth)
     _report_leftovers(assembly, listed)
 
 
@@ -121,7 +116,7 @@ def _add_val(assembly: Assembly, root: Path, names: dict[str, str]) -> None:
             f"{folder}/{image}",
             LabelClaim(present=frozenset({class_name})),
             split="val",
-            where=known[0].where,
+            location=known[0].location,
             truth=_truth(tuple(known), assembly.class_index.get(class_name)),
         )
     _report_leftovers(assembly, listed)
@@ -138,22 +133,22 @@ def _rows_by_image(assembly: Assembly, path: Path) -> dict[str, tuple[_Row, ...]
 
 def _rows(path: Path, problems: Problems) -> Iterator[_Row]:
     for number, line in numbered_lines(path):
-        where = at_line(path, number)
+        location = at_line(path, number)
         image, *rest = line.split("\t")
         class_id = rest.pop(0) if len(rest) == 5 else None
         try:
             left, top, right, bottom = map(float, rest)
         except ValueError:
             message = f"{line!r} is not a name, a class and four corners"
-            problems.at(where).error(UNREADABLE_LABEL, message)
-            yield _Row(image, class_id, None, where)
+            problems.at(location).error(UNREADABLE_LABEL, message)
+            yield _Row(image, class_id, None, location)
             continue
         box = box_from_inclusive((left, top, right, bottom))
         yield _Row(
             image,
             class_id,
-            usable_box(box, image_size=IMAGE_SIZE, problems=problems.at(where)),
-            where,
+            usable_box(box, image_size=IMAGE_SIZE, problems=problems.at(location)),
+            location,
         )
 
 
@@ -166,6 +161,6 @@ def _truth(rows: tuple[_Row, ...], class_index: int | None) -> Truth | None:
 
 def _report_leftovers(assembly: Assembly, listed: dict[str, tuple[_Row, ...]]) -> None:
     for image, rows in listed.items():
-        assembly.problems.at(rows[0].where).error(
+        assembly.problems.at(rows[0].location).error(
             LABEL_FOR_NO_IMAGE, f"image '{image}' does not exist"
         )

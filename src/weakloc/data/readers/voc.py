@@ -70,20 +70,20 @@ class Annotation:
 
 def read_annotation(path: Path, problems: Problems) -> Annotation | None:
     """The objects of an XML file, or None where it cannot be parsed, which is reported."""
-    where = f"{path.parent.name}/{path.name}"
+    location = f"{path.parent.name}/{path.name}"
     try:
         tree = parse(str(path)).getroot()
     except ParseError as error:
         line = error.position[0]
-        problems.at(f"{where}, line {line}").error(UNREADABLE_LABEL, str(error))
+        problems.at(f"{location}, line {line}").error(UNREADABLE_LABEL, str(error))
         return None
     except (DefusedXmlException, OSError, ValueError) as error:
         message = f"refused as unsafe or unreadable XML ({error})"
-        problems.at(where).error(UNREADABLE_LABEL, message)
+        problems.at(location).error(UNREADABLE_LABEL, message)
         return None
     size = _image_size(tree)
     objects = (
-        _object(node, size, problems.at(f"{where}, object {number}"))
+        _object(node, size, problems.at(f"{location}, object {number}"))
         for number, node in enumerate(tree.iter("object"), start=1)
     )
     return Annotation(tuple(drawn for drawn in objects if drawn is not None))
@@ -153,7 +153,7 @@ class _Listed:
     """An image named in a split, and where."""
 
     image_id: str
-    where: str
+    location: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,9 @@ def read_voc(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet
     states = _real_names(states, annotations, values)
     material = _Material(root, images, annotations, states)
     splits = splits or {ALL: [_Listed(i, f"Annotations/{i}.xml") for i in material.annotations]}
-    names = chosen_classes(_found_classes(material, values), options)
+    drawn = {o.class_name for a in annotations.values() for o in a.objects}
+    written = {name for named in states.values() for name in named}
+    names = chosen_classes([*values, *sorted((drawn | written) - values.keys())], options)
     assembly = Assembly(root, "voc", names, problems)
     masks = frozenset(file_names(str(root / "SegmentationClass")))
     for split, listed in splits.items():
@@ -285,20 +287,13 @@ def _images(root: Path, problems: Problems) -> dict[str, str]:
 
 
 def _annotations(root: Path, problems: Problems) -> dict[str, Annotation]:
-    found: dict[str, Annotation] = {}
+    annotations: dict[str, Annotation] = {}
     for name in file_names(str(root / "Annotations")):
         if name.endswith(".xml"):
             annotation = read_annotation(root / "Annotations" / name, problems)
             if annotation is not None:
-                found[name.removesuffix(".xml")] = annotation
-    return found
-
-
-def _found_classes(material: _Material, values: Mapping[str, int]) -> list[str]:
-    """Those of the label map in its order, then the others sorted."""
-    drawn = {o.class_name for a in material.annotations.values() for o in a.objects}
-    written = {name for states in material.states.values() for name in states}
-    return [*values, *sorted((drawn | written) - values.keys())]
+                annotations[name.removesuffix(".xml")] = annotation
+    return annotations
 
 
 def _real_names(
@@ -327,22 +322,22 @@ def _add(
     image = material.images.get(item.image_id)
     if image is None:
         message = f"image '{item.image_id}' is not in JPEGImages"
-        assembly.problems.at(item.where).error(MISSING_IMAGE, message)
+        assembly.problems.at(item.location).error(MISSING_IMAGE, message)
         return
     annotation = material.annotations.get(item.image_id)
     states = material.states.get(item.image_id)
     if annotation is None and states is None:
-        assembly.problems.at(item.where).warning(
+        assembly.problems.at(item.location).warning(
             IMAGE_WITHOUT_LABELS, f"nothing is known of '{image}'"
         )
     elif annotation is not None and states is not None:
-        _compare(assembly, annotation, states, item.where)
+        _compare(assembly, annotation, states, item.location)
     assembly.add(
         f"JPEGImages/{image}",
         f"{material.root.as_posix()}/JPEGImages/{image}",
         _claim(annotation, states, difficult),
         split=split,
-        where=item.where,
+        location=item.location,
         truth=_truth(assembly, material.root, item.image_id, annotation, masks),
     )
 
@@ -366,7 +361,7 @@ def _claim(
 
 
 def _compare(
-    assembly: Assembly, annotation: Annotation, states: Mapping[str, int], where: str
+    assembly: Assembly, annotation: Annotation, states: Mapping[str, int], location: str
 ) -> None:
     for name, state in states.items():
         drawn = ABSENT
@@ -377,7 +372,7 @@ def _compare(
         if drawn != state:
             message = f"'{name}' is {state} in the class file, {drawn} in the XML, which is used"
             severity: Severity = "warning" if {drawn, state} == {ABSENT, PRESENT} else "note"
-            assembly.problems.at(where).report(severity, LABELS_DISAGREE, message)
+            assembly.problems.at(location).report(severity, LABELS_DISAGREE, message)
 
 
 def _truth(

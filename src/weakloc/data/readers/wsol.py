@@ -66,11 +66,11 @@ def read_wsol(path: Path, labels: Path | None, options: ReaderOptions) -> DataSe
     return assembly.finish()
 
 
-def find_metadata(place: Path) -> Path:
+def find_metadata(folder: Path) -> Path:
     """The folder that holds the splits."""
-    if _is_metadata(place):
-        return place
-    for parent in (place / "metadata", place):
+    if _is_metadata(folder):
+        return folder
+    for parent in (folder / "metadata", folder):
         inner = [parent / name for name in subfolders(str(parent)) if _is_metadata(parent / name)]
         if len(inner) > 1:
             raise DataError(
@@ -80,38 +80,38 @@ def find_metadata(place: Path) -> Path:
             )
         if inner:
             return inner[0]
-    raise DataError("holds no <split>/image_ids.txt", where=str(place))
+    raise DataError("holds no <split>/image_ids.txt", where=str(folder))
 
 
-def _is_metadata(place: Path) -> bool:
-    return any((place / n / "image_ids.txt").is_file() for n in subfolders(str(place)))
+def _is_metadata(folder: Path) -> bool:
+    return any((folder / n / "image_ids.txt").is_file() for n in subfolders(str(folder)))
 
 
 def _read_split(folder: Path, problems: Problems) -> _Split:
     images: dict[str, str] = {}
-    for where, (image,) in _records(folder / "image_ids.txt", lambda _: 1, problems):
+    for location, (image,) in _records(folder / "image_ids.txt", lambda _: 1, problems):
         if image in images:
-            problems.at(where).warning("duplicate image", f"'{image}' is listed again")
-        images.setdefault(image, where)
+            problems.at(location).warning("duplicate image", f"'{image}' is listed again")
+        images.setdefault(image, location)
     classes: dict[str, frozenset[int]] = {}
-    for where, (image, written) in _records(folder / "class_labels.txt", lambda _: 2, problems):
+    for location, (image, written) in _records(folder / "class_labels.txt", lambda _: 2, problems):
         if not written.strip().isdecimal():
             message = f"class '{written}' is not a number from 0"
-            problems.at(where).error(UNREADABLE_LABEL, message)
+            problems.at(location).error(UNREADABLE_LABEL, message)
         elif image not in images:
             message = f"'{image}' is not in image_ids.txt"
-            problems.at(where).error(LABEL_FOR_NO_IMAGE, message)
+            problems.at(location).error(LABEL_FOR_NO_IMAGE, message)
         elif int(written) in classes.get(image, ()):
-            problems.at(where).warning(DUPLICATE_LABEL, f"'{image}' is repeated")
+            problems.at(location).warning(DUPLICATE_LABEL, f"'{image}' is repeated")
         else:
             classes[image] = classes.get(image, frozenset()) | {int(written)}
     drawn: dict[str, list[tuple[tuple[str, ...], str]]] = {}
-    for where, (image, *cells) in _records(folder / "localization.txt", _drawn_width, problems):
+    for location, (image, *cells) in _records(folder / "localization.txt", _drawn_width, problems):
         if image in images:
-            drawn.setdefault(image, []).append((tuple(cells), where))
+            drawn.setdefault(image, []).append((tuple(cells), location))
         else:
             message = f"'{image}' is not in image_ids.txt"
-            problems.at(where).error(LABEL_FOR_NO_IMAGE, message)
+            problems.at(location).error(LABEL_FOR_NO_IMAGE, message)
     sizes = _sizes(folder / "image_sizes.txt", problems)
     return _Split(split_name(folder.name), images, classes, drawn, sizes)
 
@@ -122,15 +122,15 @@ def _records(
     """(where, cells) of the lines; an image id may hold commas, the cells behind it do not."""
     if not path.is_file():
         return
-    place = f"{path.parent.name}/{path.name}"
+    file = f"{path.parent.name}/{path.name}"
     for number, line in numbered_lines(path):
         width = width_of(line)
         cells = line.rsplit(",", width - 1)
         if len(cells) == width:
-            yield f"{place}, line {number}", cells
+            yield f"{file}, line {number}", cells
         else:
             message = f"{line!r} has {len(cells)} of {width} cells"
-            problems.at(f"{place}, line {number}").error(UNREADABLE_LABEL, message)
+            problems.at(f"{file}, line {number}").error(UNREADABLE_LABEL, message)
 
 
 def _drawn_width(line: str) -> int:
@@ -141,12 +141,12 @@ def _drawn_width(line: str) -> int:
 
 def _sizes(path: Path, problems: Problems) -> dict[str, tuple[float, float]]:
     sizes: dict[str, tuple[float, float]] = {}
-    for where, (image, *sides) in _records(path, lambda _: 3, problems):
+    for location, (image, *sides) in _records(path, lambda _: 3, problems):
         try:
             sizes[image] = (float(sides[0]), float(sides[1]))
         except ValueError:
             message = f"{sides} is not a width and a height"
-            problems.at(where).error(UNREADABLE_LABEL, message)
+            problems.at(location).error(UNREADABLE_LABEL, message)
     return sizes
 
 
@@ -200,14 +200,14 @@ def _add_split(
     names_of: Mapping[int, str],
     index: FileIndex,
 ) -> None:
-    for image, where in split.images.items():
+    for image, location in split.images.items():
         path = index.resolve(f"{folder}/{image}")
         if path is None:
-            assembly.problems.at(where).error(MISSING_IMAGE, f"'{image}' does not exist")
+            assembly.problems.at(location).error(MISSING_IMAGE, f"'{image}' does not exist")
             continue
         classes = split.classes.get(image)
         if classes is None:
-            assembly.problems.at(where).warning(
+            assembly.problems.at(location).warning(
                 IMAGE_WITHOUT_LABELS, f"'{image}' is not in class_labels.txt"
             )
             claim = NOTHING_KNOWN
@@ -219,7 +219,7 @@ def _add_split(
         if len(known) == 1:
             truth = _truth(assembly, split, image, known[0], folder=folder, index=index)
         name = assembly.name_of(path)
-        assembly.add(name, path, claim, split=split.name, where=where, truth=truth)
+        assembly.add(name, path, claim, split=split.name, location=location, truth=truth)
 
 
 def _truth(
@@ -234,9 +234,9 @@ def _truth(
     """What is drawn of the one class that the image has."""
     boxes: list[TruthBox] = []
     masks: list[TruthMask] = []
-    for cells, where in split.drawn.get(image, ()):
+    for cells, location in split.drawn.get(image, ()):
         if len(cells) == 4:
-            box = _box(cells, split.sizes.get(image), assembly.problems.at(where))
+            box = _box(cells, split.sizes.get(image), assembly.problems.at(location))
             if box is not None:
                 boxes.append(TruthBox(class_index, box))
             continue
@@ -245,7 +245,7 @@ def _truth(
             if path is not None:
                 masks.append(TruthMask(class_index, MaskFileRle(path), crowd=crowd))
             elif mask:
-                assembly.problems.at(where).warning(
+                assembly.problems.at(location).warning(
                     UNREADABLE_MASK, f"mask '{mask}' does not exist"
                 )
     return drawn_truth(boxes, masks)

@@ -138,26 +138,26 @@ def read_yolo(path: Path, labels: Path | None, options: ReaderOptions) -> DataSe
     assembly = Assembly(root, "yolo", chosen_classes(plan.class_names, options), problems)
     label_files: set[str] = set()
     for split, images in plan.images.items():
-        for image, where in images:
+        for image, location in images:
             label = label_path(image)
             label_files.add(label)
-            _add(assembly, plan, index, image=image, label=label, split=split, where=where)
+            _add(assembly, plan, index, image=image, label=label, split=split, location=location)
     _report_stray_labels(assembly, label_files, index)
     return assembly.finish()
 
 
 def find_description(path: Path, labels: Path | None) -> Path | None:
     """The YAML file that describes the data, where there is one."""
-    place = labels or path
-    if place.is_file():
-        return place
-    names = [n for n in file_names(str(place)) if n.lower().endswith((".yaml", ".yml"))]
+    labels_at = labels or path
+    if labels_at.is_file():
+        return labels_at
+    names = [n for n in file_names(str(labels_at)) if n.lower().endswith((".yaml", ".yml"))]
     if "data.yaml" in names or len(names) == 1:
-        return place / ("data.yaml" if "data.yaml" in names else names[0])
+        return labels_at / ("data.yaml" if "data.yaml" in names else names[0])
     if names:
         raise DataError(
             f"there are several descriptions: {', '.join(names)}",
-            where=str(place),
+            where=str(labels_at),
             remedy="Name the one that is meant",
         )
     return None
@@ -175,9 +175,9 @@ def _plan_of_yaml(file: Path, root: Path, index: FileIndex, problems: Problems) 
         content = yaml.safe_load(read_text(file))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"{file}, line {mark.line + 1}" if mark else str(file)
+        location = f"{file}, line {mark.line + 1}" if mark else str(file)
         problem = getattr(error, "problem", None) or "unknown reason"
-        raise DataError(f"is not valid YAML: {problem}", where=where) from error
+        raise DataError(f"is not valid YAML: {problem}", where=location) from error
     if not isinstance(content, dict) or "names" not in content:
         raise DataError("names no classes", where=str(file), remedy="Add: names: [cat, dog]")
     bases = [file.parent, root]
@@ -186,8 +186,8 @@ def _plan_of_yaml(file: Path, root: Path, index: FileIndex, problems: Problems) 
     images = {
         split_name(key): [
             image
-            for place in _places(content[key])
-            for image in _images_at(place, bases, file, index, problems)
+            for listed_at in _places(content[key])
+            for image in _images_at(listed_at, bases, file, index, problems)
         ]
         for key in _SPLIT_KEYS
         if content.get(key)
@@ -209,34 +209,36 @@ def _class_names(names: Any, file: Path) -> tuple[str, ...]:
 
 
 def _places(written: Any) -> list[str]:
-    return [str(place) for place in written] if isinstance(written, list) else [str(written)]
+    return (
+        [str(listed_at) for listed_at in written] if isinstance(written, list) else [str(written)]
+    )
 
 
 def _images_at(
-    place: str, bases: Sequence[Path], file: Path, index: FileIndex, problems: Problems
+    listed_at: str, bases: Sequence[Path], file: Path, index: FileIndex, problems: Problems
 ) -> Iterator[tuple[str, str]]:
     """(path, where it is named) of the images in a folder or in a list file."""
     # Some exporters write ../train/images in a file that lies beside train.
-    spellings = [place, place.removeprefix("../")]
+    spellings = [listed_at, listed_at.removeprefix("../")]
     paths = [(base / spelling).absolute() for spelling in spellings for base in bases]
-    found = next((path for path in paths if path.exists()), None)
-    if found is None:
-        message = f"'{place}' does not exist"
+    images_at = next((path for path in paths if path.exists()), None)
+    if images_at is None:
+        message = f"'{listed_at}' does not exist"
         problems.at(file.name).error(MISSING_IMAGE, message)
-    elif found.is_dir():
-        for folder in image_folders(found.as_posix()):
+    elif images_at.is_dir():
+        for folder in image_folders(images_at.as_posix()):
             for name in folder.image_names:
                 yield f"{folder.path}/{name}", f"{folder.path}/{name}"
     else:
-        for number, line in numbered_lines(found):
-            where = at_line(found, number)
-            written = [(base / line).absolute().as_posix() for base in (found.parent, *bases)]
+        for number, line in numbered_lines(images_at):
+            location = at_line(images_at, number)
+            written = [(base / line).absolute().as_posix() for base in (images_at.parent, *bases)]
             listed = next((p for w in written if (p := index.resolve(w)) is not None), None)
             if listed is None:
                 message = f"image '{line}' does not exist"
-                problems.at(where).error(MISSING_IMAGE, message)
+                problems.at(location).error(MISSING_IMAGE, message)
             else:
-                yield listed, where
+                yield listed, location
 
 
 def _plan_of_folder(root: Path) -> _Plan:
@@ -274,9 +276,9 @@ def _add(
     image: str,
     label: str,
     split: str,
-    where: str,
+    location: str,
 ) -> None:
-    name, listed_at = assembly.name_of(image), assembly.name_of(where)
+    name, listed_at = assembly.name_of(image), assembly.name_of(location)
     written = index.resolve(label)
     if written is None:
         message = f"there is no {assembly.name_of(label)}; nothing is known of the image"
@@ -286,7 +288,7 @@ def _add(
         claim, truth = read_label_file(
             Path(written), image, assembly=assembly, class_names=plan.class_names
         )
-    assembly.add(name, image, claim, split=split, where=listed_at, truth=truth)
+    assembly.add(name, image, claim, split=split, location=listed_at, truth=truth)
 
 
 def _report_stray_labels(assembly: Assembly, used: set[str], index: FileIndex) -> None:
