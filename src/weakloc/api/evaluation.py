@@ -43,15 +43,8 @@ from weakloc.structures import PRESENT, BrokenImage, DataSet, Prediction, Sample
 from weakloc.work import Progress, silent
 
 # Metrics that read the places of the true classes and of the likeliest alone.
-OF_FEW_CLASSES = frozenset(
-    (
-        "classification",
-        "accuracy",
-        "single_object",
-        *(reading.name for reading in READINGS),
-        "pixels",
-    )
-)
+OF_FEW_CLASSES = {"classification", "accuracy", "single_object", "pixels"}
+OF_FEW_CLASSES |= {convention.name for convention in READINGS}
 EVERYTHING: frozenset[PredictedKind] = frozenset(("scores", "points", "boxes", "masks", "maps"))
 
 

@@ -242,18 +242,12 @@ def truth_kinds(samples: Iterable[Sample]) -> frozenset[TruthKind]:
     return frozenset(kinds)
 
 
-def predicted_kinds(predictions: Iterable[Prediction]) -> frozenset[PredictedKind]:
+def predicted_kinds(predictions: Sequence[Prediction]) -> frozenset[PredictedKind]:
     """What at least one of the predictions holds."""
-    kinds: set[PredictedKind] = set()
-    for prediction in predictions:
-        held: dict[PredictedKind, bool] = {
-            "scores": bool(prediction.scores),
-            "points": bool(prediction.points),
-            "boxes": bool(prediction.boxes),
-            "masks": bool(prediction.masks),
-        }
-        kinds |= {kind for kind, is_held in held.items() if is_held}
-    return frozenset(kinds)
+    kinds: tuple[PredictedKind, ...] = ("scores", "points", "boxes", "masks")
+    return frozenset(
+        kind for kind in kinds if any(getattr(prediction, kind) for prediction in predictions)
+    )
 
 
 @dataclass(frozen=True)
