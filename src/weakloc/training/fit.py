@@ -61,7 +61,7 @@ def fit(
     checkpoint = out / CHECKPOINT_NAME
     if checkpoint.is_file():
         check_same_start(checkpoint, plan.start)
-        if _is_complete(out, plan):
+        if is_complete(out, plan):
             return load_run(out)
     writer = RunWriter(out, plan.header)
     checkpointing = Checkpointing(out, plan, writer.publish)
@@ -123,7 +123,8 @@ def _make_folder(out: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def _is_complete(out: Path, plan: TrainingPlan) -> bool:
+def is_complete(out: Path, plan: TrainingPlan) -> bool:
+    """Whether the run in this folder was trained to the end of the plan."""
     if not (out / RECORD_NAME).is_file() or not (out / MODEL_NAME).is_file():
         return False
     record = read_record(out)

@@ -139,10 +139,10 @@ class Watch:
 
     def __init__(self, samples: Sequence[Sample], class_names: Sequence[str]) -> None:
         self._samples = {sample.name: sample for sample in samples}
-        self._class_names = tuple(class_names)
+        self._classes = ClassIndex(class_names)
+        self.start()
 
     def start(self) -> None:
-        self._classes = ClassIndex(self._class_names)
         self._scores = ClassificationPrecision(self._classes)
         self._points = PointPrecision(self._classes)
 
@@ -163,13 +163,14 @@ class Watch:
                 self._points.update(case)
 
     def read(self) -> Watched:
-        """The numbers over the images of all processes."""
+        """The numbers over the images of all processes; the next ones are counted anew."""
         if not self._samples:  # in all processes, never in one whose share alone is empty
             return Watched(None, None)
         for scores, points in _of_other_processes((self._scores, self._points)):
             self._scores.merge(scores)
             self._points.merge(points)
         (classification,), (point,) = self._scores.compute(), self._points.compute()
+        self.start()  # the engine starts no epoch of watching where a process has no image
         return Watched(classification.value, point.value)
 
     def _prediction(
