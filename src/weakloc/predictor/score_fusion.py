@@ -83,10 +83,6 @@ def _joined(
     )
 
 
-MOST_STEPS = 100
-SETTLED = 1e-9
-
-
 @dataclass(frozen=True)
 class LateClassifier:
     """P(c) = sigmoid(weights_c . (scores - means) / spreads + bias_c)."""
@@ -99,17 +95,18 @@ class LateClassifier:
     def __call__(self, logits: FloatArray) -> FloatArray:
         """(S, C) raw scores of an image -> (C,) probabilities."""
         standard = (logits.ravel() - self.means) / self.spreads
-        return _sigmoid(self.weights @ standard + self.biases)
+        return probabilities(self.weights @ standard + self.biases, "sigmoid")
 
 
-def fit_late_classifier(
-    logits: FloatArray, labels: NDArray[np.int8], *, strength: float = 1.0
-) -> LateClassifier:
+def fit_late_classifier(logits: FloatArray, labels: NDArray[np.int8]) -> LateClassifier:
     """From (N, S, C) raw scores and (N, C) tags; unknown tags are left out.
 
-    `strength` weighs the likelihood against half the squared weights. A class that is not seen
-    both present and absent keeps the mean of its own raw scores.
+    Logistic regressions of standardised scores, with half the squared weights added to the sum
+    of the log losses. A class that is not seen both present and absent keeps the mean of its own
+    raw scores.
     """
+    from sklearn.linear_model import LogisticRegression  # slow to import
+
     num_images, num_networks, num_classes = logits.shape
     flat = logits.reshape(num_images, num_networks * num_classes)
     means, spreads = flat.mean(axis=0), flat.std(axis=0)
@@ -121,48 +118,14 @@ def fit_late_classifier(
         present, absent = labels[:, index] == PRESENT, labels[:, index] == ABSENT
         if present.any() and absent.any():
             known = present | absent
-            weights[index], biases[index] = fit_logistic(
-                standard[known], present[known].astype(np.float64), strength=strength
-            )
+            regression = LogisticRegression(solver="newton-cholesky", tol=1e-9)
+            regression.fit(standard[known], present[known])
+            weights[index], biases[index] = regression.coef_[0], regression.intercept_[0]
         else:
-            own = np.arange(num_networks) * num_classes + index
-            weights[index, own] = spreads[own] / num_networks
-            biases[index] = means[own].mean()
+            columns = np.arange(num_networks) * num_classes + index
+            weights[index, columns] = spreads[columns] / num_networks
+            biases[index] = means[columns].mean()
     return LateClassifier(means, spreads, weights, biases)
-
-
-def fit_logistic(
-    features: FloatArray, targets: FloatArray, *, strength: float
-) -> tuple[FloatArray, float]:
-    """Weights and bias that minimise strength * sum of log losses + half the squared weights.
-
-    Newton's method with halved steps where a whole one does not improve; the bias is free.
-    """
-    inputs = np.column_stack([features, np.ones(len(features))])
-    pull = np.append(np.ones(features.shape[1]), 1e-9)
-    signs = 2.0 * targets - 1.0
-
-    def objective(found: FloatArray) -> float:
-        losses = np.logaddexp(0.0, -signs * (inputs @ found))
-        return float(strength * losses.sum() + 0.5 * (pull * found**2).sum())
-
-    found = np.zeros(inputs.shape[1])
-    for _ in range(MOST_STEPS):
-        chances = _sigmoid(inputs @ found)
-        slope = strength * inputs.T @ (chances - targets) + pull * found
-        bend = strength * (inputs.T * (chances * (1.0 - chances))) @ inputs + np.diag(pull)
-        step = np.linalg.solve(bend, slope)
-        before = objective(found)
-        while objective(found - step) > before and np.abs(step).max() > SETTLED:
-            step = step / 2.0
-        found = found - step
-        if np.abs(step).max() <= SETTLED:
-            break
-    return found[:-1], float(found[-1])
-
-
-def _sigmoid(values: FloatArray) -> FloatArray:
-    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * values))
 
 
 @dataclass(frozen=True)
