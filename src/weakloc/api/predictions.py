@@ -14,7 +14,7 @@ from PIL import Image
 from weakloc import __version__
 from weakloc.data.sources import find_images, folder_of_images
 from weakloc.errors import PredictionsError, SettingError
-from weakloc.files import file_name_of, open_whole, write_whole
+from weakloc.files import file_name_of, read_json, write_json, write_whole
 from weakloc.localize.maps import minmax
 from weakloc.output.drawing import draw_grid, draw_prediction, write_heat_maps
 from weakloc.output.exporters import check_formats, export_all
@@ -36,7 +36,7 @@ def predictions_file(source: str | Path) -> Path:
 def summary_beside(file: Path) -> Mapping[str, Any]:
     """What predictions.json says of the predictions beside it; empty where it is missing."""
     path = file.with_name("predictions.json")
-    return read_json_object(path) if path.is_file() else {}
+    return read_json(path, error=PredictionsError) if path.is_file() else {}
 
 
 def export_predictions(
@@ -57,16 +57,6 @@ def export_predictions(
         image_root=folder_of_images(images) if isinstance(images, str) else None,
         options=options,
     )
-
-
-def read_json_object(path: Path) -> Mapping[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PredictionsError(f"is not readable JSON ({error})", where=str(path)) from error
-    if not isinstance(record, dict):
-        raise PredictionsError("does not hold a JSON object", where=str(path))
-    return record
 
 
 def _classes_with_scores(file: Path) -> list[str]:
@@ -238,6 +228,4 @@ def _write_summary(path: Path, predictor: Predictor, described: Mapping[str, Any
         "classes": list(names),
         "thresholds": dict(zip(names, locating.thresholds, strict=True)),
     }
-    with open_whole(path) as file:
-        json.dump(record, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+    write_json(path, record)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -37,6 +36,7 @@ from weakloc.predictor.places import read_tags
 from weakloc.predictor.predictor import Located, Predictor
 from weakloc.settings import Look, Places, look_and_places
 from weakloc.structures import PRESENT, BrokenImage, DataSet, Prediction, Sample, ScoreMaps
+from weakloc.training.run_folder import read_record
 from weakloc.work import Progress, silent
 
 MOST_PICTURES = 200
@@ -315,7 +315,7 @@ def _content_of_run(run: TrainedRun, predictor: Predictor, reporting: Reporting)
         class_names=run.class_names,
         pictures=(),
         title=run.path.absolute().name,
-        run=json.loads((run.path / "run.json").read_text(encoding="utf-8")),
+        run=read_record(run.path),
         metrics=read_metrics_file(reporting, run.path, run.path),
         thresholds=dict(thresholds),
         facts={"Thresholds tuned by": tuned},

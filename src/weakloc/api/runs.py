@@ -45,7 +45,7 @@ from weakloc.predictor.views import SeenImage
 from weakloc.settings import Look, Places, require
 from weakloc.structures import BrokenImage, DataSet, Prediction, Sample
 from weakloc.training.plan import uses_bf16
-from weakloc.training.run_folder import Run, load_run, read_record, write_record
+from weakloc.training.run_folder import RECORD_NAME, Run, load_run, read_record, write_record
 from weakloc.training.splits import divide
 from weakloc.work import Progress, silent
 
@@ -88,8 +88,16 @@ class TrainedRun:
 
     @property
     def calibration(self) -> Calibration | None:
-        stored = self.run.thresholds
-        return None if stored is None else Calibration.from_json(stored)
+        if self.run.thresholds is None:
+            return None
+        try:
+            return Calibration.from_json(self.run.thresholds)
+        except ValueError as error:
+            raise RunError(
+                f"its thresholds are damaged ({error})",
+                where=str(self.path / RECORD_NAME),
+                remedy="Calibrate again",
+            ) from error
 
     @property
     def hidden_supervision(self) -> int:

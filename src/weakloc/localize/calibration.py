@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from weakloc.files import fit_json
 from weakloc.geometry import BoxLTRB, FloatArray, GridTransform
 from weakloc.localize.boxes import ThresholdMode
 from weakloc.localize.maps import HeatMap
@@ -70,24 +72,12 @@ class Calibration:
         return f"image-level labels only ({self.method})"
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "thresholds": list(self.thresholds),
-            "threshold_mode": self.threshold_mode,
-            "method": self.method,
-            "num_boxes_used": self.num_boxes_used,
-            "intervals": None if self.intervals is None else [list(i) for i in self.intervals],
-            "confidence": self.confidence,
-            "leave_one_out": self.leave_one_out,
-            "agreement": self.agreement,
-            "is_oracle": self.is_oracle,
-            "maps": self.maps,
-        }
+        return dict(msgspec.to_builtins(self))
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Calibration:
-        intervals = stored["intervals"]
-        pairs = None if intervals is None else tuple((low, high) for low, high in intervals)
-        return cls(**{**stored, "thresholds": tuple(stored["thresholds"]), "intervals": pairs})
+        """ValueError, with the place, where the record is damaged."""
+        return fit_json(stored, cls)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from weakloc.data.transforms import PixelSize, Preprocessing
 from weakloc.errors import MissingPackageError, RunError, SettingError
+from weakloc.files import fit_json, parse_json
 from weakloc.geometry import GridTransform
 from weakloc.localize.boxes import ThresholdMode
 from weakloc.methods.method import Fuse, Localiser, MapNormalisation
@@ -112,13 +113,12 @@ def read_record(text: str | None, *, where: str) -> OnnxRecord:
             remedy="Give a file that 'weakloc export' wrote",
         )
     try:
-        values = json.loads(text)
-        found = values.get("format")
-    except (ValueError, AttributeError) as error:
+        values = fit_json(parse_json(text), dict[str, Any])
+    except ValueError as error:
         raise RunError(f"its metadata is damaged ({error})", where=where) from error
-    if found != FORMAT:
+    if values.get("format") != FORMAT:
         raise RunError(
-            f"its format is {found!r}, and this weakloc knows {FORMAT!r}",
+            f"its format is {values.get('format')!r}, and this weakloc knows {FORMAT!r}",
             where=where,
             remedy="Update weakloc, or export the run again",
         )

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec import Struct
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -23,7 +24,7 @@ from safetensors.torch import save as save_tensors
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import RunError, SettingError, TrainingError
 from weakloc.extensions import Group, package_of, require_package
-from weakloc.files import open_whole, write_whole
+from weakloc.files import fit_json, open_whole, parse_json, write_whole
 from weakloc.methods import method_named
 from weakloc.methods.method import Method
 from weakloc.methods.settings import from_settings, to_settings
@@ -118,6 +119,9 @@ def save_cells(
         raise cannot_save(folder, error) from error
 
 
+_ODD_FACTS = (TypeError, AttributeError, RuntimeError)  # channels that are none, or do not fit
+
+
 def load_cells(folder: Path, backbone: Backbone, num_classes: int) -> CellClassifier | None:
     """None where the run was never refined."""
     path = folder / CELLS_NAME
@@ -130,7 +134,15 @@ def load_cells(folder: Path, backbone: Backbone, num_classes: int) -> CellClassi
         channels = {int(level): int(count) for level, count in facts["channels"].items()}
         cells = CellClassifier(channels, num_classes)
         cells.load_state_dict(tensors)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         raise _unfit(path, f"it cannot be read ({str(error).splitlines()[0]})") from error
     if facts["backbone"] != digest_of_weights(backbone):
         raise _unfit(path, "it belongs to other weights than those of this run")
@@ -140,8 +152,7 @@ def load_cells(folder: Path, backbone: Backbone, num_classes: int) -> CellClassi
 def _facts(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     if metadata is None or metadata.get("format") != CELLS_FORMAT:
         raise ValueError(f"its format is not {CELLS_FORMAT}")
-    facts: dict[str, Any] = json.loads(metadata["facts"])
-    return facts
+    return fit_json(parse_json(metadata["facts"]), dict[str, Any])
 
 
 def _unfit(path: Path, reason: str) -> RunError:
@@ -283,47 +294,91 @@ def forget_thresholds(run: Run) -> Run:
     return replace(run, thresholds=None)
 
 
+class MethodRecord(Struct):
+    name: str
+    settings: dict[str, Any]
+    package: str | None = None
+
+    def read(self, where: str) -> Method:
+        require_package("methods", self.name, self.package, record=where)
+        return method_named(self.name, "practical", self.settings, prefix=f"{self.name}.")
+
+
+class BackboneRecord(Struct):
+    name: str
+    output_stride: int | None
+    package: str | None = None
+
+    def read(self, where: str) -> BackboneSpec:
+        spec = BackboneSpec.parse(self.name, weights="none", output_stride=self.output_stride)
+        require_package("backbones", spec.name, self.package, record=where)
+        return spec
+
+
+class LabelRecord(Struct):
+    num_images: int
+    present: list[int]
+    absent: list[int]
+    unknown: list[int]
+    co_occurrence: list[list[int]]
+
+    def read(self, num_classes: int) -> LabelStatistics:
+        counts = {name: np.array(getattr(self, name), dtype=np.int64) for name in _COUNTS}
+        if counts["co_occurrence"].shape != (num_classes, num_classes):
+            raise ValueError(f"labels.co_occurrence does not fit {num_classes} classes")
+        return LabelStatistics(self.num_images, **counts)
+
+
+class RunRecord(Struct):
+    """What is read of run.json; settings are checked by the classes they belong to."""
+
+    method: MethodRecord
+    settings: dict[str, Any]
+    backbone: BackboneRecord
+    class_names: tuple[str, ...]
+    labels: LabelRecord
+    preprocessing: dict[str, Any]
+    selection: Selection
+    history: tuple[EpochRecord, ...]
+    finished: bool
+    notes: tuple[str, ...]
+    hidden_supervision: int
+    thresholds: dict[str, Any] | None
+
+
 def load_run(path: Path) -> Run:
     """The run of a folder, checked; nothing in it is executed."""
-    record = read_record(path)
     where = str(path / RECORD_NAME)
+    stored = read_record(path)
     try:
-        method = _method(record["method"], where)
-        backbone = record["backbone"]
-        spec = BackboneSpec.parse(
-            backbone["name"], weights="none", output_stride=backbone["output_stride"]
-        )
-        require_package("backbones", spec.name, backbone.get("package"), record=where)
-        class_names = tuple(str(name) for name in record["class_names"])
-        network = _network(method, spec, len(class_names))
+        record = fit_json(stored, RunRecord)
+        method = record.method.read(where)
+        spec = record.backbone.read(where)
+        network = _network(method, spec, len(record.class_names))
         run = Run(
             path=path,
             network=network,
             method=method,
-            settings=from_settings(TrainSettings, record["settings"], prefix="settings."),
-            class_names=class_names,
+            settings=from_settings(TrainSettings, record.settings, prefix="settings."),
+            class_names=record.class_names,
             preprocessing=from_settings(
-                Preprocessing, record["preprocessing"], prefix="preprocessing."
+                Preprocessing, record.preprocessing, prefix="preprocessing."
             ),
-            labels=_labels(record["labels"], len(class_names)),
-            history=tuple(
-                from_settings(EpochRecord, each, prefix="history.") for each in record["history"]
-            ),
-            selection=from_settings(Selection, record["selection"], prefix="selection."),
-            is_finished=bool(record["finished"]),
-            notes=tuple(record["notes"]),
-            hidden_supervision=int(record["hidden_supervision"]),
-            thresholds=record["thresholds"],
+            labels=record.labels.read(len(record.class_names)),
+            history=record.history,
+            selection=record.selection,
+            is_finished=record.finished,
+            notes=record.notes,
+            hidden_supervision=record.hidden_supervision,
+            thresholds=record.thresholds,
         )
-    except KeyError as error:
-        raise _damaged(where, f"{error.args[0]!r} is missing") from error
     except SettingError as error:
         place = f"{error.where}: " if error.where else ""
         raise _damaged(where, place + error.message) from error
     except (ValueError, TypeError, AttributeError) as error:
         raise _damaged(where, str(error)) from error
     _load_weights(network, path)
-    return replace(run, cells=load_cells(path, network.backbone, len(class_names)))
+    return replace(run, cells=load_cells(path, network.backbone, len(run.class_names)))
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -335,7 +390,7 @@ def read_record(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise RunError(f"{RECORD_NAME} is missing", where=where, remedy=_remedy_for_missing(path))
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = parse_json(file.read_bytes())
     except (OSError, ValueError) as error:
         raise _damaged(str(file), str(error)) from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
@@ -354,12 +409,6 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _method(record: Mapping[str, Any], where: str) -> Method:
-    name = record["name"]
-    require_package("methods", name, record.get("package"), record=where)
-    return method_named(name, "practical", record["settings"], prefix=f"{name}.")
-
-
 def _network(method: Method, spec: BackboneSpec, num_classes: int) -> LocalizationNetwork:
     with torch.random.fork_rng():
         network = method.build_network(build_backbone(spec), num_classes)
@@ -369,13 +418,6 @@ def _network(method: Method, spec: BackboneSpec, num_classes: int) -> Localizati
 def _plain_labels(labels: LabelStatistics) -> dict[str, Any]:
     counts = {name: getattr(labels, name).tolist() for name in _COUNTS}
     return {"num_images": labels.num_images, **counts}
-
-
-def _labels(record: Mapping[str, Any], num_classes: int) -> LabelStatistics:
-    counts = {name: np.array(record[name], dtype=np.int64) for name in _COUNTS}
-    if counts["co_occurrence"].shape != (num_classes, num_classes):
-        raise ValueError(f"labels.co_occurrence does not fit {num_classes} classes")
-    return LabelStatistics(num_images=int(record["num_images"]), **counts)
 
 
 def _load_weights(network: LocalizationNetwork, path: Path) -> None:
