@@ -141,7 +141,7 @@ def test_the_predictor_cuts_boxes_from_the_heat(seen: SeenImage) -> None:
     predictor = Predictor(own, LOOK, places, thresholds=(0.5,) * 3, heat=heat)
     (found,) = predictor.predict_with_heat([ImageSource("a.png", buffer.getvalue())])
     (index,) = found.classes  # type: ignore[union-attr]
-    best = int(np.argmax(found.seen.logits))  # type: ignore[union-attr]
+    best = int(np.argmax(found.image.logits))  # type: ignore[union-attr]
     assert index == best
     (box,) = found.prediction.boxes  # type: ignore[union-attr]
     values = found.heat.values[0]  # type: ignore[union-attr]

@@ -15,7 +15,7 @@ from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.localize.maps import minmax
 from weakloc.predictor.network_source import RawMaps
-from weakloc.predictor.predictor import Predictor
+from weakloc.predictor.predictor import Predictor, joined_maps
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import Look, Places
 
@@ -53,7 +53,7 @@ def test_what_stands_out_in_the_features_weighs_the_map(objectness: str, flip: b
         workers=0, objectness=objectness, objectness_stride=4, map_side=24, flip=flip
     )
     predictor, seen = see(ColorFeatures(PREPROCESSING), how)
-    plain = minmax(seen.fused([0], how).values)[0]
+    plain = minmax(joined_maps(seen, [0], how).values)[0]
     heat = predictor.heat(seen, [0], how).values[0]
     assert heat[~INSIDE].mean() / heat[INSIDE].mean() < 0.8 * plain[~INSIDE].mean()
     assert (heat > 0.5)[INSIDE].mean() > 0.9
@@ -70,7 +70,7 @@ def test_objectness_without_features_is_a_mistake_that_is_said() -> None:
 def test_a_prior_on_the_middle_weighs_the_corners_least() -> None:
     how = Look(workers=0, center_prior=True, map_side=24)
     predictor, seen = see(DotSource(PREPROCESSING), how)
-    plain = minmax(seen.fused([0], how).values)[0]
+    plain = minmax(joined_maps(seen, [0], how).values)[0]
     heat = predictor.heat(seen, [0], how).values[0]
     kept = np.divide(heat, plain, out=np.zeros_like(heat), where=plain > 0.05)
     assert kept[8, 11] > 2 * kept[0, 23]

@@ -120,7 +120,7 @@ def test_the_point_is_the_centre_of_the_hottest_cell_in_the_image(
     rows, columns = maps.shape[1:]
     assert (columns, rows) == (8, 6)
     how = predictor(network, map_side=columns)
-    prediction = how.locate(see(how, picture))
+    prediction = how.measurable(see(how, picture), range(len(maps)))
     for point, class_map in zip(prediction.points, maps, strict=True):
         row, column = divmod(int(class_map.argmax()), columns)
         expected = ((column + 0.5) * 80 / columns, (row + 0.5) * 60 / rows)

@@ -93,7 +93,7 @@ class SideFiles:
         if number < self.num_drawn:
             stretched = ScoreMaps(minmax(heat.values), heat.transform, "cam")
             shown = stretched if located.classes else None
-            picture = draw_prediction(located.seen.picture, prediction, score_map=shown)
+            picture = draw_prediction(located.image.picture, prediction, score_map=shown)
             with write_whole(_picture_path(out, prediction.image)) as temporary:
                 picture.save(temporary)
 

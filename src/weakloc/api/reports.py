@@ -345,7 +345,7 @@ def _heat_of(found: Located, predictor: Predictor, truth: frozenset[str]) -> dic
     heat = coarse_heat(found.heat, [names[index] for index in found.classes], predictor)
     if predictor.look.localiser == "beam_search":
         return heat
-    likeliest = int(found.seen.probabilities.argmax())
+    likeliest = int(found.image.probabilities.argmax())
     more = [
         index
         for index, name in enumerate(names)
@@ -353,7 +353,7 @@ def _heat_of(found: Located, predictor: Predictor, truth: frozenset[str]) -> dic
     ]
     if not more:
         return heat
-    maps = predictor.heat(found.seen, more, predictor.look)
+    maps = predictor.heat(found.image, more, predictor.look)
     return heat | coarse_heat(maps, [names[index] for index in more], predictor)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,10 @@ from weakloc.data.readers.table_rows import read_rows
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import ByName
 from weakloc.geometry import GridTransform
-from weakloc.localize.boxes import BoxScore, find_at_least_one_box, find_boxes
+from weakloc.localize.boxes import BoxScore, HeatBox, find_at_least_one_box, find_boxes
 from weakloc.localize.crf import CrfSettings, dense_crf
 from weakloc.localize.doubt import disagreements
-from weakloc.localize.maps import NORMALISATIONS, Maps, image_grid, resample
+from weakloc.localize.maps import NORMALISATIONS, HeatMap, Maps, image_grid, resample
 from weakloc.localize.masks import (
     Background,
     ClassMask,
@@ -29,7 +29,7 @@ from weakloc.localize.masks import (
     without_specks,
 )
 from weakloc.localize.pixel_affinity import PixelAffinitySettings, refine_by_pixel_affinity
-from weakloc.localize.points import PointMethod, locate_point, locate_points
+from weakloc.localize.points import Peak, PointMethod, locate_point, locate_points
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import Cut, Places
 from weakloc.structures import (
@@ -37,7 +37,6 @@ from weakloc.structures import (
     PRESENT,
     UNKNOWN,
     Box,
-    Disagreement,
     LabelVector,
     Mask,
     Point,
@@ -50,7 +49,7 @@ REFINED_SIDE = 500  # pixels along the long side at which edges are followed
 
 
 def find_masks(
-    seen: SeenImage,
+    image: SeenImage,
     heat: ScoreMaps,
     thresholds: Sequence[float],
     places: Places,
@@ -67,28 +66,28 @@ def find_masks(
     # Shifted so that one background level stands for every class's own threshold.
     shifted = ScoreMaps(normalised - shares[:, None, None] + level, heat.transform, "cam")
     background = Background("threshold", level=level)
-    labels = _LABELLING[places.masks](shifted, seen, background)
+    labels = _LABELLING[places.masks](shifted, image, background)
     return class_masks(without_specks(labels, min_area=places.min_area))
 
 
-def _by_threshold(maps: ScoreMaps, seen: SeenImage, background: Background) -> LabelGrid:
-    return segment(maps, _all_present(maps), image_grid(seen.size), background=background)
+def _by_threshold(maps: ScoreMaps, image: SeenImage, background: Background) -> LabelGrid:
+    return segment(maps, _all_present(maps), image_grid(image.size), background=background)
 
 
-def _by_crf(maps: ScoreMaps, seen: SeenImage, background: Background) -> LabelGrid:
+def _by_crf(maps: ScoreMaps, image: SeenImage, background: Background) -> LabelGrid:
     def refine(stack: Maps, pixels: NDArray[np.uint8]) -> Maps:
         positive = np.maximum(stack, 1e-3)
         shares = np.asarray(positive / positive.sum(axis=0), dtype=np.float32)
         return dense_crf(shares, pixels, CrfSettings())
 
-    return _refined(maps, seen, background, refine)
+    return _refined(maps, image, background, refine)
 
 
-def _by_pixel_affinity(maps: ScoreMaps, seen: SeenImage, background: Background) -> LabelGrid:
+def _by_pixel_affinity(maps: ScoreMaps, image: SeenImage, background: Background) -> LabelGrid:
     def refine(stack: Maps, pixels: NDArray[np.uint8]) -> Maps:
         return np.asarray(refine_by_pixel_affinity(stack, pixels, PixelAffinitySettings()))
 
-    return _refined(maps, seen, background, refine)
+    return _refined(maps, image, background, refine)
 
 
 _LABELLING = {"threshold": _by_threshold, "crf": _by_crf, "par": _by_pixel_affinity}
@@ -96,14 +95,14 @@ _LABELLING = {"threshold": _by_threshold, "crf": _by_crf, "par": _by_pixel_affin
 
 def _refined(
     maps: ScoreMaps,
-    seen: SeenImage,
+    image: SeenImage,
     background: Background,
     refine: Callable[[Maps, NDArray[np.uint8]], Maps],
 ) -> LabelGrid:
     """Refined at a bounded size, then each pixel of the image takes the nearest label."""
-    grid = image_grid(seen.size, long_side=REFINED_SIDE)
+    grid = image_grid(image.size, long_side=REFINED_SIDE)
     columns, rows = (round(side) for side in grid.grid_size)
-    pixels = np.asarray(seen.picture.resize((columns, rows)))
+    pixels = np.asarray(image.picture.resize((columns, rows)))
     present = _all_present(maps)
     stack = refine(score_stack(resample(maps, grid).values, present, background), pixels)
     labels = labels_of_stack(stack, present, background)
@@ -147,109 +146,127 @@ def wanted_classes(
 
 
 def name_places(
-    seen: SeenImage,
+    image: SeenImage,
     heat: ScoreMaps,
     classes: Sequence[int],
     tags: LabelVector | None,
-    how: Locating,
+    locating: Locating,
 ) -> Prediction:
     """All of the prediction of one image but its doubt; `heat` holds the maps of `classes`."""
-    width, height = (int(side) for side in seen.size)
+    names, places = locating.class_names, locating.places
+    probabilities: list[float] = image.probabilities.tolist()
     points: list[Point] = []
     boxes: list[Box] = []
-    for place, class_index in enumerate(classes):
-        points += _points_of(heat, place, class_index, seen, how)
-        is_tagged = tags is not None and bool(tags[class_index] == PRESENT)
-        boxes += _boxes_of(heat, place, class_index, seen, how, at_least_one=is_tagged)
-    return Prediction(
-        image=seen.name,
+    for class_map, index in zip(heat.values, classes, strict=True):
+        name, probability = names[index], probabilities[index]
+        is_tagged = tags is not None and bool(tags[index] == PRESENT)
+        points += [
+            Point(name, peak.x, peak.y, probability, peak.heat)
+            for peak in _peaks(class_map, heat.transform, locating)
+        ]
+        boxes += [
+            Box(name, part.box, part.score)
+            for part in _parts(
+                class_map,
+                heat.transform,
+                locating,
+                threshold=locating.thresholds[index],
+                weight=probability if places.box_times_class else 1.0,
+                min_count=int(is_tagged),
+            )
+        ]
+    found = find_masks(image, heat, [locating.thresholds[index] for index in classes], places)
+    masks = [(classes[mask.class_index], mask.rle) for mask in found]
+    width, height = (int(side) for side in image.size)
+    prediction = Prediction(
+        image=image.name,
         width=width,
         height=height,
-        scores=dict(zip(how.class_names, seen.probabilities.tolist(), strict=True)),
+        scores=dict(zip(names, probabilities, strict=True)),
         points=tuple(points),
         boxes=tuple(boxes),
-        masks=_masks_of(seen, heat, classes, how),
-        disagreements=() if tags is None else _disagreements(seen, tags, how),
-        extra={} if tags is None else {"tags": _tagged(tags, how)},
+        masks=tuple(Mask(names[index], rle, probabilities[index]) for index, rle in masks),
+    )
+    return prediction if tags is None else _held_against(tags, prediction, image, locating)
+
+
+def _held_against(
+    tags: LabelVector, prediction: Prediction, image: SeenImage, locating: Locating
+) -> Prediction:
+    """The prediction with its tags, and where the model contradicts them."""
+    names, sure = locating.class_names, locating.places.sure
+    return replace(
+        prediction,
+        disagreements=disagreements(
+            image.probabilities, tags, names, missing_below=1.0 - sure, unexpected_above=sure
+        ),
+        extra={"tags": [names[index] for index in np.flatnonzero(tags == PRESENT)]},
     )
 
 
-def _tagged(tags: LabelVector, how: Locating) -> list[str]:
-    return [how.class_names[index] for index in np.flatnonzero(tags == PRESENT)]
-
-
-def _points_of(
-    heat: ScoreMaps, place: int, class_index: int, seen: SeenImage, how: Locating
-) -> list[Point]:
-    places, method = how.places, _point_method(how)
+def _peaks(class_map: HeatMap, transform: GridTransform, locating: Locating) -> list[Peak]:
+    """Where the points of a class are. Cells are judged one by one: the hottest may be a speck."""
+    places = locating.places
     if places.points == 0:
         return []
+    method: PointMethod = "densest" if locating.localiser == "cells" else "arg_max"
+    if places.point_method != "auto":
+        method = places.point_method
     if places.points == 1:
-        peaks = [locate_point(heat.values[place], heat.transform, method=method)]
-    else:
-        peaks = locate_points(
-            heat.values[place],
-            heat.transform,
-            max_points=places.points,
-            min_distance=places.peak_distance * max(seen.size),
-            method="arg_max" if method == "plateau" else method,
-        )
-    name, score = how.class_names[class_index], float(seen.probabilities[class_index])
-    return [Point(name, peak.x, peak.y, score, peak.heat) for peak in peaks]
+        return [locate_point(class_map, transform, method=method)]
+    return locate_points(
+        class_map,
+        transform,
+        max_points=places.points,
+        min_distance=places.peak_distance * max(transform.image_size),
+        method="arg_max" if method == "plateau" else method,
+    )
 
 
-def _point_method(how: Locating) -> PointMethod:
-    """Cells are judged one by one: the hottest may be a speck."""
-    if how.places.point_method != "auto":
-        return how.places.point_method
-    return "densest" if how.localiser == "cells" else "arg_max"
-
-
-def _boxes_of(
-    heat: ScoreMaps,
-    place: int,
-    class_index: int,
-    seen: SeenImage,
-    how: Locating,
+def _parts(
+    class_map: HeatMap,
+    transform: GridTransform,
+    locating: Locating,
     *,
-    at_least_one: bool,
-) -> list[Box]:
-    places = how.places
+    threshold: float,
+    weight: float,
+    min_count: int,
+) -> list[HeatBox]:
+    """The parts of a class's map that get a box.
+
+    Cells are hot all over an object and its parts: then the larger part is the better box.
+    """
+    places = locating.places
     if places.boxes == "none":
         return []
-    probability = float(seen.probabilities[class_index]) if places.box_times_class else 1.0
-    found = find_boxes(
-        heat.values[place],
-        heat.transform,
-        threshold=how.thresholds[class_index],
+    score: BoxScore = "share" if locating.localiser == "cells" else "mean"
+    if places.box_score != "auto":
+        score = places.box_score
+    parts = find_boxes(
+        class_map,
+        transform,
+        threshold=threshold,
         threshold_mode=places.threshold_mode,
         select=places.boxes,
         min_area=places.min_area,
         max_area=places.max_area,
-        min_share=least_share(places, how.localiser),
+        min_share=least_share(places, locating.localiser),
         overlap=places.overlap,
-        score=_box_score(how),
-        class_probability=probability,
+        score=score,
+        class_probability=weight,
     )
-    if not found and at_least_one:
-        found = [
-            find_at_least_one_box(
-                heat.values[place],
-                heat.transform,
-                threshold=how.thresholds[class_index],
-                threshold_mode=places.threshold_mode,
-                score=_box_score(how),
-                class_probability=probability,
-            )
-        ]
-    return [Box(how.class_names[class_index], item.box, item.score) for item in found]
-
-
-def _box_score(how: Locating) -> BoxScore:
-    """Cells are hot all over an object and its parts: then the larger part is the better box."""
-    if how.places.box_score != "auto":
-        return how.places.box_score
-    return "share" if how.localiser == "cells" else "mean"
+    if len(parts) >= min_count:
+        return parts
+    return [
+        find_at_least_one_box(
+            class_map,
+            transform,
+            threshold=threshold,
+            threshold_mode=places.threshold_mode,
+            score=score,
+            class_probability=weight,
+        )
+    ]
 
 
 def least_share(cut: Cut, localiser: str) -> float:
@@ -257,32 +274,6 @@ def least_share(cut: Cut, localiser: str) -> float:
     if cut.min_share is not None:
         return cut.min_share
     return CRUMB if localiser == "cells" else 0.0
-
-
-def _masks_of(
-    seen: SeenImage, heat: ScoreMaps, classes: Sequence[int], how: Locating
-) -> tuple[Mask, ...]:
-    thresholds = [how.thresholds[index] for index in classes]
-    found = find_masks(seen, heat, thresholds, how.places)
-    return tuple(
-        Mask(
-            how.class_names[classes[mask.class_index]],
-            mask.rle,
-            float(seen.probabilities[classes[mask.class_index]]),
-        )
-        for mask in found
-    )
-
-
-def _disagreements(seen: SeenImage, tags: LabelVector, how: Locating) -> tuple[Disagreement, ...]:
-    sure = how.places.sure
-    return disagreements(
-        seen.probabilities,
-        tags,
-        how.class_names,
-        missing_below=1.0 - sure,
-        unexpected_above=sure,
-    )
 
 
 class Tags:

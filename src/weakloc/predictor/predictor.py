@@ -19,7 +19,7 @@ from weakloc.localize.doubt import (
     threshold_instability,
     view_instability,
 )
-from weakloc.localize.maps import HeatMap, image_grid, minmax, resample
+from weakloc.localize.maps import HeatMap, fuse, image_grid, minmax, resample
 from weakloc.localize.objectness import (
     axis_projection,
     bipartition,
@@ -30,21 +30,40 @@ from weakloc.localize.objectness import (
 )
 from weakloc.predictor.network_source import Floats, MapSource
 from weakloc.predictor.places import Locating, Tags, name_places, wanted_classes
-from weakloc.predictor.views import SeenImage, see_images
+from weakloc.predictor.views import SeenImage, map_scales, see_images
 from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage, LabelVector, Prediction, ScoreMaps
 
 HeatMaker: TypeAlias = Callable[[SeenImage, Sequence[int], Look], ScoreMaps]
 
 
-def fused_maps(seen: SeenImage, classes: Sequence[int], look: Look) -> ScoreMaps:
+def joined_maps(image: SeenImage, classes: Sequence[int], look: Look) -> ScoreMaps:
+    """The maps of some classes from the views meant for maps, on a grid over the image."""
+    grid = image_grid(image.size, long_side=look.map_side)
+    views = [view for view in image.views if view.view.scale in map_scales(look)]
+    maps = [
+        ScoreMaps(view.maps.values[list(classes)], view.maps.transform, view.maps.kind)
+        for view in views
+    ]
+    if len(maps) == 1:
+        return resample(maps[0], grid)
+    return fuse(
+        maps,
+        grid,
+        combine="mean" if look.fuse == "auto" else look.fuse,
+        normalise="none" if look.normalise == "auto" else look.normalise,
+        windows=[view.view.tile or (0.0, 0.0, *image.size) for view in views],
+    )
+
+
+def fused_maps(image: SeenImage, classes: Sequence[int], look: Look) -> ScoreMaps:
     """The maps of all views as one; weighed where the look says so."""
-    maps = seen.fused(classes, look)
+    maps = joined_maps(image, classes, look)
     if look.objectness == "none" and not look.center_prior:
         return maps
     heat = minmax(maps.values)
     if look.objectness != "none":
-        heat = fuse_product(heat, _objectness(seen, maps, look))
+        heat = fuse_product(heat, _objectness(image, maps, look))
     if look.center_prior:
         heat = fuse_product(heat, center_prior(maps.transform))
     return ScoreMaps(heat, maps.transform, "cam")
@@ -60,19 +79,19 @@ def maps_in_words(look: Look) -> str:
     return " x ".join(factors)
 
 
-def _objectness(seen: SeenImage, maps: ScoreMaps, look: Look) -> Floats:
+def _objectness(image: SeenImage, maps: ScoreMaps, look: Look) -> Floats:
     """What stands out in the features of each view of the whole image, averaged."""
     stride = look.objectness_stride
-    found = []
-    for view in seen.views:
+    maps_of_views = []
+    for view in image.views:
         if view.view.tile is None and stride in view.features:
             features = view.features[stride]
             values = OBJECTNESS[look.objectness](features.values)
             alone = ScoreMaps(values[None], features.transform, "cam")
-            found.append(resample(alone, maps.transform).values[0])
-    if not found:
+            maps_of_views.append(resample(alone, maps.transform).values[0])
+    if not maps_of_views:
         raise ValueError(f"the source gave no features of stride {stride}")
-    return np.asarray(np.mean(found, axis=0), dtype=np.float32)
+    return np.asarray(np.mean(maps_of_views, axis=0), dtype=np.float32)
 
 
 def _axis(features: Floats) -> Floats:
@@ -91,7 +110,7 @@ THRESHOLD_STEPS = (-0.1, 0.0, 0.1)
 
 
 def doubt_of(
-    seen: SeenImage,
+    image: SeenImage,
     heat: ScoreMaps,
     classes: Sequence[int],
     tags: LabelVector | None,
@@ -100,21 +119,21 @@ def doubt_of(
     threshold_mode: ThresholdMode,
 ) -> float:
     """The doubt of one image whose `classes` have the maps in `heat`, in that order."""
-    grid = image_grid(seen.size, long_side=JUDGED_SIDE)
+    grid = image_grid(image.size, long_side=JUDGED_SIDE)
     small = resample(heat, grid)
-    views = _view_maps(seen, classes, small)
+    views = _view_maps(image, classes, small)
     places = {
         index: _evidence(
             small, [view.values[row] for view in views], row, thresholds[index], threshold_mode
         )
         for row, index in enumerate(classes)
     }
-    return doubt(seen.probabilities, places, labels=tags)
+    return doubt(image.probabilities, places, labels=tags)
 
 
-def _view_maps(seen: SeenImage, classes: Sequence[int], small: ScoreMaps) -> list[ScoreMaps]:
+def _view_maps(image: SeenImage, classes: Sequence[int], small: ScoreMaps) -> list[ScoreMaps]:
     """The maps of each view of the whole image, where there are several."""
-    whole = [view.maps for view in seen.views if view.view.tile is None]
+    whole = [view.maps for view in image.views if view.view.tile is None]
     if len(whole) < 2 or not classes:
         return []
     return [
@@ -131,7 +150,7 @@ def _evidence(
     threshold_mode: ThresholdMode,
 ) -> PlaceEvidence:
     def largest(heat: HeatMap, share: float) -> BoxLTRB | None:
-        found = find_boxes(
+        boxes = find_boxes(
             heat,
             small.transform,
             threshold=share,
@@ -139,7 +158,7 @@ def _evidence(
             select="largest",
             min_area=0.0,
         )
-        return found[0].box if found else None
+        return boxes[0].box if boxes else None
 
     heat = small.values[row]
     shares = np.clip([threshold + step for step in THRESHOLD_STEPS], 0.0, 0.95)
@@ -161,7 +180,7 @@ Seer: TypeAlias = Callable[[Iterable[ImageSource]], Iterator[SeenImage | BrokenI
 class Located:
     """A prediction with what it was made from: `heat` holds the maps of `classes`."""
 
-    seen: SeenImage
+    image: SeenImage
     classes: tuple[int, ...]
     heat: ScoreMaps
     prediction: Prediction
@@ -202,51 +221,47 @@ class Predictor:
 
     def see(self, images: Iterable[ImageSource]) -> Iterator[SeenImage | BrokenImage]:
         """Scores and maps only, in input order."""
-        for seen in self.seer(images):
-            if self.rescore is None or isinstance(seen, BrokenImage):
-                yield seen
+        for image in self.seer(images):
+            if self.rescore is None or isinstance(image, BrokenImage):
+                yield image
             else:
-                yield replace(seen, probabilities=self.rescore(seen.probabilities))
+                yield replace(image, probabilities=self.rescore(image.probabilities))
 
     def predict(
         self, images: Iterable[ImageSource], tags: Tags | None = None
     ) -> Iterator[Prediction | BrokenImage]:
         """One answer an image, in input order; memory does not grow with their number."""
-        for found in self.predict_with_heat(images, tags):
-            yield found if isinstance(found, BrokenImage) else found.prediction
+        for located in self.predict_with_heat(images, tags):
+            yield located if isinstance(located, BrokenImage) else located.prediction
 
     def predict_with_heat(
         self, images: Iterable[ImageSource], tags: Tags | None = None
     ) -> Iterator[Located | BrokenImage]:
         """Like `predict`, with what each prediction was made from."""
-        for seen in self.see(images):
-            yield seen if isinstance(seen, BrokenImage) else self.locate_with_heat(seen, tags)
+        for image in self.see(images):
+            if isinstance(image, BrokenImage):
+                yield image
+                continue
+            labels = None if tags is None else tags.of(image.name)
+            classes = wanted_classes(image.probabilities, labels, self.places)
+            located = self._locate(image, classes, labels)
+            doubt = doubt_of(
+                image,
+                located.heat,
+                classes,
+                labels,
+                thresholds=self.locating.thresholds,
+                threshold_mode=self.places.threshold_mode,
+            )
+            yield replace(located, prediction=replace(located.prediction, doubt=doubt))
 
-    def locate(self, seen: SeenImage, tags: Tags | None = None) -> Prediction:
-        """The places in one image that has been seen."""
-        return self.locate_with_heat(seen, tags).prediction
-
-    def locate_with_heat(self, seen: SeenImage, tags: Tags | None = None) -> Located:
-        labels = None if tags is None else tags.of(seen.name)
-        classes = wanted_classes(seen.probabilities, labels, self.places)
-        found = self._places(seen, classes, labels)
-        doubt = doubt_of(
-            seen,
-            found.heat,
-            found.classes,
-            labels,
-            thresholds=self.locating.thresholds,
-            threshold_mode=self.places.threshold_mode,
-        )
-        return replace(found, prediction=replace(found.prediction, doubt=doubt))
-
-    def measurable(self, seen: SeenImage, classes: Sequence[int]) -> Prediction:
+    def measurable(self, image: SeenImage, classes: Sequence[int]) -> Prediction:
         """The places of these classes; no doubt, which takes longest and which no metric reads."""
-        return self._places(seen, classes, None).prediction
+        return self._locate(image, classes, None).prediction
 
-    def _places(
-        self, seen: SeenImage, classes: Sequence[int], labels: LabelVector | None
+    def _locate(
+        self, image: SeenImage, classes: Sequence[int], labels: LabelVector | None
     ) -> Located:
-        heat = self.heat(seen, classes, self.look)
-        prediction = name_places(seen, heat, classes, labels, self.locating)
-        return Located(seen, tuple(classes), heat, prediction)
+        heat = self.heat(image, classes, self.look)
+        prediction = name_places(image, heat, classes, labels, self.locating)
+        return Located(image, tuple(classes), heat, prediction)

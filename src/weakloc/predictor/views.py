@@ -24,7 +24,6 @@ from weakloc.data.images import read_or_record
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import PixelSize, Preprocessing
 from weakloc.geometry import BoxLTRB, GridTransform, Size
-from weakloc.localize import maps as score_maps
 from weakloc.predictor.network_source import Floats, MapSource, RawMaps, probabilities
 from weakloc.settings import Look
 from weakloc.structures import BrokenImage, ScoreMaps
@@ -134,25 +133,6 @@ class SeenImage:
     @property
     def size(self) -> Size:
         return self.picture.size
-
-    def fused(self, classes: Sequence[int], look: Look) -> ScoreMaps:
-        """The maps of some classes from the views meant for maps, on a grid over the image."""
-        grid = score_maps.image_grid(self.size, long_side=look.map_side)
-        views = [view for view in self.views if view.view.scale in map_scales(look)]
-        chosen = [
-            ScoreMaps(view.maps.values[list(classes)], view.maps.transform, view.maps.kind)
-            for view in views
-        ]
-        if len(chosen) == 1:
-            return score_maps.resample(chosen[0], grid)
-        width, height = self.size
-        return score_maps.fuse(
-            chosen,
-            grid,
-            combine="mean" if look.fuse == "auto" else look.fuse,
-            normalise="none" if look.normalise == "auto" else look.normalise,
-            windows=[view.view.tile or (0.0, 0.0, width, height) for view in views],
-        )
 
 
 def score_scales(look: Look) -> tuple[float, ...]:
