@@ -19,14 +19,14 @@ from weakloc.localize.calibration import Calibration, DrawnHeat
 from weakloc.localize.rescoring import AlphaChoice, choose_alpha, shares_from_counts
 from weakloc.localize.thresholds import ComponentLimits, Counted
 from weakloc.metrics.average_precision import tag_mean_average_precision
-from weakloc.predictor.places import least_share
-from weakloc.predictor.predictor import Predictor, maps_in_words
-from weakloc.predictor.tuning_heat import (
+from weakloc.predictor.calibration_heat import (
     choose_drawn,
     drawn_boxes,
     drawn_heat,
     viewed_heat,
 )
+from weakloc.predictor.places import least_share
+from weakloc.predictor.predictor import Predictor, maps_in_words
 from weakloc.settings import CalibrateSettings, Cut, DataSettings, Look, Places
 from weakloc.structures import PRESENT, BrokenImage, DataSet, LabelMatrix, Sample
 from weakloc.training.run_folder import save_thresholds

@@ -12,8 +12,8 @@ from tests.predictor.dot_source import DotSource, chosen
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.localize.maps import minmax
+from weakloc.predictor.calibration_heat import choose_drawn, drawn_boxes, drawn_heat, viewed_heat
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.tuning_heat import choose_drawn, drawn_boxes, drawn_heat, viewed_heat
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import Look
 from weakloc.structures import ABSENT, PRESENT, Sample, ScoreMaps, Truth, TruthBox
