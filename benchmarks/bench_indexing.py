@@ -26,7 +26,7 @@ from benchmarks.measure import paired_ratio, time_interleaved, write_results
 from weakloc.data.images import open_image
 from weakloc.data.readers import ReaderOptions, read_data_set
 from weakloc.data.summary import check_images
-from weakloc.structures import Sample
+from weakloc.structures import DataSet, Sample
 
 NUM_CLASSES, VAL_PER_CLASS = 200, 50
 
@@ -71,7 +71,11 @@ def list_files(root: Path) -> int:
 
 
 def read(root: Path, layout: str) -> int:
-    return read_data_set(root, layout=layout, options=ReaderOptions()).num_samples
+    return num_samples(read_data_set(root, layout=layout, options=ReaderOptions()))
+
+
+def num_samples(data_set: DataSet) -> int:
+    return sum(map(len, data_set.splits.values()))
 
 
 def bytes_per_sample(root: Path, layout: str) -> float:
@@ -82,7 +86,7 @@ def bytes_per_sample(root: Path, layout: str) -> float:
     gc.collect()
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    return held / data_set.num_samples
+    return held / num_samples(data_set)
 
 
 def index_rows(root: Path, *, rounds: int) -> list[dict[str, object]]:

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from weakloc.geometry import GridTransform, cell_box_in_image
+from weakloc.geometry import GridTransform, map_box_to_image
 from weakloc.methods.max_mil import DISPLAY_SCALES, MaxMil, paper_scales
 from weakloc.methods.optimisation import build_optimiser
 from weakloc.model.backbones import Backbone, build_backbone
@@ -125,9 +125,11 @@ def test_mil_05_without_padding_each_cell_is_the_network_on_its_window() -> None
         for column in range(6):
             crop = images[:, :, 4 * row : 4 * row + 15, 4 * column : 4 * column + 15]
             torch.testing.assert_close(maps[:, :, row, column], network(crop).scores)
-            left, top, right, bottom = cell_box_in_image(row, column, transform)
+            half_width, half_height = transform.cell_extent[0] / 2, transform.cell_extent[1] / 2
+            x, y = column + 0.5, row + 0.5
+            window = (x - half_width, y - half_height, x + half_width, y + half_height)
             box = (4 * column, 4 * row, 4 * column + 15, 4 * row + 15)
-            assert (left, top, right, bottom) == pytest.approx(box)
+            assert map_box_to_image(window, transform) == pytest.approx(box)
 
 
 def test_mil_06_padding_lets_an_inner_cell_see_beyond_its_window(alexnets) -> None:
