@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from weakloc import __version__
+from weakloc.api.runs import predictor_of
 from weakloc.data.sources import find_images, folder_of_images
 from weakloc.errors import PredictionsError, SettingError
 from weakloc.files import file_name_of, read_json, write_json, write_whole
@@ -20,10 +21,10 @@ from weakloc.output.drawing import draw_grid, draw_prediction, write_heat_maps
 from weakloc.output.exporters import check_formats, export_all
 from weakloc.output.exporters.jsonl import prediction_line, read_predictions
 from weakloc.predictor.parts import Part, PartStore, cut_into_parts, joined_ranks
-from weakloc.predictor.places import Tags
+from weakloc.predictor.places import Tags, read_tags
 from weakloc.predictor.predictor import Located, Predictor
-from weakloc.settings import ExportOptions
-from weakloc.structures import BrokenImage, ScoreMaps
+from weakloc.settings import ExportOptions, Look, Places
+from weakloc.structures import BrokenImage, Problem, ScoreMaps
 from weakloc.work import Progress, silent
 
 
@@ -146,9 +147,46 @@ class Written:
     num_skipped: int
     others: Mapping[str, Path] = field(default_factory=dict)
     is_first_rank: bool = True
+    problems: tuple[Problem, ...] = ()  # of the table of tags
 
 
 def predict_to_folder(
+    run: str | Path,
+    images: str,
+    out: str | Path,
+    *,
+    also: Sequence[str] = (),
+    tags: str | Path | None = None,
+    look: Look = Look(),
+    places: Places = Places(),
+    beside: SideFiles = NOTHING,
+    resume: bool = False,
+    on_progress: Progress = silent,
+) -> Written:
+    """predictions.jsonl and what comes with it in `out`, of any number of images.
+
+    `run` is a run folder, an exported file or `timm:NAME`; `also` are further runs on the same
+    classes, `tags` a table of what is in the images. `resume` goes on after an interruption.
+    """
+    predictor, described = predictor_of(str(run), also, look, places)
+    known: Tags | None = None
+    problems: list[Problem] = []
+    if tags is not None:
+        known, problems = read_tags(Path(tags), predictor.source.class_names)
+    written = write_predictions(
+        predictor,
+        images,
+        Path(out),
+        described={**described, "tags": None if tags is None else str(tags)},
+        tags=known,
+        beside=beside,
+        resume=resume,
+        on_progress=on_progress,
+    )
+    return replace(written, problems=tuple(problems))
+
+
+def write_predictions(
     predictor: Predictor,
     images: str,
     out: Path,

@@ -186,6 +186,8 @@ def report(
     split: str = "val",
     tags: str | Path | None = None,
     most_pictures: int = MOST_PICTURES,
+    look: Look | None = None,
+    places: Places | None = None,
 ) -> Reported:
     """One HTML page about a run (which then predicts `images`) or about predictions."""
     reporting = Reporting(
@@ -196,6 +198,8 @@ def report(
         split=split,
         tags=None if tags is None else Path(tags),
         most_pictures=most_pictures,
+        look=look,
+        places=places,
     )
     return make_report(source, Path(out), reporting)
 

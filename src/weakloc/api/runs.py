@@ -340,13 +340,14 @@ class ExportedNetwork:
         return predictions_of(self.predictor(look, places), images, tags)
 
 
-def export(run: TrainedRun, out: Path) -> ExportedFile:
+def export(run: str | Path | TrainedRun, out: str | Path) -> ExportedFile:
     """The run's network with all that is needed to use it, as one file checked against it."""
+    trained, out = opened_run(run), Path(out)
     if out.suffix != SUFFIX:
         raise SettingError(
             f"--out is {str(out)!r}", remedy=f"Give the file a name that ends in {SUFFIX}"
         )
-    return write_onnx(run.run.network, out, describe(run))
+    return write_onnx(trained.run.network, out, describe(trained))
 
 
 def describe(run: TrainedRun) -> OnnxRecord:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from weakloc.api.data_sets import read, scenes
 from weakloc.api.evaluation import Evaluated, Judging, judge, write_markdown, write_metrics
-from weakloc.api.predictions import SideFiles, predict_to_folder
+from weakloc.api.predictions import SideFiles, write_predictions
 from weakloc.api.reports import Reporting, make_report
 from weakloc.api.runs import TrainedRun
 from weakloc.api.training import train
@@ -132,7 +132,7 @@ def _predict_and_export(run: TrainedRun, folder: Path) -> Mapping[str, Path]:
     predictor = run.predictor(CLOSER, Places(masks="threshold"))
     known, _ = read_tags(tags, run.class_names)
     out = folder / "predictions"
-    written = predict_to_folder(
+    written = write_predictions(
         predictor,
         str(images / "JPEGImages"),
         out,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from weakloc.api.data_sets import read
-from weakloc.api.runs import TrainedRun
+from weakloc.api.runs import TrainedRun, opened_run
 from weakloc.errors import DataError, SettingError
 from weakloc.methods import method_named
 from weakloc.methods.method import Preset
@@ -88,7 +88,7 @@ class Refined:
 
 
 def refine(
-    trained: TrainedRun,
+    run: str | Path | TrainedRun,
     data: str | Path | DataSet,
     *,
     settings: RefineSettings | None = None,
@@ -103,19 +103,21 @@ def refine(
     """
     settings = settings or RefineSettings()
     data_set = data if isinstance(data, DataSet) else read(data, reading or DataSettings())
-    run = trained.run
-    if data_set.class_names != run.class_names:
+    trained = opened_run(run).run
+    if data_set.class_names != trained.class_names:
         raise DataError(
             f"the data has the classes {', '.join(data_set.class_names[:5])}, the run "
-            f"{', '.join(run.class_names[:5])}",
+            f"{', '.join(trained.class_names[:5])}",
             where=str(data_set.root),
             remedy="Give the data that the run was trained on",
         )
-    samples = divide(data_set, run.settings).learned
-    cells, broken = learn_cells(run.network, samples, run.preprocessing, settings, on_progress)
+    samples = divide(data_set, trained.settings).learned
+    cells, broken = learn_cells(
+        trained.network, samples, trained.preprocessing, settings, on_progress
+    )
     if keep:
-        save_cells(run.path, cells, run.network.backbone, settings)
-        run = forget_thresholds(run)
-    run = replace(run, cells=cells, thresholds=None)
+        save_cells(trained.path, cells, trained.network.backbone, settings)
+        trained = forget_thresholds(trained)
+    trained = replace(trained, cells=cells, thresholds=None)
     num_images = min(len(samples), settings.images) - len(broken)
-    return Refined(TrainedRun(run), num_images, tuple(broken))
+    return Refined(TrainedRun(trained), num_images, tuple(broken))

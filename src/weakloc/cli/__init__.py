@@ -12,6 +12,7 @@ from weakloc import __version__
 from weakloc.cli.data import data, demo, scenes
 from weakloc.cli.judge import evaluate, report
 from weakloc.cli.learn import calibrate, refine, train
+from weakloc.cli.options import ALL_OPTIONS, FIRST_CHOICE, FirstChoiceFormatter
 from weakloc.cli.papers import reproduce
 from weakloc.cli.use import export, predict, serve
 from weakloc.errors import WeaklocError
@@ -39,8 +40,18 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code: 0 done, 2 a mistake the user can mend, 1 a failure, 130 interrupted."""
+    command = arguments[0] if arguments else ""
+    formatter = None
+    if ALL_OPTIONS in arguments:
+        arguments = [command, "--help"]
+    elif command in FIRST_CHOICE:
+        formatter = FirstChoiceFormatter(command)
+    if command in FIRST_CHOICE:
+        app[command].help_formatter = formatter
     try:
         app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
+        if formatter and {"--help", "-h"} & set(arguments):
+            print(f"All options: weakloc {command} {ALL_OPTIONS}")
     except CycloptsError as error:
         return _complain(f"{error} (weakloc {' '.join(arguments[:1])} --help tells more)", 2)
     except WeaklocError as error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from weakloc.cli.options import ReadingOptions
 from weakloc.cli.terminal import Terminal
 from weakloc.settings import DataSettings
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 MOST_PROBLEMS = 20  # shown on the terminal; --json lists all
 MOST_PAIRS = 10
-Reading = Annotated[DataSettings, Parameter(name="*")]
 
 
 def scenes(
@@ -74,7 +74,7 @@ def data(
     /,
     *,
     check: bool = False,
-    reading: Reading = DataSettings(),
+    reading: ReadingOptions = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """What is in a data set: classes, counts, co-occurrence, problems, broken files.

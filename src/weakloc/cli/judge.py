@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from weakloc.cli.options import LookOptions, PlacesOptions, ReadingOptions
 from weakloc.cli.terminal import Terminal
 from weakloc.settings import DataSettings, Look, Places, require
 
@@ -49,9 +50,9 @@ def evaluate(
     /,
     *,
     measuring: Annotated[Measuring, Parameter(name="*")] = Measuring(),
-    look: Annotated[Look, Parameter(name="*")] = Look(),
-    places: Annotated[Places, Parameter(name="*")] = Places(),
-    reading: Annotated[DataSettings, Parameter(name="*")] = DataSettings(),
+    look: LookOptions = Look(),
+    places: PlacesOptions = Places(),
+    reading: ReadingOptions = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Measure against drawn truth, with what trivial answers would have scored beside it.
@@ -175,9 +176,9 @@ def report(
     *,
     out: Path = Path("report.html"),
     material: Material = Material(),
-    look: Annotated[Look | None, Parameter(name="*")] = None,
-    places: Annotated[Places | None, Parameter(name="*")] = None,
-    reading: Annotated[DataSettings, Parameter(name="*")] = DataSettings(),
+    look: Annotated[Look | None, Parameter(name="*", group="How images are seen")] = None,
+    places: Annotated[Places | None, Parameter(name="*", group="What is said of them")] = None,
+    reading: ReadingOptions = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Write one HTML page to look through, most doubtful first, and to judge what was found.

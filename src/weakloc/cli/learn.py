@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from weakloc.cli.options import CutOptions, LookOptions, ReadingOptions, TrainOptions
 from weakloc.cli.terminal import Terminal
 from weakloc.cli.use import keep_freed_memory
 from weakloc.extensions import names_of
@@ -38,8 +39,8 @@ def train(
     preset: Literal["practical", "literal"] = "practical",
     choices: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     resume: Annotated[bool, Parameter(negative=())] = False,
-    settings: Annotated[TrainSettings, Parameter(name="*")] = TrainSettings(),
-    reading: Annotated[DataSettings, Parameter(name="*")] = DataSettings(),
+    settings: TrainOptions = TrainSettings(),
+    reading: ReadingOptions = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Learn from tags where things are; drawn boxes and masks are never looked at.
@@ -85,7 +86,7 @@ def refine(
     /,
     *,
     settings: Annotated[RefineSettings, Parameter(name="*")] = RefineSettings(),
-    reading: Annotated[DataSettings, Parameter(name="*")] = DataSettings(),
+    reading: ReadingOptions = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Learn which parts of the images are the objects, from what stands out in tagged images.
@@ -101,14 +102,11 @@ def refine(
     data
         The data it was trained on.
     """
-    from weakloc.api.runs import load_folder
-    from weakloc.api.training import refine as refine_run
+    from weakloc.api import training
 
     keep_freed_memory()
     with terminal.progress("images") as show:
-        refined = refine_run(
-            load_folder(run), data, settings=settings, reading=reading, on_progress=show
-        )
+        refined = training.refine(run, data, settings=settings, reading=reading, on_progress=show)
     for broken in refined.broken:
         terminal.say(f"{broken.name}: {broken.reason}")
     terminal.say(f"Learned from {refined.num_images} images, kept in {refined.run.path}")
@@ -133,9 +131,9 @@ def calibrate(
     settings: Annotated[CalibrateSettings, Parameter(name="*")] = CalibrateSettings(),
     choose_rescoring: Annotated[bool, Parameter(negative=())] = False,
     oracle: Annotated[bool, Parameter(negative=())] = False,
-    look: Annotated[Look, Parameter(name="*")] = Look(),
-    cut: Annotated[Cut, Parameter(name="*")] = Cut(),
-    reading: Annotated[DataSettings, Parameter(name="*")] = DataSettings(),
+    look: LookOptions = Look(),
+    cut: CutOptions = Cut(),
+    reading: ReadingOptions = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Find the thresholds that cut boxes from maps, from tags alone or from a few drawn boxes.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from weakloc.cli.options import ReadingOptions, TrainOptions
 from weakloc.cli.terminal import Terminal
 from weakloc.cli.use import keep_freed_memory
 from weakloc.papers.conditions import Budget
@@ -48,8 +49,8 @@ def reproduce(
     *,
     scope: Annotated[Scope, Parameter(name="*")] = Scope(),
     choices: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
-    settings: Annotated[TrainSettings, Parameter(name="*")] = TrainSettings(),
-    reading: Annotated[DataSettings, Parameter(name="*")] = DataSettings(),
+    settings: TrainOptions = TrainSettings(),
+    reading: ReadingOptions = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Run a paper's experiment again: its table, ours beside it, and which of its claims hold.

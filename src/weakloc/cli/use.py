@@ -11,11 +11,13 @@ import socket
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from weakloc.cli.options import FilterOptions, LookOptions, PlacesOptions
 from weakloc.cli.terminal import Terminal
 from weakloc.errors import FailureError, MissingPackageError, SettingError
 from weakloc.extensions import names_of
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from weakloc.api.predictions import SideFiles, Written
-    from weakloc.predictor.places import Tags
-    from weakloc.predictor.predictor import Predictor
 
 
 Filters = Annotated[ExportOptions, Parameter(name="*")]
@@ -68,7 +68,7 @@ def export(
     *,
     out: Path,
     formats: Annotated[Formats, Parameter(name="*")] = Formats(),
-    filters: Filters = ExportOptions(),
+    filters: FilterOptions = ExportOptions(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Write a run as one ONNX file that was checked against it, or predictions in other formats.
@@ -108,7 +108,7 @@ def _export_network(run: str, out: Path, terminal: Terminal) -> None:
             where=run,
             remedy="Say which, such as --format coco",
         )
-    written = runs.export(runs.load_folder(run), out)
+    written = runs.export(run, out)
     record = written.record
     terminal.say(f"{out}: opset {record.opset}, {len(record.class_names)} classes")
     if record.fixed_size is None:
@@ -182,9 +182,9 @@ def predict(
     resume: Annotated[bool, Parameter(negative=())] = False,
     devices: int = 1,
     beside: Annotated[Beside, Parameter(name="*")] = Beside(),
-    filters: Filters = ExportOptions(),
-    look: Annotated[Look, Parameter(name="*")] = Look(),
-    places: Annotated[Places, Parameter(name="*")] = Places(),
+    filters: FilterOptions = ExportOptions(),
+    look: LookOptions = Look(),
+    places: PlacesOptions = Places(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Say where the classes are in any number of images.
@@ -212,20 +212,15 @@ def predict(
     if devices > 1 and "WORLD_SIZE" not in os.environ:
         _run_on_devices(devices)
         return
-    job = _Job(run, images, out, also, tags, resume)
-    written = _predict(job, _side_files(beside, filters, tags), look, places, terminal)
+    from weakloc.api.predictions import predict_to_folder
+
+    side_files = _side_files(beside, filters, tags)
+    keep_freed_memory()
+    with terminal.progress("images") as show:
+        work = partial(predict_to_folder, run, images, out, also=also, tags=tags, look=look)
+        written = work(places=places, beside=side_files, resume=resume, on_progress=show)
     if written.is_first_rank:
         _say(written, terminal)
-
-
-@dataclass(frozen=True)
-class _Job:
-    run: str
-    images: str
-    out: Path
-    also: tuple[str, ...]
-    tags: Path | None
-    resume: bool
 
 
 def _side_files(beside: Beside, filters: ExportOptions, tags: Path | None) -> SideFiles:
@@ -239,29 +234,9 @@ def _side_files(beside: Beside, filters: ExportOptions, tags: Path | None) -> Si
     return SideFiles(beside.heat_maps, beside.draw, beside.formats, filters)
 
 
-def _predict(
-    job: _Job, beside: SideFiles, look: Look, places: Places, terminal: Terminal
-) -> Written:
-    from weakloc.api.predictions import predict_to_folder
-    from weakloc.api.runs import predictor_of
-
-    keep_freed_memory()
-    predictor, described = predictor_of(job.run, job.also, look, places)
-    known = None if job.tags is None else _read_tags(job.tags, predictor, terminal)
-    with terminal.progress("images") as show:
-        return predict_to_folder(
-            predictor,
-            job.images,
-            job.out,
-            described={**described, "tags": None if job.tags is None else str(job.tags)},
-            tags=known,
-            beside=beside,
-            resume=job.resume,
-            on_progress=show,
-        )
-
-
 def _say(written: Written, terminal: Terminal) -> None:
+    for problem in written.problems:
+        terminal.say(f"{problem.where}: {problem.message}")
     terminal.say(f"{written.num_done} images in {written.predictions}")
     if written.num_skipped:
         terminal.say(f"{written.num_skipped} broken images listed in {written.skipped}")
@@ -275,15 +250,6 @@ def _say(written: Written, terminal: Terminal) -> None:
             "skipped": written.num_skipped,
         }
     )
-
-
-def _read_tags(path: Path, predictor: Predictor, terminal: Terminal) -> Tags:
-    from weakloc.predictor.places import read_tags
-
-    tags, problems = read_tags(path, predictor.source.class_names)
-    for problem in problems:
-        terminal.say(f"{problem.where}: {problem.message}")
-    return tags
 
 
 def _run_on_devices(devices: int) -> None:
@@ -317,8 +283,8 @@ def serve(
     also: tuple[str, ...] = (),
     token: Annotated[str | None, Parameter(env_var="WEAKLOC_TOKEN")] = None,
     serving: Annotated[ServeSettings, Parameter(name="*")] = ServeSettings(),
-    look: Annotated[Look, Parameter(name="*")] = Look(),
-    places: Annotated[Places, Parameter(name="*")] = Places(),
+    look: LookOptions = Look(),
+    places: PlacesOptions = Places(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Answer requests for predictions over HTTP, such as those of Label Studio.

@@ -1,0 +1,75 @@
+"""Settings as groups of options, and the help of a command: its options of first choice, or all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+from cyclopts import Parameter
+from cyclopts.help import DefaultFormatter
+
+from weakloc.settings import (
+    Cut,
+    DataSettings,
+    ExportOptions,
+    Look,
+    Places,
+    TrainSettings,
+)
+
+if TYPE_CHECKING:
+    from cyclopts.help import HelpPanel
+    from rich.console import Console, ConsoleOptions
+
+ReadingOptions: TypeAlias = Annotated[
+    DataSettings, Parameter(name="*", group="How the data is read")
+]
+TrainOptions: TypeAlias = Annotated[
+    TrainSettings, Parameter(name="*", group="How the network is trained")
+]
+LookOptions: TypeAlias = Annotated[Look, Parameter(name="*", group="How images are seen")]
+PlacesOptions: TypeAlias = Annotated[Places, Parameter(name="*", group="What is said of them")]
+CutOptions: TypeAlias = Annotated[Cut, Parameter(name="*", group="What gets a box")]
+FilterOptions: TypeAlias = Annotated[
+    ExportOptions, Parameter(name="*", group="What goes into other formats")
+]
+
+ALL_OPTIONS = "--help-all"
+# What a newcomer needs of a command with more options than fit on a page.
+FIRST_CHOICE: Mapping[str, frozenset[str]] = {
+    command: frozenset(f"--{name}" for name in names.split())
+    for command, names in {
+        "train": "out method preset set resume backbone weights frozen image-size epochs "
+        "batch-size learning-rate seed labels layout class-names quiet json",
+        "calibrate": "also boxes split rule granularity oracle choose-rescoring scales flip "
+        "localiser objectness batch-size workers min-area min-share labels layout quiet json",
+        "predict": "out also tags resume devices heat-maps draw format scales flip localiser "
+        "batch-size workers min-score threshold boxes points masks quiet json",
+        "evaluate": "split compare resamples compatible out scales flip localiser batch-size "
+        "workers min-score threshold boxes masks labels layout class-names quiet json",
+        "report": "out data split metrics run tags pictures flip localiser batch-size workers "
+        "min-score threshold masks labels layout quiet json",
+        "serve": "also token host port root allow-url queue max-megabytes score-threshold "
+        "best-per-class flip batch-size min-score threshold boxes points masks quiet json",
+        "reproduce": "data out budget seeds jobs cell set backbone weights image-size epochs "
+        "batch-size labels layout quiet json",
+    }.items()
+}
+
+
+class FirstChoiceFormatter(DefaultFormatter):
+    """Help with the options of first choice of the command it is asked of."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__()
+        self._command = command
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        shown = FIRST_CHOICE[self._command]
+        entries = [
+            entry
+            for entry in panel.entries
+            if panel.format != "parameter" or not entry.names or shown & set(entry.names)
+        ]
+        if entries:
+            super().__call__(console, options, panel.copy(entries=entries))
