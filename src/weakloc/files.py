@@ -1,11 +1,11 @@
-"""Files written whole or not at all, JSON read with every check, and safe file names."""
+"""Files written whole or not at all, JSON and text read with every check, and safe file names."""
 
 from __future__ import annotations
 
 import json
 import re
 import uuid
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +14,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from weakloc.errors import WeaklocError
+from weakloc.errors import DataError, WeaklocError
 
 Structure = TypeVar("Structure")
 Value = TypeVar("Value")
+
+_UTF16_MARKS = (BOM_UTF16_LE, BOM_UTF16_BE)
 
 # What every file system and every annotation tool takes as a part of a file name.
 _PLAIN = " !#$&'()+,-.;=@[]^_`{}~"
@@ -153,6 +155,50 @@ def file_name_of(name: str) -> str:
     if not escaped.strip(". "):  # "", ".", "..", " "
         escaped = "".join(f"%{byte:02X}" for byte in name.encode()) or "%"
     return escaped
+
+
+def read_text(path: Path) -> str:
+    """The whole text of a UTF-8 or marked UTF-16 file."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    encoding = "utf-16" if content.startswith(_UTF16_MARKS) else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"byte {content[error.start]:#04x} is not {encoding.upper()[:6].rstrip('-')} text",
+            where=f"{path}, line {line}",
+            remedy="Save the file as UTF-8",
+        ) from error
+
+
+def text_lines(path: Path, *, newline: str = "\n") -> Iterator[str]:
+    """The lines of such a file with their ends, one after the other, never all in memory."""
+    try:
+        with path.open("rb") as content:
+            is_wide = content.read(2) in _UTF16_MARKS
+        with path.open(encoding="utf-16" if is_wide else "utf-8-sig", newline=newline) as lines:
+            yield from lines
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except UnicodeDecodeError:
+        read_text(path)  # says in which line
+        raise
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, text without surrounding blanks) of the lines that are not blank."""
+    for number, line in enumerate(text_lines(path), start=1):
+        if text := line.strip():
+            yield number, text
+
+
+def at_line(path: Path, number: int) -> str:
+    """How a line of a file is named in reports."""
+    return f"{path.name}, line {number}"
 
 
 class ByName(Generic[Value]):

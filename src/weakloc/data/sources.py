@@ -13,14 +13,15 @@ from pathlib import Path
 from weakloc.data.images import IMAGE_SUFFIXES
 from weakloc.data.readers.assembly import Problems
 from weakloc.data.readers.file_tree import images_below
-from weakloc.data.readers.shard_members import (
+from weakloc.data.readers.shards import (
     SHARD_SUFFIXES,
     find_shards,
     images_of_shard,
     read_content,
 )
-from weakloc.data.readers.table_rows import TABLE_SUFFIXES, image_paths, text_lines
+from weakloc.data.readers.table import TABLE_SUFFIXES, image_paths
 from weakloc.errors import DataError
+from weakloc.files import text_lines
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.data.readers.assembly import LabelClaim, Problems, ReaderOptions
-from weakloc.data.readers.table_rows import read_rows
+from weakloc.data.readers.table import read_rows
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import ByName
 from weakloc.geometry import GridTransform

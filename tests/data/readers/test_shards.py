@@ -13,7 +13,7 @@ from PIL import Image
 
 from weakloc.data.images import open_image
 from weakloc.data.readers import ReaderOptions, read_data_set
-from weakloc.data.readers.shard_members import expand_braces
+from weakloc.data.readers.shards import expand_braces
 from weakloc.data.sources import find_images
 from weakloc.errors import DataError, ImageError
 

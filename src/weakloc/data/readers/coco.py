@@ -24,24 +24,22 @@ from weakloc.data.readers.assembly import (
     MISSING_IMAGE,
     SPLIT_NAMES,
     UNKNOWN_CLASS,
+    UNREADABLE_BOX,
     UNREADABLE_LABEL,
+    UNREADABLE_MASK,
     Assembly,
     LabelClaim,
+    PolygonRle,
     Problems,
     ReaderOptions,
     chosen_classes,
-    split_name,
-)
-from weakloc.data.readers.drawn_truth import (
-    UNREADABLE_BOX,
-    UNREADABLE_MASK,
-    PolygonRle,
     drawn_truth,
+    split_name,
     usable_box,
 )
 from weakloc.data.readers.file_tree import FileIndex, file_names, is_image_name, subfolders
-from weakloc.data.readers.table_rows import read_text
 from weakloc.errors import DataError, PredictionsError
+from weakloc.files import read_text
 from weakloc.geometry import BoxLTRB, box_from_xywh, box_of_points
 from weakloc.rle import compressed, run_lengths, tight_box
 from weakloc.structures import Box, DataSet, Mask, Prediction, Truth, TruthBox, TruthMask

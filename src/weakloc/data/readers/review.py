@@ -27,11 +27,11 @@ from weakloc.data.readers.assembly import (
     Problems,
     ReaderOptions,
     chosen_classes,
+    usable_box,
 )
-from weakloc.data.readers.drawn_truth import usable_box
 from weakloc.data.readers.file_tree import FileIndex, file_names
-from weakloc.data.readers.table_rows import read_text
 from weakloc.errors import DataError
+from weakloc.files import read_text
 from weakloc.geometry import BoxLTRB
 from weakloc.structures import UNKNOWN, DataSet, Truth, TruthBox
 

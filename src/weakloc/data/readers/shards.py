@@ -10,18 +10,27 @@ for, and their paths are opened like those of files.
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import re
 import tarfile
+import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 from weakloc.data.images import member_path
 from weakloc.data.readers.assembly import (
     ALL,
+    DUPLICATE_IMAGE,
+    IMAGE_WITHOUT_LABELS,
+    LABEL_FOR_NO_IMAGE,
+    NOTHING_KNOWN,
     SPLIT_NAMES,
+    UNREADABLE_LABEL,
     LabelClaim,
     LabelVectors,
     Problems,
@@ -29,15 +38,196 @@ from weakloc.data.readers.assembly import (
     chosen_classes,
     finished_data_set,
 )
-from weakloc.data.readers.shard_members import (
-    BROKEN_SHARD,
-    ShardImage,
-    find_shards,
-    images_of_shard,
-)
-from weakloc.data.readers.table_rows import numbered_lines
+from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
+from weakloc.data.readers.table import LABELS_HEADERS, claim_of_json, claim_of_list
 from weakloc.errors import DataError
+from weakloc.files import numbered_lines
 from weakloc.structures import DataSet, LabelVector, Sample
+
+BROKEN_SHARD = "broken shard"
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_LABEL_KINDS = ("cls", "json", "txt")  # the first that a sample has counts
+_BRACES = re.compile(r"\{([^{}]*)\}")
+ReadImage = Callable[[tarfile.TarFile, tarfile.TarInfo], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardImage:
+    """One image of a shard; `offset` is that of its content in the uncompressed shard."""
+
+    name: str
+    claim: LabelClaim
+    offset: int
+    size: int
+    content: bytes
+
+
+@dataclass(slots=True)
+class _Group:
+    """The members of one sample."""
+
+    key: str
+    image: tarfile.TarInfo | None = None
+    content: bytes = b""
+    labels: dict[str, bytes] = field(default_factory=dict)
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """`shard-{0000..0009}.tar` or `{train,val}.tar` -> all names, as a shell would."""
+    pieces = _BRACES.split(pattern)  # text, braced, text, braced, ..., text
+    choices = [[text] if n % 2 == 0 else _choices(text) for n, text in enumerate(pieces)]
+    return ["".join(parts) for parts in itertools.product(*choices)]
+
+
+def _choices(braced: str) -> list[str]:
+    bounds = re.fullmatch(r"(\d+)\.\.(\d+)", braced)
+    if bounds is None:
+        return braced.split(",") if "," in braced else [f"{{{braced}}}"]
+    first, last = int(bounds[1]), int(bounds[2])
+    digits = len(bounds[1]) if bounds[1].startswith("0") else 0
+    step = 1 if first <= last else -1
+    return [f"{number:0{digits}d}" for number in range(first, last + step, step)]
+
+
+def find_shards(path: str) -> list[str]:
+    """The shards of a pattern, of a tar file, or of a folder and the folders in it."""
+    if "{" in path and not Path(path).exists():
+        names = expand_braces(path)
+    elif Path(path).is_dir():
+        folders = [path, *(f"{path}/{name}" for name in subfolders(path))]
+        names = [f"{f}/{n}" for f in folders for n in file_names(f) if n.endswith(SHARD_SUFFIXES)]
+    else:
+        names = [path]
+    missing = [name for name in names if not Path(name).is_file()]
+    if missing:
+        message = f"{len(missing)} of {len(names)} shards do not exist, such as {missing[0]}"
+        raise DataError(message, where=path)
+    if not names:
+        raise DataError("holds no tar shards", where=path)
+    return names
+
+
+def images_of_shard(
+    shard: str,
+    numbered: Sequence[str] | None,
+    *,
+    mode: Any,
+    read_image: ReadImage,
+    problems: Problems,
+) -> Iterator[ShardImage]:
+    """The images of one shard; `numbered` names the class numbers, `mode` is tarfile's."""
+    try:
+        with tarfile.open(shard, mode) as tar:
+            for group in _groups(tar, shard, read_image, problems):
+                location = f"{Path(shard).name}, {group.key}"
+                claim = _claim(group.labels, numbered, problems.at(location))
+                if group.image is None:
+                    if group.labels:
+                        message = "there are labels but no image"
+                        problems.at(location).error(LABEL_FOR_NO_IMAGE, message)
+                    continue
+                if claim is None:
+                    problems.at(location).warning(IMAGE_WITHOUT_LABELS, "nothing is known of it")
+                yield ShardImage(
+                    name=group.image.name,
+                    claim=claim or NOTHING_KNOWN,
+                    offset=group.image.offset_data,
+                    size=group.image.size,
+                    content=group.content,
+                )
+            if _is_cut(tar, shard):
+                message = "ends without a tar file's end mark, so that samples may be missing"
+                problems.at(shard).error(BROKEN_SHARD, message)
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        message = f"cannot be read to its end: {error}"
+        problems.at(shard).error(BROKEN_SHARD, message)
+
+
+def _is_cut(tar: tarfile.TarFile, shard: str) -> bool:
+    """Whether the file is over before the zeros that end it, where tarfile stops in silence."""
+    if getattr(tar.fileobj, "comptype", "tar") != "tar":
+        return False  # decompression fails by itself
+    return Path(shard).stat().st_size < tar.offset + tarfile.BLOCKSIZE
+
+
+def _groups(
+    tar: tarfile.TarFile, shard: str, read_image: ReadImage, problems: Problems
+) -> Iterator[_Group]:
+    group: _Group | None = None
+    while (member := tar.next()) is not None:
+        vars(tar)["members"].clear()  # tarfile keeps every header that it has met
+        folder, _, name = member.name.rpartition("/")
+        if not member.isfile() or name.startswith("."):
+            continue
+        stem, _, kind = name.partition(".")
+        key = f"{folder}/{stem}" if folder else stem
+        if group is None or group.key != key:
+            if group is not None:
+                yield group
+            group = _Group(key)
+        if is_image_name(f"{stem}.{kind}"):
+            if group.image is not None and member.name == group.image.name:
+                location = f"{Path(shard).name}, {key}"
+                problems.at(location).warning(DUPLICATE_IMAGE, f"'{member.name}' comes twice")
+            elif group.image is None or ("." not in kind and _has_many_dots(group.image)):
+                group.image, group.content = member, read_image(tar, member)
+        elif kind in _LABEL_KINDS:
+            group.labels[kind] = read_content(tar, member)
+    if group is not None:
+        yield group
+
+
+def _has_many_dots(member: tarfile.TarInfo) -> bool:
+    """Whether it is something beside the image, such as `12.mask.png`."""
+    return member.name.rpartition("/")[2].count(".") > 1
+
+
+def read_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    return b"" if file is None else file.read()
+
+
+def _claim(
+    labels: Mapping[str, bytes],
+    numbered: Sequence[str] | None,
+    problems: Problems,
+) -> LabelClaim | None:
+    kind = next((kind for kind in _LABEL_KINDS if kind in labels), None)
+    if kind is None:
+        return None
+    try:
+        text = labels[kind].decode("utf-8-sig").strip()
+        if kind == "json":
+            return _claim_of_record(json.loads(text), numbered, problems)
+        names = [text] if kind == "cls" else re.split(r"[;\n]", text)
+        return claim_of_list([_named(name, numbered) for name in names])
+    except ValueError as error:
+        problems.error(UNREADABLE_LABEL, f".{kind}: {error}")
+        return None
+
+
+def _claim_of_record(record: Any, numbered: Sequence[str] | None, problems: Problems) -> LabelClaim:
+    written = record
+    if isinstance(record, dict):
+        key = next((name for name in LABELS_HEADERS if name in record), None)
+        if key is None:
+            raise ValueError(f"there are no labels among {', '.join(record)}")
+        written = record[key]
+    if isinstance(written, int) and not isinstance(written, bool):
+        written = [written]
+    if isinstance(written, list):
+        return claim_of_list([_named(str(name), numbered) for name in written])
+    return claim_of_json(written, ";", problems)
+
+
+def _named(text: str, numbered: Sequence[str] | None) -> str:
+    """The class that a number stands for, where the numbers have names."""
+    name = text.strip()
+    if numbered is None or name in numbered or not name.isdecimal():
+        return name
+    if int(name) >= len(numbered):
+        raise ValueError(f"class {name} is not among the {len(numbered)} names")
+    return numbered[int(name)]
 
 
 class ShardSplit(Sequence[Sample]):

@@ -20,11 +20,11 @@ from weakloc.data.readers.assembly import (
     LabelClaim,
     Problems,
     ReaderOptions,
+    usable_box,
 )
-from weakloc.data.readers.drawn_truth import usable_box
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
-from weakloc.data.readers.table_rows import at_line, numbered_lines
 from weakloc.errors import DataError, did_you_mean
+from weakloc.files import at_line, numbered_lines
 from weakloc.geometry import BoxLTRB, box_from_inclusive
 from weakloc.structures import DataSet, Truth, TruthBox
 

@@ -25,6 +25,7 @@ from weakloc.data.readers.assembly import (
     LABELS_DISAGREE,
     MISSING_IMAGE,
     NOTHING_KNOWN,
+    UNREADABLE_BOX,
     UNREADABLE_LABEL,
     Assembly,
     Difficult,
@@ -32,12 +33,11 @@ from weakloc.data.readers.assembly import (
     Problems,
     ReaderOptions,
     chosen_classes,
+    usable_box,
 )
-from weakloc.data.readers.drawn_truth import UNREADABLE_BOX, usable_box
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
-from weakloc.data.readers.table_rows import at_line, numbered_lines
 from weakloc.errors import DataError
-from weakloc.files import file_name_of
+from weakloc.files import at_line, file_name_of, numbered_lines
 from weakloc.geometry import BoxLTRB, Size, box_from_voc
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, Severity, Truth, TruthBox
 

@@ -18,24 +18,22 @@ from weakloc.data.readers.assembly import (
     LABEL_FOR_NO_IMAGE,
     MISSING_IMAGE,
     NOTHING_KNOWN,
+    UNREADABLE_BOX,
     UNREADABLE_LABEL,
+    UNREADABLE_MASK,
     Assembly,
     LabelClaim,
+    MaskFileRle,
     Problems,
     ReaderOptions,
     chosen_classes,
-    split_name,
-)
-from weakloc.data.readers.drawn_truth import (
-    UNREADABLE_BOX,
-    UNREADABLE_MASK,
-    MaskFileRle,
     drawn_truth,
+    split_name,
     usable_box,
 )
 from weakloc.data.readers.file_tree import FileIndex, subfolders
-from weakloc.data.readers.table_rows import numbered_lines
 from weakloc.errors import DataError
+from weakloc.files import numbered_lines
 from weakloc.geometry import BoxLTRB, box_from_inclusive
 from weakloc.structures import DataSet, Truth, TruthBox, TruthMask
 

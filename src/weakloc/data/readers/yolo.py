@@ -27,12 +27,14 @@ from weakloc.data.readers.assembly import (
     UNREADABLE_LABEL,
     Assembly,
     LabelClaim,
+    PolygonRle,
     Problems,
     ReaderOptions,
     chosen_classes,
+    drawn_truth,
     split_name,
+    usable_box,
 )
-from weakloc.data.readers.drawn_truth import PolygonRle, drawn_truth, usable_box
 from weakloc.data.readers.file_tree import (
     FileIndex,
     file_names,
@@ -40,8 +42,8 @@ from weakloc.data.readers.file_tree import (
     is_image_name,
     subfolders,
 )
-from weakloc.data.readers.table_rows import at_line, numbered_lines, read_text
 from weakloc.errors import DataError, ImageError
+from weakloc.files import at_line, numbered_lines, read_text
 from weakloc.geometry import box_from_yolo, box_of_points
 from weakloc.structures import DataSet, Truth, TruthBox, TruthMask
 
