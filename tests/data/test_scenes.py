@@ -17,15 +17,8 @@ from weakloc.data.readers import ReaderOptions, read_data_set
 from weakloc.data.readers.voc import voc_palette
 from weakloc.errors import DataError, SettingError
 from weakloc.structures import PRESENT, DataSet, Sample, Truth, TruthBox, TruthMask
-from weakloc.synthetic import (
-    CLUTTER_CLASSES,
-    SINGLE_CLASSES,
-    artist_from,
-    artist_of,
-    draw_scene,
-    write_scenes,
-)
 from weakloc.synthetic.clutter import (
+    CLUTTER_CLASSES,
     HUES,
     PLANTED_PAIR,
     TEXTURES,
@@ -33,7 +26,9 @@ from weakloc.synthetic.clutter import (
     plan_classes,
     surface_of,
 )
+from weakloc.synthetic.folder import artist_from, artist_of, draw_scene, write_scenes
 from weakloc.synthetic.outlines import Pose, clutter_shapes, cover, emblem_shapes
+from weakloc.synthetic.single import SINGLE_CLASSES
 from weakloc.synthetic.surfaces import Canvas, Layer, Scene
 
 

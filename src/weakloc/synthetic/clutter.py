@@ -9,12 +9,22 @@ are drawn at random and only the shape counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from PIL import Image
 
-from weakloc.synthetic.outlines import Coverage, Pose, Shape, clutter_shapes, cover
+from weakloc.data.images import open_image
+from weakloc.errors import DataError
+from weakloc.geometry import BoxLTRB, clip_box
+from weakloc.rle import decode_mask, tight_box
+from weakloc.structures import DataSet, Sample, Truth
+from weakloc.synthetic.outlines import Pose, Shape, clutter_shapes, cover
 from weakloc.synthetic.surfaces import (
     PATTERNS,
     Canvas,
@@ -53,16 +63,44 @@ TEXTURE_SHARE = 0.67  # of objects that show their class's texture
 
 
 def draw_clutter(random: np.random.Generator, *, difficulty: Difficulty) -> Scene:
-    low, high = CANVAS_SIDES
-    size = (int(random.integers(low, high + 1)), int(random.integers(low, high + 1)))
-    canvas = Canvas(background(random, size=size))
-    strew(canvas, random, lambda: _fragment(random, difficulty=difficulty))
-    for class_index in plan_classes(random, num_classes=len(CLUTTER_CLASSES), pair=PLANTED_PAIR):
-        layer = _object_of(random, CLUTTER_CLASSES[class_index], difficulty=difficulty)
-        place_object(canvas, random, layer, class_index)
+    def draw_object(class_index: int) -> Layer:
+        name = CLUTTER_CLASSES[class_index]
+        half, stretch = object_extent(random) / 2, uniform(random, 0.85, 1.15)
+        angle = uniform(random, 0, 2 * math.pi)
+        pose = Pose(half * min(stretch, 1.0), half / max(stretch, 1.0), angle)
+        surface = surface_of(random, name, difficulty=difficulty)
+        return paint(random, clutter_shapes()[name], pose, surface)[0]
+
+    classes = range(len(CLUTTER_CLASSES))
+    canvas = compose(
+        random, classes, pair=PLANTED_PAIR, draw_object=draw_object, draw_source=draw_object
+    )
     if random.random() < 0.3:
         lay_somewhere(canvas, random, _bar(random))
     return canvas.scene()
+
+
+def compose(
+    random: np.random.Generator,
+    classes: Sequence[int],
+    *,
+    pair: tuple[int, int] | None,
+    draw_object: Callable[[int], Layer],
+    draw_source: Callable[[int], Layer],
+) -> Canvas:
+    """A canvas strewn with fragments, more on a larger one, and the objects of a plan.
+
+    The objects are drawn by class; so is what a fragment is broken out of.
+    """
+    low, high = CANVAS_SIDES
+    size = (int(random.integers(low, high + 1)), int(random.integers(low, high + 1)))
+    canvas = Canvas(background(random, size=size))
+    for _ in range(int(random.integers(4, 11)) * (size[0] * size[1]) // 57600 + 2):
+        source = draw_source(classes[int(random.integers(len(classes)))])
+        lay_somewhere(canvas, random, break_out(random, source))
+    for number in plan_classes(random, num_classes=len(classes), pair=pair):
+        place_object(canvas, random, draw_object(classes[number]), classes[number])
+    return canvas
 
 
 def plan_classes(
@@ -115,13 +153,6 @@ def _somewhere(
     return left, top
 
 
-def strew(canvas: Canvas, random: np.random.Generator, make: Callable[[], Layer]) -> None:
-    """Fragments over the whole canvas, more on a larger one."""
-    area = canvas.size[0] * canvas.size[1]
-    for _ in range(int(random.integers(4, 11)) * area // 57600 + 2):
-        lay_somewhere(canvas, random, make())
-
-
 def surface_of(random: np.random.Generator, name: str, *, difficulty: Difficulty) -> Surface:
     """The look of one object of a class."""
     if difficulty == "hard":
@@ -139,25 +170,11 @@ def surface_of(random: np.random.Generator, name: str, *, difficulty: Difficulty
     )
 
 
-def _object_of(random: np.random.Generator, name: str, *, difficulty: Difficulty) -> Layer:
-    half, stretch = object_extent(random) / 2, uniform(random, 0.85, 1.15)
-    pose = Pose(half * min(stretch, 1.0), half / max(stretch, 1.0), uniform(random, 0, 2 * math.pi))
-    surface = surface_of(random, name, difficulty=difficulty)
-    return _painted(random, clutter_shapes()[name], pose, surface)
-
-
-def _fragment(random: np.random.Generator, *, difficulty: Difficulty) -> Layer:
-    """A piece broken out of some class's object: its hue, its texture, a bit of its outline."""
-    name = CLUTTER_CLASSES[int(random.integers(len(CLUTTER_CLASSES)))]
-    whole = _object_of(random, name, difficulty=difficulty)
+def break_out(random: np.random.Generator, whole: Layer) -> Layer:
+    """The part of a layer under a splinter laid somewhere on it."""
     half = uniform(random, 6.0, 15.0)
     pose = Pose(half, half * uniform(random, 0.5, 1.0), uniform(random, 0, 2 * math.pi))
     coverage, _ = cover(splinter(random), pose)
-    return break_out(random, whole, coverage)
-
-
-def break_out(random: np.random.Generator, whole: Layer, coverage: Coverage) -> Layer:
-    """The part of a layer under a splinter laid somewhere on it."""
     height, width = whole.coverage.shape
     rows, columns = min(height, coverage.shape[0]), min(width, coverage.shape[1])
     left = int(random.integers(width - columns + 1))
@@ -183,11 +200,103 @@ def _bar(random: np.random.Generator) -> Layer:
     half_length, half_width = uniform(random, 40.0, 140.0), uniform(random, 3.0, 9.0)
     pose = Pose(half_length, half_width, uniform(random, 0, math.pi))
     dull = color_of(uniform(random, 0, 360), uniform(random, 0.0, 0.3), uniform(random, 0.2, 0.9))
-    surface = Surface(dull, "plain", period=8.0, contrast=0.0, angle=0.0)
-    return _painted(random, Shape((((-1, -1), (1, -1), (1, 1), (-1, 1)),)), pose, surface)
+    square = Shape((((-1, -1), (1, -1), (1, 1), (-1, 1)),))
+    return paint(random, square, pose, Surface(dull))[0]
 
 
-def _painted(random: np.random.Generator, shape: Shape, pose: Pose, surface: Surface) -> Layer:
-    coverage, origin = cover(shape, pose)
-    size = (coverage.shape[1], coverage.shape[0])
-    return Layer(paint(surface, random, size=size, origin=origin), coverage)
+MIN_SIDE = 8.0  # pixels; what is smaller shows nothing once enlarged
+MAX_TURN = math.radians(20)
+_MIRROR = Image.Transpose.FLIP_LEFT_RIGHT
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """One object of the data set that can be cut out."""
+
+    path: str
+    class_index: int
+    box: BoxLTRB
+    rle: Mapping[str, Any] | None
+
+
+CropsByClass: TypeAlias = Mapping[int, tuple[Crop, ...]]
+
+
+def crops_by_split(data_set: DataSet) -> dict[str, CropsByClass]:
+    """The objects for "train" and for "val"."""
+    train_split = "train" if "train" in data_set.splits else next(iter(data_set.splits), "")
+    train = tuple(_crops_of(data_set.splits.get(train_split, ())))
+    others = [name for name in ("val", "test") if name in data_set.splits and name != train_split]
+    val = tuple(_crops_of(data_set.splits[others[0]])) if others else ()
+    if not val:
+        val, train = train[::5], tuple(crop for n, crop in enumerate(train) if n % 5)
+    if not train or not val:
+        raise DataError(
+            f"{len(train) + len(val)} objects with a box or mask of at least "
+            f"{MIN_SIDE:.0f} pixels were found, too few to compose scenes from",
+            where=str(data_set.root),
+            remedy="Give a data set with drawn boxes",
+        )
+    return {"train": _by_class(train), "val": _by_class(val)}
+
+
+def _crops_of(samples: Sequence[Sample]) -> Iterator[Crop]:
+    """Cut along the masks of an image if it has any, else along its boxes."""
+    for sample in samples:
+        truth = sample.truth or Truth()
+        masks = (mask for mask in truth.masks if not mask.crowd)
+        boxes = (drawn for drawn in truth.boxes if not (drawn.crowd or drawn.difficult))
+        if truth.masks:
+            crops = [Crop(sample.path, m.class_index, tight_box(m.rle), m.rle) for m in masks]
+        else:
+            crops = [Crop(sample.path, drawn.class_index, drawn.box, None) for drawn in boxes]
+        for crop in crops:
+            left, top, right, bottom = crop.box
+            if min(right - left, bottom - top) >= MIN_SIDE:
+                yield crop
+
+
+def _by_class(crops: Sequence[Crop]) -> CropsByClass:
+    class_of = attrgetter("class_index")
+    groups = groupby(sorted(crops, key=class_of), class_of)
+    return {class_index: tuple(group) for class_index, group in groups}
+
+
+def draw_crops(random: np.random.Generator, crops: CropsByClass) -> Scene:
+    def cut_out(class_index: int) -> Sequence[Image.Image]:
+        candidates = crops[class_index]
+        crop = candidates[int(random.integers(len(candidates)))]
+        return _cut_out(crop, extent=object_extent(random))
+
+    def draw_object(class_index: int) -> Layer:
+        """Mirrored or not, and a little turned."""
+        pictures = cut_out(class_index)
+        if random.random() < 0.5:
+            pictures = [picture.transpose(_MIRROR) for picture in pictures]
+        degrees = math.degrees(uniform(random, -MAX_TURN, MAX_TURN))
+        bilinear = Image.Resampling.BILINEAR
+        pixels, alpha = (picture.rotate(degrees, bilinear, expand=True) for picture in pictures)
+        return Layer(np.asarray(pixels), np.asarray(alpha))
+
+    def draw_source(class_index: int) -> Layer:
+        pixels, alpha = cut_out(class_index)
+        return Layer(np.asarray(pixels), np.asarray(alpha))
+
+    classes = tuple(crops)
+    canvas = compose(random, classes, pair=None, draw_object=draw_object, draw_source=draw_source)
+    return canvas.scene()
+
+
+def _cut_out(crop: Crop, *, extent: float) -> tuple[Image.Image, Image.Image]:
+    """The pixels of an object, its longer side scaled to `extent`, and their alpha."""
+    picture = open_image(Path(crop.path))
+    left, top, right, bottom = clip_box(crop.box, picture.size)
+    region = (math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom))
+    pixels = picture.crop(region)
+    alpha = Image.new("L", pixels.size, 255)
+    if crop.rle is not None:
+        mask = decode_mask(crop.rle) * np.uint8(255)
+        alpha = Image.fromarray(mask).crop(region)
+    factor = extent / max(pixels.size)
+    size = (max(round(pixels.width * factor), 1), max(round(pixels.height * factor), 1))
+    return pixels.resize(size, Image.Resampling.BICUBIC), alpha.resize(size)

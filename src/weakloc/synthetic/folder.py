@@ -7,10 +7,10 @@ bytes.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -22,31 +22,18 @@ from weakloc.errors import DataError, SettingError, did_you_mean
 from weakloc.files import file_name_of, open_whole, write_whole
 from weakloc.geometry import box_to_voc
 from weakloc.structures import DataSet
-from weakloc.synthetic.clutter import CLUTTER_CLASSES, Difficulty, draw_clutter
-from weakloc.synthetic.single import (
-    SINGLE_CLASSES,
-    CropsByClass,
+from weakloc.synthetic.clutter import (
+    CLUTTER_CLASSES,
+    Difficulty,
     crops_by_split,
+    draw_clutter,
     draw_crops,
-    draw_single,
 )
+from weakloc.synthetic.single import SINGLE_CLASSES, draw_single
 from weakloc.synthetic.surfaces import Scene
 from weakloc.work import Progress, silent
 
 JPEG_QUALITY = 92
-FOLDERS = (
-    "JPEGImages",
-    "Annotations",
-    "SegmentationClass",
-    "SegmentationObject",
-    "ImageSets/Main",
-    "ImageSets/Segmentation",
-)
-
-
-def make_folders(folder: Path) -> None:
-    for name in FOLDERS:
-        (folder / name).mkdir(parents=True, exist_ok=True)
 
 
 def write_scene(folder: Path, name: str, scene: Scene, *, class_names: Sequence[str]) -> None:
@@ -57,8 +44,8 @@ def write_scene(folder: Path, name: str, scene: Scene, *, class_names: Sequence[
     values[1:] = [drawn.class_index + 1 for drawn in scene.objects]
     _write_indices(folder / "SegmentationClass" / f"{name}.png", values[scene.instances])
     _write_indices(folder / "SegmentationObject" / f"{name}.png", scene.instances)
-    with open_whole(folder / "Annotations" / f"{name}.xml") as stream:
-        stream.write(annotation(name, scene, class_names=class_names))
+    text = annotation(name, scene, class_names=class_names)
+    _write_text(folder / "Annotations" / f"{name}.xml", text)
 
 
 def _write_indices(path: Path, values: NDArray[np.uint8]) -> None:
@@ -124,62 +111,42 @@ Kind: TypeAlias = Literal["clutter", "single"]
 SPLITS = ("train", "val")
 
 
-class Artist(Protocol):
-    """Anything that can draw scenes of some classes."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-
-    def draw(self, random: np.random.Generator, *, split: str) -> Scene: ...
-
-
 @dataclass(frozen=True)
-class ClutterArtist:
-    difficulty: Difficulty
-    class_names: tuple[str, ...] = CLUTTER_CLASSES
+class Artist:
+    """Draws scenes of some classes, given a generator and the split."""
 
-    def draw(self, random: np.random.Generator, *, split: str) -> Scene:  # noqa: ARG002 (Artist)
-        return draw_clutter(random, difficulty=self.difficulty)
-
-
-@dataclass(frozen=True)
-class SingleArtist:
-    class_names: tuple[str, ...] = SINGLE_CLASSES
-
-    def draw(self, random: np.random.Generator, *, split: str) -> Scene:  # noqa: ARG002 (Artist)
-        return draw_single(random)
-
-
-@dataclass(frozen=True)
-class CropsArtist:
     class_names: tuple[str, ...]
-    crops: dict[str, CropsByClass]
+    draw: Callable[[np.random.Generator, str], Scene]
 
-    def draw(self, random: np.random.Generator, *, split: str) -> Scene:
-        return draw_crops(random, self.crops[split])
+
+ARTISTS: Mapping[tuple[str, str], Artist] = {
+    ("clutter", "normal"): Artist(
+        CLUTTER_CLASSES, lambda random, _: draw_clutter(random, difficulty="normal")
+    ),
+    ("clutter", "hard"): Artist(
+        CLUTTER_CLASSES, lambda random, _: draw_clutter(random, difficulty="hard")
+    ),
+    ("single", "normal"): Artist(SINGLE_CLASSES, lambda random, _: draw_single(random)),
+}
 
 
 def artist_of(kind: Kind, difficulty: Difficulty) -> Artist:
-    artists: dict[tuple[str, str], Artist] = {
-        ("clutter", "normal"): ClutterArtist("normal"),
-        ("clutter", "hard"): ClutterArtist("hard"),
-        ("single", "normal"): SingleArtist(),
-    }
-    if (kind, difficulty) not in artists:
-        met, known = f"{kind} {difficulty}", [" ".join(key) for key in artists]
+    if (kind, difficulty) not in ARTISTS:
+        met, known = f"{kind} {difficulty}", [" ".join(key) for key in ARTISTS]
         raise SettingError(f"there are no scenes {met!r}", remedy=did_you_mean(met, known))
-    return artists[kind, difficulty]
+    return ARTISTS[kind, difficulty]
 
 
 def artist_from(data_set: DataSet) -> Artist:
     """Draws with the objects of a real data set."""
-    return CropsArtist(data_set.class_names, crops_by_split(data_set))
+    crops = crops_by_split(data_set)
+    return Artist(data_set.class_names, lambda random, split: draw_crops(random, crops[split]))
 
 
 def draw_scene(artist: Artist, *, split: str, index: int, seed: int) -> Scene:
     if seed < 0:
         raise SettingError(f"the seed is {seed}", remedy="Give a whole number from 0 on")
-    return artist.draw(np.random.default_rng([seed, SPLITS.index(split), index]), split=split)
+    return artist.draw(np.random.default_rng([seed, SPLITS.index(split), index]), split)
 
 
 def write_scenes(
@@ -196,7 +163,6 @@ def write_scenes(
         raise DataError(
             "is there already and not empty", where=str(folder), remedy="Name a new folder"
         )
-    make_folders(folder)
     tags: dict[str, dict[str, frozenset[int]]] = {split: {} for split in SPLITS}
     numbers = [("train", n) for n in range(num_train)] + [("val", n) for n in range(num_val)]
     for done, (split, index) in enumerate(numbers, start=1):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from weakloc.geometry import BoxLTRB
-from weakloc.synthetic.outlines import Coverage, UnitPoint
+from weakloc.synthetic.outlines import Coverage, Pose, Shape, UnitPoint, cover
 
 Pixels: TypeAlias = NDArray[np.uint8]  # (height, width, 3)
 Pattern: TypeAlias = Literal["plain", "stripes", "dots", "checks"]
@@ -28,10 +28,10 @@ class Surface:
     """What an object is painted with."""
 
     color: tuple[float, float, float]  # red, green, blue in [0, 1]
-    pattern: Pattern
-    period: float  # pixels
-    contrast: float  # how much darker the pattern's other tone is
-    angle: float  # of the pattern, radians
+    pattern: Pattern = "plain"
+    period: float = 8.0  # pixels
+    contrast: float = 0.0  # how much darker the pattern's other tone is
+    angle: float = 0.0  # of the pattern, radians
 
 
 def uniform(random: np.random.Generator, low: float, high: float) -> float:
@@ -44,10 +44,11 @@ def color_of(hue: float, saturation: float, value: float) -> tuple[float, float,
 
 
 def paint(
-    surface: Surface, random: np.random.Generator, *, size: tuple[int, int], origin: UnitPoint
-) -> Pixels:
-    """A patch of (width, height) pixels, shaded across and a little noisy."""
-    width, height = size
+    random: np.random.Generator, shape: Shape, pose: Pose, surface: Surface
+) -> tuple[Layer, UnitPoint]:
+    """A shape, shaded across and a little noisy, and where its origin lies in the layer."""
+    coverage, origin = cover(shape, pose)
+    height, width = coverage.shape
     x = np.arange(width) + (0.5 - origin[0])
     y = np.arange(height)[:, None] + (0.5 - origin[1])
     cosine, sine = math.cos(surface.angle), math.sin(surface.angle)
@@ -57,7 +58,7 @@ def paint(
     tone = tone * (1.0 + slope_x * (x / width) + slope_y * (y / height))
     grain = random.integers(-9, 10, size=(height, width, 1))
     colors = 255.0 * np.asarray(surface.color) * tone[..., None] + grain
-    return np.asarray(np.rint(colors).clip(0, 255).astype(np.uint8))
+    return Layer(np.rint(colors).clip(0, 255).astype(np.uint8), coverage), origin
 
 
 def _pattern(
@@ -139,49 +140,38 @@ class Canvas:
         self._whole: list[int] = []  # pixels of each object, also those beyond the border
         self._inside: list[int] = []  # of them, those within the border
         self._visible: list[int] = []
-        self._corners: list[tuple[int, int]] = []
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self._pixels.shape[1], self._pixels.shape[0]
-
-    @property
-    def last_corner(self) -> tuple[int, int] | None:
-        """(left, top) of the object laid last."""
-        return self._corners[-1] if self._corners else None
+        self.size = (pixels.shape[1], pixels.shape[0])
+        self.last_corner: tuple[int, int] | None = None  # (left, top) of the object laid last
 
     def lay_object(self, layer: Layer, *, left: int, top: int, class_index: int) -> bool:
         """Lays an object of a class; False, and no change, where too little would be seen."""
         whole = int(np.count_nonzero(layer.coverage >= 128))
         region, part = self._clip(layer, left=left, top=top)
         inside = int(np.count_nonzero(part.coverage >= 128))
-        if whole == 0 or inside < MIN_VISIBLE * whole or not self._leaves_enough(region, part):
+        is_seen = whole > 0 and inside >= MIN_VISIBLE * whole
+        if not is_seen or not self._lay(region, part, value=len(self._classes) + 1):
             return False
-        self._paint(region, part, value=len(self._classes) + 1)
         self._classes.append(class_index)
         self._whole.append(whole)
         self._inside.append(inside)
         self._visible.append(inside)
-        self._corners.append((left, top))
+        self.last_corner = (left, top)
         return True
 
     def lay_distraction(self, layer: Layer, *, left: int, top: int) -> bool:
         """Lays something without a class; False, and no change, where it would hide too much."""
         region, part = self._clip(layer, left=left, top=top)
-        if not self._leaves_enough(region, part):
-            return False
-        self._paint(region, part, value=0)
-        return True
+        return self._lay(region, part, value=0)
 
     def scene(self) -> Scene:
         objects = []
         for index, class_index in enumerate(self._classes):
             rows, columns = np.nonzero(self._instances == index + 1)
-            box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            left, top = float(columns.min()), float(rows.min())
             objects.append(
                 SceneObject(
                     class_index,
-                    (float(box[0]), float(box[1]), float(box[2]), float(box[3])),
+                    (left, top, float(columns.max() + 1), float(rows.max() + 1)),
                     occluded=self._visible[index] < WELL_VISIBLE * self._inside[index],
                     truncated=self._inside[index] < WELL_VISIBLE * self._whole[index],
                 )
@@ -199,22 +189,18 @@ class Canvas:
         )
         return (rows, columns), Layer(layer.pixels[inner], layer.coverage[inner])
 
-    def _leaves_enough(self, region: tuple[slice, slice], part: Layer) -> bool:
-        hidden = self._hidden(region, part)
-        return all(
-            visible - int(loss) >= MIN_VISIBLE * whole
-            for visible, loss, whole in zip(self._visible, hidden, self._whole, strict=True)
-        )
-
-    def _hidden(self, region: tuple[slice, slice], part: Layer) -> NDArray[np.intp]:
-        """Pixels that each object would lose."""
-        below = self._instances[region][part.coverage >= 128]
-        return np.bincount(below, minlength=len(self._classes) + 1)[1:]
-
-    def _paint(self, region: tuple[slice, slice], part: Layer, *, value: int) -> None:
-        for index, loss in enumerate(self._hidden(region, part)):
-            self._visible[index] -= int(loss)
+    def _lay(self, region: tuple[slice, slice], part: Layer, *, value: int) -> bool:
+        """Paints a part unless it would hide too much of an object."""
+        opaque = part.coverage >= 128
+        hidden = np.bincount(self._instances[region][opaque], minlength=len(self._classes) + 1)
+        visible = [old - int(loss) for old, loss in zip(self._visible, hidden[1:], strict=True)]
+        if any(
+            seen < MIN_VISIBLE * whole for seen, whole in zip(visible, self._whole, strict=True)
+        ):
+            return False
+        self._visible = visible
         alpha = part.coverage[..., None].astype(np.uint16)
         mixed = self._pixels[region] * (255 - alpha) + part.pixels * alpha + 127
         self._pixels[region] = (mixed // 255).astype(np.uint8)
-        self._instances[region][part.coverage >= 128] = value
+        self._instances[region][opaque] = value
+        return True
