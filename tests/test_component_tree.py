@@ -13,7 +13,6 @@ from scipy import ndimage
 
 from weakloc.component_tree import (
     LevelBoxes,
-    component_labels,
     component_tree,
     components_at,
     hole_level_boxes,
@@ -132,13 +131,6 @@ def test_children_lie_inside_their_parents_and_come_first(random: np.random.Gene
     assert np.all(tree.area[children] < tree.area[parents])
     assert np.all(tree.box[children][:, :2] >= tree.box[parents][:, :2])
     assert np.all(tree.box[children][:, 2:] <= tree.box[parents][:, 2:])
-
-
-@pytest.mark.parametrize("connectivity", [4, 8])
-def test_labels_equal_labelling(connectivity: Literal[4, 8], random: np.random.Generator) -> None:
-    foreground = random.random((23, 34)) < 0.5
-    expected, _ = ndimage.label(foreground, STRUCTURES[connectivity])
-    assert np.array_equal(component_labels(foreground, connectivity), expected)
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 5), (4, 0), (3, 5)])

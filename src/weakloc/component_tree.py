@@ -62,7 +62,9 @@ def component_tree(
     if values.dtype == np.uint8 and above < 0:
         order = _descending_bytes(np.ascontiguousarray(values, dtype=np.uint8).ravel())
     else:
-        order = _descending(heat, above)
+        kept = np.flatnonzero(heat > above) if above > -np.inf else np.flatnonzero(~np.isnan(heat))
+        # Stable, so that the same map gives the same tree on every machine.
+        order = kept[np.argsort(-heat[kept], kind="stable")].astype(np.uint32)
     return _tree(heat, order, np.zeros(values.shape, dtype=np.bool_), connectivity)
 
 
@@ -100,28 +102,12 @@ def hole_level_boxes(map_uint8: NDArray[np.uint8]) -> LevelBoxes:
     )
 
 
-def component_labels(
-    foreground: NDArray[np.bool_], connectivity: Connectivity = 8
-) -> NDArray[np.int32]:
-    """The number of each cell's component, from 1 in row-major order of first cells; 0 outside."""
-    padded = np.zeros((foreground.shape[0] + 2, foreground.shape[1] + 2), dtype=np.int32)
-    padded[1:-1, 1:-1] = np.where(foreground, -1, 0)
-    _flood(padded.ravel(), padded.shape[1], connectivity)
-    return padded[1:-1, 1:-1].copy()
-
-
 def _checked_bytes(map_uint8: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if map_uint8.dtype != np.uint8 or map_uint8.ndim != 2:
         raise ValueError(
             f"levels need a (height, width) uint8 map, got {map_uint8.dtype} {map_uint8.shape}"
         )
     return map_uint8
-
-
-def _descending(heat: NDArray[np.float64], above: float) -> Cells:
-    kept = np.flatnonzero(heat > above) if above > -np.inf else np.flatnonzero(~np.isnan(heat))
-    # Stable, so that the same map gives the same tree on every machine.
-    return kept[np.argsort(-heat[kept], kind="stable")].astype(np.uint32)
 
 
 def _tree(
@@ -163,18 +149,14 @@ def _link_table(connectivity: Connectivity) -> NDArray[np.uint8]:
         present = [bit for bit in range(8) if pattern >> bit & 1]
         group = {bit: bit for bit in present}
         for first, second in itertools.combinations(present, 2):
-            if _touching(_RING[first], _RING[second], connectivity):
+            down, across = (abs(a - b) for a, b in zip(_RING[first], _RING[second], strict=True))
+            if (max(down, across) if connectivity == 8 else down + across) == 1:
                 old, new = group[second], group[first]
                 group = {bit: new if label == old else label for bit, label in group.items()}
         linked = [bit for bit in present if connectivity == 8 or bit % 2]
         chosen = {group[bit]: bit for bit in linked}.values()
         table[pattern, : len(chosen) + 1] = [len(chosen), *chosen]
     return table
-
-
-def _touching(first: tuple[int, int], second: tuple[int, int], connectivity: Connectivity) -> bool:
-    steps = [abs(a - b) for a, b in zip(first, second, strict=True)]
-    return (max(steps) if connectivity == 8 else sum(steps)) == 1
 
 
 @njit(cache=True, nogil=True)
@@ -203,18 +185,18 @@ def _find(link: Cells, cell: np.uint32) -> np.uint32:
 
 
 @njit(cache=True, nogil=True)
-def _neighbours(there: NDArray[np.uint8], place: np.uint32, stride: np.uint32) -> np.uint8:
+def _neighbours(there: NDArray[np.uint8], slot: np.uint32, stride: np.uint32) -> np.uint8:
     """Which of the eight neighbours are there, clockwise from the top-left."""
     one = np.uint32(1)
     pattern: np.uint8 = (
-        there[place - stride - one]
-        | there[place - stride] << 1
-        | there[place - stride + one] << 2
-        | there[place + one] << 3
-        | there[place + stride + one] << 4
-        | there[place + stride] << 5
-        | there[place + stride - one] << 6
-        | there[place - one] << 7
+        there[slot - stride - one]
+        | there[slot - stride] << 1
+        | there[slot - stride + one] << 2
+        | there[slot + one] << 3
+        | there[slot + stride + one] << 4
+        | there[slot + stride] << 5
+        | there[slot + stride - one] << 6
+        | there[slot - one] << 7
     )
     return pattern
 
@@ -239,9 +221,9 @@ def _join_cells(
     link, lowest = np.empty_like(parent), np.empty_like(parent)
     lost, kept, num_kept = excluded.copy(), np.empty_like(order), 0
     for cell in order:
-        place = cell + np.uint32(2) * (cell // columns) + stride + np.uint32(1)
-        there[place] = 1
-        choices = table[_neighbours(there, place, stride)]
+        slot = cell + np.uint32(2) * (cell // columns) + stride + np.uint32(1)
+        there[slot] = 1
+        choices = table[_neighbours(there, slot, stride)]
         parent[cell] = link[cell] = root = cell
         for choice in range(1, choices[0] + 1):
             other = _find(link, np.uint32(cell + steps[choices[choice]]))
@@ -330,26 +312,3 @@ def _widen(node: NDArray[np.int64], part: NDArray[np.int64], heat: NDArray[np.fl
     old, new = heat[node[5]], heat[part[5]]
     if new > old or (new == old and part[5] < node[5]):
         node[5] = part[5]
-
-
-@njit(cache=True, nogil=True)
-def _flood(labels: NDArray[np.int32], stride: int, connectivity: int) -> None:
-    """Numbers the cells marked -1, in place; `labels` has a margin of zeros."""
-    steps = (-stride, 1, stride, -1, -stride - 1, -stride + 1, stride + 1, stride - 1)
-    waiting = np.empty(labels.size, dtype=np.int32)
-    num_labels = 0
-    for seed in range(labels.size):
-        if labels[seed] >= 0:
-            continue
-        num_labels += 1
-        labels[seed] = num_labels
-        waiting[0], num_waiting = seed, 1
-        while num_waiting:
-            num_waiting -= 1
-            cell = waiting[num_waiting]
-            for direction in range(connectivity):
-                neighbour = cell + steps[direction]
-                if labels[neighbour] < 0:
-                    labels[neighbour] = num_labels
-                    waiting[num_waiting] = neighbour
-                    num_waiting += 1

@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import label
 
-from weakloc.component_tree import component_labels
 from weakloc.geometry import GridTransform
 from weakloc.localize.maps import Maps, resample
 from weakloc.rle import encode_mask
@@ -86,7 +86,7 @@ def without_specks(labels: LabelGrid, *, min_area: float) -> LabelGrid:
     """The label image without 8-connected parts smaller than a share of all its pixels."""
     cleaned = labels.copy()
     for value in np.unique(labels[labels > 0]):
-        parts = component_labels(labels == value)
+        parts, _ = label(labels == value, np.ones((3, 3)))
         small = np.bincount(parts.ravel()) < min_area * labels.size
         small[0] = False
         cleaned[small[parts]] = 0

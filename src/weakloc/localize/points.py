@@ -7,8 +7,9 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import label
 
-from weakloc.component_tree import component_labels, component_tree
+from weakloc.component_tree import component_tree
 from weakloc.geometry import (
     GridTransform,
     PointXY,
@@ -84,7 +85,7 @@ def locate_points(
 
 def _plateau_center(heat: HeatMap, transform: GridTransform) -> PointXY:
     """The centroid of the greatest cells, moved to the nearest of them if it misses all."""
-    labels = component_labels(heat == heat.max())
+    labels, _ = label(heat == heat.max(), np.ones((3, 3)))
     sizes = np.bincount(labels.ravel())
     rows, columns = np.nonzero(labels == np.argmax(sizes[1:]) + 1)
     center_row, center_column = rows.mean(), columns.mean()
