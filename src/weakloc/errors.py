@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import partial
 
 
 class WeaklocError(Exception):
@@ -25,13 +26,7 @@ class WeaklocError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments are lost by the default pickling between worker processes.
-        return (_rebuild, (type(self), self.message, self.where, self.remedy))
-
-
-def _rebuild(
-    kind: type[WeaklocError], message: str, where: str | None, remedy: str | None
-) -> WeaklocError:
-    return kind(message, where=where, remedy=remedy)
+        return (partial(type(self), where=self.where, remedy=self.remedy), (self.message,))
 
 
 class DataError(WeaklocError):

@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeAlias, TypeVar
 
 Progress: TypeAlias = Callable[[int, int | None], None]  # (done, of how many if that is known)
-Item = TypeVar("Item")
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
@@ -48,15 +48,15 @@ def no_more(_item: object, _result: object) -> tuple[()]:
 
 
 def map_in_processes(
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
+    function: Callable[[Task], Result],
+    items: Iterable[Task],
     *,
     processes: int,
-    if_killed: Callable[[Item], Result],
-    then: Callable[[Item, Result], Iterable[Item]] = no_more,
+    if_killed: Callable[[Task], Result],
+    then: Callable[[Task, Result], Iterable[Task]] = no_more,
     prepare: Callable[[], object] = dict,
     ahead: int = 1,
-) -> Iterator[tuple[Item, Result]]:
+) -> Iterator[tuple[Task, Result]]:
     """(item, what the function makes of it), in whichever order they are done.
 
     With one process all is done in this one, in order. Else `function`, a module's own, is sent to
@@ -66,7 +66,7 @@ def map_in_processes(
     """
     if processes < 1:
         raise ValueError(f"processes is {processes}, not at least 1")
-    remaining, follow_ups = iter(items), deque[Item]()
+    remaining, follow_ups = iter(items), deque[Task]()
     if processes == 1:
         prepare()
         while taken := _next_of(follow_ups, remaining, 1):
@@ -74,7 +74,7 @@ def map_in_processes(
             follow_ups.extendleft(reversed([*then(taken[0], result)]))
             yield taken[0], result
         return
-    running: dict[Future[Result], Item] = {}
+    running: dict[Future[Result], Task] = {}
     pool = _pool(processes, prepare)
     try:
         while True:
@@ -97,7 +97,7 @@ def map_in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _next_of(follow_ups: deque[Item], remaining: Iterator[Item], count: int) -> list[Item]:
+def _next_of(follow_ups: deque[Task], remaining: Iterator[Task], count: int) -> list[Task]:
     """Up to `count` items, those that follow from results first."""
     taken = [follow_ups.popleft() for _ in range(min(count, len(follow_ups)))]
     return taken + [item for _, item in zip(range(count - len(taken)), remaining, strict=False)]
@@ -112,13 +112,12 @@ def _pool(processes: int, prepare: Callable[[], object]) -> ProcessPoolExecutor:
 
 
 def _begin(prepare: Callable[[], object]) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    """Without its own end, a process whose parent was killed would wait for an item forever."""
+
+    def end_with_parent() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     prepare()
-
-
-def _end_with_parent() -> None:
-    """A process whose parent was killed would wait for its next item forever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

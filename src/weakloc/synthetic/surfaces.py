@@ -194,9 +194,8 @@ class Canvas:
         opaque = part.coverage >= 128
         hidden = np.bincount(self._instances[region][opaque], minlength=len(self._classes) + 1)
         visible = [old - int(loss) for old, loss in zip(self._visible, hidden[1:], strict=True)]
-        if any(
-            seen < MIN_VISIBLE * whole for seen, whole in zip(visible, self._whole, strict=True)
-        ):
+        pairs = zip(visible, self._whole, strict=True)
+        if any(num_visible < MIN_VISIBLE * whole for num_visible, whole in pairs):
             return False
         self._visible = visible
         alpha = part.coverage[..., None].astype(np.uint16)
