@@ -29,9 +29,14 @@ from weakloc.localize.windows import (
 )
 from weakloc.methods.beam import Beam
 from weakloc.model.backbones import build_backbone
-from weakloc.model.heads import GridHead, TransferHead
-from weakloc.model.network import LocalizationNetwork, fold_batch_norms
-from weakloc.model.pooling import AveragePool, ClassPool
+from weakloc.model.network import (
+    ClassPool,
+    GridHead,
+    LocalizationNetwork,
+    TransferHead,
+    fold_batch_norms,
+)
+from weakloc.model.pooling import AveragePool
 from weakloc.model.trunk import BackboneSpec
 
 NUM_CLASSES = 20

@@ -27,8 +27,7 @@ from weakloc.methods import METHODS
 from weakloc.methods.beam import Beam
 from weakloc.methods.cam import Cam
 from weakloc.methods.max_mil import MaxMil
-from weakloc.methods.method import Method
-from weakloc.methods.optimisation import Optimisation
+from weakloc.methods.method import Method, Optimisation
 from weakloc.methods.wildcat import Wildcat
 from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet

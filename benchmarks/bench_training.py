@@ -34,7 +34,7 @@ from weakloc.data.augmentation import Augmentation
 from weakloc.data.loaders import Batch
 from weakloc.data.transforms import Preprocessing
 from weakloc.methods import METHODS
-from weakloc.methods.optimisation import Optimisation, build_optimiser
+from weakloc.methods.method import Optimisation, build_optimiser
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import build_backbone
 from weakloc.model.losses import LogisticLoss
@@ -46,9 +46,8 @@ from weakloc.training.features import FeatureCache
 from weakloc.training.fit import fit, make_trainer, quiet_engine
 from weakloc.training.inputs import Inputs, ResumableEpochs
 from weakloc.training.module import LocalizationModule
-from weakloc.training.plan import TrainingPlan, chosen_hardware, uses_bf16
+from weakloc.training.plan import Division, TrainingPlan, chosen_hardware, count_labels, uses_bf16
 from weakloc.training.run_folder import RunHeader
-from weakloc.training.splits import Division, count_labels
 
 NUM_CLASSES = 20
 WARM_UP = 2

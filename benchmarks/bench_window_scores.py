@@ -26,7 +26,7 @@ from weakloc.localize.windows import (
     all_windows,
     resampling_matrices,
 )
-from weakloc.model.heads import GridHead
+from weakloc.model.network import GridHead
 
 NUM_CLASSES = 20
 CHANNELS = 128

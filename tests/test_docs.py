@@ -167,7 +167,7 @@ def test_all_methods_share_the_choices_that_are_said_to_be_shared() -> None:
 def _fields(path: Path) -> dict[str, Any]:
     """The fields of the method's dataclass and their defaults, read without importing torch."""
     tree = ast.parse(path.read_text())
-    (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef))
+    *_others, body = (node.body for node in tree.body if isinstance(node, ast.ClassDef))
     inherited = {} if path.stem == "method" else _fields(path.with_name("method.py"))
     return inherited | {
         node.target.id: _value(ast.unparse(node.value))

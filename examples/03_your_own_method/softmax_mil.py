@@ -16,9 +16,7 @@ from torch import Tensor
 
 from weakloc.methods.method import Method
 from weakloc.model.backbones import Backbone
-from weakloc.model.heads import TransferHead
-from weakloc.model.network import LocalizationNetwork
-from weakloc.model.pooling import ClassPool
+from weakloc.model.network import ClassPool, LocalizationNetwork, TransferHead
 
 
 @dataclass(frozen=True)

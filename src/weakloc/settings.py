@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from weakloc.errors import SettingError, require_setting
+from weakloc.errors import SettingError
 
 
 def flag_of(field_name: str) -> str:
@@ -21,7 +21,8 @@ def flag_of(field_name: str) -> str:
 
 def require(condition: bool, field_name: str, value: object, remedy: str) -> None:
     """SettingError that names the flag, the value met and what would do."""
-    require_setting(condition, flag_of(field_name), value, remedy=remedy)
+    if not condition:
+        raise SettingError(f"{flag_of(field_name)} is {value!r}", remedy=remedy)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from weakloc.cli import run as weakloc
 from weakloc.errors import SettingError
 from weakloc.methods import method_named
 from weakloc.methods.cam import Cam
-from weakloc.methods.optimisation import rate_factor
+from weakloc.methods.method import rate_factor
 from weakloc.papers.recipe import Cell, Finding, Recipe
 from weakloc.papers.reproduce import Reproduction, planned, reproduce
 from weakloc.papers.tables import RECIPES

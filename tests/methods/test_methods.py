@@ -13,8 +13,7 @@ from weakloc.methods import METHODS
 from weakloc.methods.beam import Beam
 from weakloc.methods.cam import Cam
 from weakloc.methods.max_mil import MaxMil
-from weakloc.methods.method import preprocessing
-from weakloc.methods.optimisation import build_optimiser
+from weakloc.methods.method import build_optimiser, preprocessing
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.losses import BeamLoss, LogisticLoss, SoftmaxLoss

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from weakloc.errors import SettingError
-from weakloc.methods.optimisation import (
+from weakloc.methods.method import (
     PRACTICAL,
     Optimisation,
     build_optimiser,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from weakloc.model.heads import GridHead, TransferHead
+from weakloc.model.network import GridHead, TransferHead
 
 
 def make_grid_head(*, reduced_channels: int | None = None) -> GridHead:

@@ -12,9 +12,8 @@ from torch.export import Dim
 from weakloc.errors import SettingError
 from weakloc.geometry import GridTransform, cell_center_in_image
 from weakloc.model.backbones import build_backbone
-from weakloc.model.heads import GridHead, TransferHead
-from weakloc.model.network import LocalizationNetwork
-from weakloc.model.pooling import ClassPool, KMaxKMin, MaxPool
+from weakloc.model.network import ClassPool, GridHead, LocalizationNetwork, TransferHead
+from weakloc.model.pooling import KMaxKMin, MaxPool
 from weakloc.model.trunk import BackboneSpec
 
 

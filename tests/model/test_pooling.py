@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from weakloc.model.pooling import AveragePool, ClassPool, KMaxKMin, LogSumExp, MaxPool
+from weakloc.model.network import ClassPool
+from weakloc.model.pooling import AveragePool, KMaxKMin, LogSumExp, MaxPool
 
 POOLS = [
     MaxPool(),

@@ -14,7 +14,7 @@ from weakloc.data.augmentation import GoogLeNetResize, HideAndSeek
 from weakloc.data.sampling import EpochBatches
 from weakloc.methods.beam import Beam
 from weakloc.methods.cam import Cam
-from weakloc.methods.optimisation import build_optimiser, rate_factor
+from weakloc.methods.method import build_optimiser, rate_factor
 from weakloc.model.backbones import build_backbone
 from weakloc.model.small_trunks import PreactTrunk
 from weakloc.model.trunk import BackboneSpec

@@ -14,12 +14,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from weakloc.geometry import GridTransform, map_box_to_image
 from weakloc.methods.max_mil import DISPLAY_SCALES, MaxMil, paper_scales
-from weakloc.methods.optimisation import build_optimiser
+from weakloc.methods.method import build_optimiser
 from weakloc.model.backbones import Backbone, build_backbone
-from weakloc.model.heads import AdaptationHead, TransferHead
 from weakloc.model.losses import LogisticLoss
-from weakloc.model.network import LocalizationNetwork
-from weakloc.model.pooling import ClassPool, MaxPool
+from weakloc.model.network import AdaptationHead, ClassPool, LocalizationNetwork, TransferHead
+from weakloc.model.pooling import MaxPool
 from weakloc.model.trunk import BackboneSpec, Trunk, TrunkFacts
 
 

@@ -8,19 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from weakloc.methods.optimisation import build_optimiser
+from weakloc.methods.method import build_optimiser
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import build_backbone
-from weakloc.model.heads import TransferHead
-from weakloc.model.network import LocalizationNetwork
-from weakloc.model.pooling import (
-    AveragePool,
-    ClassPool,
-    KMaxKMin,
-    LogSumExp,
-    MaxPool,
-    cells_of,
-)
+from weakloc.model.network import ClassPool, LocalizationNetwork, TransferHead
+from weakloc.model.pooling import AveragePool, KMaxKMin, LogSumExp, MaxPool, cells_of
 from weakloc.model.trunk import BackboneSpec
 
 GOLDEN = torch.arange(1.0, 10.0, dtype=torch.float64).view(1, 1, 3, 3)

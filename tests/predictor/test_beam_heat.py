@@ -19,9 +19,8 @@ from weakloc.geometry import FloatArray, IntArray
 from weakloc.localize.beam_search import BeamSettings, beam_search, heat_maps
 from weakloc.localize.windows import crop_pixels
 from weakloc.model.backbones import build_backbone
-from weakloc.model.heads import GridHead, TransferHead
-from weakloc.model.network import LocalizationNetwork
-from weakloc.model.pooling import AveragePool, ClassPool
+from weakloc.model.network import ClassPool, GridHead, LocalizationNetwork, TransferHead
+from weakloc.model.pooling import AveragePool
 from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.network_source import NetworkSource

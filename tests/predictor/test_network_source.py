@@ -17,9 +17,8 @@ from tests.predictor.dot_source import chosen
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing, ResizeMode
 from weakloc.model.backbones import build_backbone
-from weakloc.model.heads import TransferHead
-from weakloc.model.network import LocalizationNetwork
-from weakloc.model.pooling import ClassPool, MaxPool
+from weakloc.model.network import ClassPool, LocalizationNetwork, TransferHead
+from weakloc.model.pooling import MaxPool
 from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor

@@ -22,9 +22,8 @@ from weakloc.errors import FailureError, MissingPackageError, RunError, SettingE
 from weakloc.geometry import GridTransform, cell_center_in_image, clip_box, map_box_to_image
 from weakloc.methods.beam import Beam
 from weakloc.model.backbones import Backbone, build_backbone
-from weakloc.model.heads import TransferHead
-from weakloc.model.network import LocalizationNetwork
-from weakloc.model.pooling import ClassPool, KMaxKMin
+from weakloc.model.network import ClassPool, LocalizationNetwork, TransferHead
+from weakloc.model.pooling import KMaxKMin
 from weakloc.model.small_trunks import TinyTrunk
 from weakloc.model.trunk import BackboneSpec, CellGeometry
 from weakloc.predictor.onnx_export import write_onnx

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from weakloc.methods.optimisation import Optimisation
+from weakloc.methods.method import Optimisation
 from weakloc.methods.wildcat import Wildcat
 from weakloc.settings import TrainSettings
 from weakloc.structures import ABSENT, PRESENT, DataSet, Sample, Truth, TruthBox

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from weakloc.structures import Sample
-from weakloc.training.splits import LabelStatistics, count_labels
+from weakloc.training.plan import count_labels
+from weakloc.training.run_folder import LabelStatistics
 
 
 def statistics(rows: list[list[int]]) -> LabelStatistics:

@@ -19,8 +19,7 @@ import torch
 from tests.training.small_data import method, settings
 from weakloc.errors import RunError, TrainingError
 from weakloc.methods.max_mil import MaxMil
-from weakloc.methods.method import Method
-from weakloc.methods.optimisation import Optimisation
+from weakloc.methods.method import Method, Optimisation
 from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet
 from weakloc.training.checkpointing import Interruption
@@ -168,7 +167,7 @@ import sys, torch
 from pathlib import Path
 from tests.training.small_data import make_data_set, method, settings
 from weakloc.methods.method import Method
-from weakloc.methods.optimisation import Optimisation
+from weakloc.methods.method import Optimisation
 from weakloc.training.fit import fit
 constant = Optimisation(kind="sgd", learning_rate=0.05, epochs=3, batch_size=4)
 torch.set_num_threads(int(sys.argv[3]))

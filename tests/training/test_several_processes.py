@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from tests.training.small_data import make_data_set, method, settings
-from weakloc.methods.optimisation import Optimisation
+from weakloc.methods.method import Optimisation
 from weakloc.structures import DataSet
 from weakloc.training.fit import fit
 from weakloc.training.run_folder import load_run

@@ -10,7 +10,7 @@ import pytest
 from weakloc.errors import DataError
 from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet, Sample
-from weakloc.training.splits import count_labels, divide, odd_classes
+from weakloc.training.plan import count_labels, divide, odd_classes
 
 
 def data_set(rows: list[list[int]], **splits: list[list[int]]) -> DataSet:

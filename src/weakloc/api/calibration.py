@@ -29,8 +29,8 @@ from weakloc.predictor.places import least_share
 from weakloc.predictor.predictor import Predictor, maps_in_words
 from weakloc.settings import CalibrateSettings, Cut, DataSettings, Look, Places
 from weakloc.structures import PRESENT, BrokenImage, DataSet, LabelMatrix, Sample
+from weakloc.training.plan import divide, learned_split
 from weakloc.training.run_folder import save_thresholds
-from weakloc.training.splits import divide, learned_split
 from weakloc.work import Progress, silent
 
 

@@ -44,9 +44,8 @@ from weakloc.predictor.score_fusion import (
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import Look, Places, require
 from weakloc.structures import BrokenImage, DataSet, Prediction, Sample
-from weakloc.training.plan import uses_bf16
+from weakloc.training.plan import divide, uses_bf16
 from weakloc.training.run_folder import RECORD_NAME, Run, load_run, read_record, write_record
-from weakloc.training.splits import divide
 from weakloc.work import Progress, silent
 
 KEY = "rescoring"

@@ -17,8 +17,8 @@ from weakloc.settings import DataSettings, RefineSettings, TrainSettings
 from weakloc.structures import BrokenImage, DataSet
 from weakloc.training.cells import learn_cells
 from weakloc.training.fit import fit
+from weakloc.training.plan import divide
 from weakloc.training.run_folder import forget_thresholds, save_cells
-from weakloc.training.splits import divide
 from weakloc.work import NO_DISPLAY, Display, Progress, silent
 
 

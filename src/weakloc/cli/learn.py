@@ -193,7 +193,7 @@ def _tune(
 
 
 def _usual_split(trained: TrainedRun, data_set: DataSet) -> str:
-    from weakloc.training.splits import learned_split
+    from weakloc.training.plan import learned_split
 
     return learned_split(data_set, trained.run.settings.train_split)
 

@@ -17,14 +17,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from weakloc.data.augmentation import Augmentation, Rotation, WhiteNoise
-from weakloc.errors import SettingError, require_setting
+from weakloc.errors import SettingError
 from weakloc.localize.beam_search import BeamSettings
-from weakloc.methods.method import Localiser, LossKind, Method
-from weakloc.methods.optimisation import Optimisation
+from weakloc.methods.method import Localiser, LossKind, Method, Optimisation
 from weakloc.model.backbones import Backbone
-from weakloc.model.heads import GridHead
-from weakloc.model.network import LocalizationNetwork
-from weakloc.model.pooling import AveragePool, ClassPool
+from weakloc.model.network import ClassPool, GridHead, LocalizationNetwork
+from weakloc.model.pooling import AveragePool
 from weakloc.model.trunk import BackboneSpec
 
 EXHAUSTIVE = BeamSettings(recrop_every=math.inf, search="exhaustive", num_levels=None)
@@ -51,15 +49,13 @@ class Beam(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fits = 0 <= self.dropout < 1
-        require_setting(fits, "dropout", self.dropout, remedy="Give 0 to below 1")
-        narrow = self.reduced_channels
-        remedy = "Give 1 or more, or null to keep all channels"
-        require_setting(narrow is None or narrow >= 1, "reduced_channels", narrow, remedy=remedy)
+        self.require("dropout", 0 <= self.dropout < 1, "Give 0 to below 1")
+        fits = self.reduced_channels is None or self.reduced_channels >= 1
+        self.require("reduced_channels", fits, "Give 1 or more, or null to keep all channels")
         wide = all(width >= 1 for width in self.hidden)
-        require_setting(wide, "hidden", self.hidden, remedy="Give widths of 1 or more, or []")
-        require_setting(self.noise >= 0, "noise", self.noise, remedy="Give 0 or more")
-        require_setting(self.rotation >= 0, "rotation", self.rotation, remedy="Give 0 or more")
+        self.require("hidden", wide, "Give widths of 1 or more, or []")
+        self.require("noise", self.noise >= 0, "Give 0 or more")
+        self.require("rotation", self.rotation >= 0, "Give 0 or more")
 
     @classmethod
     def literal(cls) -> Self:

@@ -16,13 +16,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Self, TypeAlias
 
 from weakloc.data.augmentation import Augmentation, GoogLeNetResize, HideAndSeek
-from weakloc.errors import require_setting
-from weakloc.methods.method import Method
-from weakloc.methods.optimisation import Optimisation
+from weakloc.methods.method import Method, Optimisation
 from weakloc.model.backbones import Backbone
-from weakloc.model.heads import TransferHead
-from weakloc.model.network import LocalizationNetwork
-from weakloc.model.pooling import AveragePool, ClassPool
+from weakloc.model.network import ClassPool, LocalizationNetwork, TransferHead
+from weakloc.model.pooling import AveragePool
 
 Augment: TypeAlias = Literal["none", "hns", "gr", "hns_after_gr", "gr_after_hns"]
 
@@ -39,11 +36,9 @@ class Cam(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        smallest, sides = self.smallest_crop, self.patch_sizes
-        fits = 0 < smallest <= 1
-        require_setting(fits, "smallest_crop", smallest, remedy="Give a share above 0, up to 1")
-        fits = len(sides) > 0 and all(side >= 0 for side in sides)
-        require_setting(fits, "patch_sizes", sides, remedy="Give pixels; 0 hides nothing")
+        self.require("smallest_crop", 0 < self.smallest_crop <= 1, "Give a share above 0, up to 1")
+        fits = len(self.patch_sizes) > 0 and all(side >= 0 for side in self.patch_sizes)
+        self.require("patch_sizes", fits, "Give pixels; 0 hides nothing")
 
     @classmethod
     def literal(cls) -> Self:

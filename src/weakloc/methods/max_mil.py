@@ -16,13 +16,10 @@ from typing import ClassVar, Self
 
 from weakloc.data.augmentation import Augmentation, ScaleJitter
 from weakloc.data.transforms import ResizeMode
-from weakloc.errors import require_setting
-from weakloc.methods.method import Fuse, LossKind, Method
-from weakloc.methods.optimisation import Optimisation
+from weakloc.methods.method import Fuse, LossKind, Method, Optimisation
 from weakloc.model.backbones import Backbone
-from weakloc.model.heads import AdaptationHead, TransferHead
-from weakloc.model.network import LocalizationNetwork
-from weakloc.model.pooling import ClassPool, LogSumExp, MaxPool
+from weakloc.model.network import AdaptationHead, ClassPool, LocalizationNetwork, TransferHead
+from weakloc.model.pooling import LogSumExp, MaxPool
 
 DISPLAY_SCALES = (1.0, 1.3, 1.6, 1.9, 2.2, 2.5)
 FAST_SCALES = (0.5, 0.654, 0.855, 1.118, 1.462, 1.912, 2.5)  # evenly spaced logarithms
@@ -55,16 +52,14 @@ class MaxMil(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fits = 0 <= self.dropout < 1
-        require_setting(fits, "dropout", self.dropout, remedy="Give 0 to below 1")
+        self.require("dropout", 0 <= self.dropout < 1, "Give 0 to below 1")
         wide = self.hidden is None or self.hidden >= 1
-        require_setting(wide, "hidden", self.hidden, remedy="Give 1 or more, or null for none")
+        self.require("hidden", wide, "Give 1 or more, or null for none")
         sharp = self.sharpness is None or self.sharpness > 0
-        remedy = "Give a number above 0, or null for the maximum"
-        require_setting(sharp, "sharpness", self.sharpness, remedy=remedy)
+        self.require("sharpness", sharp, "Give a number above 0, or null for the maximum")
         low, high = self.scale_jitter or (1.0, 1.0)
         remedy = "Give two factors from 0.05 to 16, the smaller first, or null for none"
-        require_setting(0.05 <= low <= high <= 16, "scale_jitter", (low, high), remedy=remedy)
+        self.require("scale_jitter", 0.05 <= low <= high <= 16, remedy)
 
     @classmethod
     def literal(cls) -> Self:

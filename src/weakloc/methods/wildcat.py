@@ -16,13 +16,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from weakloc.errors import require_setting
-from weakloc.methods.method import Method
-from weakloc.methods.optimisation import Optimisation
+from weakloc.methods.method import Method, Optimisation
 from weakloc.model.backbones import Backbone
-from weakloc.model.heads import TransferHead
-from weakloc.model.network import LocalizationNetwork, Order
-from weakloc.model.pooling import ClassPool, ClassPoolKind, Count, Gradient, KMaxKMin
+from weakloc.model.network import (
+    ClassPool,
+    ClassPoolKind,
+    Gradient,
+    LocalizationNetwork,
+    Order,
+    TransferHead,
+)
+from weakloc.model.pooling import Count, KMaxKMin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +51,11 @@ class Wildcat(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        maps, best, worst = self.maps_per_class, self.k_max, self.k_min
-        require_setting(maps >= 1, "maps_per_class", maps, remedy="Give 1 or more")
+        self.require("maps_per_class", self.maps_per_class >= 1, "Give 1 or more")
         counts = "a count of cells, a share of them below 1, or all"
-        fits = _is_count(best) and best != 0
-        require_setting(fits, "k_max", best, remedy=f"Give {counts}, above 0")
-        require_setting(_is_count(worst), "k_min", worst, remedy=f"Give {counts}, or 0 for none")
+        fits = _is_count(self.k_max) and self.k_max != 0
+        self.require("k_max", fits, f"Give {counts}, above 0")
+        self.require("k_min", _is_count(self.k_min), f"Give {counts}, or 0 for none")
 
     @classmethod
     def literal(cls) -> Self:

@@ -1,11 +1,11 @@
-"""Class maps -> class scores, in two steps: the M maps of a class, then the cells of a map.
+"""Class maps -> class scores: the cells of a map become one number.
 
 A pooling has no parameters: it is a frozen value that is called with a tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, TypeAlias, cast
@@ -185,57 +185,8 @@ def _spread_gradient(
                 left -= 1
 
 
-ClassPoolKind: TypeAlias = Literal["mean", "max", "lse"]
-Gradient: TypeAlias = Literal["mean", "released"]
 Count: TypeAlias = int | float | Literal["all"]
 SpatialPool: TypeAlias = Callable[[Tensor], Tensor]  # (B, C, h, w) -> (B, C)
-
-
-@dataclass(frozen=True, slots=True)
-class ClassPool:
-    """(B, C * M, h, w) -> (B, C, h, w); class c owns the channels c * M to c * M + M - 1.
-
-    `gradient="released"` is the backward pass of WILDCAT's released code: its forward divides the
-    sum by M, its backward does not, so the backbone learns M times faster (kind "mean" only).
-    """
-
-    maps_per_class: int = 1
-    kind: ClassPoolKind = "mean"
-    gradient: Gradient = "mean"
-    sharpness: float = 1.0  # of kind "lse"
-
-    def __post_init__(self) -> None:
-        if self.kind not in _CLASS_POOLS:
-            raise ValueError(f"class pooling {self.kind!r} is not among {', '.join(_CLASS_POOLS)}")
-        if self.gradient == "released" and self.kind != "mean":
-            raise ValueError("the released gradient belongs to class pooling 'mean'")
-
-    def __call__(self, maps: Tensor) -> Tensor:
-        if self.maps_per_class == 1:
-            return maps
-        batch, _, rows, columns = maps.shape
-        per_class = maps.reshape(batch, -1, self.maps_per_class, rows, columns)  # (B, C, M, h, w)
-        return _CLASS_POOLS[self.kind](per_class, self)
-
-
-_CLASS_POOLS: Mapping[ClassPoolKind, Callable[[Tensor, ClassPool], Tensor]] = {
-    "mean": lambda maps, pool: (
-        maps.mean(dim=2) if pool.gradient == "mean" else _MeanWithSumGradient.apply(maps)
-    ),
-    "max": lambda maps, _: maps.max(dim=2).values,
-    "lse": lambda maps, pool: _log_mean_exp(maps, pool.sharpness, dim=2),
-}
-
-
-class _MeanWithSumGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor) -> Tensor:
-        ctx.shape = maps.shape
-        return maps.mean(dim=2)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient.unsqueeze(2).expand(ctx.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,10 +266,10 @@ class LogSumExp:
     sharpness: float = 1.0
 
     def __call__(self, maps: Tensor) -> Tensor:
-        return _log_mean_exp(maps.flatten(start_dim=2), self.sharpness, dim=2)
+        return log_mean_exp(maps.flatten(start_dim=2), self.sharpness, dim=2)
 
 
-def _log_mean_exp(values: Tensor, sharpness: float, dim: int) -> Tensor:
+def log_mean_exp(values: Tensor, sharpness: float, dim: int) -> Tensor:
     if sharpness <= 0:
         raise ValueError(f"sharpness must be positive, not {sharpness}")
     # The mean, not a sum and the logarithm of a count, so that a graph serves maps of any size.

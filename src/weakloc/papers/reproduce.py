@@ -11,7 +11,7 @@ from typing import Any
 from weakloc.api.data_sets import read
 from weakloc.errors import FailureError, SettingError, did_you_mean
 from weakloc.methods import method_named
-from weakloc.methods.optimisation import Optimisation
+from weakloc.methods.method import Optimisation
 from weakloc.methods.settings import merged_settings
 from weakloc.papers.cells import (
     DataSetOnDisk,

@@ -27,7 +27,7 @@ from weakloc.localize.windows import (
     crop_pixels,
     resampling_matrices,
 )
-from weakloc.model.heads import GridHead
+from weakloc.model.network import GridHead
 from weakloc.predictor.network_source import Floats, NetworkSource, probabilities
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import Look

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from weakloc.data.transforms import PixelSize
 from weakloc.errors import FailureError
 from weakloc.files import write_whole
-from weakloc.model.heads import GridHead
-from weakloc.model.network import LocalizationNetwork, fold_batch_norms
+from weakloc.model.network import GridHead, LocalizationNetwork, fold_batch_norms
 from weakloc.predictor.onnx_source import KEY, OPSET, OnnxRecord, missing_package, open_session
 
 TOLERANCE = 1e-4  # of scores and maps, relative where they exceed 1

@@ -19,7 +19,7 @@ from torch import Tensor
 from weakloc.data.loaders import Batch, augment_batch
 from weakloc.errors import TrainingError
 from weakloc.geometry import GridTransform, cell_center_in_image
-from weakloc.methods.optimisation import build_optimiser, build_schedule
+from weakloc.methods.method import build_optimiser, build_schedule
 from weakloc.metrics.case import Case, ClassIndex, ImageTruth
 from weakloc.metrics.image_rankings import ClassificationPrecision, PointPrecision
 from weakloc.metrics.uncertainty import NO_RESAMPLING

@@ -10,6 +10,7 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from msgspec import Struct
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -35,7 +37,6 @@ from weakloc.model.trunk import BackboneSpec
 from weakloc.settings import RefineSettings, TrainSettings
 from weakloc.structures import BrokenImage
 from weakloc.training.features import digest_of_weights
-from weakloc.training.splits import LabelStatistics
 
 CHECKPOINT_NAME = "last.ckpt"
 
@@ -187,13 +188,12 @@ class RunHeader:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
 class RunWriter:
     """Writes a run folder after every epoch."""
 
-    def __init__(self, folder: Path, header: RunHeader) -> None:
-        self._folder = folder
-        self._header = header
-        self._revision = _git_revision()
+    folder: Path
+    header: RunHeader
 
     def publish(
         self,
@@ -209,15 +209,15 @@ class RunWriter:
             if weights is not None:
                 self._write_weights(weights)
             record = self._record(history, kept_epoch, broken)
-            write_record(self._folder, {**record, "finished": is_finished})
-            _write_table(self._folder / TABLE_NAME, history)
+            write_record(self.folder, {**record, "finished": is_finished})
+            _write_table(self.folder / TABLE_NAME, history)
         except OSError as error:
-            raise cannot_save(self._folder, error) from error
+            raise cannot_save(self.folder, error) from error
 
     def _write_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
         tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
         content = save_tensors(tensors, metadata={"format": FORMAT})
-        with write_whole(self._folder / MODEL_NAME) as temporary, temporary.open("wb") as file:
+        with write_whole(self.folder / MODEL_NAME) as temporary, temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -225,7 +225,7 @@ class RunWriter:
     def _record(
         self, history: Sequence[EpochRecord], kept_epoch: int, broken: Sequence[BrokenImage]
     ) -> dict[str, Any]:
-        header = self._header
+        header = self.header
         keeps_best = header.settings.select == "best"
         return {
             "format": FORMAT,
@@ -255,7 +255,7 @@ class RunWriter:
             "thresholds": None,
             "notes": [*header.notes, *_notes_on(broken)],
             "versions": _versions(),
-            "git_revision": self._revision,
+            "git_revision": _git_revision(),
             "history": [to_settings(each) for each in history],
         }
 
@@ -482,6 +482,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
+@cache
 def _git_revision() -> str | None:
     """Of the source tree that weakloc runs from, where it is one."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
@@ -490,3 +491,21 @@ def _git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()
+
+
+@dataclass(frozen=True)
+class LabelStatistics:
+    """Counts over the training images; `co_occurrence[i, j]` counts images with both i and j."""
+
+    num_images: int
+    present: NDArray[np.int64]  # (C,)
+    absent: NDArray[np.int64]  # (C,)
+    unknown: NDArray[np.int64]  # (C,)
+    co_occurrence: NDArray[np.int64]  # (C, C), the diagonal is `present`
+
+    @property
+    def is_single_label(self) -> bool:
+        """Whether every image has exactly one present class and all others absent."""
+        pairs = int(self.co_occurrence.sum() - self.present.sum())
+        one_each = int(self.present.sum()) == self.num_images
+        return one_each and pairs == 0 and not self.unknown.any()
