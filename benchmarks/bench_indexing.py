@@ -24,8 +24,9 @@ from PIL import Image
 
 from benchmarks.measure import paired_ratio, time_interleaved, write_results
 from weakloc.data.images import open_image
-from weakloc.data.readers import ReaderOptions, read_data_set
+from weakloc.data.readers import read_data_set
 from weakloc.data.summary import check_images
+from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet, Sample
 
 NUM_CLASSES, VAL_PER_CLASS = 200, 50

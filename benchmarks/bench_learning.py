@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import write_results
-from weakloc.data.readers import ReaderOptions, read_data_set
+from weakloc.data.readers import read_data_set
 from weakloc.methods import METHODS
 from weakloc.methods.beam import Beam
 from weakloc.methods.cam import Cam
 from weakloc.methods.max_mil import MaxMil
 from weakloc.methods.method import Method, Optimisation
 from weakloc.methods.wildcat import Wildcat
-from weakloc.settings import TrainSettings
+from weakloc.settings import ReaderOptions, TrainSettings
 from weakloc.structures import DataSet
 from weakloc.synthetic.folder import artist_of, write_scenes
 from weakloc.training.fit import fit

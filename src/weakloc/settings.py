@@ -425,18 +425,14 @@ class CalibrateSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """How a data set is read; mostly it is seen from what lies there."""
-
-    labels: Path | None = None
-    """Table of tags (CSV, TSV, JSONL) or file of annotations, where it is not inside the data."""
-
-    layout: str | None = None
-    """Arrangement: folders, table, voc, coco, yolo, tiny_imagenet, wsol, shards, review, or one
-    that an installed package adds. Not given: as it looks."""
+class ReaderOptions:
+    """Answers that override what a reader would guess."""
 
     class_names: tuple[str, ...] | None = None
     """The classes and their order. Not given: as found in the labels."""
+
+    image_root: str | None = None
+    """Folder that the names of images are relative to. Not given: looked for beside the labels."""
 
     path_column: str | None = None
     """Column of a table that names the images. Not given: guessed from its header."""
@@ -452,6 +448,26 @@ class DataSettings:
 
     difficult: Literal["unknown", "present"] = "unknown"
     """What a class is in an image where all its objects are marked difficult."""
+
+    def __post_init__(self) -> None:
+        fits = self.difficult in ("unknown", "present")
+        require(fits, "difficult", self.difficult, "Choose unknown or present")
+        sign = self.label_delimiter
+        require(sign != "", "label_delimiter", sign, "Give the sign between labels")
+        names = self.class_names or ()
+        require(len(set(names)) == len(names), "class_names", names, "Name each class once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(ReaderOptions):
+    """How a data set is read; mostly it is seen from what lies there."""
+
+    labels: Path | None = None
+    """Table of tags (CSV, TSV, JSONL) or file of annotations, where it is not inside the data."""
+
+    layout: str | None = None
+    """Arrangement: folders, table, voc, coco, yolo, tiny_imagenet, wsol, shards, review, or one
+    that an installed package adds. Not given: as it looks."""
 
     strict: bool = False
     """Stop at the first oddity instead of reporting and counting it."""

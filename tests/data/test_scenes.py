@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from weakloc.data.readers import ReaderOptions, read_data_set
+from weakloc.data.readers import read_data_set
 from weakloc.data.readers.voc import voc_palette
 from weakloc.errors import DataError, SettingError
+from weakloc.settings import ReaderOptions
 from weakloc.structures import PRESENT, DataSet, Sample, Truth, TruthBox, TruthMask
 from weakloc.synthetic.clutter import (
     CLUTTER_CLASSES,

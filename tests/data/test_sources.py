@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from weakloc.data.images import IMAGE_SUFFIXES
-from weakloc.data.readers import ReaderOptions, read_data_set
+from weakloc.data.readers import read_data_set
 from weakloc.data.sources import find_images, folder_of_images
 from weakloc.errors import DataError
+from weakloc.settings import ReaderOptions
 
 NAMES = ["a b.png", "b/c/1.webp", "b/Ärger 猫.JPG", "z.jpeg"]
 

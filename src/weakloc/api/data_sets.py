@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from weakloc.data.images import open_image
-from weakloc.data.readers import ReaderOptions, raise_if_strict, read_data_set
+from weakloc.data.readers import raise_if_strict, read_data_set
 from weakloc.data.summary import ImageCheck, check_images
 from weakloc.errors import DataError
 from weakloc.settings import DataSettings
@@ -17,15 +17,8 @@ from weakloc.work import Progress, num_cores, silent
 
 def read(data: str | Path, settings: DataSettings = DataSettings()) -> DataSet:
     """The data set that lies at a path, in whatever layout."""
-    options = ReaderOptions(
-        class_names=settings.class_names,
-        difficult=settings.difficult,
-        path_column=settings.path_column,
-        labels_column=settings.labels_column,
-        split_column=settings.split_column,
-        label_delimiter=settings.label_delimiter,
-    )
-    data_set = read_data_set(data, layout=settings.layout, labels=settings.labels, options=options)
+    layout, labels = settings.layout, settings.labels
+    data_set = read_data_set(data, layout=layout, labels=labels, options=settings)
     if settings.strict:
         raise_if_strict(data_set)
     return data_set

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc.data.readers.assembly import LabelClaim, Problems, ReaderOptions
+from weakloc.data.readers.assembly import LabelClaim, Problems
 from weakloc.data.readers.table import read_rows
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import ByName
@@ -31,7 +31,7 @@ from weakloc.localize.masks import (
 from weakloc.localize.pixel_affinity import PixelAffinitySettings, refine_by_pixel_affinity
 from weakloc.localize.points import Peak, PointMethod, locate_point, locate_points
 from weakloc.predictor.views import SeenImage
-from weakloc.settings import Cut, Places
+from weakloc.settings import Cut, Places, ReaderOptions
 from weakloc.structures import (
     ABSENT,
     PRESENT,

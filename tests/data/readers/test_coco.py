@@ -9,9 +9,11 @@ import pickle
 import numpy as np
 import pytest
 
-from weakloc.data.readers import ReaderOptions, read_data_set
+from weakloc.api.data_sets import read
+from weakloc.data.readers import read_data_set
 from weakloc.errors import DataError
 from weakloc.rle import decode_mask
+from weakloc.settings import DataSettings, ReaderOptions
 from weakloc.structures import TruthBox
 
 OPTIONS = ReaderOptions()
@@ -120,6 +122,8 @@ def test_the_image_folder_can_be_given(write, states, tmp_path):
     data_set = read_data_set(root / "my.json", options=options)
     assert next(iter(states(data_set)["all"])) == "far/images/a b.jpg"
     assert states(read_data_set(root, labels=root / "my.json", options=options)) == states(data_set)
+    settings = DataSettings(labels=root / "my.json", image_root=options.image_root)
+    assert states(read(root, settings)) == states(data_set)
 
 
 def test_every_flaw_is_reported_with_its_record(write, states, places):

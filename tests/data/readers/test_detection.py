@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from weakloc.data.readers import READERS, ReaderOptions, detect_layout, read_data_set
+from weakloc.data.readers import READERS, detect_layout, read_data_set
 from weakloc.errors import DataError, SettingError
+from weakloc.settings import ReaderOptions
 
 FILES = {
     "folders": {"cat/1.jpg": ""},

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import shared_file
-from weakloc.data.readers import ReaderOptions, raise_if_strict, read_data_set
+from weakloc.data.readers import raise_if_strict, read_data_set
+from weakloc.settings import ReaderOptions
 from weakloc.structures import PRESENT, DataSet, TruthBox
 
 pytestmark = pytest.mark.shared

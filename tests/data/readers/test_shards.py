@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from weakloc.data.images import open_image
-from weakloc.data.readers import ReaderOptions, read_data_set
+from weakloc.data.readers import read_data_set
 from weakloc.data.readers.shards import expand_braces
 from weakloc.data.sources import find_images
 from weakloc.errors import DataError, ImageError
+from weakloc.settings import ReaderOptions
 
 OPTIONS = ReaderOptions()
 

@@ -6,8 +6,9 @@ import unicodedata
 
 import pytest
 
-from weakloc.data.readers import ReaderOptions, raise_if_strict, read_data_set
+from weakloc.data.readers import raise_if_strict, read_data_set
 from weakloc.errors import DataError
+from weakloc.settings import ReaderOptions
 
 OPTIONS = ReaderOptions()
 IMAGES = {"a b.jpg": "", "sub/ü.png": "", "c,d.jpg": ""}

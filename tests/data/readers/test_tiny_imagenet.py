@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from weakloc.data.readers import ReaderOptions, read_data_set
+from weakloc.data.readers import read_data_set
 from weakloc.errors import DataError
+from weakloc.settings import ReaderOptions
 from weakloc.structures import TruthBox
 
 OPTIONS = ReaderOptions()

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from weakloc.data.readers import ReaderOptions, read_data_set
+from weakloc.data.readers import read_data_set
 from weakloc.data.sources import find_images
+from weakloc.settings import ReaderOptions
 from weakloc.structures import PRESENT
 
 

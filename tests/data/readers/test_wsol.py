@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from weakloc.data.readers import ReaderOptions, read_data_set
+from weakloc.data.readers import read_data_set
 from weakloc.errors import DataError
 from weakloc.rle import decode_mask
+from weakloc.settings import ReaderOptions
 from weakloc.structures import TruthBox
 
 OPTIONS = ReaderOptions()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from weakloc.data.readers import ReaderOptions, read_data_set
+from weakloc.data.readers import read_data_set
 from weakloc.errors import DataError
 from weakloc.rle import decode_mask
+from weakloc.settings import ReaderOptions
 from weakloc.structures import TruthBox
 
 OPTIONS = ReaderOptions()

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from tests.output.exporters.conftest import CLASS_NAMES, encoded
-from weakloc.data.readers import ReaderOptions, read_data_set
+from weakloc.data.readers import read_data_set
 from weakloc.errors import PredictionsError
 from weakloc.geometry import BoxLTRB
 from weakloc.output.exporters import export_format
 from weakloc.rle import decode_mask
+from weakloc.settings import ReaderOptions
 from weakloc.structures import Box, Mask, Prediction
 
 

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
-from weakloc.data.readers.assembly import SPLIT_NAMES, ReaderOptions
+from weakloc.data.readers.assembly import SPLIT_NAMES
 from weakloc.data.readers.coco import read_coco
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
 from weakloc.data.readers.folders import read_folders
@@ -26,9 +26,10 @@ from weakloc.data.readers.wsol import read_wsol
 from weakloc.data.readers.yolo import read_yolo
 from weakloc.errors import DataError, SettingError, did_you_mean
 from weakloc.extensions import Choices
+from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet
 
-__all__ = ["READERS", "ReaderOptions", "detect_layout", "raise_if_strict", "read_data_set"]
+__all__ = ["READERS", "detect_layout", "raise_if_strict", "read_data_set"]
 
 Reader: TypeAlias = Callable[[Path, Path | None, ReaderOptions], DataSet]
 

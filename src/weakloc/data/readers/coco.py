@@ -31,7 +31,6 @@ from weakloc.data.readers.assembly import (
     LabelClaim,
     PolygonRle,
     Problems,
-    ReaderOptions,
     chosen_classes,
     drawn_truth,
     split_name,
@@ -42,6 +41,7 @@ from weakloc.errors import DataError, PredictionsError
 from weakloc.files import read_text
 from weakloc.geometry import BoxLTRB, box_from_xywh, box_of_points
 from weakloc.rle import compressed, run_lengths, tight_box
+from weakloc.settings import ReaderOptions
 from weakloc.structures import Box, DataSet, Mask, Prediction, Truth, TruthBox, TruthMask
 
 
@@ -257,7 +257,7 @@ def _read_source(
         raise DataError(
             f"none of {len(probes)} images that it names was found, such as '{names[0]}'",
             where=str(file),
-            remedy="Say which folder the images are in (image_root)",
+            remedy="Say which folder the images are in with --image-root",
         )
     return _Source(file, split, images, annotations, class_names, folder)
 

@@ -18,11 +18,11 @@ from weakloc.data.readers.assembly import (
     Assembly,
     LabelClaim,
     Problems,
-    ReaderOptions,
     chosen_classes,
     split_name,
 )
 from weakloc.data.readers.file_tree import ImageFolder, image_folders, join
+from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet
 
 NOT_A_CLASS = "split folder among class folders"

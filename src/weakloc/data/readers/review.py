@@ -25,7 +25,6 @@ from weakloc.data.readers.assembly import (
     Assembly,
     LabelClaim,
     Problems,
-    ReaderOptions,
     chosen_classes,
     usable_box,
 )
@@ -33,6 +32,7 @@ from weakloc.data.readers.file_tree import FileIndex, file_names
 from weakloc.errors import DataError
 from weakloc.files import read_text
 from weakloc.geometry import BoxLTRB
+from weakloc.settings import ReaderOptions
 from weakloc.structures import UNKNOWN, DataSet, Truth, TruthBox
 
 SCHEMA = "weakloc.review/1"

@@ -34,7 +34,6 @@ from weakloc.data.readers.assembly import (
     LabelClaim,
     LabelVectors,
     Problems,
-    ReaderOptions,
     chosen_classes,
     finished_data_set,
 )
@@ -42,6 +41,7 @@ from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
 from weakloc.data.readers.table import LABELS_HEADERS, claim_of_json, claim_of_list
 from weakloc.errors import DataError
 from weakloc.files import numbered_lines
+from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet, LabelVector, Sample
 
 BROKEN_SHARD = "broken shard"

@@ -28,13 +28,13 @@ from weakloc.data.readers.assembly import (
     Assembly,
     LabelClaim,
     Problems,
-    ReaderOptions,
     chosen_classes,
     split_name,
 )
 from weakloc.data.readers.file_tree import FileIndex, file_names, image_folders, is_image_name, join
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import at_line, numbered_lines, text_lines
+from weakloc.settings import ReaderOptions
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet
 
 JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})

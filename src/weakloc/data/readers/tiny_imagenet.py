@@ -19,13 +19,13 @@ from weakloc.data.readers.assembly import (
     Assembly,
     LabelClaim,
     Problems,
-    ReaderOptions,
     usable_box,
 )
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import at_line, numbered_lines
 from weakloc.geometry import BoxLTRB, box_from_inclusive
+from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet, Truth, TruthBox
 
 IMAGE_SIZE = (64.0, 64.0)

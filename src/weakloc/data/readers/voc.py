@@ -31,7 +31,6 @@ from weakloc.data.readers.assembly import (
     Difficult,
     LabelClaim,
     Problems,
-    ReaderOptions,
     chosen_classes,
     usable_box,
 )
@@ -39,6 +38,7 @@ from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
 from weakloc.errors import DataError
 from weakloc.files import at_line, file_name_of, numbered_lines
 from weakloc.geometry import BoxLTRB, Size, box_from_voc
+from weakloc.settings import ReaderOptions
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, Severity, Truth, TruthBox
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

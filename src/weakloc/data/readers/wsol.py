@@ -25,7 +25,6 @@ from weakloc.data.readers.assembly import (
     LabelClaim,
     MaskFileRle,
     Problems,
-    ReaderOptions,
     chosen_classes,
     drawn_truth,
     split_name,
@@ -35,6 +34,7 @@ from weakloc.data.readers.file_tree import FileIndex, subfolders
 from weakloc.errors import DataError
 from weakloc.files import numbered_lines
 from weakloc.geometry import BoxLTRB, box_from_inclusive
+from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet, Truth, TruthBox, TruthMask
 
 

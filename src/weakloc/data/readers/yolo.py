@@ -29,7 +29,6 @@ from weakloc.data.readers.assembly import (
     LabelClaim,
     PolygonRle,
     Problems,
-    ReaderOptions,
     chosen_classes,
     drawn_truth,
     split_name,
@@ -45,6 +44,7 @@ from weakloc.data.readers.file_tree import (
 from weakloc.errors import DataError, ImageError
 from weakloc.files import at_line, numbered_lines, read_text
 from weakloc.geometry import box_from_yolo, box_of_points
+from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet, Truth, TruthBox, TruthMask
 
 
