@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from weakloc.data.images import open_image
-from weakloc.data.summary import check_images, frequent_pairs, summarise
+from weakloc.data.summary import OddImage, Pair, SizeCount, check_images, summarise
 from weakloc.errors import FailureError
 from weakloc.structures import DataSet, Problem, Sample, Truth, TruthBox, TruthMask
 from weakloc.work import silent
@@ -41,26 +41,33 @@ def test_every_count_is_that_of_a_slow_count(random):
         sample(f"{n}.jpg", *random.integers(-1, 2, 3), truth=[None, boxes, others][n % 3])
         for n in range(200)
     ]
-    (split,) = summarise(data_set({"train": samples})).splits
-    assert split.num_images == 200
-    assert split.num_unlabelled == sum((s.labels == 0).all() for s in samples)
+    split = summarise(data_set({"train": samples})).splits["train"]
+    assert split.images == 200
+    assert split.unlabelled == sum((s.labels == 0).all() for s in samples)
     without = [s for s in samples if (s.labels != 0).any() and not (s.labels == 1).any()]
-    assert split.num_without_class == len(without) > 0
-    assert split.num_with_segmentation == 66
-    for index, counts in enumerate(split.classes):
+    assert split.without_class == len(without) > 0
+    assert split.with_segmentation == 66
+    assert tuple(split.classes) == CLASSES
+    for index, counts in enumerate(split.classes.values()):
         states = Counter(int(s.labels[index]) for s in samples)
         assert (counts.present, counts.unknown, counts.absent) == (states[1], states[0], states[-1])
-    assert [c.boxes for c in split.classes] == [67, 0, 134]
-    assert [c.masks for c in split.classes] == [0, 66, 0]
+    assert [c.boxes for c in split.classes.values()] == [67, 0, 134]
+    assert [c.masks for c in split.classes.values()] == [0, 66, 0]
     assert split.labels_per_image == Counter(int((s.labels == 1).sum()) for s in samples)
-    for i, j in combinations(range(3), 2):
-        both = sum(s.labels[i] == 1 == s.labels[j] for s in samples)
-        assert split.co_occurrence[i, j] == split.co_occurrence[j, i] == both
+    both = {
+        (CLASSES[i], CLASSES[j]): sum(s.labels[i] == 1 == s.labels[j] for s in samples)
+        for i, j in combinations(range(3), 2)
+    }
+    assert {pair.classes: pair.images for pair in split.co_occurrence} == both
 
 
 def test_pairs_come_the_most_frequent_first():
-    together = np.array([[9, 2, 0], [2, 9, 5], [0, 5, 9]])
-    assert frequent_pairs(together) == [(1, 2, 5), (0, 1, 2)]
+    together = [(1, 1, -1)] * 2 + [(-1, 1, 1)] * 5 + [(1, -1, 1)] * 2
+    samples = [sample(f"{n}.jpg", *states) for n, states in enumerate(together)]
+    split = summarise(data_set({"train": samples})).splits["train"]
+    assert split.co_occurrence == [
+        Pair(("ü dog", "a/b"), 5), Pair(("cat", "ü dog"), 2), Pair(("cat", "a/b"), 2)
+    ]  # fmt: skip
 
 
 def test_the_summary_is_plain_json():
@@ -104,15 +111,17 @@ def test_every_image_is_decoded_and_the_broken_are_listed_in_order(tmp_path, pro
         on_progress=lambda done, total: progress.append((done, total)),
     )
     assert sorted(progress)[-1] == (140, 140)
-    assert check.num_images == 140
+    assert check.images == 140
     assert [item.name for item in check.broken] == ["ü 1.jpg", "ü 4.jpg"]
     assert "not an image of a known format" in check.broken[0].reason
-    assert check.sizes == {(40, 30): 137, (40, 300): 1}
-    assert check.odd == (("ü 2.jpg", (40, 300)),)
-    assert (check.widths.smallest, check.widths.median, check.widths.largest) == (40, 40.0, 40)
-    assert (check.heights.smallest, check.heights.median, check.heights.largest) == (30, 30.0, 300)
+    assert check.frequent_sizes == [SizeCount(40, 30, 137), SizeCount(40, 300, 1)]
+    assert check.different_sizes == 2
+    assert check.odd == [OddImage("ü 2.jpg", (40, 300))]
+    assert (check.width.smallest, check.width.median, check.width.largest) == (40, 40.0, 40)
+    assert (check.height.smallest, check.height.median, check.height.largest) == (30, 30.0, 300)
     record = json.loads(json.dumps(check.to_json()))
     assert record["height"] == {"min": 30, "median": 30.0, "max": 300}
+    assert record["odd"] == [{"image": "ü 2.jpg", "size": [40, 300]}]
     assert record["broken"][1]["image"] == "ü 4.jpg"
     assert record["frequent_sizes"][0] == {"width": 40, "height": 30, "images": 137}
 
@@ -125,7 +134,8 @@ def test_a_data_set_of_broken_images_has_no_sizes(tmp_path):
         processes=1,
         on_progress=silent,
     )
-    assert (check.widths, check.heights, check.sizes, len(check.broken)) == (None, None, {}, 1)
+    assert (check.width, check.height, check.different_sizes) == (None, None, 0)
+    assert len(check.broken) == 1
     assert check.to_json()["width"] is None
 
 

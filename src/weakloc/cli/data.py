@@ -94,8 +94,8 @@ def data(
     document = summary.to_json()
     terminal.say(f"{summary.root} ({summary.layout})")
     _show_classes(summary, terminal)
-    for split in summary.splits:
-        _show_labels(split, summary.class_names, terminal)
+    for name, split in summary.splits.items():
+        _show_labels(name, split, terminal)
     if check:
         with terminal.progress("images") as show:
             checked = data_sets.check(data_set, show)
@@ -108,50 +108,39 @@ def data(
 def _show_classes(summary: DataSummary, terminal: Terminal) -> None:
     header = ["class"]
     for split in summary.splits:
-        header += [f"{split.name} images", "unknown", "boxes"]
-    rows = [
-        [
-            name,
-            *(
-                count
-                for split in summary.splits
-                for counts in [split.classes[index]]
-                for count in (counts.present, counts.unknown, counts.boxes)
-            ),
-        ]
-        for index, name in enumerate(summary.class_names)
-    ]
+        header += [f"{split} images", "unknown", "boxes"]
+    rows: list[list[str | int]] = []
+    for name in summary.classes:
+        counts = [split.classes[name] for split in summary.splits.values()]
+        rows.append([name, *(n for c in counts for n in (c.present, c.unknown, c.boxes))])
     terminal.table("Classes", header, rows)
 
 
-def _show_labels(split: SplitSummary, class_names: tuple[str, ...], terminal: Terminal) -> None:
-    from weakloc.data.summary import frequent_pairs
-
+def _show_labels(name: str, split: SplitSummary, terminal: Terminal) -> None:
     labels = ", ".join(
         f"{count} with {number}" for number, count in sorted(split.labels_per_image.items())
     )
-    terminal.say(f"{split.name}: {split.num_images} images; classes per image: {labels or 'none'}")
-    if split.num_unlabelled:
-        terminal.say(f"  {split.num_unlabelled} of which nothing is known")
-    pairs = frequent_pairs(split.co_occurrence)
-    shown = [f"{class_names[i]} + {class_names[j]} ({count})" for i, j, count in pairs[:MOST_PAIRS]]
+    terminal.say(f"{name}: {split.images} images; classes per image: {labels or 'none'}")
+    if split.unlabelled:
+        terminal.say(f"  {split.unlabelled} of which nothing is known")
+    pairs = split.co_occurrence[:MOST_PAIRS]
+    shown = [f"{' + '.join(pair.classes)} ({pair.images})" for pair in pairs]
     if shown:
         terminal.say("  together: " + ", ".join(shown))
 
 
 def _show_images(checked: ImageCheck, terminal: Terminal) -> None:
-    if checked.widths is not None and checked.heights is not None:
+    width, height = checked.width, checked.height
+    if width is not None and height is not None:
         terminal.say(
-            f"{checked.num_images - len(checked.broken)} images decode; "
-            f"width {checked.widths.smallest} to {checked.widths.largest} "
-            f"(median {checked.widths.median:g}), "
-            f"height {checked.heights.smallest} to {checked.heights.largest} "
-            f"(median {checked.heights.median:g})"
+            f"{checked.images - len(checked.broken)} images decode; "
+            f"width {width.smallest} to {width.largest} (median {width.median:g}), "
+            f"height {height.smallest} to {height.largest} (median {height.median:g})"
         )
     rows = [(item.name, item.reason) for item in checked.broken[:MOST_PROBLEMS]]
     if rows:
         terminal.table(f"{len(checked.broken)} broken images", ("image", "reason"), rows)
-    odd = [(name, f"{size[0]} x {size[1]}") for name, size in checked.odd[:MOST_PROBLEMS]]
+    odd = [(o.image, f"{o.size[0]} x {o.size[1]}") for o in checked.odd[:MOST_PROBLEMS]]
     if odd:
         terminal.table(f"{len(checked.odd)} images of odd size", ("image", "size"), odd)
 

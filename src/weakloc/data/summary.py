@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import islice
-from typing import Any, NoReturn, Protocol, TypeAlias
+from typing import Any, NoReturn, TypeAlias, cast
 
 import numpy as np
+from msgspec import Struct, to_builtins
 from numpy.typing import NDArray
 from PIL import Image
 
+from weakloc.data.transforms import PixelSize
 from weakloc.errors import FailureError, ImageError
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, BrokenImage, DataSet, Problem, Sample
 from weakloc.work import Progress, map_in_processes
 
 _CHUNK = 64  # images a worker is given at once: some tens of milliseconds of work
 _CHUNKS_AHEAD = 3  # for each worker, so that none waits and none hoards
+_MOST_SIZES = 20
 _ODD_SHARE = 4.0  # an image is odd when a side is this many times off the median side
 
 
-@dataclass(frozen=True, slots=True)
-class ClassCounts:
+class ClassCounts(Struct, frozen=True):
     """How many images of a split say what of a class, and how many objects are drawn."""
 
     present: int
@@ -33,88 +33,59 @@ class ClassCounts:
     masks: int
 
 
-@dataclass(frozen=True)
-class SplitSummary:
-    """One split; `classes` are in the order of the class names.
+class Pair(Struct, frozen=True):
+    """Two classes that are present together, and in how many images."""
 
-    `labels_per_image[n]` is the number of images with n present classes, `co_occurrence[i, j]` the
-    number with both i and j, so that the diagonal counts the classes alone.
+    classes: tuple[str, str]
+    images: int
+
+
+class SplitSummary(Struct, frozen=True):
+    """One split; `labels_per_image[n]` is the number of images with n present classes.
+
+    `co_occurrence` has the pairs of classes that occur, the most frequent first.
     """
 
-    name: str
-    num_images: int
-    num_unlabelled: int  # nothing is known of them
-    num_without_class: int  # something is known, and no class is present
-    num_with_segmentation: int
-    classes: tuple[ClassCounts, ...]
+    images: int
+    unlabelled: int  # nothing is known of them
+    without_class: int  # something is known, and no class is present
+    with_segmentation: int
     labels_per_image: Mapping[int, int]
-    co_occurrence: NDArray[np.int64]
+    classes: Mapping[str, ClassCounts]
+    co_occurrence: Sequence[Pair]
 
 
-@dataclass(frozen=True)
-class DataSummary:
+class DataSummary(Struct, frozen=True):
     """What `weakloc data` shows."""
 
     root: str
     layout: str
-    class_names: tuple[str, ...]
-    splits: tuple[SplitSummary, ...]
+    classes: tuple[str, ...]
+    splits: Mapping[str, SplitSummary]
     problem_counts: Mapping[str, int]  # kind -> how many
     problems: tuple[Problem, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and dicts; co-occurrence as the pairs that occur, the most frequent first."""
-        return {
-            "root": self.root,
-            "layout": self.layout,
-            "classes": list(self.class_names),
-            "splits": {split.name: self._split_to_json(split) for split in self.splits},
-            "problem_counts": dict(self.problem_counts),
-            "problems": [asdict(problem) for problem in self.problems],
-        }
-
-    def _split_to_json(self, split: SplitSummary) -> dict[str, Any]:
-        return {
-            "images": split.num_images,
-            "unlabelled": split.num_unlabelled,
-            "without_class": split.num_without_class,
-            "with_segmentation": split.num_with_segmentation,
-            "labels_per_image": {str(n): count for n, count in split.labels_per_image.items()},
-            "classes": {
-                name: asdict(counts)
-                for name, counts in zip(self.class_names, split.classes, strict=True)
-            },
-            "co_occurrence": [
-                {"classes": [self.class_names[i], self.class_names[j]], "images": count}
-                for i, j, count in frequent_pairs(split.co_occurrence)
-            ],
-        }
-
-
-def frequent_pairs(co_occurrence: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    """(class, other class, images with both), the most frequent first."""
-    first, second = np.nonzero(np.triu(co_occurrence, k=1))
-    pairs = [(int(i), int(j), int(co_occurrence[i, j])) for i, j in zip(first, second, strict=True)]
-    return sorted(pairs, key=lambda pair: (-pair[2], pair[:2]))
+        """Plain lists and dicts."""
+        return cast(dict[str, Any], to_builtins(self, str_keys=True))
 
 
 def summarise(data_set: DataSet) -> DataSummary:
     """Counts of every split, in one pass over the samples."""
-    num_classes = len(data_set.class_names)
+    names = data_set.class_names
+    kinds = Counter(problem.kind for problem in data_set.problems)
     return DataSummary(
         root=str(data_set.root),
         layout=data_set.layout,
-        class_names=data_set.class_names,
-        splits=tuple(
-            _summarise_split(name, samples, num_classes)
-            for name, samples in data_set.splits.items()
-        ),
-        problem_counts=dict(Counter(problem.kind for problem in data_set.problems).most_common()),
+        classes=names,
+        splits={split: _summary(samples, names) for split, samples in data_set.splits.items()},
+        problem_counts=dict(kinds.most_common()),
         problems=data_set.problems,
     )
 
 
-def _summarise_split(name: str, samples: Iterable[Sample], num_classes: int) -> SplitSummary:
+def _summary(samples: Iterable[Sample], class_names: Sequence[str]) -> SplitSummary:
+    num_classes = len(class_names)
     # There are few different label vectors, so each is looked at once.
     times: Counter[bytes] = Counter()
     boxes, masks = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
@@ -133,28 +104,31 @@ def _summarise_split(name: str, samples: Iterable[Sample], num_classes: int) -> 
     num_present = is_present.sum(axis=1)
     is_unlabelled = (vectors == UNKNOWN).all(axis=1)
     counts = [weights @ (vectors == state) for state in (PRESENT, UNKNOWN, ABSENT)]  # 3 x (C,)
+    rows = np.stack([*counts, boxes, masks], 1).tolist()
     return SplitSummary(
-        name=name,
-        num_images=int(weights.sum()),
-        num_unlabelled=int(weights[is_unlabelled].sum()),
-        num_without_class=int(weights[~is_unlabelled & (num_present == 0)].sum()),
-        num_with_segmentation=num_with_segmentation,
-        classes=tuple(ClassCounts(*row) for row in np.stack([*counts, boxes, masks], 1).tolist()),
+        images=int(weights.sum()),
+        unlabelled=int(weights[is_unlabelled].sum()),
+        without_class=int(weights[~is_unlabelled & (num_present == 0)].sum()),
+        with_segmentation=num_with_segmentation,
         labels_per_image={
             int(n): int(weights[num_present == n].sum()) for n in np.unique(num_present)
         },
-        co_occurrence=is_present.T @ (is_present * weights[:, None]),  # (C, C)
+        classes={name: ClassCounts(*row) for name, row in zip(class_names, rows, strict=True)},
+        co_occurrence=_pairs(is_present.T @ (is_present * weights[:, None]), class_names),
     )
 
 
-class OpenImage(Protocol):
-    """Opens and decodes one image or raises ImageError; a module-level function, to be sent."""
+def _pairs(co_occurrence: NDArray[np.int64], class_names: Sequence[str]) -> list[Pair]:
+    """The pairs of a symmetric matrix (C, C) of images with both, the most frequent first."""
+    first, second = np.nonzero(np.triu(co_occurrence, k=1))  # in the order of the classes
+    images = co_occurrence[first, second]
+    return [
+        Pair((class_names[first[k]], class_names[second[k]]), int(images[k]))
+        for k in np.argsort(-images, kind="stable")
+    ]
 
-    def __call__(self, source: str, /) -> Image.Image: ...
 
-
-@dataclass(frozen=True, slots=True)
-class SizeRange:
+class SizeRange(Struct, frozen=True, rename={"smallest": "min", "largest": "max"}):
     """One side of the images, in pixels."""
 
     smallest: int
@@ -162,37 +136,40 @@ class SizeRange:
     largest: int
 
 
-@dataclass(frozen=True)
-class ImageCheck:
-    """What decoding every image showed; `sizes` are (width, height) -> images, most first."""
+class SizeCount(Struct, frozen=True):
+    """How many images are of one size."""
 
-    num_images: int
-    widths: SizeRange | None  # None where no image could be read
-    heights: SizeRange | None
-    sizes: Mapping[tuple[int, int], int]
-    odd: tuple[tuple[str, tuple[int, int]], ...]  # names and sizes far from the median
-    broken: tuple[BrokenImage, ...]
+    width: int
+    height: int
+    images: int
+
+
+class OddImage(Struct, frozen=True):
+    """An image whose (width, height) is far from the median."""
+
+    image: str
+    size: PixelSize
+
+
+class ImageCheck(Struct, frozen=True):
+    """What decoding every image showed; of the sizes the twenty most frequent."""
+
+    images: int
+    width: SizeRange | None  # None where no image could be read
+    height: SizeRange | None
+    different_sizes: int
+    frequent_sizes: Sequence[SizeCount]
+    odd: Sequence[OddImage]
+    broken: Sequence[BrokenImage]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and dicts; the twenty most frequent sizes."""
-        sides = {"width": self.widths, "height": self.heights}
-        return {
-            "images": self.num_images,
-            **{
-                name: side and {"min": side.smallest, "median": side.median, "max": side.largest}
-                for name, side in sides.items()
-            },
-            "different_sizes": len(self.sizes),
-            "frequent_sizes": [
-                {"width": size[0], "height": size[1], "images": count}
-                for size, count in islice(self.sizes.items(), 20)
-            ],
-            "odd": [{"image": name, "size": list(size)} for name, size in self.odd],
-            "broken": [{"image": item.name, "reason": item.reason} for item in self.broken],
-        }
+        """Plain lists and dicts."""
+        broken = [{"image": record.name, "reason": record.reason} for record in self.broken]
+        return {**to_builtins(self), "broken": broken}
 
 
-Size: TypeAlias = tuple[int, int]
+# Opens and decodes one image or raises ImageError; a module's own function, to be sent.
+OpenImage: TypeAlias = Callable[[str], Image.Image]
 
 
 def check_images(
@@ -207,14 +184,21 @@ def check_images(
     An image that cannot be read is a record, in the order of the samples; a worker that dies is
     a failure. With one process everything happens in this one.
     """
+
+    def raise_killed(_chunk: object) -> NoReturn:
+        raise FailureError(
+            "a process that decodes images was killed",
+            remedy="Look for a lack of memory, or use one process to find the image",
+        )
+
     paths = [sample.path for sample in samples]
     chunks = ((start, paths[start : start + _CHUNK]) for start in range(0, len(samples), _CHUNK))
-    outcomes: dict[int, Size | str] = {}
+    outcomes: dict[int, PixelSize | str] = {}
     for (start, _), sizes_or_reasons in map_in_processes(
         partial(_check_chunk, open_image),
         chunks,
         processes=processes,
-        if_killed=_killed,
+        if_killed=raise_killed,
         ahead=_CHUNKS_AHEAD,
     ):
         outcomes.update(enumerate(sizes_or_reasons, start))
@@ -222,9 +206,9 @@ def check_images(
     return _checked(samples, [outcomes[index] for index in range(len(samples))])
 
 
-def _check_chunk(open_image: OpenImage, chunk: tuple[int, Sequence[str]]) -> list[Size | str]:
+def _check_chunk(open_image: OpenImage, chunk: tuple[int, Sequence[str]]) -> list[PixelSize | str]:
     """The size of each image, or the reason why it cannot be read."""
-    outcomes: list[Size | str] = []
+    outcomes: list[PixelSize | str] = []
     for path in chunk[1]:
         try:
             with open_image(path) as image:
@@ -235,28 +219,28 @@ def _check_chunk(open_image: OpenImage, chunk: tuple[int, Sequence[str]]) -> lis
     return outcomes
 
 
-def _killed(_chunk: object) -> NoReturn:
-    raise FailureError(
-        "a process that decodes images was killed",
-        remedy="Look for a lack of memory, or use one process to find the image",
-    )
-
-
-def _checked(samples: Sequence[Sample], outcomes: Sequence[Size | str]) -> ImageCheck:
+def _checked(samples: Sequence[Sample], outcomes: Sequence[PixelSize | str]) -> ImageCheck:
     named = [(sample.name, outcome) for sample, outcome in zip(samples, outcomes, strict=True)]
     sizes = [(name, outcome) for name, outcome in named if not isinstance(outcome, str)]
     broken = tuple(BrokenImage(name, reason) for name, reason in named if isinstance(reason, str))
     if not sizes:
-        return ImageCheck(len(samples), None, None, {}, (), broken)
+        return ImageCheck(len(samples), None, None, 0, (), (), broken)
     sides = np.array([size for _, size in sizes], np.int64)
     median = np.median(sides, axis=0)
     shares = sides / median  # (N, 2)
     is_odd = (shares > _ODD_SHARE).any(axis=1) | (shares < 1 / _ODD_SHARE).any(axis=1)
-    widths, heights = (
+    width, height = (
         SizeRange(int(side.min()), float(middle), int(side.max()))
         for side, middle in zip(sides.T, median, strict=True)
     )
     counts = Counter(size for _, size in sizes)
-    frequent = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-    odd = tuple(item for item, odd in zip(sizes, is_odd, strict=True) if odd)
-    return ImageCheck(len(samples), widths, heights, frequent, odd, broken)
+    frequent = sorted(counts.items(), key=lambda count: (-count[1], count[0]))[:_MOST_SIZES]
+    return ImageCheck(
+        images=len(samples),
+        width=width,
+        height=height,
+        different_sizes=len(counts),
+        frequent_sizes=[SizeCount(*size, images) for size, images in frequent],
+        odd=[OddImage(*image) for image, odd in zip(sizes, is_odd, strict=True) if odd],
+        broken=broken,
+    )
