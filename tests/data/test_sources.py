@@ -152,6 +152,41 @@ def test_shards_give_the_bytes_themselves(tmp_path: Path, suffix: str, mode: Any
     ]
 
 
+@pytest.mark.parametrize(
+    ("num_bytes", "flaw"),
+    [
+        (2000, "ends without a tar file's end mark, so that samples may be missing"),
+        (2500, "cannot be read to its end: unexpected end of data"),
+    ],
+)
+def test_a_damaged_shard_is_listed_behind_its_images(
+    tmp_path: Path, num_bytes: int, flaw: str
+) -> None:
+    for number in range(2):
+        with tarfile.open(tmp_path / f"s-{number}.tar", "w") as shard:
+            for key in ("one", "two"):
+                member = tarfile.TarInfo(f"{key}.png")
+                member.size = 600
+                shard.addfile(member, io.BytesIO(bytes(600)))
+    whole = (tmp_path / "s-0.tar").read_bytes()
+    (tmp_path / "s-0.tar").write_bytes(whole[:num_bytes])
+    found = list(find_images(f"{tmp_path}/s-{{0..1}}.tar"))
+    assert [image.name for image in found] == [
+        "s-0.tar/one.png", "s-0.tar", "s-1.tar/one.png", "s-1.tar/two.png"
+    ]  # fmt: skip
+    assert [image.flaw for image in found] == [None, flaw, None, None]
+    (tmp_path / "s-0.tar").write_bytes(b"no tar file at all" * 99)
+    (record,) = find_images(f"{tmp_path}/s-0.tar")
+    assert record.name == "s-0.tar"
+    assert "cannot be read to its end" in str(record.flaw)
+
+
+def test_shards_without_images_are_an_error(tmp_path: Path) -> None:
+    tarfile.open(tmp_path / "s.tar", "w").close()
+    with pytest.raises(DataError, match=r"s\.tar: no image in these shards"):
+        names(f"{tmp_path}/s.tar")
+
+
 @pytest.mark.parametrize("name", ["nothing.txt", "empty"])
 def test_what_holds_no_image_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()

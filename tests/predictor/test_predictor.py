@@ -155,6 +155,7 @@ def test_broken_images_are_named_in_place_and_order_is_kept() -> None:
         ImageSource("1.png", b""),
         ImageSource("2.png", good[:60]),
         ImageSource("3.png", good),
+        ImageSource("4.tar", b"", flaw="ends too early"),
     ]
     found = list(predictor(workers=2, batch_size=2).predict(images))
     kinds = [(type(item).__name__, getattr(item, "name", None)) for item in found]
@@ -163,7 +164,9 @@ def test_broken_images_are_named_in_place_and_order_is_kept() -> None:
         ("BrokenImage", "1.png"),
         ("BrokenImage", "2.png"),
         ("Prediction", None),
+        ("BrokenImage", "4.tar"),
     ]
+    assert found[-1] == BrokenImage("4.tar", "ends too early")
 
 
 def test_batching_and_threads_change_nothing(random: np.random.Generator) -> None:

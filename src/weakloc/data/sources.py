@@ -14,6 +14,7 @@ from weakloc.data.images import IMAGE_SUFFIXES
 from weakloc.data.readers.assembly import Problems
 from weakloc.data.readers.file_tree import images_below
 from weakloc.data.readers.shards import (
+    BROKEN_SHARD,
     SHARD_SUFFIXES,
     find_shards,
     images_of_shard,
@@ -22,14 +23,19 @@ from weakloc.data.readers.shards import (
 from weakloc.data.readers.table import TABLE_SUFFIXES, image_paths
 from weakloc.errors import DataError
 from weakloc.files import text_lines
+from weakloc.structures import Problem
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """One image to predict: its name in the output, and a path or the encoded bytes."""
+    """One image to predict: its name in the output, and a path or the encoded bytes.
+
+    `flaw` says why there is nothing to read: the name is then of a shard that is damaged.
+    """
 
     name: str
     content: str | bytes
+    flaw: str | None = None
 
 
 def find_images(source: str) -> Iterator[ImageSource]:
@@ -42,7 +48,9 @@ def find_images(source: str) -> Iterator[ImageSource]:
     if source == "-":
         return _listed(_lines(sys.stdin), folder=Path(), location="standard input")
     if path.is_dir():
-        return _in_folder(path)
+        shown = ", ".join(sorted(IMAGE_SUFFIXES))
+        no_image = DataError("no image in this folder", where=source, remedy=f"Looked for {shown}")
+        return _below(path, images_below(source), if_none=no_image)
     if _are_shards(source):
         return _in_shards(source)
     if path.is_file():
@@ -92,12 +100,6 @@ def _listed(names: Iterable[str], *, folder: Path, location: str) -> Iterator[Im
     return _below(folder, names, if_none=error)
 
 
-def _in_folder(folder: Path) -> Iterator[ImageSource]:
-    shown = ", ".join(sorted(IMAGE_SUFFIXES))
-    error = DataError("no image in this folder", where=str(folder), remedy=f"Looked for {shown}")
-    return _below(folder, images_below(str(folder)), if_none=error)
-
-
 def _below(folder: Path, names: Iterable[str], *, if_none: DataError) -> Iterator[ImageSource]:
     is_empty = True
     for name in names:
@@ -124,9 +126,19 @@ def _folder_of_glob(pattern: str) -> str:
 
 
 def _in_shards(source: str) -> Iterator[ImageSource]:
-    passed_over = Problems(listed=deque(maxlen=0))
+    """The images of every shard; after those of a damaged one, what is wrong with it."""
+    is_empty = True
     for shard in find_shards(source):
+        name = Path(shard).name
+        latest = deque[Problem](maxlen=1)  # that a shard is damaged is said last
         for image in images_of_shard(
-            shard, None, mode="r|*", read_image=read_content, problems=passed_over
+            shard, None, mode="r|*", read_image=read_content, problems=Problems(listed=latest)
         ):
-            yield ImageSource(f"{Path(shard).name}/{image.name}", image.content)
+            is_empty = False
+            yield ImageSource(f"{name}/{image.name}", image.content)
+        for problem in latest:
+            if problem.kind == BROKEN_SHARD:
+                is_empty = False
+                yield ImageSource(name, b"", flaw=problem.message)
+    if is_empty:
+        raise DataError("no image in these shards", where=source)

@@ -165,6 +165,8 @@ def _decoded(
     """Pictures in input order, at most two batches ahead of whoever takes them."""
 
     def read(image: ImageSource) -> Image.Image | BrokenImage:
+        if image.flaw is not None:
+            return BrokenImage(image.name, image.flaw)
         return read_or_record(image.name, image.content, max_pixels=look.max_pixels)
 
     if look.workers == 0:

@@ -167,7 +167,7 @@ def test_every_flaw_is_reported_with_its_sample(write, states, places):
     broken = places(data_set, "broken shard")
     assert {Path(place).name for place in broken} == {"cut.tar", "no.tar"}
     images = [image.name for image in find_images(str(root / "cut.tar"))]
-    assert images == ["cut.tar/002.png"]
+    assert images == ["cut.tar/002.png", "cut.tar"]
 
 
 def test_a_shard_cut_after_it_was_indexed_gives_an_image_error(write):
