@@ -37,8 +37,7 @@ from weakloc.output.exporters.jsonl import prediction_line
 from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
 from weakloc.serving.allowed_images import allowed_images
-from weakloc.serving.app import build_app
-from weakloc.serving.server import bound_socket, server_of
+from weakloc.serving.app import bound_socket, build_app, server_of
 from weakloc.settings import Look, Places, ServeSettings
 from weakloc.structures import BrokenImage
 

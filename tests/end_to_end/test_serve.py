@@ -84,7 +84,7 @@ def test_what_cannot_be_served_is_one_line(
 def test_a_missing_extra_says_how_to_install_it(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith("weakloc.serving.server")]:
+    for name in [name for name in sys.modules if name.startswith("weakloc.serving.app")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert weakloc(["serve", str(trained)]) == 2

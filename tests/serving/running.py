@@ -21,8 +21,7 @@ from weakloc.data.transforms import Preprocessing
 from weakloc.predictor.network_source import RawMaps
 from weakloc.predictor.predictor import Predictor
 from weakloc.serving.allowed_images import allowed_images
-from weakloc.serving.app import build_app
-from weakloc.serving.server import bound_socket, server_of
+from weakloc.serving.app import bound_socket, build_app, server_of
 from weakloc.settings import ServeSettings
 
 VERSION = "dots-1"

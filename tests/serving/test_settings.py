@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from weakloc.errors import SettingError
-from weakloc.serving.server import bound_socket, url_of
+from weakloc.serving.app import bound_socket, url_of
 from weakloc.settings import ServeSettings, require_token_beyond_this_machine
 
 

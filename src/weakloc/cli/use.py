@@ -301,7 +301,7 @@ def serve(
     """
     require_token_beyond_this_machine(serving.host, token)
     try:
-        from weakloc.serving.server import bound_socket, server_of, url_of
+        from weakloc.serving.app import bound_socket, server_of, url_of
     except ImportError as error:
         raise MissingPackageError(
             f"serving needs the package {error.name}",

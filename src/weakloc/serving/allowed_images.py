@@ -41,9 +41,9 @@ class AllowedImages:
             return ImageSource(name, self._fetch(name))
         path = path_in(name)
         for root in self.roots:
-            found = _below(root, path)
-            if found is not None:
-                return ImageSource(found.relative_to(root).as_posix(), str(found))
+            file = _below(root, path)
+            if file is not None:
+                return ImageSource(file.relative_to(root).as_posix(), str(file))
         # Whether a file outside exists is nobody's business: the answer is the same.
         raise ImageError(
             "there is no such image below an allowed folder",
@@ -73,7 +73,7 @@ def allowed_images(
         require(root.is_dir(), "root", str(root), "Give a folder that exists")
     return AllowedImages(
         tuple(root.resolve() for root in roots),
-        tuple(_address(each) for each in addresses),
+        tuple(_address(address) for address in addresses),
         max_bytes,
     )
 
@@ -91,12 +91,12 @@ def path_in(name: str) -> str:
 def _below(root: Path, path: str) -> Path | None:
     """The file itself, behind all links, or None where it is not below the root."""
     try:
-        found = (root / path).resolve(strict=True)
+        file = (root / path).resolve(strict=True)
     except (OSError, ValueError, RuntimeError):  # missing, a zero byte in it, a circle of links
         return None
     # A name like `a.tar::512+99` would be read as a part of another file, a.tar.
-    is_inside = found.is_relative_to(root) and not is_member_path(str(found))
-    return found if is_inside and found.is_file() else None
+    is_inside = file.is_relative_to(root) and not is_member_path(str(file))
+    return file if is_inside and file.is_file() else None
 
 
 def _address(text: str) -> SplitResult:

@@ -1,4 +1,7 @@
-"""A predictor -> the ASGI application that serves it; docs/serving.md describes the requests."""
+"""A predictor -> the ASGI application that serves it, and the server on a port that runs it.
+
+docs/serving.md describes the requests.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ import binascii
 import hmac
 import json
 import logging
+import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
@@ -24,7 +29,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weakloc.data.sources import ImageSource
-from weakloc.errors import DataError, ImageError, WeaklocError
+from weakloc.errors import DataError, ImageError, SettingError, WeaklocError
 from weakloc.output.exporters.jsonl import prediction_line
 from weakloc.output.exporters.label_studio import pre_annotation
 from weakloc.output.exporters.selection import selected
@@ -112,13 +117,6 @@ UNNAMED = "image"
 
 
 @dataclass(frozen=True)
-class NamedImage:
-    """An image that lies somewhere else, which may be forbidden."""
-
-    name: str
-
-
-@dataclass(frozen=True)
 class Tasks:
     """Label Studio's question: tasks, and its labelling interface."""
 
@@ -126,13 +124,17 @@ class Tasks:
     interface: object
 
 
-async def read_question(request: Request) -> ImageSource | NamedImage | Tasks:
-    """HTTPException where the body is none of the three."""
+async def read_question(request: Request) -> ImageSource | str | Tasks:
+    """An image, the name of one that may be forbidden, or tasks; HTTPException where neither."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == "application/json":
         return _from_json(await read_json(request))
     if content_type == "multipart/form-data":
-        return await _from_form(request)
+        async with request.form(max_files=1, max_fields=1) as form:
+            image = form.get("image")
+            if not isinstance(image, UploadFile):
+                raise HTTPException(400, "the form has no file 'image'")
+            return ImageSource(image.filename or UNNAMED, await image.read())
     if content_type.startswith("image/") or content_type == "application/octet-stream":
         name = request.query_params.get("name", UNNAMED)
         return ImageSource(name, await request.body())
@@ -153,21 +155,13 @@ async def read_json(request: Request) -> dict[str, Any]:
     return body
 
 
-def _from_json(body: dict[str, Any]) -> NamedImage | Tasks:
+def _from_json(body: dict[str, Any]) -> str | Tasks:
     tasks, image = body.get("tasks"), body.get("image")
     if isinstance(tasks, list) and all(isinstance(task, dict) for task in tasks):
         return Tasks(tasks, body.get("label_config"))
     if isinstance(image, str):
-        return NamedImage(image)
+        return image
     raise HTTPException(400, "the body has neither 'image', a text, nor 'tasks', a list of objects")
-
-
-async def _from_form(request: Request) -> ImageSource:
-    async with request.form(max_files=1, max_fields=1) as form:
-        image = form.get("image")
-        if not isinstance(image, UploadFile):
-            raise HTTPException(400, "the form has no file 'image'")
-        return ImageSource(image.filename or UNNAMED, await image.read())
 
 
 LOG = logging.getLogger(__name__)
@@ -202,23 +196,16 @@ def build_app(
             Route("/train", service.ignore, methods=["POST"]),
         ],
         middleware=[Middleware(Gate, token=token, max_bytes=settings.max_bytes)],
-        exception_handlers={HTTPException: _refused, WeaklocError: _impossible},
+        exception_handlers={HTTPException: _refusal, WeaklocError: _refusal},
         lifespan=service.running,
     )
 
 
-def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _error(request, error.detail, error.status_code, error.headers)
-
-
-def _impossible(request: Request, error: Exception) -> Response:
-    return _error(request, str(error), 422)
-
-
-def _error(
-    request: Request, reason: str, status: int, headers: Mapping[str, str] | None = None
-) -> Response:
+def _refusal(request: Request, error: Exception) -> Response:
+    """What is wrong, for the client and for the log."""
+    reason, status, headers = str(error), 422, None
+    if isinstance(error, HTTPException):
+        reason, status, headers = error.detail, error.status_code, error.headers
     request.scope[REASON] = reason
     return JSONResponse({"error": reason}, status, headers=headers)
 
@@ -269,7 +256,12 @@ class _Service:
             raise HTTPException(503, f"{self.num_requests} requests wait already", headers=later)
         self.num_requests += 1
         try:
-            question = await self._question(request)
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    question = await read_question(request)
+            except TimeoutError as error:
+                reason = f"the body took over {BODY_SECONDS} seconds"
+                raise HTTPException(408, reason) from error
             if isinstance(question, Tasks):
                 return await self._annotations(question, request)
             line = prediction_line(await self._prediction(question))
@@ -279,17 +271,10 @@ class _Service:
         finally:
             self.num_requests -= 1
 
-    async def _question(self, request: Request) -> ImageSource | NamedImage | Tasks:
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                return await read_question(request)
-        except TimeoutError as error:
-            raise HTTPException(408, f"the body took over {BODY_SECONDS} seconds") from error
-
-    async def _prediction(self, image: ImageSource | NamedImage) -> Prediction:
+    async def _prediction(self, image: ImageSource | str) -> Prediction:
         """ImageError where the image is forbidden or broken."""
-        if isinstance(image, NamedImage):
-            image = await asyncio.to_thread(self.images.find, image.name)
+        if isinstance(image, str):
+            image = await asyncio.to_thread(self.images.find, image)
         try:
             answer = await asyncio.wrap_future(self.worker.submit(image))
         except Exception as error:  # the worker has logged it
@@ -304,24 +289,24 @@ class _Service:
         # However many tasks a request has, two batches of it wait at most.
         places = asyncio.Semaphore(2 * self.worker.batch_size)
 
-        async def answer(task: dict[str, Any]) -> dict[str, Any] | DataError:
+        async def answer_to(task: dict[str, Any]) -> dict[str, Any] | DataError:
             async with places:
                 if await request.is_disconnected():
                     raise ClientDisconnect
                 try:
-                    prediction = await self._prediction(NamedImage(interface.image_of(task)))
+                    prediction = await self._prediction(interface.image_of(task))
                 except DataError as error:
                     LOG.warning("task=%r error=%r", task.get("id"), str(error))
                     return error
                 return await asyncio.to_thread(self._annotation, prediction, interface)
 
-        answers = await asyncio.gather(*(answer(task) for task in question.tasks))
-        errors = [each for each in answers if isinstance(each, DataError)]
+        answers = await asyncio.gather(*(answer_to(task) for task in question.tasks))
+        errors = [answer for answer in answers if isinstance(answer, DataError)]
         if errors and len(errors) == len(answers):
             raise errors[0]
         nothing = pre_annotation([], score=0.0, options=self.options)
-        found = [nothing if isinstance(each, DataError) else each for each in answers]
-        return JSONResponse({"results": found})
+        results = [nothing if isinstance(answer, DataError) else answer for answer in answers]
+        return JSONResponse({"results": results})
 
     def _annotation(self, prediction: Prediction, interface: LabellingInterface) -> dict[str, Any]:
         (chosen,) = selected(
@@ -329,3 +314,36 @@ class _Service:
         )
         regions = interface.regions(chosen, self.options)
         return pre_annotation(regions, score=1.0 - chosen.doubt, options=self.options)
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens; SettingError where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        raise SettingError(
+            f"cannot listen on --host {host} --port {port} ({error.strerror})",
+            remedy="Give another --port; 0 takes a free one",
+        ) from error
+
+
+def url_of(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def server_of(app: ASGIApp) -> uvicorn.Server:
+    """A server that, told to stop, answers what it has taken on; logging is the caller's."""
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",  # the same on every machine, whatever else is installed
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+    )
+    return uvicorn.Server(config)

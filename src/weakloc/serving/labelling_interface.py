@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 from xml.etree.ElementTree import Element, ParseError
 
 import msgspec
@@ -20,11 +20,16 @@ from weakloc.errors import DataError
 from weakloc.output.exporters.label_studio import results
 from weakloc.output.exporters.selection import MaskForm
 from weakloc.settings import ExportOptions
-from weakloc.structures import Box, Mask, Point, Prediction
+from weakloc.structures import Prediction
 
-Place = TypeVar("Place", Point, Box, Mask)
 Labels: TypeAlias = Mapping[str, str]  # class name -> what the interface calls it
-CONTROLS = ("RectangleLabels", "KeyPointLabels", "BrushLabels", "PolygonLabels", "Choices")
+CONTROLS = {  # tag -> what of a prediction it shows
+    "RectangleLabels": "boxes",
+    "KeyPointLabels": "points",
+    "BrushLabels": "masks",
+    "PolygonLabels": "masks",
+    "Choices": "scores",
+}
 UNNAMED = "$undefined$"  # where Label Studio keeps an image imported before there is an interface
 
 
@@ -44,22 +49,26 @@ class Control:
     def shown(self, prediction: Prediction) -> Prediction:
         """What this control can say of a prediction, in its own words."""
         nothing = replace(prediction, scores={}, points=(), boxes=(), masks=())
-        if self.tag == "RectangleLabels":
-            return replace(nothing, boxes=_named(prediction.boxes, self.labels))
-        if self.tag == "KeyPointLabels":
-            return replace(nothing, points=_named(prediction.points, self.labels))
         if self.tag == "Choices":
             return replace(nothing, scores=self._choices(prediction.scores))
-        return replace(nothing, masks=_named(prediction.masks, self.labels))
+        kind = CONTROLS[self.tag]
+        named: Any = {
+            kind: tuple(
+                msgspec.structs.replace(marked, class_name=self.labels[marked.class_name])
+                for marked in getattr(prediction, kind)
+                if marked.class_name in self.labels
+            )
+        }
+        return replace(nothing, **named)
 
     def _choices(self, scores: Mapping[str, float]) -> dict[str, float]:
-        found: dict[str, float] = {}
+        best_scores: dict[str, float] = {}
         for name, label in self.labels.items():
-            found[label] = max(scores[name], found.get(label, 0.0))
+            best_scores[label] = max(scores[name], best_scores.get(label, 0.0))
         if self.takes_one:
-            best = max(found, key=found.__getitem__)
-            return {best: found[best]}
-        return found
+            label = max(best_scores, key=best_scores.__getitem__)
+            return {label: best_scores[label]}
+        return best_scores
 
 
 @dataclass(frozen=True)
@@ -73,24 +82,24 @@ class LabellingInterface:
     def image_of(self, task: Mapping[str, Any]) -> str:
         """What a task says where its image is."""
         data = task.get("data")
-        found = data.get(self.data_key, data.get(UNNAMED)) if isinstance(data, dict) else None
-        if not isinstance(found, str):
+        name = data.get(self.data_key, data.get(UNNAMED)) if isinstance(data, dict) else None
+        if not isinstance(name, str):
             raise DataError(
                 f"its data has no {self.data_key!r}, which the labelling interface shows as "
                 f"the image, or it is no text",
                 where=f"task {task.get('id', '?')}",
             )
-        return found
+        return name
 
     def regions(self, prediction: Prediction, options: ExportOptions) -> list[dict[str, Any]]:
         """The regions that the exporter writes, under the names of this interface."""
-        found: list[dict[str, Any]] = []
+        regions: list[dict[str, Any]] = []
         for control in self.controls:
             fitting = replace(options, mask_form=control.mask_form)
             for region in results(control.shown(prediction), fitting):
                 named = {"from_name": control.name, "to_name": self.image_name}
-                found.append({**region, **named, "id": f"weakloc-{len(found)}"})
-        return found
+                regions.append({**region, **named, "id": f"weakloc-{len(regions)}"})
+        return regions
 
 
 def read_interface(xml: object, class_names: Sequence[str]) -> LabellingInterface:
@@ -99,7 +108,7 @@ def read_interface(xml: object, class_names: Sequence[str]) -> LabellingInterfac
         view: Element = fromstring(xml if isinstance(xml, str) else "")
     except (ParseError, DefusedXmlException) as error:
         raise DataError(f"the labelling interface cannot be read ({error})") from error
-    images = {each.get("name", ""): each.get("value", "") for each in view.iter("Image")}
+    images = {tag.get("name", ""): tag.get("value", "") for tag in view.iter("Image")}
     for image_name, value in images.items():
         controls = tuple(_controls(view, image_name, class_names))
         if controls and value.startswith("$"):
@@ -131,13 +140,5 @@ def _labels(control: Element, class_names: Sequence[str]) -> Labels:
         for word in (value, alias, *meant):
             exact.setdefault(word, alias or value)
     folded = {word.casefold(): label for word, label in reversed(exact.items())}
-    found = {name: exact.get(name, folded.get(name.casefold(), "")) for name in class_names}
-    return {name: label for name, label in found.items() if label}
-
-
-def _named(places: Sequence[Place], labels: Labels) -> tuple[Place, ...]:
-    return tuple(
-        msgspec.structs.replace(place, class_name=labels[place.class_name])
-        for place in places
-        if place.class_name in labels
-    )
+    labels = {name: exact.get(name, folded.get(name.casefold(), "")) for name in class_names}
+    return {name: label for name, label in labels.items() if label}

@@ -26,16 +26,16 @@ class _Job:
     answer: Future[Answer]
 
 
-class PredictionWorker:
+class PredictionWorker(Thread):
     """Answers images in the order they come, as many at a time as wait, up to a batch.
 
     It does not bound how many wait: whoever submits does.
     """
 
     def __init__(self, predictor: Predictor) -> None:
+        super().__init__(name="weakloc-predictor", daemon=True)
         self._predictor = predictor
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()  # None: nothing comes after
-        self._thread = Thread(target=self._work, name="weakloc-predictor", daemon=True)
 
     @property
     def batch_size(self) -> int:
@@ -45,20 +45,17 @@ class PredictionWorker:
     def class_names(self) -> tuple[str, ...]:
         return self._predictor.source.class_names
 
-    def start(self) -> None:
-        self._thread.start()
-
     def close(self) -> None:
         """Answers what was submitted, then ends the thread."""
         self._jobs.put(None)
-        self._thread.join()
+        self.join()
 
     def submit(self, image: ImageSource) -> Future[Answer]:
         answer: Future[Answer] = Future()
         self._jobs.put(_Job(image, answer))
         return answer
 
-    def _work(self) -> None:
+    def run(self) -> None:
         while batch := self._next_batch():
             self._answer(batch)
 
@@ -86,14 +83,11 @@ class PredictionWorker:
             for job, answer in zip(batch, answers, strict=True):
                 job.answer.set_result(answer)
         except Exception as error:
-            self._answer_apart([job for job in batch if not job.answer.done()], error)
-
-    def _answer_apart(self, jobs: Sequence[_Job], error: Exception) -> None:
-        """An image that cannot be predicted must not fail those that shared its batch."""
-        if len(jobs) > 1:
-            for job in jobs:
-                self._answer([job])
-            return
-        for job in jobs:
-            LOG.error("image=%r failed", job.image.name, exc_info=error)
-            job.answer.set_exception(error)
+            unanswered = [job for job in batch if not job.answer.done()]
+            if len(unanswered) > 1:  # the image that fails must not fail those that share its batch
+                for job in unanswered:
+                    self._answer([job])
+                return
+            for job in unanswered:
+                LOG.error("image=%r failed", job.image.name, exc_info=error)
+                job.answer.set_exception(error)
