@@ -306,7 +306,7 @@ def read_tags(path: Path, class_names: Sequence[str]) -> tuple[Tags, list[Proble
     vectors: dict[str, LabelVector] = {}
     for row in read_rows(path, ReaderOptions(), problems).rows:
         if row.claim not in shared:
-            shared[row.claim] = _vector(row.claim, index, where=f"{path}, line {row.line}")
+            shared[row.claim] = _vector(row.claim, index, where=str(path.with_name(row.location)))
         vectors[row.image.replace("\\", "/").removeprefix("./")] = shared[row.claim]
     return Tags(vectors, len(class_names)), list(problems.listed)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from PIL import Image
 
+from weakloc.data.readers.file_tree import FileIndex
 from weakloc.errors import DataError, ImageError, did_you_mean
 from weakloc.geometry import BoxLTRB, Size, box_area, clip_box
 from weakloc.rle import encode_mask, encode_polygons
@@ -43,6 +44,11 @@ CLASS_WITHOUT_IMAGES = "class without images"
 UNKNOWN_CLASS = "unknown class"
 UNREADABLE_LABEL = "unreadable label"
 LABELS_DISAGREE = "labels disagree"
+BROKEN_IMAGE = "broken image"
+ZERO_AREA_BOX = "zero-area box"
+BOX_OUTSIDE_IMAGE = "box outside the image"
+UNREADABLE_BOX = "unreadable box"
+UNREADABLE_MASK = "unreadable mask"
 
 ALL = "all"  # the split of data that has no splits
 SPLIT_NAMES: Mapping[str, str] = {
@@ -56,6 +62,7 @@ SPLIT_NAMES: Mapping[str, str] = {
     "testing": "test",
 }
 _SPLIT_ORDER = ("train", "val", "test", ALL)
+_TOLERANCE = 0.5  # pixels that a box may stick out without a word: rounding of other tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,15 @@ class LabelClaim:
 
 
 NOTHING_KNOWN = LabelClaim(rest=UNKNOWN)
+
+
+def claim_of_states(states: Mapping[str, int], rest: int) -> LabelClaim:
+    """The claim that gives each named class its state: present, unknown or absent."""
+    present, unknown, absent = (
+        frozenset(name for name, of_name in states.items() if of_name == state)
+        for state in (PRESENT, UNKNOWN, ABSENT)
+    )
+    return LabelClaim(present, unknown, absent, rest)
 
 
 def split_name(written: str) -> str:
@@ -149,14 +165,14 @@ class LabelVectors:
 class Assembly:
     """Collects the samples of one data set, then checks them together."""
 
-    def __init__(
-        self, root: Path, layout: str, class_names: Sequence[str], problems: Problems
-    ) -> None:
+    def __init__(self, root: Path, layout: str, options: ReaderOptions) -> None:
         self.root = root
-        self.problems = problems
+        self.options = options
+        self.problems = Problems()
+        self.files = FileIndex()
         self._prefix = f"{root.absolute().as_posix()}/"
         self._layout = layout
-        self._vectors = LabelVectors(class_names)
+        self._vectors = LabelVectors(())
         self._splits: dict[str, list[Sample]] = {}
         self._paths: dict[str, set[str]] = {}
 
@@ -164,9 +180,24 @@ class Assembly:
     def class_index(self) -> Mapping[str, int]:
         return self._vectors.class_index
 
+    def set_classes(self, names: Iterable[str]) -> None:
+        """Before the first image is added: the classes asked for, else these."""
+        self._vectors = LabelVectors(chosen_classes(names, self.options))
+
     def name_of(self, path: str) -> str:
         """A path as a name below the data set's root; what lies elsewhere keeps its path."""
         return path.removeprefix(self._prefix)
+
+    def find_image(self, image: str, folders: Sequence[str], location: str) -> str | None:
+        """The file of an image in the first folder that has it; an error where none does."""
+        is_absolute = image.startswith("/") or image[1:3] == ":/"
+        for path in [image] if is_absolute else [f"{folder}/{image}" for folder in folders]:
+            if (on_disk := self.files.resolve(path)) is not None:
+                return on_disk
+        looked_in = "" if is_absolute else f" in {folders[0]}"
+        message = f"image '{image}' does not exist{looked_in}"
+        self.problems.at(location).error(MISSING_IMAGE, message)
+        return None
 
     def add(
         self,
@@ -179,19 +210,16 @@ class Assembly:
         truth: Truth | None = None,
     ) -> None:
         """One image; a second one of the same path and split is reported and left out."""
-        paths = self._paths.setdefault(split, set())
+        paths, problems = self._paths.setdefault(split, set()), self.problems.at(location)
         if path in paths:
-            self.problems.at(location).warning(
-                DUPLICATE_IMAGE, f"'{name}' is listed again in {split}"
-            )
+            problems.warning(DUPLICATE_IMAGE, f"'{name}' is listed again in {split}")
             return
         for other, other_paths in self._paths.items():
             if path in other_paths:
-                message = f"'{name}' is in {other} and in {split}"
-                self.problems.at(location).warning(IMAGE_IN_TWO_SPLITS, message)
+                problems.warning(IMAGE_IN_TWO_SPLITS, f"'{name}' is in {other} and in {split}")
         paths.add(path)
         if not claim.names <= self.class_index.keys():
-            self._vectors.report_strangers(claim, self.problems.at(location))
+            self._vectors.report_strangers(claim, problems)
         sample = Sample(name, path, self._vectors.of(claim), truth)
         self._splits.setdefault(split, []).append(sample)
 
@@ -221,10 +249,11 @@ def finished_data_set(data_set: DataSet, vectors: Mapping[str, Sequence[LabelVec
     """
     if not any(data_set.splits.values()):
         raise _nothing_usable(data_set)
-    names = sorted(data_set.splits, key=_split_rank)
+    known = [name for name in _SPLIT_ORDER if name in data_set.splits]
+    others = sorted(data_set.splits.keys() - set(known))
     return replace(
         data_set,
-        splits={name: data_set.splits[name] for name in names},
+        splits={name: data_set.splits[name] for name in (*known, *others)},
         problems=(*data_set.problems, *_class_problems(data_set, vectors)),
     )
 
@@ -260,18 +289,6 @@ def _nothing_usable(data_set: DataSet) -> DataError:
     )
 
 
-def _split_rank(split: str) -> tuple[int, str]:
-    known = split in _SPLIT_ORDER
-    return (_SPLIT_ORDER.index(split) if known else len(_SPLIT_ORDER), split)
-
-
-ZERO_AREA_BOX = "zero-area box"
-BOX_OUTSIDE_IMAGE = "box outside the image"
-UNREADABLE_BOX = "unreadable box"
-UNREADABLE_MASK = "unreadable mask"
-_TOLERANCE = 0.5  # pixels that a box may stick out without a word: rounding of other tools
-
-
 def usable_box(box: BoxLTRB, *, image_size: Size | None, problems: Problems) -> BoxLTRB | None:
     """The box cut to the image, or None where nothing of it is left; both are reported."""
     if not all(map(math.isfinite, box)):
@@ -293,9 +310,31 @@ def usable_box(box: BoxLTRB, *, image_size: Size | None, problems: Problems) -> 
     return clipped if box_area(clipped) > 0 else None
 
 
-def drawn_truth(boxes: Sequence[TruthBox], masks: Sequence[TruthMask]) -> Truth | None:
+def read_box(
+    written: Sequence[Any],
+    from_written: Callable[[BoxLTRB], BoxLTRB],
+    *,
+    image_size: Size | None,
+    problems: Problems,
+) -> BoxLTRB | None:
+    """A box of four written numbers that `from_written` brings to the image frame, cut to it."""
+    try:
+        first, second, third, fourth = map(float, written)
+    except (TypeError, ValueError):
+        problems.warning(UNREADABLE_BOX, f"box {written} is not four numbers")
+        return None
+    box = from_written((first, second, third, fourth))
+    return usable_box(box, image_size=image_size, problems=problems)
+
+
+def drawn_truth(
+    boxes: Iterable[TruthBox],
+    masks: Iterable[TruthMask] = (),
+    segmentation_path: str | None = None,
+) -> Truth | None:
     """What is drawn of one image; None where nothing is."""
-    return Truth(tuple(boxes), tuple(masks)) if boxes or masks else None
+    truth = Truth(tuple(boxes), tuple(masks), segmentation_path)
+    return None if truth == Truth() else truth
 
 
 def _shown(box: BoxLTRB) -> str:

@@ -19,9 +19,9 @@ import numpy as np
 
 from weakloc.data.readers.assembly import (
     ALL,
+    DUPLICATE_IMAGE,
     IMAGE_WITHOUT_LABELS,
     LABEL_FOR_NO_IMAGE,
-    MISSING_IMAGE,
     SPLIT_NAMES,
     UNKNOWN_CLASS,
     UNREADABLE_BOX,
@@ -31,12 +31,12 @@ from weakloc.data.readers.assembly import (
     LabelClaim,
     PolygonRle,
     Problems,
-    chosen_classes,
     drawn_truth,
+    read_box,
     split_name,
     usable_box,
 )
-from weakloc.data.readers.file_tree import FileIndex, file_names, is_image_name, subfolders
+from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
 from weakloc.errors import DataError, PredictionsError
 from weakloc.files import read_text
 from weakloc.geometry import BoxLTRB, box_from_xywh, box_of_points
@@ -66,9 +66,7 @@ def truth_of_annotations(
         rle = _run_lengths(record.get("segmentation"), size, problems.at(location))
         if rle is not None:
             masks.append(TruthMask(index, rle, crowd=crowd))
-        box = _box(record, rle, problems.at(location))
-        if box is not None:
-            box = usable_box(box, image_size=size, problems=problems.at(location))
+        box = _box(record, rle, size, problems.at(location))
         if box is not None:
             boxes.append(TruthBox(index, box, crowd=crowd))
     return drawn_truth(boxes, masks)
@@ -84,24 +82,21 @@ def _image_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
 def _box(
     record: Mapping[str, Any],
     rle: Mapping[str, Any] | None,
+    size: tuple[int, int] | None,
     problems: Problems,
 ) -> BoxLTRB | None:
     """The box as written, else the one around the shape."""
-    written = record.get("bbox")
-    if written:
-        try:
-            left, top, width, height = map(float, written)
-        except (TypeError, ValueError):
-            problems.warning(UNREADABLE_BOX, f"bbox {written} is not 4 numbers")
-            return None
-        return box_from_xywh((left, top, width, height))
+    if written := record.get("bbox"):
+        return read_box(written, box_from_xywh, image_size=size, problems=problems)
     if rle is None:
         problems.warning(UNREADABLE_BOX, "there is neither bbox nor segmentation")
         return None
     shape = record["segmentation"]
     if isinstance(shape, list):
-        return box_of_points(np.concatenate([np.asarray(polygon) for polygon in shape]))
-    return tight_box(rle)
+        box = box_of_points(np.concatenate([np.asarray(polygon) for polygon in shape]))
+    else:
+        box = tight_box(rle)
+    return box and usable_box(box, image_size=size, problems=problems)
 
 
 def _run_lengths(
@@ -160,24 +155,12 @@ def read_coco(path: Path, labels: Path | None, options: ReaderOptions) -> DataSe
     """A JSON file, or a folder with one for each split."""
     files = find_instances(path, labels)
     root = path if path.is_dir() else path.parent
-    index = FileIndex()
-    problems = Problems()
-    sources = []
-    for split, file in files.items():
-        source = _read_source(
-            file,
-            split=split,
-            root=root,
-            image_root=options.image_root,
-            index=index,
-            problems=problems,
-        )
-        sources.append(source)
-    names = [name for source in sources for name in source.class_names.values()]
-    assembly = Assembly(root, "coco", chosen_classes(names, options), problems)
+    assembly = Assembly(root, "coco", options)
+    sources = [_read_source(assembly, file, split) for split, file in files.items()]
+    assembly.set_classes(name for source in sources for name in source.class_names.values())
     for source in sources:
-        _add_source(assembly, source, index)
-    _report_unlisted(assembly, sources, index)
+        _add_source(assembly, source)
+    _report_unlisted(assembly, sources)
     return assembly.finish()
 
 
@@ -218,25 +201,18 @@ def _split_of(stem: str) -> str | None:
     return SPLIT_NAMES.get(last)
 
 
-def _read_source(
-    file: Path,
-    *,
-    split: str,
-    root: Path,
-    image_root: str | None,
-    index: FileIndex,
-    problems: Problems,
-) -> _Source:
+def _read_source(assembly: Assembly, file: Path, split: str) -> _Source:
     content = _load(file)
     class_names = {record["id"]: str(record["name"]) for record in content["categories"]}
     images: dict[Any, Mapping[str, Any]] = {}
+    problems = assembly.problems.at(file.name)
     for record in content["images"]:
         if "id" not in record or not isinstance(record.get("file_name"), str):
             message = f"image {record.get('id')} has no id or file_name"
-            problems.at(file.name).error(UNREADABLE_LABEL, message)
+            problems.error(UNREADABLE_LABEL, message)
         elif record["id"] in images:
             message = f"image id {record['id']} is used twice; the first counts"
-            problems.at(file.name).warning("duplicate image", message)
+            problems.warning(DUPLICATE_IMAGE, message)
         else:
             images[record["id"]] = record
     annotations: dict[Any, list[Mapping[str, Any]]] = {}
@@ -252,7 +228,7 @@ def _read_source(
             annotations.setdefault(record["image_id"], []).append(record)
     names = [record["file_name"] for record in images.values()]
     probes = names[:: max(1, len(names) // _NUM_PROBES)]
-    folder, num_hits = index.best_folder(_image_folders(file, root, image_root), probes)
+    folder, num_hits = assembly.files.best_folder(_image_folders(assembly, file), probes)
     if not num_hits and names:
         raise DataError(
             f"none of {len(probes)} images that it names was found, such as '{names[0]}'",
@@ -281,48 +257,46 @@ def _load(file: Path) -> dict[str, Any]:
     return content
 
 
-def _image_folders(file: Path, root: Path, image_root: str | None) -> list[Path]:
+def _image_folders(assembly: Assembly, file: Path) -> list[Path]:
     """Where the images of a file may be, the likeliest first."""
-    if image_root is not None:
-        return [Path(image_root)]
+    if assembly.options.image_root is not None:
+        return [Path(assembly.options.image_root)]
     end = file.stem.removeprefix("instances_")
     short = _split_of(file.stem) or end
-    bases = list(dict.fromkeys((root, file.parent, file.parent.parent)))
+    bases = list(dict.fromkeys((assembly.root, file.parent, file.parent.parent)))
     below = [end, f"images/{end}", short, f"images/{short}", "images", "JPEGImages", "."]
     return [base / folder for base in bases for folder in below]
 
 
-def _add_source(assembly: Assembly, source: _Source, index: FileIndex) -> None:
+def _add_source(assembly: Assembly, source: _Source) -> None:
+    class_index = {
+        category: assembly.class_index[name]
+        for category, name in source.class_names.items()
+        if name in assembly.class_index
+    }
     for image_id, image in source.images.items():
         location = f"{source.path.name}, image {image_id}"
-        path = index.resolve(f"{source.folder}/{image['file_name']}")
+        path = assembly.find_image(image["file_name"], [source.folder], location)
         if path is None:
-            message = f"'{image['file_name']}' does not exist in {source.folder}"
-            assembly.problems.at(location).error(MISSING_IMAGE, message)
             continue
         annotations = source.annotations.get(image_id, ())
-        present = frozenset(source.class_names[a["category_id"]] for a in annotations)
         assembly.add(
             assembly.name_of(path),
             path,
-            LabelClaim(present=present),
+            LabelClaim(frozenset(source.class_names[a["category_id"]] for a in annotations)),
             split=source.split,
             location=location,
             truth=truth_of_annotations(
                 annotations,
                 image,
-                class_index={
-                    category: assembly.class_index[name]
-                    for category, name in source.class_names.items()
-                    if name in assembly.class_index
-                },
+                class_index=class_index,
                 file_name=source.path.name,
                 problems=assembly.problems,
             ),
         )
 
 
-def _report_unlisted(assembly: Assembly, sources: Sequence[_Source], index: FileIndex) -> None:
+def _report_unlisted(assembly: Assembly, sources: Sequence[_Source]) -> None:
     """Images lying beside those that are listed, in whichever file."""
     listed = {
         f"{source.folder}/{image['file_name']}"
@@ -330,7 +304,7 @@ def _report_unlisted(assembly: Assembly, sources: Sequence[_Source], index: File
         for image in source.images.values()
     }
     for folder in dict.fromkeys(source.folder for source in sources):
-        for name in sorted(filter(is_image_name, index.names(folder))):
+        for name in sorted(filter(is_image_name, assembly.files.names(folder))):
             if f"{folder}/{name}" not in listed:
                 problems = assembly.problems.at(assembly.name_of(f"{folder}/{name}"))
                 problems.warning(IMAGE_WITHOUT_LABELS, "no file names it; left out")

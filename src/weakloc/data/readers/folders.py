@@ -18,7 +18,6 @@ from weakloc.data.readers.assembly import (
     Assembly,
     LabelClaim,
     Problems,
-    chosen_classes,
     split_name,
 )
 from weakloc.data.readers.file_tree import ImageFolder, image_folders, join
@@ -32,16 +31,15 @@ def read_folders(path: Path, labels: Path | None, options: ReaderOptions) -> Dat
     """The class folders below a path; there is no label file, so `labels` is ignored."""
     del labels
     folders = list(image_folders(path.as_posix()))
-    problems = Problems()
-    has_splits = _has_splits(folders, problems)
+    assembly = Assembly(path, "folders", options)
+    has_splits = _has_splits(folders, assembly.problems.at(path.as_posix()))
     placed = [_place(folder, has_splits) for folder in folders]
     holding = {
         below for folder, (_, below) in zip(folders, placed, strict=True) if folder.image_names
     }
     holding.discard("")
     class_of = {below: _class_above(below, holding) for _, below in placed}
-    names = chosen_classes(sorted(set(filter(None, class_of.values()))), options)
-    assembly = Assembly(path, "folders", names, problems)
+    assembly.set_classes(sorted(set(filter(None, class_of.values()))))
     for folder, (split, below) in zip(folders, placed, strict=True):
         _add_folder(assembly, folder, split, class_of[below])
     return assembly.finish()
@@ -56,7 +54,7 @@ def _has_splits(folders: Sequence[ImageFolder], problems: Problems) -> bool:
     if splits and splits != first_levels:
         others = ", ".join(sorted(first_levels - splits)[:5])
         message = f"{', '.join(sorted(splits))} are read as groups of classes because of {others}"
-        problems.at(folders[0].path).warning(NOT_A_CLASS, message)
+        problems.warning(NOT_A_CLASS, message)
     return bool(splits) and splits == first_levels
 
 

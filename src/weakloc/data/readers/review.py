@@ -21,14 +21,12 @@ from typing import Any
 
 from weakloc.data.readers.assembly import (
     ALL,
-    MISSING_IMAGE,
     Assembly,
     LabelClaim,
-    Problems,
-    chosen_classes,
+    drawn_truth,
     usable_box,
 )
-from weakloc.data.readers.file_tree import FileIndex, file_names
+from weakloc.data.readers.file_tree import file_names
 from weakloc.errors import DataError
 from weakloc.files import read_text
 from weakloc.geometry import BoxLTRB
@@ -85,17 +83,15 @@ def read_review_data(path: Path, labels: Path | None, options: ReaderOptions) ->
     file = _the_review(labels or path)
     root = path if path.is_dir() else path.parent
     review = read_review(file)
-    assembly = Assembly(root, "review", chosen_classes(review.class_names, options), Problems())
+    assembly = Assembly(root, "review", options)
+    assembly.set_classes(review.class_names)
     folder = Path(options.image_root or root).absolute().as_posix()
-    index = FileIndex()
     for item in review.images:
         location = f"{file}, image {item.name!r}"
-        image = index.resolve(f"{folder}/{item.name}")
-        if image is None:
-            assembly.problems.at(location).error(MISSING_IMAGE, f"'{item.name}' does not exist")
-            continue
-        truth = _truth(item, assembly, location)
-        assembly.add(item.name, image, item.claim, split=ALL, location=location, truth=truth)
+        image = assembly.find_image(item.name, [folder], location)
+        if image is not None:
+            truth = _truth(item, assembly, location)
+            assembly.add(item.name, image, item.claim, split=ALL, location=location, truth=truth)
     return assembly.finish()
 
 
@@ -129,7 +125,7 @@ def _truth(item: ReviewedImage, assembly: Assembly, location: str) -> Truth | No
         usable = usable_box(box, image_size=size, problems=assembly.problems.at(location))
         if usable is not None and name in assembly.class_index:
             drawn.append(TruthBox(assembly.class_index[name], usable))
-    return Truth(tuple(drawn)) if drawn else None
+    return drawn_truth(drawn)
 
 
 def _image(item: Mapping[str, Any], location: str) -> ReviewedImage:

@@ -13,7 +13,7 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,15 @@ from weakloc.data.readers.assembly import (
     ALL,
     DUPLICATE_IMAGE,
     IMAGE_WITHOUT_LABELS,
-    MISSING_IMAGE,
     SPLIT_NAMES,
     UNREADABLE_LABEL,
     Assembly,
     LabelClaim,
     Problems,
-    chosen_classes,
+    claim_of_states,
     split_name,
 )
-from weakloc.data.readers.file_tree import FileIndex, file_names, image_folders, is_image_name, join
+from weakloc.data.readers.file_tree import file_names, image_folders, is_image_name, join
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import at_line, numbered_lines, text_lines
 from weakloc.settings import ReaderOptions
@@ -59,12 +58,12 @@ _STATES: Mapping[str, int] = {
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """One line: an image as it is written there, what is said of it, and its split if given."""
+    """An image as it is written, what is said of it, its split if given, and where that stands."""
 
     image: str
     claim: LabelClaim
     split: str | None
-    line: int
+    location: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +213,9 @@ def _delimited_rows(
             claim = lists[text]
         else:
             states = {name: written[at] for at, name in columns.classes.items()}
-            claim = claim_of_states(states, problems.at(location))
+            claim = claim_of_cells(states, problems.at(location))
         split = written[columns.split] if columns.split is not None else ""
-        yield TableRow(written[columns.path], claim, split or None, number)
+        yield TableRow(written[columns.path], claim, split or None, location)
 
 
 def _flaw_of_cells(written: Sequence[str], columns: _Columns) -> str | None:
@@ -239,7 +238,7 @@ def _json_rows(path: Path, options: ReaderOptions, problems: Problems) -> Iterat
         except ValueError as error:
             problems.at(location).error(UNREADABLE_LABEL, str(error))
             continue
-        yield TableRow(image, claim, str(split) if split else None, number)
+        yield TableRow(image, claim, str(split) if split else None, location)
 
 
 def _record_of(line: str) -> dict[str, Any]:
@@ -268,7 +267,7 @@ def claim_of_json(written: Any, delimiter: str, problems: Problems) -> LabelClai
         return LabelClaim(rest=UNKNOWN)
     if isinstance(written, Mapping):
         states = {n: "" if s is None else str(s) for n, s in written.items()}
-        return claim_of_states(states, problems)
+        return claim_of_cells(states, problems)
     if isinstance(written, list):
         return claim_of_list([str(name) for name in written])
     if isinstance(written, str | int):
@@ -291,30 +290,16 @@ def claim_of_list(names: Iterable[str]) -> LabelClaim:
     )
 
 
-def claim_of_states(written: Mapping[str, str], problems: Problems) -> LabelClaim:
+def claim_of_cells(written: Mapping[str, str], problems: Problems) -> LabelClaim:
     """One cell a class: 1, 0, or blank for unknown; classes without a cell are unknown."""
-    named: dict[int, set[str]] = {PRESENT: set(), ABSENT: set(), UNKNOWN: set()}
+    states: dict[str, int] = {}
     for name, text in written.items():
         state = _STATES.get(text.strip().lower())
         if state is None:
             message = f"'{text}' for class '{name}' is neither 1, 0 nor blank; taken as unknown"
             problems.warning(UNREADABLE_LABEL, message)
-        named[UNKNOWN if state is None else state].add(name)
-    return LabelClaim(
-        present=frozenset(named[PRESENT]),
-        unknown=frozenset(named[UNKNOWN]),
-        absent=frozenset(named[ABSENT]),
-        rest=UNKNOWN,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """One image of a split, with everything that its lines say."""
-
-    image: str
-    claim: LabelClaim
-    location: str
+        states[name] = UNKNOWN if state is None else state
+    return claim_of_states(states, UNKNOWN)
 
 
 def read_table(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
@@ -322,19 +307,17 @@ def read_table(path: Path, labels: Path | None, options: ReaderOptions) -> DataS
     tables = find_tables(path, labels)
     root = path if path.is_dir() else path.parent
     image_root = Path(options.image_root) if options.image_root else root
-    problems = Problems()
-    contents = {table: read_rows(table, options, problems) for table in tables}
-    entries = _entries(contents, problems)
-    names = chosen_classes(_names(list(contents.values())), options)
-    assembly = Assembly(root, "table", names, problems)
-    folders = (image_root, *{table.parent: None for table in tables})
-    used = _add_entries(assembly, entries, [f.absolute().as_posix() for f in folders])
+    assembly = Assembly(root, "table", options)
+    contents = {table: read_rows(table, options, assembly.problems) for table in tables}
+    rows = _joined_rows(contents, assembly.problems)
+    assembly.set_classes(_names(list(contents.values())))
+    folders = dict.fromkeys((image_root, *(table.parent for table in tables)))
+    used = _add_rows(assembly, rows, [folder.absolute().as_posix() for folder in folders])
     if not used:
-        first = next(iter(entries.values()), None)
         raise DataError(
-            f"none of the {len(entries)} images named in the table exists",
+            f"none of the {len(rows)} images named in the table exists",
             where=str(tables[0]),
-            remedy=f"Looked for '{first.image}' below {image_root}" if first else None,
+            remedy=f"Looked for '{rows[0].image}' below {image_root}" if rows else None,
         )
     _report_unlisted(assembly, image_root, used)
     return assembly.finish()
@@ -370,56 +353,42 @@ def _names(contents: Sequence[TableContent]) -> list[str]:
     return [*columns, *sorted(listed)]
 
 
-def _entries(
-    contents: Mapping[Path, TableContent], problems: Problems
-) -> dict[tuple[str, str], _Entry]:
-    """(split, image) -> what all lines about it say together."""
-    entries: dict[tuple[str, str], _Entry] = {}
+def _joined_rows(contents: Mapping[Path, TableContent], problems: Problems) -> list[TableRow]:
+    """One row for each image of a split, with what all lines about it say together."""
+    rows: dict[tuple[str, str], TableRow] = {}  # (split, image)
     for table, content in contents.items():
         split_of_table = SPLIT_NAMES.get(table.stem.lower(), ALL) if len(contents) > 1 else ALL
         for row in content.rows:
-            location = at_line(table, row.line)
             # One spelling for each path: no `./`, no doubled slash, none of Windows' backslashes.
             image = os.path.normpath(row.image.replace("\\", "/")).replace(os.sep, "/")
-            key = (split_name(row.split) if row.split else split_of_table, image)
-            earlier = entries.get(key)
+            split = split_name(row.split) if row.split else split_of_table
+            earlier = rows.get((split, image))
             if earlier is None:
-                entries[key] = _Entry(key[1], row.claim, location)
+                rows[split, image] = replace(row, image=image, split=split)
                 continue
             merged = earlier.claim.merge(row.claim)
             message = f"'{row.image}' is already at {earlier.location}; "
             if merged == earlier.claim:
-                problems.at(location).warning(DUPLICATE_IMAGE, message + "this line adds nothing")
+                message += "this line adds nothing"
+                problems.at(row.location).warning(DUPLICATE_IMAGE, message)
             else:
-                problems.at(location).note(DUPLICATE_IMAGE, message + "its labels are joined")
-            entries[key] = _Entry(earlier.image, merged, earlier.location)
-    return entries
+                message += "its labels are joined"
+                problems.at(row.location).note(DUPLICATE_IMAGE, message)
+            rows[split, image] = replace(earlier, claim=merged)
+    return list(rows.values())
 
 
-def _add_entries(
-    assembly: Assembly, entries: Mapping[tuple[str, str], _Entry], folders: Sequence[str]
-) -> set[str]:
+def _add_rows(assembly: Assembly, rows: Sequence[TableRow], folders: Sequence[str]) -> set[str]:
     """Adds the images that exist and returns their paths."""
-    index = FileIndex()
     used: set[str] = set()
-    prefix = f"{folders[0]}/"
-    for (split, _), entry in entries.items():
-        path = _find_image(entry.image, folders, index)
-        if path is None:
-            message = f"image '{entry.image}' does not exist"
-            assembly.problems.at(entry.location).error(MISSING_IMAGE, message)
-            continue
-        name = path.removeprefix(prefix)
-        assembly.add(name, path, entry.claim, split=split, location=entry.location)
-        used.add(path)
+    for row in rows:
+        path = assembly.find_image(row.image, folders, row.location)
+        if path is not None:
+            name = path.removeprefix(f"{folders[0]}/")
+            split = row.split or ALL
+            assembly.add(name, path, row.claim, split=split, location=row.location)
+            used.add(path)
     return used
-
-
-def _find_image(image: str, folders: Sequence[str], index: FileIndex) -> str | None:
-    if image.startswith("/") or image[1:3] == ":/":
-        return index.resolve(image)
-    paths = (index.resolve(f"{folder}/{image}") for folder in folders)
-    return next((path for path in paths if path is not None), None)
 
 
 def _report_unlisted(assembly: Assembly, image_root: Path, used: set[str]) -> None:

@@ -7,7 +7,7 @@ have no labels and are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from weakloc.data.readers.assembly import (
     Assembly,
     LabelClaim,
     Problems,
+    drawn_truth,
     usable_box,
 )
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
@@ -26,7 +27,7 @@ from weakloc.errors import DataError, did_you_mean
 from weakloc.files import at_line, numbered_lines
 from weakloc.geometry import BoxLTRB, box_from_inclusive
 from weakloc.settings import ReaderOptions
-from weakloc.structures import DataSet, Truth, TruthBox
+from weakloc.structures import DataSet, TruthBox
 
 IMAGE_SIZE = (64.0, 64.0)
 
@@ -49,15 +50,16 @@ def read_tiny_imagenet(path: Path, labels: Path | None, options: ReaderOptions) 
         if name not in names.values():
             remedy = did_you_mean(name, names.values())
             raise DataError(f"there is no class '{name}'", where=str(path), remedy=remedy)
-    chosen = options.class_names or tuple(names.values())
-    assembly = Assembly(path, "tiny_imagenet", chosen, Problems())
+    assembly = Assembly(path, "tiny_imagenet", options)
+    assembly.set_classes(names.values())
     for class_id in subfolders(str(path / "train")):
         if class_id in names:
-            _add_train_class(assembly, path, class_id, names[class_id])
+            folder = f"train/{class_id}"
+            _add_images(assembly, folder, f"{class_id}_boxes.txt", names, class_id=class_id)
         else:
             message = f"folder '{class_id}' is not in wnids.txt"
             assembly.problems.at(f"train/{class_id}").error(UNKNOWN_CLASS, message)
-    _add_val(assembly, path, names)
+    _add_images(assembly, "val", "val_annotations.txt", names, class_id=None)
     if unlabelled := file_names(str(path / "test" / "images")):
         message = f"{len(unlabelled)} images have no labels and are left out"
         assembly.problems.at("test/images").note(IMAGE_WITHOUT_LABELS, message)
@@ -84,83 +86,55 @@ def _class_names(root: Path) -> dict[str, str]:
     }
 
 
-def _add_train_class(assembly: Assembly, root: Path, class_id: str, class_name: str) -> None:
-    folder = f"{root.as_posix()}/train/{class_id}/images"
-    listed = _rows_by_image(assembly, root / "train" / class_id / f"{class_id}_boxes.txt")
-    claim = LabelClaim(present=frozenset({class_name}))
-    relative = f"train/{class_id}/images"
-    index = assembly.class_index.get(class_name)
-    for image in filter(is_image_name, file_names(folder)):
-        rows = listed.pop(image, ())
-        truth = _truth(rows, index)
-        name = f"{relative}/{image}"
-        assembly.add(name, f"{folder}/{image}", claim, split="train", location=name, truth=truth)
-    _report_leftovers(assembly, listed)
-
-
-def _add_val(assembly: Assembly, root: Path, names: dict[str, str]) -> None:
-    folder = f"{root.as_posix()}/val/images"
-    listed = _rows_by_image(assembly, root / "val" / "val_annotations.txt")
-    for image in filter(is_image_name, file_names(folder)):
-        name = f"val/images/{image}"
-        rows = listed.pop(image, ())
-        known = [row for row in rows if row.class_id in names]
-        if not known:
-            assembly.problems.at(name).warning(
-                IMAGE_WITHOUT_LABELS, "no class is given for it; left out"
-            )
-            continue
-        class_name = names[known[0].class_id or ""]
+def _add_images(
+    assembly: Assembly, folder: str, list_name: str, names: Mapping[str, str], class_id: str | None
+) -> None:
+    """The images of a folder, of the class with that id or, with None, of those in the list."""
+    rows: dict[str, list[_Row]] = {}
+    for row in _rows(assembly.root / folder / list_name, assembly.problems):
+        rows.setdefault(row.image, []).append(row)
+    for image in filter(is_image_name, file_names(f"{assembly.root}/{folder}/images")):
+        name = location = f"{folder}/images/{image}"
+        of_image = rows.pop(image, [])
+        image_class = class_id
+        if class_id is None:
+            of_image = [row for row in of_image if row.class_id in names]
+            if not of_image:
+                message = "no class is given for it; left out"
+                assembly.problems.at(name).warning(IMAGE_WITHOUT_LABELS, message)
+                continue
+            image_class, location = of_image[0].class_id, of_image[0].location
+        class_name = names[image_class or ""]
+        index = assembly.class_index.get(class_name)
+        boxes = [TruthBox(index, row.box) for row in of_image if row.box and index is not None]
         assembly.add(
             name,
-            f"{folder}/{image}",
+            f"{assembly.root.as_posix()}/{name}",
             LabelClaim(present=frozenset({class_name})),
-            split="val",
-            location=known[0].location,
-            truth=_truth(tuple(known), assembly.class_index.get(class_name)),
+            split=folder.partition("/")[0],
+            location=location,
+            truth=drawn_truth(boxes),
         )
-    _report_leftovers(assembly, listed)
-
-
-def _rows_by_image(assembly: Assembly, path: Path) -> dict[str, tuple[_Row, ...]]:
-    if not path.exists():
-        return {}
-    listed: dict[str, tuple[_Row, ...]] = {}
-    for row in _rows(path, assembly.problems):
-        listed[row.image] = (*listed.get(row.image, ()), row)
-    return listed
+    for image, unused in rows.items():
+        problems = assembly.problems.at(unused[0].location)
+        problems.error(LABEL_FOR_NO_IMAGE, f"image '{image}' does not exist")
 
 
 def _rows(path: Path, problems: Problems) -> Iterator[_Row]:
-    for number, line in numbered_lines(path):
+    for number, line in numbered_lines(path) if path.exists() else ():
         location = at_line(path, number)
-        image, *rest = line.split("\t")
-        class_id = rest.pop(0) if len(rest) == 5 else None
+        image, *corners = line.split("\t")
+        class_id = corners.pop(0) if len(corners) == 5 else None
         try:
-            left, top, right, bottom = map(float, rest)
+            left, top, right, bottom = map(float, corners)
         except ValueError:
             message = f"{line!r} is not a name, a class and four corners"
             problems.at(location).error(UNREADABLE_LABEL, message)
-            yield _Row(image, class_id, None, location)
-            continue
-        box = box_from_inclusive((left, top, right, bottom))
-        yield _Row(
-            image,
-            class_id,
-            usable_box(box, image_size=IMAGE_SIZE, problems=problems.at(location)),
-            location,
-        )
-
-
-def _truth(rows: tuple[_Row, ...], class_index: int | None) -> Truth | None:
-    if class_index is None:
-        return None
-    boxes = tuple(TruthBox(class_index, row.box) for row in rows if row.box is not None)
-    return Truth(boxes) if boxes else None
-
-
-def _report_leftovers(assembly: Assembly, listed: dict[str, tuple[_Row, ...]]) -> None:
-    for image, rows in listed.items():
-        assembly.problems.at(rows[0].location).error(
-            LABEL_FOR_NO_IMAGE, f"image '{image}' does not exist"
-        )
+            box = None
+        else:
+            box = usable_box(
+                box_from_inclusive((left, top, right, bottom)),
+                image_size=IMAGE_SIZE,
+                problems=problems.at(location),
+            )
+        yield _Row(image, class_id, box, location)

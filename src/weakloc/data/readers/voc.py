@@ -24,15 +24,12 @@ from weakloc.data.readers.assembly import (
     LABEL_FOR_NO_IMAGE,
     LABELS_DISAGREE,
     MISSING_IMAGE,
-    NOTHING_KNOWN,
-    UNREADABLE_BOX,
     UNREADABLE_LABEL,
     Assembly,
-    Difficult,
-    LabelClaim,
     Problems,
-    chosen_classes,
-    usable_box,
+    claim_of_states,
+    drawn_truth,
+    read_box,
 )
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
 from weakloc.errors import DataError
@@ -60,12 +57,11 @@ class Annotation:
     objects: tuple[DrawnObject, ...]
 
     @property
-    def present(self) -> frozenset[str]:
-        return frozenset(o.class_name for o in self.objects if not o.difficult)
-
-    @property
-    def only_difficult(self) -> frozenset[str]:
-        return frozenset(o.class_name for o in self.objects) - self.present
+    def states(self) -> dict[str, int]:
+        """Class -> present, or unknown where all its objects are difficult; the rest is absent."""
+        sure = {drawn.class_name for drawn in self.objects if not drawn.difficult}
+        names = dict.fromkeys(drawn.class_name for drawn in self.objects)
+        return {name: PRESENT if name in sure else UNKNOWN for name in names}
 
 
 def read_annotation(path: Path, problems: Problems) -> Annotation | None:
@@ -108,13 +104,7 @@ def _object(node: Element, size: Size | None, problems: Problems) -> DrawnObject
 
 def _box(node: Element, size: Size | None, problems: Problems) -> BoxLTRB | None:
     texts = [node.findtext(f"bndbox/{corner}") for corner in _CORNERS]
-    try:
-        left, top, right, bottom = (float(text or "missing") for text in texts)
-    except ValueError:
-        problems.warning(UNREADABLE_BOX, f"corners {texts} are not numbers")
-        return None
-    box = box_from_voc((left, top, right, bottom))
-    return usable_box(box, image_size=size, problems=problems)
+    return read_box(texts, box_from_voc, image_size=size, problems=problems)
 
 
 def voc_palette() -> list[int]:
@@ -160,34 +150,43 @@ class _Listed:
 class _Material:
     """Everything on disk: ids -> image file names, annotations, and the states in class files."""
 
-    root: Path
     images: Mapping[str, str]
     annotations: Mapping[str, Annotation]
     states: Mapping[str, Mapping[str, int]]  # id -> class -> state
+    mask_names: frozenset[str]
 
 
 def read_voc(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
     """One VOC folder, or a VOCdevkit that holds one; the layout is fixed, `labels` is ignored."""
     del labels
     root = voc_root(path)
-    problems = Problems()
-    images = _images(root, problems)
-    splits, states = _read_image_sets(root / "ImageSets" / "Main", images, problems)
-    annotations = _annotations(root, problems)
+    assembly = Assembly(root, "voc", options)
+    images = _images(assembly)
+    splits, states = _read_image_sets(root / "ImageSets" / "Main", images, assembly.problems)
+    annotations = _annotations(root, assembly.problems)
     values = _label_map(root / "labelmap.txt")
-    states = _real_names(states, annotations, values)
-    material = _Material(root, images, annotations, states)
-    splits = splits or {ALL: [_Listed(i, f"Annotations/{i}.xml") for i in material.annotations]}
     drawn = {o.class_name for a in annotations.values() for o in a.objects}
-    written = {name for named in states.values() for name in named}
-    names = chosen_classes([*values, *sorted((drawn | written) - values.keys())], options)
-    assembly = Assembly(root, "voc", names, problems)
+    # A class whose name cannot be that of a file (`a/b`) is written otherwise in class files.
+    real_names = {file_name_of(name): name for name in sorted(drawn | values.keys())}
+    states = {
+        image_id: {real_names.get(name, name): state for name, state in named.items()}
+        for image_id, named in states.items()
+    }
     masks = frozenset(file_names(str(root / "SegmentationClass")))
+    material = _Material(images, annotations, states, masks)
+    splits = splits or {ALL: [_Listed(i, f"Annotations/{i}.xml") for i in annotations]}
+    written = {name for named in states.values() for name in named}
+    assembly.set_classes([*values, *sorted((drawn | written) - values.keys())])
     for split, listed in splits.items():
         for item in listed:
-            _add(assembly, material, item, split=split, masks=masks, difficult=options.difficult)
+            _add(assembly, material, item, split)
     _report_unused(assembly, material, splits)
-    return assembly.finish(segmentation_values=_segmentation_values(names, values))
+    names = tuple(assembly.class_index)
+    if not values and set(names) <= set(VOC_CLASSES):
+        values = {name: value for value, name in enumerate(VOC_CLASSES, start=1)}
+    values = values or {name: value for value, name in enumerate(names, start=1)}
+    indices = {values[name]: index for index, name in enumerate(names) if name in values}
+    return assembly.finish(segmentation_values=indices)
 
 
 def voc_root(path: Path) -> Path:
@@ -275,14 +274,14 @@ def _leave_out_union(splits: dict[str, list[_Listed]], problems: Problems) -> No
         problems.at("trainval.txt").note("joined split", message)
 
 
-def _images(root: Path, problems: Problems) -> dict[str, str]:
+def _images(assembly: Assembly) -> dict[str, str]:
+    """Id -> file name."""
     images: dict[str, str] = {}
-    for name in filter(is_image_name, file_names(str(root / "JPEGImages"))):
+    for name in filter(is_image_name, file_names(str(assembly.root / "JPEGImages"))):
         image_id = name.rpartition(".")[0]
-        if image_id in images:
+        if images.setdefault(image_id, name) != name:
             message = f"'{images[image_id]}' has the same id; this one is left out"
-            problems.at(f"JPEGImages/{name}").warning(DUPLICATE_IMAGE, message)
-        images.setdefault(image_id, name)
+            assembly.problems.at(f"JPEGImages/{name}").warning(DUPLICATE_IMAGE, message)
     return images
 
 
@@ -296,101 +295,51 @@ def _annotations(root: Path, problems: Problems) -> dict[str, Annotation]:
     return annotations
 
 
-def _real_names(
-    states: Mapping[str, Mapping[str, int]],
-    annotations: Mapping[str, Annotation],
-    values: Mapping[str, int],
-) -> dict[str, dict[str, int]]:
-    """The states by the names in the XML, where those cannot be file names: `a/b`."""
-    drawn = {o.class_name for a in annotations.values() for o in a.objects}
-    real = {file_name_of(name): name for name in sorted(drawn | values.keys())}
-    return {
-        image_id: {real.get(name, name): state for name, state in named.items()}
-        for image_id, named in states.items()
-    }
-
-
-def _add(
-    assembly: Assembly,
-    material: _Material,
-    item: _Listed,
-    *,
-    split: str,
-    masks: frozenset[str],
-    difficult: Difficult,
-) -> None:
+def _add(assembly: Assembly, material: _Material, item: _Listed, split: str) -> None:
+    problems = assembly.problems.at(item.location)
     image = material.images.get(item.image_id)
     if image is None:
-        message = f"image '{item.image_id}' is not in JPEGImages"
-        assembly.problems.at(item.location).error(MISSING_IMAGE, message)
+        problems.error(MISSING_IMAGE, f"image '{item.image_id}' is not in JPEGImages")
         return
     annotation = material.annotations.get(item.image_id)
-    states = material.states.get(item.image_id)
-    if annotation is None and states is None:
-        assembly.problems.at(item.location).warning(
-            IMAGE_WITHOUT_LABELS, f"nothing is known of '{image}'"
-        )
-    elif annotation is not None and states is not None:
-        _compare(assembly, annotation, states, item.location)
+    written = material.states.get(item.image_id)
+    if annotation is not None:
+        states, rest = annotation.states, ABSENT
+        _compare(states, written or {}, problems)
+    else:
+        states, rest = dict(written or {}), UNKNOWN  # a class without a file of its own
+        if written is None:
+            problems.warning(IMAGE_WITHOUT_LABELS, f"nothing is known of '{image}'")
+    if assembly.options.difficult == "present":
+        states = {name: state if state == ABSENT else PRESENT for name, state in states.items()}
     assembly.add(
         f"JPEGImages/{image}",
-        f"{material.root.as_posix()}/JPEGImages/{image}",
-        _claim(annotation, states, difficult),
+        f"{assembly.root.as_posix()}/JPEGImages/{image}",
+        claim_of_states(states, rest),
         split=split,
         location=item.location,
-        truth=_truth(assembly, material.root, item.image_id, annotation, masks),
+        truth=_truth(assembly, material, item.image_id),
     )
 
 
-def _claim(
-    annotation: Annotation | None, states: Mapping[str, int] | None, difficult: Difficult
-) -> LabelClaim:
-    if annotation is not None:
-        present, doubtful, rest = annotation.present, annotation.only_difficult, ABSENT
-        absent: frozenset[str] = frozenset()
-    elif states is not None:
-        present = frozenset(name for name, state in states.items() if state == PRESENT)
-        doubtful = frozenset(name for name, state in states.items() if state == UNKNOWN)
-        absent = frozenset(name for name, state in states.items() if state == ABSENT)
-        rest = UNKNOWN  # a class without a file of its own
-    else:
-        return NOTHING_KNOWN
-    if difficult == "present":
-        return LabelClaim(present=present | doubtful, absent=absent, rest=rest)
-    return LabelClaim(present=present, unknown=doubtful, absent=absent, rest=rest)
+def _compare(drawn: Mapping[str, int], written: Mapping[str, int], problems: Problems) -> None:
+    for name, state in written.items():
+        in_xml = drawn.get(name, ABSENT)
+        if in_xml != state:
+            message = f"'{name}' is {state} in the class file, {in_xml} in the XML, which is used"
+            severity: Severity = "warning" if {in_xml, state} == {ABSENT, PRESENT} else "note"
+            problems.report(severity, LABELS_DISAGREE, message)
 
 
-def _compare(
-    assembly: Assembly, annotation: Annotation, states: Mapping[str, int], location: str
-) -> None:
-    for name, state in states.items():
-        drawn = ABSENT
-        if name in annotation.present:
-            drawn = PRESENT
-        elif name in annotation.only_difficult:
-            drawn = UNKNOWN
-        if drawn != state:
-            message = f"'{name}' is {state} in the class file, {drawn} in the XML, which is used"
-            severity: Severity = "warning" if {drawn, state} == {ABSENT, PRESENT} else "note"
-            assembly.problems.at(location).report(severity, LABELS_DISAGREE, message)
-
-
-def _truth(
-    assembly: Assembly,
-    root: Path,
-    image_id: str,
-    annotation: Annotation | None,
-    masks: frozenset[str],
-) -> Truth | None:
-    drawn = annotation.objects if annotation is not None else ()
-    boxes = tuple(
-        TruthBox(assembly.class_index[o.class_name], o.box, difficult=o.difficult)
-        for o in drawn
-        if o.box is not None and o.class_name in assembly.class_index
-    )
-    mask = f"{image_id}.png"
-    mask_path = f"{root.as_posix()}/SegmentationClass/{mask}" if mask in masks else None
-    return Truth(boxes, segmentation_path=mask_path) if boxes or mask_path else None
+def _truth(assembly: Assembly, material: _Material, image_id: str) -> Truth | None:
+    annotation, mask = material.annotations.get(image_id), f"{image_id}.png"
+    boxes = [
+        TruthBox(assembly.class_index[drawn.class_name], drawn.box, difficult=drawn.difficult)
+        for drawn in (annotation.objects if annotation is not None else ())
+        if drawn.box is not None and drawn.class_name in assembly.class_index
+    ]
+    mask_path = f"{assembly.root.as_posix()}/SegmentationClass/{mask}"
+    return drawn_truth(boxes, segmentation_path=mask_path if mask in material.mask_names else None)
 
 
 def _report_unused(
@@ -430,11 +379,3 @@ def _label_map(path: Path) -> dict[str, int]:
         if value:
             values[name] = value
     return values
-
-
-def _segmentation_values(names: Sequence[str], values: Mapping[str, int]) -> dict[int, int]:
-    """Mask value -> class index."""
-    if not values and set(names) <= set(VOC_CLASSES):
-        return {VOC_CLASSES.index(name) + 1: index for index, name in enumerate(names)}
-    written = values or {name: value for value, name in enumerate(names, start=1)}
-    return {written[name]: index for index, name in enumerate(names) if name in written}

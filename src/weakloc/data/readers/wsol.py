@@ -8,34 +8,35 @@ read when asked for, in their own resolution; their ignore masks become crowd ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from weakloc.data.readers.assembly import (
+    DUPLICATE_IMAGE,
     DUPLICATE_LABEL,
     IMAGE_WITHOUT_LABELS,
     LABEL_FOR_NO_IMAGE,
-    MISSING_IMAGE,
     NOTHING_KNOWN,
-    UNREADABLE_BOX,
     UNREADABLE_LABEL,
     UNREADABLE_MASK,
     Assembly,
     LabelClaim,
     MaskFileRle,
     Problems,
-    chosen_classes,
     drawn_truth,
+    read_box,
     split_name,
-    usable_box,
 )
-from weakloc.data.readers.file_tree import FileIndex, subfolders
+from weakloc.data.readers.file_tree import subfolders
 from weakloc.errors import DataError
 from weakloc.files import numbered_lines
-from weakloc.geometry import BoxLTRB, box_from_inclusive
+from weakloc.geometry import box_from_inclusive
 from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet, Truth, TruthBox, TruthMask
+
+_ENDS_IN_NUMBER = re.compile(r",\s*-*(\d+\.?\d*|\.\d+)\s*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +47,20 @@ class _Split:
     images: Mapping[str, str]  # id -> where it is listed
     classes: Mapping[str, frozenset[int]]
     drawn: Mapping[str, Sequence[tuple[tuple[str, ...], str]]]  # id -> (cells, where)
-    sizes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    sizes: Mapping[str, tuple[float, float]]
 
 
 def read_wsol(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
     """All splits of a metadata folder, with the images below `path`."""
     metadata = find_metadata(labels or path)
-    problems = Problems()
+    assembly = Assembly(path, "wsol", options)
     names = [n for n in subfolders(str(metadata)) if (metadata / n / "image_ids.txt").is_file()]
-    splits = [_read_split(metadata / name, problems) for name in names]
-    index = FileIndex()
-    folder = _image_folder(path, metadata, splits, options.image_root, index)
+    splits = [_read_split(metadata / name, assembly.problems) for name in names]
+    folder = _image_folder(assembly, metadata, splits)
     names_of = _class_names(splits, options)
-    assembly = Assembly(path, "wsol", chosen_classes(names_of.values(), options), problems)
+    assembly.set_classes(names_of.values())
     for split in splits:
-        _add_split(assembly, split, folder=folder, names_of=names_of, index=index)
+        _add_split(assembly, split, folder, names_of)
     return assembly.finish()
 
 
@@ -89,33 +89,38 @@ def _read_split(folder: Path, problems: Problems) -> _Split:
     images: dict[str, str] = {}
     for location, (image,) in _records(folder / "image_ids.txt", lambda _: 1, problems):
         if image in images:
-            problems.at(location).warning("duplicate image", f"'{image}' is listed again")
+            problems.at(location).warning(DUPLICATE_IMAGE, f"'{image}' is listed again")
         images.setdefault(image, location)
     classes: dict[str, frozenset[int]] = {}
-    for location, (image, written) in _records(folder / "class_labels.txt", lambda _: 2, problems):
+    labelled = _records(folder / "class_labels.txt", lambda _: 2, problems, images)
+    for location, (image, written) in labelled:
         if not written.strip().isdecimal():
             message = f"class '{written}' is not a number from 0"
             problems.at(location).error(UNREADABLE_LABEL, message)
-        elif image not in images:
-            message = f"'{image}' is not in image_ids.txt"
-            problems.at(location).error(LABEL_FOR_NO_IMAGE, message)
         elif int(written) in classes.get(image, ()):
             problems.at(location).warning(DUPLICATE_LABEL, f"'{image}' is repeated")
         else:
             classes[image] = classes.get(image, frozenset()) | {int(written)}
     drawn: dict[str, list[tuple[tuple[str, ...], str]]] = {}
-    for location, (image, *cells) in _records(folder / "localization.txt", _drawn_width, problems):
-        if image in images:
-            drawn.setdefault(image, []).append((tuple(cells), location))
-        else:
-            message = f"'{image}' is not in image_ids.txt"
-            problems.at(location).error(LABEL_FOR_NO_IMAGE, message)
+    shapes = _records(
+        folder / "localization.txt",
+        lambda line: (
+            5 if _ENDS_IN_NUMBER.search(line) else 3
+        ),  # a box, or a mask and its ignore mask
+        problems,
+        images,
+    )
+    for location, (image, *cells) in shapes:
+        drawn.setdefault(image, []).append((tuple(cells), location))
     sizes = _sizes(folder / "image_sizes.txt", problems)
     return _Split(split_name(folder.name), images, classes, drawn, sizes)
 
 
 def _records(
-    path: Path, width_of: Callable[[str], int], problems: Problems
+    path: Path,
+    width_of: Callable[[str], int],
+    problems: Problems,
+    known: Container[str] | None = None,
 ) -> Iterator[tuple[str, list[str]]]:
     """(where, cells) of the lines; an image id may hold commas, the cells behind it do not."""
     if not path.is_file():
@@ -124,17 +129,15 @@ def _records(
     for number, line in numbered_lines(path):
         width = width_of(line)
         cells = line.rsplit(",", width - 1)
-        if len(cells) == width:
-            yield f"{file}, line {number}", cells
-        else:
+        location = f"{file}, line {number}"
+        if len(cells) < width:
             message = f"{line!r} has {len(cells)} of {width} cells"
-            problems.at(f"{file}, line {number}").error(UNREADABLE_LABEL, message)
-
-
-def _drawn_width(line: str) -> int:
-    """Five cells for a box, three for a mask with its ignore mask."""
-    last = line.rpartition(",")[2].strip().lstrip("-")
-    return 5 if last.replace(".", "", 1).isdecimal() else 3
+            problems.at(location).error(UNREADABLE_LABEL, message)
+        elif known is not None and cells[0] not in known:
+            message = f"'{cells[0]}' is not in image_ids.txt"
+            problems.at(location).error(LABEL_FOR_NO_IMAGE, message)
+        else:
+            yield location, cells
 
 
 def _sizes(path: Path, problems: Problems) -> dict[str, tuple[float, float]]:
@@ -148,20 +151,14 @@ def _sizes(path: Path, problems: Problems) -> dict[str, tuple[float, float]]:
     return sizes
 
 
-def _image_folder(
-    path: Path,
-    metadata: Path,
-    splits: Sequence[_Split],
-    image_root: str | None,
-    index: FileIndex,
-) -> str:
+def _image_folder(assembly: Assembly, metadata: Path, splits: Sequence[_Split]) -> str:
     """The folder that the ids are relative to: the one with the most of the first of them."""
-    name = metadata.name
-    folders = [path, path / name, path / "dataset" / name, path / "data" / name]
-    if image_root is not None:
-        folders = [Path(image_root)]
+    name, root = metadata.name, assembly.root
+    folders = [root, root / name, root / "dataset" / name, root / "data" / name]
+    if assembly.options.image_root is not None:
+        folders = [Path(assembly.options.image_root)]
     probes = [image for split in splits for image in list(split.images)[:20]]
-    chosen, num_hits = index.best_folder(folders, probes)
+    chosen, num_hits = assembly.files.best_folder(folders, probes)
     if not num_hits and probes:
         looked_in = ", ".join(folder.absolute().as_posix() for folder in folders)
         raise DataError(
@@ -190,74 +187,43 @@ def _class_names(splits: Sequence[_Split], options: ReaderOptions) -> dict[int, 
     return {number: str(number) for number in range(size)}
 
 
-def _add_split(
-    assembly: Assembly,
-    split: _Split,
-    *,
-    folder: str,
-    names_of: Mapping[int, str],
-    index: FileIndex,
-) -> None:
+def _add_split(assembly: Assembly, split: _Split, folder: str, names_of: Mapping[int, str]) -> None:
     for image, location in split.images.items():
-        path = index.resolve(f"{folder}/{image}")
+        path = assembly.find_image(image, [folder], location)
         if path is None:
-            assembly.problems.at(location).error(MISSING_IMAGE, f"'{image}' does not exist")
             continue
-        classes = split.classes.get(image)
-        if classes is None:
-            assembly.problems.at(location).warning(
-                IMAGE_WITHOUT_LABELS, f"'{image}' is not in class_labels.txt"
-            )
-            claim = NOTHING_KNOWN
+        claim = NOTHING_KNOWN
+        names = [names_of[number] for number in split.classes.get(image, ())]
+        if names:
+            claim = LabelClaim(present=frozenset(names))
         else:
-            claim = LabelClaim(present=frozenset(names_of[number] for number in classes))
-        indices = [assembly.class_index.get(names_of[number]) for number in classes or ()]
-        known = [i for i in indices if i is not None]
+            message = f"'{image}' is not in class_labels.txt"
+            assembly.problems.at(location).warning(IMAGE_WITHOUT_LABELS, message)
+        indices = [assembly.class_index[name] for name in names if name in assembly.class_index]
         truth = None
-        if len(known) == 1:
-            truth = _truth(assembly, split, image, known[0], folder=folder, index=index)
+        if len(indices) == 1:
+            truth = _truth(assembly, split, image, indices[0], folder)
         name = assembly.name_of(path)
         assembly.add(name, path, claim, split=split.name, location=location, truth=truth)
 
 
 def _truth(
-    assembly: Assembly,
-    split: _Split,
-    image: str,
-    class_index: int,
-    *,
-    folder: str,
-    index: FileIndex,
+    assembly: Assembly, split: _Split, image: str, class_index: int, folder: str
 ) -> Truth | None:
     """What is drawn of the one class that the image has."""
     boxes: list[TruthBox] = []
     masks: list[TruthMask] = []
+    size = split.sizes.get(image)
     for cells, location in split.drawn.get(image, ()):
+        problems = assembly.problems.at(location)
         if len(cells) == 4:
-            box = _box(cells, split.sizes.get(image), assembly.problems.at(location))
-            if box is not None:
-                boxes.append(TruthBox(class_index, box))
+            box = read_box(cells, box_from_inclusive, image_size=size, problems=problems)
+            boxes += [TruthBox(class_index, box)] if box is not None else []
             continue
         for mask, crowd in ((cells[0].strip(), False), (cells[1].strip(), True)):
-            path = index.resolve(f"{folder}/{mask}") if mask else None
+            path = assembly.files.resolve(f"{folder}/{mask}") if mask else None
             if path is not None:
                 masks.append(TruthMask(class_index, MaskFileRle(path), crowd=crowd))
             elif mask:
-                assembly.problems.at(location).warning(
-                    UNREADABLE_MASK, f"mask '{mask}' does not exist"
-                )
+                problems.warning(UNREADABLE_MASK, f"mask '{mask}' does not exist")
     return drawn_truth(boxes, masks)
-
-
-def _box(
-    cells: Sequence[str],
-    size: tuple[float, float] | None,
-    problems: Problems,
-) -> BoxLTRB | None:
-    try:
-        left, top, right, bottom = (float(cell) for cell in cells)
-    except ValueError:
-        problems.warning(UNREADABLE_BOX, f"{cells} are not four corners")
-        return None
-    box = box_from_inclusive((left, top, right, bottom))
-    return usable_box(box, image_size=size, problems=problems)

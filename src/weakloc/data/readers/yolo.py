@@ -18,6 +18,7 @@ import yaml
 from weakloc.data.images import image_size
 from weakloc.data.readers.assembly import (
     ALL,
+    BROKEN_IMAGE,
     DUPLICATE_LABEL,
     IMAGE_WITHOUT_LABELS,
     LABEL_FOR_NO_IMAGE,
@@ -29,13 +30,11 @@ from weakloc.data.readers.assembly import (
     LabelClaim,
     PolygonRle,
     Problems,
-    chosen_classes,
     drawn_truth,
     split_name,
     usable_box,
 )
 from weakloc.data.readers.file_tree import (
-    FileIndex,
     file_names,
     image_folders,
     is_image_name,
@@ -48,15 +47,20 @@ from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet, Truth, TruthBox, TruthMask
 
 
-def read_label_file(
-    path: Path, image: str, *, assembly: Assembly, class_names: Sequence[str]
+def _read_label(
+    assembly: Assembly, image: str, label: str, class_names: Sequence[str]
 ) -> tuple[LabelClaim, Truth | None]:
     """What the file says is present (all else is absent), and the boxes and masks in pixels."""
-    file = assembly.name_of(path.as_posix())
+    file, image_problems = assembly.name_of(label), assembly.problems.at(assembly.name_of(image))
+    path = assembly.files.resolve(label)
+    if path is None:
+        message = f"there is no {file}; nothing is known of the image"
+        image_problems.warning(IMAGE_WITHOUT_LABELS, message)
+        return NOTHING_KNOWN, None
     present: set[str] = set()
     shapes: list[tuple[int, list[float], Problems]] = []
     lines: set[str] = set()
-    for number, line in numbered_lines(path):
+    for number, line in numbered_lines(Path(path)):
         problems = assembly.problems.at(f"{file}, line {number}")
         if line in lines:
             problems.warning(DUPLICATE_LABEL, f"{line!r} is repeated")
@@ -76,8 +80,7 @@ def read_label_file(
         present.add(name)
         if name in assembly.class_index:
             shapes.append((assembly.class_index[name], values, problems))
-    image_problems = assembly.problems.at(assembly.name_of(image))
-    return LabelClaim(present=frozenset(present)), _truth(shapes, image, image_problems)
+    return LabelClaim(frozenset(present)), _truth(shapes, image, image_problems)
 
 
 def _parse(line: str) -> tuple[int, list[float]]:
@@ -99,7 +102,7 @@ def _truth(
     try:
         size = image_size(image)
     except ImageError as error:
-        image_problems.error("broken image", error.message)
+        image_problems.error(BROKEN_IMAGE, error.message)
         return None
     boxes: list[TruthBox] = []
     masks: list[TruthMask] = []
@@ -132,19 +135,18 @@ def read_yolo(path: Path, labels: Path | None, options: ReaderOptions) -> DataSe
     """A folder with `data.yaml`, the YAML file itself, or a folder with images and labels."""
     description = find_description(path, labels)
     root = path if path.is_dir() else path.parent
-    problems = Problems()
-    index = FileIndex()
-    plan = (
-        _plan_of_yaml(description, root, index, problems) if description else _plan_of_folder(root)
-    )
-    assembly = Assembly(root, "yolo", chosen_classes(plan.class_names, options), problems)
+    assembly = Assembly(root, "yolo", options)
+    plan = _plan_of_yaml(assembly, description) if description else _plan_of_folder(root)
+    assembly.set_classes(plan.class_names)
     label_files: set[str] = set()
     for split, images in plan.images.items():
         for image, location in images:
             label = label_path(image)
             label_files.add(label)
-            _add(assembly, plan, index, image=image, label=label, split=split, location=location)
-    _report_stray_labels(assembly, label_files, index)
+            claim, truth = _read_label(assembly, image, label, plan.class_names)
+            name, listed_at = assembly.name_of(image), assembly.name_of(location)
+            assembly.add(name, image, claim, split=split, location=listed_at, truth=truth)
+    _report_stray_labels(assembly, label_files)
     return assembly.finish()
 
 
@@ -172,7 +174,7 @@ def label_path(image: str) -> str:
     return f"{before}/labels/{after}.txt" if separator else f"{stem}.txt"
 
 
-def _plan_of_yaml(file: Path, root: Path, index: FileIndex, problems: Problems) -> _Plan:
+def _plan_of_yaml(assembly: Assembly, file: Path) -> _Plan:
     try:
         content = yaml.safe_load(read_text(file))
     except yaml.YAMLError as error:
@@ -182,14 +184,14 @@ def _plan_of_yaml(file: Path, root: Path, index: FileIndex, problems: Problems) 
         raise DataError(f"is not valid YAML: {problem}", where=location) from error
     if not isinstance(content, dict) or "names" not in content:
         raise DataError("names no classes", where=str(file), remedy="Add: names: [cat, dog]")
-    bases = [file.parent, root]
+    bases = [file.parent, assembly.root]
     if isinstance(content.get("path"), str):
         bases = [file.parent / content["path"], *bases]
     images = {
         split_name(key): [
             image
-            for listed_at in _places(content[key])
-            for image in _images_at(listed_at, bases, file, index, problems)
+            for written in (content[key] if isinstance(content[key], list) else [content[key]])
+            for image in _images_at(assembly, str(written), bases, file)
         ]
         for key in _SPLIT_KEYS
         if content.get(key)
@@ -210,14 +212,8 @@ def _class_names(names: Any, file: Path) -> tuple[str, ...]:
     raise DataError("names is neither a list nor a map from numbers", where=str(file))
 
 
-def _places(written: Any) -> list[str]:
-    return (
-        [str(listed_at) for listed_at in written] if isinstance(written, list) else [str(written)]
-    )
-
-
 def _images_at(
-    listed_at: str, bases: Sequence[Path], file: Path, index: FileIndex, problems: Problems
+    assembly: Assembly, listed_at: str, bases: Sequence[Path], file: Path
 ) -> Iterator[tuple[str, str]]:
     """(path, where it is named) of the images in a folder or in a list file."""
     # Some exporters write ../train/images in a file that lies beside train.
@@ -226,21 +222,23 @@ def _images_at(
     images_at = next((path for path in paths if path.exists()), None)
     if images_at is None:
         message = f"'{listed_at}' does not exist"
-        problems.at(file.name).error(MISSING_IMAGE, message)
+        assembly.problems.at(file.name).error(MISSING_IMAGE, message)
     elif images_at.is_dir():
-        for folder in image_folders(images_at.as_posix()):
-            for name in folder.image_names:
-                yield f"{folder.path}/{name}", f"{folder.path}/{name}"
+        yield from _images_below(images_at)
     else:
+        folders = [base.absolute().as_posix() for base in (images_at.parent, *bases)]
         for number, line in numbered_lines(images_at):
             location = at_line(images_at, number)
-            written = [(base / line).absolute().as_posix() for base in (images_at.parent, *bases)]
-            listed = next((p for w in written if (p := index.resolve(w)) is not None), None)
-            if listed is None:
-                message = f"image '{line}' does not exist"
-                problems.at(location).error(MISSING_IMAGE, message)
-            else:
-                yield listed, location
+            image = assembly.find_image(Path(line).as_posix(), folders, location)
+            if image is not None:
+                yield image, location
+
+
+def _images_below(root: Path) -> Iterator[tuple[str, str]]:
+    """(path, path) of the images in a folder and those below it."""
+    for folder in image_folders(root.absolute().as_posix()):
+        for name in folder.image_names:
+            yield f"{folder.path}/{name}", f"{folder.path}/{name}"
 
 
 def _plan_of_folder(root: Path) -> _Plan:
@@ -258,46 +256,15 @@ def _plan_of_folder(root: Path) -> _Plan:
     folders = {split_name(n): f for n, f in splits.items() if split_name(n) in _SPLIT_KEYS}
     if not any(folder.is_dir() for folder in folders.values()):
         folders = {ALL: root / "images" if (root / "images").is_dir() else root}
-    images = {
-        split: [
-            (f"{inner.path}/{name}", f"{inner.path}/{name}")
-            for inner in image_folders(folder.absolute().as_posix())
-            for name in inner.image_names
-        ]
-        for split, folder in folders.items()
-        if folder.is_dir()
-    }
+    images = {s: list(_images_below(folder)) for s, folder in folders.items() if folder.is_dir()}
     return _Plan(names, images)
 
 
-def _add(
-    assembly: Assembly,
-    plan: _Plan,
-    index: FileIndex,
-    *,
-    image: str,
-    label: str,
-    split: str,
-    location: str,
-) -> None:
-    name, listed_at = assembly.name_of(image), assembly.name_of(location)
-    written = index.resolve(label)
-    if written is None:
-        message = f"there is no {assembly.name_of(label)}; nothing is known of the image"
-        assembly.problems.at(name).warning(IMAGE_WITHOUT_LABELS, message)
-        claim, truth = NOTHING_KNOWN, None
-    else:
-        claim, truth = read_label_file(
-            Path(written), image, assembly=assembly, class_names=plan.class_names
-        )
-    assembly.add(name, image, claim, split=split, location=listed_at, truth=truth)
-
-
-def _report_stray_labels(assembly: Assembly, used: set[str], index: FileIndex) -> None:
+def _report_stray_labels(assembly: Assembly, used: set[str]) -> None:
     """Label files beside those that were used which belong to no image."""
     images_beside = {label.rpartition("/")[0] for label in used}
     for folder in sorted(images_beside):
-        names = index.names(folder)
+        names = assembly.files.names(folder)
         if any(map(is_image_name, names)):
             continue  # labels lie beside the images, with other text files
         for name in sorted(names):
