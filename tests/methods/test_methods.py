@@ -17,7 +17,7 @@ from weakloc.methods.method import build_optimiser, preprocessing
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.losses import BeamLoss, LogisticLoss, SoftmaxLoss
-from weakloc.model.pooling import AveragePool, KMaxKMin, LogSumExp, MaxPool
+from weakloc.model.pooling import AveragePool, KMaxKMin, LogSumExp
 from weakloc.model.trunk import BackboneSpec
 
 
@@ -50,7 +50,7 @@ def test_a_few_steps_of_every_preset_lower_the_loss(name: str, preset: str) -> N
 
 def test_slots_of_the_literal_presets() -> None:
     backbone = make_backbone()
-    assert MaxMil.literal().build_network(backbone, 3).spatial_pool == MaxPool()
+    assert MaxMil.literal().build_network(backbone, 3).spatial_pool == KMaxKMin()
     assert Cam.literal().build_network(backbone, 3).spatial_pool == AveragePool()
     wildcat = Wildcat.literal().build_network(backbone, 3)
     assert wildcat.spatial_pool == KMaxKMin(0.2, 0.2, 0.7)

@@ -13,7 +13,7 @@ from weakloc.errors import SettingError
 from weakloc.geometry import GridTransform, cell_center_in_image
 from weakloc.model.backbones import build_backbone
 from weakloc.model.network import ClassPool, GridHead, LocalizationNetwork, TransferHead
-from weakloc.model.pooling import KMaxKMin, MaxPool
+from weakloc.model.pooling import KMaxKMin
 from weakloc.model.trunk import BackboneSpec
 
 
@@ -110,7 +110,7 @@ def test_a_state_dict_restores_a_network_exactly() -> None:
 def test_a_grid_head_scores_crops_like_whole_images() -> None:
     backbone = build_backbone(BackboneSpec.parse("tiny[width=4]"))
     head = GridHead(16, 3, grid_side=5, reduced_channels=None, hidden=(7,))
-    network = LocalizationNetwork(backbone, head, ClassPool(), MaxPool()).eval()
+    network = LocalizationNetwork(backbone, head, ClassPool(), KMaxKMin()).eval()
     whole = images(40, 40)
     grid = network.backbone(whole)
     torch.testing.assert_close(network(whole).scores, head.score_grid(grid))

@@ -7,10 +7,10 @@ import torch
 from torch.autograd import gradcheck
 
 from weakloc.model.network import ClassPool
-from weakloc.model.pooling import AveragePool, KMaxKMin, LogSumExp, MaxPool
+from weakloc.model.pooling import AveragePool, KMaxKMin, LogSumExp
 
 POOLS = [
-    MaxPool(),
+    KMaxKMin(),
     AveragePool(),
     KMaxKMin(0.3),
     KMaxKMin(0.2, 0.2, 0.7),

@@ -18,7 +18,7 @@ from weakloc.methods.method import build_optimiser
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.losses import LogisticLoss
 from weakloc.model.network import AdaptationHead, ClassPool, LocalizationNetwork, TransferHead
-from weakloc.model.pooling import MaxPool
+from weakloc.model.pooling import KMaxKMin
 from weakloc.model.trunk import BackboneSpec, Trunk, TrunkFacts
 
 
@@ -40,7 +40,7 @@ def padding_free_network(num_classes: int = 3) -> LocalizationNetwork:
     torch.manual_seed(0)
     backbone = Backbone(PaddingFreeTrunk(), BackboneSpec("padding free"))
     head = AdaptationHead(6, num_classes, hidden=8)
-    return LocalizationNetwork(backbone, head, ClassPool(), MaxPool()).eval().double()
+    return LocalizationNetwork(backbone, head, ClassPool(), KMaxKMin()).eval().double()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_mil_02_one_cell_of_a_class_receives_the_closed_form_gradient() -> None:
     maps = torch.randn(4, 3, 5, 7, generator=generator, dtype=torch.float64)
     maps.requires_grad_()
     labels = random_labels(4, 3)
-    LogisticLoss("sum").per_image(MaxPool()(maps), labels).sum().backward()
+    LogisticLoss("sum").per_image(KMaxKMin()(maps), labels).sum().backward()
     flat, gradient = maps.detach().flatten(2), maps.grad.flatten(2)
     assert ((gradient != 0).sum(dim=2) == 1).all()
     for image in range(4):
@@ -83,7 +83,7 @@ def test_mil_02_one_cell_of_a_class_receives_the_closed_form_gradient() -> None:
 
 def test_mil_02_a_score_of_two_on_a_present_class_pulls_by_0_119203() -> None:
     maps = torch.tensor([[[[0.0, 2.0, 1.0]]]], dtype=torch.float64, requires_grad=True)
-    LogisticLoss("sum")(MaxPool()(maps), torch.tensor([[1]], dtype=torch.int8)).backward()
+    LogisticLoss("sum")(KMaxKMin()(maps), torch.tensor([[1]], dtype=torch.int8)).backward()
     assert maps.grad.flatten().tolist() == pytest.approx([0.0, -0.119203, 0.0], abs=1e-6)
 
 
@@ -92,7 +92,7 @@ def test_mil_03_of_equal_cells_only_the_first_in_row_major_order_learns(dtype) -
     maps = torch.zeros(2, 2, 3, 5, dtype=dtype)
     maps[0, 1, 1, 4] = maps[0, 1, 2, 0] = maps[0, 1, 2, 3] = 1.0
     maps.requires_grad_()
-    MaxPool()(maps).float().sum().backward()
+    KMaxKMin()(maps).float().sum().backward()
     wanted = torch.zeros(2, 2, 3, 5, dtype=dtype)
     wanted[:, :, 0, 0] = 1.0
     wanted[0, 1, 0, 0], wanted[0, 1, 1, 4] = 0.0, 1.0

@@ -18,7 +18,7 @@ from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing, ResizeMode
 from weakloc.model.backbones import build_backbone
 from weakloc.model.network import ClassPool, LocalizationNetwork, TransferHead
-from weakloc.model.pooling import MaxPool
+from weakloc.model.pooling import KMaxKMin
 from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
@@ -44,7 +44,7 @@ def network() -> LocalizationNetwork:
         backbone = build_backbone(BackboneSpec.parse("tiny[width=4]", weights="none"))
         head = TransferHead(backbone.out_channels, 3, maps_per_class=2)
         head.transfer.weight.data.mul_(40.0)
-        return trained_batch_norms(LocalizationNetwork(backbone, head, ClassPool(2), MaxPool()))
+        return trained_batch_norms(LocalizationNetwork(backbone, head, ClassPool(2), KMaxKMin()))
 
 
 def predictor(

@@ -19,7 +19,7 @@ from weakloc.data.transforms import ResizeMode
 from weakloc.methods.method import Fuse, LossKind, Method, Optimisation
 from weakloc.model.backbones import Backbone
 from weakloc.model.network import AdaptationHead, ClassPool, LocalizationNetwork, TransferHead
-from weakloc.model.pooling import LogSumExp, MaxPool
+from weakloc.model.pooling import KMaxKMin, LogSumExp
 
 DISPLAY_SCALES = (1.0, 1.3, 1.6, 1.9, 2.2, 2.5)
 FAST_SCALES = (0.5, 0.654, 0.855, 1.118, 1.462, 1.912, 2.5)  # evenly spaced logarithms
@@ -81,7 +81,7 @@ class MaxMil(Method):
         head: TransferHead | AdaptationHead = TransferHead(channels, num_classes)
         if self.hidden is not None:
             head = AdaptationHead(channels, num_classes, hidden=self.hidden, dropout=self.dropout)
-        pool = MaxPool() if self.sharpness is None else LogSumExp(self.sharpness)
+        pool = KMaxKMin(k_max=1) if self.sharpness is None else LogSumExp(self.sharpness)
         return LocalizationNetwork(backbone, head, ClassPool(), pool)
 
     def augmentation(self, backbone: Backbone) -> Augmentation:

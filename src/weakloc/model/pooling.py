@@ -27,9 +27,7 @@ def sum_of_largest(rows: Tensor, count: int) -> Tensor:
         return rows.topk(count, dim=1).values.sum(dim=1)
     if count == rows.shape[1]:
         return rows.sum(dim=1)
-    if count == 1:
-        return _Largest.apply(rows)  # type: ignore[no-any-return]
-    if rows.device.type == "cpu" and rows.dtype == torch.float32:
+    if count > 1 and rows.device.type == "cpu" and rows.dtype == torch.float32:
         return _KernelSum.apply(rows, count)  # type: ignore[no-any-return]
     return _TopkSum.apply(rows, count)  # type: ignore[no-any-return]
 
@@ -39,29 +37,16 @@ def sum_of_smallest(rows: Tensor, count: int) -> Tensor:
     return -sum_of_largest(-rows, count)
 
 
-class _Largest(torch.autograd.Function):
-    """The maximum; `torch.max` over a dimension promises the first of equal values."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        values, chosen = rows.max(dim=1)
-        ctx.save_for_backward(chosen)
-        ctx.num_cells = rows.shape[1]
-        return values
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (chosen,) = ctx.saved_tensors
-        result = gradient.new_zeros(len(chosen), ctx.num_cells)
-        return result.scatter_(1, chosen[:, None], gradient[:, None])
-
-
 class _TopkSum(torch.autograd.Function):
     """Pure torch, any device and dtype."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, count: int) -> Tensor:
+        ctx.num_cells = rows.shape[1]
+        if count == 1:  # `torch.max` over a dimension promises the first of equal values
+            largest, chosen = rows.max(dim=1)
+            ctx.save_for_backward(chosen[:, None])
+            return largest
         values, chosen = rows.topk(count, dim=1, sorted=False)
         border = values.amin(dim=1, keepdim=True)
         tied = (rows >= border).sum(dim=1) > count
@@ -70,7 +55,6 @@ class _TopkSum(torch.autograd.Function):
             stable = rows[tied].argsort(dim=1, descending=True, stable=True)
             chosen[tied] = stable[:, :count]
         ctx.save_for_backward(chosen)
-        ctx.num_cells = rows.shape[1]
         return values.sum(dim=1)
 
     @staticmethod
@@ -241,14 +225,6 @@ def _rounded_share(share: float, num_cells: int) -> int:
     rounded_up, rest = half_units // unit, half_units % unit
     is_half = 1 - (rest + unit - 1) // unit
     return rounded_up - is_half * (rounded_up % 2)
-
-
-@dataclass(frozen=True, slots=True)
-class MaxPool:
-    """The best cell; on ties the first in row-major order takes the whole gradient."""
-
-    def __call__(self, maps: Tensor) -> Tensor:
-        return KMaxKMin(k_max=1)(maps)
 
 
 @dataclass(frozen=True, slots=True)

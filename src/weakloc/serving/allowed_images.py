@@ -59,7 +59,14 @@ class AllowedImages:
                 where=url,
                 remedy="Allow it: weakloc serve --allow-url http://HOST/FOLDER/",
             )
-        content = _content(checked, url, self.max_bytes + 1)
+        try:
+            with build_opener(_NoRedirects).open(checked, timeout=FETCH_SECONDS) as response:
+                content: bytes = response.read(self.max_bytes + 1)
+        except HTTPError as error:
+            error.close()
+            raise ImageError(f"cannot be fetched (HTTP status {error.code})", where=url) from error
+        except (OSError, HTTPException) as error:
+            raise ImageError(f"cannot be fetched ({error})", where=url) from error
         if len(content) > self.max_bytes:
             raise ImageError(f"is larger than {self.max_bytes:,} bytes", where=url)
         return content
@@ -135,15 +142,3 @@ class _NoRedirects(HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any) -> None:
         return None
-
-
-def _content(url: str, name: str, max_bytes: int) -> bytes:
-    try:
-        with build_opener(_NoRedirects).open(url, timeout=FETCH_SECONDS) as response:
-            content: bytes = response.read(max_bytes)
-            return content
-    except HTTPError as error:
-        error.close()
-        raise ImageError(f"cannot be fetched (HTTP status {error.code})", where=name) from error
-    except (OSError, HTTPException) as error:
-        raise ImageError(f"cannot be fetched ({error})", where=name) from error

@@ -44,20 +44,20 @@ REQUESTS = logging.getLogger(__name__)
 REASON = "weakloc.reason"  # where an application notes in the scope why it refused
 
 
+@dataclass(frozen=True)
 class Gate:
     """An ASGI application around another one.
 
     The token is a Bearer token, or the password of any user, which is all that Label Studio sends.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str | None, max_bytes: int) -> None:
-        self._app = app
-        self._token = token
-        self._max_bytes = max_bytes
+    app: ASGIApp
+    token: str | None
+    max_bytes: int
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         start, status = time.perf_counter(), 500
 
@@ -76,12 +76,12 @@ class Gate:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        if self._token is not None and not is_token(headers.get("authorization"), self._token):
+        if self.token is not None and not is_token(headers.get("authorization"), self.token):
             asks = {"WWW-Authenticate": 'Basic realm="weakloc"'}
             refusal = JSONResponse({"error": "the token is missing or wrong"}, 401, headers=asks)
             await refusal(scope, receive, send)
             return
-        await self._app(scope, bounded(receive, self._max_bytes), send)
+        await self.app(scope, bounded(receive, self.max_bytes), send)
 
 
 def is_token(authorization: str | None, token: str) -> bool:

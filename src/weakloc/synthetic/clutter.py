@@ -24,7 +24,7 @@ from weakloc.errors import DataError
 from weakloc.geometry import BoxLTRB, clip_box
 from weakloc.rle import decode_mask, tight_box
 from weakloc.structures import DataSet, Sample, Truth
-from weakloc.synthetic.outlines import Pose, Shape, clutter_shapes, cover
+from weakloc.synthetic.outlines import Pose, Shape, clutter_shapes, cover, polar
 from weakloc.synthetic.surfaces import (
     PATTERNS,
     Canvas,
@@ -190,8 +190,7 @@ def splinter(random: np.random.Generator) -> Shape:
     corners = []
     for corner in range(num_corners):
         angle = 2 * math.pi * (corner + uniform(random, -0.3, 0.3)) / num_corners
-        radius = uniform(random, 0.6, 1.0)
-        corners.append((radius * math.cos(angle), radius * math.sin(angle)))
+        corners.append(polar(uniform(random, 0.6, 1.0), angle))
     return Shape((tuple(corners),))
 
 

@@ -46,31 +46,27 @@ class Pose:
 
 def circle(radius: float, *, center: UnitPoint = (0.0, 0.0)) -> Outline:
     """As a polygon of forty corners."""
-    return tuple(
-        (center[0] + radius * math.cos(angle), center[1] + radius * math.sin(angle))
-        for angle in (2 * math.pi * corner / 40 for corner in range(40))
-    )
+    return tuple(polar(radius, 2 * math.pi * corner / 40, center) for corner in range(40))
+
+
+def polar(radius: float, angle: float, center: UnitPoint = (0.0, 0.0)) -> UnitPoint:
+    return center[0] + radius * math.cos(angle), center[1] + radius * math.sin(angle)
 
 
 def star(num_tips: int, inner_radius: float) -> Outline:
-    corners = []
-    for corner in range(2 * num_tips):
-        radius = inner_radius if corner % 2 else 1.0
-        angle = math.pi * corner / num_tips - math.pi / 2
-        corners.append((radius * math.cos(angle), radius * math.sin(angle)))
-    return tuple(corners)
+    return tuple(
+        polar(inner_radius if corner % 2 else 1.0, math.pi * corner / num_tips - math.pi / 2)
+        for corner in range(2 * num_tips)
+    )
 
 
 def crescent() -> Outline:
     """A disc less a shifted disc, as one outline."""
-    outer = [(math.cos(angle), math.sin(angle)) for angle in _turns(0.28, 1.72, 24)]
+    outer = [polar(1.0, angle) for angle in _turns(0.28, 1.72, 24)]
     tip_x, tip_y = math.cos(0.28 * math.pi), math.sin(0.28 * math.pi)
     start = math.atan2(-tip_y, tip_x - 0.42) / math.pi + 2
     radius = math.hypot(tip_x - 0.42, tip_y)
-    inner = [
-        (0.42 + radius * math.cos(angle), radius * math.sin(angle))
-        for angle in _turns(start, 2 - start, 20)
-    ]
+    inner = [polar(radius, angle, (0.42, 0.0)) for angle in _turns(start, 2 - start, 20)]
     return tuple(outer + inner)
 
 
