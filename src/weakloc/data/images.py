@@ -280,7 +280,10 @@ def _to_rgb(image: Image.Image, location: str | None) -> Image.Image:
 def _from_wide_values(image: Image.Image) -> Image.Image:
     """Grey of 16 or 32 bits as 8-bit grey."""
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    low, high = 0.0, float(2 ** _bits_of(image) - 1)
+    bits = 16
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # some scanners write 12
+        bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (bits,))[0]
+    low, high = 0.0, float(2 ** int(bits) - 1)
     if not image.mode.startswith("I;"):
         smallest, largest = float(values.min()), float(values.max())
         known_ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
@@ -289,14 +292,6 @@ def _from_wide_values(image: Image.Image) -> Image.Image:
             low, high = smallest, max(largest, smallest + 1e-12)
     scaled = np.rint((values - low) * (255.0 / (high - low)))
     return Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
-
-
-def _bits_of(image: Image.Image) -> int:
-    """12 for some scanners' TIFF files, 16 otherwise."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))
-        return int(bits[0])
-    return 16
 
 
 def _say(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ PixelArray: TypeAlias = NDArray[np.uint8]  # (height, width, 3)
 Channels: TypeAlias = tuple[float, float, float]
 ResizeMode: TypeAlias = Literal["warp", "pad", "crop", "none"]
 PadPosition: TypeAlias = Literal["center", "corner"]
+_RESIZE_MODES = get_args(ResizeMode)
 
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
@@ -72,10 +73,10 @@ class Preprocessing:
                 f"an input of {sides[0]} x {sides[1]} in multiples of {self.multiple_of} is empty",
                 remedy="All three must be at least 1",
             )
-        if self.resize not in _PLACING:
+        if self.resize not in _RESIZE_MODES:
             raise SettingError(
                 f"there is no resize mode {self.resize!r}",
-                remedy=f"Choose one of: {', '.join(_PLACING)}",
+                remedy=f"Choose one of: {', '.join(_RESIZE_MODES)}",
             )
         if min(self.std) <= 0:
             raise SettingError(f"std {self.std} must be positive in every channel")
@@ -86,7 +87,22 @@ class Preprocessing:
         return None if self.resize == "none" else self._target()
 
     def place(self, picture_size: PixelSize) -> Placement:
-        return _PLACING[self.resize](picture_size, self._target(), self)
+        """Where the picture goes on the canvas."""
+        target, region = self._target(), (0.0, 0.0, *picture_size)
+        if self.resize == "warp":
+            return place_region(region, target)
+        if self.resize == "crop":
+            return place_region(middle_box(picture_size, shape=target), target)
+        content, canvas = picture_size, self.round_up(picture_size)
+        if self.resize == "pad":
+            factor = min(target[0] / picture_size[0], target[1] / picture_size[1])
+            width = min(max(round(picture_size[0] * factor), 1), target[0])
+            height = min(max(round(picture_size[1] * factor), 1), target[1])
+            content, canvas = (width, height), target
+        corner = (0, 0)
+        if self.pad_position == "center":
+            corner = (canvas[0] - content[0]) // 2, (canvas[1] - content[1]) // 2
+        return Placement(region, content, corner, canvas)
 
     def apply(
         self, picture: Image.Image, *, base: GridTransform | None = None
@@ -121,42 +137,6 @@ class Preprocessing:
 def place_region(region_in_image: BoxLTRB, size: PixelSize) -> Placement:
     """The region stretched over the whole canvas."""
     return Placement(region_in_image, size, (0, 0), size)
-
-
-def _place_warped(picture: PixelSize, target: PixelSize, _: Preprocessing) -> Placement:
-    return place_region((0.0, 0.0, *picture), target)
-
-
-def _place_padded(picture: PixelSize, target: PixelSize, preprocessing: Preprocessing) -> Placement:
-    factor = min(target[0] / picture[0], target[1] / picture[1])
-    width = min(max(round(picture[0] * factor), 1), target[0])
-    height = min(max(round(picture[1] * factor), 1), target[1])
-    corner = _corner((width, height), target, preprocessing.pad_position)
-    return Placement((0.0, 0.0, *picture), (width, height), corner, target)
-
-
-def _place_cropped(picture: PixelSize, target: PixelSize, _: Preprocessing) -> Placement:
-    return place_region(middle_box(picture, shape=target), target)
-
-
-def _place_unresized(picture: PixelSize, _: PixelSize, preprocessing: Preprocessing) -> Placement:
-    canvas = preprocessing.round_up(picture)
-    corner = _corner(picture, canvas, preprocessing.pad_position)
-    return Placement((0.0, 0.0, *picture), picture, corner, canvas)
-
-
-_PLACING = {
-    "warp": _place_warped,
-    "pad": _place_padded,
-    "crop": _place_cropped,
-    "none": _place_unresized,
-}
-
-
-def _corner(content: PixelSize, canvas: PixelSize, position: PadPosition) -> PixelSize:
-    if position == "corner":
-        return 0, 0
-    return (canvas[0] - content[0]) // 2, (canvas[1] - content[1]) // 2
 
 
 def middle_box(image_size: PixelSize, *, shape: PixelSize) -> BoxLTRB:

@@ -1,4 +1,4 @@
-"""A path in, a data set out: classes, samples of every split, and everything that was odd.
+"""A path in, a data set out: its layout, classes, samples of every split, and all that was odd.
 
 Each layout is a module with one function `(path, labels, options) -> DataSet`; its docstring says
 what the layout means. Installed packages add layouts by the group `weakloc.readers`.
@@ -85,21 +85,22 @@ def raise_if_strict(data_set: DataSet) -> None:
 
 def detect_layout(path: Path, labels: Path | None) -> str:
     """The layout of a data set; the label file decides where there is one."""
-    if labels is not None:
-        return _layout_of_labels(labels)
-    if path.is_file() or "{" in path.name:
-        return _layout_of_labels(path)
-    if not path.is_dir():
-        raise DataError("there is no such file or folder", where=str(path))
-    below = {name: file_names(str(path / name)) for name in subfolders(str(path))}
-    listing = _Listing(path, file_names(str(path)), below)
+    shown = labels or path
+    if not shown.exists():
+        if "{" in shown.name:
+            return "shards"
+        raise DataError("there is no such file or folder", where=str(shown))
+    if shown.is_file():
+        return _layout_of_file(shown)
+    below = {name: file_names(str(shown / name)) for name in subfolders(str(shown))}
+    listing = _Listing(shown, file_names(str(shown)), below)
     # Tables often lie beside the material of another layout, which then says more.
     for stage in (_OWN_STRUCTURE, _LOOSE):
         layouts = [layout for layout, fits in stage.items() if fits(listing)]
         if len(layouts) > 1:
             raise DataError(
                 f"fits several layouts: {', '.join(layouts)}",
-                where=str(path),
+                where=str(shown),
                 remedy="Name the layout that is meant",
             )
         if layouts:
@@ -108,18 +109,12 @@ def detect_layout(path: Path, labels: Path | None) -> str:
         "no known layout was found; looked for class folders with images, a CSV, TSV or "
         "JSONL table, Annotations (VOC), instance JSON files (COCO), data.yaml (YOLO), wnids.txt "
         "(Tiny ImageNet), image_ids.txt (wsolevaluation) and tar shards",
-        where=str(path),
+        where=str(shown),
         remedy="Name the layout, or give a label file",
     )
 
 
-def _layout_of_labels(labels: Path) -> str:
-    if "{" in labels.name and not labels.exists():
-        return "shards"
-    if not labels.exists():
-        raise DataError("there is no such file or folder", where=str(labels))
-    if labels.is_dir():
-        return detect_layout(labels, None)
+def _layout_of_file(labels: Path) -> str:
     if labels.name.lower().endswith(SHARD_SUFFIXES):
         return "shards"
     kinds = dict.fromkeys(TABLE_SUFFIXES, "table") | _LAYOUT_OF_SUFFIX
@@ -169,22 +164,14 @@ def _is_table(listing: _Listing) -> bool:
     return any(Path(name).suffix.lower() in TABLE_SUFFIXES for name in listing.files)
 
 
-def _is_folders(listing: _Listing) -> bool:
-    # Beside a table a single folder is rather where its images are kept.
-    num_needed = 2 if _is_table(listing) else 1
-    classes = (c for name in listing.below for c in _class_folders(listing.path / name, _MAX_DEPTH))
-    return len(list(islice(classes, num_needed))) == num_needed
-
-
 def _class_folders(folder: Path, depth: int) -> Iterator[Path]:
-    """The folders with images whose names may be those of classes, down from this one."""
-    name = folder.name.lower()
-    is_class = name not in _NO_CLASSES and name not in SPLIT_NAMES
-    if is_class and any(map(is_image_name, file_names(str(folder)))):
-        yield folder
-    if depth:
-        for inner in subfolders(str(folder)):
-            yield from _class_folders(folder / inner, depth - 1)
+    """The folders below this one with images whose names may be those of classes."""
+    for name in subfolders(str(folder)):
+        is_class = name.lower() not in _NO_CLASSES and name.lower() not in SPLIT_NAMES
+        if is_class and any(map(is_image_name, file_names(str(folder / name)))):
+            yield folder / name
+        if depth:
+            yield from _class_folders(folder / name, depth - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +208,10 @@ _OWN_STRUCTURE: Mapping[str, Callable[[_Listing], bool]] = {
 }
 _LOOSE: Mapping[str, Callable[[_Listing], bool]] = {
     "table": _is_table,
-    "folders": _is_folders,
+    # Beside a table a single folder is rather where its images are kept.
+    "folders": lambda listing: (
+        len(list(islice(_class_folders(listing.path, _MAX_DEPTH), 2)))
+        >= (2 if _is_table(listing) else 1)
+    ),
     "review": lambda listing: bool(find_reviews(listing.path)),
 }

@@ -8,6 +8,7 @@ that class. Each image has its own class and none of the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from weakloc.data.readers.assembly import (
@@ -38,7 +39,10 @@ def read_folders(path: Path, labels: Path | None, options: ReaderOptions) -> Dat
         below for folder, (_, below) in zip(folders, placed, strict=True) if folder.image_names
     }
     holding.discard("")
-    class_of = {below: _class_above(below, holding) for _, below in placed}
+    class_of: dict[str, str | None] = {}
+    for _, below in placed:  # the shallowest folder on the way down that holds images in some split
+        on_the_way = accumulate(below.split("/"), "{}/{}".format)
+        class_of[below] = next((folder for folder in on_the_way if folder in holding), None)
     assembly.set_classes(sorted(set(filter(None, class_of.values()))))
     for folder, (split, below) in zip(folders, placed, strict=True):
         _add_folder(assembly, folder, split, class_of[below])
@@ -64,13 +68,6 @@ def _place(folder: ImageFolder, has_splits: bool) -> tuple[str, str]:
         return ALL, folder.relative
     first, _, below = folder.relative.partition("/")
     return split_name(first), below
-
-
-def _class_above(below: str, holding: set[str]) -> str | None:
-    """The shallowest folder on the way down that holds images in some split."""
-    parts = below.split("/")
-    paths = ("/".join(parts[:depth]) for depth in range(1, len(parts) + 1))
-    return next((path for path in paths if path in holding), None)
 
 
 def _add_folder(

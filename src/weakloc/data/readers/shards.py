@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 import tarfile
@@ -135,19 +136,13 @@ def images_of_shard(
                     size=group.image.size,
                     content=group.content,
                 )
-            if _is_cut(tar, shard):
+            # tarfile stops in silence before the zeros that end a file; decompression would fail.
+            is_plain = getattr(tar.fileobj, "comptype", "tar") == "tar"
+            if is_plain and Path(shard).stat().st_size < tar.offset + tarfile.BLOCKSIZE:
                 message = "ends without a tar file's end mark, so that samples may be missing"
                 problems.at(shard).error(BROKEN_SHARD, message)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        message = f"cannot be read to its end: {error}"
-        problems.at(shard).error(BROKEN_SHARD, message)
-
-
-def _is_cut(tar: tarfile.TarFile, shard: str) -> bool:
-    """Whether the file is over before the zeros that end it, where tarfile stops in silence."""
-    if getattr(tar.fileobj, "comptype", "tar") != "tar":
-        return False  # decompression fails by itself
-    return Path(shard).stat().st_size < tar.offset + tarfile.BLOCKSIZE
+        problems.at(shard).error(BROKEN_SHARD, f"cannot be read to its end: {error}")
 
 
 def _groups(
@@ -169,17 +164,15 @@ def _groups(
             if group.image is not None and member.name == group.image.name:
                 location = f"{Path(shard).name}, {key}"
                 problems.at(location).warning(DUPLICATE_IMAGE, f"'{member.name}' comes twice")
-            elif group.image is None or ("." not in kind and _has_many_dots(group.image)):
+            elif group.image is None or (
+                # What was met before is something beside the image, such as `12.mask.png`.
+                "." not in kind and group.image.name.rpartition("/")[2].count(".") > 1
+            ):
                 group.image, group.content = member, read_image(tar, member)
         elif kind in _LABEL_KINDS:
             group.labels[kind] = read_content(tar, member)
     if group is not None:
         yield group
-
-
-def _has_many_dots(member: tarfile.TarInfo) -> bool:
-    """Whether it is something beside the image, such as `12.mask.png`."""
-    return member.name.rpartition("/")[2].count(".") > 1
 
 
 def read_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -294,7 +287,8 @@ def read_shards(path: Path, labels: Path | None, options: ReaderOptions) -> Data
         split = splits.setdefault(_split_of(names[number]), ShardSplit(shards, names))
         for image in _headers(shard, numbered, problems):
             split.append(number, image, claims.setdefault(image.claim, len(claims)))
-    named = sorted({name for claim in claims for name in claim.names}, key=_numbers_by_size)
+    named = sorted({name for claim in claims for name in claim.names})
+    named.sort(key=lambda name: int(name) if name.isdecimal() else math.inf)  # 9 before 10
     vectors = LabelVectors(chosen_classes(numbered or named, options))
     for claim in claims:
         vectors.report_strangers(claim, problems.at(root.as_posix()))
@@ -310,8 +304,7 @@ def _headers(
 ) -> Iterator[ShardImage]:
     """The images of a shard without their content; the images are jumped over, not read."""
     if not tarfile.is_tarfile(shard):
-        message = "is not a tar file"
-        problems.at(shard).error(BROKEN_SHARD, message)
+        problems.at(shard).error(BROKEN_SHARD, "is not a tar file")
         return
     try:
         tarfile.open(shard, "r:").close()
@@ -321,12 +314,9 @@ def _headers(
             where=shard,
             remedy="Decompress it; `weakloc predict` alone reads it as it is",
         ) from error
-    yield from images_of_shard(shard, numbered, mode="r:", read_image=_nothing, problems=problems)
-
-
-def _nothing(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    del tar, member
-    return b""
+    yield from images_of_shard(
+        shard, numbered, mode="r:", read_image=lambda _tar, _member: b"", problems=problems
+    )
 
 
 def _split_of(name: str) -> str:
@@ -334,7 +324,3 @@ def _split_of(name: str) -> str:
     folder, _, file = name.rpartition("/")
     start = re.split(r"[-_.\d]", file, maxsplit=1)[0]
     return SPLIT_NAMES.get(folder.lower(), SPLIT_NAMES.get(start.lower(), ALL))
-
-
-def _numbers_by_size(name: str) -> tuple[int, int, str]:
-    return (0, int(name), name) if name.isdecimal() else (1, 0, name)

@@ -84,6 +84,14 @@ class _Columns:
     split: int | None
     classes: Mapping[int, str]
 
+    def flaw_of(self, cells: Sequence[str]) -> str | None:
+        """What is wrong with the cells of a line."""
+        if len(cells) < self.width:
+            return f"there are {len(cells)} cells where {self.width} are expected"
+        if any(cells[self.width :]):
+            return f"there are more than {self.width} cells; a comma may lack its quotes"
+        return None if cells[self.path] else "there is no image path"
+
 
 def image_paths(path: Path) -> Iterator[str]:
     """The images that a table names, as written there; lines without one are passed over."""
@@ -203,7 +211,7 @@ def _delimited_rows(
     lists: dict[str, LabelClaim] = {}  # equal cells share one claim
     for number, written in lines:
         location = at_line(path, number)
-        if flaw := _flaw_of_cells(written, columns):
+        if flaw := columns.flaw_of(written):
             problems.at(location).error(UNREADABLE_LABEL, f"{flaw}; left out")
             continue
         if columns.labels is not None:
@@ -216,14 +224,6 @@ def _delimited_rows(
             claim = claim_of_cells(states, problems.at(location))
         split = written[columns.split] if columns.split is not None else ""
         yield TableRow(written[columns.path], claim, split or None, location)
-
-
-def _flaw_of_cells(written: Sequence[str], columns: _Columns) -> str | None:
-    if len(written) < columns.width:
-        return f"there are {len(written)} cells where {columns.width} are expected"
-    if any(written[columns.width :]):
-        return f"there are more than {columns.width} cells; a comma may lack its quotes"
-    return None if written[columns.path] else "there is no image path"
 
 
 def _json_rows(path: Path, options: ReaderOptions, problems: Problems) -> Iterator[TableRow]:

@@ -217,11 +217,14 @@ def _read_image_sets(
 ) -> tuple[dict[str, list[_Listed]], dict[str, dict[str, int]]]:
     """(split -> images, id -> class -> state) of the files in ImageSets/Main."""
     stems = [Path(name).stem for name in file_names(str(folder)) if name.endswith(".txt")]
-    class_files = {
-        stem: parts
-        for stem in stems
-        if (parts := _class_and_split(stem, stems)) and _has_states(folder / f"{stem}.txt", images)
-    }
+    class_files: dict[str, tuple[str, str]] = {}
+    for stem in stems:
+        # A split may be called `small_train`, an image `a 1`: most lines must end in a state.
+        lines = [line for _, line in numbered_lines(folder / f"{stem}.txt")]
+        with_states = [n for n in lines if n.rpartition(" ")[2] in _STATES and n not in images]
+        parts = _class_and_split(stem, stems)
+        if parts is not None and 2 * len(with_states) > len(lines):
+            class_files[stem] = parts
     states: dict[str, dict[str, int]] = {}
     from_classes: dict[str, dict[str, _Listed]] = {}
     for stem, (class_name, split) in class_files.items():
@@ -231,8 +234,9 @@ def _read_image_sets(
     splits = {split: list(items.values()) for split, items in from_classes.items()}
     for stem in (stem for stem in stems if stem not in class_files):
         path = folder / f"{stem}.txt"
-        lines = numbered_lines(path)
-        splits[stem] = [_Listed(text, at_line(path, number)) for number, text in lines]
+        splits[stem] = [
+            _Listed(text, at_line(path, number)) for number, text in numbered_lines(path)
+        ]
     _leave_out_union(splits, problems)
     return splits, states
 
@@ -245,13 +249,6 @@ def _class_and_split(stem: str, stems: Sequence[str]) -> tuple[str, str] | None:
         if class_name and class_name != stem:
             return class_name, split
     return None
-
-
-def _has_states(path: Path, images: Container[str]) -> bool:
-    """Whether most lines end in a state; a split may be called `small_train`, an image `a 1`."""
-    lines = [line for _, line in numbered_lines(path)]
-    with_states = [n for n in lines if n.rpartition(" ")[2] in _STATES and n not in images]
-    return 2 * len(with_states) > len(lines)
 
 
 def _class_lines(path: Path, problems: Problems) -> Iterator[tuple[_Listed, int]]:
