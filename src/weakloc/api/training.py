@@ -18,7 +18,7 @@ from weakloc.structures import BrokenImage, DataSet
 from weakloc.training.cells import learn_cells
 from weakloc.training.fit import fit
 from weakloc.training.plan import divide
-from weakloc.training.run_folder import forget_thresholds, save_cells
+from weakloc.training.run_folder import save_cells, save_thresholds
 from weakloc.work import NO_DISPLAY, Display, Progress, silent
 
 
@@ -117,7 +117,7 @@ def refine(
     )
     if keep:
         save_cells(trained.path, cells, trained.network.backbone, settings)
-        trained = forget_thresholds(trained)
+        trained = save_thresholds(trained, None)
     trained = replace(trained, cells=cells, thresholds=None)
     num_images = min(len(samples), settings.images) - len(broken)
     return Refined(TrainedRun(trained), num_images, tuple(broken))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -18,10 +17,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from weakloc.errors import RunError, StoppedError
-from weakloc.files import write_whole
 from weakloc.training.module import LocalizationModule
 from weakloc.training.plan import TrainingPlan
-from weakloc.training.run_folder import CHECKPOINT_NAME, EpochRecord, cannot_save
+from weakloc.training.run_folder import CHECKPOINT_NAME, EpochRecord, cannot_save, open_synced
 
 # SIGUSR1 is what SLURM sends ahead of a time limit (`--signal=USR1@120`).
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
@@ -77,10 +75,8 @@ class WholeCheckpoints(TorchCheckpointIO):
     ) -> None:
         del storage_options
         try:
-            with write_whole(Path(path)) as temporary, temporary.open("wb") as file:
+            with open_synced(Path(path)) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:
             raise cannot_save(Path(path), error) from error
 

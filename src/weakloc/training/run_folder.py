@@ -1,4 +1,11 @@
-"""The run folder: model.safetensors, run.json, epochs.csv; read with every check."""
+"""The run folder, written after every epoch and read with every check.
+
+model.safetensors   the weights that were kept
+run.json            what they belong to: method, settings, classes, history, thresholds
+epochs.csv          the history once more, for spreadsheets
+last.ckpt           where --resume continues
+cells.safetensors   what `weakloc refine` learned, where it was run
+"""
 
 from __future__ import annotations
 
@@ -8,12 +15,13 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -38,7 +46,35 @@ from weakloc.settings import RefineSettings, TrainSettings
 from weakloc.structures import BrokenImage
 from weakloc.training.features import digest_of_weights
 
+MODEL_NAME = "model.safetensors"
+RECORD_NAME = "run.json"
+TABLE_NAME = "epochs.csv"
 CHECKPOINT_NAME = "last.ckpt"
+CELLS_NAME = "cells.safetensors"
+FORMAT = "weakloc.run"
+FORMAT_VERSION = 1
+CELLS_FORMAT = "weakloc.cells.1"
+_NUMBERS = re.compile(r"\[\n[-+\d.eE,\s]+\]")  # a list of numbers goes on one line
+_COUNTS = ("present", "absent", "unknown", "co_occurrence")
+_PACKAGES = ("weakloc", "torch", "torchvision", "lightning", "timm", "numpy", "pillow")
+
+
+@contextmanager
+def open_synced(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of `path` once all of it is on the disk."""
+    with write_whole(path) as temporary, temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]
+) -> None:
+    here = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    content = save_tensors(here, metadata=metadata)
+    with open_synced(path) as file:
+        file.write(content)
 
 
 def cannot_save(path: Path, error: Exception) -> TrainingError:
@@ -95,32 +131,26 @@ class Run:
     cells: CellClassifier | None = None
 
 
-CELLS_NAME = "cells.safetensors"
-CELLS_FORMAT = "weakloc.cells.1"
-
-
 def save_cells(
     folder: Path, cells: CellClassifier, backbone: Backbone, settings: RefineSettings
 ) -> None:
-    tensors = {
-        name: value.detach().cpu().contiguous() for name, value in cells.state_dict().items()
-    }
     facts = {
         "channels": {str(level): count for level, count in cells.channels.items()},
         "backbone": digest_of_weights(backbone),
         "settings": to_settings(settings),
     }
-    content = save_tensors(tensors, metadata={"format": CELLS_FORMAT, "facts": json.dumps(facts)})
+    metadata = {"format": CELLS_FORMAT, "facts": json.dumps(facts)}
     try:
-        with write_whole(folder / CELLS_NAME) as temporary, temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_tensors(folder / CELLS_NAME, cells.state_dict(), metadata)
     except OSError as error:
         raise cannot_save(folder, error) from error
 
 
-_ODD_FACTS = (TypeError, AttributeError, RuntimeError)  # channels that are none, or do not fit
+class CellFacts(Struct):
+    """What is read of the facts beside cells: channels by stride, the backbone's digest."""
+
+    channels: dict[str, int]
+    backbone: str
 
 
 def load_cells(folder: Path, backbone: Backbone, num_classes: int) -> CellClassifier | None:
@@ -130,30 +160,19 @@ def load_cells(folder: Path, backbone: Backbone, num_classes: int) -> CellClassi
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            facts = _facts(file.metadata())
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        channels = {int(level): int(count) for level, count in facts["channels"].items()}
+        if metadata.get("format") != CELLS_FORMAT:
+            raise ValueError(f"its format is not {CELLS_FORMAT}")
+        facts = fit_json(parse_json(metadata.get("facts", "")), CellFacts)
+        channels = {int(stride): count for stride, count in facts.channels.items()}
         cells = CellClassifier(channels, num_classes)
         cells.load_state_dict(tensors)
-    except (
-        SafetensorError,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-    ) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise _unfit(path, f"it cannot be read ({str(error).splitlines()[0]})") from error
-    if facts["backbone"] != digest_of_weights(backbone):
+    if facts.backbone != digest_of_weights(backbone):
         raise _unfit(path, "it belongs to other weights than those of this run")
     return cells.eval()
-
-
-def _facts(metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    if metadata is None or metadata.get("format") != CELLS_FORMAT:
-        raise ValueError(f"its format is not {CELLS_FORMAT}")
-    return fit_json(parse_json(metadata["facts"]), dict[str, Any])
 
 
 def _unfit(path: Path, reason: str) -> RunError:
@@ -162,16 +181,6 @@ def _unfit(path: Path, reason: str) -> RunError:
         where=str(path),
         remedy="Delete the file, and run 'weakloc refine' again for a new one",
     )
-
-
-FORMAT = "weakloc.run"
-FORMAT_VERSION = 1
-MODEL_NAME = "model.safetensors"
-RECORD_NAME = "run.json"
-TABLE_NAME = "epochs.csv"
-_NUMBERS = re.compile(r"\[\n[-+\d.eE,\s]+\]")  # a list of numbers goes on one line
-_COUNTS = ("present", "absent", "unknown", "co_occurrence")
-_PACKAGES = ("weakloc", "torch", "torchvision", "lightning", "timm", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -207,26 +216,26 @@ class RunWriter:
         """Weights before the record: the record never speaks of weights that are not there."""
         try:
             if weights is not None:
-                self._write_weights(weights)
+                _write_tensors(self.folder / MODEL_NAME, weights, {"format": FORMAT})
             record = self._record(history, kept_epoch, broken)
             write_record(self.folder, {**record, "finished": is_finished})
-            _write_table(self.folder / TABLE_NAME, history)
+            with open_whole(self.folder / TABLE_NAME) as file:
+                names = [field.name for field in fields(EpochRecord)]
+                table = csv.DictWriter(file, names, lineterminator="\n")
+                table.writeheader()
+                table.writerows(asdict(epoch) for epoch in history)
         except OSError as error:
             raise cannot_save(self.folder, error) from error
-
-    def _write_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-        content = save_tensors(tensors, metadata={"format": FORMAT})
-        with write_whole(self.folder / MODEL_NAME) as temporary, temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
 
     def _record(
         self, history: Sequence[EpochRecord], kept_epoch: int, broken: Sequence[BrokenImage]
     ) -> dict[str, Any]:
         header = self.header
         keeps_best = header.settings.select == "best"
+        notes = list(header.notes)
+        if broken:
+            first = f"{broken[0].name}: {broken[0].reason}"
+            notes.append(f"{len(broken)} images could not be read; the first, {first}")
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -244,7 +253,9 @@ class RunWriter:
                 "output_stride": header.backbone.output_stride,
             },
             "class_names": list(header.class_names),
-            "labels": _plain_labels(header.labels),
+            "labels": {
+                name: np.asarray(count).tolist() for name, count in asdict(header.labels).items()
+            },
             "preprocessing": to_settings(header.preprocessing),
             "selection": {
                 "epoch": kept_epoch,
@@ -253,10 +264,10 @@ class RunWriter:
             },
             "hidden_supervision": 0,
             "thresholds": None,
-            "notes": [*header.notes, *_notes_on(broken)],
+            "notes": notes,
             "versions": _versions(),
             "git_revision": _git_revision(),
-            "history": [to_settings(each) for each in history],
+            "history": [to_settings(epoch) for epoch in history],
         }
 
 
@@ -269,29 +280,14 @@ def _package(group: Group, name: str) -> dict[str, str]:
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
     with open_whole(folder / RECORD_NAME) as file:
-        file.write(_NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
+        file.write(_NUMBERS.sub(lambda numbers: " ".join(numbers[0].split()), text) + "\n")
 
 
-def _write_table(path: Path, history: Sequence[EpochRecord]) -> None:
-    """The history once more, for spreadsheets."""
-    names = [field.name for field in fields(EpochRecord)]
-    with open_whole(path) as file:
-        table = csv.DictWriter(file, names, lineterminator="\n")
-        table.writeheader()
-        table.writerows(asdict(record) for record in history)
-
-
-def save_thresholds(run: Run, thresholds: Mapping[str, Any]) -> Run:
-    """The run with thresholds, also on disk; `thresholds` is plain JSON and says what tuned it."""
-    record = {**read_record(run.path), "thresholds": dict(thresholds)}
-    write_record(run.path, record)
-    return replace(run, thresholds=dict(thresholds))
-
-
-def forget_thresholds(run: Run) -> Run:
-    """The run as before any calibration, also on disk."""
-    write_record(run.path, {**read_record(run.path), "thresholds": None})
-    return replace(run, thresholds=None)
+def save_thresholds(run: Run, thresholds: Mapping[str, Any] | None) -> Run:
+    """The run with thresholds, also on disk: plain JSON that says what tuned it, or None."""
+    kept = None if thresholds is None else dict(thresholds)
+    write_record(run.path, {**read_record(run.path), "thresholds": kept})
+    return replace(run, thresholds=kept)
 
 
 class MethodRecord(Struct):
@@ -299,8 +295,8 @@ class MethodRecord(Struct):
     settings: dict[str, Any]
     package: str | None = None
 
-    def read(self, where: str) -> Method:
-        require_package("methods", self.name, self.package, record=where)
+    def read(self, file: str) -> Method:
+        require_package("methods", self.name, self.package, record=file)
         return method_named(self.name, "practical", self.settings, prefix=f"{self.name}.")
 
 
@@ -309,9 +305,9 @@ class BackboneRecord(Struct):
     output_stride: int | None
     package: str | None = None
 
-    def read(self, where: str) -> BackboneSpec:
+    def read(self, file: str) -> BackboneSpec:
         spec = BackboneSpec.parse(self.name, weights="none", output_stride=self.output_stride)
-        require_package("backbones", spec.name, self.package, record=where)
+        require_package("backbones", spec.name, self.package, record=file)
         return spec
 
 
@@ -348,13 +344,14 @@ class RunRecord(Struct):
 
 def load_run(path: Path) -> Run:
     """The run of a folder, checked; nothing in it is executed."""
-    where = str(path / RECORD_NAME)
+    file = str(path / RECORD_NAME)
     stored = read_record(path)
     try:
         record = fit_json(stored, RunRecord)
-        method = record.method.read(where)
-        spec = record.backbone.read(where)
-        network = _network(method, spec, len(record.class_names))
+        method = record.method.read(file)
+        spec = record.backbone.read(file)
+        with torch.random.fork_rng():
+            network = method.build_network(build_backbone(spec), len(record.class_names)).eval()
         run = Run(
             path=path,
             network=network,
@@ -373,22 +370,23 @@ def load_run(path: Path) -> Run:
             thresholds=record.thresholds,
         )
     except SettingError as error:
-        place = f"{error.where}: " if error.where else ""
-        raise _damaged(where, place + error.message) from error
+        setting = f"{error.where}: " if error.where else ""
+        raise _damaged(file, setting + error.message) from error
     except (ValueError, TypeError, AttributeError) as error:
-        raise _damaged(where, str(error)) from error
+        raise _damaged(file, str(error)) from error
     _load_weights(network, path)
     return replace(run, cells=load_cells(path, network.backbone, len(run.class_names)))
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """run.json, after checking that this version understands it."""
-    where = str(path)
     if not path.is_dir():
-        raise RunError("there is no such run folder", where=where, remedy="Check the path")
+        raise RunError("there is no such run folder", where=str(path), remedy="Check the path")
     file = path / RECORD_NAME
     if not file.is_file():
-        raise RunError(f"{RECORD_NAME} is missing", where=where, remedy=_remedy_for_missing(path))
+        raise RunError(
+            f"{RECORD_NAME} is missing", where=str(path), remedy=_remedy_for_missing(path)
+        )
     try:
         record = parse_json(file.read_bytes())
     except (OSError, ValueError) as error:
@@ -399,25 +397,14 @@ def read_record(path: Path) -> dict[str, Any]:
             where=str(file),
             remedy="Give the folder that 'weakloc train --out' made",
         )
-    found = record.get("format_version")
-    if not isinstance(found, int) or found > FORMAT_VERSION:
+    stored = record.get("format_version")
+    if not isinstance(stored, int) or stored > FORMAT_VERSION:
         raise RunError(
-            f"it has format version {found}, and this weakloc knows up to {FORMAT_VERSION}",
+            f"it has format version {stored}, and this weakloc knows up to {FORMAT_VERSION}",
             where=str(file),
             remedy="Update weakloc",
         )
     return record
-
-
-def _network(method: Method, spec: BackboneSpec, num_classes: int) -> LocalizationNetwork:
-    with torch.random.fork_rng():
-        network = method.build_network(build_backbone(spec), num_classes)
-    return network.eval()
-
-
-def _plain_labels(labels: LabelStatistics) -> dict[str, Any]:
-    counts = {name: getattr(labels, name).tolist() for name in _COUNTS}
-    return {"num_images": labels.num_images, **counts}
 
 
 def _load_weights(network: LocalizationNetwork, path: Path) -> None:
@@ -435,11 +422,11 @@ def _load_weights(network: LocalizationNetwork, path: Path) -> None:
             remedy=_remedy_for_missing(path),
         ) from error
     expected = {name: value.shape for name, value in network.state_dict().items()}
-    found = {name: value.shape for name, value in tensors.items()}
-    if expected != found:
-        odd = sorted(set(expected.items()) ^ set(found.items()), key=str)[0][0]
+    stored = {name: value.shape for name, value in tensors.items()}
+    if expected != stored:
+        odd = sorted(set(expected.items()) ^ set(stored.items()), key=str)[0][0]
         raise RunError(
-            f"the weights do not belong to this record: {odd!r} is {_shape(found.get(odd))} "
+            f"the weights do not belong to this record: {odd!r} is {_shape(stored.get(odd))} "
             f"instead of {_shape(expected.get(odd))}",
             where=str(file),
             remedy="Take both files from the same run",
@@ -457,29 +444,22 @@ def _remedy_for_missing(path: Path) -> str:
     return "Give the folder that 'weakloc train --out' made, or train again"
 
 
-def _damaged(where: str, reason: str) -> RunError:
+def _damaged(file: str, reason: str) -> RunError:
     return RunError(
         f"this record is damaged or of another version: {reason}",
-        where=where,
+        where=file,
         remedy="Restore the file, or update weakloc if the run was made by a newer version",
     )
 
 
-def _notes_on(broken: Sequence[BrokenImage]) -> list[str]:
-    if not broken:
-        return []
-    first = broken[0]
-    return [f"{len(broken)} images could not be read; the first, {first.name}: {first.reason}"]
-
-
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @cache
