@@ -22,8 +22,7 @@ from weakloc.methods.max_mil import MaxMil
 from weakloc.methods.method import Method, Optimisation
 from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet
-from weakloc.training.checkpointing import Interruption
-from weakloc.training.fit import fit
+from weakloc.training.fit import Interruption, fit
 from weakloc.training.module import LocalizationModule
 from weakloc.training.run_folder import Run, load_run
 

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, TypeAlias
 
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from weakloc.errors import FailureError, RunError
+from weakloc.errors import FailureError, RunError, StoppedError
 from weakloc.methods.method import Method
 from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet
-from weakloc.training.checkpointing import (
-    Checkpointing,
-    WholeCheckpoints,
-    check_same_start,
-    restored_signals,
-)
 from weakloc.training.inputs import Process, feature_inputs, image_inputs
 from weakloc.training.module import LocalizationModule
 from weakloc.training.plan import TrainingPlan, make_plan
@@ -37,7 +36,9 @@ from weakloc.training.run_folder import (
     EpochRecord,
     Run,
     RunWriter,
+    cannot_save,
     load_run,
+    open_synced,
     read_record,
 )
 from weakloc.work import NO_DISPLAY, Display
@@ -190,6 +191,252 @@ def quiet_engine() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+# SIGUSR1 is what SLURM sends ahead of a time limit (`--signal=USR1@120`).
+_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+
+@dataclass
+class Interruption:
+    """The name of the signal that asked training to stop, once one has."""
+
+    signal_name: str | None = None
+
+    def receive(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal_name is not None:
+            raise StoppedError(
+                "stopped at once, as asked twice",
+                remedy="Continue with the same command and --resume from what was saved before",
+            )
+        self.signal_name = signal.Signals(number).name
+
+    def listen(self) -> None:
+        """Takes the signals over; nothing happens outside of the main thread."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _numbers():
+                signal.signal(number, self.receive)
+
+
+def _numbers() -> list[signal.Signals]:
+    return [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+
+
+@contextmanager
+def restored_signals() -> Iterator[None]:
+    """Gives the signals back to whoever handled them before the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _numbers()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_OURS = "weakloc"
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoint files that are there whole or not at all, and hold no code."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        del storage_options
+        try:
+            with open_synced(Path(path)) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:
+            raise cannot_save(Path(path), error) from error
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        del weights_only
+        return read_checkpoint(Path(path), map_location)
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The content of a checkpoint; it is plain tensors and containers, never code."""
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds for a damaged file
+        raise RunError(
+            "this checkpoint cannot be read",
+            where=str(path),
+            remedy="Delete it to start the run anew; model.safetensors beside it still predicts",
+        ) from error
+    if not isinstance(content, dict) or _OURS not in content:
+        raise RunError(
+            "this is not a checkpoint of weakloc",
+            where=str(path),
+            remedy="Give another --out folder",
+        )
+    return content
+
+
+def check_same_start(path: Path, start: Mapping[str, Any]) -> None:
+    """Refuses to continue the checkpoint of a run that was started with something else."""
+    before = read_checkpoint(path)[_OURS]["started_with"]
+    for name, now in start.items():
+        if name not in before or before[name] != now:
+            raise RunError(
+                f"the run was started with {name} = {before.get(name)!r}, now it is {now!r}",
+                where=str(path),
+                remedy="Give the same settings and data as at the start, or another --out",
+            )
+
+
+# (weights of the network or None where they stay, history, epoch whose weights are kept)
+Publish: TypeAlias = Callable[[Mapping[str, torch.Tensor] | None, Sequence[EpochRecord], int], None]
+
+
+class Checkpointing(Callback):
+    """`publish` writes the run folder; it is called in one process only.
+
+    The order at the end of an epoch is: published weights, then the checkpoint. A run killed
+    between the two repeats the epoch and publishes the same again.
+    """
+
+    def __init__(self, folder: Path, plan: TrainingPlan, publish: Publish) -> None:
+        self.history: list[EpochRecord] = []
+        self.interruption = Interruption()
+        self._path = folder / CHECKPOINT_NAME
+        self._plan = plan
+        self._publish = publish
+        self._saved_at = self._epoch_began = time.monotonic()
+        self._seconds_before = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del trainer, pl_module
+        self.interruption.listen()  # only now has the engine taken the signals over
+        self._saved_at = self._epoch_began = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        del pl_module, outputs, batch
+        due = time.monotonic() - self._saved_at > 60 * self._plan.settings.checkpoint_minutes
+        stops, due = _agreed(trainer, self.interruption.signal_name is not None, due)
+        is_last = batch_idx + 1 >= trainer.num_training_batches  # the epoch's end saves then
+        between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if is_last or not between_steps:
+            return
+        if stops or due:
+            self._save(trainer)
+        if stops:
+            raise self._stopped(f"epoch {trainer.current_epoch + 1}, batch {batch_idx + 1}")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LocalizationModule)
+        self.history.append(self._record(trainer, pl_module))
+        weights = trainer.strategy.lightning_module_state_dict()  # gathered from all processes
+        if trainer.is_global_zero:
+            kept = self.kept_epoch()
+            is_new = kept == self.history[-1].epoch
+            self._publish(_of_network(weights) if is_new else None, self.history, kept)
+        self._log(trainer)
+        self._save(trainer)
+        self._epoch_began, self._seconds_before = time.monotonic(), 0.0
+        stops, _ = _agreed(trainer, self.interruption.signal_name is not None, False)
+        ends = trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
+        if stops and not ends:
+            raise self._stopped(f"epoch {trainer.current_epoch + 1}")
+        patience, last = self._plan.settings.patience, self.history[-1].epoch
+        waited = last - (self.best_epoch() or last)
+        trainer.should_stop = patience is not None and waited >= patience
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        del trainer
+        assert isinstance(pl_module, LocalizationModule)
+        checkpoint[_OURS] = {
+            "started_with": self._plan.start,
+            "history": [asdict(record) for record in self.history],
+            "guard": pl_module.guard.state(),
+            "seconds": self._epoch_seconds(),
+        }
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        del trainer
+        assert isinstance(pl_module, LocalizationModule)
+        ours = checkpoint[_OURS]
+        self.history = [EpochRecord(**record) for record in ours["history"]]
+        pl_module.guard.restore(ours["guard"])
+        self._seconds_before = ours["seconds"]
+
+    def best_epoch(self) -> int | None:
+        """The first epoch with the highest classification mAP, from 1."""
+        judged = [record for record in self.history if record.classification_map is not None]
+        if not judged:
+            return None
+        return max(judged, key=lambda record: record.classification_map or 0.0).epoch
+
+    def kept_epoch(self) -> int:
+        best = self.best_epoch() if self._plan.settings.select == "best" else None
+        return best or self.history[-1].epoch
+
+    def _save(self, trainer: Trainer) -> None:
+        module = trainer.lightning_module
+        assert isinstance(module, LocalizationModule)
+        module.guard.read()  # never save weights after a loss that was not a number
+        trainer.save_checkpoint(self._path)
+        self._saved_at = time.monotonic()
+
+    def _record(self, trainer: Trainer, module: LocalizationModule) -> EpochRecord:
+        watched = module.watch.read()
+        return EpochRecord(
+            epoch=trainer.current_epoch + 1,
+            loss=module.guard.mean(),
+            learning_rate=module.learning_rate(),
+            classification_map=watched.classification_map,
+            point_map=watched.point_map,
+            seconds=round(self._epoch_seconds(), 3),
+        )
+
+    def _epoch_seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._epoch_began
+
+    def _log(self, trainer: Trainer) -> None:
+        numbers = {
+            name: value
+            for name, value in asdict(self.history[-1]).items()
+            if value is not None and name != "epoch"
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, step=trainer.global_step)
+
+    def _stopped(self, position: str) -> StoppedError:
+        name = self.interruption.signal_name or "another process"
+        return StoppedError(
+            f"stopped by {name}; everything up to {position} is saved in {self._path}",
+            remedy="Continue with the same command and --resume",
+        )
+
+
+def _of_network(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    prefix = "network."
+    return {
+        name.removeprefix(prefix): value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
+
+
+def _agreed(trainer: Trainer, stops: bool, due: bool) -> tuple[bool, bool]:
+    """What any of the processes wants, so that all of them do the same."""
+    if trainer.world_size == 1:
+        return stops, due
+    wishes = torch.tensor([int(stops), int(due)], device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
+    any_stops, any_due = wishes.tolist()
+    return bool(any_stops), bool(any_due)
 
 
 class Shown(Callback):

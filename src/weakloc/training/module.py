@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -219,9 +220,13 @@ class LocalizationModule(LightningModule):
         self.network = plan.network
         if plan.settings.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
-        self.watch = Watch(plan.division.watched, plan.header.class_names)
         self.guard = LossGuard()
         self._plan, self._batches = plan, inputs.learned
+
+    @cached_property
+    def watch(self) -> Watch:
+        """What is collected of the watched images, from the first that is seen."""
+        return Watch(self._plan.division.watched, self._plan.header.class_names)
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimiser(self.network, self._plan.optimisation)
