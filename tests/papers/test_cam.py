@@ -16,8 +16,7 @@ from weakloc.methods.beam import Beam
 from weakloc.methods.cam import Cam
 from weakloc.methods.method import build_optimiser, rate_factor
 from weakloc.model.backbones import build_backbone
-from weakloc.model.small_trunks import PreactTrunk
-from weakloc.model.trunk import BackboneSpec
+from weakloc.model.trunk import BackboneSpec, PreactTrunk
 
 
 def test_aug_01_the_mean_of_a_class_map_is_its_logit() -> None:

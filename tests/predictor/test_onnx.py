@@ -24,8 +24,7 @@ from weakloc.methods.beam import Beam
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.network import ClassPool, LocalizationNetwork, TransferHead
 from weakloc.model.pooling import KMaxKMin
-from weakloc.model.small_trunks import TinyTrunk
-from weakloc.model.trunk import BackboneSpec, CellGeometry
+from weakloc.model.trunk import BackboneSpec, CellGeometry, TinyTrunk
 from weakloc.predictor.onnx_export import write_onnx
 from weakloc.predictor.onnx_source import (
     KEY,

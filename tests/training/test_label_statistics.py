@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from weakloc.structures import Sample
+from weakloc.structures import LabelStatistics, Sample
 from weakloc.training.plan import count_labels
-from weakloc.training.run_folder import LabelStatistics
 
 
 def statistics(rows: list[list[int]]) -> LabelStatistics:

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from weakloc.errors import ExtensionError, SettingError, did_you_mean
 from weakloc.extensions import Choices, package_of
-from weakloc.model.small_trunks import DEPTHS, build_preact, build_tiny
 from weakloc.model.timm_trunk import build_timm_trunk
 from weakloc.model.torchvision_trunks import ARCHITECTURES, build_torchvision_trunk
-from weakloc.model.trunk import BackboneSpec, CellGeometry, Trunk
+from weakloc.model.trunk import DEPTHS, BackboneSpec, CellGeometry, Trunk, build_preact, build_tiny
 
 _LARGEST_MINIMUM = 512
 

@@ -22,8 +22,8 @@ from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
 from weakloc.settings import TrainSettings
-from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, Problem, Sample
-from weakloc.training.run_folder import LabelStatistics, RunHeader
+from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, LabelStatistics, Problem, Sample
+from weakloc.training.run_folder import RunHeader
 from weakloc.work import num_cores
 
 

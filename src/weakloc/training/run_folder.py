@@ -26,7 +26,6 @@ from typing import IO, Any
 import numpy as np
 import torch
 from msgspec import Struct
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -43,7 +42,7 @@ from weakloc.model.cell_classifier import CellClassifier
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
 from weakloc.settings import RefineSettings, TrainSettings
-from weakloc.structures import BrokenImage
+from weakloc.structures import BrokenImage, LabelStatistics
 from weakloc.training.features import digest_of_weights
 
 MODEL_NAME = "model.safetensors"
@@ -471,21 +470,3 @@ def _git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()
-
-
-@dataclass(frozen=True)
-class LabelStatistics:
-    """Counts over the training images; `co_occurrence[i, j]` counts images with both i and j."""
-
-    num_images: int
-    present: NDArray[np.int64]  # (C,)
-    absent: NDArray[np.int64]  # (C,)
-    unknown: NDArray[np.int64]  # (C,)
-    co_occurrence: NDArray[np.int64]  # (C, C), the diagonal is `present`
-
-    @property
-    def is_single_label(self) -> bool:
-        """Whether every image has exactly one present class and all others absent."""
-        pairs = int(self.co_occurrence.sum() - self.present.sum())
-        one_each = int(self.present.sum()) == self.num_images
-        return one_each and pairs == 0 and not self.unknown.any()
