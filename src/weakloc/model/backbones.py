@@ -69,9 +69,7 @@ class Backbone(nn.Module):
 
     def map_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) of an input -> (columns, rows) of its map, by running the network."""
-        width, height = input_size
-        with torch.no_grad():
-            features = _in_eval_mode(self.trunk, torch.zeros(1, 3, height, width))[self.stride]
+        features = _map_of_nothing(self.trunk, input_size)
         return features.shape[3], features.shape[2]
 
 
@@ -119,8 +117,7 @@ def _smallest_input(trunk: Trunk) -> int:
     step = max(trunk.facts.stride, trunk.facts.input_multiple)
     for side in range(step, _LARGEST_MINIMUM + 1, step):
         try:
-            with torch.no_grad():
-                features = _in_eval_mode(trunk, torch.zeros(1, 3, side, side))[trunk.facts.stride]
+            features = _map_of_nothing(trunk, (side, side))
         except RuntimeError:  # a kernel is larger than its map
             continue
         if features.numel() > 0:
@@ -128,12 +125,13 @@ def _smallest_input(trunk: Trunk) -> int:
     raise SettingError("this network gives no feature map", where="--backbone")
 
 
-def _in_eval_mode(trunk: Trunk, images: Tensor) -> dict[int, Tensor]:
-    """A forward pass that leaves no trace in batch statistics, modes or random state."""
+def _map_of_nothing(trunk: Trunk, input_size: tuple[int, int]) -> Tensor:
+    """The last map of an input of zeros; no trace in batch statistics, modes or random state."""
     was_training = trunk.training
     trunk.eval()
     try:
-        outputs: dict[int, Tensor] = trunk(images)
-        return outputs
+        with torch.no_grad():
+            outputs: dict[int, Tensor] = trunk(torch.zeros(1, 3, *reversed(input_size)))
+        return outputs[trunk.facts.stride]
     finally:
         trunk.train(was_training)

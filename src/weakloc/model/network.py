@@ -297,23 +297,18 @@ class LocalizationNetwork(nn.Module):
         `decayed="kernels"` spares biases and batch-norm parameters the weight decay.
         """
         rates = {"backbone": learning_rate * backbone_factor, "head": learning_rate}
+        adopted = set(self.head.adopted_parameters()) if isinstance(self.head, GridHead) else set()
         groups: dict[tuple[str, float], list[nn.Parameter]] = {}
-        for part, parameter in self._trained_parameters():
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            part = "head" if name.startswith("head.") and parameter not in adopted else "backbone"
             decay = weight_decay if decayed == "all" or parameter.ndim > 1 else 0.0
             groups.setdefault((part, decay), []).append(parameter)
         return [
             {"name": part, "params": parameters, "lr": rates[part], "weight_decay": decay}
             for (part, decay), parameters in groups.items()
         ]
-
-    def _trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        adopted: set[nn.Parameter] = set()
-        if isinstance(self.head, GridHead):
-            adopted.update(self.head.adopted_parameters())
-        for part, module in (("backbone", self.backbone), ("head", self.head)):
-            for parameter in module.parameters():
-                if parameter.requires_grad:
-                    yield "backbone" if parameter in adopted else part, parameter
 
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -113,21 +113,15 @@ def _load(spec: BackboneSpec) -> Any:
     else:
         model.classifier[6], ignored = nn.Identity(), ("classifier.6.",)
     if spec.weights == "default":
-        _load_published(model, spec.name)
+        weights = torchvision.models.get_model_weights(spec.name).DEFAULT
+        try:
+            tensors = weights.get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            raise weights_not_at_hand(spec.name, error) from error
+        model.load_state_dict(tensors, strict=False)
     elif spec.weights != "none":
         load_file_into(model, spec.weights, ignored=ignored)
     return model
-
-
-def _load_published(model: nn.Module, name: str) -> None:
-    import torchvision
-
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    try:
-        tensors = weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise weights_not_at_hand(name, error) from error
-    model.load_state_dict(tensors, strict=False)
 
 
 def _dilate(layers: Sequence[Any], output_stride: int) -> tuple[list[int], int]:
