@@ -78,4 +78,4 @@ def test_runs_of_other_classes_are_refused(
     (other / "run.json").write_text(json.dumps(record))
     command = ["predict", runs[0], str(tmp_path), "--also", str(other), "--out", str(tmp_path)]
     assert weakloc(command) == 2
-    assert "other classes" in capsys.readouterr().err
+    assert "classes differ" in capsys.readouterr().err

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from weakloc.api.data_sets import opened
-from weakloc.api.runs import TrainedRun, opened_run, save_alpha
+from weakloc.api.runs import TrainedRun, opened_run, readable, save_alpha
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, SettingError
 from weakloc.geometry import FloatArray
@@ -28,7 +27,7 @@ from weakloc.predictor.calibration_heat import (
 from weakloc.predictor.places import least_share
 from weakloc.predictor.predictor import Predictor, maps_in_words
 from weakloc.settings import CalibrateSettings, Cut, DataSettings, Look, Places
-from weakloc.structures import PRESENT, BrokenImage, DataSet, LabelMatrix, Sample
+from weakloc.structures import PRESENT, DataSet, LabelMatrix, Sample
 from weakloc.training.plan import divide, learned_split
 from weakloc.training.run_folder import save_thresholds
 from weakloc.work import Progress, silent
@@ -206,15 +205,9 @@ def _scores(
     predictor: Predictor, samples: Sequence[Sample], on_progress: Progress
 ) -> tuple[FloatArray, LabelMatrix]:
     """The probabilities (N, C) and labels (N, C) of the images that can be read."""
-    count = _counter(on_progress, len(samples))
-    scores: list[NDArray[np.float64]] = []
-    labels = []
     sources = (ImageSource(sample.name, sample.path) for sample in samples)
-    for seen, sample in zip(predictor.see(sources), samples, strict=True):
-        count()
-        if not isinstance(seen, BrokenImage):
-            scores.append(seen.probabilities)
-            labels.append(sample.labels)
+    images = list(readable(predictor.see(sources), samples, on_progress))
     num_classes = len(predictor.source.class_names)
-    matrix = np.array(scores).reshape(-1, num_classes)
-    return matrix, np.array(labels, dtype=np.int8).reshape(-1, num_classes)
+    scores = np.array([image.probabilities for image, _ in images], dtype=np.float64)
+    labels = np.array([sample.labels for _, sample in images], dtype=np.int8)
+    return scores.reshape(-1, num_classes), labels.reshape(-1, num_classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from weakloc.data.images import open_image
@@ -27,6 +28,21 @@ def read(data: str | Path, settings: DataSettings = DataSettings()) -> DataSet:
 def opened(data: str | Path | DataSet, reading: DataSettings = DataSettings()) -> DataSet:
     """What a verb is given as its data, which may have been read already."""
     return data if isinstance(data, DataSet) else read(data, reading)
+
+
+def require_same_classes(
+    names: Sequence[str], others: Sequence[str], *, of: str, where: str, remedy: str
+) -> None:
+    """DataError where classes, or their order, are not those `of` something else."""
+    if tuple(names) != tuple(others):
+        strange = [name for name in names if name not in others][:5]
+        missing = [name for name in others if name not in names][:5]
+        raise DataError(
+            f"its classes differ from those of {of}, or their order does: "
+            f"{strange or 'none'} only here, {missing or 'none'} only there",
+            where=where,
+            remedy=remedy,
+        )
 
 
 def check(data_set: DataSet, on_progress: Progress) -> ImageCheck:

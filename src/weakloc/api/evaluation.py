@@ -11,12 +11,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from weakloc.api.data_sets import read
+from weakloc.api.data_sets import read, require_same_classes
 from weakloc.api.predictions import predictions_file, summary_beside
 from weakloc.api.runs import SUFFIX, ExportedNetwork, TrainedRun, load
 from weakloc.data.readers.coco import read_coco_results
 from weakloc.data.sources import ImageSource
-from weakloc.errors import PredictionsError
 from weakloc.files import ByName, open_whole, write_json
 from weakloc.geometry import GridTransform, Size
 from weakloc.localize.maps import resample
@@ -202,7 +201,13 @@ def _evaluate_run(
     places: Places,
     on_progress: Progress,
 ) -> Evaluated:
-    _check_classes(run.class_names, judging.data_set.class_names, str(run.path))
+    require_same_classes(
+        run.class_names,
+        judging.data_set.class_names,
+        of="the data set",
+        where=str(run.path),
+        remedy="Give --class-names in the order of the run, or evaluate a predictions.jsonl",
+    )
     samples = judging.samples
     truth, metrics = truth_kinds(samples), judging.metrics
     masks = places.masks if places.masks != "none" else "threshold"
@@ -327,16 +332,3 @@ def _of_split(
         named = real_names.get(prediction.image)
         if named is None or named in names:
             yield replace(prediction, image=named or prediction.image)
-
-
-def _check_classes(of_run: Sequence[str], of_data: Sequence[str], run: str) -> None:
-    if tuple(of_run) == tuple(of_data):
-        return
-    strange = [name for name in of_run if name not in of_data]
-    missing = [name for name in of_data if name not in of_run]
-    raise PredictionsError(
-        f"the run's classes differ from the data set's: {strange[:5] or 'none'} only in the run, "
-        f"{missing[:5] or 'none'} only in the data",
-        where=run,
-        remedy="Give --class-names in the order of the run, or evaluate a predictions.jsonl",
-    )

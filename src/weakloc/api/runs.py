@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weakloc import __version__
 from weakloc.api.classifiers import TIMM, timm_predictor
+from weakloc.api.data_sets import require_same_classes
 from weakloc.data.sources import ImageSource, find_images
 from weakloc.errors import DataError, RunError, SettingError
 from weakloc.files import write_whole
@@ -23,13 +25,13 @@ from weakloc.localize.beam_search import BeamSettings
 from weakloc.localize.calibration import Calibration
 from weakloc.localize.rescoring import AlphaChoice, shares_from_counts
 from weakloc.methods.beam import Beam
-from weakloc.methods.method import Fuse, Localiser, MapNormalisation
+from weakloc.methods.method import Method
 from weakloc.metrics.average_precision import tag_mean_average_precision
 from weakloc.model.losses import SoftmaxLoss
 from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.network_source import CellSource, NetworkSource
 from weakloc.predictor.onnx_export import ExportedFile, write_onnx
-from weakloc.predictor.onnx_source import Looking, OnnxRecord, OnnxSource, pairs_of
+from weakloc.predictor.onnx_source import Counts, Looking, OnnxRecord, OnnxSource, pairs_of
 from weakloc.predictor.places import read_tags
 from weakloc.predictor.predictor import HeatMaker, Predictor, fused_maps, maps_in_words
 from weakloc.predictor.score_fusion import (
@@ -43,7 +45,7 @@ from weakloc.predictor.score_fusion import (
 )
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import Look, Places, require
-from weakloc.structures import BrokenImage, DataSet, Prediction, Sample
+from weakloc.structures import BrokenImage, DataSet, LabelVector, Prediction, Sample
 from weakloc.training.plan import divide, uses_bf16
 from weakloc.training.run_folder import RECORD_NAME, Run, load_run, read_record, write_record
 from weakloc.work import Progress, silent
@@ -52,18 +54,18 @@ KEY = "rescoring"
 
 
 def save_alpha(run_folder: Path, choice: AlphaChoice, *, watched: str) -> None:
-    found = {
+    calibrated = {
         "alpha": choice.alpha,
         "by": f"classification mAP (tags only) of {watched}",
         "mean_average_precision": choice.mean_average_precision,
     }
-    write_record(run_folder, {**read_record(run_folder), KEY: found})
+    write_record(run_folder, {**read_record(run_folder), KEY: calibrated})
 
 
 def stored_alpha(run_folder: Path) -> float:
     """0 where nothing was calibrated."""
-    found = read_record(run_folder).get(KEY)
-    return 0.0 if found is None else float(found["alpha"])
+    calibrated = read_record(run_folder).get(KEY)
+    return 0.0 if calibrated is None else float(calibrated["alpha"])
 
 
 UNCALIBRATED_THRESHOLD = 0.3  # of a map's range; `weakloc calibrate` finds better ones
@@ -71,8 +73,68 @@ UNCALIBRATED_THRESHOLD = 0.3  # of a map's range; `weakloc calibrate` finds bett
 UNCALIBRATED = {"beam_search": 0.5, "cells": 0.5}
 
 
+class LoadedRun(ABC):
+    """A trained network that predicts, with its method and its thresholds."""
+
+    @property
+    @abstractmethod
+    def path(self) -> Path:
+        """Where it lies."""
+
+    @property
+    @abstractmethod
+    def num_boxes_used(self) -> int:
+        """Drawn boxes or masks that training, selection or calibration looked at."""
+
+    @property
+    @abstractmethod
+    def thresholds_from(self) -> str:
+        """What tuned the thresholds."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self._facts.class_names
+
+    @property
+    def hidden_supervision(self) -> int:
+        """Drawn boxes or masks that training or selection looked at."""
+        return self._facts.hidden_supervision
+
+    @property
+    def origin_of_thresholds(self) -> dict[str, str | int]:
+        """What tuned the thresholds, for whoever keeps a record of predictions."""
+        return {"thresholds_from": self.thresholds_from, "num_boxes_used": self.num_boxes_used}
+
+    @abstractmethod
+    def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
+        """What sees images and names places with this network, method and thresholds."""
+
+    def predict(
+        self,
+        images: str | Path | Sequence[str | Path],
+        *,
+        tags: str | Path | None = None,
+        look: Look = Look(),
+        places: Places = Places(),
+    ) -> Iterator[Prediction | BrokenImage]:
+        """One answer an image of a folder, a glob, a list, a table, shards, or of some paths.
+
+        In input order; `tags` is a table of what is in the images.
+        """
+        predictor = self.predictor(look, places)
+        known = None if tags is None else read_tags(Path(tags), self.class_names)[0]
+        if isinstance(images, str | Path):
+            return predictor.predict(find_images(str(images)), known)
+        sources = (ImageSource(str(path).replace("\\", "/"), str(path)) for path in images)
+        return predictor.predict(sources, known)
+
+    @property
+    @abstractmethod
+    def _facts(self) -> Run | OnnxRecord: ...
+
+
 @dataclass(frozen=True)
-class TrainedRun:
+class TrainedRun(LoadedRun):
     """A run folder, loaded."""
 
     run: Run
@@ -82,8 +144,8 @@ class TrainedRun:
         return self.run.path
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.run.class_names
+    def _facts(self) -> Run:
+        return self.run
 
     @property
     def calibration(self) -> Calibration | None:
@@ -99,55 +161,36 @@ class TrainedRun:
             ) from error
 
     @property
-    def hidden_supervision(self) -> int:
-        """Drawn boxes or masks that training or selection looked at."""
-        return self.run.hidden_supervision
-
-    @property
     def num_boxes_used(self) -> int:
-        """Drawn boxes or masks that training, selection or calibration looked at."""
         calibration = self.calibration
         tuning = 0 if calibration is None else calibration.num_boxes_used
         return self.hidden_supervision + tuning
 
     @property
-    def origin_of_thresholds(self) -> dict[str, str | int]:
-        """What tuned the thresholds, for whoever keeps a record of predictions."""
+    def thresholds_from(self) -> str:
         calibration = self.calibration
-        tuned = "a fixed value" if calibration is None else calibration.supervision
-        return {"thresholds_from": tuned, "num_boxes_used": self.num_boxes_used}
+        return "a fixed value" if calibration is None else calibration.supervision
 
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
-        """What sees images and names places with this run's network, method and thresholds."""
-        look = self._filled_in(look)
+        look, calibration = self._filled_in(look), self.calibration
         if look.localiser == "cells":
             places = replace(places, threshold_mode="none")  # heat is a probability already
+        share = UNCALIBRATED.get(look.localiser, UNCALIBRATED_THRESHOLD)
+        thresholds: tuple[float, ...] = (share,) * len(self.class_names)
+        if calibration is not None:
+            thresholds = calibration.thresholds
+            if places.threshold is None:
+                self._check_fits(calibration, look)
+                places = replace(places, threshold_mode=calibration.threshold_mode)
         if places.rescoring is None:
             places = replace(places, rescoring=stored_alpha(self.path))
         source = self._source(look)
-        calibration = self.calibration
-        if calibration is not None and places.threshold is None:
-            self._check_fits(calibration, look)
-            places = replace(places, threshold_mode=calibration.threshold_mode)
-        return Predictor(
-            source,
-            look,
-            places,
-            thresholds=self._thresholds(look),
-            heat=self._heat(source, look),
-            rescore=self._rescoring(places),
-        )
-
-    def predict(
-        self,
-        images: str | Path | Sequence[str | Path],
-        *,
-        tags: str | Path | None = None,
-        look: Look = Look(),
-        places: Places = Places(),
-    ) -> Iterator[Prediction | BrokenImage]:
-        """Predictions of a folder, a glob, a list, a table, shards, or of some paths."""
-        return predictions_of(self.predictor(look, places), images, tags)
+        heat: HeatMaker = fused_maps
+        if look.localiser == "beam_search":
+            method = self.run.method
+            heat = BeamHeat(source, method.search if isinstance(method, Beam) else BeamSettings())
+        rescore = rescoring_by(self.run.labels.co_occurrence, places)
+        return Predictor(source, look, places, thresholds=thresholds, heat=heat, rescore=rescore)
 
     def _filled_in(self, look: Look) -> Look:
         """Everything that was left to the run; cells where it has learned any."""
@@ -197,37 +240,12 @@ class TrainedRun:
         )
         return isinstance(loss, SoftmaxLoss)
 
-    def _rescoring(self, places: Places) -> Rescoring | None:
-        if not places.rescoring:
-            return None
-        shares = shares_from_counts(self.run.labels.co_occurrence)
-        return Rescoring(shares, places.rescoring)
 
-    def _thresholds(self, look: Look) -> tuple[float, ...]:
-        calibration = self.calibration
-        if calibration is not None:
-            return calibration.thresholds
-        share = UNCALIBRATED.get(look.localiser, UNCALIBRATED_THRESHOLD)
-        return (share,) * len(self.class_names)
-
-    def _heat(self, source: NetworkSource, look: Look) -> HeatMaker:
-        if look.localiser != "beam_search":
-            return fused_maps
-        method = self.run.method
-        return BeamHeat(source, method.search if isinstance(method, Beam) else BeamSettings())
-
-
-def predictions_of(
-    predictor: Predictor,
-    images: str | Path | Sequence[str | Path],
-    tags: str | Path | None,
-) -> Iterator[Prediction | BrokenImage]:
-    """One answer an image, in input order; `tags` is a table of what is in them."""
-    given = None if tags is None else read_tags(Path(tags), predictor.source.class_names)[0]
-    if isinstance(images, str | Path):
-        return predictor.predict(find_images(str(images)), given)
-    sources = (ImageSource(str(path).replace("\\", "/"), str(path)) for path in images)
-    return predictor.predict(sources, given)
+def rescoring_by(co_occurrence: Counts, places: Places) -> Rescoring | None:
+    """None where the places give the classes that were tagged together no weight."""
+    if not places.rescoring:
+        return None
+    return Rescoring(shares_from_counts(co_occurrence), places.rescoring)
 
 
 def load_folder(path: str | Path) -> TrainedRun:
@@ -240,22 +258,7 @@ def opened_run(run: str | Path | TrainedRun) -> TrainedRun:
     return run if isinstance(run, TrainedRun) else load_folder(run)
 
 
-class WayOfLooking(Protocol):
-    """What a method says of how images are looked at."""
-
-    @property
-    def score_scales(self) -> tuple[float, ...]: ...
-    @property
-    def map_scales(self) -> tuple[float, ...]: ...
-    @property
-    def map_fuse(self) -> Fuse: ...
-    @property
-    def map_normalisation(self) -> MapNormalisation: ...
-    @property
-    def localiser(self) -> Localiser: ...
-
-
-def as_the_method_says(look: Look, method: WayOfLooking) -> Look:
+def as_the_method_says(look: Look, method: Method | Looking) -> Look:
     """The look with everything that was left to the method filled in."""
     fixed = method.localiser == "beam_search" or look.localiser == "beam_search"
     filled = replace(
@@ -278,7 +281,7 @@ SUFFIX = ".onnx"
 
 
 @dataclass(frozen=True)
-class ExportedNetwork:
+class ExportedNetwork(LoadedRun):
     """A file of `weakloc export`, loaded."""
 
     source: OnnxSource
@@ -288,55 +291,27 @@ class ExportedNetwork:
         return self.source.path
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.source.class_names
-
-    @property
-    def hidden_supervision(self) -> int:
-        """Drawn boxes or masks that training or selection looked at."""
-        return self.record.hidden_supervision
+    def _facts(self) -> OnnxRecord:
+        return self.source.record
 
     @property
     def num_boxes_used(self) -> int:
-        """Drawn boxes or masks that training, selection or calibration looked at."""
-        return self.record.num_boxes_used
+        return self._facts.num_boxes_used
 
     @property
-    def origin_of_thresholds(self) -> dict[str, str | int]:
-        """What tuned the thresholds, for whoever keeps a record of predictions."""
-        return {
-            "thresholds_from": self.record.thresholds_from,
-            "num_boxes_used": self.num_boxes_used,
-        }
-
-    @property
-    def record(self) -> OnnxRecord:
-        return self.source.record
+    def thresholds_from(self) -> str:
+        return self._facts.thresholds_from
 
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
-        """What names the places that the exported run would name."""
-        record = self.record
+        record = self._facts
         look = as_the_method_says(look, record.looking)
         _require_what_the_file_holds(look)
         if places.rescoring is None:
             places = replace(places, rescoring=record.rescoring)
         if record.threshold_mode is not None and places.threshold is None:
             places = replace(places, threshold_mode=record.threshold_mode)
-        rescoring = None
-        if places.rescoring:
-            rescoring = Rescoring(shares_from_counts(record.co_occurrence()), places.rescoring)
-        return Predictor(self.source, look, places, thresholds=record.thresholds, rescore=rescoring)
-
-    def predict(
-        self,
-        images: str | Path | Sequence[str | Path],
-        *,
-        tags: str | Path | None = None,
-        look: Look = Look(),
-        places: Places = Places(),
-    ) -> Iterator[Prediction | BrokenImage]:
-        """Predictions of a folder, a glob, a list, a table, shards, or of some paths."""
-        return predictions_of(self.predictor(look, places), images, tags)
+        rescore = rescoring_by(record.co_occurrence(), places)
+        return Predictor(self.source, look, places, thresholds=record.thresholds, rescore=rescore)
 
 
 def export(run: str | Path | TrainedRun, out: str | Path) -> ExportedFile:
@@ -361,16 +336,10 @@ def describe(run: TrainedRun) -> OnnxRecord:
         method=method.name,
         preprocessing=run.run.preprocessing,
         geometry=backbone.geometry,
-        looking=Looking(
-            method.score_scales,
-            method.map_scales,
-            method.map_fuse,
-            method.map_normalisation,
-            method.localiser,
-        ),
+        looking=Looking(**{field.name: getattr(method, field.name) for field in fields(Looking)}),
         thresholds=predictor.locating.thresholds,
         threshold_mode=None if calibration is None else predictor.places.threshold_mode,
-        thresholds_from=str(run.origin_of_thresholds["thresholds_from"]),
+        thresholds_from=run.thresholds_from,
         num_boxes_used=run.num_boxes_used,
         hidden_supervision=run.hidden_supervision,
         smallest_side=backbone.min_input,
@@ -381,25 +350,22 @@ def describe(run: TrainedRun) -> OnnxRecord:
 
 
 def _require_what_the_file_holds(look: Look) -> None:
-    require(
-        look.localiser == "score_map",
-        "localiser",
-        look.localiser,
-        "The file holds no network for parts of an image: give score_map, or predict with the run",
-    )
-    require(
-        look.objectness == "none",
-        "objectness",
-        look.objectness,
-        "The file gives no feature maps: leave it out, or predict with the run",
-    )
-    require(not look.compile, "compile", look.compile, "An ONNX file is compiled already")
-    require(
-        look.precision != "bf16",
-        "precision",
-        look.precision,
-        "An ONNX file computes in fp32: leave it out",
-    )
+    instead = "or predict with the run"
+    for name, fits, remedy in (
+        (
+            "localiser",
+            look.localiser == "score_map",
+            f"The file holds no network for parts of an image: give score_map, {instead}",
+        ),
+        (
+            "objectness",
+            look.objectness == "none",
+            f"The file gives no feature maps: leave it out, {instead}",
+        ),
+        ("compile", not look.compile, "An ONNX file is compiled already"),
+        ("precision", look.precision != "bf16", "An ONNX file computes in fp32: leave it out"),
+    ):
+        require(fits, name, getattr(look, name), remedy)
 
 
 FILE_NAME = "fusion.npz"
@@ -414,20 +380,20 @@ class FusedRuns:
     def __post_init__(self) -> None:
         first = self.runs[0]
         for run in self.runs[1:]:
-            if run.class_names != first.class_names:
-                raise RunError(
-                    f"it has other classes than {first.path}",
-                    where=str(run.path),
-                    remedy="Fuse runs that were trained on the same classes, in the same order",
-                )
+            require_same_classes(
+                run.class_names,
+                first.class_names,
+                of=str(first.path),
+                where=str(run.path),
+                remedy="Fuse runs that were trained on the same classes, in the same order",
+            )
 
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
         """Scores by the fitted late classifier where there is one, else their mean."""
         predictors = self._predictors(look, places)
-        members = [Member(own.source, own.look) for own in predictors]
-        thresholds = np.mean([own.locating.thresholds for own in predictors], axis=0)
-        late = self.late_classifier()
-        fuse_scores = late or mean_scores(members[0].source.activation)
+        members = [Member(predictor.source, predictor.look) for predictor in predictors]
+        thresholds = np.mean([predictor.locating.thresholds for predictor in predictors], axis=0)
+        fuse_scores = self.late_classifier() or mean_scores(members[0].source.activation)
         return Predictor(
             members[0].source,
             joint_look(members),
@@ -464,12 +430,13 @@ class FusedRuns:
         it was fitted on the other.
         """
         samples = self._fitted_on(data_set, split)
-        members = [Member(own.source, own.look) for own in self._predictors(look, Places())]
+        predictors = self._predictors(look, Places())
+        members = [Member(predictor.source, predictor.look) for predictor in predictors]
         logits, labels = _scores(members, samples, on_progress)
         if len(logits) < 2:
             raise DataError("there are too few images to fit a classifier of scores on")
         self._save(fit_late_classifier(logits, labels))
-        found = {
+        reached = {
             str(run.path): tag_mean_average_precision(logits[:, index], labels)
             for index, run in enumerate(self.runs)
         }
@@ -479,15 +446,15 @@ class FusedRuns:
             classifier = fit_late_classifier(logits[fitted], labels[fitted])
             late[judged] = [classifier(row) for row in logits[judged]]
         return {
-            **found,
+            **reached,
             "mean of scores": tag_mean_average_precision(logits.mean(axis=1), labels),
             "late classifier": tag_mean_average_precision(late, labels),
         }
 
     def _predictors(self, look: Look, places: Places) -> list[Predictor]:
         predictors = [run.predictor(look, places) for run in self.runs]
-        for own, run in zip(predictors, self.runs, strict=True):
-            if own.look.localiser == "beam_search":
+        for predictor, run in zip(predictors, self.runs, strict=True):
+            if predictor.look.localiser == "beam_search":
                 raise SettingError(
                     "runs that search for places have no maps to fuse",
                     where=str(run.path),
@@ -496,16 +463,16 @@ class FusedRuns:
         return predictors
 
     def _fitted_on(self, data_set: DataSet, split: str | None) -> Sequence[Sample]:
-        own = self.runs[0].run.settings
-        if split is not None:
-            found: Sequence[Sample] = data_set.splits.get(split, ())
-        elif data_set.splits.get(own.val_split):
-            found = data_set.splits.get(own.train_split, ())
+        settings = self.runs[0].run.settings
+        if split is None and data_set.splits.get(settings.val_split):
+            split = settings.train_split
+        if split is None:
+            samples = divide(data_set, settings).watched
         else:
-            found = divide(data_set, own).watched
-        if not found:
+            samples = data_set.splits.get(split, ())
+        if not samples:
             raise DataError("there are no images to fit on", where=str(data_set.root))
-        return found
+        return samples
 
     def _digests(self) -> list[str]:
         return [
@@ -518,26 +485,33 @@ class FusedRuns:
             np.savez_compressed(temporary, networks=self._digests(), **asdict(classifier))
 
 
+def readable(
+    answers: Iterable[SeenImage | BrokenImage], samples: Sequence[Sample], on_progress: Progress
+) -> Iterator[tuple[SeenImage, Sample]]:
+    """The images that can be read, as they are seen, each with what is known of it."""
+    for done, (image, sample) in enumerate(zip(answers, samples, strict=True), start=1):
+        on_progress(done, len(samples))
+        if not isinstance(image, BrokenImage):
+            yield image, sample
+
+
 def _scores(
     members: Sequence[Member], samples: Sequence[Sample], on_progress: Progress
 ) -> tuple[FloatArray, NDArray[np.int8]]:
     """(N, S, C) raw scores and (N, C) tags of the images that can be read."""
     rows: list[FloatArray] = []
-    labels = []
+    labels: list[LabelVector] = []
     kept: list[FloatArray] = []
 
     def keep(logits: FloatArray) -> FloatArray:
         kept.append(logits)
         return mean_scores("sigmoid")(logits)
 
-    seen: Iterator[SeenImage | BrokenImage] = see_with_all(
-        (ImageSource(sample.name, sample.path) for sample in samples), members, keep
-    )
-    for done, (answer, sample) in enumerate(zip(seen, samples, strict=True), start=1):
-        on_progress(done, len(samples))
-        if not isinstance(answer, BrokenImage):
-            rows.append(kept.pop())
-            labels.append(sample.labels)
+    sources = (ImageSource(sample.name, sample.path) for sample in samples)
+    answers = see_with_all(sources, members, keep)
+    for _, sample in readable(answers, samples, on_progress):
+        rows.append(kept.pop())
+        labels.append(sample.labels)
     num_classes = len(members[0].source.class_names)
     stacked = np.array(rows).reshape(-1, len(members), num_classes)
     return stacked, np.array(labels, dtype=np.int8).reshape(-1, num_classes)
@@ -575,7 +549,7 @@ def _fused(
         "also": list(also),
         "scores_from": scores_from,
         "thresholds_from": "mean of the runs'",
-        "num_boxes_used": sum(each.num_boxes_used for each in runs),
+        "num_boxes_used": sum(member.num_boxes_used for member in runs),
     }
     return fused.predictor(look, places), described
 
@@ -583,16 +557,13 @@ def _fused(
 def version_of(predictor: Predictor, runs: Sequence[str]) -> str:
     """A short name that changes when the predictions may: with the runs or with the settings."""
     digest = hashlib.sha256(repr(predictor.settings).encode())
-    for run in runs:
-        for path in _files_of(Path(run)):
+    for run in map(Path, runs):
+        # Predictions may follow from everything in a run but the state for resuming.
+        files = (
+            [path for path in run.iterdir() if path.suffix != ".ckpt"] if run.is_dir() else [run]
+        )
+        for path in filter(Path.is_file, sorted(files)):
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     first = runs[0] if runs[0].startswith(TIMM) else Path(runs[0]).resolve().stem
     return f"{first.removeprefix(TIMM)}-{digest.hexdigest()[:8]}"
-
-
-def _files_of(run: Path) -> list[Path]:
-    """Everything that predictions may follow from; the state for resuming is not among it."""
-    if run.is_dir():
-        return sorted(each for each in run.iterdir() if each.is_file() and each.suffix != ".ckpt")
-    return [run] if run.is_file() else []

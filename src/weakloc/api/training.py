@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from weakloc.api.data_sets import read
+from weakloc.api.data_sets import opened, require_same_classes
 from weakloc.api.runs import TrainedRun, opened_run
-from weakloc.errors import DataError, SettingError
+from weakloc.errors import SettingError
 from weakloc.methods import method_named
 from weakloc.methods.method import Preset
 from weakloc.settings import DataSettings, RefineSettings, TrainSettings
@@ -30,8 +30,8 @@ def train(
     preset: Preset = "practical",
     choices: Mapping[str, Any] | None = None,
     out: str | Path = "run",
-    settings: TrainSettings | None = None,
-    reading: DataSettings | None = None,
+    settings: TrainSettings = TrainSettings(),
+    reading: DataSettings = DataSettings(),
     resume: bool = False,
     display: Display = NO_DISPLAY,
 ) -> TrainedRun:
@@ -40,19 +40,10 @@ def train(
     `backbone` is short for the setting of that name; `choices` overrides fields of the method,
     such as `{"maps_per_class": 8}`.
     """
-    settings = settings or TrainSettings()
     if backbone is not None:
         settings = replace(settings, backbone=backbone)
     chosen = method_named(method, preset, choices or {})
-    data_set = data if isinstance(data, DataSet) else read(data, reading or DataSettings())
-    run = fit(
-        data_set,
-        chosen,
-        settings,
-        Path(out),
-        resume=resume,
-        display=display,
-    )
+    run = fit(opened(data, reading), chosen, settings, Path(out), resume=resume, display=display)
     return TrainedRun(run)
 
 
@@ -64,18 +55,14 @@ def parse_choices(pairs: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise SettingError(f"--set is {pair!r}", remedy="Write NAME=VALUE, as in alpha=0.7")
         *parts, name = path.replace("-", "_").split(".")
-        place = choices
+        inner = choices
         for part in parts:
-            place = place.setdefault(part, {})
-        place[name] = _value(text)
+            inner = inner.setdefault(part, {})
+        try:
+            inner[name] = json.loads(text)
+        except ValueError:
+            inner[name] = text
     return choices
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 @dataclass(frozen=True)
@@ -91,8 +78,8 @@ def refine(
     run: str | Path | TrainedRun,
     data: str | Path | DataSet,
     *,
-    settings: RefineSettings | None = None,
-    reading: DataSettings | None = None,
+    settings: RefineSettings = RefineSettings(),
+    reading: DataSettings = DataSettings(),
     keep: bool = True,
     on_progress: Progress = silent,
 ) -> Refined:
@@ -101,16 +88,15 @@ def refine(
     Thresholds of an earlier calibration belong to other maps and are forgotten. Without `keep`
     nothing is written, and the run that is given back alone has the cells.
     """
-    settings = settings or RefineSettings()
-    data_set = data if isinstance(data, DataSet) else read(data, reading or DataSettings())
+    data_set = opened(data, reading)
     trained = opened_run(run).run
-    if data_set.class_names != trained.class_names:
-        raise DataError(
-            f"the data has the classes {', '.join(data_set.class_names[:5])}, the run "
-            f"{', '.join(trained.class_names[:5])}",
-            where=str(data_set.root),
-            remedy="Give the data that the run was trained on",
-        )
+    require_same_classes(
+        data_set.class_names,
+        trained.class_names,
+        of=str(trained.path),
+        where=str(data_set.root),
+        remedy="Give the data that the run was trained on",
+    )
     samples = divide(data_set, trained.settings).learned
     cells, broken = learn_cells(
         trained.network, samples, trained.preprocessing, settings, on_progress
