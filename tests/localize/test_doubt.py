@@ -7,44 +7,37 @@ import math
 import numpy as np
 import pytest
 
-from weakloc.localize.doubt import (
-    PlaceEvidence,
-    disagreements,
-    doubt,
-    heat_entropy,
-    place_doubt,
-    tag_doubts,
-    threshold_instability,
-    view_instability,
-)
+from weakloc.localize.doubt import disagreements, doubt, heat_entropy, instability
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, Disagreement
 
 TAGS = np.array([PRESENT, ABSENT, UNKNOWN], dtype=np.int8)
 
 
-def test_tag_doubts_by_hand() -> None:
-    np.testing.assert_allclose(tag_doubts(np.array([0.8, 0.3, 0.6]), TAGS), [0.2, 0.3, 0.8])
-    np.testing.assert_allclose(tag_doubts(np.array([0.0, 0.5, 1.0])), [0.0, 1.0, 0.0])
+def test_the_doubt_of_a_tag_by_hand() -> None:
+    for tag, doubts in ((PRESENT, (0.2, 1.0)), (ABSENT, (0.8, 0.0)), (UNKNOWN, (0.4, 0.0))):
+        labels = np.array([tag], dtype=np.int8)
+        for probability, expected in zip((0.8, 0.0), doubts, strict=True):
+            assert doubt(np.array([probability]), {}, labels=labels) == pytest.approx(expected)
+    assert doubt(np.array([0.8]), {}) == pytest.approx(0.4)
 
 
 def test_doubt_by_hand() -> None:
-    places = {0: PlaceEvidence(entropy=0.4, threshold_instability=0.1, view_instability=0.1)}
-    assert place_doubt(places[0]) == pytest.approx(0.2)
+    evidence = {0: (0.4, 0.1, 0.1)}  # 0.2 in the mean
     # Class 0: 1 - 0.8 * 0.8 = 0.36; class 1: 0.3; class 2: 1 - |2 * 0.9 - 1| = 0.2.
-    assert doubt(np.array([0.8, 0.3, 0.9]), places, labels=TAGS) == pytest.approx(0.36)
-    assert doubt(np.array([0.8, 0.5, 0.9]), places, labels=TAGS) == pytest.approx(0.5)
+    assert doubt(np.array([0.8, 0.3, 0.9]), evidence, labels=TAGS) == pytest.approx(0.36)
+    assert doubt(np.array([0.8, 0.5, 0.9]), evidence, labels=TAGS) == pytest.approx(0.5)
 
 
 def test_what_was_not_measured_does_not_count() -> None:
-    assert place_doubt(PlaceEvidence(view_instability=0.6)) == 0.6
-    assert place_doubt(PlaceEvidence()) == 0.0
-    assert doubt(np.array([1.0, 0.0, 1.0]), {}, labels=TAGS) == 0.0
+    sure = np.array([1.0, 0.0, 1.0])
+    assert doubt(sure, {0: (0.6,)}, labels=TAGS) == 0.6
+    assert doubt(sure, {}, labels=TAGS) == 0.0
 
 
 def test_a_sure_disagreement_or_a_lost_place_alone_makes_an_image_doubtful() -> None:
     sure = np.array([1.0, 0.0, 0.0])
-    assert doubt(sure, {0: PlaceEvidence(1.0, 1.0, 1.0)}, labels=TAGS) == 1.0
-    assert doubt(np.array([0.0, 0.0, 0.0]), {0: PlaceEvidence(0.0)}, labels=TAGS) == 1.0
+    assert doubt(sure, {0: (1.0, 1.0, 1.0)}, labels=TAGS) == 1.0
+    assert doubt(np.array([0.0, 0.0, 0.0]), {0: (0.0,)}, labels=TAGS) == 1.0
 
 
 def test_no_classes_leave_no_doubt() -> None:
@@ -57,10 +50,10 @@ def test_doubt_stays_between_0_and_1_and_grows_with_each_part(
     for _ in range(200):
         probabilities = random.random(3)
         parts = random.random(3)
-        value = doubt(probabilities, {0: PlaceEvidence(*parts)}, labels=TAGS)
+        value = doubt(probabilities, {0: parts.tolist()}, labels=TAGS)
         assert 0.0 <= value <= 1.0
         parts[random.integers(3)] = 1.0
-        assert doubt(probabilities, {0: PlaceEvidence(*parts)}, labels=TAGS) >= value
+        assert doubt(probabilities, {0: parts.tolist()}, labels=TAGS) >= value
 
 
 def test_entropy_by_hand() -> None:
@@ -83,12 +76,10 @@ def test_a_map_that_says_nothing_has_full_entropy(heat: np.ndarray) -> None:
 
 def test_instability_by_hand() -> None:
     box, half = (0.0, 0.0, 4.0, 4.0), (0.0, 0.0, 4.0, 2.0)
-    assert threshold_instability([box, box, half]) == pytest.approx(0.25)
-    assert threshold_instability([box, None]) == 1.0
-    assert threshold_instability([None, None]) == 0.0
-    assert threshold_instability([box]) is None
-    assert view_instability(box, [box, half, half]) == pytest.approx(1 / 3)
-    assert view_instability(box, []) is None
+    assert instability([(box, box), (box, half)]) == pytest.approx(0.25)
+    assert instability([(box, half)]) == 0.5
+    assert instability([(box, None)]) == 1.0
+    assert instability([(None, None)]) == 0.0
 
 
 def test_disagreements_are_listed_worst_first() -> None:

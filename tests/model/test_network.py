@@ -63,7 +63,7 @@ def test_training_mode_leaves_a_frozen_backbone_in_evaluation() -> None:
 def test_cells_of_the_tiny_network_are_centred_on_their_squares_of_pixels() -> None:
     network = make_network()
     to_input = GridTransform.identity((112.0, 60.0)).resize((57.0, 43.0))
-    transform = network.cell_transform(to_input, rows=5, columns=7)
+    transform = network.backbone.geometry.cell_transform(to_input, rows=5, columns=7)
     x, y = cell_center_in_image(2, 6, transform)
     assert x == pytest.approx((8 * 6 + 4) * 112 / 57)
     assert y == pytest.approx((8 * 2 + 4) * 60 / 43)
@@ -79,7 +79,9 @@ def test_a_moved_object_moves_its_cell() -> None:
         change = sum(
             (net.backbone(lit) - net.backbone(dark)).abs().sum(dim=1)[0] for net in networks
         )
-    transform = networks[0].cell_transform(GridTransform.identity((64.0, 48.0)), *change.shape)
+    transform = networks[0].backbone.geometry.cell_transform(
+        GridTransform.identity((64.0, 48.0)), *change.shape
+    )
     row, column = divmod(int(change.argmax()), change.shape[1])
     assert cell_center_in_image(row, column, transform) == pytest.approx((44.0, 28.0))
 

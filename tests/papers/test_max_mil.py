@@ -119,7 +119,9 @@ def test_mil_05_without_padding_each_cell_is_the_network_on_its_window() -> None
     )
     maps = network(images).maps
     assert maps.shape == (1, 3, 4, 6)
-    transform = network.cell_transform(GridTransform.identity((35.0, 27.0)), rows=4, columns=6)
+    transform = network.backbone.geometry.cell_transform(
+        GridTransform.identity((35.0, 27.0)), rows=4, columns=6
+    )
     for row in range(4):
         for column in range(6):
             crop = images[:, :, 4 * row : 4 * row + 15, 4 * column : 4 * column + 15]

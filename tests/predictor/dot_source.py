@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import GridTransform
-from weakloc.predictor.network_source import Activation, RawMaps
+from weakloc.localize.rescoring import Activation
+from weakloc.predictor.network_source import RawMaps
 from weakloc.settings import Look, Places, look_and_places
 from weakloc.structures import MapKind
 

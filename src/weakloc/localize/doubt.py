@@ -11,9 +11,7 @@ the heat, the instability of the box over thresholds, and over views (scales and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +19,6 @@ from numpy.typing import NDArray
 from weakloc.geometry import BoxLTRB, box_iou
 from weakloc.localize.maps import HeatMap, minmax
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, Disagreement, LabelVector
-
-
-@dataclass(frozen=True, slots=True)
-class PlaceEvidence:
-    """What was measured of one class's place, each in [0, 1]; None was not measured."""
-
-    entropy: float | None = None
-    threshold_instability: float | None = None
-    view_instability: float | None = None
 
 
 def heat_entropy(heat: HeatMap) -> float:
@@ -46,48 +35,33 @@ def heat_entropy(heat: HeatMap) -> float:
     return float(np.clip(bits.mean(), 0.0, 1.0))
 
 
-def threshold_instability(boxes: Sequence[BoxLTRB | None]) -> float | None:
-    """1 - the mean IoU of the boxes at neighbouring thresholds; None for fewer than two."""
-    if len(boxes) < 2:
-        return None
-    return 1.0 - float(np.mean([_iou(first, second) for first, second in pairwise(boxes)]))
-
-
-def view_instability(box: BoxLTRB | None, boxes_of_views: Sequence[BoxLTRB | None]) -> float | None:
-    """1 - the mean IoU of the final box with each view's; None without views."""
-    if not boxes_of_views:
-        return None
-    return 1.0 - float(np.mean([_iou(box, of_view) for of_view in boxes_of_views]))
-
-
-def tag_doubts(
-    probabilities: NDArray[np.floating], labels: LabelVector | None = None
-) -> NDArray[np.float64]:
-    """How far each class's probability is from its tag, or from certainty where there is none."""
-    certain = np.clip(np.asarray(probabilities, dtype=np.float64), 0.0, 1.0)
-    tags = np.full(certain.shape, UNKNOWN) if labels is None else labels
-    undecided = 1.0 - np.abs(2.0 * certain - 1.0)
-    return np.where(tags == PRESENT, 1.0 - certain, np.where(tags == ABSENT, certain, undecided))
-
-
-def place_doubt(evidence: PlaceEvidence) -> float:
-    """The mean of what was measured; 0 if nothing was."""
-    instabilities = evidence.threshold_instability, evidence.view_instability
-    measured = [value for value in (evidence.entropy, *instabilities) if value is not None]
-    return float(np.mean(measured)) if measured else 0.0
+def instability(box_pairs: Iterable[tuple[BoxLTRB | None, BoxLTRB | None]]) -> float:
+    """1 - the mean IoU of the pairs, which is 1 for two times no box and 0 for once."""
+    ious = [
+        float(first is second) if first is None or second is None else box_iou(first, second)
+        for first, second in box_pairs
+    ]
+    return 1.0 - float(np.mean(ious))
 
 
 def doubt(
     probabilities: NDArray[np.floating],
-    places: dict[int, PlaceEvidence],
+    evidence: Mapping[int, Sequence[float]],
     *,
     labels: LabelVector | None = None,
 ) -> float:
-    """The doubt of one image; `places` holds the localised classes by index. 0 without classes."""
-    wrong_tag = tag_doubts(probabilities, labels)
+    """The doubt of one image; `evidence` is what was measured of each localised class by index.
+
+    0 without classes.
+    """
+    certain = np.clip(np.asarray(probabilities, dtype=np.float64), 0.0, 1.0)
+    tags = np.full(certain.shape, UNKNOWN) if labels is None else labels
+    undecided = 1.0 - np.abs(2.0 * certain - 1.0)
+    untagged = np.where(tags == ABSENT, certain, undecided)
+    wrong_tag = np.where(tags == PRESENT, 1.0 - certain, untagged)
     wrong_place = np.zeros_like(wrong_tag)
-    for class_index, evidence in places.items():
-        wrong_place[class_index] = place_doubt(evidence)
+    for class_index, measured in evidence.items():
+        wrong_place[class_index] = float(np.mean(measured))
     either = 1.0 - (1.0 - wrong_tag) * (1.0 - wrong_place)
     return float(either.max(initial=0.0))
 
@@ -97,8 +71,8 @@ def disagreements(
     labels: LabelVector,
     class_names: Sequence[str],
     *,
-    missing_below: float = 0.1,
-    unexpected_above: float = 0.9,
+    missing_below: float,
+    unexpected_above: float,
 ) -> tuple[Disagreement, ...]:
     """Tags that the model does not see and absent classes of which it is sure, worst first."""
     doubtful = [
@@ -110,10 +84,3 @@ def disagreements(
     return tuple(
         sorted(doubtful, key=lambda tag: tag.score if tag.kind == "missing" else 1.0 - tag.score)
     )
-
-
-def _iou(first: BoxLTRB | None, second: BoxLTRB | None) -> float:
-    """1 for two times no box, 0 for once."""
-    if first is None or second is None:
-        return float(first is second)
-    return box_iou(first, second)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.geometry import BoxLTRB, GridTransform, Size
+from weakloc.localize.rescoring import logistic
 from weakloc.structures import MapKind, ScoreMaps
 
 Maps: TypeAlias = NDArray[np.float32]  # (..., rows, columns)
@@ -36,8 +37,7 @@ def relu_max(maps: NDArray[np.floating]) -> Maps:
 def sigmoid(maps: NDArray[np.floating]) -> Maps:
     """1 / (1 + exp(-m)), for logit maps; zeros for maps that are not finite."""
     finite, _, _ = _ranges(maps)
-    # tanh does not overflow, whatever the logit.
-    return np.asarray(np.where(finite, 0.5 + 0.5 * np.tanh(0.5 * maps), 0.0), dtype=np.float32)
+    return np.asarray(np.where(finite, logistic(maps), 0.0), dtype=np.float32)
 
 
 def zscore(maps: NDArray[np.floating]) -> Maps:

@@ -1,4 +1,4 @@
-"""Image-level class scores in, scores that know which classes occur together out.
+"""Class scores in; probabilities, and scores that know which classes occur together, out.
 
 Bency et al. 2016, Eq. 2 to 4: p(i|j) = N_ij / N_j and s'(i) = s(i) + alpha * sum_j p(i|j) s(j).
 Expect about +1 point of classification mAP on Pascal VOC. Only the ranking of the result is used;
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from weakloc.geometry import FloatArray, IntArray
 from weakloc.structures import LabelMatrix
 
+Activation: TypeAlias = Literal["sigmoid", "softmax"]
 ALPHAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
@@ -25,6 +27,21 @@ class AlphaChoice:
 
     alpha: float
     mean_average_precision: float
+
+
+def logistic(logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    """1 / (1 + exp(-z)), in the precision of the logits."""
+    # tanh does not overflow, whatever the logit.
+    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logits))
+
+
+def probabilities(logits: NDArray[np.floating], activation: Activation) -> FloatArray:
+    """Class probabilities of (..., C) logits."""
+    values = np.asarray(logits, dtype=np.float64)
+    if activation == "sigmoid":
+        return np.asarray(logistic(values), dtype=np.float64)
+    exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
 
 
 def shares_from_counts(together: IntArray) -> FloatArray:

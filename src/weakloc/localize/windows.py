@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.geometry import BoxLTRB, FloatArray, IntArray, Size, clip_box
+from weakloc.localize.rescoring import Activation, probabilities
 
 Window: TypeAlias = tuple[int, int, int, int]  # (x, y, width, height) in cells
 GridSize: TypeAlias = tuple[int, int]  # (columns, rows)
@@ -24,7 +25,6 @@ GridValues: TypeAlias = NDArray[np.floating]  # (C, rows, columns)
 ChildRule: TypeAlias = Literal["one_side", "eq6"]
 Interpolation: TypeAlias = Literal["half_pixel", "align_corners"]
 WindowScore: TypeAlias = Literal["linear", "contrast", "evidence"]
-WindowActivation: TypeAlias = Literal["sigmoid", "softmax", "none"]
 _VALUES_AT_ONCE = 2**22
 
 
@@ -240,15 +240,6 @@ def _window_sums(
     return np.asarray((inside + sums[:, top, left]).T)  # (N, C)
 
 
-def activate(scores: FloatArray, activation: WindowActivation) -> FloatArray:
-    if activation == "sigmoid":
-        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * scores)))
-    if activation == "softmax":
-        exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
-    return scores
-
-
 @dataclass(frozen=True)
 class ClassMapScorer:
     """For heads that are linear after average pooling: windows of class maps, no head call.
@@ -262,7 +253,7 @@ class ClassMapScorer:
     grid_size: GridSize
     window_score: WindowScore = "linear"
     interpolation: Interpolation = "half_pixel"
-    activation: WindowActivation = "sigmoid"
+    activation: Activation | Literal["none"] = "sigmoid"
 
     def read_crops(self, boxes_in_image: FloatArray) -> list[GridValues]:
         return list(self.read_class_maps(boxes_in_image))
@@ -271,8 +262,8 @@ class ClassMapScorer:
         self, grids: Sequence[GridValues], owners: IntArray, windows: IntArray
     ) -> FloatArray:
         scores = _by_owner(grids, owners, windows, self._score).astype(np.float64)
-        if self.window_score != "evidence":  # which is a share already
-            scores = activate(scores, self.activation)
+        if self.activation != "none" and self.window_score != "evidence":  # a share already
+            scores = probabilities(scores, self.activation)
         # Equal windows must tie: rounding noise of the sums would order them at random.
         return scores.astype(np.float32).astype(np.float64)
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from weakloc.geometry import GridTransform
 from weakloc.model.backbones import Backbone
 from weakloc.model.pooling import SpatialPool, log_mean_exp
 
@@ -264,12 +263,6 @@ class LocalizationNetwork(nn.Module):
             pooled = self.spatial_pool(features)[:, :, None, None]  # (B, D, 1, 1)
             scores = self.class_pool(self.head(pooled)).flatten(start_dim=1)
         return NetworkOutput(scores, maps, {self.backbone.stride: features})
-
-    def cell_transform(
-        self, input_transform: GridTransform, rows: int, columns: int
-    ) -> GridTransform:
-        """From image pixels to the cells of this network's maps, given the way to its input."""
-        return self.backbone.geometry.cell_transform(input_transform, rows, columns)
 
     def freeze_backbone(self) -> None:
         """No gradient and no new batch statistics in the backbone, whatever mode is set later."""

@@ -19,6 +19,7 @@ from weakloc.localize.beam_search import (
     beam_search,
     heat_maps,
 )
+from weakloc.localize.rescoring import probabilities
 from weakloc.localize.windows import (
     ClassMapScorer,
     GridHeadScorer,
@@ -28,7 +29,7 @@ from weakloc.localize.windows import (
     resampling_matrices,
 )
 from weakloc.model.network import GridHead
-from weakloc.predictor.network_source import Floats, NetworkSource, probabilities
+from weakloc.predictor.network_source import Floats, NetworkSource
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import Look
 from weakloc.structures import ScoreMaps

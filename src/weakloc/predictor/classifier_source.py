@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError, did_you_mean
 from weakloc.geometry import GridTransform
-from weakloc.predictor.network_source import Activation, RawMaps, probabilities
+from weakloc.localize.rescoring import Activation, probabilities
+from weakloc.predictor.network_source import RawMaps
 from weakloc.settings import Places
 from weakloc.structures import MapKind
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -16,13 +15,14 @@ from torch import Tensor, nn
 from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import GridTransform
 from weakloc.localize.maps import shares_of_range
+from weakloc.localize.rescoring import Activation
 from weakloc.model.cell_classifier import EVIDENCE, CellClassifier, fine_features
 from weakloc.model.network import LocalizationNetwork, fold_batch_norms
+from weakloc.model.trunk import CellTransform
 from weakloc.predictor.parts import own_device
 from weakloc.settings import Look
 from weakloc.structures import MapKind, ScoreMaps
 
-Activation: TypeAlias = Literal["sigmoid", "softmax"]
 Floats: TypeAlias = NDArray[np.float32]
 
 
@@ -50,20 +50,11 @@ class MapSource(Protocol):
     @property
     def map_kind(self) -> MapKind: ...
 
+    @property
+    def cell_transform(self) -> CellTransform:
+        """(the way to the input, rows, columns) -> the way to the cells of its maps."""
+
     def read(self, images: Tensor) -> RawMaps: ...
-
-    def cell_transform(
-        self, input_transform: GridTransform, rows: int, columns: int
-    ) -> GridTransform: ...
-
-
-def probabilities(logits: NDArray[np.floating], activation: Activation) -> NDArray[np.float64]:
-    """Class probabilities of (..., C) logits."""
-    values = np.asarray(logits, dtype=np.float64)
-    if activation == "sigmoid":
-        return np.asarray(0.5 + 0.5 * np.tanh(0.5 * values))
-    exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
 
 
 class NetworkSource:
@@ -88,6 +79,7 @@ class NetworkSource:
         self.class_names = tuple(class_names)
         self.preprocessing = preprocessing
         self.activation: Activation = activation
+        self.cell_transform: CellTransform = network.backbone.geometry.cell_transform
         self.levels = tuple(levels)
         self.device = own_device()
         self.uses_bf16 = uses_bf16
@@ -102,28 +94,18 @@ class NetworkSource:
     @torch.inference_mode()
     def read(self, images: Tensor) -> RawMaps:
         images = images.to(self.device, memory_format=self._layout)
-        with self._number_format():
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
             output = self._forward(images, levels=self.levels)
         # The last features are always there; kept for every view they would fill the memory.
-        features = {stride: _array(output.features[stride]) for stride in self.levels}
+        features = {level: _array(output.features[level]) for level in self.levels}
         return RawMaps(_array(output.scores), _array(output.maps), features)
 
     @torch.inference_mode()
     def read_features(self, images: Tensor) -> Floats:
         """The backbone's last feature maps (B, D, rows, columns)."""
         images = images.to(self.device, memory_format=self._layout)
-        with self._number_format():
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
             return _array(self.network.backbone(images))
-
-    def cell_transform(
-        self, input_transform: GridTransform, rows: int, columns: int
-    ) -> GridTransform:
-        return self.network.cell_transform(input_transform, rows, columns)
-
-    def _number_format(self) -> AbstractContextManager[object]:
-        if self.uses_bf16:
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
 
 
 def _array(values: Tensor) -> Floats:
@@ -143,19 +125,16 @@ class CellSource(NetworkSource):
     def read(self, images: Tensor) -> RawMaps:
         answer = super().read(images)
         images = images.to(self.device, memory_format=self._layout)
-        with self._number_format():
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
             features = fine_features(self.network.backbone, images, self.cells.levels)
         cells = self.cells({stride: values.float() for stride, values in features.items()})
         heat = cells.cpu().numpy()
         height, width = images.shape[2:]
         whole = GridTransform.identity((width, height))
-        heat *= self._class_shares(answer.maps, heat, whole) ** EVIDENCE
-        return RawMaps(answer.scores, heat, answer.features)
-
-    def _class_shares(self, maps: Floats, heat: Floats, whole: GridTransform) -> Floats:
-        """The class maps on the grid of the cells: (B, C, rows, columns)."""
-        seen = ScoreMaps(
+        maps = answer.maps  # (B, C, rows, columns), of fewer cells
+        views = ScoreMaps(
             maps.reshape(-1, *maps.shape[2:]), self.cell_transform(whole, *maps.shape[2:])
         )
-        cells = self.cell_transform(whole, *heat.shape[2:])
-        return shares_of_range(seen, cells).reshape(heat.shape)
+        shares = shares_of_range(views, self.cell_transform(whole, *heat.shape[2:]))
+        heat *= shares.reshape(heat.shape) ** EVIDENCE
+        return RawMaps(answer.scores, heat, answer.features)

@@ -15,12 +15,12 @@ from torch import Tensor
 from weakloc.data.transforms import PixelSize, Preprocessing
 from weakloc.errors import MissingPackageError, RunError, SettingError
 from weakloc.files import fit_json, parse_json
-from weakloc.geometry import GridTransform
 from weakloc.localize.boxes import ThresholdMode
+from weakloc.localize.rescoring import Activation
 from weakloc.methods.method import Fuse, Localiser, MapNormalisation
 from weakloc.methods.settings import from_settings, to_settings
-from weakloc.model.trunk import CellGeometry
-from weakloc.predictor.network_source import Activation, RawMaps
+from weakloc.model.trunk import CellGeometry, CellTransform
+from weakloc.predictor.network_source import RawMaps
 from weakloc.predictor.parts import own_device
 from weakloc.structures import MapKind
 
@@ -145,16 +145,12 @@ class OnnxSource:
         self.class_names = self.record.class_names
         self.preprocessing: Preprocessing = self.record.preprocessing
         self.activation: Activation = self.record.activation
+        self.cell_transform: CellTransform = self.record.geometry.cell_transform
 
     def read(self, images: Tensor) -> RawMaps:
         self._check_size(images.shape[3], images.shape[2])
         scores, maps = self._session.run(["scores", "maps"], {"images": images.numpy()})
         return RawMaps(scores, maps)
-
-    def cell_transform(
-        self, input_transform: GridTransform, rows: int, columns: int
-    ) -> GridTransform:
-        return self.record.geometry.cell_transform(input_transform, rows, columns)
 
     def _check_size(self, width: int, height: int) -> None:
         fixed = self.record.fixed_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
@@ -12,13 +13,7 @@ from numpy.typing import NDArray
 from weakloc.data.sources import ImageSource
 from weakloc.geometry import BoxLTRB
 from weakloc.localize.boxes import ThresholdMode, find_boxes
-from weakloc.localize.doubt import (
-    PlaceEvidence,
-    doubt,
-    heat_entropy,
-    threshold_instability,
-    view_instability,
-)
+from weakloc.localize.doubt import doubt, heat_entropy, instability
 from weakloc.localize.maps import HeatMap, fuse, image_grid, minmax, resample
 from weakloc.localize.objectness import (
     axis_projection,
@@ -30,7 +25,7 @@ from weakloc.localize.objectness import (
 )
 from weakloc.predictor.network_source import Floats, MapSource
 from weakloc.predictor.places import Locating, Tags, name_places, wanted_classes
-from weakloc.predictor.views import SeenImage, map_scales, see_images
+from weakloc.predictor.views import SeenImage, see_images
 from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage, LabelVector, Prediction, ScoreMaps
 
@@ -39,12 +34,8 @@ HeatMaker: TypeAlias = Callable[[SeenImage, Sequence[int], Look], ScoreMaps]
 
 def joined_maps(image: SeenImage, classes: Sequence[int], look: Look) -> ScoreMaps:
     """The maps of some classes from the views meant for maps, on a grid over the image."""
-    grid = image_grid(image.size, long_side=look.map_side)
-    views = [view for view in image.views if view.view.scale in map_scales(look)]
-    maps = [
-        ScoreMaps(view.maps.values[list(classes)], view.maps.transform, view.maps.kind)
-        for view in views
-    ]
+    grid = image_grid(image.picture.size, long_side=look.map_side)
+    maps = [replace(view.maps, values=view.maps.values[list(classes)]) for view in image.views]
     if len(maps) == 1:
         return resample(maps[0], grid)
     return fuse(
@@ -52,7 +43,7 @@ def joined_maps(image: SeenImage, classes: Sequence[int], look: Look) -> ScoreMa
         grid,
         combine="mean" if look.fuse == "auto" else look.fuse,
         normalise="none" if look.normalise == "auto" else look.normalise,
-        windows=[view.view.tile or (0.0, 0.0, *image.size) for view in views],
+        windows=[view.view.tile or (0.0, 0.0, *image.picture.size) for view in image.views],
     )
 
 
@@ -94,13 +85,9 @@ def _objectness(image: SeenImage, maps: ScoreMaps, look: Look) -> Floats:
     return np.asarray(np.mean(maps_of_views, axis=0), dtype=np.float32)
 
 
-def _axis(features: Floats) -> Floats:
-    return axis_projection(features, principal_axis([features]))
-
-
 OBJECTNESS: dict[str, Callable[[Floats], Floats]] = {
     "distance": feature_distance,
-    "axis": _axis,
+    "axis": lambda features: axis_projection(features, principal_axis([features])),
     "cut": bipartition,
 }
 
@@ -119,56 +106,35 @@ def doubt_of(
     threshold_mode: ThresholdMode,
 ) -> float:
     """The doubt of one image whose `classes` have the maps in `heat`, in that order."""
-    grid = image_grid(image.size, long_side=JUDGED_SIDE)
-    small = resample(heat, grid)
-    views = _view_maps(image, classes, small)
-    places = {
-        index: _evidence(
-            small, [view.values[row] for view in views], row, thresholds[index], threshold_mode
-        )
-        for row, index in enumerate(classes)
-    }
-    return doubt(image.probabilities, places, labels=tags)
-
-
-def _view_maps(image: SeenImage, classes: Sequence[int], small: ScoreMaps) -> list[ScoreMaps]:
-    """The maps of each view of the whole image, where there are several."""
+    grid = image_grid(image.picture.size, long_side=JUDGED_SIDE)
+    small = resample(heat, grid).values
     whole = [view.maps for view in image.views if view.view.tile is None]
-    if len(whole) < 2 or not classes:
-        return []
-    return [
-        resample(ScoreMaps(maps.values[list(classes)], maps.transform, maps.kind), small.transform)
+    views = [
+        resample(replace(maps, values=maps.values[list(classes)]), grid).values
         for maps in whole
+        if len(whole) > 1 and classes
     ]
 
-
-def _evidence(
-    small: ScoreMaps,
-    views: Sequence[HeatMap],
-    row: int,
-    threshold: float,
-    threshold_mode: ThresholdMode,
-) -> PlaceEvidence:
-    def largest(heat: HeatMap, share: float) -> BoxLTRB | None:
+    def largest_box(class_map: HeatMap, threshold: float) -> BoxLTRB | None:
         boxes = find_boxes(
-            heat,
-            small.transform,
-            threshold=share,
+            class_map,
+            grid,
+            threshold=threshold,
             threshold_mode=threshold_mode,
             select="largest",
             min_area=0.0,
         )
         return boxes[0].box if boxes else None
 
-    heat = small.values[row]
-    shares = np.clip([threshold + step for step in THRESHOLD_STEPS], 0.0, 0.95)
-    at_thresholds = [largest(heat, float(share)) for share in shares]
-    of_views = [largest(view, threshold) for view in views]
-    return PlaceEvidence(
-        entropy=heat_entropy(heat),
-        threshold_instability=threshold_instability(at_thresholds),
-        view_instability=view_instability(at_thresholds[1], of_views),
-    )
+    evidence: dict[int, list[float]] = {}
+    for row, index in enumerate(classes):
+        shares = np.clip([thresholds[index] + step for step in THRESHOLD_STEPS], 0.0, 0.95)
+        boxes = [largest_box(small[row], float(share)) for share in shares]
+        evidence[index] = [heat_entropy(small[row]), instability(itertools.pairwise(boxes))]
+        if views:
+            of_views = [largest_box(maps[row], thresholds[index]) for maps in views]
+            evidence[index].append(instability((boxes[1], box) for box in of_views))
+    return doubt(image.probabilities, evidence, labels=tags)
 
 
 ProbabilityMap: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -244,24 +210,19 @@ class Predictor:
                 continue
             labels = None if tags is None else tags.of(image.name)
             classes = wanted_classes(image.probabilities, labels, self.places)
-            located = self._locate(image, classes, labels)
+            heat = self.heat(image, classes, self.look)
+            prediction = name_places(image, heat, classes, labels, self.locating)
             doubt = doubt_of(
                 image,
-                located.heat,
+                heat,
                 classes,
                 labels,
                 thresholds=self.locating.thresholds,
                 threshold_mode=self.places.threshold_mode,
             )
-            yield replace(located, prediction=replace(located.prediction, doubt=doubt))
+            yield Located(image, tuple(classes), heat, replace(prediction, doubt=doubt))
 
     def measurable(self, image: SeenImage, classes: Sequence[int]) -> Prediction:
         """The places of these classes; no doubt, which takes longest and which no metric reads."""
-        return self._locate(image, classes, None).prediction
-
-    def _locate(
-        self, image: SeenImage, classes: Sequence[int], labels: LabelVector | None
-    ) -> Located:
         heat = self.heat(image, classes, self.look)
-        prediction = name_places(image, heat, classes, labels, self.locating)
-        return Located(image, tuple(classes), heat, prediction)
+        return name_places(image, heat, classes, None, self.locating)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from weakloc.data.sources import ImageSource
 from weakloc.geometry import FloatArray
-from weakloc.localize.rescoring import rescore
-from weakloc.predictor.network_source import Activation, MapSource, probabilities
+from weakloc.localize.rescoring import Activation, probabilities, rescore
+from weakloc.predictor.network_source import MapSource
 from weakloc.predictor.views import SeenImage, map_scales, see_images
 from weakloc.settings import Look
 from weakloc.structures import ABSENT, PRESENT, BrokenImage

@@ -104,11 +104,11 @@ def _keep_images(
             features = {level: values[row].half().cpu() for level, values in fine.items()}
             rows, columns = features[max(levels)].shape[1:]
             assert transform is not None
-            cells = network.cell_transform(transform, rows, columns)
+            cells = network.backbone.geometry.cell_transform(transform, rows, columns)
             inside = cells_inside((0.0, 0.0, *transform.image_size), cells)
             labels = batch.labels[row]
             tagged = maps[row][(labels == PRESENT).numpy()]
-            tagged_at = network.cell_transform(transform, *tagged.shape[1:])
+            tagged_at = network.backbone.geometry.cell_transform(transform, *tagged.shape[1:])
             shares = shares_of_range(ScoreMaps(tagged, tagged_at), cells)
             kept.append(
                 KeptImage(

@@ -6,10 +6,10 @@ Images of a batch are blended, their loss is guarded, and what is only watched i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from weakloc.metrics.case import Case, ClassIndex, ImageTruth
 from weakloc.metrics.image_rankings import ClassificationPrecision, PointPrecision
 from weakloc.metrics.uncertainty import NO_RESAMPLING
 from weakloc.model.network import NetworkOutput
+from weakloc.model.trunk import CellTransform
 from weakloc.structures import Point, Prediction, Sample
 from weakloc.training.inputs import Carried, Inputs
 from weakloc.training.plan import TrainingPlan
@@ -122,9 +123,6 @@ class LossGuard:
             remedy=f"Try --learning-rate {entry.learning_rate / 10:.2g} or --precision fp32, and "
             "look at these images; the last saved weights are still good",
         )
-
-
-CellTransform: TypeAlias = Callable[[GridTransform, int, int], GridTransform]
 
 
 @dataclass(frozen=True)
@@ -258,7 +256,9 @@ class LocalizationModule(LightningModule):
     def validation_step(self, carried: Carried, _batch_idx: int) -> None:
         output = self._output(carried.batch.images)
         probabilities = self._plan.loss.probabilities(output.scores.float())
-        self.watch.update(carried.batch, probabilities, output.maps, self.network.cell_transform)
+        self.watch.update(
+            carried.batch, probabilities, output.maps, self.network.backbone.geometry.cell_transform
+        )
 
     def learning_rate(self) -> float:
         """The highest of all groups of weights, which is the head's."""
