@@ -105,7 +105,7 @@ def test_searching_in_batches_finds_what_one_window_at_a_time_finds(
     own = source(fixed_grid=fixed_grid)
     heat = BeamHeat(own, search)(seen, [2, 0], LOOK)
     slow = beam_search(
-        OneAtATime(own, seen.picture), seen.size, class_indices=[2, 0], settings=search
+        OneAtATime(own, seen.picture), seen.picture.size, class_indices=[2, 0], settings=search
     )
     expected = heat_maps(slow, long_side=LOOK.map_side)
     assert heat.transform == expected.transform

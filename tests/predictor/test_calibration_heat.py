@@ -103,7 +103,7 @@ def test_a_search_is_repeated_in_the_mirror(drawing: Sample) -> None:
         """Stands for a search: the grey picture, whatever the class."""
         from weakloc.localize.maps import image_grid
 
-        grid = image_grid(seen.size, long_side=look.map_side)
+        grid = image_grid(seen.picture.size, long_side=look.map_side)
         small = np.asarray(seen.picture.convert("L").resize((50, 30), Image.Resampling.BOX))
         return ScoreMaps(np.asarray(small, dtype=np.float32)[None] / 255, grid, "cam")
 

@@ -51,7 +51,7 @@ def test_maps_are_averaged_after_each_has_mean_0_and_deviation_1(
     (image,) = photographs(random, 1)
     (joined,) = see_with_all([image], members, mean_scores("sigmoid"))
     assert isinstance(joined, SeenImage)
-    grid = image_grid(joined.size, long_side=30)
+    grid = image_grid(joined.picture.size, long_side=30)
     expected = []
     for own in members:
         view = next(

@@ -13,6 +13,7 @@ from PIL import Image
 from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import map_point_to_grid
 from weakloc.predictor.views import View, cut_tiles, list_views, make_view, scaled
+from weakloc.settings import Look
 
 
 @settings(max_examples=60, deadline=None)
@@ -38,9 +39,9 @@ def test_tiles_cover_the_picture_overlap_enough_and_are_equal(
 
 
 def test_small_pictures_are_not_cut() -> None:
-    views = list_views((100, 60), scales=[0.5, 1.0], flip=True, tile=100, overlap=0.2)
+    views = list_views((100, 60), Look(scales=(1.0,), map_scales=(0.5,), flip=True, tile=100))
     assert views == [View(0.5), View(0.5, True), View(1.0), View(1.0, True)]
-    assert len(list_views((101, 60), scales=[1.0], flip=False, tile=100, overlap=0.2)) == 3
+    assert len(list_views((101, 60), Look(tile=100, tile_overlap=0.2))) == 3
 
 
 @pytest.mark.parametrize("resize", ["warp", "pad", "none"])

@@ -278,8 +278,8 @@ class _Seeing:
     def _maps(self, image: SeenImage, classes: Sequence[int]) -> list[ClassMap]:
         """Of the classes that are present, as the definitions say ("GT-known")."""
         heat = self.predictor.heat(image, classes, self.predictor.look)
-        sizes: dict[Resolution, Size] = {"224": (SIDE, SIDE), "original": image.size}
-        identity = GridTransform.identity(image.size)
+        sizes: dict[Resolution, Size] = {"224": (SIDE, SIDE), "original": image.picture.size}
+        identity = GridTransform.identity(image.picture.size)
         maps = {
             resolution: resample(heat, identity.resize(sizes[resolution])).values
             for resolution in self.resolutions

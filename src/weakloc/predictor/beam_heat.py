@@ -50,7 +50,7 @@ class BeamHeat:
     def search_image(self, seen: SeenImage, classes: Sequence[int]) -> SearchResult:
         return beam_search(
             self._scorer(seen.picture),
-            seen.size,
+            seen.picture.size,
             class_indices=list(classes),
             settings=self.search,
         )

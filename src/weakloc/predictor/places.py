@@ -71,7 +71,7 @@ def find_masks(
 
 
 def _by_threshold(maps: ScoreMaps, image: SeenImage, background: Background) -> LabelGrid:
-    return segment(maps, _all_present(maps), image_grid(image.size), background=background)
+    return segment(maps, _all_present(maps), image_grid(image.picture.size), background=background)
 
 
 def _by_crf(maps: ScoreMaps, image: SeenImage, background: Background) -> LabelGrid:
@@ -100,7 +100,7 @@ def _refined(
     refine: Callable[[Maps, NDArray[np.uint8]], Maps],
 ) -> LabelGrid:
     """Refined at a bounded size, then each pixel of the image takes the nearest label."""
-    grid = image_grid(image.size, long_side=REFINED_SIDE)
+    grid = image_grid(image.picture.size, long_side=REFINED_SIDE)
     columns, rows = (round(side) for side in grid.grid_size)
     pixels = np.asarray(image.picture.resize((columns, rows)))
     present = _all_present(maps)
@@ -177,7 +177,7 @@ def name_places(
         ]
     found = find_masks(image, heat, [locating.thresholds[index] for index in classes], places)
     masks = [(classes[mask.class_index], mask.rle) for mask in found]
-    width, height = (int(side) for side in image.size)
+    width, height = (int(side) for side in image.picture.size)
     prediction = Prediction(
         image=image.name,
         width=width,

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor
 from weakloc.data.images import read_or_record
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import PixelSize, Preprocessing
-from weakloc.geometry import BoxLTRB, GridTransform, Size
+from weakloc.geometry import BoxLTRB, GridTransform
 from weakloc.localize.rescoring import probabilities
 from weakloc.predictor.network_source import Floats, MapSource, RawMaps
 from weakloc.settings import Look
@@ -39,15 +38,19 @@ class View:
     tile: BoxLTRB | None = None  # whole pixels of the picture
 
 
-def list_views(
-    picture_size: PixelSize, *, scales: Sequence[float], flip: bool, tile: int, overlap: float
-) -> list[View]:
-    """Every scale of every tile, plain and, if asked, mirrored; `tile` 0 is the whole picture."""
+def list_views(picture_size: PixelSize, look: Look) -> list[View]:
+    """Every scale of every tile, plain and, if asked, mirrored."""
     tiles: list[BoxLTRB | None] = [None]
-    if tile and max(picture_size) > tile:
-        tiles += cut_tiles(picture_size, side=tile, overlap=overlap)
-    mirrored = (False, True) if flip else (False,)
+    if look.tile and max(picture_size) > look.tile:
+        tiles += cut_tiles(picture_size, side=look.tile, overlap=look.tile_overlap)
+    mirrored = (False, True) if look.flip else (False,)
+    scales = sorted({*(look.scales or (1.0,)), *map_scales(look)})
     return [View(*parts) for parts in itertools.product(scales, mirrored, tiles)]
+
+
+def map_scales(look: Look) -> tuple[float, ...]:
+    """The scales whose maps are looked at, beside those whose scores are."""
+    return look.map_scales or look.scales or (1.0,)
 
 
 def cut_tiles(picture_size: PixelSize, *, side: int, overlap: float) -> list[BoxLTRB]:
@@ -81,7 +84,9 @@ def make_view(
     if view.tile is not None:
         left, top, right, bottom = (int(edge) for edge in view.tile)
         picture, base = picture.crop((left, top, right, bottom)), base.crop(view.tile)
-    images, transform = scaled(preprocessing, view.scale, picture.size).apply(picture, base=base)
+    if view.scale != 1.0:
+        preprocessing = scaled(preprocessing, view.scale, picture.size)
+    images, transform = preprocessing.apply(picture, base=base)
     if view.flip:
         return images.flip(-1), transform.flip_horizontal()
     return images, transform
@@ -89,18 +94,12 @@ def make_view(
 
 def scaled(preprocessing: Preprocessing, factor: float, picture_size: PixelSize) -> Preprocessing:
     """The same preprocessing with another input size."""
-    if factor == 1.0:
-        return preprocessing
     if preprocessing.resize == "none":
-        width, height = (max(round(side * factor), 1) for side in picture_size)
-        return replace(preprocessing, resize="warp", size=(width, height))
+        preprocessing = replace(preprocessing, resize="warp", size=picture_size)
     if isinstance(preprocessing.size, int):
         return replace(preprocessing, size=max(round(preprocessing.size * factor), 1))
     width, height = (max(round(side * factor), 1) for side in preprocessing.size)
     return replace(preprocessing, size=(width, height))
-
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -131,18 +130,6 @@ class SeenImage:
     logits: NDArray[np.float64]  # (C,) of all views together
     probabilities: NDArray[np.float64]  # (C,)
 
-    @property
-    def size(self) -> Size:
-        return self.picture.size
-
-
-def score_scales(look: Look) -> tuple[float, ...]:
-    return look.scales or (1.0,)
-
-
-def map_scales(look: Look) -> tuple[float, ...]:
-    return look.map_scales or score_scales(look)
-
 
 def see_images(
     images: Iterable[ImageSource], source: MapSource, look: Look
@@ -150,14 +137,8 @@ def see_images(
     """Every image in input order, or the record of why it could not be read."""
     pictures = _decoded(images, look)
     # One bounded group at a time: views of equal shape within it share network calls.
-    for group in _groups(pictures, look.batch_size):
+    while group := list(itertools.islice(pictures, look.batch_size)):
         yield from _see_group(group, source, look)
-
-
-def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while group := list(itertools.islice(iterator, size)):
-        yield group
 
 
 def _decoded(
@@ -192,15 +173,16 @@ def _see_group(
     look: Look,
 ) -> Iterator[SeenImage | BrokenImage]:
     jobs = [
-        (index, view)
+        (index, picture, view)
         for index, (_, picture) in enumerate(group)
         if isinstance(picture, Image.Image)
-        for view in _views(picture.size, look)
+        for view in list_views(picture.size, look)
     ]
-    answers: dict[int, list[_Answer]] = {index: [] for index, _ in jobs}
-    for chunk in _groups(jobs, look.batch_size):
-        read = _read(chunk, group, source, scales_of_maps=map_scales(look))
-        for (index, _), answer in zip(chunk, read, strict=True):
+    answers: dict[int, list[_Answer]] = {index: [] for index, _, _ in jobs}
+    for start in range(0, len(jobs), look.batch_size):
+        chunk = jobs[start : start + look.batch_size]
+        read = _read([job[1:] for job in chunk], source, scales_of_maps=map_scales(look))
+        for (index, _, _), answer in zip(chunk, read, strict=True):
             answers[index].append(answer)
     for index, (name, picture) in enumerate(group):
         if isinstance(picture, Image.Image):
@@ -209,58 +191,39 @@ def _see_group(
             yield picture
 
 
-def _views(picture_size: PixelSize, look: Look) -> list[View]:
-    return list_views(
-        picture_size,
-        scales=sorted({*score_scales(look), *map_scales(look)}),
-        flip=look.flip,
-        tile=look.tile,
-        overlap=look.tile_overlap,
-    )
-
-
 def _read(
-    chunk: Sequence[tuple[int, View]],
-    group: Sequence[tuple[str, Image.Image | BrokenImage]],
+    views: Sequence[tuple[Image.Image, View]],
     source: MapSource,
     *,
     scales_of_maps: Sequence[float],
 ) -> list[_Answer]:
-    """The answers to a chunk of views, one network call for each input shape."""
-    inputs: list[tuple[Tensor, GridTransform]] = []
+    """The answers to views of pictures, one network call for each input shape."""
+    inputs = [make_view(picture, view, source.preprocessing) for picture, view in views]
     by_shape: dict[tuple[int, ...], list[int]] = {}
-    for place, (index, view) in enumerate(chunk):
-        picture = group[index][1]
-        assert isinstance(picture, Image.Image)
-        inputs.append(make_view(picture, view, source.preprocessing))
-        by_shape.setdefault(tuple(inputs[-1][0].shape), []).append(place)
+    for index, (images, _) in enumerate(inputs):
+        by_shape.setdefault(tuple(images.shape), []).append(index)
     answers: dict[int, _Answer] = {}
-    for places in by_shape.values():
-        raw = source.read(torch.stack([inputs[place][0] for place in places]))
-        for row, place in enumerate(places):
-            view = chunk[place][1]
-            maps = None
+    for indices in by_shape.values():
+        raw = source.read(torch.stack([inputs[index][0] for index in indices]))
+        for row, index in enumerate(indices):
+            view, maps = views[index][1], None
             if view.scale in scales_of_maps:
-                maps = _view_maps(raw, row, view, inputs[place][1], source)
-            answers[place] = _Answer(view, raw.scores[row], maps)
-    return [answers[place] for place in range(len(chunk))]
+                maps = _view_maps(raw, row, view, inputs[index][1], source)
+            answers[index] = _Answer(view, raw.scores[row], maps)
+    return [answers[index] for index in range(len(views))]
 
 
 def _view_maps(
     raw: RawMaps, row: int, view: View, input_transform: GridTransform, source: MapSource
 ) -> ViewMaps:
-    rows, columns = raw.maps.shape[2:]
-    transform = source.cell_transform(input_transform, rows, columns)
     features = {
-        stride: ScoreMaps(
-            values[row],
-            source.cell_transform(input_transform, *values.shape[2:]),
-            "cam",
+        level: ScoreMaps(
+            values[row], source.cell_transform(input_transform, *values.shape[2:]), "cam"
         )
-        for stride, values in raw.features.items()
+        for level, values in raw.features.items()
     }
-    maps = ScoreMaps(raw.maps[row], transform, source.map_kind)
-    return ViewMaps(view, maps, features)
+    transform = source.cell_transform(input_transform, *raw.maps.shape[2:])
+    return ViewMaps(view, ScoreMaps(raw.maps[row], transform, source.map_kind), features)
 
 
 def _summed_up(
@@ -277,7 +240,7 @@ def _summed_up(
     """
     of_scale: dict[tuple[float, bool], list[Floats]] = {}
     for answer in answers:
-        if answer.view.scale in score_scales(look):
+        if answer.view.scale in (look.scales or (1.0,)):
             of_scale.setdefault((answer.view.scale, answer.view.flip), []).append(answer.logits)
     best = np.stack([np.max(logits, axis=0) for logits in of_scale.values()]).astype(np.float64)
     logits = best.max(axis=0) if look.fuse_scores == "max" else best.mean(axis=0)
