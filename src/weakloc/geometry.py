@@ -43,23 +43,17 @@ class GridTransform:
     def identity(cls, image_size: Size) -> GridTransform:
         return cls(1.0, 1.0, 0.0, 0.0, image_size, image_size)
 
-    def scale(self, factor_x: float, factor_y: float) -> GridTransform:
-        """The grid frame stretched by the factors."""
-        width, height = self.grid_size
+    def resize(self, grid_size: Size) -> GridTransform:
+        """The grid frame warped to a new size."""
+        factor_x, factor_y = (new / old for new, old in zip(grid_size, self.grid_size, strict=True))
         return replace(
             self,
             scale_x=self.scale_x * factor_x,
             scale_y=self.scale_y * factor_y,
             offset_x=self.offset_x * factor_x,
             offset_y=self.offset_y * factor_y,
-            grid_size=(width * factor_x, height * factor_y),
+            grid_size=grid_size,
         )
-
-    def resize(self, grid_size: Size) -> GridTransform:
-        """The grid frame warped to a new size."""
-        width, height = self.grid_size
-        scaled = self.scale(grid_size[0] / width, grid_size[1] / height)
-        return replace(scaled, grid_size=grid_size)  # exact, free of rounding
 
     def pad(self, left: float, top: float, right: float, bottom: float) -> GridTransform:
         """The grid frame with a margin added on each side."""
@@ -95,37 +89,15 @@ class GridTransform:
         Cell (0, 0) is centred at `first_center` input pixels, neighbours are `stride` apart and
         each stands for a `window` of input pixels.
         """
-        offset = 0.5 - first_center / stride
-        scaled = self.scale(1.0 / stride, 1.0 / stride)
+        cells_per_pixel, offset = 1.0 / stride, 0.5 - first_center / stride
         return replace(
-            scaled,
-            offset_x=scaled.offset_x + offset,
-            offset_y=scaled.offset_y + offset,
+            self,
+            scale_x=self.scale_x * cells_per_pixel,
+            scale_y=self.scale_y * cells_per_pixel,
+            offset_x=self.offset_x * cells_per_pixel + offset,
+            offset_y=self.offset_y * cells_per_pixel + offset,
             grid_size=(float(num_cells[0]), float(num_cells[1])),
             cell_extent=(window / stride, window / stride),
-        )
-
-    def compose(self, inner: GridTransform) -> GridTransform:
-        """First `inner`, then this one: `compose(inner)(p) = self(inner(p))`."""
-        return GridTransform(
-            scale_x=self.scale_x * inner.scale_x,
-            scale_y=self.scale_y * inner.scale_y,
-            offset_x=self.scale_x * inner.offset_x + self.offset_x,
-            offset_y=self.scale_y * inner.offset_y + self.offset_y,
-            image_size=inner.image_size,
-            grid_size=self.grid_size,
-            cell_extent=self.cell_extent,
-        )
-
-    def invert(self) -> GridTransform:
-        """The map from the grid back to the image, with the two frames exchanged."""
-        return GridTransform(
-            scale_x=1.0 / self.scale_x,
-            scale_y=1.0 / self.scale_y,
-            offset_x=-self.offset_x / self.scale_x,
-            offset_y=-self.offset_y / self.scale_y,
-            image_size=self.grid_size,
-            grid_size=self.image_size,
         )
 
 
@@ -148,13 +120,13 @@ def map_point_to_image(point_in_grid: PointXY, transform: GridTransform) -> Poin
 def map_box_to_grid(box_in_image: BoxLTRB, transform: GridTransform) -> BoxLTRB:
     left, top = map_point_to_grid((box_in_image[0], box_in_image[1]), transform)
     right, bottom = map_point_to_grid((box_in_image[2], box_in_image[3]), transform)
-    return _ordered(left, top, right, bottom)
+    return min(left, right), min(top, bottom), max(left, right), max(top, bottom)
 
 
 def map_box_to_image(box_in_grid: BoxLTRB, transform: GridTransform) -> BoxLTRB:
     left, top = map_point_to_image((box_in_grid[0], box_in_grid[1]), transform)
     right, bottom = map_point_to_image((box_in_grid[2], box_in_grid[3]), transform)
-    return _ordered(left, top, right, bottom)
+    return min(left, right), min(top, bottom), max(left, right), max(top, bottom)
 
 
 def cell_center_in_image(row: int, column: int, transform: GridTransform) -> PointXY:
@@ -277,7 +249,3 @@ def box_of_points(points: ArrayLike) -> BoxLTRB:
     left, top = xy.min(axis=0)
     right, bottom = xy.max(axis=0)
     return float(left), float(top), float(right), float(bottom)
-
-
-def _ordered(left: float, top: float, right: float, bottom: float) -> BoxLTRB:
-    return min(left, right), min(top, bottom), max(left, right), max(top, bottom)

@@ -21,10 +21,10 @@ from weakloc.geometry import (
     PointXY,
     box_area,
     box_ious,
-    cell_center_in_image,
     clip_box,
     clip_point,
     map_box_to_image,
+    map_point_to_image,
 )
 from weakloc.localize.maps import NORMALISATIONS, HeatMap
 
@@ -51,8 +51,14 @@ class _Blob:
 
     cells: IntArray  # (4,) left, top, right, bottom
     area: int
+    area_share: float  # of the image; at most 1 for a component that reaches into the padding
     heat_sum: float
     peak: int
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        left, top, right, bottom = self.cells
+        return slice(top, bottom), slice(left, right)
 
 
 def find_boxes(
@@ -82,22 +88,22 @@ def find_boxes(
     normalised = NORMALISATIONS[threshold_mode](heat)
     if normalised.min() == normalised.max():
         return [whole_image_box(transform, class_probability)]
-    blobs = _blobs(normalised, threshold)
-    blobs = [blob for blob in blobs if min_area <= _area_share(blob, transform) <= max_area]
     least = min_share * float(normalised.sum(dtype=np.float64))
-    blobs = [blob for blob in blobs if blob.heat_sum >= least]
+    blobs = [
+        blob
+        for blob in _blobs(normalised, threshold, transform)
+        if min_area <= blob.area_share <= max_area and blob.heat_sum >= least
+    ]
     if select == "largest":
         blobs = blobs[:1]
-    rate = _rating(score, heat, normalised, class_probability)
     if overlap == "merge":
         blobs = _merged(blobs)
-    ranked = sorted(((rate(blob), blob) for blob in blobs), key=_rank)
+    rated = [
+        (class_probability * float(_RATINGS[score](blob, heat, normalised)), blob) for blob in blobs
+    ]
+    ranked = sorted(rated, key=lambda pair: (-pair[0], -pair[1].area, pair[1].peak))
     if overlap == "nms":
-        kept: list[tuple[float, _Blob]] = []
-        for value, blob in ranked:
-            if not (_overlaps(blob, [better for _, better in kept]) > MAX_IOU).any():
-                kept.append((value, blob))
-        ranked = kept
+        ranked = _best_apart(ranked)
     if select == "best":
         ranked = ranked[:1]
     boxes = [_in_image(blob, value, heat.shape[1], transform) for value, blob in ranked]
@@ -134,45 +140,46 @@ def find_at_least_one_box(
     return boxes[0] if boxes else whole_image_box(transform, class_probability)
 
 
-def _blobs(normalised: HeatMap, threshold: float) -> list[_Blob]:
+def _blobs(normalised: HeatMap, threshold: float, transform: GridTransform) -> list[_Blob]:
     """The components above the threshold: most cells first, then the hotter, then the first."""
     level = float(np.float32(threshold))  # a cell that equals the threshold is not above it
     tree = component_tree(normalised, above=level)
     nodes = components_at(tree, level)
     peaks = tree.peak[nodes]
     order = np.lexsort((peaks, -normalised.ravel()[peaks], -tree.area[nodes]))
+    width, height = transform.image_size
+    cells_in_image = abs(transform.scale_x * transform.scale_y) * width * height
     return [
         _Blob(
-            tree.box[node], int(tree.area[node]), float(tree.heat_sum[node]), int(tree.peak[node])
+            cells=tree.box[node],
+            area=int(tree.area[node]),
+            area_share=min(int(tree.area[node]) / cells_in_image, 1.0),
+            heat_sum=float(tree.heat_sum[node]),
+            peak=int(tree.peak[node]),
         )
         for node in nodes[order]
     ]
 
 
-def _rating(
-    score: BoxScore, heat: HeatMap, normalised: HeatMap, class_probability: float
-) -> Callable[[_Blob], float]:
-    ratings: dict[BoxScore, Callable[[_Blob], float]] = {
-        "mean": lambda blob: float(_inside(normalised, blob).mean(dtype=np.float64)),
-        "raw_mean": lambda blob: float(_inside(heat, blob).mean(dtype=np.float64)),
-        "blob_mean": lambda blob: blob.heat_sum / blob.area,
-        "max": lambda blob: float(normalised.ravel()[blob.peak]),
-        "share": lambda blob: float(
-            _inside(normalised, blob).sum(dtype=np.float64) / normalised.sum(dtype=np.float64)
-        ),
-    }
-    rating = ratings[score]
-    return lambda blob: class_probability * rating(blob)
+# Of a component, its heat as given and as normalised.
+_RATINGS: dict[BoxScore, Callable[[_Blob, HeatMap, HeatMap], float]] = {
+    "mean": lambda blob, _, normalised: normalised[blob.window].mean(dtype=np.float64),
+    "raw_mean": lambda blob, heat, _: heat[blob.window].mean(dtype=np.float64),
+    "blob_mean": lambda blob, _heat, _normalised: blob.heat_sum / blob.area,
+    "max": lambda blob, _, normalised: normalised.ravel()[blob.peak],
+    "share": lambda blob, _, normalised: (
+        normalised[blob.window].sum(dtype=np.float64) / normalised.sum(dtype=np.float64)
+    ),
+}
 
 
-def _inside(heat: HeatMap, blob: _Blob) -> HeatMap:
-    left, top, right, bottom = blob.cells
-    return heat[top:bottom, left:right]
-
-
-def _rank(scored: tuple[float, _Blob]) -> tuple[float, int, int]:
-    score, blob = scored
-    return -score, -blob.area, blob.peak
+def _best_apart(ranked: list[tuple[float, _Blob]]) -> list[tuple[float, _Blob]]:
+    """Each that overlaps no better one too much."""
+    kept: list[tuple[float, _Blob]] = []
+    for value, blob in ranked:
+        if not (_overlaps(blob, [better for _, better in kept]) > MAX_IOU).any():
+            kept.append((value, blob))
+    return kept
 
 
 def _merged(blobs: list[_Blob]) -> list[_Blob]:
@@ -197,24 +204,19 @@ def _union(first: _Blob, second: _Blob) -> _Blob:
         first,
         cells=np.concatenate([low, high]),
         area=first.area + second.area,
+        area_share=min(first.area_share + second.area_share, 1.0),
         heat_sum=first.heat_sum + second.heat_sum,
     )
 
 
-def _area_share(blob: _Blob, transform: GridTransform) -> float:
-    """Of the image; at most 1 for a component that reaches into the padding."""
-    width, height = transform.image_size
-    cells_in_image = abs(transform.scale_x * transform.scale_y) * width * height
-    return min(blob.area / cells_in_image, 1.0)
-
-
 def _in_image(blob: _Blob, score: float, columns: int, transform: GridTransform) -> HeatBox:
     left, top, right, bottom = (float(side) for side in blob.cells)
-    box = clip_box(map_box_to_image((left, top, right, bottom), transform), transform.image_size)
-    peak = cell_center_in_image(*divmod(blob.peak, columns), transform)
+    box = map_box_to_image((left, top, right, bottom), transform)
+    row, column = divmod(blob.peak, columns)
+    peak = map_point_to_image((column + 0.5, row + 0.5), transform)
     return HeatBox(
-        box=box,
+        box=clip_box(box, transform.image_size),
         score=score,
-        area_share=_area_share(blob, transform),
+        area_share=blob.area_share,
         peak=clip_point(peak, transform.image_size),
     )

@@ -16,6 +16,7 @@ Maps: TypeAlias = NDArray[np.float32]  # (..., rows, columns)
 HeatMap: TypeAlias = NDArray[np.floating]  # (rows, columns) of one class
 Normalisation: TypeAlias = Literal["none", "minmax", "relu_max", "sigmoid", "zscore"]
 Combination: TypeAlias = Literal["max", "mean"]
+Axis: TypeAlias = tuple[float, float, float]  # scale, offset and length of a grid one way
 
 _SLIMMEST = 16  # a cap on the long side leaves a thin image at least a 16th of it across
 
@@ -52,7 +53,7 @@ def zscore(maps: NDArray[np.floating]) -> Maps:
 
 def unchanged(maps: NDArray[np.floating]) -> Maps:
     """The maps as they are; zeros for maps that are not finite."""
-    finite, _, _ = _ranges(maps)
+    finite = np.isfinite(maps).all(axis=(-2, -1), keepdims=True)
     return np.asarray(np.where(finite, maps, 0.0), dtype=np.float32)
 
 
@@ -85,7 +86,15 @@ def resample(maps: ScoreMaps, grid: GridTransform) -> ScoreMaps:
     Bilinear between cell centres, replicated outside of the outermost ones; padding is left
     behind. A map that is not finite everywhere becomes zeros.
     """
-    row_weights, column_weights = _weights(maps.transform, grid)
+    source = maps.transform
+    row_weights = _line_weights(
+        (source.scale_y, source.offset_y, source.grid_size[1]),
+        (grid.scale_y, grid.offset_y, grid.grid_size[1]),
+    )
+    column_weights = _line_weights(
+        (source.scale_x, source.offset_x, source.grid_size[0]),
+        (grid.scale_x, grid.offset_x, grid.grid_size[0]),
+    )
     values = np.matmul(row_weights @ unchanged(maps.values), column_weights.T)
     return ScoreMaps(np.asarray(values, dtype=np.float32), grid, maps.kind)
 
@@ -115,7 +124,7 @@ def fuse(
     """
     if not views:
         raise ValueError("there are no views to fuse")
-    columns, rows = _cells(grid)
+    columns, rows = (round(length) for length in grid.grid_size)
     shape = (views[0].values.shape[0], rows, columns)
     neutral = -np.inf if combine == "max" else 0.0
     total = np.full(shape, neutral, dtype=np.float32)
@@ -144,23 +153,13 @@ def _ranges(
     return finite, safe.min(axis=(-2, -1), keepdims=True), safe.max(axis=(-2, -1), keepdims=True)
 
 
-def _cells(grid: GridTransform) -> tuple[int, int]:
-    columns, rows = grid.grid_size
-    return round(columns), round(rows)
-
-
-def _weights(source: GridTransform, target: GridTransform) -> tuple[Maps, Maps]:
-    """(target rows, source rows) and (target columns, source columns) interpolation matrices."""
-    columns, rows = _cells(target)
-    source_columns, source_rows = _cells(source)
-    relative = source.compose(target.invert())
-    x = relative.scale_x * (np.arange(columns) + 0.5) + relative.offset_x
-    y = relative.scale_y * (np.arange(rows) + 0.5) + relative.offset_y
-    return _line_weights(y, source_rows), _line_weights(x, source_columns)
-
-
-def _line_weights(positions: NDArray[np.floating], num_cells: int) -> Maps:
-    """Weights of the cells of a line, whose centres are 0.5, 1.5, ..., at the positions."""
+def _line_weights(source: Axis, target: Axis) -> Maps:
+    """(target cells, source cells) interpolation weights along one axis of two grids."""
+    (scale, offset, length), (target_scale, target_offset, target_length) = source, target
+    num_cells = round(length)
+    centers = np.arange(round(target_length)) + 0.5
+    to_source = scale * (1.0 / target_scale)
+    positions = to_source * centers + (scale * (-target_offset / target_scale) + offset)
     from_first_center = np.clip(positions - 0.5, 0.0, num_cells - 1)
     # Rounding leaves 1e-16 of a neighbour's weight; exact centres give exact copies.
     near = np.rint(from_first_center)
@@ -172,7 +171,7 @@ def _line_weights(positions: NDArray[np.floating], num_cells: int) -> Maps:
 
 def cells_inside(window: BoxLTRB, grid: GridTransform) -> NDArray[np.bool_]:
     """Which cells of a grid have their centre in an image box: (rows, columns)."""
-    columns, rows = _cells(grid)
+    columns, rows = (round(length) for length in grid.grid_size)
     x = (np.arange(columns) + 0.5 - grid.offset_x) / grid.scale_x
     y = (np.arange(rows) + 0.5 - grid.offset_y) / grid.scale_y
     across = (x >= window[0]) & (x < window[2])
