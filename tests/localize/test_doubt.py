@@ -85,7 +85,8 @@ def test_instability_by_hand() -> None:
 def test_disagreements_are_listed_worst_first() -> None:
     labels = np.array([PRESENT, PRESENT, ABSENT, ABSENT, UNKNOWN], dtype=np.int8)
     probabilities = np.array([0.08, 0.5, 0.95, 0.99, 0.99])
-    assert disagreements(probabilities, labels, ["a", "b", "c", "d", "e"]) == (
+    limits = {"missing_below": 0.1, "unexpected_above": 0.9}
+    assert disagreements(probabilities, labels, ["a", "b", "c", "d", "e"], **limits) == (
         Disagreement("d", "unexpected", 0.99),
         Disagreement("c", "unexpected", 0.95),
         Disagreement("a", "missing", 0.08),
