@@ -56,6 +56,10 @@ def test_the_label_file_decides(write, name, layout):
     assert detect_layout(root / name, None) == layout
 
 
+def test_a_folder_with_a_brace_in_its_name_is_no_pattern(write):
+    assert detect_layout(write({"{a}/cat/1.jpg": ""}) / "{a}", None) == "folders"
+
+
 def test_what_fits_several_layouts_is_an_error_that_lists_them(write):
     root = write({**FILES["yolo"], **FILES["voc"]})
     with pytest.raises(DataError, match=r"fits several layouts: voc, yolo. Name the layout"):
