@@ -106,7 +106,7 @@ def test_preprocessing_takes_size_from_the_method_and_the_rest_from_the_backbone
     assert (ready.resize, ready.mean, ready.std) == ("pad", (0.4,) * 3, (0.1, 0.2, 0.3))
     jitter = MaxMil.literal().augmentation(backbone).scale_jitter
     assert jitter == ScaleJitter(0.7, 1.4, multiple_of=16)
-    with pytest.raises(SettingError, match=r"image size of 8 is too small .* Give 16 or more"):
+    with pytest.raises(SettingError, match=r"size is 8, but .* Give --image-size 16 or more"):
         preprocessing(replace(MaxMil.literal(), side=8), backbone)
 
 

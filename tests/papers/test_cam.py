@@ -114,7 +114,7 @@ def test_aug_08_convolutions_start_with_he_fan_out() -> None:
 def test_aug_09_smaller_batches_keep_epochs_and_rate(batch_size: int, steps: int) -> None:
     optimisation = replace(Cam.literal().optimisation, batch_size=batch_size)
     batches = EpochBatches(
-        100_000, batch_size=batch_size, seed=0, weights=None, drop_last=False, rank=0, world_size=1
+        100_000, batch_size=batch_size, seed=0, weights=None, rank=0, world_size=1
     )
     assert len(batches) == steps
     assert optimisation.epochs == 1500

@@ -249,9 +249,9 @@ def preprocessing(method: Method, backbone: Backbone) -> Preprocessing:
     """Image -> network input: the method's size, the backbone's normalisation and multiple."""
     if method.side < backbone.min_input:
         raise SettingError(
-            f"an image size of {method.side} is too small for {backbone.name}",
-            where="--image-size",
-            remedy=f"Give {backbone.min_input} or more",
+            f"--image-size is {method.side}, but {backbone.name} needs at least "
+            f"{backbone.min_input} pixels",
+            remedy=f"Give --image-size {backbone.min_input} or more; smaller images are enlarged",
         )
     return Preprocessing(
         size=method.side,

@@ -225,7 +225,7 @@ def make_plan(data_set: DataSet, method: Method, settings: TrainSettings) -> Tra
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         backbone = build_backbone(method.backbone_spec(spec))
-        _check_size(method, backbone)
+        prepared = preprocessing(method, backbone)
         network = method.build_network(backbone, num_classes)
     notes = [problem.message for problem in odd_classes(statistics, data_set.class_names)]
     header = RunHeader(
@@ -234,7 +234,7 @@ def make_plan(data_set: DataSet, method: Method, settings: TrainSettings) -> Tra
         backbone=backbone.spec,
         class_names=data_set.class_names,
         labels=statistics,
-        preprocessing=preprocessing(method, backbone),
+        preprocessing=prepared,
         watched=division.watched_name,
         notes=tuple([*notes, _FROZEN_NOTE] if settings.frozen else notes),
     )
@@ -263,15 +263,6 @@ def with_settings(method: Method, settings: TrainSettings) -> Method:
 def _replaced(value: Any, **changes: Any) -> Any:
     """`dataclasses.replace` with the changes that are not None."""
     return replace(value, **{name: new for name, new in changes.items() if new is not None})
-
-
-def _check_size(method: Method, backbone: Backbone) -> None:
-    if method.side < backbone.min_input:
-        raise SettingError(
-            f"--image-size is {method.side}, but {backbone.name} needs at least "
-            f"{backbone.min_input} pixels",
-            remedy=f"Give --image-size {backbone.min_input} or more; smaller images are enlarged",
-        )
 
 
 def _augmentation(method: Method, backbone: Backbone, settings: TrainSettings) -> Augmentation:
