@@ -10,9 +10,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from weakloc.errors import SettingError
+
+Budget: TypeAlias = Literal["quick", "standard", "paper", "paper60"]
 
 
 def flag_of(field_name: str) -> str:
@@ -471,6 +473,40 @@ class DataSettings(ReaderOptions):
 
     strict: bool = False
     """Stop at the first oddity instead of reporting and counting it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceSettings:
+    """How much of a paper's experiment is run, on what."""
+
+    data: str | None = None
+    """Data set with drawn boxes. Not given: scenes are drawn."""
+
+    out: Path | None = None
+    """Folder for the results and all runs. Not given: reproduced/RECIPE."""
+
+    budget: Budget = "standard"
+    """quick, standard: minutes on scenes, or your data in the practical preset; paper: the paper's
+    own settings, for its own data; paper60: those in 60 epochs with mirrored images."""
+
+    seeds: int | None = None
+    """Trainings of each cell, from --seed on. Not given: 3, and 1 in quick."""
+
+    jobs: int | None = None
+    """Processes that work side by side. Not given: one for each core, or one with a GPU."""
+
+    cell: tuple[str, ...] = ()
+    """Run only this cell; may be given several times."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "jobs"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "Give 1 or more")
+        if self.data is None and self.budget not in ("quick", "standard"):
+            raise SettingError(
+                f"the budget {self.budget!r} is for a paper's own data",
+                remedy="Name a folder with --data, or choose the budget quick or standard",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

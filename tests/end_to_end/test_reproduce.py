@@ -55,7 +55,7 @@ LOOKS = Recipe(
 @pytest.fixture
 def wanted(scenes: Path, tmp_path: Path) -> Callable[..., Reproduction]:
     def make(**more: Any) -> Reproduction:
-        given = {"data": str(scenes), "num_seeds": 1, "jobs": 1, "settings": SETTINGS, **more}
+        given = {"data": str(scenes), "seeds": 1, "jobs": 1, "settings": SETTINGS, **more}
         return Reproduction(out=tmp_path / "out", **given)
 
     return make
@@ -116,20 +116,20 @@ def test_the_windows_of_a_search_are_counted(
 
 
 def test_a_reproduction_goes_on_where_it_was(wanted: Callable[..., Reproduction]) -> None:
-    only = ("whole size", "half size")
-    first = reproduce(LOOKS, wanted(only=only))
+    two = ("whole size", "half size")
+    first = reproduce(LOOKS, wanted(cell=two))
     out = wanted().out
     cells, runs = _files(out, "cells/*.json"), _files(out, "trained.json")
     assert (len(cells), len(runs)) == (2, 1)  # two looks share one training
     lost = sorted(cells)[0]
     lost.unlink()
-    again = reproduce(LOOKS, wanted(only=only))
+    again = reproduce(LOOKS, wanted(cell=two))
     assert [row.values for row in again.rows] == [row.values for row in first.rows]
     assert _files(out, "trained.json") == runs
     kept = _files(out, "cells/*.json")
     assert kept.pop(lost) != cells.pop(lost)
     assert kept == cells
-    reproduce(LOOKS, wanted(only=only, choices={"flip": False}))  # another setting, another cell
+    reproduce(LOOKS, wanted(cell=two, choices={"flip": False}))  # another setting, another cell
     assert len(_files(out, "cells/*.json")) == 4
     assert set(_files(out, "*.svg")) == {out / "classification-map.svg", out / "point-map.svg"}
 
@@ -137,11 +137,11 @@ def test_a_reproduction_goes_on_where_it_was(wanted: Callable[..., Reproduction]
 def test_a_training_that_was_killed_before_it_saved_begins_anew(
     wanted: Callable[..., Reproduction],
 ) -> None:
-    first = reproduce(LOOKS, wanted(only=("whole size",)))
+    first = reproduce(LOOKS, wanted(cell=("whole size",)))
     mark = next(iter(_files(wanted().out, "trained.json")))
     for path in (mark, *_files(wanted().out, "cells/*.json")):
         path.unlink()
-    again = reproduce(LOOKS, wanted(only=("whole size",)))
+    again = reproduce(LOOKS, wanted(cell=("whole size",)))
     assert again.rows[0].values == first.rows[0].values
 
 
@@ -159,7 +159,7 @@ def test_a_failing_cell_is_named_and_loses_no_other(
 
 
 def test_crops_of_boxes_count_as_drawn_boxes(wanted: Callable[..., Reproduction]) -> None:
-    results = reproduce(LOOKS, wanted(only=("impossible",)))
+    results = reproduce(LOOKS, wanted(cell=("impossible",)))
     assert results.rows[0].boxes_used > 32  # more than one on most of the 32 images
 
 

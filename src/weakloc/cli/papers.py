@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,43 +10,18 @@ from cyclopts import Parameter
 from weakloc.cli.options import ReadingOptions, TrainOptions
 from weakloc.cli.terminal import Terminal
 from weakloc.cli.use import keep_freed_memory
-from weakloc.papers.conditions import Budget
 from weakloc.papers.tables import RECIPES
-from weakloc.settings import DataSettings, TrainSettings
+from weakloc.settings import DataSettings, ReproduceSettings, TrainSettings
 
 if TYPE_CHECKING:
     from weakloc.papers.results import Results
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scope:
-    """How much of an experiment is run, on what."""
-
-    data: str | None = None
-    """Data set with drawn boxes. Not given: scenes are drawn."""
-
-    out: Path | None = None
-    """Folder for the results and all runs. Not given: reproduced/RECIPE."""
-
-    budget: Budget = "standard"
-    """quick, standard: minutes on scenes, or your data in the practical preset; paper: the paper's
-    own settings, for its own data; paper60: those in 60 epochs with mirrored images."""
-
-    seeds: int | None = None
-    """Trainings of each cell, from --seed on. Not given: 3, and 1 in quick."""
-
-    jobs: int | None = None
-    """Processes that work side by side. Not given: one for each core, or one with a GPU."""
-
-    cell: tuple[str, ...] = ()
-    """Run only this cell; may be given several times."""
 
 
 def reproduce(
     recipe: str | None = None,
     /,
     *,
-    scope: Annotated[Scope, Parameter(name="*")] = Scope(),
+    scope: Annotated[ReproduceSettings, Parameter(name="*")] = ReproduceSettings(),
     choices: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     settings: TrainOptions = TrainSettings(),
     reading: ReadingOptions = DataSettings(),
@@ -72,15 +46,10 @@ def reproduce(
 
     folder = scope.out or Path("reproduced") / recipe
     reproduction = Reproduction(
-        out=folder,
-        data=scope.data,
-        budget=scope.budget,
-        num_seeds=scope.seeds,
-        jobs=scope.jobs,
+        **{**vars(scope), "out": folder},
         settings=settings,
         reading=reading,
         choices=parse_choices(choices),
-        only=scope.cell,
     )
     results = reproduce(recipe, reproduction, say=terminal.say, prepare=keep_freed_memory)
     _show(results, folder, terminal)

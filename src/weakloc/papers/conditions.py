@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from weakloc.papers.recipe import DataKind, OptimiserFamily, Recipe
+from weakloc.settings import Budget
 
 if TYPE_CHECKING:
     from weakloc.methods.method import Preset  # loads torch
-
-Budget: TypeAlias = Literal["quick", "standard", "paper", "paper60"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,6 @@ from weakloc.papers.cells import (
 )
 from weakloc.papers.conditions import (
     EFFORTS,
-    Budget,
     Conditions,
     as_published,
     from_scratch,
@@ -34,7 +33,14 @@ from weakloc.papers.recipe import Cell, Recipe
 from weakloc.papers.results import Results
 from weakloc.papers.tables import RECIPES
 from weakloc.papers.work import work_through
-from weakloc.settings import DataSettings, Look, Places, TrainSettings, look_and_places
+from weakloc.settings import (
+    DataSettings,
+    Look,
+    Places,
+    ReproduceSettings,
+    TrainSettings,
+    look_and_places,
+)
 from weakloc.training.plan import accelerator
 from weakloc.work import num_cores
 
@@ -42,35 +48,20 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reproduction:
+class Reproduction(ReproduceSettings):
     """How a recipe is run; `choices` are fields of the methods, for all cells.
 
     Without `data`, scenes are drawn into `out`. `settings` that are not given follow the budget.
     """
 
-    out: Path
-    data: str | None = None
-    budget: Budget = "standard"
-    num_seeds: int | None = None
-    jobs: int | None = None
+    out: Path = Path("reproduced")
     settings: TrainSettings = TrainSettings()
     reading: DataSettings = DataSettings()
     choices: Mapping[str, Any] = field(default_factory=dict)
-    only: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for flag, value in (("--seeds", self.num_seeds), ("--jobs", self.jobs)):
-            if value is not None and value < 1:
-                raise SettingError(f"{flag} is {value}", remedy="Give 1 or more")
-        if self.data is None and self.budget not in ("quick", "standard"):
-            raise SettingError(
-                f"the budget {self.budget!r} is for a paper's own data",
-                remedy="Name a folder with --data, or choose the budget quick or standard",
-            )
 
     @property
-    def seeds(self) -> range:
-        count = self.num_seeds or (1 if self.budget == "quick" else 3)
+    def range_of_seeds(self) -> range:
+        count = self.seeds or (1 if self.budget == "quick" else 3)
         return range(self.settings.seed, self.settings.seed + count)
 
 
@@ -95,7 +86,9 @@ def reproduce(
         recipe = recipe_named(recipe)
     measurements, untestable = planned(recipe, reproduction, say)
     failures = _work_through(measurements, reproduction.jobs, say, prepare)
-    results = Results.collected(recipe, reproduction.seeds, measurements, untestable, failures)
+    results = Results.collected(
+        recipe, reproduction.range_of_seeds, measurements, untestable, failures
+    )
     write_results(results, reproduction.out)
     if not results.rows:
         first = next(iter(failures.values()), "no cell can be tested here")
@@ -125,7 +118,7 @@ def planned(
         conditions = from_scratch(reproduction.budget, recipe)
     reasons = {cell.name: _why_not(cell, conditions, reproduction) for cell in recipe.cells}
     measurements = []
-    for seed in reproduction.seeds:
+    for seed in reproduction.range_of_seeds:
         for cell in recipe.cells:
             if reasons[cell.name] is None:
                 look, places = look_and_places(cell.look)
@@ -143,7 +136,7 @@ def planned(
 
 
 def _why_not(cell: Cell, conditions: Conditions, reproduction: Reproduction) -> str | None:
-    if reproduction.only and cell.name not in reproduction.only:
+    if reproduction.cell and cell.name not in reproduction.cell:
         return "left out with --cell"
     if cell.only is not None and cell.only != conditions.preset:
         return f"only with the {cell.only} preset"
