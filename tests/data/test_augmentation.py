@@ -10,18 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
+from weakloc.data import transforms
 from weakloc.data.augmentation import (
-    Action,
     Augmentation,
-    CropAction,
-    FlipAction,
     GoogLeNetResize,
-    HideAction,
     HideAndSeek,
     HorizontalFlip,
-    InputFacts,
     InputImage,
-    QuarterTurnAction,
     QuarterTurns,
     Rotation,
     ScaleJitter,
@@ -30,8 +25,6 @@ from weakloc.data.augmentation import (
 from weakloc.data.transforms import IMAGENET_STD, Preprocessing, middle_box
 from weakloc.geometry import GridTransform, map_point_to_grid, map_point_to_image
 
-CANVAS = InputFacts((60, 41), IMAGENET_STD)
-
 
 def seeded(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
@@ -39,39 +32,47 @@ def seeded(seed: int = 0) -> Generator:
 
 def view(width: int = 60, height: int = 41) -> InputImage:
     pixels = torch.randn((3, height, width), generator=seeded(9)).abs() + 0.1
-    return InputImage(pixels, GridTransform.identity((width, height)))
+    return placed(pixels)
 
 
-def apply(action: Action | None, to: InputImage) -> InputImage:
-    return to if action is None else action.apply(to)
+def placed(pixels: Tensor) -> InputImage:
+    """An image that is its own frame."""
+    size = (pixels.shape[2], pixels.shape[1])
+    return InputImage(pixels, GridTransform.identity(size), IMAGENET_STD)
+
+
+def is_same(one: InputImage, other: InputImage) -> bool:
+    return torch.equal(one.pixels, other.pixels) and one.transform == other.transform
 
 
 def test_hide_and_seek_hides_three_eighths_on_average() -> None:
     # AUG-03; 59 x 41 is no multiple of any patch size.
     generator, step = seeded(), HideAndSeek()
-    image = InputImage(torch.ones((1, 41, 59)), None)
-    sizes, hidden = [], 0.0
-    for _ in range(2000):
-        action = step.draw(generator, InputFacts((59, 41), IMAGENET_STD))
-        sizes.append(0 if action is None else action.patch_size)
-        hidden += 1 - float(apply(action, image).pixels.mean())
+    image = placed(torch.ones((1, 41, 59)))
+    seen = [step.apply(image, generator) for _ in range(2000)]
+    hidden = sum(1 - float(each.pixels.mean()) for each in seen)
     assert hidden / 2000 == pytest.approx(0.375, abs=0.02)
-    for size in (0, 4, 8, 16):
-        assert sizes.count(size) / 2000 == pytest.approx(0.25, abs=0.03)
+    assert sum(each is image for each in seen) / 2000 == pytest.approx(0.25, abs=0.03)
+    # A tile of 4 can end at column 4, one of 8 cannot; one of 16 ends at neither.
+    steps = [(each.pixels[0].diff(dim=1) != 0).any(dim=0) for each in seen]
+    fours = sum(bool(step[3]) for step in steps)
+    eights = sum(bool(step[7] and not step[3]) for step in steps)
+    sixteens = sum(bool(step[15] and not step[7] and not step[3]) for step in steps)
+    for count in (fours, eights, sixteens):
+        assert count / 2000 == pytest.approx(0.25, abs=0.04)
 
 
 def test_hide_and_seek_with_certainty_blanks_and_with_none_leaves() -> None:
     original = view()
-    always = HideAndSeek(patch_sizes=(7,), probability=1.0).draw(seeded(), CANVAS)
-    assert torch.count_nonzero(apply(always, original).pixels) == 0
-    never = HideAndSeek(patch_sizes=(7,), probability=0.0).draw(seeded(), CANVAS)
-    assert torch.equal(apply(never, original).pixels, original.pixels)
-    assert HideAndSeek(patch_sizes=(0,)).draw(seeded(), CANVAS) is None
+    always = HideAndSeek(patch_sizes=(7,), probability=1.0).apply(original, seeded())
+    assert torch.count_nonzero(always.pixels) == 0
+    never = HideAndSeek(patch_sizes=(7,), probability=0.0).apply(original, seeded())
+    assert is_same(never, original)
+    assert HideAndSeek(patch_sizes=(0,)).apply(original, seeded()) is original
 
 
 def test_hidden_pixels_form_tiles_aligned_to_the_corner() -> None:
-    action = HideAndSeek(patch_sizes=(16,)).draw(seeded(4), CANVAS)
-    mask = apply(action, view()).pixels[0] == 0
+    mask = HideAndSeek(patch_sizes=(16,)).apply(view(), seeded(4)).pixels[0] == 0
     for top in range(0, 41, 16):
         for left in range(0, 60, 16):
             tile = mask[top : top + 16, left : left + 16]
@@ -123,8 +124,8 @@ def test_an_image_in_which_no_crop_fits_gives_its_middle() -> None:
     for seed in range(50):
         box = step.draw_box(seeded(seed), (64, 1), output=(64, 64))
         assert box == (31, 0, 32, 1)
-    thin = InputImage(torch.arange(64.0).expand(3, 1, 64), GridTransform.identity((64, 1)))
-    cropped = CropAction((31, 0, 32, 1), (20, 20)).apply(thin)
+    thin = placed(torch.arange(64.0).expand(3, 1, 64))
+    cropped = thin.crop((31, 0, 32, 1), (20, 20))
     assert torch.equal(cropped.pixels, torch.full((3, 20, 20), 31.0))
     assert middle_box((100, 80), shape=(40, 20)) == (0, 15, 100, 65)
     assert middle_box((100, 20), shape=(40, 80)) == (45, 0, 55, 20)
@@ -138,30 +139,25 @@ def run_widths(row: Tensor) -> list[int]:
 
 def test_hiding_after_the_crop_keeps_the_patch_size_and_before_magnifies_it() -> None:
     # AUG-05, on a 64 x 48 canvas with the crop of its middle quarter: twice as large each way.
-    crop = CropAction((16, 12, 48, 36), (64, 48))
     checkers = (torch.arange(12)[:, None] + torch.arange(16)[None]) % 2 == 0
-    hide = HideAction(4, checkers)
-    image = InputImage(torch.ones((3, 48, 64)), GridTransform.identity((64, 48)))
-    after = hide.apply(crop.apply(image)).pixels[0]
+    box, size = (16, 12, 48, 36), (64, 48)
+    image = placed(torch.ones((3, 48, 64)))
+    after = transforms.hide_tiles(image.crop(box, size).pixels, checkers, patch_size=4)[0]
     assert set(run_widths(after[2])) == {4}
-    before = crop.apply(hide.apply(image)).pixels[0]
-    assert set(run_widths((before > 0.5)[4])) == {8}
+    before = placed(transforms.hide_tiles(image.pixels, checkers, patch_size=4)).crop(box, size)
+    assert set(run_widths((before.pixels[0] > 0.5)[4])) == {8}
 
 
-def test_the_order_of_the_steps_is_the_order_of_the_actions() -> None:
-    both = (HideAndSeek(patch_sizes=(4,)), GoogLeNetResize())
-    for steps in (both, both[::-1]):
-        drawn = Augmentation(steps=steps).draw(
-            seeded(), picture_size=(60, 41), canvas=CANVAS, num_repeat=0
-        )
-        assert [isinstance(action, CropAction) for action in drawn.actions] == [
-            isinstance(step, GoogLeNetResize) for step in steps
-        ]
-    first = Augmentation(crop=GoogLeNetResize()).draw(
-        seeded(), picture_size=(600, 410), canvas=CANVAS, num_repeat=0
-    )
-    assert first.region_in_image is not None
-    assert first.region_in_image[2] > 60
+def test_the_last_of_hiding_and_cropping_is_seen_whole() -> None:
+    # Tiles of 4 keep their edges where hiding comes last; the crop moves them where it does.
+    hide, crop = HideAndSeek(patch_sizes=(4,)), GoogLeNetResize()
+    for steps, is_kept in (((crop, hide), True), ((hide, crop), False)):
+        image = placed(torch.ones((3, 40, 60)))
+        generator = seeded()
+        for step in Augmentation(steps=steps).steps_of_use(0):
+            image = step.apply(image, generator)
+        columns = (image.pixels[0].diff(dim=1) != 0).any(dim=0).nonzero().flatten() + 1
+        assert bool((columns % 4 == 0).all()) == is_kept
 
 
 def test_one_factor_between_the_two_is_drawn_for_a_batch() -> None:
@@ -176,9 +172,8 @@ def test_one_factor_between_the_two_is_drawn_for_a_batch() -> None:
 
 
 def test_noise_has_its_sigma_on_the_unit_scale() -> None:
-    flat = InputImage(torch.zeros((3, 200, 300)), GridTransform.identity((300, 200)))
-    action = WhiteNoise(probability=1.0).draw(seeded(), InputFacts((300, 200), IMAGENET_STD))
-    noisy = apply(action, flat)
+    flat = placed(torch.zeros((3, 200, 300)))
+    noisy = WhiteNoise(probability=1.0).apply(flat, seeded())
     for channel, std in enumerate(IMAGENET_STD):
         on_unit_scale = noisy.pixels[channel] * std
         assert float(on_unit_scale.std()) == pytest.approx(10 / 255, rel=0.02)
@@ -186,56 +181,64 @@ def test_noise_has_its_sigma_on_the_unit_scale() -> None:
     assert noisy.transform == flat.transform
 
 
-def test_rotation_draws_both_ways_and_gives_up_the_transform() -> None:
+def test_rotation_draws_both_ways_and_gives_up_the_transform(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    angles: list[float] = []
     generator, step = seeded(), Rotation(probability=1.0)
-    actions = [step.draw(generator, CANVAS) for _ in range(500)]
-    angles = [action.degrees for action in actions if action is not None]
+    turned = step.apply(view(), generator)
+    assert turned.transform is None
+    assert turned.flip().transform is None
+    assert turned.crop((1, 1, 20, 30), (8, 8)).transform is None
+    monkeypatch.setattr(
+        transforms, "rotate", lambda pixels, degrees: angles.append(degrees) or pixels
+    )
+    for _ in range(500):
+        step.apply(view(), generator)
     assert len(angles) == 500
     assert -30 <= min(angles) < -28
     assert 28 < max(angles) <= 30
-    turned = apply(actions[0], view())
-    assert turned.transform is None
-    assert apply(FlipAction(), turned).transform is None
-    assert apply(CropAction((1, 1, 20, 30), (8, 8)), turned).transform is None
 
 
 def test_quarter_turns_move_every_pixel_to_its_place_and_give_up_the_transform() -> None:
-    generator = seeded()
-    turns = [QuarterTurns().draw(generator, CANVAS) for _ in range(2000)]
-    drawn = [0 if action is None else action.num_turns for action in turns]
-    for number in range(4):
-        assert drawn.count(number) / 2000 == pytest.approx(0.25, abs=0.04)
-    pixels = view().pixels  # (3, 41, 60)
-    once, twice, thrice = (QuarterTurnAction(number).apply(view()) for number in (1, 2, 3))
+    generator, image = seeded(), placed(torch.arange(18.0).reshape(3, 2, 3))
+    by_number = {number: image.pixels.rot90(number, (1, 2)) for number in range(4)}
+    drawn = [QuarterTurns().apply(image, generator) for _ in range(2000)]
+    for pixels in by_number.values():
+        same = sum(torch.equal(turned.pixels, pixels) for turned in drawn)
+        assert same / 2000 == pytest.approx(0.25, abs=0.04)
+    assert all((turned.transform is None) == (turned is not image) for turned in drawn)
+    original = view()
+    turns = [QuarterTurns().apply(original, seeded(seed)) for seed in range(40)]
+    pixels = original.pixels  # (3, 41, 60)
+    once, thrice = (
+        next(turned.pixels for turned in turns if torch.equal(turned.pixels, wanted))
+        for wanted in (pixels.rot90(1, (1, 2)), pixels.rot90(3, (1, 2)))
+    )
     for x, y in [(0, 0), (59, 40), (13, 7)]:
         # Counter-clockwise, the right edge becomes the top.
-        assert torch.equal(once.pixels[:, 59 - x, y], pixels[:, y, x])
-        assert torch.equal(twice.pixels[:, 40 - y, 59 - x], pixels[:, y, x])
-        assert torch.equal(thrice.pixels[:, x, 40 - y], pixels[:, y, x])
-    assert once.transform is None
-    assert twice.transform is None
+        assert torch.equal(once[:, 59 - x, y], pixels[:, y, x])
+        assert torch.equal(thrice[:, x, 40 - y], pixels[:, y, x])
 
 
 def test_probabilities_are_kept() -> None:
-    generator = seeded()
+    generator, image = seeded(), view(3, 2)
     for step in (HorizontalFlip(), WhiteNoise(), Rotation()):
-        drawn = [step.draw(generator, InputFacts((3, 2), IMAGENET_STD)) for _ in range(2000)]
-        assert sum(action is not None for action in drawn) / 2000 == pytest.approx(0.5, abs=0.04)
-    assert HorizontalFlip(0.0).draw(generator, CANVAS) is None
-    assert HorizontalFlip(1.0).draw(generator, CANVAS) is not None
+        changed = [step.apply(image, generator) is not image for _ in range(2000)]
+        assert sum(changed) / 2000 == pytest.approx(0.5, abs=0.04)
+    assert HorizontalFlip(0.0).apply(image, generator) is image
+    assert is_same(HorizontalFlip(1.0).apply(image, generator), image.flip())
 
 
 def test_only_duplicates_get_the_steps_for_duplicates() -> None:
-    augmentation = Augmentation(duplicate_steps=(Rotation(probability=1.0),))
-    for num_repeat, expected in ((0, 0), (1, 1), (5, 1)):
-        drawn = augmentation.draw(
-            seeded(), picture_size=(60, 41), canvas=CANVAS, num_repeat=num_repeat
-        )
-        assert len(drawn.actions) == expected
+    flip, rotation = HorizontalFlip(), Rotation(probability=1.0)
+    augmentation = Augmentation(steps=(flip,), duplicate_steps=(rotation,))
+    for num_repeat, expected in ((0, (flip,)), (1, (flip, rotation)), (5, (flip, rotation))):
+        assert augmentation.steps_of_use(num_repeat) == expected
 
 
 def test_a_flip_mirrors_pixels_and_transform_alike() -> None:
-    flipped = FlipAction().apply(view())
+    flipped = view().flip()
     assert flipped.transform is not None
     for x, y in [(0, 0), (59, 40), (13, 7)]:
         u, v = map_point_to_grid((x + 0.5, y + 0.5), flipped.transform)
@@ -270,11 +273,12 @@ def test_a_blob_is_where_the_transform_of_the_whole_chain_says(
     placement = Preprocessing(size=canvas, resize=mode).place(size)
     transform = placement.transform(GridTransform.identity(size))
     x, y = place[0] * size[0], place[1] * size[1]
-    seen = InputImage(blob(*canvas, *map_point_to_grid((x, y), transform)), transform)
+    pixels = blob(*canvas, *map_point_to_grid((x, y), transform))
+    seen = InputImage(pixels, transform, IMAGENET_STD)
     for _ in range(flips):
-        seen = FlipAction().apply(seen)
+        seen = seen.flip()
     box = (round(left * 120), round(top * 88), round((left + 0.7) * 120), round((top + 0.7) * 88))
-    seen = FlipAction().apply(CropAction(box, (140, 100)).apply(seen))
+    seen = seen.crop(box, (140, 100)).flip()
     assert seen.transform is not None
     u, v = map_point_to_grid((x, y), seen.transform)
     assert map_point_to_image((u, v), seen.transform) == pytest.approx((x, y), abs=1e-3)
@@ -290,11 +294,12 @@ def test_the_same_generator_state_gives_the_same_image() -> None:
     )
 
     def augmented(seed: int) -> Tensor:
-        drawn = augmentation.draw(seeded(seed), picture_size=(60, 41), canvas=CANVAS, num_repeat=1)
-        original = view()
-        result = drawn.apply(original).pixels
+        original, generator = view(), seeded(seed)
+        image = original
+        for step in augmentation.steps_of_use(1):
+            image = step.apply(image, generator)
         assert torch.equal(original.pixels, view().pixels)
-        return result
+        return image.pixels
 
     assert torch.equal(augmented(3), augmented(3))
     assert not torch.equal(augmented(3), augmented(4))
@@ -302,9 +307,7 @@ def test_the_same_generator_state_gives_the_same_image() -> None:
 
 def test_drawing_never_touches_the_global_random_state() -> None:
     before = torch.get_rng_state()
-    augmentation = Augmentation(
-        crop=GoogLeNetResize(),
-        steps=(HideAndSeek(), HorizontalFlip(), QuarterTurns(), Rotation(), WhiteNoise()),
-    )
-    augmentation.draw(seeded(), picture_size=(60, 41), canvas=CANVAS, num_repeat=0)
+    GoogLeNetResize().draw_box(seeded(), (60, 41), output=(60, 41))
+    for step in (HideAndSeek(), HorizontalFlip(), QuarterTurns(), Rotation(), WhiteNoise()):
+        step.apply(view(), seeded())
     assert torch.equal(torch.get_rng_state(), before)

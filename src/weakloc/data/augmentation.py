@@ -1,14 +1,13 @@
-"""The random half of the transforms: draws parameters from a generator, never touches a pixel.
+"""What is random about a training image: steps that act on the network's input in their order.
 
-An `Augmentation` is what a method asks for. `draw` fixes every number for one image, `apply`
-carries them out through `transforms`; the same generator state gives the same picture.
+Every number is drawn from the generator that is given, so that the same state of it gives the
+same picture. No step writes into the image that it is given.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -25,94 +24,36 @@ class InputImage:
 
     pixels: Tensor
     transform: GridTransform | None
+    std: Channels  # what its channels are divided by
 
+    @property
+    def size(self) -> PixelSize:
+        """(width, height)"""
+        return self.pixels.shape[2], self.pixels.shape[1]
 
-@dataclass(frozen=True)
-class InputFacts:
-    """What a step must know of the image before it exists."""
+    def flip(self) -> InputImage:
+        transform = self.transform and self.transform.flip_horizontal()
+        return replace(self, pixels=self.pixels.flip(-1), transform=transform)
 
-    size: PixelSize
-    std: Channels
-
-
-class Action(Protocol):
-    """One change with all its numbers fixed."""
-
-    def apply(self, view: InputImage) -> InputImage: ...
+    def crop(self, box_in_grid: BoxLTRB, size: PixelSize) -> InputImage:
+        """The box, in whole pixels, stretched to `size`."""
+        transform = self.transform and self.transform.crop(box_in_grid).resize(size)
+        pixels = transforms.crop_and_resize(self.pixels, box_in_grid, size)
+        return replace(self, pixels=pixels, transform=transform)
 
 
 class Step(Protocol):
-    """Draws an action, or None where this image is left alone."""
+    """Draws a change of one image and makes it, or leaves the image alone."""
 
-    def draw(self, generator: Generator, canvas: InputFacts) -> Action | None: ...
-
-
-@dataclass(frozen=True)
-class FlipAction:
-    def apply(self, view: InputImage) -> InputImage:
-        transform = view.transform.flip_horizontal() if view.transform else None
-        return InputImage(transforms.flip_horizontal(view.pixels), transform)
-
-
-@dataclass(frozen=True)
-class CropAction:
-    """`box_in_grid` in whole pixels, stretched to `size`."""
-
-    box_in_grid: BoxLTRB
-    size: PixelSize
-
-    def apply(self, view: InputImage) -> InputImage:
-        transform = view.transform
-        if transform is not None:
-            transform = transform.crop(self.box_in_grid).resize(self.size)
-        pixels = transforms.crop_and_resize(view.pixels, self.box_in_grid, self.size)
-        return InputImage(pixels, transform)
-
-
-@dataclass(frozen=True, eq=False)
-class HideAction:
-    patch_size: int
-    hidden: Tensor  # (rows, columns) of bool
-
-    def apply(self, view: InputImage) -> InputImage:
-        pixels = transforms.hide_tiles(view.pixels, self.hidden, patch_size=self.patch_size)
-        return InputImage(pixels, view.transform)
-
-
-@dataclass(frozen=True, eq=False)
-class NoiseAction:
-    noise: Tensor  # (3, H, W), in normalised units
-
-    def apply(self, view: InputImage) -> InputImage:
-        return InputImage(view.pixels + self.noise, view.transform)
-
-
-@dataclass(frozen=True)
-class RotateAction:
-    """The result has no transform: a turned frame has no axis-aligned map to the image."""
-
-    degrees: float
-
-    def apply(self, view: InputImage) -> InputImage:
-        return InputImage(transforms.rotate(view.pixels, self.degrees), None)
-
-
-@dataclass(frozen=True)
-class QuarterTurnAction:
-    """Sides change places after an odd number of turns. The result has no transform, see above."""
-
-    num_turns: int
-
-    def apply(self, view: InputImage) -> InputImage:
-        return InputImage(transforms.turn_by_quarters(view.pixels, self.num_turns), None)
+    def apply(self, image: InputImage, generator: Generator) -> InputImage: ...
 
 
 @dataclass(frozen=True)
 class HorizontalFlip:
     probability: float = 0.5
 
-    def draw(self, generator: Generator, canvas: InputFacts) -> FlipAction | None:  # noqa: ARG002
-        return FlipAction() if _happens(self.probability, generator) else None
+    def apply(self, image: InputImage, generator: Generator) -> InputImage:
+        return image.flip() if _happens(self.probability, generator) else image
 
 
 @dataclass(frozen=True)
@@ -128,8 +69,8 @@ class GoogLeNetResize:
     aspects: tuple[float, float] = (3 / 4, 4 / 3)
     attempts: int = 10
 
-    def draw(self, generator: Generator, canvas: InputFacts) -> CropAction:
-        return CropAction(self.draw_box(generator, canvas.size, output=canvas.size), canvas.size)
+    def apply(self, image: InputImage, generator: Generator) -> InputImage:
+        return image.crop(self.draw_box(generator, image.size, output=image.size), image.size)
 
     def draw_box(
         self, generator: Generator, image_size: PixelSize, *, output: PixelSize
@@ -139,10 +80,8 @@ class GoogLeNetResize:
         for _ in range(self.attempts):
             area = width * height * _uniform(self.smallest_area, 1.0, generator)
             aspect = _uniform(*self.aspects, generator)
-            crop_width, crop_height = (
-                round(math.sqrt(area * aspect)),
-                round(math.sqrt(area / aspect)),
-            )
+            crop_width = round(math.sqrt(area * aspect))
+            crop_height = round(math.sqrt(area / aspect))
             if _happens(0.5, generator):
                 crop_width, crop_height = crop_height, crop_width
             if 1 <= crop_width <= width and 1 <= crop_height <= height:
@@ -159,13 +98,14 @@ class HideAndSeek:
     patch_sizes: tuple[int, ...] = (0, 4, 8, 16)
     probability: float = 0.5
 
-    def draw(self, generator: Generator, canvas: InputFacts) -> HideAction | None:
+    def apply(self, image: InputImage, generator: Generator) -> InputImage:
         patch_size = self.patch_sizes[_integer_up_to(len(self.patch_sizes) - 1, generator)]
         if patch_size == 0:
-            return None
-        columns, rows = (math.ceil(side / patch_size) for side in canvas.size)
+            return image
+        columns, rows = (math.ceil(side / patch_size) for side in image.size)
         hidden = torch.rand((rows, columns), generator=generator) < self.probability
-        return HideAction(patch_size, hidden)
+        pixels = transforms.hide_tiles(image.pixels, hidden, patch_size=patch_size)
+        return replace(image, pixels=pixels)
 
 
 @dataclass(frozen=True)
@@ -175,34 +115,43 @@ class WhiteNoise:
     sigma: float = 10 / 255
     probability: float = 0.5
 
-    def draw(self, generator: Generator, canvas: InputFacts) -> NoiseAction | None:
+    def apply(self, image: InputImage, generator: Generator) -> InputImage:
         if not _happens(self.probability, generator):
-            return None
-        width, height = canvas.size
-        noise = torch.randn((3, height, width), generator=generator)
-        return NoiseAction(noise * (self.sigma / torch.tensor(canvas.std)[:, None, None]))
+            return image
+        noise = torch.randn(image.pixels.shape, generator=generator)
+        noise *= self.sigma / torch.tensor(image.std)[:, None, None]
+        return replace(image, pixels=image.pixels + noise)
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """Up to `degrees` either way. For training on labels: the image loses its transform."""
+    """Up to `degrees` either way. For training on labels: the image loses its transform.
+
+    A turned frame has no axis-aligned map to the image.
+    """
 
     degrees: float = 30.0
     probability: float = 0.5
 
-    def draw(self, generator: Generator, canvas: InputFacts) -> RotateAction | None:  # noqa: ARG002
+    def apply(self, image: InputImage, generator: Generator) -> InputImage:
         if not _happens(self.probability, generator):
-            return None
-        return RotateAction(_uniform(-self.degrees, self.degrees, generator))
+            return image
+        degrees = _uniform(-self.degrees, self.degrees, generator)
+        return replace(image, pixels=transforms.rotate(image.pixels, degrees), transform=None)
 
 
 @dataclass(frozen=True)
 class QuarterTurns:
-    """0, 90, 180 or 270 degrees, exact to the pixel. For training on labels, as `Rotation`."""
+    """0, 90, 180 or 270 degrees, exact to the pixel. For training on labels, as `Rotation`.
 
-    def draw(self, generator: Generator, canvas: InputFacts) -> QuarterTurnAction | None:  # noqa: ARG002
+    Turns are counter-clockwise; the sides change places after an odd number of them.
+    """
+
+    def apply(self, image: InputImage, generator: Generator) -> InputImage:
         num_turns = _integer_up_to(3, generator)
-        return QuarterTurnAction(num_turns) if num_turns else None
+        if num_turns == 0:
+            return image
+        return replace(image, pixels=image.pixels.rot90(num_turns, (-2, -1)), transform=None)
 
 
 @dataclass(frozen=True)
@@ -216,20 +165,6 @@ class ScaleJitter:
     def draw(self, generator: Generator, size: PixelSize) -> PixelSize:
         factor = _uniform(self.smallest, self.largest, generator)
         return transforms.jittered_size(size, factor, multiple_of=self.multiple_of)
-
-
-@dataclass(frozen=True)
-class DrawnAugmentation:
-    """Everything random about one image, decided."""
-
-    region_in_image: BoxLTRB | None
-    actions: tuple[Action, ...]
-
-    def apply(self, view: InputImage) -> InputImage:
-        """The actions in order; the region was taken before, from the decoded picture."""
-        for action in self.actions:
-            view = action.apply(view)
-        return view
 
 
 @dataclass(frozen=True)
@@ -248,16 +183,9 @@ class Augmentation:
     duplicate_steps: tuple[Step, ...] = ()
     scale_jitter: ScaleJitter | None = None
 
-    def draw(
-        self, generator: Generator, *, picture_size: PixelSize, canvas: InputFacts, num_repeat: int
-    ) -> DrawnAugmentation:
+    def steps_of_use(self, num_repeat: int) -> tuple[Step, ...]:
         """`num_repeat` is 0 for the first use of an image in an epoch."""
-        region = None
-        if self.crop is not None:
-            region = self.crop.draw_box(generator, picture_size, output=canvas.size)
-        steps: Sequence[Step] = self.steps + (self.duplicate_steps if num_repeat else ())
-        drawn = [step.draw(generator, canvas) for step in steps]
-        return DrawnAugmentation(region, tuple(action for action in drawn if action is not None))
+        return self.steps + self.duplicate_steps if num_repeat else self.steps
 
 
 def _uniform(low: float, high: float, generator: Generator) -> float:

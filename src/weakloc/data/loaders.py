@@ -11,10 +11,10 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.sharedctypes import RawArray
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -23,13 +23,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from weakloc.data.augmentation import (
-    Augmentation,
-    DrawnAugmentation,
-    FlipAction,
-    InputFacts,
-    InputImage,
-)
+from weakloc.data.augmentation import Augmentation, HorizontalFlip, InputImage, Step
 from weakloc.data.images import read_or_record
 from weakloc.data.sampling import (
     EpochBatches,
@@ -51,7 +45,7 @@ from weakloc.data.transforms import (
 )
 from weakloc.errors import DataError, SettingError
 from weakloc.geometry import GridTransform, clip_box, image_box_in_grid
-from weakloc.structures import BrokenImage, LabelVector, Sample
+from weakloc.structures import BrokenImage, Sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,22 +61,11 @@ class Picture:
         return self.pixels.shape[1], self.pixels.shape[0]
 
 
-class Pictures(Protocol):
-    def read(self, index: int) -> Picture | BrokenImage: ...
-
-
-@dataclass(frozen=True)
-class PicturesOnDisk:
-    """Decodes the sample's file each time."""
-
-    samples: Sequence[Sample]
-
-    def read(self, index: int) -> Picture | BrokenImage:
-        sample = self.samples[index]
-        image = read_or_record(sample.name, sample.path)
-        if isinstance(image, BrokenImage):
-            return image
-        return Picture(np.array(image), GridTransform.identity(image.size))
+def read_picture(sample: Sample) -> Picture | BrokenImage:
+    image = read_or_record(sample.name, sample.path)
+    if isinstance(image, BrokenImage):
+        return image
+    return Picture(np.array(image), GridTransform.identity(image.size))
 
 
 class PicturesInMemory:
@@ -99,28 +82,23 @@ class PicturesInMemory:
                 "pictures of changing size cannot be kept in memory",
                 remedy="Choose the resize mode warp, pad or crop, or no cache",
             )
-        self._on_disk = PicturesOnDisk(samples)
-        self._preprocessing, self._size = preprocessing, size
+        self._samples, self._preprocessing, self._size = samples, preprocessing, size
         self._shared_pixels = RawArray(ctypes.c_uint8, len(samples) * size[0] * size[1] * 3)
         self._shared_sizes = RawArray(ctypes.c_int32, len(samples) * 2)  # 0 until it is there
 
     def read(self, index: int) -> Picture | BrokenImage:
-        width, height = self._sizes()[index].tolist()
-        if width:
-            placement = self._preprocessing.place((width, height))
-            columns, rows = placement.content_size
-            content = self._slot(index)[:rows, :columns].copy()
-        else:
-            picture = self._on_disk.read(index)
-            if isinstance(picture, BrokenImage):
-                return picture
-            width, height = picture.size
-            placement = self._preprocessing.place((width, height))
-            columns, rows = placement.content_size
-            content = resample(picture.pixels, placement).permute(1, 2, 0).numpy()
-            self._slot(index)[:rows, :columns] = content
-            self._sizes()[index] = width, height
-        base = GridTransform.identity((width, height)).crop(placement.region_in_image)
+        size: PixelSize = tuple(self._sizes()[index].tolist())
+        picture = None if size[0] else read_picture(self._samples[index])
+        if isinstance(picture, BrokenImage):
+            return picture
+        size = picture.size if picture else size
+        placement = self._preprocessing.place(size)
+        columns, rows = placement.content_size
+        content = self._slot(index)[:rows, :columns]
+        if picture:
+            content[:] = resample(picture.pixels, placement).permute(1, 2, 0).numpy()
+            self._sizes()[index] = size
+        base = GridTransform.identity(size).crop(placement.region_in_image)
         return Picture(content, base.resize(placement.content_size))
 
     def _slot(self, index: int) -> NDArray[np.uint8]:
@@ -134,101 +112,9 @@ class PicturesInMemory:
         return sizes.reshape(-1, 2)
 
 
-@dataclass(frozen=True, eq=False)
-class PlacedImage:
-    """8-bit content, not yet on its canvas, and all that will happen to it."""
-
-    content: Tensor  # (3, h, w) uint8
-    placement: Placement
-    transform: GridTransform
-    drawn: DrawnAugmentation
-    preprocessing: Preprocessing
-
-    @property
-    def only_flips(self) -> bool:
-        """Flips alone need no normalised values: they give the same before and after."""
-        return all(isinstance(action, FlipAction) for action in self.drawn.actions)
-
-    def view(self) -> InputImage:
-        """Still 8-bit, the padding 0."""
-        canvas = lay_on_canvas(self.content, self.placement)
-        return self.drawn.apply(InputImage(canvas, self.transform))
-
-    def normalised_view(self) -> InputImage:
-        canvas = self.preprocessing.finish(self.content, self.placement)
-        return self.drawn.apply(InputImage(canvas, self.transform))
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedSample:
-    image: PlacedImage | None  # None where no image could be read
-    index: int
-    name: str
-    labels: LabelVector
-    batch_seed: int
-    broken: tuple[BrokenImage, ...]
-
-
-class SampleReader(Dataset[LoadedSample]):
-    """Where an image cannot be read, up to `replacements` following ones are tried."""
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        pictures: Pictures,
-        preprocessing: Preprocessing,
-        augmentation: Augmentation,
-        *,
-        seed: int,
-        replacements: int,
-    ) -> None:
-        if augmentation.crop is not None and preprocessing.fixed_size is None:
-            raise SettingError(
-                "random crops need an input of fixed size",
-                remedy="Choose the resize mode warp, pad or crop",
-            )
-        self._samples, self._pictures = samples, pictures
-        self._preprocessing, self._augmentation = preprocessing, augmentation
-        self._seed, self._replacements = seed, replacements
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, key: SampleKey) -> LoadedSample:
-        broken: list[BrokenImage] = []
-        index, image = key.index, None
-        for attempt in range(min(self._replacements + 1, len(self._samples))):
-            index = (key.index + attempt) % len(self._samples)
-            picture = self._pictures.read(index)
-            if isinstance(picture, Picture):
-                image = self._place(picture, key)
-                break
-            broken.append(picture)
-        sample = self._samples[index]
-        batch_seed = mixed_seed(self._seed, key.epoch, key.step)
-        return LoadedSample(image, index, sample.name, sample.labels, batch_seed, tuple(broken))
-
-    def _place(self, picture: Picture, key: SampleKey) -> PlacedImage:
-        preprocessing = self._preprocessing
-        placement = preprocessing.place(picture.size)
-        generator = Generator().manual_seed(
-            mixed_seed(self._seed, key.epoch, key.index, key.num_repeat)
-        )
-        drawn = self._augmentation.draw(
-            generator,
-            picture_size=picture.size,
-            canvas=InputFacts(placement.canvas_size, preprocessing.std),
-            num_repeat=key.num_repeat,
-        )
-        if drawn.region_in_image is not None:
-            placement = place_region(drawn.region_in_image, placement.canvas_size)
-        content = resample(picture.pixels, placement)
-        transform = placement.transform(picture.base)
-        return PlacedImage(content, placement, transform, drawn, preprocessing)
-
-
 Cache: TypeAlias = Literal["none", "memory"]
 
+NO_IMAGES = torch.zeros(0, 3, 1, 1)
 MOST_REPLACEMENTS = 100  # so many broken images in a row are no longer bad luck
 
 
@@ -268,20 +154,132 @@ class Batch:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class PlacedImage:
+    """8-bit content, not yet on its canvas, and all that will happen to it."""
+
+    index: int  # into the samples
+    content: Tensor  # (3, h, w) uint8
+    placement: Placement
+    transform: GridTransform
+    steps: tuple[Step, ...]
+    generator: Generator
+
+    @property
+    def only_flips(self) -> bool:
+        """Flips alone need no normalised values: they give the same before and after."""
+        return all(isinstance(step, HorizontalFlip) for step in self.steps)
+
+
+@dataclass(frozen=True, eq=False)
+class BatchReader(Dataset[Batch]):
+    """The batch of some keys; for an unreadable image up to `replacements` next ones are tried.
+
+    Where nothing but flips may happen the images stay 8-bit until `SampleLoader` has them: a
+    quarter of the bytes on the way between the processes.
+    """
+
+    samples: Sequence[Sample]
+    preprocessing: Preprocessing
+    augmentation: Augmentation
+    memory: PicturesInMemory | None
+    seed: int
+    replacements: int
+
+    def __getitem__(self, keys: Sequence[SampleKey]) -> Batch:
+        tried = [self._read(key) for key in keys]
+        placed = [images[-1] for images in tried if isinstance(images[-1], PlacedImage)]
+        stay_bytes = all(image.only_flips for image in placed)
+        on_canvas = lay_on_canvas if stay_bytes else self.preprocessing.finish
+        views = [self._view(image, on_canvas) for image in placed]
+        width = max((view.size[0] for view in views), default=0)
+        height = max((view.size[1] for view in views), default=0)
+        views = [_enlarged(view, width, height) for view in views]
+        samples = [self.samples[image.index] for image in placed]
+        labels = np.array([sample.labels for sample in samples], dtype=np.int8)
+        # default_collate stacks straight into the memory that is shared with the main process.
+        images = default_collate([view.pixels for view in views]) if views else NO_IMAGES
+        return Batch(
+            images=images,
+            labels=torch.from_numpy(labels.reshape(-1, len(self.samples[0].labels))),
+            names=tuple(sample.name for sample in samples),
+            transforms=tuple(view.transform for view in views),
+            indices=torch.tensor([image.index for image in placed], dtype=torch.int64),
+            seed=mixed_seed(self.seed, keys[0].epoch, keys[0].step),
+            broken=tuple(i for images in tried for i in images if isinstance(i, BrokenImage)),
+        )
+
+    def _read(self, key: SampleKey) -> list[PlacedImage | BrokenImage]:
+        """The images that cannot be read, up to the first that can."""
+        tried: list[PlacedImage | BrokenImage] = []
+        for attempt in range(min(self.replacements + 1, len(self.samples))):
+            index = (key.index + attempt) % len(self.samples)
+            read = self.memory.read(index) if self.memory else read_picture(self.samples[index])
+            if isinstance(read, Picture):
+                return [*tried, self._placed(read, index, key)]
+            tried.append(read)
+        return tried
+
+    def _placed(self, picture: Picture, index: int, key: SampleKey) -> PlacedImage:
+        seed = mixed_seed(self.seed, key.epoch, key.index, key.num_repeat)
+        generator = Generator().manual_seed(seed)
+        placement = self.preprocessing.place(picture.size)
+        if self.augmentation.crop is not None:
+            canvas = placement.canvas_size
+            region = self.augmentation.crop.draw_box(generator, picture.size, output=canvas)
+            placement = place_region(region, canvas)
+        return PlacedImage(
+            index=index,
+            content=resample(picture.pixels, placement),
+            placement=placement,
+            transform=placement.transform(picture.base),
+            steps=self.augmentation.steps_of_use(key.num_repeat),
+            generator=generator,
+        )
+
+    def _view(
+        self, image: PlacedImage, on_canvas: Callable[[Tensor, Placement], Tensor]
+    ) -> InputImage:
+        canvas = on_canvas(image.content, image.placement)
+        view = InputImage(canvas, image.transform, self.preprocessing.std)
+        for step in image.steps:
+            view = step.apply(view, image.generator)
+        return view
+
+
+def _enlarged(view: InputImage, width: int, height: int) -> InputImage:
+    """With a margin at the right and bottom."""
+    right, bottom = width - view.size[0], height - view.size[1]
+    if right == 0 and bottom == 0:
+        return view
+    transform = view.transform and view.transform.pad(0, 0, right, bottom)
+    pixels = functional.pad(view.pixels, (0, right, 0, bottom))
+    return replace(view, pixels=pixels, transform=transform)
+
+
 class SampleLoader:
     """Iterates over batches; in training, call `set_epoch` before each epoch."""
 
     def __init__(
         self,
-        loader: DataLoader[LoadedSample],
+        reader: BatchReader,
         batches: EpochBatches | EveryImageOnce,
-        preprocessing: Preprocessing,
         *,
+        workers: int,
         pin_memory: bool,
     ) -> None:
-        self._loader, self._batches, self._preprocessing = loader, batches, preprocessing
+        self._batches, self._preprocessing = batches, reader.preprocessing
         self._pin_memory = pin_memory
         self._broken: dict[str, BrokenImage] = {}
+        self._loader = DataLoader(
+            reader,
+            batch_size=None,  # the keys of a whole batch go to the reader
+            sampler=batches,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            multiprocessing_context=start_method() if workers else None,
+            generator=Generator(),  # or it would draw from the process's random state
+        )
 
     @property
     def broken(self) -> list[BrokenImage]:
@@ -328,6 +326,11 @@ def training_loader(
 
     `augmentation.scale_jitter` is left to `augment_batch`, on the device of the network.
     """
+    if augmentation.crop is not None and preprocessing.fixed_size is None:
+        raise SettingError(
+            "random crops need an input of fixed size",
+            remedy="Choose the resize mode warp, pad or crop",
+        )
     batches = EpochBatches(
         len(samples),
         batch_size=batch_size,
@@ -336,21 +339,15 @@ def training_loader(
         rank=rank,
         world_size=world_size,
     )
-    pictures = _pictures(samples, preprocessing, cache)
-    reader = SampleReader(
+    reader = BatchReader(
         samples,
-        pictures,
         preprocessing,
         augmentation,
+        memory=PicturesInMemory(samples, preprocessing) if cache == "memory" else None,
         seed=seed,
         replacements=MOST_REPLACEMENTS,
     )
-    return SampleLoader(
-        _data_loader(reader, batches, workers),
-        batches,
-        preprocessing,
-        pin_memory=pin_memory,
-    )
+    return SampleLoader(reader, batches, workers=workers, pin_memory=pin_memory)
 
 
 def evaluation_loader(
@@ -366,14 +363,9 @@ def evaluation_loader(
 ) -> SampleLoader:
     """Every readable image once, in order; over several ranks each image on one of them."""
     batches = EveryImageOnce(len(samples), batch_size=batch_size, rank=rank, world_size=world_size)
-    pictures = _pictures(samples, preprocessing, cache)
-    reader = SampleReader(samples, pictures, preprocessing, Augmentation(), seed=0, replacements=0)
-    return SampleLoader(
-        _data_loader(reader, batches, workers),
-        batches,
-        preprocessing,
-        pin_memory=pin_memory,
-    )
+    memory = PicturesInMemory(samples, preprocessing) if cache == "memory" else None
+    reader = BatchReader(samples, preprocessing, Augmentation(), memory, seed=0, replacements=0)
+    return SampleLoader(reader, batches, workers=workers, pin_memory=pin_memory)
 
 
 def augment_batch(batch: Batch, augmentation: Augmentation) -> Batch:
@@ -387,40 +379,15 @@ def augment_batch(batch: Batch, augmentation: Augmentation) -> Batch:
     return replace(batch, images=resize_images(batch.images, size), transforms=transforms)
 
 
-def collate(loaded: Sequence[LoadedSample]) -> Batch:
-    """Stack what could be read; smaller images get a margin at the right and bottom.
-
-    Where nothing but flips was drawn the images stay 8-bit until `SampleLoader` has them: a
-    quarter of the bytes on the way between the processes.
-    """
-    readable = [(item, item.image) for item in loaded if item.image is not None]
-    stay_bytes = all(image.only_flips for _, image in readable)
-    views = [image.view() if stay_bytes else image.normalised_view() for _, image in readable]
-    height = max((view.pixels.shape[1] for view in views), default=0)
-    width = max((view.pixels.shape[2] for view in views), default=0)
-    enlarged = [_enlarged(view, width, height) for view in views]
-    labels = np.array([item.labels for item, _ in readable], dtype=np.int8)
-    return Batch(
-        # default_collate stacks straight into the memory that is shared with the main process.
-        images=default_collate([view.pixels for view in enlarged])
-        if views
-        else torch.zeros(0, 3, 1, 1),
-        labels=torch.from_numpy(labels.reshape(-1, len(loaded[0].labels))),
-        names=tuple(item.name for item, _ in readable),
-        transforms=tuple(view.transform for view in enlarged),
-        indices=torch.tensor([item.index for item, _ in readable], dtype=torch.int64),
-        seed=loaded[0].batch_seed,
-        broken=tuple(record for item in loaded for record in item.broken),
-    )
-
-
 def normalise_batch(batch: Batch, preprocessing: Preprocessing, *, pin_memory: bool) -> Batch:
     """Make 8-bit images what `Preprocessing` makes of each; padding becomes exactly zero."""
     if batch.images.dtype == torch.float32:
         return batch
     images = torch.zeros(batch.images.shape, pin_memory=pin_memory)
     for pixels, transform, image in zip(batch.images, batch.transforms, images, strict=True):
-        left, top, right, bottom = _content_box(transform, pixels)
+        assert transform is not None  # 8-bit images keep theirs
+        box = clip_box(image_box_in_grid(transform), (pixels.shape[2], pixels.shape[1]))
+        left, top, right, bottom = (round(edge) for edge in box)
         normalise(
             pixels[:, top:bottom, left:right],
             mean=preprocessing.mean,
@@ -428,43 +395,6 @@ def normalise_batch(batch: Batch, preprocessing: Preprocessing, *, pin_memory: b
             out=image[:, top:bottom, left:right],
         )
     return replace(batch, images=images)
-
-
-def _content_box(transform: GridTransform | None, pixels: Tensor) -> tuple[int, int, int, int]:
-    height, width = pixels.shape[1:]
-    if transform is None:  # only 8-bit images come here, and those keep their transform
-        raise ValueError("an image without a transform cannot be told from its padding")
-    box = clip_box(image_box_in_grid(transform), (width, height))
-    left, top, right, bottom = (round(edge) for edge in box)
-    return left, top, right, bottom
-
-
-def _enlarged(view: InputImage, width: int, height: int) -> InputImage:
-    right, bottom = width - view.pixels.shape[2], height - view.pixels.shape[1]
-    if right == 0 and bottom == 0:
-        return view
-    transform = view.transform.pad(0, 0, right, bottom) if view.transform else None
-    return InputImage(functional.pad(view.pixels, (0, right, 0, bottom)), transform)
-
-
-def _pictures(samples: Sequence[Sample], preprocessing: Preprocessing, cache: Cache) -> Pictures:
-    if cache == "memory":
-        return PicturesInMemory(samples, preprocessing)
-    return PicturesOnDisk(samples)
-
-
-def _data_loader(
-    reader: SampleReader, batches: EpochBatches | EveryImageOnce, workers: int
-) -> DataLoader[LoadedSample]:
-    return DataLoader(
-        reader,
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=collate,
-        persistent_workers=workers > 0,
-        multiprocessing_context=start_method() if workers else None,
-        generator=Generator(),  # or it would draw from the process's random state
-    )
 
 
 def start_method() -> str:

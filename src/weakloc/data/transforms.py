@@ -196,15 +196,6 @@ def resize_images(images: Tensor, size: PixelSize) -> Tensor:
     return resized if images.ndim == 4 else resized[0]
 
 
-def flip_horizontal(images: Tensor) -> Tensor:
-    return images.flip(-1)
-
-
-def turn_by_quarters(images: Tensor, num_turns: int) -> Tensor:
-    """Counter-clockwise."""
-    return images.rot90(num_turns, (-2, -1))
-
-
 def hide_tiles(images: Tensor, hidden: Tensor, *, patch_size: int) -> Tensor:
     """Zero the tiles where `hidden` (rows, columns) is true; the last ones are cut at the edge.
 
