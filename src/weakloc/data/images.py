@@ -200,7 +200,11 @@ def _parse(
         with _quiet_pillow(max_pixels):
             opened = parser(file)
             width, height = opened.size
-            orientation = _orientation(opened)
+            # The PNG plugin's own getexif decodes the whole picture to look behind it. Pillow turns
+            # TIFF itself, and reports the turned size.
+            is_turned = isinstance(opened, TiffImagePlugin.TiffImageFile)
+            tags = {} if is_turned else Image.Image.getexif(opened)
+            orientation = tags.get(ExifTags.Base.Orientation, 1)
     except Exception as error:  # as in open_image
         raise ImageError(f"has a damaged header ({_say(error)})", where=location) from error
     if min(width, height) < 1:
@@ -211,7 +215,7 @@ def _parse(
             where=location,
             remedy="Raise max_pixels if you trust the file",
         )
-    return opened, orientation
+    return opened, orientation if isinstance(orientation, int) else 1
 
 
 def _parser_of(file: IO[bytes], location: str | None) -> Callable[[IO[bytes]], ImageFile.ImageFile]:
@@ -227,15 +231,6 @@ def _parser_of(file: IO[bytes], location: str | None) -> Callable[[IO[bytes]], I
         where=location,
         remedy="Known are JPEG, PNG, WebP, TIFF, BMP, GIF and PPM",
     )
-
-
-def _orientation(opened: ImageFile.ImageFile) -> int:
-    if isinstance(opened, TiffImagePlugin.TiffImageFile):
-        return 1  # Pillow turns this format itself, and reports the turned size
-    # The PNG plugin's own getexif decodes the whole picture to look behind it.
-    tags = Image.Image.getexif(opened)
-    orientation = tags.get(ExifTags.Base.Orientation, 1)
-    return orientation if isinstance(orientation, int) else 1
 
 
 def _load(opened: ImageFile.ImageFile, max_pixels: int) -> None:

@@ -44,13 +44,13 @@ class BeamHeat:
     source: NetworkSource
     search: BeamSettings
 
-    def __call__(self, seen: SeenImage, classes: Sequence[int], look: Look) -> ScoreMaps:
-        return heat_maps(self.search_image(seen, classes), long_side=look.map_side)
+    def __call__(self, image: SeenImage, classes: Sequence[int], look: Look) -> ScoreMaps:
+        return heat_maps(self.search_image(image, classes), long_side=look.map_side)
 
-    def search_image(self, seen: SeenImage, classes: Sequence[int]) -> SearchResult:
+    def search_image(self, image: SeenImage, classes: Sequence[int]) -> SearchResult:
         return beam_search(
-            self._scorer(seen.picture),
-            seen.picture.size,
+            self._scorer(image.picture),
+            image.picture.size,
             class_indices=list(classes),
             settings=self.search,
         )

@@ -78,13 +78,13 @@ def drawn_heat(
     """The heat of each drawn class; images that cannot be read are left out."""
     looking = _for_maps_only(predictor.look)
     seen_images = see_images(_sources(image.sample for image in drawn), predictor.source, looking)
-    for seen, image in zip(seen_images, drawn, strict=True):
+    for image, drawn_image in zip(seen_images, drawn, strict=True):
         on_image()
-        if isinstance(seen, BrokenImage):
+        if isinstance(image, BrokenImage):
             continue
-        heat = predictor.heat(seen, image.classes, looking)
-        for row, class_index in enumerate(image.classes):
-            boxes = drawn_boxes(image.sample, class_index)
+        heat = predictor.heat(image, drawn_image.classes, looking)
+        for row, class_index in enumerate(drawn_image.classes):
+            boxes = drawn_boxes(drawn_image.sample, class_index)
             yield DrawnHeat(class_index, heat.values[row], heat.transform, boxes)
 
 
@@ -98,13 +98,13 @@ def viewed_heat(
     every = tuple(sorted({*used.map_scales, *scales}))
     looking = replace(used, scales=every, map_scales=every, flip=not searches)
     seen_images = see_images(_sources(samples), predictor.source, looking)
-    for seen, sample in zip(seen_images, samples, strict=True):
+    for image, sample in zip(seen_images, samples, strict=True):
         on_image()
         classes = np.flatnonzero(sample.labels == PRESENT).tolist()
-        if isinstance(seen, BrokenImage) or not classes:
+        if isinstance(image, BrokenImage) or not classes:
             continue
-        heat = predictor.heat(_as_used(seen, used), classes, used)
-        others = _others(seen, classes, used, predictor, searches=searches)
+        heat = predictor.heat(_as_used(image, used), classes, used)
+        others = _others(image, classes, used, predictor, searches=searches)
         stacked = [heat.values, *others]
         for row, class_index in enumerate(classes):
             views: list[HeatMap] = [values[row] for values in stacked]
@@ -121,17 +121,17 @@ def _sources(samples: Iterable[Sample]) -> Iterator[ImageSource]:
     return (ImageSource(sample.name, sample.path) for sample in samples)
 
 
-def _as_used(seen: SeenImage, used: Look) -> SeenImage:
+def _as_used(image: SeenImage, used: Look) -> SeenImage:
     views = tuple(
         view
-        for view in seen.views
+        for view in image.views
         if view.view.scale in used.map_scales and (used.flip or not view.view.flip)
     )
-    return replace(seen, views=views)
+    return replace(image, views=views)
 
 
 def _others(
-    seen: SeenImage,
+    image: SeenImage,
     classes: Sequence[int],
     used: Look,
     predictor: Predictor,
@@ -140,15 +140,15 @@ def _others(
 ) -> list[HeatMap]:
     """(C, rows, columns) of each further way to look at the image."""
     if searches:
-        mirrored = replace(seen, picture=seen.picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+        mirrored = replace(image, picture=image.picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
         return [predictor.heat(mirrored, classes, used).values[:, :, ::-1]]
     ways: dict[tuple[float, bool], list[ViewMaps]] = {}
-    for view in seen.views:
+    for view in image.views:
         ways.setdefault((view.view.scale, view.view.flip), []).append(view)
-    already = [view.view for view in _as_used(seen, used).views]
+    already = [view.view for view in _as_used(image, used).views]
     return [
         predictor.heat(
-            replace(seen, views=tuple(views)),
+            replace(image, views=tuple(views)),
             classes,
             replace(used, scales=(scale,), map_scales=(scale,)),
         ).values

@@ -63,7 +63,9 @@ class ClassifierMaps:
                     "this network does not end in average pooling and one linear layer",
                     remedy="Use the method auto, layer_cam or grad_cam",
                 )
-            self.method: MapMethod = "cam" if cam_layer else _gradient_method(method)
+            if method == "auto":
+                method = "layer_cam"
+            self.method: MapMethod = "cam" if cam_layer else method
             self.layer = cam_layer or _gradient_layer(model, probe, layer)
 
     def __call__(self, images: Tensor, choose: ClassChoice) -> ClassifierOutput:
@@ -94,9 +96,13 @@ class ClassifierMaps:
             classes = tuple(choose(scores.detach()))
             chunks = [
                 self._weighted(
-                    activation, _class_gradients(scores, activation, chunk), images.shape
+                    activation,
+                    _class_gradients(
+                        scores, activation, classes[start : start + CLASSES_PER_BACKWARD]
+                    ),
+                    images.shape,
                 )
-                for chunk in _chunks(list(classes), CLASSES_PER_BACKWARD)
+                for start in range(0, len(classes), CLASSES_PER_BACKWARD)
             ]
         return ClassifierOutput(scores.detach(), torch.cat(chunks, dim=1), classes)
 
@@ -114,10 +120,6 @@ class ClassifierMaps:
         return maps.relu().transpose(0, 1)
 
 
-def _gradient_method(method: MapMethod) -> MapMethod:
-    return "layer_cam" if method == "auto" else method
-
-
 def _class_gradients(scores: Tensor, activation: Tensor, classes: Sequence[int]) -> Tensor:
     """The gradients of several class scores in one batched backward pass: (K, *activation)."""
     index = torch.as_tensor(list(classes), device=scores.device)
@@ -127,11 +129,6 @@ def _class_gradients(scores: Tensor, activation: Tensor, classes: Sequence[int])
         scores, activation, directions, retain_graph=True, is_grads_batched=True
     )
     return gradients
-
-
-def _chunks(values: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
 
 
 @contextmanager
@@ -160,8 +157,8 @@ def _recorded(model: nn.Module, layers: Sequence[str] | None) -> Iterator[dict[s
         return hook
 
     modules = dict(model.named_modules())
-    wanted = [name for name in modules if name] if layers is None else list(layers)
-    handles = [modules[name].register_forward_hook(keep(name)) for name in wanted]
+    names = [name for name in modules if name] if layers is None else list(layers)
+    handles = [modules[name].register_forward_hook(keep(name)) for name in names]
     try:
         yield outputs
     finally:
@@ -216,13 +213,13 @@ def _token_grid(num_tokens: int, height: int, width: int) -> tuple[int, int] | N
 
 
 def _last_linear(model: nn.Module) -> nn.Linear | nn.Conv2d | None:
-    found: nn.Linear | nn.Conv2d | None = None
+    last: nn.Linear | nn.Conv2d | None = None
     for module in model.modules():
         if isinstance(module, nn.Linear) or (
             isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
         ):
-            found = module
-    return found
+            last = module
+    return last
 
 
 def _matrix(linear: nn.Linear | nn.Conv2d) -> tuple[Tensor, Tensor | None]:

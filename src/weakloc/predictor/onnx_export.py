@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -80,14 +79,15 @@ def check_parity(
 ) -> tuple[Parity, ...]:
     """FailureError where the file's scores or maps are not the network's."""
     session = open_session(path, torch.device("cpu"))
-    found = []
-    for images in _noise(_sizes_to_compare(record)):
+    compared = []
+    generator = torch.Generator().manual_seed(0)
+    for batch, height, width in _sizes_to_compare(record):
+        images = torch.randn(batch, 3, height, width, generator=generator)
         with torch.inference_mode():
             output = network(images)
         answers = _answers(session, images)
-        own = (output.scores.numpy(), output.maps.numpy())
-        difference = max(map(_difference, answers, own))
-        batch, _, height, width = images.shape
+        expected = (output.scores.numpy(), output.maps.numpy())
+        difference = max(map(_difference, answers, expected))
         if not difference <= TOLERANCE:  # so that NaN fails, too
             raise FailureError(
                 f"the exported file differs from the network by {difference:.2g} on {batch} images "
@@ -96,8 +96,8 @@ def check_parity(
                 remedy="Nothing was written; please report the backbone and the versions of torch "
                 "and onnxruntime",
             )
-        found.append(Parity(batch, width, height, difference))
-    return tuple(found)
+        compared.append(Parity(batch, width, height, difference))
+    return tuple(compared)
 
 
 def _answers(session: Any, images: Tensor) -> list[NDArray[np.float32]]:
@@ -136,7 +136,9 @@ def _record_graph(network: LocalizationNetwork, record: OnnxRecord) -> Any:
             remedy=ANOTHER_WAY,
         ) from error
     _name_dimensions(program, record)
-    _forget_source_paths(program)
+    # torch notes the stack of every operation, with the paths of this machine.
+    for node in program.model.graph:
+        node.metadata_props.clear()
     return program
 
 
@@ -190,16 +192,11 @@ def _multiple(record: OnnxRecord, length: int) -> int:
     return math.ceil(length / unit) * unit
 
 
-def _noise(shapes: Sequence[ImageBatchShape]) -> Iterator[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    for batch, height, width in shapes:
-        yield torch.randn(batch, 3, height, width, generator=generator)
-
-
-def _difference(of_file: NDArray[np.float32], own: NDArray[np.float32]) -> float:
-    if of_file.shape != own.shape:
+def _difference(of_file: NDArray[np.float32], of_network: NDArray[np.float32]) -> float:
+    """The greatest, relative where the network's exceeds 1."""
+    if of_file.shape != of_network.shape:
         return math.inf
-    return float((np.abs(of_file - own) / np.maximum(np.abs(own), 1.0)).max())
+    return float((np.abs(of_file - of_network) / np.maximum(np.abs(of_network), 1.0)).max())
 
 
 def _name_dimensions(program: Any, record: OnnxRecord) -> None:
@@ -211,9 +208,3 @@ def _name_dimensions(program: Any, record: OnnxRecord) -> None:
         if record.fixed_size is None:
             for axis, word in enumerate(words[value.name], start=2):
                 value.shape[axis] = word
-
-
-def _forget_source_paths(program: Any) -> None:
-    """torch notes the stack of every operation, with the paths of this machine."""
-    for node in program.model.graph:
-        node.metadata_props.clear()

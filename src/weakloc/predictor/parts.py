@@ -46,10 +46,10 @@ class PartStore:
 
     def open(self, fingerprint: Mapping[str, Any], *, resume: bool) -> None:
         """Start afresh, or go on where parts made with the very same settings lie."""
-        wanted = json.dumps(fingerprint, sort_keys=True)
+        text = json.dumps(fingerprint, sort_keys=True)
         settings = self.folder / "settings.json"
         goes_on = resume and settings.is_file()  # parts of unknown settings are worth nothing
-        if goes_on and settings.read_text(encoding="utf-8") != wanted:
+        if goes_on and settings.read_text(encoding="utf-8") != text:
             raise PredictionsError(
                 "these parts were made with other settings, another run or other images",
                 where=str(self.folder),
@@ -59,7 +59,7 @@ class PartStore:
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         with open_whole(settings) as file:
-            file.write(wanted)
+            file.write(text)
 
     def is_done(self, part: Part) -> bool:
         return (self.folder / f"{part.stem}.jsonl").is_file()
@@ -115,18 +115,18 @@ class Ranks:
             distributed.barrier()
 
 
-@contextmanager
-def joined_ranks(*, timeout_hours: float = 72.0) -> Iterator[Ranks]:
-    """The ranks that torchrun names in the environment, able to wait for one another.
+TIMEOUT_HOURS = 72.0  # how far apart the first and the last rank may finish
 
-    The time limit bounds how far apart the first and the last rank may finish.
-    """
+
+@contextmanager
+def joined_ranks() -> Iterator[Ranks]:
+    """The ranks that torchrun names in the environment, able to wait for one another."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         yield Ranks()
         return
     rank = int(os.environ["RANK"])
-    limit = timedelta(hours=timeout_hours)
+    limit = timedelta(hours=TIMEOUT_HOURS)
     distributed.init_process_group("gloo", rank=rank, world_size=world_size, timeout=limit)
     try:
         yield Ranks(rank, world_size, int(os.environ.get("LOCAL_RANK", rank)))

@@ -175,8 +175,8 @@ def name_places(
                 min_count=int(is_tagged),
             )
         ]
-    found = find_masks(image, heat, [locating.thresholds[index] for index in classes], places)
-    masks = [(classes[mask.class_index], mask.rle) for mask in found]
+    won_masks = find_masks(image, heat, [locating.thresholds[index] for index in classes], places)
+    masks = [(classes[mask.class_index], mask.rle) for mask in won_masks]
     width, height = (int(side) for side in image.picture.size)
     prediction = Prediction(
         image=image.name,

@@ -54,8 +54,8 @@ def see_with_all(
         see_images(stream, member.source, member.look)
         for stream, member in zip(streams, members, strict=True)
     ]
-    for seen in zip(*answers, strict=True):
-        yield _joined(seen, members, fuse_scores)
+    for of_one_image in zip(*answers, strict=True):
+        yield _joined(of_one_image, members, fuse_scores)
 
 
 def _joined(
@@ -63,20 +63,20 @@ def _joined(
     members: Sequence[Member],
     fuse_scores: ScoreFusion,
 ) -> SeenImage | BrokenImage:
-    seen: list[SeenImage] = []
+    images: list[SeenImage] = []
     for answer in answers:
         if isinstance(answer, BrokenImage):
             return answer
-        seen.append(answer)
+        images.append(answer)
     views = tuple(
         view
-        for answer, member in zip(seen, members, strict=True)
-        for view in answer.views
+        for image, member in zip(images, members, strict=True)
+        for view in image.views
         if view.view.scale in map_scales(member.look)
     )
-    logits = np.stack([answer.logits for answer in seen])
+    logits = np.stack([image.logits for image in images])
     return replace(
-        seen[0],
+        images[0],
         views=views,
         logits=logits.mean(axis=0),
         probabilities=fuse_scores(logits),
