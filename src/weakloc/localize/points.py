@@ -13,7 +13,6 @@ from weakloc.component_tree import component_tree
 from weakloc.geometry import (
     GridTransform,
     PointXY,
-    cell_center_in_image,
     clip_point,
     map_point_to_image,
 )
@@ -129,7 +128,7 @@ def _cell_point(
     """The cell's centre; `sub_cell`: the top of the parabolas through it and its neighbours, at
     most half a cell away."""
     if method != "sub_cell":
-        return cell_center_in_image(row, column, transform)
+        return map_point_to_image((column + 0.5, row + 0.5), transform)
     across = _parabola_top(heat[row, :], column)
     down = _parabola_top(heat[:, column], row)
     return map_point_to_image((column + 0.5 + across, row + 0.5 + down), transform)

@@ -57,7 +57,9 @@ class BeamHeat:
 
     def _scorer(self, picture: Image.Image) -> WindowScorer[Any]:
         crops = _Crops(picture, self.source)
-        rows, columns = self._grid_shape()
+        size = self.source.preprocessing.fixed_size
+        assert size is not None, "beam search crops to a fixed input size"
+        columns, rows = self.source.network.backbone.map_size(size)
         head = self.source.network.head
         is_fixed = self.search.recrop_every > self.search.levels_on((columns, rows))
         if isinstance(head, GridHead) and is_fixed:
@@ -77,12 +79,6 @@ class BeamHeat:
             interpolation=self.search.interpolation,
         )
 
-    def _grid_shape(self) -> tuple[int, int]:
-        size = self.source.preprocessing.fixed_size
-        assert size is not None, "beam search crops to a fixed input size"
-        columns, rows = self.source.network.backbone.map_size(size)
-        return rows, columns
-
     @torch.inference_mode()
     def _read_grids(self, head: GridHead, crops: _Crops, boxes_in_image: FloatArray) -> Floats:
         features = torch.from_numpy(crops.read_features(boxes_in_image))
@@ -91,13 +87,11 @@ class BeamHeat:
     @torch.inference_mode()
     def _read_tables(self, head: GridHead, crops: _Crops, boxes_in_image: FloatArray) -> FloatArray:
         grids = torch.from_numpy(self._read_grids(head, crops, boxes_in_image))
-        spans = self._spans(head.grid_side)
+        cells = head.grid_side
+        matrices = resampling_matrices(*all_spans(cells), cells, self.search.interpolation)
+        spans = torch.from_numpy(matrices).float().to(self.source.device)
         tables = [head.score_spans(grid.to(self.source.device), spans, spans) for grid in grids]
         return probabilities(torch.stack(tables).cpu().numpy(), self.source.activation)
-
-    def _spans(self, cells: int) -> torch.Tensor:
-        matrices = resampling_matrices(*all_spans(cells), cells, self.search.interpolation)
-        return torch.from_numpy(matrices).float().to(self.source.device)
 
     @torch.inference_mode()
     def _score_grids(self, head: GridHead, grids: Floats) -> FloatArray:

@@ -70,10 +70,6 @@ def find_masks(
     return class_masks(without_specks(labels, min_area=places.min_area))
 
 
-def _by_threshold(maps: ScoreMaps, image: SeenImage, background: Background) -> LabelGrid:
-    return segment(maps, _all_present(maps), image_grid(image.picture.size), background=background)
-
-
 def _by_crf(maps: ScoreMaps, image: SeenImage, background: Background) -> LabelGrid:
     def refine(stack: Maps, pixels: NDArray[np.uint8]) -> Maps:
         positive = np.maximum(stack, 1e-3)
@@ -90,7 +86,13 @@ def _by_pixel_affinity(maps: ScoreMaps, image: SeenImage, background: Background
     return _refined(maps, image, background, refine)
 
 
-_LABELLING = {"threshold": _by_threshold, "crf": _by_crf, "par": _by_pixel_affinity}
+_LABELLING: dict[str, Callable[[ScoreMaps, SeenImage, Background], LabelGrid]] = {
+    "threshold": lambda maps, image, background: segment(
+        maps, _all_present(maps), image_grid(image.picture.size), background=background
+    ),
+    "crf": _by_crf,
+    "par": _by_pixel_affinity,
+}
 
 
 def _refined(
