@@ -55,10 +55,10 @@ def localize(
     predictor = Predictor(
         source, look or Look(workers=0), places, thresholds=(THRESHOLD,) * len(names)
     )
-    (found,) = predictor.predict([_image_source(image)])
-    if isinstance(found, BrokenImage):
-        raise SettingError(f"the image cannot be read: {found.reason}", where=found.name)
-    return found
+    (prediction,) = predictor.predict([_image_source(image)])
+    if isinstance(prediction, BrokenImage):
+        raise SettingError(f"the image cannot be read: {prediction.reason}", where=prediction.name)
+    return prediction
 
 
 def timm_predictor(name: str, look: Look, places: Places) -> Predictor:
@@ -109,10 +109,10 @@ def _label_names(model: nn.Module) -> tuple[str, ...]:
 def _timm_preprocessing(model: nn.Module) -> Preprocessing:
     from timm.data.config import resolve_model_data_config
 
-    found = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
-    _, height, width = found["input_size"]
-    red, green, blue = found["mean"]
-    spread = found["std"]
+    config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    _, height, width = config["input_size"]
+    red, green, blue = config["mean"]
+    spread = config["std"]
     return Preprocessing(
         size=(width, height), mean=(red, green, blue), std=(spread[0], spread[1], spread[2])
     )

@@ -50,21 +50,15 @@ def export_predictions(
     file = predictions_file(source)
     summary = summary_beside(file)
     images = summary.get("images")
+    scored = (name for prediction in read_predictions(file) for name in prediction.scores)
     return export_all(
         file,
         formats,
         out,
-        class_names=summary.get("classes") or _classes_with_scores(file),
+        class_names=summary.get("classes") or list(dict.fromkeys(scored)),
         image_root=folder_of_images(images) if isinstance(images, str) else None,
         options=options,
     )
-
-
-def _classes_with_scores(file: Path) -> list[str]:
-    names: dict[str, None] = {}
-    for prediction in read_predictions(file):
-        names.update(dict.fromkeys(prediction.scores))
-    return list(names)
 
 
 SHEET_COLUMNS = 4

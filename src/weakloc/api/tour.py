@@ -54,12 +54,12 @@ class Tour:
     def headline(self) -> dict[str, dict[str, float]]:
         """What was measured -> number -> value."""
         return {
-            Path(each.name).name: {
+            Path(evaluated.name).name: {
                 result.name: result.value
-                for result in each.report.results
+                for result in evaluated.report.results
                 if result.value is not None
             }
-            for each in self.evaluated
+            for evaluated in self.evaluated
         }
 
 

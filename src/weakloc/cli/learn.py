@@ -154,6 +154,7 @@ def calibrate(
     """
     from weakloc.api import data_sets
     from weakloc.api.runs import load_folder
+    from weakloc.training.plan import learned_split
 
     trained, data_set = load_folder(run), data_sets.read(data, reading)
     if also:
@@ -162,7 +163,8 @@ def calibrate(
         _show_oracle(trained, data_set, settings, look=look, cut=cut, terminal=terminal)
     else:
         tuned = _tune(trained, data_set, settings, look=look, cut=cut, terminal=terminal)
-        split = settings.split or _usual_split(trained, data_set)
+        usual = trained.run.settings.train_split
+        split = settings.split or learned_split(data_set, usual)
         assert tuned.calibration is not None
         thresholds = tuned.calibration.to_json()
         document = {"run": str(tuned.path), "split": split, "thresholds": thresholds}
@@ -190,12 +192,6 @@ def _tune(
     assert tuned.calibration is not None
     _show(tuned.calibration, tuned.class_names, terminal)
     return tuned
-
-
-def _usual_split(trained: TrainedRun, data_set: DataSet) -> str:
-    from weakloc.training.plan import learned_split
-
-    return learned_split(data_set, trained.run.settings.train_split)
 
 
 def _choose_rescoring(
@@ -248,17 +244,17 @@ def _fit_fusion(
     terminal.give({"run": paths[0], "also": list(paths[1:]), "classification_map": reached})
 
 
-def _show(found: Calibration, class_names: Sequence[str], terminal: Terminal) -> None:
+def _show(tuned: Calibration, class_names: Sequence[str], terminal: Terminal) -> None:
     header = ["class", "threshold"]
-    if found.intervals is not None:
-        header += [f"{found.confidence:.0%} from", "to"]
+    if tuned.intervals is not None:
+        header += [f"{tuned.confidence:.0%} from", "to"]
     rows: list[list[object]] = []
     for index, name in enumerate(class_names[:MOST_CLASSES]):
-        interval = () if found.intervals is None else found.intervals[index]
-        rows.append([name, found.thresholds[index], *interval])
+        interval = () if tuned.intervals is None else tuned.intervals[index]
+        rows.append([name, tuned.thresholds[index], *interval])
     terminal.table("Thresholds", header, rows)
-    terminal.say(f"Tuned by {found.supervision}")
-    if found.leave_one_out is not None:
-        terminal.say(f"Each image by the others' threshold: {found.leave_one_out:.1%} localised")
-    if found.agreement is not None:
-        terminal.say(f"Agreement of views beyond chance: {found.agreement:.3f}")
+    terminal.say(f"Tuned by {tuned.supervision}")
+    if tuned.leave_one_out is not None:
+        terminal.say(f"Each image by the others' threshold: {tuned.leave_one_out:.1%} localised")
+    if tuned.agreement is not None:
+        terminal.say(f"Agreement of views beyond chance: {tuned.agreement:.3f}")

@@ -116,9 +116,9 @@ def _export_network(run: str, out: Path, terminal: Terminal) -> None:
     else:
         width, height = record.fixed_size
         terminal.say(f"  any batch of {width} x {height} pixels only: {record.fixed_because}")
-    for each in written.parity:
-        size = f"{each.batch} images of {each.width} x {each.height}"
-        terminal.say(f"  differs from the run by {each.difference:.1e} on {size}")
+    for check in written.parity:
+        size = f"{check.batch} images of {check.width} x {check.height}"
+        terminal.say(f"  differs from the run by {check.difference:.1e} on {size}")
     terminal.say(f'Next: weakloc predict "{out}" IMAGES --out predictions')
     terminal.give(
         {
@@ -126,7 +126,7 @@ def _export_network(run: str, out: Path, terminal: Terminal) -> None:
             "opset": record.opset,
             "fixed_size": record.fixed_size,
             "fixed_because": record.fixed_because or None,
-            "parity": [asdict(each) for each in written.parity],
+            "parity": [asdict(check) for check in written.parity],
         }
     )
 
@@ -312,7 +312,8 @@ def serve(
         terminal.say(f"Answering at {url_of(listening)} (Ctrl-C ends it)")
         terminal.give({"url": url_of(listening)})
         sys.stdout.flush()
-        _log_to_standard_error(logging.WARNING if terminal.quiet else logging.INFO)
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+        logging.getLogger("weakloc").setLevel(logging.WARNING if terminal.quiet else logging.INFO)
         # Without this, the process would end by the signal itself after the last answer.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         server_of(app).run(sockets=[listening])
@@ -330,8 +331,3 @@ def _app(
     predictor, _ = predictor_of(runs[0], runs[1:], look, places)
     version = version_of(predictor, runs)
     return build_app(predictor, images, serving, model_version=version, token=token)
-
-
-def _log_to_standard_error(level: int) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("weakloc").setLevel(level)
