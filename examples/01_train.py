@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print(f"{run.path} knows {', '.join(run.class_names)}")
     if "val" in data_set.splits:
-        show(weakloc.evaluate(run, data_set, split="val"))
+        show(weakloc.evaluate(run, data_set))
 
 
 def show(evaluated: Evaluated) -> None:

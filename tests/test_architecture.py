@@ -14,6 +14,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "tools"}
 PUBLIC_NAMES = {
     *("DataSettings", "Look", "Places", "RefineSettings", "TrainSettings"),
+    *("EvaluateSettings", "ReportSettings"),
     *("CalibrateSettings", "Cut", "calibrate", "export", "predict_to_folder", "report"),
     *("Prediction", "ExportedNetwork", "TrainedRun", "WeaklocError"),
     *("check", "demo", "evaluate", "load", "localize", "read", "refine", "scenes", "train"),

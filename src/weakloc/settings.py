@@ -427,6 +427,49 @@ class CalibrateSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """What is measured, and by which readings of the score maps."""
+
+    split: str = "val"
+    """Images to measure on."""
+
+    resamples: int = 1000
+    """Bootstrap resamples of the images behind each interval."""
+
+    compatible: bool = False
+    """Also read score maps as the public wsolevaluation code does, and show the difference."""
+
+    original_size: bool = False
+    """Also measure MaxBoxAcc at the size of the images."""
+
+    def __post_init__(self) -> None:
+        require(self.resamples >= 0, "resamples", self.resamples, "Give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """What is shown besides the predictions."""
+
+    split: str = "val"
+    """Split of --data."""
+
+    metrics: Path | None = None
+    """What `weakloc evaluate --out` wrote. Not given: metrics.json in the source, if there."""
+
+    run: Path | None = None
+    """Run that draws the heat maps of predictions. Not given: the one that made them."""
+
+    tags: Path | None = None
+    """Table of what is in the images; what the run sees otherwise is shown."""
+
+    pictures: int = 200
+    """Most pictures in the page; the most doubtful are taken."""
+
+    def __post_init__(self) -> None:
+        require(self.pictures >= 1, "pictures", self.pictures, "Give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReaderOptions:
     """Answers that override what a reader would guess."""
 

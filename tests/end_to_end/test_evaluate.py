@@ -1,4 +1,4 @@
-"""Asked for some numbers only, the judge gives the same ones and looks no further."""
+"""Asked for some numbers only, evaluation gives the same ones and looks no further."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from weakloc.api.data_sets import read, scenes
-from weakloc.api.evaluation import Judging, judge
+from weakloc.api.evaluation import evaluate
 from weakloc.api.runs import TrainedRun
 from weakloc.api.training import train
-from weakloc.settings import TrainSettings
+from weakloc.settings import EvaluateSettings, TrainSettings
 from weakloc.structures import DataSet
+
+ONCE = EvaluateSettings(resamples=0)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +42,8 @@ def test_wanted_numbers_are_those_of_a_full_evaluation(
     numbers: set[str], of_one_class: tuple[TrainedRun, DataSet]
 ) -> None:
     run, data_set = of_one_class
-    full = judge(run, Judging(data_set, "val", num_resamples=0)).report
-    some = judge(run, Judging(data_set, "val", num_resamples=0, numbers=frozenset(numbers))).report
+    full = evaluate(run, data_set, ONCE).report
+    some = evaluate(run, data_set, ONCE, numbers=numbers).report
     wanted = {each.name: each.value for each in full.results if each.name in numbers}
     found = {each.name: each.value for each in some.results}
     assert set(wanted) == numbers
@@ -51,6 +53,6 @@ def test_wanted_numbers_are_those_of_a_full_evaluation(
 
 
 def test_a_run_and_its_data_are_evaluated_by_path(trained: Path, scenes: Path) -> None:
-    found = judge(trained, Judging(read(scenes), "val", num_resamples=0))
+    found = evaluate(trained, scenes, ONCE)
     names = {each.name for each in found.report.results}
     assert {"classification_map", "point_map", "box_map_50", "mean_iou", "px_ap"} <= names

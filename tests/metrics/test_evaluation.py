@@ -152,7 +152,7 @@ def test_an_image_is_read_and_drawn_once_for_the_run_and_all_its_baselines(rando
     names = [each.name for each, _ in images]
     assert [known.name for (known,) in truths] == names
     assert [known.name for known, _ in labels] == names
-    assert [name for name, resampling in draws if resampling.num_replicates] == names
+    assert [name for name, resampling in draws if resampling.resamples] == names
 
 
 def test_the_better_of_two_runs_is_ahead_in_a_paired_comparison():

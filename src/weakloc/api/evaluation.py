@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from weakloc.api.data_sets import read, require_same_classes
+from weakloc.api.data_sets import opened, require_same_classes
 from weakloc.api.predictions import predictions_file, summary_beside
 from weakloc.api.runs import SUFFIX, ExportedNetwork, TrainedRun, load
 from weakloc.data.readers.coco import read_coco_results
@@ -37,7 +37,7 @@ from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.predictor.places import wanted_classes
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import SeenImage
-from weakloc.settings import Look, Places
+from weakloc.settings import DataSettings, EvaluateSettings, Look, Places
 from weakloc.structures import PRESENT, BrokenImage, DataSet, Prediction, Sample
 from weakloc.work import Progress, silent
 
@@ -72,85 +72,50 @@ class Evaluated:
         return plain
 
 
-@dataclass(frozen=True)
-class Judging:
-    """What all runs under comparison are judged by.
-
-    `compatible` also reads score maps as the public evaluator of Choe et al. 2020 does, to the
-    bit; `original_size` also at the size of the images. `numbers` are those that are wanted, to
-    save the time of the others; None are all that the truth supports.
-    """
-
-    data_set: DataSet
-    split: str
-    num_resamples: int = 1000
-    compatible: bool = False
-    original_size: bool = False
-    numbers: frozenset[str] | None = None
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Those of the catalogue that yield a wanted number, by a reading that is asked for."""
-        return tuple(
-            name
-            for name, metric in METRICS.items()
-            if (self.numbers is None or self.numbers & set(metric.headlines))
-            and (self.compatible or not name.endswith("_compatible"))
-            and (self.original_size or "_original" not in name)
-        )
-
-    @property
-    def resolutions(self) -> tuple[Resolution, ...]:
-        """Of the score maps that the metrics read."""
-        if not any("maps" in METRICS[name].predicted for name in self.metrics):
-            return ()
-        return ("224", "original") if self.original_size else ("224",)
-
-    @property
-    def samples(self) -> Sequence[Sample]:
-        return self.data_set.split(self.split)
-
-    @property
-    def setup(self) -> MetricSetup:
-        return MetricSetup(
-            ClassIndex(self.data_set.class_names),
-            segmentation_values=self.data_set.segmentation_values,
-            resampling=Resampling(self.num_resamples),
-        )
-
-
 def evaluate(
-    what: str | Path | TrainedRun | ExportedNetwork,
+    source: str | Path | TrainedRun | ExportedNetwork,
     data: str | Path | DataSet,
+    settings: EvaluateSettings = EvaluateSettings(),
     *,
-    split: str = "val",
+    numbers: Collection[str] | None = None,
     look: Look = Look(),
     places: Places = Places(),
-) -> Evaluated:
-    """A run, exported file, predictions.jsonl or COCO results file against a split of the data."""
-    data_set = data if isinstance(data, DataSet) else read(data)
-    return judge(what, Judging(data_set, split), look=look, places=places)
-
-
-def judge(
-    what: str | Path | TrainedRun | ExportedNetwork,
-    judging: Judging,
-    *,
-    look: Look = Look(),
-    places: Places = Places(),
+    reading: DataSettings = DataSettings(),
     on_progress: Progress = silent,
 ) -> Evaluated:
-    """`evaluate` with all that can be chosen, for several runs that are judged alike."""
-    if isinstance(what, TrainedRun | ExportedNetwork):
-        return _evaluate_run(what, judging, look, places, on_progress)
-    path = Path(what)
-    file = predictions_file(path)
-    if path.suffix == SUFFIX or (path.is_dir() and not file.is_file()):
-        return _evaluate_run(load(path), judging, look, places, on_progress)
-    if file.suffix == ".json":
-        predictions = read_coco_results(file, judging.data_set)
-        return _evaluate_file(predictions, file, judging, is_complete=False)
-    return _evaluate_file(list(read_predictions(file)), file, judging, is_complete=True)
+    """A run, exported file, predictions.jsonl or COCO results file against a split of the data.
+
+    `numbers` names those that are wanted, to save the time of the others; None are all that the
+    truth supports.
+    """
+    data_set = opened(data, reading)
+    metrics = chosen_metrics(settings, numbers)
+    if isinstance(source, str | Path):
+        path, file = Path(source), predictions_file(source)
+        if path.suffix != SUFFIX and (file.is_file() or not path.is_dir()):
+            return _evaluate_file(file, data_set, settings, metrics)
+        source = load(path)
+    require_same_classes(
+        source.class_names,
+        data_set.class_names,
+        of="the data set",
+        where=str(source.path),
+        remedy="Give --class-names in the order of the run, or evaluate a predictions.jsonl",
+    )
+    return _evaluate_run(
+        source, data_set, settings, metrics, look=look, places=places, on_progress=on_progress
+    )
+
+
+def chosen_metrics(settings: EvaluateSettings, numbers: Collection[str] | None) -> tuple[str, ...]:
+    """Those of the catalogue that yield a wanted number, by a reading that is asked for."""
+    return tuple(
+        name
+        for name, metric in METRICS.items()
+        if (numbers is None or not set(metric.headlines).isdisjoint(numbers))
+        and (settings.compatible or not name.endswith("_compatible"))
+        and (settings.original_size or "_original" not in name)
+    )
 
 
 def compare(first: Evaluated, second: Evaluated) -> tuple[Difference, ...]:
@@ -196,127 +161,145 @@ def _markdown_cell(report: Report, name: str) -> str:
 
 def _evaluate_run(
     run: TrainedRun | ExportedNetwork,
-    judging: Judging,
+    data_set: DataSet,
+    settings: EvaluateSettings,
+    metrics: Sequence[str],
+    *,
     look: Look,
     places: Places,
     on_progress: Progress,
 ) -> Evaluated:
-    require_same_classes(
-        run.class_names,
-        judging.data_set.class_names,
-        of="the data set",
-        where=str(run.path),
-        remedy="Give --class-names in the order of the run, or evaluate a predictions.jsonl",
-    )
-    samples = judging.samples
-    truth, metrics = truth_kinds(samples), judging.metrics
+    samples = data_set.split(settings.split)
+    truth = truth_kinds(samples)
+    read_of_predictions = {kind for name in metrics for kind in METRICS[name].predicted}
+    paints = "masks" in truth and "masks" in read_of_predictions
     masks = places.masks if places.masks != "none" else "threshold"
-    paints = "masks" in truth and any("masks" in METRICS[name].predicted for name in metrics)
-    predictor = run.predictor(look, replace(places, masks=masks if paints else "none"))
-    predicted = EVERYTHING if paints else EVERYTHING - {"masks"}
-    evaluation = Evaluation(judging.setup, truth=truth, predicted=predicted, metrics=metrics)
-    seeing = _Seeing(
-        predictor,
-        evaluation,
-        asks_all=not OF_FEW_CLASSES.issuperset(metrics),
-        resolutions=judging.resolutions if truth & {"boxes", "masks"} else (),
+    resolutions: tuple[Resolution, ...] = ()
+    if truth & {"boxes", "masks"} and "maps" in read_of_predictions:
+        resolutions = ("224", "original") if settings.original_size else ("224",)
+    evaluation = Evaluation(
+        _setup(data_set, settings),
+        truth=truth,
+        predicted=EVERYTHING if paints else EVERYTHING - {"masks"},
+        metrics=metrics,
     )
-    num_broken = seeing.through(samples, on_progress)
+    num_images = 0
+    for sample, prediction, maps in _seen(
+        samples,
+        run.predictor(look, replace(places, masks=masks if paints else "none")),
+        asks_all=not OF_FEW_CLASSES.issuperset(metrics),
+        resolutions=resolutions,
+        on_progress=on_progress,
+    ):
+        evaluation.update(evaluation.setup.case(sample, prediction, maps))
+        num_images += 1
     report = evaluation.report(
         hidden_supervision=run.num_boxes_used, in_training=run.hidden_supervision
     )
     tuned_by = str(run.origin_of_thresholds["thresholds_from"])
     if places.threshold is not None:
         tuned_by = f"--threshold {places.threshold:g}"
-    num_images = len(samples) - num_broken
-    return Evaluated(str(run.path), judging.split, report, tuned_by, num_images, num_broken)
+    num_broken = len(samples) - num_images
+    return Evaluated(str(run.path), settings.split, report, tuned_by, num_images, num_broken)
 
 
-@dataclass(frozen=True)
-class _Seeing:
-    """Every class is asked for its places, whatever its score, as the rankings need it, or the
-    true and the likeliest alone; masks are painted for the classes that count as present, as users
-    get them."""
+def _setup(data_set: DataSet, settings: EvaluateSettings) -> MetricSetup:
+    return MetricSetup(
+        ClassIndex(data_set.class_names),
+        segmentation_values=data_set.segmentation_values,
+        resampling=Resampling(settings.resamples),
+    )
 
-    predictor: Predictor
-    evaluation: Evaluation
-    asks_all: bool
-    resolutions: tuple[Resolution, ...]  # of the maps
 
-    def through(self, samples: Sequence[Sample], on_progress: Progress) -> int:
-        """The number of broken images, which no metric counts."""
-        predictor = self.predictor
-        by_name = {sample.name: sample for sample in samples}
-        sources = [ImageSource(sample.name, sample.path) for sample in samples]
-        without_masks = Predictor(
-            predictor.source,
-            predictor.look,
-            replace(predictor.places, masks="none"),
-            thresholds=predictor.locating.thresholds,
-            heat=predictor.heat,
-        )
-        num_broken = 0
-        for done, image in enumerate(predictor.see(sources), start=1):
-            on_progress(done, len(samples))
-            if isinstance(image, BrokenImage):
-                num_broken += 1
-                continue
-            sample = by_name[image.name]
-            true = np.flatnonzero(sample.labels == PRESENT).tolist()
-            classes = sorted({*true, int(image.probabilities.argmax())})
-            if self.asks_all:
-                classes = list(range(len(image.probabilities)))
-            prediction = without_masks.measurable(image, classes)
-            if predictor.places.masks != "none":
-                present = wanted_classes(image.probabilities, None, predictor.places)
-                masks = predictor.measurable(image, present).masks
-                prediction = replace(prediction, masks=masks)
-            maps = self._maps(image, true) if true and self.resolutions else []
-            self.evaluation.update(self.evaluation.setup.case(sample, prediction, maps))
-        return num_broken
+def _seen(
+    samples: Sequence[Sample],
+    predictor: Predictor,
+    *,
+    asks_all: bool,
+    resolutions: Sequence[Resolution],
+    on_progress: Progress,
+) -> Iterator[tuple[Sample, Prediction, list[ClassMap]]]:
+    """What the predictor says of every image that is not broken, and its maps.
 
-    def _maps(self, image: SeenImage, classes: Sequence[int]) -> list[ClassMap]:
-        """Of the classes that are present, as the definitions say ("GT-known")."""
-        heat = self.predictor.heat(image, classes, self.predictor.look)
-        sizes: dict[Resolution, Size] = {"224": (SIDE, SIDE), "original": image.picture.size}
-        identity = GridTransform.identity(image.picture.size)
-        maps = {
-            resolution: resample(heat, identity.resize(sizes[resolution])).values
-            for resolution in self.resolutions
-        }
-        return [
-            ClassMap(class_index, {name: values[row] for name, values in maps.items()})
-            for row, class_index in enumerate(classes)
-        ]
+    Every class is asked for its places, whatever its score, as the rankings need it, or the true
+    and the likeliest alone; masks are painted for the classes that count as present, as users get
+    them.
+    """
+    by_name = {sample.name: sample for sample in samples}
+    sources = [ImageSource(sample.name, sample.path) for sample in samples]
+    without_masks = Predictor(
+        predictor.source,
+        predictor.look,
+        replace(predictor.places, masks="none"),
+        thresholds=predictor.locating.thresholds,
+        heat=predictor.heat,
+    )
+    for done, image in enumerate(predictor.see(sources), start=1):
+        on_progress(done, len(samples))
+        if isinstance(image, BrokenImage):
+            continue
+        sample = by_name[image.name]
+        true = np.flatnonzero(sample.labels == PRESENT).tolist()
+        classes = sorted({*true, int(image.probabilities.argmax())})
+        if asks_all:
+            classes = list(range(len(image.probabilities)))
+        prediction = without_masks.measurable(image, classes)
+        if predictor.places.masks != "none":
+            present = wanted_classes(image.probabilities, None, predictor.places)
+            masks = predictor.measurable(image, present).masks
+            prediction = replace(prediction, masks=masks)
+        maps = _class_maps(image, true, predictor, resolutions) if true and resolutions else []
+        yield sample, prediction, maps
+
+
+def _class_maps(
+    image: SeenImage,
+    classes: Sequence[int],
+    predictor: Predictor,
+    resolutions: Sequence[Resolution],
+) -> list[ClassMap]:
+    """Of the classes that are present, as the definitions say ("GT-known")."""
+    heat = predictor.heat(image, classes, predictor.look)
+    sizes: dict[Resolution, Size] = {"224": (SIDE, SIDE), "original": image.picture.size}
+    identity = GridTransform.identity(image.picture.size)
+    maps = {
+        resolution: resample(heat, identity.resize(sizes[resolution])).values
+        for resolution in resolutions
+    }
+    return [
+        ClassMap(class_index, {name: values[row] for name, values in maps.items()})
+        for row, class_index in enumerate(classes)
+    ]
 
 
 def _evaluate_file(
-    predictions: list[Prediction], path: Path, judging: Judging, *, is_complete: bool
+    file: Path, data_set: DataSet, settings: EvaluateSettings, metrics: Sequence[str]
 ) -> Evaluated:
-    samples = judging.samples
+    is_coco = file.suffix == ".json"
+    predictions = read_coco_results(file, data_set) if is_coco else list(read_predictions(file))
+    samples = data_set.split(settings.split)
     evaluation = Evaluation(
-        judging.setup,
+        _setup(data_set, settings),
         truth=truth_kinds(samples),
         predicted=predicted_kinds(predictions),
-        metrics=[name for name, metric in METRICS.items() if "maps" not in metric.predicted],
+        metrics=[name for name in metrics if "maps" not in METRICS[name].predicted],
     )
-    listed = path.with_name("skipped.jsonl")
+    listed = file.with_name("skipped.jsonl")
     lines = listed.read_text("utf-8").splitlines() if listed.is_file() else []
     skipped = {json.loads(line)["image"] for line in lines if line}
     left = [sample for sample in samples if sample.name not in skipped]
-    pairs: Iterable[tuple[Sample, Prediction]] = pair_predictions(
-        _of_split(predictions, samples, judging.data_set),
+    for sample, prediction in pair_predictions(
+        _of_split(predictions, samples, data_set),
         left,
-        judging.setup.classes,
-        when_missing="error" if is_complete else "empty",
-    )
-    for sample, prediction in pairs:
-        evaluation.update(judging.setup.case(sample, prediction))
-    summary = summary_beside(path) if path.suffix == ".jsonl" else {}
+        evaluation.setup.classes,
+        when_missing="empty" if is_coco else "error",
+    ):
+        evaluation.update(evaluation.setup.case(sample, prediction))
+    summary = summary_beside(file) if file.suffix == ".jsonl" else {}
     report = evaluation.report(hidden_supervision=int(summary.get("num_boxes_used", 0)))
     tuned_by = str(summary.get("thresholds_from", "unknown"))
     num_broken = len(samples) - len(left)
-    return Evaluated(str(path), judging.split, report, tuned_by, len(left), num_broken)
+    return Evaluated(str(file), settings.split, report, tuned_by, len(left), num_broken)
 
 
 def _of_split(

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weakloc.api.data_sets import read, scenes
-from weakloc.api.evaluation import Evaluated, Judging, judge, write_markdown, write_metrics
+from weakloc.api.evaluation import Evaluated, evaluate, write_markdown, write_metrics
 from weakloc.api.predictions import SideFiles, write_predictions
-from weakloc.api.reports import Reporting, make_report
+from weakloc.api.reports import report
 from weakloc.api.runs import TrainedRun
 from weakloc.api.training import train
 from weakloc.errors import DataError
 from weakloc.predictor.places import read_tags
-from weakloc.settings import Look, Places, TrainSettings
+from weakloc.settings import EvaluateSettings, Look, Places, ReportSettings, TrainSettings
 from weakloc.structures import DataSet
 
 METHODS = ("wildcat", "max_mil", "cam")
@@ -75,26 +75,27 @@ def demo(
     say(f"Drawing {size.num_train} training and {size.num_val} validation scenes")
     scenes(folder / "scenes", num_train=size.num_train, num_val=size.num_val, seed=SEED)
     data_set = read(folder / "scenes")
-    judging = Judging(data_set, "val", num_resamples=200)
+    measured = EvaluateSettings(resamples=200)
     runs: dict[str, TrainedRun] = {}
     evaluated: list[Evaluated] = []
     for method in METHODS:
         say(f"Training {method} on the tags of {size.num_train} scenes")
         runs[method] = _train(data_set, method, folder / method, size)
-        evaluated.append(judge(runs[method], judging))
+        evaluated.append(evaluate(runs[method], data_set, measured))
     shown = runs[SHOWN_METHOD]
     say(f"Looking with {SHOWN_METHOD} at what stands out as well")
-    closer = judge(shown, judging, look=CLOSER)
+    closer = evaluate(shown, data_set, measured, look=CLOSER)
     evaluated.insert(1, replace(closer, name=f"{SHOWN_METHOD} x objectness"))
     write_metrics(folder / "metrics.json", evaluated)
     write_metrics(folder / SHOWN_METRICS, evaluated[1:2])
     write_markdown(folder / "metrics.md", evaluated)
     say(f"Predicting with {SHOWN_METHOD}, exporting to {' and '.join(FORMATS)}")
     exports = _predict_and_export(shown, folder)
-    report, metrics = folder / "report.html", folder / SHOWN_METRICS
-    reporting = Reporting(truth=data_set, split="val", metrics=metrics, look=CLOSER)
-    make_report(shown.path, report, reporting)
-    return Tour(folder, tuple(evaluated), exports, report)
+    settings = ReportSettings(metrics=folder / SHOWN_METRICS)
+    page = report(
+        shown.path, folder / "report.html", data=data_set, settings=settings, look=CLOSER
+    ).path
+    return Tour(folder, tuple(evaluated), exports, page)
 
 
 def _clear(folder: Path) -> None:

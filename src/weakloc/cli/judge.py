@@ -1,19 +1,30 @@
-"""`weakloc evaluate`."""
+"""`weakloc evaluate` and `weakloc report`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from weakloc.cli.options import LookOptions, PlacesOptions, ReadingOptions
+from weakloc.cli.options import (
+    EvaluateOptions,
+    LookOptions,
+    PlacesOptions,
+    ReadingOptions,
+    ReportOptions,
+)
 from weakloc.cli.terminal import Terminal
-from weakloc.settings import DataSettings, Look, Places, require
+from weakloc.settings import (
+    DataSettings,
+    EvaluateSettings,
+    Look,
+    Places,
+    ReportSettings,
+)
 
 if TYPE_CHECKING:
-    from weakloc.api.evaluation import Evaluated, Judging
+    from weakloc.api.evaluation import Evaluated
     from weakloc.metrics.result import MetricResult
     from weakloc.metrics.uncertainty import Difference
 
@@ -21,35 +32,14 @@ if TYPE_CHECKING:
 COLUMNS = ("metric", "value", "95 % interval", "best baseline", "hidden supervision")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measuring:
-    """What is measured, and beside what."""
-
-    split: str = "val"
-    """Images to measure on."""
-
-    compare: tuple[str, ...] = ()
-    """Another run or file on the same images; differences are resampled in pairs."""
-
-    resamples: int = 1000
-    """Bootstrap resamples of the images behind each interval."""
-
-    compatible: Annotated[bool, Parameter(negative=())] = False
-    """Also read score maps as the public wsolevaluation code does, and show the difference."""
-
-    original_size: Annotated[bool, Parameter(negative=())] = False
-    """Also measure MaxBoxAcc at the size of the images."""
-
-    out: Path | None = None
-    """File for all numbers as JSON; a Markdown table is written beside it."""
-
-
 def evaluate(
     run: str,
     data: str,
     /,
     *,
-    measuring: Annotated[Measuring, Parameter(name="*")] = Measuring(),
+    compare: tuple[str, ...] = (),
+    out: Path | None = None,
+    settings: EvaluateOptions = EvaluateSettings(),
     look: LookOptions = Look(),
     places: PlacesOptions = Places(),
     reading: ReadingOptions = DataSettings(),
@@ -63,37 +53,31 @@ def evaluate(
         Run folder, file of weakloc export, predictions.jsonl or COCO results file.
     data
         Data set with drawn boxes or masks.
+    compare
+        Another run or file on the same images; differences are resampled in pairs.
+    out
+        File for all numbers as JSON; a Markdown table is written beside it.
     """
     from weakloc.api import data_sets, evaluation
 
-    judging = evaluation.Judging(
-        data_sets.read(data, reading),
-        measuring.split,
-        measuring.resamples,
-        measuring.compatible,
-        measuring.original_size,
-    )
-    found = _measure((run, *measuring.compare), judging, look, places, terminal)
-    if measuring.out is not None:
-        evaluation.write_metrics(measuring.out, found)
-        evaluation.write_markdown(measuring.out.with_suffix(".md"), found)
-    for each in found:
-        _show(each, terminal)
-    for other in found[1:]:
-        _show_difference(found[0], other, evaluation.compare(found[0], other), terminal)
-    terminal.give(evaluation.document_of(found))
-
-
-def _measure(
-    runs: tuple[str, ...], judging: Judging, look: Look, places: Places, terminal: Terminal
-) -> list[Evaluated]:
-    from weakloc.api.evaluation import judge
-
-    found = []
-    for run in runs:
-        with terminal.progress(run) as show:
-            found.append(judge(run, judging, look=look, places=places, on_progress=show))
-    return found
+    data_set = data_sets.read(data, reading)
+    evaluated = []
+    for source in (run, *compare):
+        with terminal.progress(source) as show:
+            evaluated.append(
+                evaluation.evaluate(
+                    source, data_set, settings, look=look, places=places, on_progress=show
+                )
+            )
+    if out is not None:
+        evaluation.write_metrics(out, evaluated)
+        evaluation.write_markdown(out.with_suffix(".md"), evaluated)
+    for numbers in evaluated:
+        _show(numbers, terminal)
+    for other in evaluated[1:]:
+        differences = evaluation.compare(evaluated[0], other)
+        _show_differences(f"{evaluated[0].name} minus {other.name}", differences, terminal)
+    terminal.give(evaluation.document_of(evaluated))
 
 
 def _show(evaluated: Evaluated, terminal: Terminal) -> None:
@@ -123,50 +107,17 @@ def _row(result: MetricResult) -> tuple[object, ...]:
     )
 
 
-def _show_difference(
-    first: Evaluated,
-    second: Evaluated,
-    differences: tuple[Difference, ...],
-    terminal: Terminal,
-) -> None:
+def _show_differences(title: str, differences: tuple[Difference, ...], terminal: Terminal) -> None:
     rows = [
         (
-            each.name,
-            f"{each.difference:+.3f}",
-            f"{each.interval.low:+.3f} to {each.interval.high:+.3f}",
-            f"{each.share_above_zero:.0%}",
+            number.name,
+            f"{number.difference:+.3f}",
+            f"{number.interval.low:+.3f} to {number.interval.high:+.3f}",
+            f"{number.share_above_zero:.0%}",
         )
-        for each in differences
+        for number in differences
     ]
-    title = f"{first.name} minus {second.name}"
     terminal.table(title, ("metric", "difference", "95 % interval", "ahead in"), rows)
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class Material:
-    """What is shown besides the predictions."""
-
-    data: str | None = None
-    """Data set with drawn truth, to show where it is hit and missed."""
-
-    split: str = "val"
-    """Split of --data."""
-
-    metrics: Path | None = None
-    """What `weakloc evaluate --out` wrote. Not given: metrics.json in the source, if there."""
-
-    run: Path | None = None
-    """Run that draws the heat maps of predictions. Not given: the one that made them."""
-
-    tags: Path | None = None
-    """Table of what is in the images; what the run sees otherwise is shown."""
-
-    pictures: int = 200
-    """Most pictures in the page; the most doubtful are taken."""
-
-    def __post_init__(self) -> None:
-        require(self.pictures >= 1, "pictures", self.pictures, "Give 1 or more")
 
 
 def report(
@@ -175,7 +126,8 @@ def report(
     /,
     *,
     out: Path = Path("report.html"),
-    material: Material = Material(),
+    data: str | None = None,
+    settings: ReportOptions = ReportSettings(),
     look: Annotated[Look | None, Parameter(name="*", group="How images are seen")] = None,
     places: Annotated[Places | None, Parameter(name="*", group="What is said of them")] = None,
     reading: ReadingOptions = DataSettings(),
@@ -192,23 +144,23 @@ def report(
         split of --data, or the images that the predictions were made of.
     out
         File for the page, which is complete in itself.
+    data
+        Data set with drawn truth, to show where it is hit and missed.
     """
-    from weakloc.api import data_sets
-    from weakloc.api.reports import Reporting, make_report
+    from weakloc.api import reports
 
-    reporting = Reporting(
-        images=images,
-        run=material.run,
-        metrics=material.metrics,
-        truth=None if material.data is None else data_sets.read(material.data, reading),
-        split=material.split,
-        tags=material.tags,
-        most_pictures=material.pictures,
-        look=look,
-        places=places,
-    )
     with terminal.progress("images") as show:
-        written = make_report(source, out, reporting, show)
+        written = reports.report(
+            source,
+            out,
+            images=images,
+            data=data,
+            settings=settings,
+            look=look,
+            places=places,
+            reading=reading,
+            on_progress=show,
+        )
     shown = "all" if written.num_shown == written.num_images else "the most doubtful"
     terminal.say(f"{written.num_shown} of {written.num_images} images ({shown}) in {written.path}")
     if written.num_skipped:

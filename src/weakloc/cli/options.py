@@ -11,9 +11,11 @@ from cyclopts.help import DefaultFormatter
 from weakloc.settings import (
     Cut,
     DataSettings,
+    EvaluateSettings,
     ExportOptions,
     Look,
     Places,
+    ReportSettings,
     TrainSettings,
 )
 
@@ -29,6 +31,8 @@ TrainOptions: TypeAlias = Annotated[
 ]
 LookOptions: TypeAlias = Annotated[Look, Parameter(name="*", group="How images are seen")]
 PlacesOptions: TypeAlias = Annotated[Places, Parameter(name="*", group="What is said of them")]
+EvaluateOptions: TypeAlias = Annotated[EvaluateSettings, Parameter(name="*", negative=())]
+ReportOptions: TypeAlias = Annotated[ReportSettings, Parameter(name="*")]
 CutOptions: TypeAlias = Annotated[Cut, Parameter(name="*", group="What gets a box")]
 FilterOptions: TypeAlias = Annotated[
     ExportOptions, Parameter(name="*", group="What goes into other formats")

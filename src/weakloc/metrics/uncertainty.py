@@ -29,7 +29,7 @@ _POISSON_CDF = np.cumsum([math.exp(-1.0) / math.factorial(count) for count in ra
 class Resampling:
     """How many resamples, and which; none gives no interval and costs nothing."""
 
-    num_replicates: int = 1000
+    resamples: int = 1000
     seed: int = 0
 
 
@@ -62,7 +62,7 @@ class ImageDraw:
 
 def draw_image(image_name: str, resampling: Resampling) -> ImageDraw:
     seeded = np.array([image_key(image_name, resampling.seed)], dtype=np.uint64)
-    weights = _draw(seeded, resampling.num_replicates, _POISSON_CDF)[0]
+    weights = _draw(seeded, resampling.resamples, _POISSON_CDF)[0]
     return ImageDraw(image_name, image_key(image_name, 0), np.asarray(weights))
 
 
@@ -202,14 +202,12 @@ def image_key(image_name: str, seed: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _draw(
-    keys: NDArray[np.uint64], num_replicates: int, cdf: NDArray[np.float64]
-) -> NDArray[np.uint8]:
+def _draw(keys: NDArray[np.uint64], resamples: int, cdf: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Poisson(1) counts from the SplitMix64 stream of each key."""
-    weights = np.zeros((keys.size, num_replicates), dtype=np.uint8)
+    weights = np.zeros((keys.size, resamples), dtype=np.uint8)
     for image in range(keys.size):
         state = keys[image]
-        for replicate in range(num_replicates):
+        for resample in range(resamples):
             state += np.uint64(0x9E3779B97F4A7C15)
             mixed = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -217,7 +215,7 @@ def _draw(
             count = 0
             while count < 11 and uniform >= cdf[count]:
                 count += 1
-            weights[image, replicate] = count
+            weights[image, resample] = count
     return weights
 
 

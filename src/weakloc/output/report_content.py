@@ -33,15 +33,22 @@ class ReportPicture:
     truth: Sample | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Totals:
     """Counts over all predictions, of which the gallery may show a part."""
 
     num_images: int = 0
-    present: Mapping[str, int] = field(default_factory=dict)  # images with a place or a likely tag
-    boxes: Mapping[str, int] = field(default_factory=dict)
-    disagreements: Mapping[str, int] = field(default_factory=dict)
+    present: Counter[str] = field(default_factory=Counter)  # images with a place or a likely tag
+    boxes: Counter[str] = field(default_factory=Counter)
+    disagreements: Counter[str] = field(default_factory=Counter)
     num_disagreeing: int = 0  # images
+
+    def add(self, prediction: Prediction) -> None:
+        self.num_images += 1
+        self.num_disagreeing += bool(prediction.disagreements)
+        self.present.update(classes_with_places(prediction, LIKELY))
+        self.boxes.update(box.class_name for box in prediction.boxes)
+        self.disagreements.update(item.class_name for item in prediction.disagreements)
 
 
 @dataclass(frozen=True)
@@ -66,18 +73,10 @@ class ReportContent:
 
 
 def count_predictions(predictions: Iterable[Prediction]) -> Totals:
-    """The totals of any number of predictions, each looked at once."""
-    present: Counter[str] = Counter()
-    boxes: Counter[str] = Counter()
-    disagreements: Counter[str] = Counter()
-    num_images = num_disagreeing = 0
+    totals = Totals()
     for prediction in predictions:
-        num_images += 1
-        num_disagreeing += bool(prediction.disagreements)
-        present.update(classes_with_places(prediction, LIKELY))
-        boxes.update(box.class_name for box in prediction.boxes)
-        disagreements.update(item.class_name for item in prediction.disagreements)
-    return Totals(num_images, present, boxes, disagreements, num_disagreeing)
+        totals.add(prediction)
+    return totals
 
 
 def classes_with_places(prediction: Prediction, min_score: float) -> list[str]:

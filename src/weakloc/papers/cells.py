@@ -21,7 +21,7 @@ import numpy as np
 from weakloc import __version__
 from weakloc.api.calibration import calibrate, oracle
 from weakloc.api.data_sets import read, scenes
-from weakloc.api.evaluation import Evaluated, Judging, judge
+from weakloc.api.evaluation import Evaluated, evaluate
 from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.api.training import refine, train
 from weakloc.data.images import open_image
@@ -37,6 +37,7 @@ from weakloc.predictor.views import see_images
 from weakloc.settings import (
     CalibrateSettings,
     DataSettings,
+    EvaluateSettings,
     Look,
     Places,
     RefineSettings,
@@ -271,9 +272,11 @@ class Measurement:
         measured = measured_set(
             everything, split, with_masks=not NEED_MASKS.isdisjoint(self.numbers)
         )
-        judging = Judging(measured, split, num_resamples=0, numbers=frozenset(self.numbers))
+        settings = EvaluateSettings(split=split, resamples=0)
         began = time.perf_counter()
-        evaluated = judge(tuned, judging, look=self.look, places=self.places)
+        evaluated = evaluate(
+            tuned, measured, settings, numbers=self.numbers, look=self.look, places=self.places
+        )
         seconds = time.perf_counter() - began
         searched = _searched(tuned, measured.splits[split], self.look)
         write_json(self.path, self._record(evaluated, seconds, searched))
