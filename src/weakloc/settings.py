@@ -5,7 +5,6 @@ A field's docstring is the help of its command-line flag (`batch_size` is `--bat
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -591,20 +590,3 @@ class ServeSettings:
     @property
     def max_bytes(self) -> int:
         return self.max_megabytes * 2**20
-
-
-def require_token_beyond_this_machine(host: str, token: str | None) -> None:
-    """SettingError where anybody on the network could ask for predictions."""
-    require(token != "", "token", token, "Give a secret, or leave it out")
-    if token is None and not _is_this_machine(host):
-        raise SettingError(
-            f"--host is {host!r}, which other machines can reach, and there is no token",
-            remedy="Set WEAKLOC_TOKEN (or --token) to a secret, or leave out --host",
-        )
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

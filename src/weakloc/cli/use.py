@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import ipaddress
 import logging
 import os
 import signal
@@ -27,7 +28,7 @@ from weakloc.settings import (
     Places,
     ServeSettings,
     flag_of,
-    require_token_beyond_this_machine,
+    require,
 )
 
 if TYPE_CHECKING:
@@ -317,6 +318,23 @@ def serve(
         # Without this, the process would end by the signal itself after the last answer.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         server_of(app).run(sockets=[listening])
+
+
+def require_token_beyond_this_machine(host: str, token: str | None) -> None:
+    """SettingError where anybody on the network could ask for predictions."""
+    require(token != "", "token", token, "Give a secret, or leave it out")
+    if token is None and not _is_this_machine(host):
+        raise SettingError(
+            f"--host is {host!r}, which other machines can reach, and there is no token",
+            remedy="Set WEAKLOC_TOKEN (or --token) to a secret, or leave out --host",
+        )
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _app(
