@@ -16,7 +16,7 @@ from PIL import Image
 from weakloc.api.predictions import write_predictions
 from weakloc.api.runs import load_folder
 from weakloc.cli import run as weakloc
-from weakloc.localize.co_occurrence import shares_from_counts
+from weakloc.localize.probabilities import shares_from_counts
 from weakloc.output.exporters.jsonl import prediction_line, read_predictions
 from weakloc.structures import Prediction
 

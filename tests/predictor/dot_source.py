@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import GridTransform
-from weakloc.localize.rescoring import Activation
+from weakloc.localize.probabilities import Activation
 from weakloc.predictor.network_source import RawMaps
 from weakloc.settings import Look, Places, look_and_places
 from weakloc.structures import MapKind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from weakloc.localize.co_occurrence import shares_from_counts
+from weakloc.localize.probabilities import shares_from_counts
 from weakloc.predictor.score_fusion import Rescoring
 
 # 10 images of class 0, 4 of class 1 of which 3 also show class 0; class 2 has no image.

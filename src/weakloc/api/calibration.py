@@ -15,7 +15,7 @@ from weakloc.errors import DataError, SettingError
 from weakloc.geometry import FloatArray
 from weakloc.localize import calibration as thresholds
 from weakloc.localize.calibration import Calibration, DrawnHeat
-from weakloc.localize.co_occurrence import AlphaChoice, choose_alpha, shares_from_counts
+from weakloc.localize.probabilities import AlphaChoice, choose_alpha, shares_from_counts
 from weakloc.localize.thresholds import ComponentLimits, Counted
 from weakloc.metrics.average_precision import tag_mean_average_precision
 from weakloc.predictor.calibration_heat import (

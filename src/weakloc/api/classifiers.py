@@ -13,7 +13,7 @@ from torch import nn
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError, WeightsError, did_you_mean
-from weakloc.localize.rescoring import Activation
+from weakloc.localize.probabilities import Activation
 from weakloc.model.weights import load_file_into
 from weakloc.predictor.classifier_source import ClassifierSource, MapMethod
 from weakloc.predictor.parts import own_device

@@ -23,7 +23,7 @@ from weakloc.files import write_whole
 from weakloc.geometry import FloatArray
 from weakloc.localize.beam_search import BeamSettings
 from weakloc.localize.calibration import Calibration
-from weakloc.localize.co_occurrence import AlphaChoice, shares_from_counts
+from weakloc.localize.probabilities import AlphaChoice, shares_from_counts
 from weakloc.methods.beam import Beam
 from weakloc.methods.method import Method
 from weakloc.metrics.average_precision import tag_mean_average_precision

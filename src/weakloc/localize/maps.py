@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.geometry import BoxLTRB, GridTransform, Size
-from weakloc.localize.rescoring import logistic
+from weakloc.localize.probabilities import logistic
 from weakloc.structures import MapKind, ScoreMaps
 
 Maps: TypeAlias = NDArray[np.float32]  # (..., rows, columns)

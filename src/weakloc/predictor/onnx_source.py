@@ -16,7 +16,7 @@ from weakloc.data.transforms import PixelSize, Preprocessing
 from weakloc.errors import MissingPackageError, RunError, SettingError
 from weakloc.files import fit_json, parse_json
 from weakloc.localize.boxes import ThresholdMode
-from weakloc.localize.rescoring import Activation
+from weakloc.localize.probabilities import Activation
 from weakloc.methods.method import Fuse, Localiser, MapNormalisation
 from weakloc.methods.settings import from_settings, to_settings
 from weakloc.model.trunk import CellGeometry, CellTransform

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from weakloc.data.sources import ImageSource
 from weakloc.geometry import FloatArray
-from weakloc.localize.co_occurrence import Activation, probabilities, rescore
+from weakloc.localize.probabilities import Activation, probabilities, rescore
 from weakloc.predictor.network_source import MapSource
 from weakloc.predictor.views import SeenImage, map_scales, see_images
 from weakloc.settings import Look
