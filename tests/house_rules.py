@@ -77,7 +77,8 @@ def lonely_helpers(sources: Sources, glossary: set[str]) -> Iterator[str]:
         is_helper = name.startswith("_") and not name.startswith("__")
         if not is_helper or function.decorator_list or uses[name] != 1:
             continue
-        singular = {part.removesuffix("s") for part in name.strip("_").split("_")}
+        words = name.strip("_").split("_")
+        singular = {word.removesuffix(ending) for word in words for ending in ("", "s", "es")}
         if _num_lines(function) <= SMALL and not singular & glossary:
             yield f"{module}:{function.lineno} {name}"
 

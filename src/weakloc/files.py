@@ -107,32 +107,23 @@ _TYPE_NAMES = {int: "int", float: "float", str: "str", bool: "bool", list: "arra
 def _misfit(message: str, content: Any) -> str:
     """msgspec's "Expected `float`, got `str` - at `$.scores[...]`" with the value met."""
     reason, _, path = message.partition(" - at `$")
-    place = ""
+    location = ""
     for name, index in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", path):
-        step = int(index) if index.isdigit() else name or _first_misfit(content, reason)
+        step = int(index) if index.isdigit() else name
+        if index == "...":  # of an object's values msgspec tells the type alone
+            types = ((key, _TYPE_NAMES.get(type(value), "null")) for key, value in content.items())
+            step = next((key for key, kind in types if reason.endswith(f"got `{kind}`")), None)
         if step is None:
             break
         content = content[step]
-        place += f".{name}" if name else f"[{step!r}]"
-    if reason.startswith("Invalid enum value"):
-        wanted = "this is not a value that is known"
-    else:
-        wanted = re.sub("`([^`]*)`", _in_words, reason.partition(", got ")[0])
-    met = f"{place.removeprefix('.') or 'it'} is {shown_json(content)}"
-    return f"{met}: {wanted[:1].lower()}{wanted[1:]}"
-
-
-def _in_words(types: re.Match[str]) -> str:
-    names = types[1].replace("int | float", "float").split(" | ")
-    return " or ".join(_IN_WORDS.get(name, repr(name)) for name in names)
-
-
-def _first_misfit(values: dict[str, Any], reason: str) -> str | None:
-    """Which value of an object `reason` is about; msgspec tells its type alone."""
-    for name, value in values.items():
-        if reason.endswith(f"got `{_TYPE_NAMES.get(type(value), 'null')}`"):
-            return name
-    return None
+        location += f".{name}" if name else f"[{step!r}]"
+    expected = "this is not a value that is known"
+    if not reason.startswith("Invalid enum value"):
+        expected, *kinds = reason.partition(", got ")[0].replace("int | float", "float").split("`")
+        words = (_IN_WORDS.get(kind, repr(kind)) for kind in kinds[0].split(" | ")) if kinds else ()
+        expected += " or ".join(words) + "".join(kinds[1:])
+    met = f"{location.removeprefix('.') or 'it'} is {shown_json(content)}"
+    return f"{met}: {expected[:1].lower()}{expected[1:]}"
 
 
 def shown_json(value: Any) -> str:

@@ -103,7 +103,7 @@ def find_boxes(
     ]
     ranked = sorted(rated, key=lambda pair: (-pair[0], -pair[1].area, pair[1].peak))
     if overlap == "nms":
-        ranked = _best_apart(ranked)
+        ranked = _boxes_apart(ranked)
     if select == "best":
         ranked = ranked[:1]
     boxes = [_in_image(blob, value, heat.shape[1], transform) for value, blob in ranked]
@@ -173,7 +173,7 @@ _RATINGS: dict[BoxScore, Callable[[_Blob, HeatMap, HeatMap], float]] = {
 }
 
 
-def _best_apart(ranked: list[tuple[float, _Blob]]) -> list[tuple[float, _Blob]]:
+def _boxes_apart(ranked: list[tuple[float, _Blob]]) -> list[tuple[float, _Blob]]:
     """Each that overlaps no better one too much."""
     kept: list[tuple[float, _Blob]] = []
     for value, blob in ranked:

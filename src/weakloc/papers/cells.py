@@ -300,14 +300,14 @@ class Measurement:
             return trained
         settings = self.training.settings
         if self.tuning == "oracle":
-            found = oracle(
+            calibrated = oracle(
                 trained,
                 data_set,
                 CalibrateSettings(split=settings.val_split, boxes_of_a_class=self.places.boxes),
                 look=self.look,
                 cut=self.places,
             )
-            return TrainedRun(replace(trained.run, thresholds=found.to_json()))
+            return TrainedRun(replace(trained.run, thresholds=calibrated.to_json()))
         tuning = CalibrateSettings(
             split=settings.train_split,
             boxes=0 if self.tuning == "tags" else BOXES_TO_TUNE,

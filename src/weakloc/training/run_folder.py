@@ -264,7 +264,7 @@ class RunWriter:
             "hidden_supervision": 0,
             "thresholds": None,
             "notes": notes,
-            "versions": _versions(),
+            "versions": _versions_of_run(),
             "git_revision": _git_revision(),
             "history": [to_settings(epoch) for epoch in history],
         }
@@ -451,7 +451,7 @@ def _damaged(file: str, reason: str) -> RunError:
     )
 
 
-def _versions() -> dict[str, str]:
+def _versions_of_run() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):

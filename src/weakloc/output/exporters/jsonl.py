@@ -49,11 +49,11 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> int:
 
 def prediction_line(prediction: Prediction) -> str:
     """One line, with its line feed."""
-    said = msgspec.to_builtins(
+    fields = msgspec.to_builtins(
         prediction, builtin_types=(bytes,), enc_hook=methodcaller("item")
     )  # of NumPy's numbers
-    extra = said.pop("extra")
-    record = {"schema": SCHEMA, **said}
+    extra = fields.pop("extra")
+    record = {"schema": SCHEMA, **fields}
     return f"{_encode(record | extra | record)}\n"
 
 
