@@ -70,12 +70,16 @@ def _public_type(node: ast.stmt) -> str | None:
 
 
 def lonely_helpers(sources: Sources, glossary: set[str]) -> Iterator[str]:
-    """Private functions of few lines that are named in one place and name no concept."""
+    """Private functions of few lines that one place calls and that name no concept.
+
+    A function that is handed on, to be called elsewhere, is none of them.
+    """
     uses = collections.Counter(name for tree in sources.values() for name in _names_in(tree))
+    called = {name for name, _, _ in _calls(sources)}
     for module, function in _functions(sources):
         name = function.name
         is_helper = name.startswith("_") and not name.startswith("__")
-        if not is_helper or function.decorator_list or uses[name] != 1:
+        if not is_helper or function.decorator_list or uses[name] != 1 or name not in called:
             continue
         words = name.strip("_").split("_")
         singular = {word.removesuffix(ending) for word in words for ending in ("", "s", "es")}

@@ -17,19 +17,19 @@ def all_kinds(kind: type[WeaklocError] = WeaklocError) -> list[type[WeaklocError
 
 def test_the_message_reads_where_what_remedy() -> None:
     message = "class 'dgo' is not among dog, cat"
-    full = DataError(message, where="labels.csv, line 14", remedy="Did you mean 'dog'?")
+    full = DataError(message, location="labels.csv, line 14", remedy="Did you mean 'dog'?")
     expected = "labels.csv, line 14: class 'dgo' is not among dog, cat. Did you mean 'dog'?"
     assert str(full) == expected
     assert str(DataError(message)) == message
-    assert str(DataError(message, where="labels.csv")) == f"labels.csv: {message}"
+    assert str(DataError(message, location="labels.csv")) == f"labels.csv: {message}"
 
 
 @pytest.mark.parametrize("kind", all_kinds())
 def test_every_kind_survives_pickling_and_copying(kind: type[WeaklocError]) -> None:
-    error = kind("is empty", where="a b.jpg", remedy="Delete it")
+    error = kind("is empty", location="a b.jpg", remedy="Delete it")
     for copied in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(copied) is kind
-        assert (copied.message, copied.where, copied.remedy) == (
+        assert (copied.message, copied.location, copied.remedy) == (
             "is empty",
             "a b.jpg",
             "Delete it",

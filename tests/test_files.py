@@ -89,7 +89,7 @@ def test_a_damaged_file_is_one_error_that_names_it(tmp_path: Path, damage: bytes
     path.write_bytes(damage)
     with pytest.raises(RunError, match=r"JSON.*Restore it") as caught:
         read_json(path, error=RunError, remedy="Restore it")
-    assert caught.value.where == str(path)
+    assert caught.value.location == str(path)
     assert "\n" not in str(caught.value)
 
 

@@ -13,7 +13,7 @@ from weakloc.work import map_in_processes, num_cores
 
 def square(number: int) -> int:
     if number == 13:
-        raise DataError("13 brings bad luck", where="the list", remedy="Leave it out")
+        raise DataError("13 brings bad luck", location="the list", remedy="Leave it out")
     if number == 66:
         os._exit(1)
     return number * number

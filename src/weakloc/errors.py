@@ -13,20 +13,20 @@ class WeaklocError(Exception):
     exit_code = 2
 
     def __init__(
-        self, message: str, *, where: str | None = None, remedy: str | None = None
+        self, message: str, *, location: str | None = None, remedy: str | None = None
     ) -> None:
         self.message = message
-        self.where = where
+        self.location = location
         self.remedy = remedy
         super().__init__(message)
 
     def __str__(self) -> str:
-        located = f"{self.where}: {self.message}" if self.where else self.message
+        located = f"{self.location}: {self.message}" if self.location else self.message
         return f"{located}. {self.remedy}" if self.remedy else located
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments are lost by the default pickling between worker processes.
-        return (partial(type(self), where=self.where, remedy=self.remedy), (self.message,))
+        return (partial(type(self), location=self.location, remedy=self.remedy), (self.message,))
 
 
 class DataError(WeaklocError):
@@ -76,11 +76,11 @@ class StoppedError(TrainingError):
 
 
 def require_setting(
-    fits: bool, name: str, value: object, *, remedy: str, where: str | None = None
+    fits: bool, name: str, value: object, *, remedy: str, location: str | None = None
 ) -> None:
     """SettingError that names the setting, the value met and what would do."""
     if not fits:
-        raise SettingError(f"{name} is {value!r}", where=where, remedy=remedy)
+        raise SettingError(f"{name} is {value!r}", location=location, remedy=remedy)
 
 
 def did_you_mean(value: str, candidates: Iterable[str]) -> str:

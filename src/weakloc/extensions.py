@@ -52,7 +52,7 @@ def require_package(group: Group, name: str, package: str | None, *, record: str
     if package is not None and name not in _added(group):
         raise MissingPackageError(
             f"{name!r} among its {group} comes from the package {package}, which is not installed",
-            where=record,
+            location=record,
             remedy=f"Install it: pip install {package}",
         )
 
@@ -75,7 +75,7 @@ class Choices(Mapping[str, Choice]):
         if brought or len(entries) > 1:
             raise ExtensionError(
                 f"{brought}{_packages(entries)} have the same name among their {self._group}",
-                where=repr(name),
+                location=repr(name),
                 remedy="Uninstall one of the packages",
             )
         try:
@@ -85,7 +85,7 @@ class Choices(Mapping[str, Choice]):
             raise ExtensionError(
                 f"{name!r} of the package {_packages(entries)} cannot be imported "
                 f"({type(error).__name__}: {reason})",
-                where=entries[0].value,
+                location=entries[0].value,
                 remedy="Mend or uninstall that package",
             ) from error
         return choice

@@ -66,9 +66,9 @@ def read_json(
         content = parse_json(path.read_bytes())
     except (OSError, ValueError) as fault:
         reason = f"is not readable JSON ({fault})"
-        raise error(reason, where=str(path), remedy=remedy) from fault
+        raise error(reason, location=str(path), remedy=remedy) from fault
     if not isinstance(content, dict):
-        raise error("does not hold a JSON object", where=str(path), remedy=remedy)
+        raise error("does not hold a JSON object", location=str(path), remedy=remedy)
     return content
 
 
@@ -153,7 +153,7 @@ def read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        raise DataError(f"cannot be read: {error.strerror}", location=str(path)) from error
     encoding = "utf-16" if content.startswith(_UTF16_MARKS) else "utf-8-sig"
     try:
         return content.decode(encoding)
@@ -161,7 +161,7 @@ def read_text(path: Path) -> str:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"byte {content[error.start]:#04x} is not {encoding.upper()[:6].rstrip('-')} text",
-            where=f"{path}, line {line}",
+            location=f"{path}, line {line}",
             remedy="Save the file as UTF-8",
         ) from error
 
@@ -174,7 +174,7 @@ def text_lines(path: Path, *, newline: str = "\n") -> Iterator[str]:
         with path.open(encoding="utf-16" if is_wide else "utf-8-sig", newline=newline) as lines:
             yield from lines
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        raise DataError(f"cannot be read: {error.strerror}", location=str(path)) from error
     except UnicodeDecodeError:
         read_text(path)  # says in which line
         raise

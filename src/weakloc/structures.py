@@ -32,7 +32,7 @@ class Problem:
 
     kind: str  # a short fixed name, for counting: "missing image", "box outside the image"
     message: str
-    where: str  # "labels.csv, line 14"
+    location: str  # "labels.csv, line 14"
     severity: Severity = "warning"
 
 
@@ -100,7 +100,9 @@ class DataSet:
         if not self.splits.get(name):
             flaw = "no image in" if name in self.splits else "no"
             remedy = f"{did_you_mean(name, self.splits)} ({flag})"
-            raise DataError(f"there is {flaw} split {name!r}", where=str(self.root), remedy=remedy)
+            raise DataError(
+                f"there is {flaw} split {name!r}", location=str(self.root), remedy=remedy
+            )
         return self.splits[name]
 
     def samples(self) -> Iterator[Sample]:

@@ -312,7 +312,7 @@ def test_what_is_no_file_says_so(tmp_path: Path) -> None:
         for reading in (open_image, image_size):
             with pytest.raises(ImageError, match=reason) as caught:
                 reading(path)
-            assert caught.value.where == str(path)
+            assert caught.value.location == str(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")

@@ -52,7 +52,7 @@ def test_a_run_is_served_until_the_process_is_told_to_end(trained: Path, scenes:
         assert health["classes"] == list(load_folder(trained).class_names)
         reply = client.post_json("/predict", {"image": photo.name})
         (right,) = load_folder(trained).predict(photo, look=Look(workers=0), places=Places(top=2))
-        found = parse_line(reply.body, where="the answer")
+        found = parse_line(reply.body, location="the answer")
         assert found.image == photo.name
         assert found.scores == pytest.approx(right.scores, abs=1e-5)
         assert [box.class_name for box in found.boxes] == [box.class_name for box in right.boxes]

@@ -81,7 +81,7 @@ def brightness_file(path: Path, record: OnnxRecord | None, *, cell: int = 1) -> 
 def test_a_record_is_read_back_as_it_was() -> None:
     together = pairs_of(np.array([[5, 2, 0], [2, 4, 0], [0, 0, 1]]))
     record = replace(RECORD, rescoring=0.5, together=together, fixed_size=(48, 40))
-    assert read_record(record.to_json(), where="a.onnx") == record
+    assert read_record(record.to_json(), location="a.onnx") == record
     np.testing.assert_array_equal(record.co_occurrence(), [[5, 2, 0], [2, 4, 0], [0, 0, 1]])
 
 
@@ -97,8 +97,8 @@ def test_a_record_is_read_back_as_it_was() -> None:
 )
 def test_a_record_that_cannot_be_read_says_why(text: str | None, said: str) -> None:
     with pytest.raises(RunError, match=said) as caught:
-        read_record(text, where="a.onnx")
-    assert caught.value.where == "a.onnx"
+        read_record(text, location="a.onnx")
+    assert caught.value.location == "a.onnx"
 
 
 def test_a_file_is_read_as_its_record_says(tmp_path: Path, random: np.random.Generator) -> None:
@@ -167,7 +167,7 @@ def test_a_file_that_is_no_network_is_named(tmp_path: Path, content: bytes | Non
         RunError, match="no such file" if content is None else "cannot read"
     ) as caught:
         OnnxSource(path)
-    assert caught.value.where == str(path)
+    assert caught.value.location == str(path)
 
 
 def test_a_network_of_somebody_else_is_named(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_an_image_is_answered_as_in_predictions_jsonl_however_it_is_sent(
     ]
     assert [reply.status for reply in replies] == [200] * 6
     assert {reply.headers["content-type"] for reply in replies} == {"application/json"}
-    found = [parse_line(reply.body, where="the answer") for reply in replies]
+    found = [parse_line(reply.body, location="the answer") for reply in replies]
     right = expected(photos / name, name)
     assert right.boxes
     assert right.masks
@@ -109,7 +109,7 @@ def test_many_at_once_share_batches_and_each_gets_their_own_answer() -> None:
         def ask(index: int) -> Prediction:
             reply = client.post_image(pictures[index], f"?name={index}")
             assert reply.status == 200
-            return parse_line(reply.body, where="the answer")
+            return parse_line(reply.body, location="the answer")
 
         with ThreadPoolExecutor(12) as pool:
             found = list(pool.map(ask, range(40)))

@@ -174,7 +174,7 @@ def calibrate_rescoring(
     if not division.watched:
         raise DataError(
             "no images are kept back whose tags could choose the weight of other classes",
-            where=str(data_set.root),
+            location=str(data_set.root),
             remedy="Give the data a validation split",
         )
     predictor = trained.predictor(look, Places(rescoring=0.0))

@@ -57,7 +57,9 @@ def localize(
     )
     (prediction,) = predictor.predict([_image_source(image)])
     if isinstance(prediction, BrokenImage):
-        raise SettingError(f"the image cannot be read: {prediction.reason}", where=prediction.name)
+        raise SettingError(
+            f"the image cannot be read: {prediction.reason}", location=prediction.name
+        )
     return prediction
 
 

@@ -31,7 +31,7 @@ def opened(data: str | Path | DataSet, reading: DataSettings = DataSettings()) -
 
 
 def require_same_classes(
-    names: Sequence[str], others: Sequence[str], *, of: str, where: str, remedy: str
+    names: Sequence[str], others: Sequence[str], *, of: str, location: str, remedy: str
 ) -> None:
     """DataError where classes, or their order, are not those `of` something else."""
     if tuple(names) != tuple(others):
@@ -40,7 +40,7 @@ def require_same_classes(
         raise DataError(
             f"its classes differ from those of {of}, or their order does: "
             f"{strange or 'none'} only here, {missing or 'none'} only there",
-            where=where,
+            location=location,
             remedy=remedy,
         )
 

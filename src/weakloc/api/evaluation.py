@@ -99,7 +99,7 @@ def evaluate(
         source.class_names,
         data_set.class_names,
         of="the data set",
-        where=str(source.path),
+        location=str(source.path),
         remedy="Give --class-names in the order of the run, or evaluate a predictions.jsonl",
     )
     return _evaluate_run(

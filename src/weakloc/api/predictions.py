@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -114,17 +115,14 @@ def _write_sheet(out: Path, predictions: Path, num_drawn: int) -> Path:
         path = _picture_path(out, prediction.image)
         if path.is_file():  # broken images count as images but have no picture
             with Image.open(path) as picture:
-                pictures.append(picture.resize(_fitting(picture.size)))
+                factor = min(map(truediv, SHEET_CELL, picture.size))
+                width, height = (max(round(side * factor), 1) for side in picture.size)
+                pictures.append(picture.resize((width, height)))
             captions.append(prediction.image)
     sheet = draw_grid(pictures, num_columns=SHEET_COLUMNS, cell_size=SHEET_CELL, captions=captions)
     with write_whole(out / "pictures.png") as temporary:
         sheet.save(temporary)
     return out / "pictures.png"
-
-
-def _fitting(size: tuple[int, int]) -> tuple[int, int]:
-    factor = min(SHEET_CELL[0] / size[0], SHEET_CELL[1] / size[1])
-    return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
 
 
 PART_SIZE = 256  # images: at most so many are lost when a run is killed

@@ -132,7 +132,7 @@ def report(
                 )
             raise PredictionsError(
                 "is neither a run folder nor predictions",
-                where=str(path),
+                location=str(path),
                 remedy="Give the --out of `weakloc train` or of `weakloc predict`",
             )
         source = load_folder(path)
@@ -190,7 +190,7 @@ def _report_predictions(
         for prediction in read_predictions(file):
             names.update(dict.fromkeys(prediction.scores))
             totals.add(prediction)
-            yield ReportPicture(prediction, partial(_no_picture, prediction.image))
+            yield ReportPicture(prediction, partial(_missing_image, prediction.image))
 
     shown = _most_doubtful(pictures(), material)
     contents = material.contents_of({picture.prediction.image for picture in shown})
@@ -238,9 +238,9 @@ def _settings_of(described: Mapping[str, Any]) -> tuple[Look, Places]:
         return Look(), Places()
 
 
-def _no_picture(name: str) -> NoReturn:
+def _missing_image(name: str) -> NoReturn:
     """Opens an image of which nobody knows where it is."""
-    raise ImageError("the images of these predictions were not given", where=name)
+    raise ImageError("the images of these predictions were not given", location=name)
 
 
 def _content_of_run(run: TrainedRun, predictor: Predictor, material: _Material) -> ReportContent:

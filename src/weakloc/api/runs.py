@@ -156,7 +156,7 @@ class TrainedRun(LoadedRun):
         except ValueError as error:
             raise RunError(
                 f"its thresholds are damaged ({error})",
-                where=str(self.path / RECORD_NAME),
+                location=str(self.path / RECORD_NAME),
                 remedy="Calibrate again",
             ) from error
 
@@ -384,7 +384,7 @@ class FusedRuns:
                 run.class_names,
                 first.class_names,
                 of=str(first.path),
-                where=str(run.path),
+                location=str(run.path),
                 remedy="Fuse runs that were trained on the same classes, in the same order",
             )
 
@@ -457,7 +457,7 @@ class FusedRuns:
             if predictor.look.localiser == "beam_search":
                 raise SettingError(
                     "runs that search for places have no maps to fuse",
-                    where=str(run.path),
+                    location=str(run.path),
                     remedy="Fuse runs of other methods, or give --localiser score_map",
                 )
         return predictors
@@ -471,7 +471,7 @@ class FusedRuns:
         else:
             samples = data_set.splits.get(split, ())
         if not samples:
-            raise DataError("there are no images to fit on", where=str(data_set.root))
+            raise DataError("there are no images to fit on", location=str(data_set.root))
         return samples
 
     def _digests(self) -> list[str]:

@@ -104,7 +104,7 @@ def _clear(folder: Path) -> None:
         if not (folder / MARK).is_file():
             raise DataError(
                 "is there already, and no earlier tour made it",
-                where=str(folder),
+                location=str(folder),
                 remedy="Give another --out",
             )
         shutil.rmtree(folder)

@@ -94,7 +94,7 @@ def refine(
         data_set.class_names,
         trained.class_names,
         of=str(trained.path),
-        where=str(data_set.root),
+        location=str(data_set.root),
         remedy="Give the data that the run was trained on",
     )
     samples = divide(data_set, trained.settings).learned

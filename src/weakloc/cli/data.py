@@ -150,7 +150,7 @@ def _show_problems(summary: DataSummary, terminal: Terminal) -> None:
         terminal.say("No problems.")
         return
     terminal.table("Problems", ("kind", "times"), summary.problem_counts.items())
-    rows = [(p.where, p.severity, p.message) for p in summary.problems[:MOST_PROBLEMS]]
+    rows = [(p.location, p.severity, p.message) for p in summary.problems[:MOST_PROBLEMS]]
     terminal.table("The first of them", ("where", "severity", "what"), rows)
 
 

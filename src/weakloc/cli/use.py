@@ -106,7 +106,7 @@ def _export_network(run: str, out: Path, terminal: Terminal) -> None:
     if predictions_file(run).is_file() and not Path(run, "run.json").is_file():
         raise SettingError(
             "these are predictions, and no --format is given",
-            where=run,
+            location=run,
             remedy="Say which, such as --format coco",
         )
     written = runs.export(run, out)
@@ -237,7 +237,7 @@ def _side_files(beside: Beside, filters: ExportOptions, tags: Path | None) -> Si
 
 def _say(written: Written, terminal: Terminal) -> None:
     for problem in written.problems:
-        terminal.say(f"{problem.where}: {problem.message}")
+        terminal.say(f"{problem.location}: {problem.message}")
     terminal.say(f"{written.num_done} images in {written.predictions}")
     if written.num_skipped:
         terminal.say(f"{written.num_skipped} broken images listed in {written.skipped}")
@@ -323,18 +323,15 @@ def serve(
 def require_token_beyond_this_machine(host: str, token: str | None) -> None:
     """SettingError where anybody on the network could ask for predictions."""
     require(token != "", "token", token, "Give a secret, or leave it out")
-    if token is None and not _is_this_machine(host):
+    try:
+        only_here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        only_here = host == "localhost"
+    if token is None and not only_here:
         raise SettingError(
             f"--host is {host!r}, which other machines can reach, and there is no token",
             remedy="Set WEAKLOC_TOKEN (or --token) to a secret, or leave out --host",
         )
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _app(

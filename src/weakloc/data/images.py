@@ -57,9 +57,9 @@ def read_member(path: str) -> bytes:
             file.seek(int(member["offset"]))
             content = file.read(size)
     except OSError as error:
-        raise ImageError(f"the archive cannot be read ({error.strerror})", where=path) from error
+        raise ImageError(f"the archive cannot be read ({error.strerror})", location=path) from error
     if len(content) < size:
-        raise ImageError(f"the archive ends after {len(content)} of {size} bytes", where=path)
+        raise ImageError(f"the archive ends after {len(content)} of {size} bytes", location=path)
     return content
 
 
@@ -128,7 +128,9 @@ def open_image(
         except ImageError:
             raise
         except Exception as error:  # a decoder fed with damaged bytes may raise anything
-            raise ImageError(f"is cut short or damaged ({_say(error)})", where=location) from error
+            raise ImageError(
+                f"is cut short or damaged ({_say(error)})", location=location
+            ) from error
     if orientation in _UPRIGHT:
         return picture.transpose(_UPRIGHT[orientation])
     return picture
@@ -177,18 +179,18 @@ def _open_file(path: str | Path) -> IO[bytes]:
     try:
         status = os.stat(path)  # noqa: PTH116  # ten times cheaper than making a Path
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError("is a folder, not an image", where=location)
+            raise ImageError("is a folder, not an image", location=location)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise ImageError("is not a regular file", where=location)
+            raise ImageError("is not a regular file", location=location)
         if status.st_size == 0:
-            raise ImageError("is empty (0 bytes)", where=location)
+            raise ImageError("is empty (0 bytes)", location=location)
         return open(path, "rb")  # noqa: PTH123  # as above
     except FileNotFoundError as error:
-        raise ImageError("there is no such file", where=location) from error
+        raise ImageError("there is no such file", location=location) from error
     except PermissionError as error:
-        raise ImageError("may not be read (permission denied)", where=location) from error
+        raise ImageError("may not be read (permission denied)", location=location) from error
     except (OSError, ValueError) as error:  # a broken link, a name too long, a zero byte in it
-        raise ImageError(f"cannot be opened ({_say(error)})", where=location) from error
+        raise ImageError(f"cannot be opened ({_say(error)})", location=location) from error
 
 
 def _parse(
@@ -206,13 +208,13 @@ def _parse(
             tags = {} if is_turned else Image.Image.getexif(opened)
             orientation = tags.get(ExifTags.Base.Orientation, 1)
     except Exception as error:  # as in open_image
-        raise ImageError(f"has a damaged header ({_say(error)})", where=location) from error
+        raise ImageError(f"has a damaged header ({_say(error)})", location=location) from error
     if min(width, height) < 1:
-        raise ImageError(f"has no pixels ({width} x {height})", where=location)
+        raise ImageError(f"has no pixels ({width} x {height})", location=location)
     if width * height > max_pixels:
         raise ImageError(
             f"has {width * height:,} pixels ({width} x {height}), the limit is {max_pixels:,}",
-            where=location,
+            location=location,
             remedy="Raise max_pixels if you trust the file",
         )
     return opened, orientation if isinstance(orientation, int) else 1
@@ -225,10 +227,10 @@ def _parser_of(file: IO[bytes], location: str | None) -> Callable[[IO[bytes]], I
         if start.startswith(signature) and (signature != b"RIFF" or start[8:12] == b"WEBP"):
             return parser
     if not start:
-        raise ImageError("is empty (0 bytes)", where=location)
+        raise ImageError("is empty (0 bytes)", location=location)
     raise ImageError(
         f"is not an image of a known format (it starts with {start!r})",
-        where=location,
+        location=location,
         remedy="Known are JPEG, PNG, WebP, TIFF, BMP, GIF and PPM",
     )
 
@@ -269,7 +271,7 @@ def _to_rgb(image: Image.Image, location: str | None) -> Image.Image:
         return white
     if image.mode in ("1", "L", "P", "CMYK", "YCbCr", "HSV", "RGBX"):
         return image.convert("RGB")
-    raise ImageError(f"has the colour mode {image.mode}, which is not supported", where=location)
+    raise ImageError(f"has the colour mode {image.mode}, which is not supported", location=location)
 
 
 def _from_wide_values(image: Image.Image) -> Image.Image:

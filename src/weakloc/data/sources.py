@@ -49,7 +49,9 @@ def find_images(source: str) -> Iterator[ImageSource]:
         return _listed(_lines(sys.stdin), folder=Path(), location="standard input")
     if path.is_dir():
         shown = ", ".join(sorted(IMAGE_SUFFIXES))
-        no_image = DataError("no image in this folder", where=source, remedy=f"Looked for {shown}")
+        no_image = DataError(
+            "no image in this folder", location=source, remedy=f"Looked for {shown}"
+        )
         return _below(path, images_below(source), if_none=no_image)
     if _are_shards(source):
         return _in_shards(source)
@@ -59,7 +61,7 @@ def find_images(source: str) -> Iterator[ImageSource]:
         return _matching(source)
     raise DataError(
         "no such folder or file",
-        where=source,
+        location=source,
         remedy="Give a folder, image, quoted glob, .txt list, .csv table, .tar shards or -",
     )
 
@@ -96,7 +98,7 @@ def _lines(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _listed(names: Iterable[str], *, folder: Path, location: str) -> Iterator[ImageSource]:
-    error = DataError("no image is named", where=location, remedy="One path a line is expected")
+    error = DataError("no image is named", location=location, remedy="One path a line is expected")
     return _below(folder, names, if_none=error)
 
 
@@ -114,7 +116,7 @@ def _matching(pattern: str) -> Iterator[ImageSource]:
     paths = sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
     images = [path for path in paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
     if not images:
-        raise DataError("no image matches this pattern", where=pattern)
+        raise DataError("no image matches this pattern", location=pattern)
     for path in images:
         yield ImageSource(os.path.relpath(path, folder).replace(os.sep, "/"), path)
 
@@ -141,4 +143,4 @@ def _in_shards(source: str) -> Iterator[ImageSource]:
                 is_empty = False
                 yield ImageSource(name, b"", flaw=problem.message)
     if is_empty:
-        raise DataError("no image in these shards", where=source)
+        raise DataError("no image in these shards", location=source)

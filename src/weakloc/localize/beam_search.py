@@ -92,7 +92,7 @@ class BeamSettings:
         if self.search == "exhaustive" and self.recrop_every != math.inf:
             raise SettingError(
                 f"exhaustive search cannot re-crop every {self.recrop_every:g} levels",
-                where="beam",
+                location="beam",
                 remedy="Set recrop_every to inf",
             )
         self._require("diverse_iou", 0 < self.diverse_iou <= 1, "Use 0 < value <= 1")
@@ -101,7 +101,7 @@ class BeamSettings:
         return sum(grid_size) - 2 if self.num_levels is None else self.num_levels
 
     def _require(self, name: str, fits: bool, remedy: str) -> None:
-        require_setting(fits, name, getattr(self, name), remedy=remedy, where="beam")
+        require_setting(fits, name, getattr(self, name), remedy=remedy, location="beam")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class CrfSettings:
             self._require(name, 0 <= getattr(self, name) < np.inf, "Use 0 or more")
 
     def _require(self, name: str, fits: bool, remedy: str) -> None:
-        require_setting(fits, name, getattr(self, name), remedy=remedy, where="dense CRF")
+        require_setting(fits, name, getattr(self, name), remedy=remedy, location="dense CRF")
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def _key_strides(scaled: Maps) -> tuple[NDArray[np.int64], int]:
     if strides[-1] >= MAX_KEY:
         raise SettingError(
             f"the features span {' x '.join(map(str, extents))} lattice steps",
-            where="dense CRF",
+            location="dense CRF",
             remedy="Use larger standard deviations or a smaller image",
         )
     place_values = np.array(strides[:-1], dtype=np.int64)

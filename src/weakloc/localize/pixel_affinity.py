@@ -39,7 +39,7 @@ class PixelAffinitySettings:
         self._require("position_weight", 0 <= self.position_weight < np.inf, "Use 0 or more")
 
     def _require(self, name: str, fits: bool, remedy: str) -> None:
-        require_setting(fits, name, getattr(self, name), remedy=remedy, where="pixel affinity")
+        require_setting(fits, name, getattr(self, name), remedy=remedy, location="pixel affinity")
 
 
 def refine_by_pixel_affinity(

@@ -33,7 +33,7 @@ def method_named(
     if not is_method or getattr(kind, "name", None) != name:
         raise ExtensionError(
             f"{kind!r} is not a subclass of weakloc.methods.method.Method with this name",
-            where=repr(name),
+            location=repr(name),
             remedy="Mend or uninstall the package that adds it",
         )
     method = kind.literal() if preset == "literal" else kind.practical()

@@ -92,7 +92,7 @@ class Beam(Method):
         pretrained = backbone.pretrained_layers
         columns, rows = backbone.map_size((self.side, self.side))
         if rows != columns:
-            raise SettingError(f"a grid of {columns} x {rows} cells is not square", where="side")
+            raise SettingError(f"a grid of {columns} x {rows} cells is not square", location="side")
         head = GridHead(
             backbone.out_channels,
             num_classes,

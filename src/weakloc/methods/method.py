@@ -219,7 +219,7 @@ class Method(ABC):
         if num_classes == 1 and kind in ("softmax", "beam_softmax"):
             raise SettingError(
                 f"loss {kind} cannot learn from a single class",
-                where="loss",
+                location="loss",
                 remedy="Use logistic_mean, or add images of another class",
             )
         return _LOSSES[kind]()

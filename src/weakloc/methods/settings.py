@@ -36,7 +36,7 @@ def from_settings(kind: type[Values], values: Mapping[str, Any], *, prefix: str 
     for name, item in fields.items():
         has_default = {item.default, item.default_factory} != {dataclasses.MISSING}
         if name not in read and not has_default:
-            raise SettingError("no value is given", where=prefix + name)
+            raise SettingError("no value is given", location=prefix + name)
     return kind(**read)
 
 
@@ -72,14 +72,14 @@ def _read(value: Any, hint: Any, field: str) -> Any:
                 _read(part, option, field) for part, option in zip(value, hints, strict=True)
             )
         remedy = f"Give {len(hints)} values"
-        raise SettingError(f"{value!r} will not do", where=field, remedy=remedy)
+        raise SettingError(f"{value!r} will not do", location=field, remedy=remedy)
     elif dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_settings(typing.cast("type[Any]", hint), value, prefix=f"{field}.")
     elif hint is float and (value == "inf" or type(value) is int):
         return float(value)
     elif value in parts if origin is Literal else type(value) is hint:
         return value
-    raise SettingError(f"{value!r} will not do", where=field, remedy=f"Give {_described(hint)}")
+    raise SettingError(f"{value!r} will not do", location=field, remedy=f"Give {_described(hint)}")
 
 
 def _described(hint: Any) -> str:

@@ -42,7 +42,7 @@ class ClassIndex:
         if index is None:
             raise PredictionsError(
                 f"class {name!r} is not a class of the data set",
-                where=image,
+                location=image,
                 remedy=did_you_mean(name, self.names),
             )
         return index
@@ -105,7 +105,7 @@ class ImageTruth:
         if present.size != 1:
             raise DataError(
                 f"{present.size} classes are present, but this metric needs exactly one",
-                where=self.sample.name,
+                location=self.sample.name,
                 remedy="Use mean average precision for images with several tags",
             )
         return int(present[0])
@@ -188,7 +188,7 @@ class Case:
             missing = self.classes.names[int(np.flatnonzero(np.isnan(values))[0])]
             raise PredictionsError(
                 f"class {missing!r} has no score, or not a number",
-                where=self.name,
+                location=self.name,
                 remedy="Ranking needs the scores of every class on every image",
             )
         return values
@@ -235,11 +235,11 @@ def read_labels(path: str, segmentation_values: Mapping[int, int]) -> LabelPixel
         with Image.open(Path(path)) as image:
             values = np.asarray(image)
     except OSError as reason:
-        raise DataError(f"the label image cannot be read ({reason})", where=path) from reason
+        raise DataError(f"the label image cannot be read ({reason})", location=path) from reason
     if values.ndim != 2:
         raise DataError(
             f"a label image holds one index a pixel, this one has shape {values.shape}",
-            where=path,
+            location=path,
             remedy="Use the palette image, not its colours",
         )
     table = np.full(256, -1)
@@ -248,7 +248,7 @@ def read_labels(path: str, segmentation_values: Mapping[int, int]) -> LabelPixel
         table[value] = 1 + class_index
     labels = table[values]
     if (labels < 0).any():
-        raise DataError(f"index {int(values[labels < 0][0])} stands for no class", where=path)
+        raise DataError(f"index {int(values[labels < 0][0])} stands for no class", location=path)
     return np.asarray(labels, dtype=np.uint8)
 
 
@@ -273,7 +273,7 @@ def pair_predictions(
     done: set[str] = set()
     for prediction in predictions:
         if prediction.image in done:
-            raise PredictionsError("this image is predicted twice", where=prediction.image)
+            raise PredictionsError("this image is predicted twice", location=prediction.image)
         if prediction.image not in waiting:
             raise PredictionsError(
                 f"image {prediction.image!r} is not in the data set",
@@ -302,7 +302,7 @@ def check_prediction(prediction: Prediction, classes: ClassIndex) -> None:
         _check_score(part.score, part.class_name, image, classes)
     for point in prediction.points:
         if not (math.isfinite(point.x) and math.isfinite(point.y)):
-            raise PredictionsError(f"a point lies at ({point.x}, {point.y})", where=image)
+            raise PredictionsError(f"a point lies at ({point.x}, {point.y})", location=image)
     for box in prediction.boxes:
         _check_box(box.box, image)
     for mask in prediction.masks:
@@ -310,7 +310,7 @@ def check_prediction(prediction: Prediction, classes: ClassIndex) -> None:
             raise PredictionsError(
                 f"a mask of {mask.class_name!r} has the size {list(mask.rle['size'])}, "
                 f"the image is [{prediction.height}, {prediction.width}]",
-                where=image,
+                location=image,
             )
 
 
@@ -319,17 +319,17 @@ def _check_score(score: float, class_name: str, image: str, classes: ClassIndex)
     if not math.isfinite(score):
         raise PredictionsError(
             f"the score of class {class_name!r} is {score}",
-            where=image,
+            location=image,
             remedy="Scores must be finite numbers",
         )
 
 
 def _check_box(box: BoxLTRB, image: str) -> None:
     if not all(math.isfinite(side) for side in box):
-        raise PredictionsError(f"box {list(box)} is not finite", where=image)
+        raise PredictionsError(f"box {list(box)} is not finite", location=image)
     if box[2] < box[0] or box[3] < box[1]:
         raise PredictionsError(
             f"box {list(box)} is inside out",
-            where=image,
+            location=image,
             remedy="Boxes are (left, top, right, bottom), not (left, top, width, height)",
         )

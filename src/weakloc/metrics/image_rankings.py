@@ -163,7 +163,7 @@ class PointPrecision(ImageRanking):
         if point.class_name not in prediction.scores:
             raise PredictionsError(
                 f"class {point.class_name!r} has a point but no score",
-                where=prediction.image,
+                location=prediction.image,
                 remedy="Rank by heat, or predict class scores too",
             )
         return prediction.scores[point.class_name]

@@ -213,7 +213,7 @@ def normalize_map(score_map: ScoreMap, *, image: str) -> ScoreMap:
     if not (np.isfinite(lowest) and np.isfinite(highest)):
         raise PredictionsError(
             "the score map holds values that are not finite",
-            where=image,
+            location=image,
             remedy="Look at the network: training may have diverged",
         )
     lifted = score_map - score_map.min()
@@ -339,7 +339,7 @@ class MaxBoxAccuracy:
     ) -> None:
         """One class's map over the whole image, against the drawn boxes of that class."""
         if not len(objects):
-            raise DataError("no box of the class is drawn", where=draw.image)
+            raise DataError("no box of the class is drawn", location=draw.image)
         self._check_size(score_map, image_size)
         overlaps = best_overlaps(
             normalize_map(score_map, image=draw.image), objects, image_size, self.convention

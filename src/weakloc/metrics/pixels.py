@@ -48,7 +48,7 @@ def paint_masks(
                 labels[decode_mask(mask.rle)] = 1 + c
             except ValueError as reason:
                 message = f"a mask of {mask.class_name!r}: {reason}"
-                raise PredictionsError(message, where=prediction.image) from reason
+                raise PredictionsError(message, location=prediction.image) from reason
     return labels
 
 
@@ -120,7 +120,7 @@ class MeanIoU:
             raise PredictionsError(
                 f"the prediction is {predicted.shape[1]} x {predicted.shape[0]}, the drawn "
                 f"labels are {truth.shape[1]} x {truth.shape[0]}",
-                where=draw.image,
+                location=draw.image,
             )
         num_labels = len(self.names)
         for labels, what in ((predicted, "predicted"), (truth[truth != VOID], "drawn")):

@@ -104,7 +104,7 @@ def read_evaluations(path: Path) -> tuple[EvaluationRecord, ...]:
             return (fit_json(content, EvaluationRecord),)
         records = fit_json(content["runs"], tuple[EvaluationRecord, ...])
     except ValueError as error:
-        raise PredictionsError(f"{error}", where=str(path), remedy=remedy) from error
+        raise PredictionsError(f"{error}", location=str(path), remedy=remedy) from error
     if not records:
-        raise PredictionsError("holds the metrics of no run", where=str(path), remedy=remedy)
+        raise PredictionsError("holds the metrics of no run", location=str(path), remedy=remedy)
     return records

@@ -88,7 +88,7 @@ def _builder(name: str) -> Callable[[BackboneSpec], Trunk]:
     if is_timm and package:
         raise ExtensionError(
             f"timm and {package} have the same name among their backbones",
-            where=repr(name),
+            location=repr(name),
             remedy=f"Uninstall {package}",
         )
     if is_timm:
@@ -97,7 +97,7 @@ def _builder(name: str) -> Callable[[BackboneSpec], Trunk]:
         return BACKBONES[name]
     raise SettingError(
         f"backbone {name!r} is not known",
-        where="--backbone",
+        location="--backbone",
         remedy=did_you_mean(name, [*BACKBONES, *timm.list_models()]),
     )
 
@@ -122,7 +122,7 @@ def _smallest_input(trunk: Trunk) -> int:
             continue
         if features.numel() > 0:
             return side
-    raise SettingError("this network gives no feature map", where="--backbone")
+    raise SettingError("this network gives no feature map", location="--backbone")
 
 
 def _map_of_nothing(trunk: Trunk, input_size: tuple[int, int]) -> Tensor:

@@ -155,7 +155,7 @@ def _refusal(spec: BackboneSpec, name: str | None, error: TypeError) -> Exceptio
     if name in spec.arguments:
         return SettingError(
             f"{spec.name} has no argument {name!r}",
-            where="--backbone",
+            location="--backbone",
             remedy="See the model's page in timm for what it takes",
         )
     return error
@@ -164,6 +164,6 @@ def _refusal(spec: BackboneSpec, name: str | None, error: TypeError) -> Exceptio
 def _no_output_stride(spec: BackboneSpec) -> SettingError:
     return SettingError(
         f"{spec.name} cannot have an output stride of {spec.output_stride}",
-        where="--output-stride",
+        location="--output-stride",
         remedy="Leave it out, or choose a ResNet, EfficientNet or MobileNet",
     )

@@ -97,7 +97,7 @@ def _fully_connected(spec: BackboneSpec, architecture: _Architecture) -> FullyCo
     if mode not in get_args(FullyConnected) or (architecture.grid_side is None and mode != "none"):
         raise SettingError(
             f"fully_connected={mode!r} is not possible for {spec.name}",
-            where="--backbone",
+            location="--backbone",
             remedy=did_you_mean(str(mode), get_args(FullyConnected)),
         )
     return mode  # type: ignore[no-any-return]

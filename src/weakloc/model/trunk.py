@@ -42,7 +42,7 @@ class BackboneSpec:
         if self.output_stride not in (None, *OUTPUT_STRIDES):
             raise SettingError(
                 f"output stride {self.output_stride} is not possible",
-                where="--output-stride",
+                location="--output-stride",
                 remedy="Choose 8, 16 or 32",
             )
 
@@ -109,7 +109,7 @@ def _statistics(value: Any, key: str, whole: str) -> Statistics | None:
 def _malformed(text: str, reason: str) -> SettingError:
     return SettingError(
         f"backbone {text!r} cannot be read: {reason}",
-        where="--backbone",
+        location="--backbone",
         remedy="Write for example 'mobilenetv2_100[pad_type=same,mean=0.5,std=0.5]'",
     )
 
@@ -191,7 +191,7 @@ def arguments_of(spec: BackboneSpec, known: Sequence[str]) -> dict[str, Any]:
         if key not in known:
             raise SettingError(
                 f"{spec.name} has no argument {key!r}",
-                where="--backbone",
+                location="--backbone",
                 remedy=did_you_mean(key, known),
             )
     return dict(spec.arguments)
@@ -279,7 +279,9 @@ class PreactTrunk(Trunk):
         super().__init__()
         if stem not in STEMS:
             raise SettingError(
-                f"stem {stem!r} is not known", where="--backbone", remedy=did_you_mean(stem, STEMS)
+                f"stem {stem!r} is not known",
+                location="--backbone",
+                remedy=did_you_mean(stem, STEMS),
             )
         kernel, stride, has_pool, strides = STEMS[stem]
         layers: list[nn.Module] = [nn.Conv2d(3, 64, kernel, stride, kernel // 2, bias=False)]
@@ -360,7 +362,7 @@ def build_tiny(spec: BackboneSpec) -> Trunk:
     if spec.output_stride not in (None, trunk.facts.stride):
         raise SettingError(
             f"tiny has a stride of {trunk.facts.stride}, not {spec.output_stride}",
-            where="--output-stride",
+            location="--output-stride",
             remedy="Leave it out",
         )
     return with_weights(trunk, spec)

@@ -33,7 +33,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(
             "no such file of weights",
-            where=str(path),
+            location=str(path),
             remedy="Give an existing .safetensors or .pt file (`--weights none` starts without)",
         )
     try:
@@ -43,7 +43,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise WeightsError(
             f"the weights cannot be read ({str(error).splitlines()[0]})",
-            where=str(path),
+            location=str(path),
             remedy="It must be safetensors or a plain state dict of tensors",
         ) from error
 
@@ -54,7 +54,7 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
         if not wrapped:
             return {str(k): value for k, value in content.items() if isinstance(value, Tensor)}
         content = content[wrapped[0]]
-    raise WeightsError("there is no state dict in this file", where=str(path))
+    raise WeightsError("there is no state dict in this file", location=str(path))
 
 
 def load_file_into(module: nn.Module, file: str, *, ignored: Sequence[str] = ()) -> None:
@@ -89,7 +89,7 @@ def load_file_into(module: nn.Module, file: str, *, ignored: Sequence[str] = ())
         )
         raise WeightsError(
             "the weights do not fit: " + "; ".join(parts),
-            where=file,
+            location=file,
             remedy="Name the architecture that they were made for, with its arguments",
         )
     kept = {key: given[key].to(needed[key].dtype) for key in needed if key in given}
@@ -132,6 +132,6 @@ def weights_not_at_hand(name: str, error: Exception) -> WeightsError:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:120].rstrip(". ")
     return WeightsError(
         f"the published weights of {name} are neither cached nor reachable ({reason})",
-        where="--weights",
+        location="--weights",
         remedy="Pass `--weights FILE`, or `--weights none` to start from random weights",
     )

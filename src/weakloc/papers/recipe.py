@@ -113,7 +113,7 @@ class Recipe:
         if strange or len(set(names)) < len(names):
             raise SettingError(
                 f"the cells are {', '.join(names)}; unknown or twice: {', '.join(strange) or '-'}",
-                where=f"recipe {self.name}",
+                location=f"recipe {self.name}",
                 remedy="Give every cell one name and use no other",
             )
 

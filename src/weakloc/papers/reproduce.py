@@ -92,7 +92,7 @@ def reproduce(
     write_results(results, reproduction.out)
     if not results.rows:
         first = next(iter(failures.values()), "no cell can be tested here")
-        raise FailureError(f"nothing was measured: {first}", where=recipe.name)
+        raise FailureError(f"nothing was measured: {first}", location=recipe.name)
     return results
 
 
@@ -183,7 +183,7 @@ def _backbone_factor(cell: Cell, optimisation: Optimisation) -> float:
     if isinstance(optimisation.backbone_factor, str):
         raise SettingError(
             "a cell that changes one of two learning rates needs their ratio as a number",
-            where=cell.name,
+            location=cell.name,
             remedy="Give it with --set optimisation.backbone_factor=0.1",
         )
     return optimisation.backbone_factor * cell.backbone_rate / cell.head_rate

@@ -186,7 +186,7 @@ def _as_grid(activation: Tensor, image_shape: Sequence[int]) -> Tensor | None:
     if activation.shape[0] != batch or activation.ndim not in (3, 4):
         return None
     if activation.ndim == 3:
-        shape = _token_grid(activation.shape[1], height, width)
+        shape = _cells_of_tokens(activation.shape[1], height, width)
         if shape is None:
             return None
         patches = activation[:, activation.shape[1] - shape[0] * shape[1] :]
@@ -204,7 +204,7 @@ def _is_image_like(shape: Sequence[int], height: int, width: int) -> bool:
     return rows * columns > 1 and 2 / 3 < stretch < 3 / 2
 
 
-def _token_grid(num_tokens: int, height: int, width: int) -> tuple[int, int] | None:
+def _cells_of_tokens(num_tokens: int, height: int, width: int) -> tuple[int, int] | None:
     for patch in (4, 7, 8, 14, 16, 28, 32):
         rows, columns = height // patch, width // patch
         if rows * columns > 1 and 0 <= num_tokens - rows * columns <= MOST_EXTRA_TOKENS:
@@ -274,7 +274,9 @@ def _gradient_layer(model: nn.Module, probe: Tensor, layer: str | None) -> str:
             (gradient,) = torch.autograd.grad(
                 top, outputs[name], retain_graph=True, allow_unused=True
             )
-            reached[name] = 0.0 if gradient is None else _reached_share(gradient, probe.shape)
+            grid = None if gradient is None else _as_grid(gradient, probe.shape)
+            changing = None if grid is None else grid.abs().amax(dim=1) > 0
+            reached[name] = 0.0 if changing is None else float(changing.float().mean())
             if reached[name] > 0.5:
                 return str(name)
     for name, share in reached.items():  # global max pooling: one position a channel
@@ -284,12 +286,6 @@ def _gradient_layer(model: nn.Module, probe: Tensor, layer: str | None) -> str:
         "no layer of this network keeps positions up to its scores",
         remedy="Name the layer yourself with --layer",
     )
-
-
-def _reached_share(gradient: Tensor, image_shape: Sequence[int]) -> float:
-    """The share of the positions that change a score."""
-    grid = _as_grid(gradient, image_shape)
-    return 0.0 if grid is None else float((grid.abs().amax(dim=1) > 0).float().mean())
 
 
 class ClassifierSource:

@@ -92,7 +92,7 @@ def check_parity(
             raise FailureError(
                 f"the exported file differs from the network by {difference:.2g} on {batch} images "
                 f"of {width} x {height}, and {TOLERANCE:g} is allowed",
-                where=str(path.parent),
+                location=str(path.parent),
                 remedy="Nothing was written; please report the backbone and the versions of torch "
                 "and onnxruntime",
             )

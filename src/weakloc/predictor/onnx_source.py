@@ -104,28 +104,28 @@ def pairs_of(co_occurrence: Counts) -> tuple[Together, ...]:
     )
 
 
-def read_record(text: str | None, *, where: str) -> OnnxRecord:
+def read_record(text: str | None, *, location: str) -> OnnxRecord:
     """The record of a file, checked."""
     if text is None:
         raise RunError(
             "this is an ONNX file, but not of weakloc",
-            where=where,
+            location=location,
             remedy="Give a file that 'weakloc export' wrote",
         )
     try:
         values = fit_json(parse_json(text), dict[str, Any])
     except ValueError as error:
-        raise RunError(f"its metadata is damaged ({error})", where=where) from error
+        raise RunError(f"its metadata is damaged ({error})", location=location) from error
     if values.get("format") != FORMAT:
         raise RunError(
             f"its format is {values.get('format')!r}, and this weakloc knows {FORMAT!r}",
-            where=where,
+            location=location,
             remedy="Update weakloc, or export the run again",
         )
     try:
         return from_settings(OnnxRecord, values)
     except SettingError as error:
-        raise RunError(f"its metadata is damaged ({error})", where=where) from error
+        raise RunError(f"its metadata is damaged ({error})", location=location) from error
 
 
 ERRORS_ONLY = 3
@@ -141,7 +141,7 @@ class OnnxSource:
         self.path = path
         self._session = open_session(path, own_device())
         stored = self._session.get_modelmeta().custom_metadata_map.get(KEY)
-        self.record: OnnxRecord = read_record(stored, where=str(self.path))
+        self.record: OnnxRecord = read_record(stored, location=str(self.path))
         self.class_names = self.record.class_names
         self.preprocessing: Preprocessing = self.record.preprocessing
         self.activation: Activation = self.record.activation
@@ -158,7 +158,7 @@ class OnnxSource:
             raise SettingError(
                 f"the network takes images of {fixed[0]} x {fixed[1]} pixels only, "
                 f"not {width} x {height}: {self.record.fixed_because}",
-                where=str(self.path),
+                location=str(self.path),
                 remedy="Leave out --scales and --map-scales",
             )
 
@@ -170,7 +170,7 @@ def open_session(path: Path, device: torch.device) -> Any:
     except ImportError as error:
         raise missing_package(error) from error
     if not path.is_file():
-        raise RunError("there is no such file", where=str(path), remedy="Check the path")
+        raise RunError("there is no such file", location=str(path), remedy="Check the path")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = ERRORS_ONLY
@@ -181,7 +181,7 @@ def open_session(path: Path, device: torch.device) -> Any:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's errors share no narrower class
         first_line = str(error).strip().splitlines()[0]
-        raise RunError(f"onnxruntime cannot read it ({first_line})", where=str(path)) from error
+        raise RunError(f"onnxruntime cannot read it ({first_line})", location=str(path)) from error
 
 
 def missing_package(error: ImportError) -> MissingPackageError:

@@ -52,7 +52,7 @@ class PartStore:
         if goes_on and settings.read_text(encoding="utf-8") != text:
             raise PredictionsError(
                 "these parts were made with other settings, another run or other images",
-                where=str(self.folder),
+                location=str(self.folder),
                 remedy="Leave out --resume to start again, or give another --out",
             )
         if not goes_on and self.folder.exists():

@@ -308,19 +308,23 @@ def read_tags(path: Path, class_names: Sequence[str]) -> tuple[Tags, list[Proble
     vectors: dict[str, LabelVector] = {}
     for row in read_rows(path, ReaderOptions(), problems).rows:
         if row.claim not in shared:
-            shared[row.claim] = _vector(row.claim, index, where=str(path.with_name(row.location)))
+            shared[row.claim] = _vector(
+                row.claim, index, location=str(path.with_name(row.location))
+            )
         vectors[row.image.replace("\\", "/").removeprefix("./")] = shared[row.claim]
     return Tags(vectors, len(class_names)), list(problems.listed)
 
 
-def _vector(claim: LabelClaim, index: dict[str, int], *, where: str) -> LabelVector:
+def _vector(claim: LabelClaim, index: dict[str, int], *, location: str) -> LabelVector:
     vector = np.full(len(index), claim.rest, dtype=np.int8)
     states = ((claim.absent, ABSENT), (claim.unknown, UNKNOWN), (claim.present, PRESENT))
     for names, state in states:
         for name in names:
             if name not in index:
                 raise DataError(
-                    f"the run has no class {name!r}", where=where, remedy=did_you_mean(name, index)
+                    f"the run has no class {name!r}",
+                    location=location,
+                    remedy=did_you_mean(name, index),
                 )
             vector[index[name]] = state
     return vector

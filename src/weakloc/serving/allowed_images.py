@@ -47,7 +47,7 @@ class AllowedImages:
         # Whether a file outside exists is nobody's business: the answer is the same.
         raise ImageError(
             "there is no such image below an allowed folder",
-            where=name,
+            location=name,
             remedy="Allow the folder that holds it: weakloc serve --root FOLDER",
         )
 
@@ -56,7 +56,7 @@ class AllowedImages:
         if checked is None:
             raise ImageError(
                 "is not below an allowed address",
-                where=url,
+                location=url,
                 remedy="Allow it: weakloc serve --allow-url http://HOST/FOLDER/",
             )
         try:
@@ -64,11 +64,13 @@ class AllowedImages:
                 content: bytes = response.read(self.max_bytes + 1)
         except HTTPError as error:
             error.close()
-            raise ImageError(f"cannot be fetched (HTTP status {error.code})", where=url) from error
+            raise ImageError(
+                f"cannot be fetched (HTTP status {error.code})", location=url
+            ) from error
         except (OSError, HTTPException) as error:
-            raise ImageError(f"cannot be fetched ({error})", where=url) from error
+            raise ImageError(f"cannot be fetched ({error})", location=url) from error
         if len(content) > self.max_bytes:
-            raise ImageError(f"is larger than {self.max_bytes:,} bytes", where=url)
+            raise ImageError(f"is larger than {self.max_bytes:,} bytes", location=url)
         return content
 
 

@@ -280,7 +280,7 @@ class _Service:
         except Exception as error:  # the worker has logged it
             raise HTTPException(500, f"the prediction failed: {error!r}") from error
         if isinstance(answer, BrokenImage):
-            raise ImageError(answer.reason, where=answer.name)
+            raise ImageError(answer.reason, location=answer.name)
         return answer
 
     async def _annotations(self, question: Tasks, request: Request) -> Response:

@@ -87,7 +87,7 @@ class LabellingInterface:
             raise DataError(
                 f"its data has no {self.data_key!r}, which the labelling interface shows as "
                 f"the image, or it is no text",
-                where=f"task {task.get('id', '?')}",
+                location=f"task {task.get('id', '?')}",
             )
         return name
 

@@ -233,7 +233,7 @@ def crops_by_split(data_set: DataSet) -> dict[str, CropsByClass]:
         raise DataError(
             f"{len(train) + len(val)} objects with a box or mask of at least "
             f"{MIN_SIDE:.0f} pixels were found, too few to compose scenes from",
-            where=str(data_set.root),
+            location=str(data_set.root),
             remedy="Give a data set with drawn boxes",
         )
     return {"train": _by_class(train), "val": _by_class(val)}

@@ -161,7 +161,7 @@ def write_scenes(
     """Fills an empty folder with scenes in Pascal VOC layout."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(
-            "is there already and not empty", where=str(folder), remedy="Name a new folder"
+            "is there already and not empty", location=str(folder), remedy="Name a new folder"
         )
     tags: dict[str, dict[str, frozenset[int]]] = {split: {} for split in SPLITS}
     numbers = [("train", n) for n in range(num_train)] + [("val", n) for n in range(num_val)]

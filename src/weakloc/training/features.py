@@ -73,7 +73,7 @@ class FeatureStore:
         elif features.shape[1:] != self.shape:
             raise RunError(
                 f"feature maps of {features.shape[1:]} do not fit those of {self.shape}",
-                where=str(self.folder),
+                location=str(self.folder),
                 remedy="Delete this folder; it is computed again",
             )
         try:
@@ -88,7 +88,7 @@ class FeatureStore:
         except OSError as error:
             raise FailureError(
                 f"features cannot be written ({error.strerror})",
-                where=str(self.folder),
+                location=str(self.folder),
                 remedy="Free space, or give a folder elsewhere with --feature-cache",
             ) from error
         self._maps = None

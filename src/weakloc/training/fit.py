@@ -100,13 +100,13 @@ def _check_folder(out: Path, *, resume: bool) -> None:
     if begun and not resume:
         raise RunError(
             f"there is a run here already ({begun[0]})",
-            where=str(out),
+            location=str(out),
             remedy="Continue it with --resume, or give another --out",
         )
     if begun == [RECORD_NAME]:
         raise RunError(
             f"{CHECKPOINT_NAME} is missing, so this run cannot be continued",
-            where=str(out),
+            location=str(out),
             remedy="Train anew into another --out; this run still predicts",
         )
 
@@ -117,7 +117,7 @@ def _make_folder(out: Path) -> None:
     except OSError as error:
         raise FailureError(
             f"the folder cannot be made ({error.strerror})",
-            where=str(out),
+            location=str(out),
             remedy="Give another --out",
         ) from error
     for leftover in out.glob(".*.part*"):  # of a killed process
@@ -266,13 +266,13 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     except Exception as error:  # torch raises half a dozen kinds for a damaged file
         raise RunError(
             "this checkpoint cannot be read",
-            where=str(path),
+            location=str(path),
             remedy="Delete it to start the run anew; model.safetensors beside it still predicts",
         ) from error
     if not isinstance(content, dict) or _OURS not in content:
         raise RunError(
             "this is not a checkpoint of weakloc",
-            where=str(path),
+            location=str(path),
             remedy="Give another --out folder",
         )
     return content
@@ -285,7 +285,7 @@ def check_same_start(path: Path, start: Mapping[str, Any]) -> None:
         if name not in before or before[name] != now:
             raise RunError(
                 f"the run was started with {name} = {before.get(name)!r}, now it is {now!r}",
-                where=str(path),
+                location=str(path),
                 remedy="Give the same settings and data as at the start, or another --out",
             )
 

@@ -54,11 +54,11 @@ def learned_split(data_set: DataSet, name: str) -> str:
 
 def _check_tags(samples: Sequence[Sample], data_set: DataSet) -> None:
     if not data_set.class_names:
-        raise DataError("there is no class", where=str(data_set.root), remedy="Give tags first")
+        raise DataError("there is no class", location=str(data_set.root), remedy="Give tags first")
     if all((sample.labels == UNKNOWN).all() for sample in samples):
         raise DataError(
             "the tags of all training images are unknown, so there is nothing to learn from",
-            where=str(data_set.root),
+            location=str(data_set.root),
             remedy="Say for some images which classes are there and which are not",
         )
 

@@ -80,7 +80,7 @@ def cannot_save(path: Path, error: Exception) -> TrainingError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return TrainingError(
         f"cannot be saved ({reason})",
-        where=str(path),
+        location=str(path),
         remedy="Free space on the disk and continue with --resume from what was saved before",
     )
 
@@ -177,7 +177,7 @@ def load_cells(folder: Path, backbone: Backbone, num_classes: int) -> CellClassi
 def _unfit(path: Path, reason: str) -> RunError:
     return RunError(
         reason,
-        where=str(path),
+        location=str(path),
         remedy="Delete the file, and run 'weakloc refine' again for a new one",
     )
 
@@ -369,7 +369,7 @@ def load_run(path: Path) -> Run:
             thresholds=record.thresholds,
         )
     except SettingError as error:
-        setting = f"{error.where}: " if error.where else ""
+        setting = f"{error.location}: " if error.location else ""
         raise _damaged(file, setting + error.message) from error
     except (ValueError, TypeError, AttributeError) as error:
         raise _damaged(file, str(error)) from error
@@ -380,11 +380,11 @@ def load_run(path: Path) -> Run:
 def read_record(path: Path) -> dict[str, Any]:
     """run.json, after checking that this version understands it."""
     if not path.is_dir():
-        raise RunError("there is no such run folder", where=str(path), remedy="Check the path")
+        raise RunError("there is no such run folder", location=str(path), remedy="Check the path")
     file = path / RECORD_NAME
     if not file.is_file():
         raise RunError(
-            f"{RECORD_NAME} is missing", where=str(path), remedy=_remedy_for_missing(path)
+            f"{RECORD_NAME} is missing", location=str(path), remedy=_remedy_for_missing(path)
         )
     try:
         record = parse_json(file.read_bytes())
@@ -393,14 +393,14 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise RunError(
             "this is not the record of a weakloc run",
-            where=str(file),
+            location=str(file),
             remedy="Give the folder that 'weakloc train --out' made",
         )
     stored = record.get("format_version")
     if not isinstance(stored, int) or stored > FORMAT_VERSION:
         raise RunError(
             f"it has format version {stored}, and this weakloc knows up to {FORMAT_VERSION}",
-            where=str(file),
+            location=str(file),
             remedy="Update weakloc",
         )
     return record
@@ -410,14 +410,14 @@ def _load_weights(network: LocalizationNetwork, path: Path) -> None:
     file = path / MODEL_NAME
     if not file.is_file():
         raise RunError(
-            f"{MODEL_NAME} is missing", where=str(path), remedy=_remedy_for_missing(path)
+            f"{MODEL_NAME} is missing", location=str(path), remedy=_remedy_for_missing(path)
         )
     try:
         tensors = load_tensors(file.read_bytes())
     except (SafetensorError, OSError) as error:
         raise RunError(
             f"the weights cannot be read ({error})",
-            where=str(file),
+            location=str(file),
             remedy=_remedy_for_missing(path),
         ) from error
     expected = {name: value.shape for name, value in network.state_dict().items()}
@@ -427,7 +427,7 @@ def _load_weights(network: LocalizationNetwork, path: Path) -> None:
         raise RunError(
             f"the weights do not belong to this record: {odd!r} is {_shape(stored.get(odd))} "
             f"instead of {_shape(expected.get(odd))}",
-            where=str(file),
+            location=str(file),
             remedy="Take both files from the same run",
         )
     network.load_state_dict(tensors)
@@ -446,7 +446,7 @@ def _remedy_for_missing(path: Path) -> str:
 def _damaged(file: str, reason: str) -> RunError:
     return RunError(
         f"this record is damaged or of another version: {reason}",
-        where=file,
+        location=file,
         remedy="Restore the file, or update weakloc if the run was made by a newer version",
     )
 

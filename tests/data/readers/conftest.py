@@ -57,4 +57,4 @@ def kinds() -> Callable[[DataSet], dict[str, int]]:
 @pytest.fixture
 def places() -> Callable[[DataSet, str], list[str]]:
     """Where the problems of a kind are."""
-    return lambda data_set, kind: [p.where for p in data_set.problems if p.kind == kind]
+    return lambda data_set, kind: [p.location for p in data_set.problems if p.kind == kind]

@@ -148,18 +148,18 @@ def test_every_flaw_is_reported_with_its_record(write, states, places):
     )  # fmt: skip
     root = write({**drawn(content), "images/unlisted.jpg": ""})
     data_set = read_data_set(root, options=OPTIONS)
-    where = {n: f"instances_val2017.json, annotation {n}" for n in range(21, 33)}
-    assert places(data_set, "label for no image") == [where[21]]
-    assert places(data_set, "unknown class") == [where[22]]
-    assert places(data_set, "zero-area box") == [where[23]]
-    assert places(data_set, "box outside the image") == [where[24]]
-    assert places(data_set, "unreadable box") == [where[25], where[26], where[31]]
+    location = {n: f"instances_val2017.json, annotation {n}" for n in range(21, 33)}
+    assert places(data_set, "label for no image") == [location[21]]
+    assert places(data_set, "unknown class") == [location[22]]
+    assert places(data_set, "zero-area box") == [location[23]]
+    assert places(data_set, "box outside the image") == [location[24]]
+    assert places(data_set, "unreadable box") == [location[25], location[26], location[31]]
     assert places(data_set, "unreadable mask") == [
-        where[27],
-        where[28],
-        where[29],
-        where[30],
-        where[32],
+        location[27],
+        location[28],
+        location[29],
+        location[30],
+        location[32],
     ]
     assert places(data_set, "missing image") == ["instances_val2017.json, image 13"]
     assert places(data_set, "duplicate image") == [

@@ -176,7 +176,7 @@ def test_a_label_outside_of_the_chosen_classes_names_its_line(write):
     root = write({"labels.csv": "path,labels\n1.jpg,cat;dgo\n", "1.jpg": ""})
     data_set = read_data_set(root, options=ReaderOptions(class_names=("cat", "dog")))
     (problem,) = [p for p in data_set.problems if p.kind == "unknown class"]
-    assert problem.where == "labels.csv, line 2"
+    assert problem.location == "labels.csv, line 2"
     assert problem.message == "class 'dgo' is not among the classes. Did you mean 'dog'?"
 
 

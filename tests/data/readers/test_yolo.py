@@ -115,12 +115,17 @@ def test_every_flaw_is_reported_with_its_line(write, states, places):
     )
     data_set = read_data_set(root, options=OPTIONS)
     assert states(data_set)["train"] == {"images/train/2.png": "+--", "images/train/a b.png": "+-+"}
-    where = [f"labels/train/a b.txt, line {n}" for n in range(10)]
-    assert places(data_set, "duplicate label") == [where[2]]
-    assert places(data_set, "unknown class") == [where[3]]
-    assert places(data_set, "unreadable label") == [where[4], where[5], where[6], where[9]]
-    assert places(data_set, "zero-area box") == [where[7]]
-    assert places(data_set, "box outside the image") == [where[8]]
+    location = [f"labels/train/a b.txt, line {n}" for n in range(10)]
+    assert places(data_set, "duplicate label") == [location[2]]
+    assert places(data_set, "unknown class") == [location[3]]
+    assert places(data_set, "unreadable label") == [
+        location[4],
+        location[5],
+        location[6],
+        location[9],
+    ]
+    assert places(data_set, "zero-area box") == [location[7]]
+    assert places(data_set, "box outside the image") == [location[8]]
     assert places(data_set, "label for no image") == ["labels/train/orphan.txt"]
     assert places(data_set, "broken image") == ["images/train/2.png"]
     assert data_set.splits["train"][1].truth.boxes[1] == TruthBox(0, (28, 12, 40, 18))

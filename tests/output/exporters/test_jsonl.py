@@ -62,7 +62,7 @@ def test_a_line_has_the_keys_of_the_documentation() -> None:
         "tags": ["cat"],
     }
     line = prediction_line(prediction)
-    assert parse_line(line, where="here").points == prediction.points
+    assert parse_line(line, location="here").points == prediction.points
     assert json.loads(line) == wanted
     assert line.count("\n") == 1
 
@@ -134,7 +134,7 @@ def test_a_malformed_line_is_named_with_its_file_and_number(
     assert next(stream).image == "a.jpg"
     with pytest.raises(PredictionsError, match=message) as caught:
         next(stream)
-    assert caught.value.where == f"{path}, line 3"
+    assert caught.value.location == f"{path}, line 3"
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_reading_stops_at_the_line_that_was_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"
     path.write_text(json.dumps(GOOD) + "\nnot JSON\n", encoding="utf-8")
     assert next(read_predictions(path)) == Prediction("a.jpg", 4, 3, {})
-    assert parse_line(json.dumps(GOOD), where="here") == Prediction("a.jpg", 4, 3, {})
+    assert parse_line(json.dumps(GOOD), location="here") == Prediction("a.jpg", 4, 3, {})
 
 
 def test_unknown_formats_and_classes_are_named(
@@ -176,26 +176,26 @@ LINE = json.dumps(FULL, ensure_ascii=False).encode()
 
 
 def test_what_is_read_is_written_with_the_same_bytes() -> None:
-    again = prediction_line(parse_line(LINE, where="here"))
+    again = prediction_line(parse_line(LINE, location="here"))
     expected = LINE.replace(b'"y": 2,', b'"y": 2.0,').replace(b'"score": 0}', b'"score": 0.0}')
     assert again.encode() == expected + b"\n"
 
 
 def test_a_byte_order_mark_is_no_damage() -> None:
-    assert parse_line(b"\xef\xbb\xbf" + LINE, where="x") == parse_line(LINE, where="x")
+    assert parse_line(b"\xef\xbb\xbf" + LINE, location="x") == parse_line(LINE, location="x")
 
 
 def test_numbers_of_numpy_are_written_as_numbers() -> None:
     box = Box("cat", tuple(np.array([1.0, 2.0, 3.0, 4.5])), np.float32(0.5))
     line = prediction_line(Prediction("a.jpg", 5, 5, {"cat": np.float64(0.25)}, boxes=(box,)))
-    found = parse_line(line, where="here")
+    found = parse_line(line, location="here")
     assert found.boxes == (Box("cat", (1.0, 2.0, 3.0, 4.5), 0.5),)
     assert found.scores == {"cat": 0.25}
 
 
 def assert_one_error_or_a_prediction(line: bytes) -> None:
     try:
-        prediction = parse_line(line, where="here")
+        prediction = parse_line(line, location="here")
     except PredictionsError as error:
         message = str(error)
     else:

@@ -66,7 +66,7 @@ def read_data_set(
     label_place = Path(labels).absolute() if labels is not None else None
     for named in (root, label_place):
         if named is not None and not named.exists() and "{" not in named.name:
-            raise DataError("there is no such file or folder", where=str(named))
+            raise DataError("there is no such file or folder", location=str(named))
     chosen = layout or detect_layout(root, label_place)
     if chosen not in READERS:
         raise SettingError(f"there is no layout '{chosen}'", remedy=did_you_mean(chosen, READERS))
@@ -80,7 +80,7 @@ def raise_if_strict(data_set: DataSet) -> None:
         return
     first = next((p for p in grave if p.severity == "error"), grave[0])
     others = f" ({len(grave) - 1} more problems)" if len(grave) > 1 else ""
-    raise DataError(f"{first.kind}: {first.message}{others}", where=first.where)
+    raise DataError(f"{first.kind}: {first.message}{others}", location=first.location)
 
 
 def detect_layout(path: Path, labels: Path | None) -> str:
@@ -89,7 +89,7 @@ def detect_layout(path: Path, labels: Path | None) -> str:
     if not shown.exists():
         if "{" in shown.name:
             return "shards"
-        raise DataError("there is no such file or folder", where=str(shown))
+        raise DataError("there is no such file or folder", location=str(shown))
     if shown.is_file():
         return _layout_of_file(shown)
     below = {name: file_names(str(shown / name)) for name in subfolders(str(shown))}
@@ -100,7 +100,7 @@ def detect_layout(path: Path, labels: Path | None) -> str:
         if len(layouts) > 1:
             raise DataError(
                 f"fits several layouts: {', '.join(layouts)}",
-                where=str(shown),
+                location=str(shown),
                 remedy="Name the layout that is meant",
             )
         if layouts:
@@ -109,7 +109,7 @@ def detect_layout(path: Path, labels: Path | None) -> str:
         "no known layout was found; looked for class folders with images, a CSV, TSV or "
         "JSONL table, Annotations (VOC), instance JSON files (COCO), data.yaml (YOLO), wnids.txt "
         "(Tiny ImageNet), image_ids.txt (wsolevaluation) and tar shards",
-        where=str(shown),
+        location=str(shown),
         remedy="Name the layout, or give a label file",
     )
 
@@ -122,7 +122,7 @@ def _layout_of_file(labels: Path) -> str:
     if suffix not in kinds:
         raise DataError(
             f"label files end in {', '.join(sorted(kinds))}, not in '{suffix}'",
-            where=str(labels),
+            location=str(labels),
             remedy="Rename it, or name the layout",
         )
     return "review" if suffix == ".json" and is_review(labels) else kinds[suffix]

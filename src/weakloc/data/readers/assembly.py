@@ -280,12 +280,12 @@ def _class_problems(
 
 def _nothing_usable(data_set: DataSet) -> DataError:
     if not data_set.problems:
-        return DataError("holds no image with labels", where=str(data_set.root))
+        return DataError("holds no image with labels", location=str(data_set.root))
     first = data_set.problems[0]
     return DataError(
         f"holds no usable image; {len(data_set.problems)} problems were met",
-        where=str(data_set.root),
-        remedy=f"The first: {first.where}: {first.message}",
+        location=str(data_set.root),
+        remedy=f"The first: {first.location}: {first.message}",
     )
 
 
@@ -385,4 +385,4 @@ class MaskFileRle(_LazyRle):
             with Image.open(self._path) as mask:
                 return dict(encode_mask(np.asarray(mask.convert("L")) > 0))[key]
         except (OSError, ValueError) as error:
-            raise ImageError(f"mask cannot be read ({error})", where=self._path) from error
+            raise ImageError(f"mask cannot be read ({error})", location=self._path) from error

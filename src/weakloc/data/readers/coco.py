@@ -180,7 +180,7 @@ def find_instances(path: Path, labels: Path | None) -> dict[str, Path]:
     chosen = instances or [name for name in names if not name.startswith(_NOT_INSTANCES)]
     files = by_folder or _by_split([folder / name for name in chosen])
     if not files:
-        raise DataError("there is no instance JSON file", where=str(labels_at))
+        raise DataError("there is no instance JSON file", location=str(labels_at))
     return files
 
 
@@ -232,7 +232,7 @@ def _read_source(assembly: Assembly, file: Path, split: str) -> _Source:
     if not num_hits and names:
         raise DataError(
             f"none of {len(probes)} images that it names was found, such as '{names[0]}'",
-            where=str(file),
+            location=str(file),
             remedy="Say which folder the images are in with --image-root",
         )
     return _Source(file, split, images, annotations, class_names, folder)
@@ -244,16 +244,16 @@ def _load(file: Path) -> dict[str, Any]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         location = f"{file}, line {error.lineno}"
-        raise DataError(f"is not valid JSON: {error.msg}", where=location) from error
+        raise DataError(f"is not valid JSON: {error.msg}", location=location) from error
     keys = ("images", "categories")
     if not isinstance(content, dict) or not all(
         isinstance(content.get(key), list) and all(isinstance(r, dict) for r in content[key])
         for key in keys
     ):
-        raise DataError("has no lists 'images' and 'categories'", where=str(file))
+        raise DataError("has no lists 'images' and 'categories'", location=str(file))
     for record in content["categories"]:
         if "id" not in record or "name" not in record:
-            raise DataError(f"category {record} has no id or no name", where=str(file))
+            raise DataError(f"category {record} has no id or no name", location=str(file))
     return content
 
 
@@ -317,7 +317,7 @@ def read_coco_results(path: Path, data_set: DataSet) -> list[Prediction]:
     if not isinstance(entries, list):
         raise PredictionsError(
             "is no list of detections",
-            where=str(path),
+            location=str(path),
             remedy="COCO results are [{image_id, category_id, bbox, score}, ...]",
         )
     by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
@@ -326,7 +326,7 @@ def read_coco_results(path: Path, data_set: DataSet) -> list[Prediction]:
         if image_id not in images or category_id not in categories:
             raise PredictionsError(
                 f"image {image_id!r} or category {category_id!r} is not in the data set",
-                where=f"{path}, entry {number}",
+                location=f"{path}, entry {number}",
             )
         by_image[image_id].append(entry)
     return [_prediction(images[key], by_image[key], categories) for key in sorted(by_image)]
@@ -361,7 +361,7 @@ def _ids(data_set: DataSet) -> tuple[dict[int, Mapping[str, Any]], dict[int, str
     if not images:
         raise PredictionsError(
             "COCO results can only be read against a data set in COCO layout",
-            where=str(root),
+            location=str(root),
             remedy="Evaluate a predictions.jsonl, which names its images",
         )
     return images, categories

@@ -63,18 +63,18 @@ def read_review(path: Path) -> Review:
     try:
         record = json.loads(read_text(path))
     except ValueError as error:
-        raise DataError(f"is not JSON ({error})", where=str(path)) from error
+        raise DataError(f"is not JSON ({error})", location=str(path)) from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise DataError(
             f"is not a review of schema {SCHEMA!r}",
-            where=str(path),
+            location=str(path),
             remedy="Give the file that the report's button 'Download review' saved",
         )
     try:
         names = tuple(_text(name) for name in record["class_names"])
         images = tuple(_image(item, str(path)) for item in record["images"])
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"this review is damaged: {error}", where=str(path)) from error
+        raise DataError(f"this review is damaged: {error}", location=str(path)) from error
     return Review(names, images)
 
 
@@ -112,7 +112,7 @@ def _the_review(labels_at: Path) -> Path:
     if len(reviews) != 1:
         raise DataError(
             f"holds {len(reviews)} reviews",
-            where=str(labels_at),
+            location=str(labels_at),
             remedy="Give one file as the labels",
         )
     return reviews[0]
@@ -137,7 +137,7 @@ def _image(item: Mapping[str, Any], location: str) -> ReviewedImage:
         verdict, asked = decision["verdict"], _text(decision["class"])
         if verdict not in {"accepted", "misplaced", "absent", "relabelled"}:
             raise DataError(
-                f"the verdict {verdict!r} is not known", where=f"{location}, image {name!r}"
+                f"the verdict {verdict!r} is not known", location=f"{location}, image {name!r}"
             )
         shown = _text(decision["to"]) if verdict == "relabelled" else asked
         (absent if verdict == "absent" else present).add(shown)

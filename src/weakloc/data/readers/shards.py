@@ -102,9 +102,9 @@ def find_shards(path: str) -> list[str]:
     missing = [name for name in names if not Path(name).is_file()]
     if missing:
         message = f"{len(missing)} of {len(names)} shards do not exist, such as {missing[0]}"
-        raise DataError(message, where=path)
+        raise DataError(message, location=path)
     if not names:
-        raise DataError("holds no tar shards", where=path)
+        raise DataError("holds no tar shards", location=path)
     return names
 
 
@@ -311,7 +311,7 @@ def _headers(
     except tarfile.TarError as error:
         raise DataError(
             "is compressed, so that its images cannot be reached singly",
-            where=shard,
+            location=shard,
             remedy="Decompress it; `weakloc predict` alone reads it as it is",
         ) from error
     yield from images_of_shard(

@@ -100,7 +100,7 @@ def image_paths(path: Path) -> Iterator[str]:
             try:
                 yield _image_of(_record_of(line), None)
             except ValueError as error:
-                raise DataError(str(error), where=at_line(path, number)) from error
+                raise DataError(str(error), location=at_line(path, number)) from error
         return
     records = _records(path)
     _, first = next(records, (1, [""]))
@@ -119,7 +119,7 @@ def read_rows(path: Path, options: ReaderOptions, problems: Problems) -> TableCo
     records = _records(path)
     number, header = next(records, (1, None))
     if header is None:
-        raise DataError("the table is empty", where=str(path), remedy="Give one line an image")
+        raise DataError("the table is empty", location=str(path), remedy="Give one line an image")
     if any(map(is_image_name, header)):
         columns = _columns_without_header(header, path)
         records = chain([(number, header)], records)
@@ -148,14 +148,16 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield start, [cell.strip() for cell in cells]
             start = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"cannot be split in cells: {error}", where=at_line(path, start)) from error
+        raise DataError(
+            f"cannot be split in cells: {error}", location=at_line(path, start)
+        ) from error
 
 
 def _columns_without_header(cells: Sequence[str], path: Path) -> _Columns:
     if len(cells) != 2 or not is_image_name(cells[0]):
         raise DataError(
             f"the first line is no header, and its {len(cells)} cells are not a path and labels",
-            where=at_line(path, 1),
+            location=at_line(path, 1),
             remedy="Add a header such as: path,labels",
         )
     return _Columns(width=2, path=0, labels=1, split=None, classes={})
@@ -170,7 +172,7 @@ def _columns_of_header(header: Sequence[str], path: Path, options: ReaderOptions
     if labels_at is None and not others:
         raise DataError(
             "there is neither a column of labels nor one for each class",
-            where=at_line(path, 1),
+            location=at_line(path, 1),
             remedy="Name it labels, or say which column holds the labels",
         )
     classes = {} if labels_at is not None else others
@@ -183,7 +185,7 @@ def _path_column(header: Sequence[str], named: str | None, path: Path) -> int:
     if column is None:
         raise DataError(
             f"no column looks like image paths; there are: {', '.join(header)}",
-            where=at_line(path, 1),
+            location=at_line(path, 1),
             remedy="Name it path; for training, --path-column may say which it is",
         )
     return column
@@ -195,7 +197,9 @@ def _find(
     if named is not None:
         if named not in header:
             remedy = did_you_mean(named, header)
-            raise DataError(f"there is no column '{named}'", where=at_line(path, 1), remedy=remedy)
+            raise DataError(
+                f"there is no column '{named}'", location=at_line(path, 1), remedy=remedy
+            )
         return header.index(named)
     lowered = [name.lower() for name in header]
     return next((lowered.index(guess) for guess in guesses if guess in lowered), None)
@@ -316,7 +320,7 @@ def read_table(path: Path, labels: Path | None, options: ReaderOptions) -> DataS
     if not used:
         raise DataError(
             f"none of the {len(rows)} images named in the table exists",
-            where=str(tables[0]),
+            location=str(tables[0]),
             remedy=f"Looked for '{rows[0].image}' below {image_root}" if rows else None,
         )
     _report_unlisted(assembly, image_root, used)
@@ -330,11 +334,11 @@ def find_tables(path: Path, labels: Path | None) -> tuple[Path, ...]:
         return (tables_at,)
     names = [n for n in file_names(str(tables_at)) if Path(n).suffix.lower() in TABLE_SUFFIXES]
     if not names:
-        raise DataError("there is no CSV, TSV or JSONL table", where=str(tables_at))
+        raise DataError("there is no CSV, TSV or JSONL table", location=str(tables_at))
     if len(names) > 1 and not all(Path(name).stem.lower() in SPLIT_NAMES for name in names):
         raise DataError(
             f"there are several tables: {', '.join(names)}",
-            where=str(tables_at),
+            location=str(tables_at),
             remedy="Name the one with the labels",
         )
     return tuple(tables_at / name for name in names)

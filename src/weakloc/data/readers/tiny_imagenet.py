@@ -49,7 +49,7 @@ def read_tiny_imagenet(path: Path, labels: Path | None, options: ReaderOptions) 
     for name in options.class_names or ():
         if name not in names.values():
             remedy = did_you_mean(name, names.values())
-            raise DataError(f"there is no class '{name}'", where=str(path), remedy=remedy)
+            raise DataError(f"there is no class '{name}'", location=str(path), remedy=remedy)
     assembly = Assembly(path, "tiny_imagenet", options)
     assembly.set_classes(names.values())
     for class_id in subfolders(str(path / "train")):

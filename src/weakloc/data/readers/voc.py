@@ -197,11 +197,11 @@ def voc_root(path: Path) -> Path:
     if len(inner) > 1:
         raise DataError(
             f"holds several VOC folders: {', '.join(folder.name for folder in inner)}",
-            where=str(path),
+            location=str(path),
             remedy="Name one of them",
         )
     if not inner:
-        raise DataError("holds neither Annotations nor ImageSets/Main", where=str(path))
+        raise DataError("holds neither Annotations nor ImageSets/Main", location=str(path))
     return inner[0]
 
 
@@ -371,7 +371,8 @@ def _label_map(path: Path) -> dict[str, int]:
             value = value_of[tuple(int(channel) for channel in rest[0].split(","))]
         except (IndexError, KeyError, ValueError) as error:
             raise DataError(
-                f"{line!r} is not a class and a colour of Pascal VOC", where=at_line(path, number)
+                f"{line!r} is not a class and a colour of Pascal VOC",
+                location=at_line(path, number),
             ) from error
         if value:
             values[name] = value

@@ -73,12 +73,12 @@ def find_metadata(folder: Path) -> Path:
         if len(inner) > 1:
             raise DataError(
                 f"holds metadata of several data sets: {', '.join(f.name for f in inner)}",
-                where=str(parent),
+                location=str(parent),
                 remedy="Name one of the folders as labels",
             )
         if inner:
             return inner[0]
-    raise DataError("holds no <split>/image_ids.txt", where=str(folder))
+    raise DataError("holds no <split>/image_ids.txt", location=str(folder))
 
 
 def _is_metadata(folder: Path) -> bool:
@@ -163,7 +163,7 @@ def _image_folder(assembly: Assembly, metadata: Path, splits: Sequence[_Split]) 
         looked_in = ", ".join(folder.absolute().as_posix() for folder in folders)
         raise DataError(
             f"none of its images was found, such as '{probes[0]}'",
-            where=str(metadata),
+            location=str(metadata),
             remedy=f"Looked in {looked_in}; say which folder they are in (image_root)",
         )
     return chosen

@@ -161,7 +161,7 @@ def find_description(path: Path, labels: Path | None) -> Path | None:
     if names:
         raise DataError(
             f"there are several descriptions: {', '.join(names)}",
-            where=str(labels_at),
+            location=str(labels_at),
             remedy="Name the one that is meant",
         )
     return None
@@ -181,9 +181,9 @@ def _plan_of_yaml(assembly: Assembly, file: Path) -> _Plan:
         mark = getattr(error, "problem_mark", None)
         location = f"{file}, line {mark.line + 1}" if mark else str(file)
         problem = getattr(error, "problem", None) or "unknown reason"
-        raise DataError(f"is not valid YAML: {problem}", where=location) from error
+        raise DataError(f"is not valid YAML: {problem}", location=location) from error
     if not isinstance(content, dict) or "names" not in content:
-        raise DataError("names no classes", where=str(file), remedy="Add: names: [cat, dog]")
+        raise DataError("names no classes", location=str(file), remedy="Add: names: [cat, dog]")
     bases = [file.parent, assembly.root]
     if isinstance(content.get("path"), str):
         bases = [file.parent / content["path"], *bases]
@@ -197,7 +197,7 @@ def _plan_of_yaml(assembly: Assembly, file: Path) -> _Plan:
         if content.get(key)
     }
     if not images:
-        raise DataError("names neither train nor val", where=str(file))
+        raise DataError("names neither train nor val", location=str(file))
     return _Plan(_class_names(content["names"], file), images)
 
 
@@ -207,9 +207,11 @@ def _class_names(names: Any, file: Path) -> tuple[str, ...]:
     if isinstance(names, dict) and all(isinstance(key, int) and key >= 0 for key in names):
         size = max(names, default=-1) + 1
         if size > 2 * len(names) + 1000:
-            raise DataError(f"class {size - 1} is far beyond {len(names)} names", where=str(file))
+            raise DataError(
+                f"class {size - 1} is far beyond {len(names)} names", location=str(file)
+            )
         return tuple(str(names.get(number, number)) for number in range(size))
-    raise DataError("names is neither a list nor a map from numbers", where=str(file))
+    raise DataError("names is neither a list nor a map from numbers", location=str(file))
 
 
 def _images_at(
@@ -247,7 +249,7 @@ def _plan_of_folder(root: Path) -> _Plan:
     if named is None:
         raise DataError(
             "there is neither data.yaml nor classes.txt",
-            where=str(root),
+            location=str(root),
             remedy="Add classes.txt with one class name a line",
         )
     names = tuple(line for _, line in numbered_lines(named))

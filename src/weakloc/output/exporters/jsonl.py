@@ -69,29 +69,29 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
     except OSError as error:
         raise PredictionsError(
             f"cannot be read ({error.strerror})",
-            where=str(path),
+            location=str(path),
             remedy="Give a predictions.jsonl that `weakloc predict` wrote",
         ) from error
     with stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
-                yield parse_line(line, where=f"{path}, line {number}")
+                yield parse_line(line, location=f"{path}, line {number}")
 
 
-def parse_line(line: bytes | str, *, where: str) -> Prediction:
+def parse_line(line: bytes | str, *, location: str) -> Prediction:
     """The prediction of one line; `where` names the line in errors."""
     try:
         record = parse_json(line)
     except ValueError as error:
         raise PredictionsError(
             f"is not JSON ({error})",
-            where=where,
+            location=location,
             remedy="If a run was interrupted here, `weakloc predict --resume` mends the file",
         ) from error
     try:
         return _prediction(record)
     except ValueError as error:
-        raise PredictionsError(str(error), where=where) from error
+        raise PredictionsError(str(error), location=location) from error
 
 
 def _prediction(record: object) -> Prediction:

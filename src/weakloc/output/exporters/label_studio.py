@@ -121,7 +121,7 @@ def _brush(mask: Mask, prediction: Prediction) -> list[dict[str, Any]]:
         packed = pack_brush(decode_mask(mask.rle))
     except ValueError as error:
         raise PredictionsError(
-            f"has a mask that cannot be read ({error})", where=prediction.image
+            f"has a mask that cannot be read ({error})", location=prediction.image
         ) from error
     value = {"format": "rle", "rle": packed, "brushlabels": [mask.class_name]}
     return [_region("brushlabels", "masks", value, mask.score)]

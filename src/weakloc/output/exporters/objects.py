@@ -70,7 +70,9 @@ def outlines_of_rle(rle: Mapping[str, Any], *, image: str) -> list[Corners]:
     try:
         return outlines_of(decode_mask(rle))
     except ValueError as error:
-        raise PredictionsError(f"has a mask that cannot be read ({error})", where=image) from error
+        raise PredictionsError(
+            f"has a mask that cannot be read ({error})", location=image
+        ) from error
 
 
 def outlines_of(mask: BoolMask) -> list[Corners]:

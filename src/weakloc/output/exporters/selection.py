@@ -46,7 +46,7 @@ def selected(
                 if item.class_name not in known:
                     raise PredictionsError(
                         f"there is no class {item.class_name!r}",
-                        where=prediction.image,
+                        location=prediction.image,
                         remedy=did_you_mean(item.class_name, known),
                     )
         yield prediction if is_everything else _select(prediction, known, options)
@@ -60,7 +60,7 @@ def _select(
         if not isinstance(tags, list | tuple):
             raise PredictionsError(
                 "was predicted without tags, and only tagged classes are asked for",
-                where=prediction.image,
+                location=prediction.image,
                 remedy="Predict with --tags",
             )
         class_names = frozenset(tags)

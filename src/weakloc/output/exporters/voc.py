@@ -108,7 +108,7 @@ def _write_masks(prediction: Prediction, out: Path, class_names: Sequence[str]) 
     if len(masks) > LARGEST_VALUE:
         raise PredictionsError(
             f"has {len(masks)} masks, more than a VOC mask has values",
-            where=prediction.image,
+            location=prediction.image,
             remedy=f"Choose the best {LARGEST_VALUE} of each image at most",
         )
     numbered = enumerate(masks, start=1)
