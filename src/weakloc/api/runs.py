@@ -1,4 +1,4 @@
-"""A trained run as something that predicts."""
+"""Run folders, exported files and several runs together, each as something that predicts."""
 
 from __future__ import annotations
 

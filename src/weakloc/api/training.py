@@ -1,4 +1,4 @@
-"""Training by name of method."""
+"""Tags to a run by name of method, and a run to one that has learned which cells are the object."""
 
 from __future__ import annotations
 

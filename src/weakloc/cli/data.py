@@ -1,4 +1,4 @@
-"""`weakloc scenes` and `weakloc data`."""
+"""`weakloc demo`, `scenes` and `data`."""
 
 from __future__ import annotations
 

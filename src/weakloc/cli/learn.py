@@ -1,4 +1,4 @@
-"""`weakloc train`."""
+"""`weakloc train`, `refine` and `calibrate`: what a run learns and keeps."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def calibrate(
     oracle
         Only print the thresholds that fit all boxes of the split best: an upper bound, not kept.
     """
-    from weakloc.api import data_sets
+    from weakloc.api import calibration, data_sets
     from weakloc.api.runs import load_folder
     from weakloc.training.plan import learned_split
 
@@ -160,38 +160,27 @@ def calibrate(
     if also:
         _fit_fusion((run, *also), data_set, settings.split, look, terminal)
     elif oracle:
-        _show_oracle(trained, data_set, settings, look=look, cut=cut, terminal=terminal)
+        with terminal.progress("images") as show:
+            bound = calibration.oracle(
+                trained, data_set, settings, look=look, cut=cut, on_progress=show
+            )
+        _show(bound, trained.class_names, terminal)
+        terminal.give({"oracle": bound.to_json()})
     else:
-        tuned = _tune(trained, data_set, settings, look=look, cut=cut, terminal=terminal)
+        with terminal.progress("images") as show:
+            tuned = calibration.calibrate(
+                trained, data_set, settings, look=look, cut=cut, on_progress=show
+            )
         usual = trained.run.settings.train_split
         split = settings.split or learned_split(data_set, usual)
         assert tuned.calibration is not None
+        _show(tuned.calibration, tuned.class_names, terminal)
         thresholds = tuned.calibration.to_json()
         document = {"run": str(tuned.path), "split": split, "thresholds": thresholds}
         if choose_rescoring:
             document["rescoring"] = _choose_rescoring(tuned, data_set, look, terminal)
         terminal.say(f"Kept in {tuned.path}")
         terminal.give(document)
-
-
-def _tune(
-    trained: TrainedRun,
-    data_set: DataSet,
-    settings: CalibrateSettings,
-    *,
-    look: Look,
-    cut: Cut,
-    terminal: Terminal,
-) -> TrainedRun:
-    from weakloc.api import calibration
-
-    with terminal.progress("images") as show:
-        tuned = calibration.calibrate(
-            trained, data_set, settings, look=look, cut=cut, on_progress=show
-        )
-    assert tuned.calibration is not None
-    _show(tuned.calibration, tuned.class_names, terminal)
-    return tuned
 
 
 def _choose_rescoring(
@@ -206,25 +195,6 @@ def _choose_rescoring(
         f"(classification mAP {choice.mean_average_precision:.3f})"
     )
     return asdict(choice)
-
-
-def _show_oracle(
-    trained: TrainedRun,
-    data_set: DataSet,
-    settings: CalibrateSettings,
-    *,
-    look: Look,
-    cut: Cut,
-    terminal: Terminal,
-) -> None:
-    from weakloc.api import calibration
-
-    with terminal.progress("images") as show:
-        bound = calibration.oracle(
-            trained, data_set, settings, look=look, cut=cut, on_progress=show
-        )
-    _show(bound, trained.class_names, terminal)
-    terminal.give({"oracle": bound.to_json()})
 
 
 def _fit_fusion(

@@ -1,4 +1,4 @@
-"""`weakloc predict`."""
+"""`weakloc predict`, `export` and `serve`: what a run is used for."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Disk to batches: readers, images, transforms, loaders, and the stand-in scenes."""
+"""Disk to batches: readers, images, transforms, loaders."""
