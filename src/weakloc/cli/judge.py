@@ -10,9 +10,10 @@ from cyclopts import Parameter
 from weakloc.cli.options import (
     EvaluateOptions,
     LookOptions,
-    PlacesOptions,
     ReadingOptions,
     ReportOptions,
+    UntaggedPlaces,
+    UntaggedPlacesOptions,
 )
 from weakloc.cli.terminal import Terminal
 from weakloc.settings import (
@@ -41,7 +42,7 @@ def evaluate(
     out: Path | None = None,
     settings: EvaluateOptions = EvaluateSettings(),
     look: LookOptions = Look(),
-    places: PlacesOptions = Places(),
+    places: UntaggedPlacesOptions = UntaggedPlaces(),
     reading: ReadingOptions = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:

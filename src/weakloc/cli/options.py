@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from dataclasses import dataclass
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Literal,  # noqa: F401 - cyclopts reads the inherited fields of UntaggedPlaces in here
+    TypeAlias,
+)
 
 from cyclopts import Parameter
 from cyclopts.help import DefaultFormatter
@@ -36,6 +42,18 @@ ReportOptions: TypeAlias = Annotated[ReportSettings, Parameter(name="*")]
 CutOptions: TypeAlias = Annotated[Cut, Parameter(name="*", group="What gets a box")]
 FilterOptions: TypeAlias = Annotated[
     ExportOptions, Parameter(name="*", group="What goes into other formats")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntaggedPlaces(Places):
+    """What is said of images of which no tag is known that the model could contradict."""
+
+    sure: Annotated[float, Parameter(parse=False)] = Places.sure
+
+
+UntaggedPlacesOptions: TypeAlias = Annotated[
+    UntaggedPlaces, Parameter(name="*", group="What is said of them")
 ]
 
 ALL_OPTIONS = "--help-all"

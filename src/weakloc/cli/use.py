@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from weakloc.cli.options import FilterOptions, LookOptions, PlacesOptions
+from weakloc.cli.options import (
+    FilterOptions,
+    LookOptions,
+    PlacesOptions,
+    UntaggedPlaces,
+    UntaggedPlacesOptions,
+)
 from weakloc.cli.terminal import Terminal
 from weakloc.errors import FailureError, MissingPackageError, SettingError
 from weakloc.extensions import names_of
@@ -285,7 +291,7 @@ def serve(
     token: Annotated[str | None, Parameter(env_var="WEAKLOC_TOKEN")] = None,
     serving: Annotated[ServeSettings, Parameter(name="*")] = ServeSettings(),
     look: LookOptions = Look(),
-    places: PlacesOptions = Places(),
+    places: UntaggedPlacesOptions = UntaggedPlaces(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Answer requests for predictions over HTTP, such as those of Label Studio.
