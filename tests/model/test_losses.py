@@ -55,7 +55,7 @@ def test_the_loss_is_the_mean_over_images_of_its_equation(loss) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_gradients_agree_with_finite_differences_where_labels_are_known(loss) -> None:
-    labels = LABELS.location(LABELS != 0, torch.tensor(-1, dtype=torch.int8))
+    labels = LABELS.where(LABELS != 0, torch.tensor(-1, dtype=torch.int8))
     assert gradcheck(lambda leaf: loss(leaf, labels), random_scores().requires_grad_())
 
 

@@ -67,7 +67,10 @@ class DataSummary(Struct, frozen=True):
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and dicts."""
-        return cast(dict[str, Any], to_builtins(self, str_keys=True))
+        record = cast(dict[str, Any], to_builtins(self, str_keys=True))
+        for problem in record["problems"]:
+            problem["where"] = problem.pop("location")  # its name in the first version's output
+        return record
 
 
 def summarise(data_set: DataSet) -> DataSummary:

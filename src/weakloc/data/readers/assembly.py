@@ -114,7 +114,7 @@ def chosen_classes(names: Iterable[str], options: ReaderOptions) -> tuple[str, .
 
 @dataclass(frozen=True, slots=True)
 class Problems:
-    """Collects what is odd in a data set; `where` is the file and line that are being read."""
+    """Collects what is odd in a data set; `location` is the file and line that are being read."""
 
     location: str = ""
     listed: MutableSequence[Problem] = field(default_factory=list)

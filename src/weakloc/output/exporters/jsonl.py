@@ -79,7 +79,7 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
 
 
 def parse_line(line: bytes | str, *, location: str) -> Prediction:
-    """The prediction of one line; `where` names the line in errors."""
+    """The prediction of one line; `location` names the line in errors."""
     try:
         record = parse_json(line)
     except ValueError as error:
