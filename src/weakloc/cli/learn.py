@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -171,16 +171,20 @@ def calibrate(
             tuned = calibration.calibrate(
                 trained, data_set, settings, look=look, cut=cut, on_progress=show
             )
-        usual = trained.run.settings.train_split
-        split = settings.split or learned_split(data_set, usual)
-        assert tuned.calibration is not None
-        _show(tuned.calibration, tuned.class_names, terminal)
-        thresholds = tuned.calibration.to_json()
-        document = {"run": str(tuned.path), "split": split, "thresholds": thresholds}
-        if choose_rescoring:
-            document["rescoring"] = _choose_rescoring(tuned, data_set, look, terminal)
-        terminal.say(f"Kept in {tuned.path}")
-        terminal.give(document)
+        split = settings.split or learned_split(data_set, trained.run.settings.train_split)
+        rescoring = _choose_rescoring(tuned, data_set, look, terminal) if choose_rescoring else {}
+        _show_thresholds(tuned, split, rescoring, terminal)
+
+
+def _show_thresholds(
+    tuned: TrainedRun, split: str, rescoring: Mapping[str, Any], terminal: Terminal
+) -> None:
+    assert tuned.calibration is not None
+    _show(tuned.calibration, tuned.class_names, terminal)
+    terminal.say(f"Kept in {tuned.path}")
+    thresholds = tuned.calibration.to_json()
+    document = {"run": str(tuned.path), "split": split, "thresholds": thresholds}
+    terminal.give({**document, "rescoring": rescoring} if rescoring else document)
 
 
 def _choose_rescoring(
