@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -152,11 +152,9 @@ def calibrate(
     oracle
         Only print the thresholds that fit all boxes of the split best: an upper bound, not kept.
     """
-    from weakloc.api import calibration, data_sets
-    from weakloc.api.runs import load_folder
-    from weakloc.training.plan import learned_split
+    from weakloc.api import calibration, data_sets, runs
 
-    trained, data_set = load_folder(run), data_sets.read(data, reading)
+    trained, data_set = runs.load_folder(run), data_sets.read(data, reading)
     if also:
         _fit_fusion((run, *also), data_set, settings.split, look, terminal)
     elif oracle:
@@ -171,20 +169,23 @@ def calibrate(
             tuned = calibration.calibrate(
                 trained, data_set, settings, look=look, cut=cut, on_progress=show
             )
-        split = settings.split or learned_split(data_set, trained.run.settings.train_split)
-        rescoring = _choose_rescoring(tuned, data_set, look, terminal) if choose_rescoring else {}
-        _show_thresholds(tuned, split, rescoring, terminal)
+        document = _shown_thresholds(tuned, data_set, settings.split, terminal)
+        if choose_rescoring:
+            document["rescoring"] = _choose_rescoring(tuned, data_set, look, terminal)
+        terminal.say(f"Kept in {tuned.path}")
+        terminal.give(document)
 
 
-def _show_thresholds(
-    tuned: TrainedRun, split: str, rescoring: Mapping[str, Any], terminal: Terminal
-) -> None:
+def _shown_thresholds(
+    tuned: TrainedRun, data_set: DataSet, split: str | None, terminal: Terminal
+) -> dict[str, Any]:
+    from weakloc.training.plan import learned_split
+
     assert tuned.calibration is not None
     _show(tuned.calibration, tuned.class_names, terminal)
-    terminal.say(f"Kept in {tuned.path}")
+    split = split or learned_split(data_set, tuned.run.settings.train_split)
     thresholds = tuned.calibration.to_json()
-    document = {"run": str(tuned.path), "split": split, "thresholds": thresholds}
-    terminal.give({**document, "rescoring": rescoring} if rescoring else document)
+    return {"run": str(tuned.path), "split": split, "thresholds": thresholds}
 
 
 def _choose_rescoring(
