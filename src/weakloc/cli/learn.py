@@ -165,27 +165,35 @@ def calibrate(
         _show(bound, trained.class_names, terminal)
         terminal.give({"oracle": bound.to_json()})
     else:
-        with terminal.progress("images") as show:
-            tuned = calibration.calibrate(
-                trained, data_set, settings, look=look, cut=cut, on_progress=show
-            )
-        document = _shown_thresholds(tuned, data_set, settings.split, terminal)
+        tuned, document = _tuned(trained, data_set, settings, look=look, cut=cut, terminal=terminal)
         if choose_rescoring:
             document["rescoring"] = _choose_rescoring(tuned, data_set, look, terminal)
         terminal.say(f"Kept in {tuned.path}")
         terminal.give(document)
 
 
-def _shown_thresholds(
-    tuned: TrainedRun, data_set: DataSet, split: str | None, terminal: Terminal
-) -> dict[str, Any]:
+def _tuned(
+    trained: TrainedRun,
+    data_set: DataSet,
+    settings: CalibrateSettings,
+    *,
+    look: Look,
+    cut: Cut,
+    terminal: Terminal,
+) -> tuple[TrainedRun, dict[str, Any]]:
+    """The run with its thresholds, and what is said of them."""
+    from weakloc.api import calibration
     from weakloc.training.plan import learned_split
 
+    with terminal.progress("images") as show:
+        tuned = calibration.calibrate(
+            trained, data_set, settings, look=look, cut=cut, on_progress=show
+        )
     assert tuned.calibration is not None
     _show(tuned.calibration, tuned.class_names, terminal)
-    split = split or learned_split(data_set, tuned.run.settings.train_split)
+    split = settings.split or learned_split(data_set, tuned.run.settings.train_split)
     thresholds = tuned.calibration.to_json()
-    return {"run": str(tuned.path), "split": split, "thresholds": thresholds}
+    return tuned, {"run": str(tuned.path), "split": split, "thresholds": thresholds}
 
 
 def _choose_rescoring(
