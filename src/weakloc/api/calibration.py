@@ -47,8 +47,7 @@ def calibrate(
     trained, data_set = opened_run(run), opened(data, reading)
     split = settings.split or learned_split(data_set, trained.run.settings.train_split)
     samples = data_set.split(split)
-    predictor = _uncalibrated(trained).predictor(look, Places(**asdict(cut)))
-    tuning = _Tuning(predictor, settings, split, on_progress)
+    tuning = _Tuning(_uncalibrated(trained, look, cut), settings, split, on_progress)
     if settings.boxes and split == trained.run.settings.val_split:
         raise SettingError(
             f"--boxes would look at the boxes of split {split!r}, which is kept to judge",
@@ -71,8 +70,8 @@ def oracle(
     """The thresholds that fit the evaluated boxes best: an upper bound, which is never stored."""
     trained, data_set = opened_run(run), opened(data, reading)
     split = settings.split or trained.run.settings.val_split
-    predictor = _uncalibrated(trained).predictor(look, Places(**asdict(cut)))
-    return _Tuning(predictor, settings, split, on_progress).oracle(data_set.split(split))
+    tuning = _Tuning(_uncalibrated(trained, look, cut), settings, split, on_progress)
+    return tuning.oracle(data_set.split(split))
 
 
 @dataclass(frozen=True)
@@ -185,9 +184,10 @@ def calibrate_rescoring(
     return choice
 
 
-def _uncalibrated(trained: TrainedRun) -> TrainedRun:
+def _uncalibrated(trained: TrainedRun, look: Look, cut: Cut) -> Predictor:
     """Without an earlier calibration, which would set the mode of the threshold."""
-    return TrainedRun(replace(trained.run, thresholds=None))
+    run = TrainedRun(replace(trained.run, thresholds=None))
+    return run.predictor(look, Places(**asdict(cut)))
 
 
 def _counter(on_progress: Progress, total: int) -> Callable[[], None]:
