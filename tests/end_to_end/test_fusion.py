@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weakloc.api.runs import FusedRuns, load_folder
+from weakloc.api.fused_runs import FusedRuns
+from weakloc.api.runs import load_folder
 from weakloc.cli import run as weakloc
 from weakloc.output.exporters.jsonl import read_predictions
 

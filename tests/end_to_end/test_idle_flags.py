@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from weakloc.api.runs import predictor_of
+from weakloc.api.fused_runs import predictor_of
 from weakloc.cli import app
 from weakloc.cli import run as weakloc
 from weakloc.data.sources import find_images

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.serving.running import Client, basic
-from weakloc.api.runs import load_folder, predictor_of, version_of
+from weakloc.api.fused_runs import predictor_of
+from weakloc.api.runs import load_folder, version_of
 from weakloc.cli import run as weakloc
 from weakloc.output.exporters.jsonl import parse_line
 from weakloc.settings import Look, Places

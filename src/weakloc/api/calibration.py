@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from weakloc.api.data_sets import opened
-from weakloc.api.runs import TrainedRun, opened_run, readable, save_alpha
+from weakloc.api.fused_runs import readable
+from weakloc.api.runs import TrainedRun, opened_run, save_alpha
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, SettingError
 from weakloc.geometry import FloatArray

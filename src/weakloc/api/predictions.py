@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from weakloc import __version__
-from weakloc.api.runs import predictor_of
+from weakloc.api.fused_runs import predictor_of
 from weakloc.data.sources import find_images, folder_of_images
 from weakloc.errors import PredictionsError, SettingError
 from weakloc.files import file_name_of, read_json, write_json, write_whole

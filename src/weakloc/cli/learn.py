@@ -217,7 +217,8 @@ def _fit_fusion(
     look: Look,
     terminal: Terminal,
 ) -> None:
-    from weakloc.api.runs import FusedRuns, load_folder
+    from weakloc.api.fused_runs import FusedRuns
+    from weakloc.api.runs import load_folder
 
     fused = FusedRuns(tuple(load_folder(path) for path in paths))
     with terminal.progress("images") as show:

@@ -343,7 +343,8 @@ def require_token_beyond_this_machine(host: str, token: str | None) -> None:
 def _app(
     runs: tuple[str, ...], token: str | None, serving: ServeSettings, look: Look, places: Places
 ) -> Starlette:
-    from weakloc.api.runs import predictor_of, version_of
+    from weakloc.api.fused_runs import predictor_of
+    from weakloc.api.runs import version_of
     from weakloc.serving.allowed_images import allowed_images
     from weakloc.serving.app import build_app
 
