@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from weakloc.errors import SettingError
 from weakloc.methods import METHODS, method_named
+from weakloc.methods.method import Method
 from weakloc.methods.settings import from_settings, merged_settings, to_settings
 from weakloc.metrics.evaluation import METRICS
 from weakloc.papers.conditions import (
@@ -30,8 +32,11 @@ SECTIONS = {
     "Max-MIL table 1": "7.1",
     "BEAM table 1": "7.2",
     "BEAM table 4": "7.2",
-    "WILDCAT, point localisation": "7.3",
-    "WILDCAT table": "7.4",
+    "WILDCAT table 8": "7.3",
+    "WILDCAT table 9": "7.3",
+    "WILDCAT table 5": "7.4",
+    "WILDCAT table 6": "7.4",
+    "WILDCAT table 7": "7.4",
     "Choe et al. table": "7.5",
 }
 
@@ -120,6 +125,65 @@ def test_the_numbers_of_a_row_stand_in_one_row_of_the_paper(name: str) -> None:
     for cell in published[0].values:
         numbers = " | ".join(f"{each.values[cell]:.1f}" for each in published)
         assert any(numbers in row for row in rows), cell
+
+
+# What the papers say in words: sections 3.2 and 4.3 of BEAM, figures 4 and 5 of WILDCAT.
+SAID_IN_WORDS = {
+    "beam-rescoring": {
+        ("alpha = 0.1", "alpha = 0", "classification_map"),
+        ("alpha = 0.1", "alpha = 0", "point_map"),
+    },
+    "wildcat-alpha": {
+        ("alpha = 0.6", "alpha = 1", "classification_map"),
+        ("alpha = 0.7", "alpha = 1", "classification_map"),
+        ("alpha = 1", "alpha = 0", "classification_map"),
+        ("alpha = 0.7", "alpha = 0", "classification_map"),
+        ("alpha = 0.7", "alpha = 1", "point_map"),
+        ("alpha = 0.7", "alpha = 0", "point_map"),
+    },
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_claim_is_a_papers_only_where_it_prints_the_comparison(recipe: Recipe) -> None:
+    for each in recipe.findings:
+        if each.said_by == "weakloc":
+            continue
+        printed = [
+            numbers.values[each.better] - numbers.values[each.worse]
+            for numbers in recipe.published
+            if numbers.metric == each.metric and {each.better, each.worse} <= {*numbers.values}
+        ]
+        if printed:
+            assert all(points > 100 * each.margin for points in printed), each.claim
+        else:
+            in_words = (each.better, each.worse, each.metric)
+            assert in_words in SAID_IN_WORDS[recipe.name], each.claim
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_the_points_that_a_claim_quotes_are_the_difference_of_printed_numbers(
+    recipe: Recipe,
+) -> None:
+    for each in recipe.findings:
+        (quoted,) = re.findall(r"\(\+([\d.]+)", each.claim) or [None]
+        printed = [
+            numbers.values[each.better] - numbers.values[each.worse]
+            for numbers in recipe.published
+            if numbers.metric == each.metric and {each.better, each.worse} <= {*numbers.values}
+        ]
+        if quoted is not None and printed:
+            assert float(quoted) == pytest.approx(printed[0])
+
+
+@pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
+def test_a_papers_number_stands_beside_the_literal_command(kind: type[Method]) -> None:
+    description = sys.modules[kind.__module__].__doc__ or ""
+    commands = re.findall(r"`weakloc train ([^`]+)`", description)
+    assert commands
+    assert all(f"--method {kind.name} --preset literal" in command for command in commands)
+    page = (Path(__file__).parents[2] / f"docs/methods/{kind.name}.md").read_text(encoding="utf-8")
+    assert "--preset literal" in page.split("## What the paper reports")[1]
 
 
 def _section(text: str, number: str) -> str:

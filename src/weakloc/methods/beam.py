@@ -5,9 +5,9 @@ feature maps", ECCV 2016.
 
 Fully connected layers on a fixed grid of L x L cells score any sub-grid, resized to L x L; a beam
 search over sub-grids (re-cropping the image) gives a heat map with several boxes per class.
-Command: `weakloc train DATA --method beam --backbone vgg16 --out RUN`.
-Expected (the paper, VGG-16): point mAP 79.7 and box AP 26.5 on VOC 2012 val, box AP 25.7 on
-VOC 2007 test.
+Command: `weakloc train DATA --method beam --preset literal --out RUN`.
+The paper reports for it, on VOC 2012 val: point mAP 79.7, box AP 26.5; on VOC 2007 test: box AP
+25.7.
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@ image classification, pointwise localization and segmentation", CVPR 2017.
 
 M maps per class, top instances, and negative evidence. With the mean over maps the network only
 depends on their average: use `class_pool` "max" or "lse" for maps that specialise.
-Command: `weakloc train DATA --method wildcat --backbone resnet101 --out RUN`.
-Expected (the paper): classification mAP 95.0 on VOC 2007 (several scales; single-scale re-runs of
-the released code 91.2 to 93.4), point mAP 82.9 on VOC 2012 val.
+Command: `weakloc train DATA --method wildcat --preset literal --out RUN`.
+Re-runs of the released code (`--set halve=true`) gave a classification mAP of 91.2 to 93.4 on VOC
+2007; the paper reports 95.0 for networks of several sizes with 4 maps a class, and a point mAP of
+82.9 on VOC 2012 val.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ HEADLINE = Recipe(
     name="headline",
     number="X1",
     title="Four methods, one network, one data set",
-    reference="WILDCAT, point localisation; BEAM table 1",
+    reference="WILDCAT table 8; BEAM table 1",
     question="Which method names and places objects best when nothing else differs?",
     papers_data="VOC 2012 val, each method with its own network",
     epochs_factor=3,
@@ -52,7 +52,7 @@ HEADLINE = Recipe(
     findings=_FINDINGS,
     published=(
         Published(
-            source="WILDCAT, point localisation",
+            source="WILDCAT table 8",
             data="VOC 2012 val",
             metric="point_map",
             values={"max_mil": 74.5, "beam": 79.7, "wildcat": 82.9},
