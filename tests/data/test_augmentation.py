@@ -118,6 +118,29 @@ def test_a_square_image_draws_areas_uniformly_while_they_fit() -> None:
     assert low / high == pytest.approx(1.0, abs=0.1)
 
 
+def test_areas_reach_up_to_the_whole_image_as_often_as_they_should() -> None:
+    """A share A of a square fits if the aspect r (uniform from 3/4 to 4/3) is from A to 1 / A.
+
+    So the density of crops is 1 from 0.08 to 3/4 and (1 / A - A) / (4/3 - 3/4) above. Its integral
+    from a to b <= 1 is (log(b / a) - (b^2 - a^2) / 2) / (4/3 - 3/4).
+    """
+    generator, step = seeded(), GoogLeNetResize()
+    areas = []
+    for _ in range(6000):
+        left, top, right, bottom = step.draw_box(generator, (1000, 1000), output=(64, 64))
+        areas.append((right - left) * (bottom - top) / 1e6)
+
+    def above(start: float) -> float:
+        return (math.log(1 / start) - (1 - start**2) / 2) / (4 / 3 - 3 / 4)
+
+    total = 0.75 - 0.08 + above(0.75)
+    for start in (0.75, 0.85):
+        share = sum(area > start for area in areas) / len(areas)
+        assert share == pytest.approx(above(start) / total, abs=0.012)
+    assert sum(area < 0.2 for area in areas) / len(areas) == pytest.approx(0.12 / total, abs=0.015)
+    assert max(areas) > 0.97
+
+
 def test_an_image_in_which_no_crop_fits_gives_its_middle() -> None:
     # AUG-04: 64 x 1 has no crop of at least 8 % and an aspect of at most 4:3.
     step = GoogLeNetResize()

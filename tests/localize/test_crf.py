@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,6 +62,37 @@ def test_mean_field_equals_full_matrices_on_the_same_lattice(random, iterations)
     assert refined == pytest.approx(
         plain_mean_field(unary, image, settings, lattice_matrix), abs=1e-3
     )
+
+
+def test_ten_iterations_of_the_stated_kernels_unless_told_otherwise(random) -> None:
+    """Specification 4.4; few grey levels, weak maps: one iteration more or less is seen."""
+    stated = CrfSettings(
+        iterations=10,
+        smooth_position_sigma=3.0,
+        smooth_weight=3.0,
+        color_position_sigma=80.0,
+        color_sigma=13.0,
+        color_weight=10.0,
+    )
+    image = (60 + 12 * np.arange(15)[None, :, None] + random.integers(0, 20, (11, 15, 3))).astype(
+        np.uint8
+    )
+    probabilities = softmax(random.normal(size=(3, 11, 15)) * 0.1).astype(np.float32)
+    unary = -np.log(probabilities)
+    refined = dense_crf(probabilities, image, CrfSettings())
+    expected = plain_mean_field(unary, image, stated, lattice_matrix)
+    assert refined == pytest.approx(expected, abs=1e-3)
+    for changed in (
+        {"iterations": 9},
+        {"iterations": 11},
+        {"smooth_position_sigma": 2.7},
+        {"smooth_weight": 2.7},
+        {"color_position_sigma": 60.0},
+        {"color_sigma": 12.0},
+        {"color_weight": 9.0},
+    ):
+        other = plain_mean_field(unary, image, replace(stated, **changed), lattice_matrix)
+        assert np.abs(other - expected).max() > 5e-3, changed
 
 
 def test_mean_field_is_close_to_exact_gaussian_sums(random) -> None:

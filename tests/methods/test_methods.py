@@ -92,6 +92,26 @@ def test_beam_takes_over_the_fully_connected_layers_and_teaches_them_slowly() ->
     assert by_layer == pytest.approx([0.001, 0.001, 0.01, 0.01])
 
 
+@pytest.mark.parametrize("preset", ["practical", "literal"])
+def test_beam_drops_half_of_the_units_before_the_classes_while_it_learns(preset: str) -> None:
+    """Dropout of 0.5 before Fb (specification 3.1): every unit is 0 or doubled, for each image."""
+    chosen = replace(getattr(Beam, preset)(), side=24, hidden=(400,))
+    network = chosen.build_network(make_backbone(), 400)
+    first, last = network.head.linear_layers()
+    with torch.no_grad():
+        first.weight.zero_()
+        first.bias.fill_(1.0)  # every unit is 1 whatever the image
+        last.weight.copy_(torch.eye(400))  # and the scores are the units
+        last.bias.zero_()
+    images = torch.zeros(6, 3, 24, 24)
+    torch.manual_seed(0)
+    scores = network.train()(images).scores
+    assert set(scores.unique().tolist()) == {0.0, 2.0}
+    assert (scores == 0).float().mean().item() == pytest.approx(0.5, abs=0.04)
+    assert not torch.equal(scores[0], scores[1])
+    assert (network.eval()(images).scores == 1).all()
+
+
 def test_beam_sizes_its_grid_by_the_backbone() -> None:
     network = replace(Beam.practical(), side=104).build_network(make_backbone(), 3)
     assert network.head.grid_side == 13

@@ -93,6 +93,38 @@ def test_aug_08_the_map_is_never_negative() -> None:
     assert features.max() > 0
 
 
+def test_aug_08_a_group_is_the_specification_written_out() -> None:
+    """BN-ReLU-conv-BN-ReLU-conv beside the untouched input; the first block of a group has no
+    leading BN-ReLU, and each group ends with one (specification 5.1)."""
+    torch.manual_seed(0)
+    trunk = PreactTrunk("preact18").eval()
+    layers = list(trunk.modules())
+    for norm in layers:
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2.0)
+            norm.weight.data.uniform_(0.5, 1.5)
+            norm.bias.data.normal_()
+    # In the order of the network, whatever it calls its parts.
+    norms = iter([layer for layer in layers if isinstance(layer, nn.BatchNorm2d)])
+    kernels = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    convolutions = iter([layer for layer in kernels if layer.kernel_size == (3, 3)])
+    shortcuts = iter([layer for layer in kernels if layer.kernel_size == (1, 1)])
+    with torch.inference_mode():
+        images = torch.randn(2, 3, 32, 40)
+        features = next(convolutions)(images)
+        for width in (64, 128, 256, 512):
+            for block in range(2):
+                branch = features if block == 0 else torch.relu(next(norms)(features))
+                branch = next(convolutions)(branch)
+                branch = next(convolutions)(torch.relu(next(norms)(branch)))
+                changes = features.shape[1] != width
+                features = branch + (next(shortcuts)(features) if changes else features)
+            features = torch.relu(next(norms)(features))
+        torch.testing.assert_close(trunk(images)[8], features)
+    assert [*norms, *convolutions, *shortcuts] == []
+
+
 def test_aug_08_identity_shortcuts_pass_the_signal_when_convolutions_are_zero() -> None:
     trunk = PreactTrunk("preact18").eval()
     block = trunk.groups[1][1]  # the second block of a group keeps its channels

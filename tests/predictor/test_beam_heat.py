@@ -113,6 +113,47 @@ def test_searching_in_batches_finds_what_one_window_at_a_time_finds(
     assert (expected.values.max(axis=(1, 2)) > 2 * expected.values.min(axis=(1, 2))).all()
 
 
+@dataclass
+class ContrastOneByOne(OneAtATime):
+    """The mean of a window's cells less that of the ring around it, cell by cell, as a logit."""
+
+    def read_crops(self, boxes: FloatArray) -> list[torch.Tensor]:
+        features = super().read_crops(boxes)
+        return [self.source.network.from_features(grid).maps[0] for grid in features]
+
+    def score_windows(
+        self, grids: Sequence[torch.Tensor], owners: IntArray, windows: IntArray
+    ) -> FloatArray:
+        scores = []
+        for owner, (x, y, width, height) in zip(owners.tolist(), windows.tolist(), strict=True):
+            inside: list[list[float]] = []
+            ring: list[list[float]] = []
+            for row in range(max(y - 1, 0), min(y + height + 1, 4)):
+                for column in range(max(x - 1, 0), min(x + width + 1, 4)):
+                    within = y <= row < y + height and x <= column < x + width
+                    (inside if within else ring).append(grids[owner][:, row, column].tolist())
+            around = np.mean(ring, axis=0) if ring else np.mean(inside, axis=0)
+            scores.append(1 / (1 + np.exp(-(np.mean(inside, axis=0) - around))))
+        return np.array(scores)
+
+
+def test_a_fixed_map_of_an_averaging_head_is_searched_for_contrast(seen: SeenImage) -> None:
+    """The mean of a window alone would always prefer a single cell (specification 3.8)."""
+    search = BeamSettings(beam_width=3, num_levels=4, recrop_every=math.inf)
+    own = source(fixed_grid=False)
+    heat = BeamHeat(own, search)(seen, [2, 0, 1], LOOK)
+    with torch.inference_mode():
+        slow = beam_search(
+            ContrastOneByOne(own, seen.picture),
+            seen.picture.size,
+            class_indices=[2, 0, 1],
+            settings=search,
+        )
+    expected = heat_maps(slow, long_side=LOOK.map_side)
+    np.testing.assert_allclose(heat.values, expected.values, atol=1e-5)
+    assert expected.values.std(axis=(1, 2)).min() > 0.01
+
+
 @pytest.mark.parametrize("fixed_grid", [True, False])
 @pytest.mark.parametrize("recrop_every", [1, 2, math.inf])
 def test_classes_are_searched_for_apart_and_keep_their_order(

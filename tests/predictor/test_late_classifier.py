@@ -39,6 +39,17 @@ def test_scores_of_all_networks_and_classes_are_weighed(random: np.random.Genera
     assert np.argmax(np.abs(late.weights[1])) == 3  # network 1, class 0 of 3
 
 
+def test_the_range_of_a_networks_scores_gives_it_no_weight(random: np.random.Generator) -> None:
+    """Object-Bank fusion is regularised: scores that are not standardised would be."""
+    logits = random.normal(size=(50, 2, 2))
+    noise = random.normal(size=(50, 2))
+    labels = np.where(logits.sum(axis=1) + noise > 0, PRESENT, ABSENT).astype(np.int8)
+    wide = logits * [[1.0], [40.0]] + [[0.0], [-7.0]]
+    plain, stretched = fit_late_classifier(logits, labels), fit_late_classifier(wide, labels)
+    for row, same in zip(logits, wide, strict=True):
+        assert stretched(same) == pytest.approx(plain(row), abs=1e-6)
+
+
 def test_unknown_tags_do_not_count(random: np.random.Generator) -> None:
     logits = random.normal(size=(40, 2, 1))
     labels = np.where(logits[:, 0] > 0, PRESENT, ABSENT).astype(np.int8)

@@ -17,12 +17,18 @@ from weakloc.rle import decode_mask
 from weakloc.structures import ABSENT, PRESENT, Prediction
 
 
-def predict(pixels: np.ndarray, tags: Tags | None = None, **settings: object) -> Prediction:
+def predict(
+    pixels: np.ndarray,
+    tags: Tags | None = None,
+    *,
+    thresholds: tuple[float, ...] = (0.5,) * 3,
+    **settings: object,
+) -> Prediction:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     preprocessing = Preprocessing(size=(60, 45), mean=(0.45,) * 3, std=(0.05,) * 3)
-    look, places = chosen(**{"threshold": 0.5, "min_score": 0.6, "map_side": 60, **settings})
-    own = Predictor(DotSource(preprocessing, stride=15), look, places, thresholds=(0.5,) * 3)
+    look, places = chosen(**{"min_score": 0.6, "map_side": 60, **settings})
+    own = Predictor(DotSource(preprocessing, stride=15), look, places, thresholds=thresholds)
     (found,) = own.predict([ImageSource("a.png", buffer.getvalue())], tags)
     assert isinstance(found, Prediction)
     return found
@@ -45,6 +51,15 @@ def test_refined_masks_follow_the_edges_that_coarse_maps_miss(masks: str) -> Non
     refined = overlap(predict(pixels, masks=masks), drawn)
     assert refined > coarse + 0.05
     assert refined > 0.85
+
+
+@pytest.mark.parametrize("masks", ["threshold", "crf"])
+def test_of_classes_at_their_highest_the_one_furthest_above_its_threshold_wins(masks: str) -> None:
+    """The unary energy is -log of what a class has of all classes: none is cut off at 1."""
+    pixels = np.full((90, 120, 3), 20, dtype=np.uint8)
+    pixels[15:75, 30:90] = 250
+    won = predict(pixels, masks=masks, thresholds=(0.45, 0.35, 0.7)).masks
+    assert [mask.class_name for mask in won] == ["green"]
 
 
 def test_doubt_is_a_share_and_greater_where_there_is_more_to_doubt(
