@@ -26,6 +26,20 @@ def require(condition: bool, field_name: str, value: object, remedy: str) -> Non
         raise SettingError(f"{flag_of(field_name)} is {value!r}", remedy=remedy)
 
 
+def require_at_least(settings: object, least: int, *names: str) -> None:
+    """`require` of each of these fields that it is this large, where it is given."""
+    for name in names:
+        value = getattr(settings, name)
+        require(value is None or value >= least, name, value, f"Give {least} or more")
+
+
+def require_shares(settings: object, *names: str) -> None:
+    """`require` of each of these fields that it is a share."""
+    for name in names:
+        value = getattr(settings, name)
+        require(0 <= value <= 1, name, value, "Give a share from 0 to 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """How a network is trained; what a method decides stays with the method."""
@@ -88,13 +102,14 @@ class TrainSettings:
     """How several devices share the work; fsdp also divides the weights among GPUs."""
 
     train_split: str = "train"
-    """Name of the split to learn from."""
+    """Split to learn from, or several as train+val."""
 
     val_split: str = "val"
-    """Name of the split to watch. Where it is missing, --hold-out applies."""
+    """Split to watch. Where val is missing, or is learned from as well, --hold-out applies."""
 
     hold_out: float = 0.1
-    """Share of the training images kept for watching when there is no validation split."""
+    """Share of the training images kept for watching when there is no validation split. 0 keeps
+    none, so that nothing is watched."""
 
     select: Literal["last", "best"] = "last"
     """Weights to keep: of the last epoch, or of the best classification mAP while watching."""
@@ -133,14 +148,9 @@ class TrainSettings:
         )
 
     def _check_counts(self) -> None:
-        for name in ("image_size", "epochs", "batch_size", "patience", "devices"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, name, value, "Give a whole number from 1 up")
-        for name in ("accumulate", "nodes"):
-            value = getattr(self, name)
-            require(value >= 1, name, value, "Give a whole number from 1 up")
-        workers_fit = self.workers is None or self.workers >= 0
-        require(workers_fit, "workers", self.workers, "Give 0 or more")
+        require_at_least(self, 1, "image_size", "epochs", "batch_size", "patience", "devices")
+        require_at_least(self, 1, "accumulate", "nodes")
+        require_at_least(self, 0, "workers")
         require(
             0 <= self.seed < 2**31, "seed", self.seed, "Give a whole number from 0 to 2**31 - 1"
         )
@@ -149,7 +159,7 @@ class TrainSettings:
         rate = self.learning_rate
         rate_fits = rate is None or (math.isfinite(rate) and rate > 0)
         require(rate_fits, "learning_rate", rate, "Give a number above 0")
-        require(0 < self.hold_out < 1, "hold_out", self.hold_out, "Give a share between 0 and 1")
+        require(0 <= self.hold_out < 1, "hold_out", self.hold_out, "Give a share from 0 to 0.99")
         require(0 <= self.mixup <= 1, "mixup", self.mixup, "Give a share from 0 to 1")
         minutes = self.checkpoint_minutes
         require(minutes > 0, "checkpoint_minutes", minutes, "Give a number above 0")
@@ -222,10 +232,8 @@ class Look:
     """Largest image that is opened, in pixels."""
 
     def __post_init__(self) -> None:
-        for name in ("map_side", "batch_size", "max_pixels", "objectness_stride"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "Give 1 or more")
-        for name in ("tile", "workers"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "Give 0 or more")
+        require_at_least(self, 1, "map_side", "batch_size", "max_pixels", "objectness_stride")
+        require_at_least(self, 0, "tile", "workers")
         require(0 <= self.tile_overlap < 1, "tile_overlap", self.tile_overlap, "Give 0 to 0.99")
         for name in ("scales", "map_scales"):
             scales_fit = all(0.05 <= scale <= 16 for scale in getattr(self, name))
@@ -250,9 +258,7 @@ class Cut:
     places come from cells, else 0."""
 
     def __post_init__(self) -> None:
-        for name in ("min_area", "max_area"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, name, value, "Give a share from 0 to 1")
+        require_shares(self, "min_area", "max_area")
         share = self.min_share
         require(share is None or 0 <= share < 1, "min_share", share, "Give a share from 0 to 0.99")
 
@@ -304,11 +310,8 @@ class Places(Cut):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("points", "peak_distance", "top"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "Give 0 or more")
-        for name in ("min_score", "sure"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, name, value, "Give a share from 0 to 1")
+        require_at_least(self, 0, "points", "peak_distance", "top")
+        require_shares(self, "min_score", "sure")
         alpha = self.rescoring
         require(alpha is None or 0 <= alpha <= 10, "rescoring", alpha, "Give 0 to 10")
         fits = self.threshold is None or 0 <= self.threshold < 1
@@ -354,12 +357,19 @@ class ExportOptions:
     """What goes before the path of an image in Label Studio's tasks. Not given: its local files,
     where the document root is the folder above the images."""
 
+    voc_challenge: str = "VOC2012"
+    """Folder that voc-results are written for, as VOC's development kit names its data."""
+
+    voc_split: str = "test"
+    """Split that voc-results are named after."""
+
+    voc_training: Literal["own", "external"] = "own"
+    """What voc-results say was learned from: VOC's own images (competitions 1, 3 and 5), or others
+    too, such as ImageNet's (2, 4 and 6)."""
+
     def __post_init__(self) -> None:
-        for name in ("best_per_class", "best_per_image"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, name, value, "Give a whole number from 1 up")
-        threshold = self.tag_threshold
-        require(0 <= threshold <= 1, "tag_threshold", threshold, "Give a share from 0 to 1")
+        require_at_least(self, 1, "best_per_class", "best_per_image")
+        require_shares(self, "tag_threshold")
         fits = self.mask_form in ("rle", "polygon")
         require(fits, "mask_form", self.mask_form, "Give rle or polygon")
 
@@ -384,8 +394,7 @@ class RefineSettings:
     """Number from which weights, order and the choice of images follow."""
 
     def __post_init__(self) -> None:
-        for name in ("images", "rounds", "epochs"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "Give 1 or more")
+        require_at_least(self, 1, "images", "rounds", "epochs")
         rate = self.learning_rate
         require(0 < rate < 1, "learning_rate", rate, "Give a number between 0 and 1")
 
@@ -442,7 +451,7 @@ class EvaluateSettings:
     """Also measure MaxBoxAcc at the size of the images."""
 
     def __post_init__(self) -> None:
-        require(self.resamples >= 0, "resamples", self.resamples, "Give 0 or more")
+        require_at_least(self, 0, "resamples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -465,7 +474,7 @@ class ReportSettings:
     """Most pictures in the page; the most doubtful are taken."""
 
     def __post_init__(self) -> None:
-        require(self.pictures >= 1, "pictures", self.pictures, "Give 1 or more")
+        require_at_least(self, 1, "pictures")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -489,6 +498,10 @@ class ReaderOptions:
 
     label_delimiter: str = ";"
     """Sign between the labels of one image in a table."""
+
+    image_set: str | None = None
+    """Folder of a VOC data set's ImageSets with the lists: Main, Segmentation (masks are truth) or
+    Action (classes are actions). Not given: the first of them with lists."""
 
     difficult: Literal["unknown", "present"] = "unknown"
     """What a class is in an image where all its objects are marked difficult."""
@@ -541,9 +554,7 @@ class ReproduceSettings:
     """Run only this cell; may be given several times."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "jobs"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, name, value, "Give 1 or more")
+        require_at_least(self, 1, "seeds", "jobs")
         if self.data is None and self.budget not in ("quick", "standard"):
             raise SettingError(
                 f"the budget {self.budget!r} is for a paper's own data",
@@ -582,10 +593,7 @@ class ServeSettings:
 
     def __post_init__(self) -> None:
         require(0 <= self.port <= 65535, "port", self.port, "Give 0 to 65535")
-        for name in ("queue", "max_megabytes"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "Give 1 or more")
-        best = self.best_per_class
-        require(best is None or best >= 1, "best_per_class", best, "Give 1 or more")
+        require_at_least(self, 1, "queue", "max_megabytes", "best_per_class")
 
     @property
     def max_bytes(self) -> int:

@@ -5,7 +5,7 @@ Every box and point is in the image frame of `geometry`. Truth is for evaluation
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypedDict
@@ -96,18 +96,31 @@ class DataSet:
     segmentation_values: Mapping[int, int] = field(default_factory=dict)
 
     def split(self, name: str, *, flag: str = "--split") -> Sequence[Sample]:
-        """The samples of one split, at least one; `flag` is what an error says to name it with."""
-        if not self.splits.get(name):
-            flaw = "no image in" if name in self.splits else "no"
-            remedy = f"{did_you_mean(name, self.splits)} ({flag})"
-            raise DataError(
-                f"there is {flaw} split {name!r}", location=str(self.root), remedy=remedy
-            )
-        return self.splits[name]
+        """The samples of a split, or of several as `train+val`, each image once.
+
+        There is at least one; `flag` is what an error says to name the split with.
+        """
+        parts = [name] if name in self.splits else [part.strip() for part in name.split("+")]
+        for part in parts:
+            if not self.splits.get(part):
+                flaw = "no image in" if part in self.splits else "no"
+                remedy = f"{did_you_mean(part, self.splits)} ({flag})"
+                raise DataError(
+                    f"there is {flaw} split {part!r}", location=str(self.root), remedy=remedy
+                )
+        return self.splits[parts[0]] if len(parts) == 1 else list(self._each_once(parts))
 
     def samples(self) -> Iterator[Sample]:
-        for samples in self.splits.values():
-            yield from samples
+        """Every image once, in however many splits it is."""
+        return self._each_once(self.splits)
+
+    def _each_once(self, splits: Iterable[str]) -> Iterator[Sample]:
+        names: set[str] = set()
+        for split in splits:
+            for sample in self.splits[split]:
+                if sample.name not in names:
+                    names.add(sample.name)
+                    yield sample
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from weakloc.errors import DataError
+from weakloc.errors import DataError, SettingError
 from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet, Sample
 from weakloc.training.plan import count_labels, divide, odd_classes
@@ -44,6 +45,55 @@ def test_without_one_a_seeded_share_is_kept_back() -> None:
     together = {sample.name for sample in (*first.learned, *first.watched)}
     assert len(together) == 40
     assert "8 of 40" in first.watched_name
+
+
+def with_joined(data: DataSet, **joined: list[str]) -> DataSet:
+    """With splits of images that other splits have as well."""
+    known = {sample.name: sample for samples in data.splits.values() for sample in samples}
+    splits = {split: [known[name] for name in names] for split, names in joined.items()}
+    return replace(data, splits={**data.splits, **splits})
+
+
+VOC = with_joined(
+    data_set([[1], [-1], [1], [-1]], val=[[1], [-1]], test=[[1]]),
+    trainval=["train0", "train1", "train2", "train3", "val0", "val1"],
+    half=["train0", "val0"],
+)
+
+
+@pytest.mark.parametrize("learned", ["trainval", "train+val", "val + train", "trainval+val"])
+def test_val_is_not_watched_where_all_of_it_is_learned_from(learned: str) -> None:
+    division = divide(VOC, TrainSettings(train_split=learned, hold_out=0.34))
+    names = [sample.name for sample in (*division.learned, *division.watched)]
+    assert sorted(names) == ["train0", "train1", "train2", "train3", "val0", "val1"]
+    assert len(division.watched) == 2
+    assert "2 of 6 training images" in division.watched_name
+    everything = divide(VOC, TrainSettings(train_split=learned, hold_out=0))
+    assert len(everything.learned) == 6
+    assert len(everything.watched) == 0
+    judged = divide(VOC, TrainSettings(train_split=learned, val_split="test"))
+    assert len(judged.learned) == 6
+    assert [sample.name for sample in judged.watched] == ["test0"]
+
+
+def test_an_image_that_is_learned_from_is_never_watched() -> None:
+    half = "1 of 2 images of split 'val' .* such as 'val0'"
+    with pytest.raises(DataError, match=half):
+        divide(VOC, TrainSettings(train_split="half"))
+    with pytest.raises(DataError, match="2 of 6 images of split 'trainval'"):
+        divide(VOC, TrainSettings(train_split="val", val_split="trainval"))
+    with pytest.raises(DataError, match=r"1 of 3 images of split 'test\+half'"):
+        divide(VOC, TrainSettings(val_split="test+half"))
+
+
+def test_a_split_to_watch_that_was_asked_for_must_be_there() -> None:
+    with pytest.raises(DataError, match=r"no split 'tests'.*'test'. \(--val-split\)"):
+        divide(VOC, TrainSettings(val_split="tests"))
+
+
+def test_the_best_epoch_needs_something_to_watch() -> None:
+    with pytest.raises(SettingError, match=r"--hold-out is 0 .*--select best"):
+        divide(VOC, TrainSettings(train_split="trainval", hold_out=0, select="best"))
 
 
 def test_the_last_image_of_a_class_is_never_kept_back() -> None:

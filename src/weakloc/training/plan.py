@@ -40,16 +40,46 @@ def divide(data_set: DataSet, settings: TrainSettings) -> Division:
     """The named splits; without one to watch, a seeded share of the training images."""
     samples = data_set.split(learned_split(data_set, settings.train_split), flag="--train-split")
     _check_tags(samples, data_set)
-    watched = data_set.splits.get(settings.val_split, ())
+    watched = _watched(data_set, samples, settings.val_split)
     if watched:
         return Division(samples, watched, f"split {settings.val_split!r}")
-    return _hold_out(samples, share=settings.hold_out, seed=settings.seed)
+    if settings.hold_out > 0:
+        return _hold_out(samples, share=settings.hold_out, seed=settings.seed)
+    if settings.select == "best" or settings.patience is not None:
+        raise SettingError(
+            "--hold-out is 0 and there is no split to watch, so that no epoch is known as the best",
+            remedy="Give --hold-out a share, or leave out --select best and --patience",
+        )
+    return Division(samples, (), "nothing: --hold-out is 0")
 
 
 def learned_split(data_set: DataSet, name: str) -> str:
     """The split that `name` stands for: of data without splits, everything is learned from."""
     has_none = tuple(data_set.splits) == (ALL,) and name == TrainSettings.train_split
     return ALL if has_none else name
+
+
+def _watched(data_set: DataSet, learned: Sequence[Sample], name: str) -> Sequence[Sample]:
+    """The split to watch; none where no other than val was asked for and there is none to have.
+
+    All of val is learned from where that is what trainval, or train+val, means.
+    """
+    is_usual = name == TrainSettings.val_split
+    if is_usual and not data_set.splits.get(name):
+        return ()
+    watched = data_set.split(name, flag="--val-split")
+    names = {sample.name for sample in watched}
+    shared = [sample.name for sample in learned if sample.name in names]
+    if is_usual and len(shared) == len(names):
+        return ()
+    if shared:
+        raise DataError(
+            f"{len(shared)} of {len(names)} images of split {name!r} would be learned from as "
+            f"well as watched, such as {shared[0]!r}",
+            location=str(data_set.root),
+            remedy="Take them out of one of the two, or give another --train-split or --val-split",
+        )
+    return watched
 
 
 def _check_tags(samples: Sequence[Sample], data_set: DataSet) -> None:
