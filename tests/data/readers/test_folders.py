@@ -140,6 +140,52 @@ def test_label_vectors_are_shared_and_cannot_be_written(write):
         first.labels[0] = 0
 
 
+MIT67 = {
+    **{f"Images/{name}.jpg": "" for name in ("bar/1", "bar/2", "bar/3", "inside_bus/1")},
+    "TrainImages.txt": "bar/1.jpg\r\ninside_bus/1.jpg\r\n",
+    "TestImages.txt": "bar/2.jpg\n",
+}
+
+
+def test_the_lists_of_mit67_are_its_splits(write, states, kinds):
+    data_set = read_data_set(write(MIT67), options=OPTIONS)
+    assert data_set.layout == "folders"
+    assert data_set.class_names == ("bar", "inside_bus")
+    assert states(data_set) == {
+        "train": {"Images/bar/1.jpg": "+-", "Images/inside_bus/1.jpg": "-+"},
+        "test": {"Images/bar/2.jpg": "+-"},
+    }
+    assert kinds(data_set) == {"image in no split": 1, "class in one split only": 1}
+
+
+def test_lists_beside_the_class_folders_may_number_the_classes(write, states, places):
+    """As 15 Scene is handed on: folders alone, or with train.txt and test.txt."""
+    images = {f"{name}.jpg": "" for name in ("bedroom/image_0001", "bedroom/image_0002", "coast/1")}
+    root = write({**images, "readme.txt": "15 scenes", "empty.txt": ""})
+    assert states(read_data_set(root, options=OPTIONS)) == {
+        "all": {
+            "bedroom/image_0001.jpg": "+-", "bedroom/image_0002.jpg": "+-", "coast/1.jpg": "-+",
+        }
+    }  # fmt: skip
+    write(
+        {
+            "train.txt": "bedroom/image_0001.jpg 0\r\n.\\coast\\1.jpg 1\nbedroom/gone.jpg\n",
+            "test_list.txt": "bedroom/image_0002.jpg,0\nalone.jpg\n",
+            "val.txt": "",
+        }
+    )
+    data_set = read_data_set(root, options=OPTIONS)
+    assert states(data_set) == {
+        "train": {"bedroom/image_0001.jpg": "+-", "coast/1.jpg": "-+"},
+        "test": {"bedroom/image_0002.jpg": "+-"},
+    }
+    assert places(data_set, "missing image") == ["train.txt, line 3"]
+    assert places(data_set, "unreadable label") == ["test_list.txt, line 2"]
+    write({"train.txt": "a/1.jpg\n", "test_list.txt": ""})
+    with pytest.raises(DataError, match=r"such as 'a/1.jpg'.*--image-root"):
+        read_data_set(root, options=OPTIONS)
+
+
 def test_a_folder_without_images_is_an_error(write):
     root = write({"cat/readme.md": ""})
     with pytest.raises(DataError, match="holds no image"):

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from weakloc.data.readers import raise_if_strict, read_data_set
+from weakloc.data.readers.voc import voc_palette
+from weakloc.data.summary import summarise
 from weakloc.errors import DataError
+from weakloc.rle import decode_mask
 from weakloc.settings import ReaderOptions
 from weakloc.structures import TruthBox
 
@@ -48,7 +55,10 @@ def test_objects_give_labels_and_half_open_boxes(write, states):
     assert states(data_set) == {
         "train": {"JPEGImages/a 1.jpg": "+?", "JPEGImages/ü2.png": "-+"},
         "val": {"JPEGImages/3.jpg": "--"},
-    }
+        "trainval": {
+            "JPEGImages/3.jpg": "--", "JPEGImages/a 1.jpg": "+?", "JPEGImages/ü2.png": "-+",
+        },
+    }  # fmt: skip
     first, second = data_set.splits["train"]
     assert first.truth.boxes == (
         TruthBox(0, (0.0, 0.0, 40.0, 30.0)),
@@ -66,13 +76,127 @@ def test_only_difficult_objects_can_count_as_present(write, states):
     }
 
 
-def test_trainval_stays_where_it_is_more_than_both(write):
-    root = write({**WHOLE, "JPEGImages/4.jpg": "", "Annotations/4.xml": annotation()})
-    assert list(read_data_set(root, options=OPTIONS).splits) == ["train", "val"]
-    write({"ImageSets/Main/trainval.txt": "3\na 1\nü2\n4\n"})
-    data_set = read_data_set(root, options=OPTIONS)
+def test_trainval_is_a_split_and_counts_nothing_twice(write, states, kinds, places):
+    lists = {"train": "a 1\nü2\ngone\n", "val": "3\n", "trainval": "a 1\nü2\ngone\n3\n"}
+    named = {f"ImageSets/Main/{split}.txt": ids for split, ids in lists.items()}
+    data_set = read_data_set(write({**WHOLE, **named}), options=OPTIONS)
     assert list(data_set.splits) == ["train", "val", "trainval"]
-    assert sum(p.kind == "image in two splits" for p in data_set.problems) == 3
+    apart = states(data_set)
+    assert apart["trainval"] == apart["train"] | apart["val"]
+    assert len(list(data_set.samples())) == 3
+    assert places(data_set, "missing image") == ["train.txt, line 3"]
+    assert "image in two splits" not in kinds(data_set)
+    assert kinds(data_set)["split within another"] == 2
+    assert summarise(data_set).splits["trainval"].images == 3
+
+
+def test_a_trainval_that_lacks_images_of_val_is_reported_image_by_image(write, places):
+    more = {f"JPEGImages/{n}.jpg": "" for n in (4, 5)}
+    more |= {f"Annotations/{n}.xml": annotation() for n in (4, 5)}
+    lists = {"val": "3\r\n4\r\n", "trainval": "a 1\r\nü2\r\n3\r\n"}
+    named = {f"ImageSets/Main/{split}.txt": ids for split, ids in lists.items()}
+    data_set = read_data_set(write({**WHOLE, **more, **named}), options=OPTIONS)
+    assert places(data_set, "image in two splits") == ["trainval.txt, line 3"]
+
+
+def test_an_image_of_train_in_val_is_reported_even_where_val_holds_no_other(write, places):
+    root = write({**WHOLE, "ImageSets/Main/val.txt": "a 1\n"})
+    data_set = read_data_set(root, options=OPTIONS)
+    assert places(data_set, "image in two splits") == ["val.txt, line 1"]
+
+
+def test_an_empty_list_is_no_split(write):
+    data_set = read_data_set(write({**WHOLE, "ImageSets/Main/val.txt": "\r\n"}), options=OPTIONS)
+    assert list(data_set.splits) == ["train", "trainval"]
+    with pytest.raises(DataError, match="no split 'val'"):
+        data_set.split("train+val")
+
+
+def palette_picture(values: np.ndarray) -> bytes:
+    picture, stream = Image.fromarray(values.astype(np.uint8)), BytesIO()
+    picture.putpalette(voc_palette())
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_the_segmentation_lists_have_masks_of_classes_and_of_objects(write, states, kinds):
+    objects = np.zeros((30, 40))
+    objects[5:9, 3:11], objects[20:22, 30:39], objects[9, 3:11] = 1, 2, 255
+    classes = np.select([objects == 1, objects == 2], [8, 12], 255 * (objects == 255))
+    root = write(
+        {
+            **WHOLE,
+            "JPEGImages/3.jpg": "",
+            "ImageSets/Segmentation/train.txt": "a 1\n",
+            "ImageSets/Segmentation/val.txt": "3\n",
+            "ImageSets/Segmentation/train_aug.txt": "ü2\r\na 1\r\n",  # as SBD's are kept
+            "SegmentationClass/a 1.png": palette_picture(classes),
+            "SegmentationObject/a 1.png": palette_picture(objects),
+        }
+    )
+    assert "train_aug" not in read_data_set(root, options=OPTIONS).splits
+    data_set = read_data_set(root, options=ReaderOptions(image_set="Segmentation"))
+    assert {split: list(named) for split, named in states(data_set).items()} == {
+        "train": ["JPEGImages/a 1.jpg"],
+        "val": ["JPEGImages/3.jpg"],
+        "train_aug": ["JPEGImages/ü2.png", "JPEGImages/a 1.jpg"],
+    }
+    assert kinds(data_set) == {"split within another": 1, "class in one split only": 2}
+    (sample,) = data_set.splits["train"]
+    assert np.array_equal(np.asarray(Image.open(sample.truth.segmentation_path)), classes)
+    assert [mask.class_index for mask in sample.truth.masks] == [0, 1]  # cat and dog, as drawn
+    for number, mask in enumerate(sample.truth.masks, start=1):
+        assert np.array_equal(decode_mask(mask.rle), objects == number)
+
+
+ACTING = {
+    **{f"JPEGImages/{n}.jpg": "" for n in (1, 2, 3)},
+    "Annotations/1.xml": annotation(("person", 0, (1, 2, 9, 8)), ("person", 0, (11, 2, 19, 8))),
+    "Annotations/2.xml": annotation(("dog", 0, (1, 1, 4, 4)), ("person", 0, (5, 6, 30, 28))),
+    "SegmentationClass/1.png": None,
+    "ImageSets/Main/train.txt": "1\n2\n",
+    "ImageSets/Action/train.txt": "1 1\n1 2\n2 2\n",
+    "ImageSets/Action/val.txt": "3 1\n",
+    "ImageSets/Action/trainval.txt": "1 1\n1 2\n2 2\n3 1\n",
+    "ImageSets/Action/reading_train.txt": "1  1 -1\r\n1  2  1\r\n2  2 -1\r\n",
+    "ImageSets/Action/reading_trainval.txt": "1  1 -1\n1  2  1\n2  2 -1\n3  1  1\n",
+    "ImageSets/Action/walking_train.txt": "1  1 0\n1  2 -1\n2  2  1\n2 9 1\nbroken\n",
+}
+
+
+def test_an_action_is_present_where_anyone_does_it(write, states, places):
+    data_set = read_data_set(write(ACTING), options=ReaderOptions(image_set="Action"))
+    assert data_set.class_names == ("reading", "walking")
+    assert states(data_set) == {
+        "train": {"JPEGImages/1.jpg": "+?", "JPEGImages/2.jpg": "-+"},
+        "val": {"JPEGImages/3.jpg": "+?"},  # no list says who walks there
+        "trainval": {
+            "JPEGImages/1.jpg": "+?", "JPEGImages/2.jpg": "-+", "JPEGImages/3.jpg": "+?",
+        },
+    }  # fmt: skip
+    first, second = data_set.splits["train"]
+    assert set(first.truth.boxes) == {
+        TruthBox(0, (10, 1, 19, 8)),
+        TruthBox(1, (0, 1, 9, 8), difficult=True),
+    }
+    assert second.truth.boxes == (TruthBox(1, (4, 5, 30, 28)),)
+    assert first.truth.segmentation_path is None  # its values are objects, not actions
+    assert places(data_set, "unreadable box") == ["walking_train.txt, line 4"]
+    assert places(data_set, "unreadable label") == ["walking_train.txt, line 5"]
+    assert read_data_set(write({}), options=OPTIONS).class_names == ("dog", "person")
+
+
+def test_a_folder_of_lists_that_is_not_there_is_an_error(write):
+    root = write({**WHOLE, "ImageSets/Segmentation/train.txt": "a 1\n"})
+    with pytest.raises(DataError, match=r"list of images in 'Segmentaton'.*'Segmentation'"):
+        read_data_set(root, options=ReaderOptions(image_set="Segmentaton"))
+
+
+def test_a_test_split_without_annotations_is_unknown(write, states, places):
+    root = write({**WHOLE, "JPEGImages/9.jpg": "", "ImageSets/Main/test.txt": "9\n"})
+    data_set = read_data_set(root, options=OPTIONS)
+    assert states(data_set)["test"] == {"JPEGImages/9.jpg": "??"}
+    assert places(data_set, "image without labels") == ["test.txt, line 1"]
 
 
 def test_without_image_sets_every_annotated_image_is_used(write, states):

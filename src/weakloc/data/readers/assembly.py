@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -36,9 +37,11 @@ Difficult: TypeAlias = Literal["unknown", "present"]
 MISSING_IMAGE = "missing image"
 LABEL_FOR_NO_IMAGE = "label for no image"
 IMAGE_WITHOUT_LABELS = "image without labels"
+IMAGE_NOT_LISTED = "image in no split"
 DUPLICATE_IMAGE = "duplicate image"
 DUPLICATE_LABEL = "duplicate label"
 IMAGE_IN_TWO_SPLITS = "image in two splits"
+SPLIT_IN_SPLIT = "split within another"
 CLASS_MISSING_IN_SPLIT = "class in one split only"
 CLASS_WITHOUT_IMAGES = "class without images"
 UNKNOWN_CLASS = "unknown class"
@@ -62,6 +65,8 @@ SPLIT_NAMES: Mapping[str, str] = {
     "testing": "test",
 }
 _SPLIT_ORDER = ("train", "val", "test", ALL)
+_APART = frozenset(_SPLIT_ORDER)  # none of them is meant to hold another
+_NUM_PROBES = 20  # images that decide which folder is meant
 _TOLERANCE = 0.5  # pixels that a box may stick out without a word: rounding of other tools
 
 
@@ -174,7 +179,7 @@ class Assembly:
         self._layout = layout
         self._vectors = LabelVectors(())
         self._splits: dict[str, list[Sample]] = {}
-        self._paths: dict[str, set[str]] = {}
+        self._paths: dict[str, dict[str, str]] = {}  # split -> path -> where it is listed
 
     @property
     def class_index(self) -> Mapping[str, int]:
@@ -199,6 +204,19 @@ class Assembly:
         self.problems.at(location).error(MISSING_IMAGE, message)
         return None
 
+    def image_folder(self, folders: Sequence[Path], images: Sequence[str], location: str) -> str:
+        """The folder that holds most of some images; an error where none holds any of them."""
+        probes = images[:: max(1, len(images) // _NUM_PROBES)]
+        chosen, num_hits = self.files.best_folder(folders, probes)
+        if not num_hits and probes:
+            looked_in = ", ".join(dict.fromkeys(folder.absolute().as_posix() for folder in folders))
+            raise DataError(
+                f"none of its images was found, such as '{probes[0]}'",
+                location=location,
+                remedy=f"Looked in {looked_in}; say which folder they are in with --image-root",
+            )
+        return chosen
+
     def add(
         self,
         name: str,
@@ -210,21 +228,36 @@ class Assembly:
         truth: Truth | None = None,
     ) -> None:
         """One image; a second one of the same path and split is reported and left out."""
-        paths, problems = self._paths.setdefault(split, set()), self.problems.at(location)
+        paths, problems = self._paths.setdefault(split, {}), self.problems.at(location)
         if path in paths:
             problems.warning(DUPLICATE_IMAGE, f"'{name}' is listed again in {split}")
             return
-        for other, other_paths in self._paths.items():
-            if path in other_paths:
-                problems.warning(IMAGE_IN_TWO_SPLITS, f"'{name}' is in {other} and in {split}")
-        paths.add(path)
+        paths[path] = location
         if not claim.names <= self.class_index.keys():
             self._vectors.report_strangers(claim, problems)
         sample = Sample(name, path, self._vectors.of(claim), truth)
         self._splits.setdefault(split, []).append(sample)
 
+    def warn_of_unlisted(self, paths: Iterable[str], message: str) -> None:
+        """A warning for each of the images that no split has."""
+        for name in self._unlisted(paths):
+            self.problems.at(name).warning(IMAGE_WITHOUT_LABELS, message)
+
+    def note_unlisted(self, paths: Iterable[str]) -> None:
+        """One note for all of the images that no split has, where lists choose among many."""
+        if names := list(self._unlisted(paths)):
+            message = f"{len(names)} images are in no split and left out, such as {names[0]}"
+            self.problems.at(self.root.as_posix()).note(IMAGE_NOT_LISTED, message)
+
+    def _unlisted(self, paths: Iterable[str]) -> Iterator[str]:
+        for path in paths:
+            if all(path not in added for added in self._paths.values()):
+                yield self.name_of(path)
+
     def finish(self, *, segmentation_values: Mapping[int, int] | None = None) -> DataSet:
         """The data set, with the problems that only show when all samples are seen."""
+        for split, other in combinations(self._paths, 2):
+            self._report_shared(split, other)
         vectors = {
             split: list({id(s.labels): s.labels for s in samples}.values())
             for split, samples in self._splits.items()
@@ -240,6 +273,20 @@ class Assembly:
             ),
             vectors,
         )
+
+    def _report_shared(self, split: str, other: str) -> None:
+        """The images of two splits; a list like trainval, with all images of another, is meant."""
+        paths, other_paths = self._paths[split], self._paths[other]
+        shared = paths.keys() & other_paths.keys()
+        smaller, larger = sorted((split, other), key=lambda name: len(self._paths[name]))
+        if shared and len(shared) == len(self._paths[smaller]) and not {split, other} <= _APART:
+            message = f"{larger} has all images of {smaller}"
+            self.problems.at(self.root.as_posix()).note(SPLIT_IN_SPLIT, message)
+            return
+        for path, location in other_paths.items():
+            if path in shared:
+                message = f"'{self.name_of(path)}' is in {split} and in {other}"
+                self.problems.at(location).warning(IMAGE_IN_TWO_SPLITS, message)
 
 
 def finished_data_set(data_set: DataSet, vectors: Mapping[str, Sequence[LabelVector]]) -> DataSet:
@@ -373,16 +420,19 @@ class PolygonRle(_LazyRle):
 
 
 class MaskFileRle(_LazyRle):
-    """Of a mask image, of which every pixel above 0 belongs."""
+    """Of a mask image: its pixels above 0 or, of a palette image, those of one value."""
 
-    __slots__ = ("_path",)
+    __slots__ = ("_path", "_value")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, value: int | None = None) -> None:
         self._path = path
+        self._value = value
 
     def __getitem__(self, key: str) -> Any:
         try:
             with Image.open(self._path) as mask:
-                return dict(encode_mask(np.asarray(mask.convert("L")) > 0))[key]
+                if self._value is None:
+                    return dict(encode_mask(np.asarray(mask.convert("L")) > 0))[key]
+                return dict(encode_mask(np.asarray(mask) == self._value))[key]
         except (OSError, ValueError) as error:
             raise ImageError(f"mask cannot be read ({error})", location=self._path) from error

@@ -20,7 +20,6 @@ import numpy as np
 from weakloc.data.readers.assembly import (
     ALL,
     DUPLICATE_IMAGE,
-    IMAGE_WITHOUT_LABELS,
     LABEL_FOR_NO_IMAGE,
     SPLIT_NAMES,
     UNKNOWN_CLASS,
@@ -135,7 +134,6 @@ def _compressed(shape: Mapping[str, Any], size: tuple[int, int] | None) -> Mappi
     return compressed({"size": [height, width], "counts": shape["counts"]})
 
 
-_NUM_PROBES = 20  # images that decide which folder is meant
 _NOT_INSTANCES = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
 
 
@@ -160,7 +158,10 @@ def read_coco(path: Path, labels: Path | None, options: ReaderOptions) -> DataSe
     assembly.set_classes(name for source in sources for name in source.class_names.values())
     for source in sources:
         _add_source(assembly, source)
-    _report_unlisted(assembly, sources)
+    for folder in dict.fromkeys(source.folder for source in sources):
+        names = sorted(filter(is_image_name, assembly.files.names(folder)))
+        beside = (f"{folder}/{name}" for name in names)
+        assembly.warn_of_unlisted(beside, "no file names it; left out")
     return assembly.finish()
 
 
@@ -227,14 +228,7 @@ def _read_source(assembly: Assembly, file: Path, split: str) -> _Source:
         else:
             annotations.setdefault(record["image_id"], []).append(record)
     names = [record["file_name"] for record in images.values()]
-    probes = names[:: max(1, len(names) // _NUM_PROBES)]
-    folder, num_hits = assembly.files.best_folder(_image_folders(assembly, file), probes)
-    if not num_hits and names:
-        raise DataError(
-            f"none of {len(probes)} images that it names was found, such as '{names[0]}'",
-            location=str(file),
-            remedy="Say which folder the images are in with --image-root",
-        )
+    folder = assembly.image_folder(_image_folders(assembly, file), names, str(file))
     return _Source(file, split, images, annotations, class_names, folder)
 
 
@@ -294,20 +288,6 @@ def _add_source(assembly: Assembly, source: _Source) -> None:
                 problems=assembly.problems,
             ),
         )
-
-
-def _report_unlisted(assembly: Assembly, sources: Sequence[_Source]) -> None:
-    """Images lying beside those that are listed, in whichever file."""
-    listed = {
-        f"{source.folder}/{image['file_name']}"
-        for source in sources
-        for image in source.images.values()
-    }
-    for folder in dict.fromkeys(source.folder for source in sources):
-        for name in sorted(filter(is_image_name, assembly.files.names(folder))):
-            if f"{folder}/{name}" not in listed:
-                problems = assembly.problems.at(assembly.name_of(f"{folder}/{name}"))
-                problems.warning(IMAGE_WITHOUT_LABELS, "no file names it; left out")
 
 
 def read_coco_results(path: Path, data_set: DataSet) -> list[Prediction]:

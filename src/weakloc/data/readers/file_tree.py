@@ -53,6 +53,13 @@ def _tree(folder: ImageFolder | None) -> Iterator[ImageFolder]:
             yield from _tree(folder.inner(name))
 
 
+def image_paths_below(root: str) -> Iterator[str]:
+    """The images that are there in a folder and those below it, by their paths."""
+    for folder in image_folders(root):
+        for name in folder.image_names:
+            yield f"{folder.path}/{name}"
+
+
 def images_below(root: str) -> Iterator[str]:
     """The images of the same folders by their paths below the root, files and folders mixed."""
     return _images_of(_listed(root, "", frozenset()))

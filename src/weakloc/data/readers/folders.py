@@ -3,11 +3,15 @@
 A folder that holds images is a class, named by its path below the root (or split) with forward
 slashes: `animals/cat` where `animals` holds only folders. Folders below a class folder belong to
 that class. Each image has its own class and none of the others.
+
+Lists beside the class folders (`train.txt`, MIT67's `TrainImages.txt`) with a line `cat/1.jpg` for
+each image are the splits; what none of them names is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -16,12 +20,22 @@ from weakloc.data.readers.assembly import (
     IMAGE_WITHOUT_LABELS,
     MISSING_IMAGE,
     SPLIT_NAMES,
+    UNREADABLE_LABEL,
     Assembly,
     LabelClaim,
     Problems,
     split_name,
 )
-from weakloc.data.readers.file_tree import ImageFolder, image_folders, join
+from weakloc.data.readers.file_tree import (
+    ImageFolder,
+    file_names,
+    image_folders,
+    image_paths_below,
+    is_image_name,
+    join,
+    subfolders,
+)
+from weakloc.files import at_line, numbered_lines
 from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet
 
@@ -34,6 +48,10 @@ def read_folders(path: Path, labels: Path | None, options: ReaderOptions) -> Dat
     folders = list(image_folders(path.as_posix()))
     assembly = Assembly(path, "folders", options)
     has_splits = _has_splits(folders, assembly.problems.at(path.as_posix()))
+    lists = {} if has_splits else _lists(assembly)
+    if lists:
+        _add_listed(assembly, lists)
+        return assembly.finish()
     placed = [_place(folder, has_splits) for folder in folders]
     holding = {
         below for folder, (_, below) in zip(folders, placed, strict=True) if folder.image_names
@@ -47,6 +65,43 @@ def read_folders(path: Path, labels: Path | None, options: ReaderOptions) -> Dat
     for folder, (split, below) in zip(folders, placed, strict=True):
         _add_folder(assembly, folder, split, class_of[below])
     return assembly.finish()
+
+
+def _lists(assembly: Assembly) -> dict[str, list[tuple[str, str]]]:
+    """Split -> (image below the folder of the classes, where it is listed)."""
+    lists: dict[str, list[tuple[str, str]]] = {}
+    for name in file_names(str(assembly.root)):
+        split = SPLIT_NAMES.get(re.sub(r"[-_ ]?(images|list)?\.txt$", "", name.lower()))
+        lines = numbered_lines(assembly.root / name) if split else ()
+        listed = [(_image_of(line), at_line(Path(name), number)) for number, line in lines]
+        if split and any(is_image_name(i) and "/" in i.lstrip("/") for i, _ in listed):
+            lists[split] = listed
+    return lists
+
+
+def _image_of(line: str) -> str:
+    """The image of a line, which may name a number of its class after it."""
+    image = line.replace("\\", "/").removeprefix("./")
+    return image if is_image_name(image) else re.sub(r"[\s,]+\d+$", "", image)
+
+
+def _add_listed(assembly: Assembly, lists: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+    """The images of lists, which name them from the root or from a folder in it."""
+    root, asked_for = assembly.root, assembly.options.image_root
+    images = [image for listed in lists.values() for image, _ in listed]
+    bases = [root, *(root / name for name in subfolders(str(root)))]
+    base = assembly.image_folder([Path(asked_for)] if asked_for else bases, images, str(root))
+    assembly.set_classes(sorted(filter(None, {image.rpartition("/")[0] for image in images})))
+    for split, listed in lists.items():
+        for image, location in listed:
+            class_name = image.rpartition("/")[0]
+            if not class_name:
+                message = f"'{image}' is in no class folder"
+                assembly.problems.at(location).error(UNREADABLE_LABEL, message)
+            elif path := assembly.find_image(image, [base], location):
+                claim = LabelClaim(present=frozenset({class_name}))
+                assembly.add(assembly.name_of(path), path, claim, split=split, location=location)
+    assembly.note_unlisted(image_paths_below(base))
 
 
 def _has_splits(folders: Sequence[ImageFolder], problems: Problems) -> bool:

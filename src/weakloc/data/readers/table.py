@@ -21,7 +21,6 @@ from typing import Any
 from weakloc.data.readers.assembly import (
     ALL,
     DUPLICATE_IMAGE,
-    IMAGE_WITHOUT_LABELS,
     SPLIT_NAMES,
     UNREADABLE_LABEL,
     Assembly,
@@ -30,7 +29,7 @@ from weakloc.data.readers.assembly import (
     claim_of_states,
     split_name,
 )
-from weakloc.data.readers.file_tree import file_names, image_folders, is_image_name, join
+from weakloc.data.readers.file_tree import file_names, image_paths_below, is_image_name
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import at_line, numbered_lines, text_lines
 from weakloc.settings import ReaderOptions
@@ -316,14 +315,14 @@ def read_table(path: Path, labels: Path | None, options: ReaderOptions) -> DataS
     rows = _joined_rows(contents, assembly.problems)
     assembly.set_classes(_names(list(contents.values())))
     folders = dict.fromkeys((image_root, *(table.parent for table in tables)))
-    used = _add_rows(assembly, rows, [folder.absolute().as_posix() for folder in folders])
-    if not used:
+    if not _add_rows(assembly, rows, [folder.absolute().as_posix() for folder in folders]):
         raise DataError(
             f"none of the {len(rows)} images named in the table exists",
             location=str(tables[0]),
             remedy=f"Looked for '{rows[0].image}' below {image_root}" if rows else None,
         )
-    _report_unlisted(assembly, image_root, used)
+    beside = image_paths_below(image_root.absolute().as_posix())
+    assembly.warn_of_unlisted(beside, "the table does not name it; left out")
     return assembly.finish()
 
 
@@ -382,23 +381,14 @@ def _joined_rows(contents: Mapping[Path, TableContent], problems: Problems) -> l
     return list(rows.values())
 
 
-def _add_rows(assembly: Assembly, rows: Sequence[TableRow], folders: Sequence[str]) -> set[str]:
-    """Adds the images that exist and returns their paths."""
-    used: set[str] = set()
+def _add_rows(assembly: Assembly, rows: Sequence[TableRow], folders: Sequence[str]) -> bool:
+    """Adds the images that exist; whether any does."""
+    any_exists = False
     for row in rows:
         path = assembly.find_image(row.image, folders, row.location)
         if path is not None:
             name = path.removeprefix(f"{folders[0]}/")
             split = row.split or ALL
             assembly.add(name, path, row.claim, split=split, location=row.location)
-            used.add(path)
-    return used
-
-
-def _report_unlisted(assembly: Assembly, image_root: Path, used: set[str]) -> None:
-    root = image_root.absolute().as_posix()
-    for folder in image_folders(root):
-        for name in folder.image_names:
-            if f"{folder.path}/{name}" not in used:
-                problems = assembly.problems.at(join(folder.relative, name))
-                problems.warning(IMAGE_WITHOUT_LABELS, "the table does not name it; left out")
+            any_exists = True
+    return any_exists

@@ -1,16 +1,22 @@
 """Pascal VOC: `JPEGImages`, `Annotations/*.xml`, `ImageSets/Main/*.txt`, `SegmentationClass`.
 
-Labels come from the XML; where an image has none, from the class files `<class>_<split>.txt` with
-1, -1 and 0 (only difficult objects). Without `ImageSets/Main` every annotated image is used.
-`trainval` is left out where it is exactly train and val together.
+Every list in the folder of ImageSets that is read is a split. Labels come from the XML; where an
+image has none, from the class files `<class>_<split>.txt` with 1, -1 and 0 (only difficult
+objects). Without lists every annotated image is used.
+
+`ImageSets/Segmentation` names images with masks of classes and of objects; object n of the XML has
+the pixels of value n in `SegmentationObject`. In `ImageSets/Action` a line speaks of one object of
+the XML (`id 2` in a split, `id 2 -1` in a class file): an action is present where anyone does it.
+
 Mask values are those of `labelmap.txt`, else VOC's for its own twenty classes, else 1, 2, ... in
 the order of the classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
@@ -24,19 +30,31 @@ from weakloc.data.readers.assembly import (
     LABEL_FOR_NO_IMAGE,
     LABELS_DISAGREE,
     MISSING_IMAGE,
+    SPLIT_NAMES,
+    UNREADABLE_BOX,
     UNREADABLE_LABEL,
     Assembly,
+    MaskFileRle,
     Problems,
     claim_of_states,
     drawn_truth,
     read_box,
 )
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
-from weakloc.errors import DataError
+from weakloc.errors import DataError, did_you_mean
 from weakloc.files import at_line, file_name_of, numbered_lines
 from weakloc.geometry import BoxLTRB, Size, box_from_voc
 from weakloc.settings import ReaderOptions
-from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, Severity, Truth, TruthBox
+from weakloc.structures import (
+    ABSENT,
+    PRESENT,
+    UNKNOWN,
+    DataSet,
+    Severity,
+    Truth,
+    TruthBox,
+    TruthMask,
+)
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -45,6 +63,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 class DrawnObject:
     """One object; its box is None where it cannot be used, but its class still counts."""
 
+    number: int  # from 1, in the order of the XML
     class_name: str
     box: BoxLTRB | None
     difficult: bool
@@ -79,7 +98,7 @@ def read_annotation(path: Path, problems: Problems) -> Annotation | None:
         return None
     size = _image_size(tree)
     objects = (
-        _object(node, size, problems.at(f"{location}, object {number}"))
+        _object(node, number, size, problems.at(f"{location}, object {number}"))
         for number, node in enumerate(tree.iter("object"), start=1)
     )
     return Annotation(tuple(drawn for drawn in objects if drawn is not None))
@@ -93,13 +112,15 @@ def _image_size(tree: Element) -> Size | None:
     return (width, height) if width > 0 and height > 0 else None
 
 
-def _object(node: Element, size: Size | None, problems: Problems) -> DrawnObject | None:
+def _object(
+    node: Element, number: int, size: Size | None, problems: Problems
+) -> DrawnObject | None:
     name = (node.findtext("name") or "").strip()
     if not name:
         problems.error(UNREADABLE_LABEL, "the object has no name")
         return None
     difficult = (node.findtext("difficult") or "").strip() in {"1", "true", "True"}
-    return DrawnObject(name, _box(node, size, problems), difficult)
+    return DrawnObject(number, name, _box(node, size, problems), difficult)
 
 
 def _box(node: Element, size: Size | None, problems: Problems) -> BoxLTRB | None:
@@ -135,7 +156,11 @@ VOC_CLASSES = (
     "tvmonitor",
 )  # fmt: skip
 
-_STATES = frozenset({"-1", "0", "1", "+1"})
+IMAGE_SETS = ("Main", "Segmentation", "Action")
+_ID, _OBJECT, _STATE = r"(?P<id>.+?)", r"(?:\s+(?P<object>\d+))", r"\s+(?P<state>[+-]?1|0)"
+# (a line of a split, a line of a class file)
+_LINES = re.compile(_ID), re.compile(_ID + _STATE)
+_LINES_OF_OBJECTS = re.compile(f"{_ID}{_OBJECT}?"), re.compile(_ID + _OBJECT + _STATE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +172,33 @@ class _Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class _Material:
-    """Everything on disk: ids -> image file names, annotations, and the states in class files."""
+class _Act:
+    """What a class file says of one object of an image."""
 
-    images: Mapping[str, str]
-    annotations: Mapping[str, Annotation]
-    states: Mapping[str, Mapping[str, int]]  # id -> class -> state
-    mask_names: frozenset[str]
+    class_name: str
+    object_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class _ImageSet:
+    """The lists of one folder of ImageSets, by the ids of images."""
+
+    splits: dict[str, list[_Listed]] = field(default_factory=dict)
+    states: dict[str, dict[str, int]] = field(default_factory=dict)  # id -> class -> state
+    acts: dict[str, dict[_Act, tuple[int, str]]] = field(default_factory=dict)  # state, where
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    """Everything on disk, by the ids of images."""
+
+    images: Mapping[str, str]  # file names
+    annotated: Collection[str]
+    objects: Mapping[str, Sequence[DrawnObject]]
+    in_xml: Mapping[str, Mapping[str, int]]  # class -> state
+    in_class_files: Mapping[str, Mapping[str, int]]
+    class_masks: frozenset[str]  # file names
+    object_masks: frozenset[str]
 
 
 def read_voc(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
@@ -162,31 +207,33 @@ def read_voc(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet
     root = voc_root(path)
     assembly = Assembly(root, "voc", options)
     images = _images(assembly)
-    splits, states = _read_image_sets(root / "ImageSets" / "Main", images, assembly.problems)
+    folder = _lists_folder(root / "ImageSets", options.image_set)
+    image_set = _read_image_set(folder, images, assembly.problems)
     annotations = _annotations(root, assembly.problems)
     values = _label_map(root / "labelmap.txt")
-    drawn = {o.class_name for a in annotations.values() for o in a.objects}
-    # A class whose name cannot be that of a file (`a/b`) is written otherwise in class files.
-    real_names = {file_name_of(name): name for name in sorted(drawn | values.keys())}
-    states = {
-        image_id: {real_names.get(name, name): state for name, state in named.items()}
-        for image_id, named in states.items()
-    }
-    masks = frozenset(file_names(str(root / "SegmentationClass")))
-    material = _Material(images, annotations, states, masks)
-    splits = splits or {ALL: [_Listed(i, f"Annotations/{i}.xml") for i in annotations]}
-    written = {name for named in states.values() for name in named}
-    assembly.set_classes([*values, *sorted((drawn | written) - values.keys())])
-    for split, listed in splits.items():
-        for item in listed:
-            _add(assembly, material, item, split)
+    if folder.name == "Action":
+        values = {}
+        material = _material_of_actions(images, annotations, image_set, assembly.problems)
+    else:
+        material = _material(root, images, annotations, image_set, values)
+        if folder.name == "Segmentation":
+            masks = frozenset(file_names(str(root / "SegmentationObject")))
+            material = replace(material, object_masks=masks)
+    splits = image_set.splits or {ALL: [_Listed(i, f"Annotations/{i}.xml") for i in annotations]}
+    states = (*material.in_xml.values(), *material.in_class_files.values())
+    written = {name for named in states for name in named}
+    assembly.set_classes([*values, *sorted(written - values.keys())])
+    _add_splits(assembly, material, splits)
     _report_unused(assembly, material, splits)
-    names = tuple(assembly.class_index)
-    if not values and set(names) <= set(VOC_CLASSES):
-        values = {name: value for value, name in enumerate(VOC_CLASSES, start=1)}
-    values = values or {name: value for value, name in enumerate(names, start=1)}
-    indices = {values[name]: index for index, name in enumerate(names) if name in values}
+    values = values or mask_values(tuple(assembly.class_index))
+    indices = {values[n]: index for n, index in assembly.class_index.items() if n in values}
     return assembly.finish(segmentation_values=indices)
+
+
+def mask_values(class_names: Sequence[str]) -> dict[str, int]:
+    """What masks without a `labelmap.txt` mean: VOC's own classes, else these in their order."""
+    named = VOC_CLASSES if set(class_names) <= set(VOC_CLASSES) else class_names
+    return {name: value for value, name in enumerate(named, start=1)}
 
 
 def voc_root(path: Path) -> Path:
@@ -201,44 +248,69 @@ def voc_root(path: Path) -> Path:
             remedy="Name one of them",
         )
     if not inner:
-        raise DataError("holds neither Annotations nor ImageSets/Main", location=str(path))
+        raise DataError("holds neither Annotations nor lists in ImageSets", location=str(path))
     return inner[0]
 
 
 def is_voc(path: Path) -> bool:
     """Whether there are annotations or lists of images right in the folder."""
-    main = path / "ImageSets" / "Main"
     has_annotations = any(n.endswith(".xml") for n in file_names(str(path / "Annotations")))
-    return has_annotations or any(n.endswith(".txt") for n in file_names(str(main)))
+    return has_annotations or any(_list_names(path / "ImageSets" / name) for name in IMAGE_SETS)
 
 
-def _read_image_sets(
-    folder: Path, images: Container[str], problems: Problems
-) -> tuple[dict[str, list[_Listed]], dict[str, dict[str, int]]]:
-    """(split -> images, id -> class -> state) of the files in ImageSets/Main."""
-    stems = [Path(name).stem for name in file_names(str(folder)) if name.endswith(".txt")]
+def _list_names(folder: Path) -> list[str]:
+    return [name for name in file_names(str(folder)) if name.endswith(".txt")]
+
+
+def _lists_folder(image_sets: Path, asked_for: str | None) -> Path:
+    """The folder whose lists are read: the one asked for, else the first with any."""
+    names = [name for name in subfolders(str(image_sets)) if _list_names(image_sets / name)]
+    if asked_for is not None and asked_for not in names:
+        remedy = f"{did_you_mean(asked_for, names)} (--image-set)"
+        message = f"there is no list of images in {asked_for!r}"
+        raise DataError(message, location=str(image_sets), remedy=remedy)
+    usual = next((name for name in IMAGE_SETS if name in names), IMAGE_SETS[0])
+    return image_sets / (asked_for or usual)
+
+
+def _read_image_set(folder: Path, images: Container[str], problems: Problems) -> _ImageSet:
+    """The splits train, val and test come first, so that others repeat what they say."""
+    stems = [Path(name).stem for name in _list_names(folder)]
+    split_line, class_line = _LINES_OF_OBJECTS if folder.name == "Action" else _LINES
     class_files: dict[str, tuple[str, str]] = {}
     for stem in stems:
         # A split may be called `small_train`, an image `a 1`: most lines must end in a state.
         lines = [line for _, line in numbered_lines(folder / f"{stem}.txt")]
-        with_states = [n for n in lines if n.rpartition(" ")[2] in _STATES and n not in images]
+        with_states = [n for n in lines if class_line.fullmatch(n) and n not in images]
         parts = _class_and_split(stem, stems)
         if parts is not None and 2 * len(with_states) > len(lines):
             class_files[stem] = parts
-    states: dict[str, dict[str, int]] = {}
+    image_set = _ImageSet()
     from_classes: dict[str, dict[str, _Listed]] = {}
     for stem, (class_name, split) in class_files.items():
-        for item, state in _class_lines(folder / f"{stem}.txt", problems):
-            states.setdefault(item.image_id, {})[class_name] = state
+        for item, number, state in _class_lines(folder / f"{stem}.txt", class_line, problems):
             from_classes.setdefault(split, {}).setdefault(item.image_id, item)
+            states = image_set.states.setdefault(item.image_id, {})
+            states[class_name] = max(state, states.get(class_name, ABSENT))
+            if number is not None:
+                act = _Act(class_name, number)
+                image_set.acts.setdefault(item.image_id, {})[act] = state, item.location
     splits = {split: list(items.values()) for split, items in from_classes.items()}
     for stem in (stem for stem in stems if stem not in class_files):
-        path = folder / f"{stem}.txt"
-        splits[stem] = [
-            _Listed(text, at_line(path, number)) for number, text in numbered_lines(path)
-        ]
-    _leave_out_union(splits, problems)
-    return splits, states
+        splits[stem] = _listed(folder / f"{stem}.txt", split_line)
+    image_set.splits.update(sorted(splits.items(), key=lambda split: split[0] not in SPLIT_NAMES))
+    return image_set
+
+
+def _listed(path: Path, split_line: re.Pattern[str]) -> list[_Listed]:
+    """The images of a split; one that several lines name for its objects is in it once."""
+    listed: dict[str, _Listed] = {}
+    for number, text in numbered_lines(path):
+        match = split_line.fullmatch(text)
+        assert match is not None  # any text is an id
+        key = match["id"] if "object" in match.groupdict() else f"{text}, {number}"
+        listed.setdefault(key, _Listed(match["id"], at_line(path, number)))
+    return list(listed.values())
 
 
 def _class_and_split(stem: str, stems: Sequence[str]) -> tuple[str, str] | None:
@@ -251,24 +323,20 @@ def _class_and_split(stem: str, stems: Sequence[str]) -> tuple[str, str] | None:
     return None
 
 
-def _class_lines(path: Path, problems: Problems) -> Iterator[tuple[_Listed, int]]:
+def _class_lines(
+    path: Path, class_line: re.Pattern[str], problems: Problems
+) -> Iterator[tuple[_Listed, int | None, int]]:
+    """(image, number of its object, state) of each line that can be read."""
     for number, line in numbered_lines(path):
-        image_id, _, written = line.rpartition(" ")
-        if written not in _STATES or not image_id.strip():
-            message = f"{line!r} is not an image and one of -1, 0, 1"
+        match = class_line.fullmatch(line)
+        if match is None:
+            subject = "an image" if class_line is _LINES[1] else "an image, an object's number"
+            message = f"{line!r} is not {subject} and one of -1, 0, 1"
             problems.at(at_line(path, number)).error(UNREADABLE_LABEL, message)
             continue
-        yield _Listed(image_id.strip(), at_line(path, number)), int(written)
-
-
-def _leave_out_union(splits: dict[str, list[_Listed]], problems: Problems) -> None:
-    if not {"train", "val", "trainval"} <= splits.keys():
-        return
-    ids = {split: {item.image_id for item in items} for split, items in splits.items()}
-    if ids["trainval"] == ids["train"] | ids["val"]:
-        del splits["trainval"]
-        message = "trainval is train and val together and is left out"
-        problems.at("trainval.txt").note("joined split", message)
+        written = match.groupdict().get("object")
+        item = _Listed(match["id"], at_line(path, number))
+        yield item, None if written is None else int(written), int(match["state"])
 
 
 def _images(assembly: Assembly) -> dict[str, str]:
@@ -292,16 +360,77 @@ def _annotations(root: Path, problems: Problems) -> dict[str, Annotation]:
     return annotations
 
 
-def _add(assembly: Assembly, material: _Material, item: _Listed, split: str) -> None:
-    problems = assembly.problems.at(item.location)
+def _material(
+    root: Path,
+    images: Mapping[str, str],
+    annotations: Mapping[str, Annotation],
+    image_set: _ImageSet,
+    values: Mapping[str, int],
+) -> _Material:
+    drawn = {o.class_name for a in annotations.values() for o in a.objects}
+    # A class whose name cannot be that of a file (`a/b`) is written otherwise in class files.
+    real_names = {file_name_of(name): name for name in sorted(drawn | values.keys())}
+    return _Material(
+        images,
+        annotated=annotations.keys(),
+        objects={image_id: annotation.objects for image_id, annotation in annotations.items()},
+        in_xml={image_id: annotation.states for image_id, annotation in annotations.items()},
+        in_class_files={
+            image_id: {real_names.get(name, name): state for name, state in named.items()}
+            for image_id, named in image_set.states.items()
+        },
+        class_masks=frozenset(file_names(str(root / "SegmentationClass"))),
+        object_masks=frozenset(),
+    )
+
+
+def _material_of_actions(
+    images: Mapping[str, str],
+    annotations: Mapping[str, Annotation],
+    image_set: _ImageSet,
+    problems: Problems,
+) -> _Material:
+    """Who does what: an object is drawn of the actions that are said of it. Masks are of others."""
+    acting: dict[str, list[DrawnObject]] = {}
+    for image_id, acts in image_set.acts.items():
+        if image_id not in annotations:
+            continue
+        by_number = {drawn.number: drawn for drawn in annotations[image_id].objects}
+        for act, (state, location) in acts.items():
+            drawn = by_number.get(act.object_number)
+            if drawn is None:
+                message = f"there is no object {act.object_number} in Annotations/{image_id}.xml"
+                problems.at(location).warning(UNREADABLE_BOX, message)
+            elif state != ABSENT:
+                known = replace(drawn, class_name=act.class_name, difficult=state == UNKNOWN)
+                acting.setdefault(image_id, []).append(known)
+    masks: frozenset[str] = frozenset()
+    return _Material(images, annotations.keys(), acting, {}, image_set.states, masks, masks)
+
+
+def _add_splits(
+    assembly: Assembly, material: _Material, splits: Mapping[str, Sequence[_Listed]]
+) -> None:
+    """What is odd about an image is said where the first split names it."""
+    met: set[str] = set()
+    for split, listed in splits.items():
+        for item in listed:
+            problems = Problems() if item.image_id in met else assembly.problems.at(item.location)
+            _add(assembly, material, item, split, problems)
+        met |= {item.image_id for item in listed}
+
+
+def _add(
+    assembly: Assembly, material: _Material, item: _Listed, split: str, problems: Problems
+) -> None:
     image = material.images.get(item.image_id)
     if image is None:
         problems.error(MISSING_IMAGE, f"image '{item.image_id}' is not in JPEGImages")
         return
-    annotation = material.annotations.get(item.image_id)
-    written = material.states.get(item.image_id)
-    if annotation is not None:
-        states, rest = annotation.states, ABSENT
+    in_xml = material.in_xml.get(item.image_id)
+    written = material.in_class_files.get(item.image_id)
+    if in_xml is not None:
+        states, rest = dict(in_xml), ABSENT
         _compare(states, written or {}, problems)
     else:
         states, rest = dict(written or {}), UNKNOWN  # a class without a file of its own
@@ -329,31 +458,41 @@ def _compare(drawn: Mapping[str, int], written: Mapping[str, int], problems: Pro
 
 
 def _truth(assembly: Assembly, material: _Material, image_id: str) -> Truth | None:
-    annotation, mask = material.annotations.get(image_id), f"{image_id}.png"
-    boxes = [
-        TruthBox(assembly.class_index[drawn.class_name], drawn.box, difficult=drawn.difficult)
-        for drawn in (annotation.objects if annotation is not None else ())
-        if drawn.box is not None and drawn.class_name in assembly.class_index
+    root, picture = assembly.root.as_posix(), f"{image_id}.png"
+    known = [
+        (assembly.class_index[drawn.class_name], drawn)
+        for drawn in material.objects.get(image_id, ())
+        if drawn.class_name in assembly.class_index
     ]
-    mask_path = f"{assembly.root.as_posix()}/SegmentationClass/{mask}"
-    return drawn_truth(boxes, segmentation_path=mask_path if mask in material.mask_names else None)
+    boxes = [
+        TruthBox(index, drawn.box, difficult=drawn.difficult)
+        for index, drawn in known
+        if drawn.box is not None
+    ]
+    masks = [
+        TruthMask(index, MaskFileRle(f"{root}/SegmentationObject/{picture}", drawn.number))
+        for index, drawn in known
+        if picture in material.object_masks
+    ]
+    has_classes = picture in material.class_masks
+    return drawn_truth(boxes, masks, f"{root}/SegmentationClass/{picture}" if has_classes else None)
 
 
 def _report_unused(
     assembly: Assembly, material: _Material, splits: Mapping[str, Sequence[_Listed]]
 ) -> None:
     used = {item.image_id for items in splits.values() for item in items}
-    for image_id in material.annotations:
+    for image_id in material.annotated:
         if image_id not in material.images and image_id not in used:
             message = f"there is no image '{image_id}' in JPEGImages"
             assembly.problems.at(f"Annotations/{image_id}.xml").error(LABEL_FOR_NO_IMAGE, message)
-    for image_id, name in material.images.items():
-        if image_id not in used:
-            image_problems = assembly.problems.at(f"JPEGImages/{name}")
-            if image_id in material.annotations:
-                image_problems.note(IMAGE_WITHOUT_LABELS, "no split names it; left out")
-            else:
-                image_problems.warning(IMAGE_WITHOUT_LABELS, "no label; left out")
+    folder = f"{assembly.root.as_posix()}/JPEGImages"
+    annotated, others = (
+        [f"{folder}/{n}" for i, n in material.images.items() if (i in material.annotated) == known]
+        for known in (True, False)
+    )
+    assembly.note_unlisted(annotated)
+    assembly.warn_of_unlisted(others, "no label; left out")
 
 
 def _label_map(path: Path) -> dict[str, int]:

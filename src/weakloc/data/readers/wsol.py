@@ -152,21 +152,13 @@ def _sizes(path: Path, problems: Problems) -> dict[str, tuple[float, float]]:
 
 
 def _image_folder(assembly: Assembly, metadata: Path, splits: Sequence[_Split]) -> str:
-    """The folder that the ids are relative to: the one with the most of the first of them."""
+    """The folder that the ids are relative to: the one with the most of some of them."""
     name, root = metadata.name, assembly.root
     folders = [root, root / name, root / "dataset" / name, root / "data" / name]
     if assembly.options.image_root is not None:
         folders = [Path(assembly.options.image_root)]
-    probes = [image for split in splits for image in list(split.images)[:20]]
-    chosen, num_hits = assembly.files.best_folder(folders, probes)
-    if not num_hits and probes:
-        looked_in = ", ".join(folder.absolute().as_posix() for folder in folders)
-        raise DataError(
-            f"none of its images was found, such as '{probes[0]}'",
-            location=str(metadata),
-            remedy=f"Looked in {looked_in}; say which folder they are in (image_root)",
-        )
-    return chosen
+    images = [image for split in splits for image in split.images]
+    return assembly.image_folder(folders, images, str(metadata))
 
 
 def _class_names(splits: Sequence[_Split], options: ReaderOptions) -> dict[int, str]:

@@ -36,7 +36,7 @@ from weakloc.data.readers.assembly import (
 )
 from weakloc.data.readers.file_tree import (
     file_names,
-    image_folders,
+    image_paths_below,
     is_image_name,
     subfolders,
 )
@@ -226,7 +226,7 @@ def _images_at(
         message = f"'{listed_at}' does not exist"
         assembly.problems.at(file.name).error(MISSING_IMAGE, message)
     elif images_at.is_dir():
-        yield from _images_below(images_at)
+        yield from ((path, path) for path in image_paths_below(images_at.as_posix()))
     else:
         folders = [base.absolute().as_posix() for base in (images_at.parent, *bases)]
         for number, line in numbered_lines(images_at):
@@ -234,13 +234,6 @@ def _images_at(
             image = assembly.find_image(Path(line).as_posix(), folders, location)
             if image is not None:
                 yield image, location
-
-
-def _images_below(root: Path) -> Iterator[tuple[str, str]]:
-    """(path, path) of the images in a folder and those below it."""
-    for folder in image_folders(root.absolute().as_posix()):
-        for name in folder.image_names:
-            yield f"{folder.path}/{name}", f"{folder.path}/{name}"
 
 
 def _plan_of_folder(root: Path) -> _Plan:
@@ -258,7 +251,11 @@ def _plan_of_folder(root: Path) -> _Plan:
     folders = {split_name(n): f for n, f in splits.items() if split_name(n) in _SPLIT_KEYS}
     if not any(folder.is_dir() for folder in folders.values()):
         folders = {ALL: root / "images" if (root / "images").is_dir() else root}
-    images = {s: list(_images_below(folder)) for s, folder in folders.items() if folder.is_dir()}
+    images = {
+        split: [(path, path) for path in image_paths_below(folder.absolute().as_posix())]
+        for split, folder in folders.items()
+        if folder.is_dir()
+    }
     return _Plan(names, images)
 
 
