@@ -25,7 +25,7 @@ from weakloc.output.exporters.jsonl import (
 from weakloc.output.exporters.label_studio import export_label_studio
 from weakloc.output.exporters.labelme import export_labelme
 from weakloc.output.exporters.selection import Content, selected
-from weakloc.output.exporters.voc import export_voc_boxes, export_voc_masks
+from weakloc.output.exporters.voc import export_voc_boxes, export_voc_masks, export_voc_results
 from weakloc.output.exporters.yolo import export_yolo_boxes, export_yolo_polygons
 from weakloc.settings import ExportOptions
 from weakloc.structures import Prediction
@@ -54,6 +54,7 @@ EXPORTERS: Mapping[str, Exporter] = Choices(
         "yolo-segmentation": export_yolo_polygons,
         "voc": export_voc_boxes,
         "voc-segmentation": export_voc_masks,
+        "voc-results": export_voc_results,
         "label-studio": export_label_studio,
         "cvat": export_cvat,
         "labelme": export_labelme,

@@ -2,19 +2,26 @@
 
 Boxes are 1-based, with right and bottom pixels counted in, rounded to whole pixels. Where masks
 overlap, the one with the higher score lies above.
+
+The results that VOC's development kit and its server read are named by competition: 1, 3 and 5
+(classes, boxes, masks) of what learned from VOC alone, and the next number of what did not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from weakloc.data.readers.voc import label_map_text, voc_palette
+from weakloc.data.readers.voc import label_map_text, mask_values, voc_palette
 from weakloc.errors import PredictionsError
-from weakloc.files import open_whole, write_whole
+from weakloc.files import file_name_of, open_whole, write_whole
 from weakloc.geometry import box_to_voc
 from weakloc.output.exporters.objects import PlacedObject, objects_of
 from weakloc.output.exporters.selection import (
@@ -27,6 +34,7 @@ from weakloc.output.exporters.selection import (
 from weakloc.rle import decode_mask
 from weakloc.structures import Prediction
 
+Painted: TypeAlias = NDArray[np.uint8]  # (rows, columns)
 LARGEST_VALUE = 254  # 255 means void
 
 
@@ -44,16 +52,15 @@ def export_voc_boxes(content: Content, out: Path) -> Path:
 
 def export_voc_masks(content: Content, out: Path) -> Path:
     """`SegmentationClass` and `SegmentationObject`, and `labelmap.txt` for the values."""
-    if len(content.class_names) > LARGEST_VALUE:
-        raise PredictionsError(
-            f"{len(content.class_names)} classes do not fit a VOC mask's {LARGEST_VALUE} values",
-            remedy="Export masks to COCO",
-        )
+    _check_values(content.class_names)
+    values = {name: value for value, name in enumerate(content.class_names, start=1)}
     has_masks = False
     with open_whole(out / "ImageSets" / "Segmentation" / "predicted.txt") as listing:
         for prediction in with_stems_of_their_own(content.predictions):
             has_masks |= bool(prediction.masks)
-            _write_masks(prediction, out, content.class_names)
+            folders = (out / "SegmentationClass", out / "SegmentationObject")
+            for folder, painted in zip(folders, _painted(prediction, values), strict=True):
+                _write_picture(sidecar(folder, prediction.image, ".png"), painted)
             listing.write(f"{image_stem(prediction.image)}\n")
         if not has_masks:
             raise PredictionsError(
@@ -61,6 +68,69 @@ def export_voc_masks(content: Content, out: Path) -> Path:
             )
     _write_label_map(out, content.class_names)
     return out / "SegmentationClass"
+
+
+def export_voc_results(content: Content, out: Path) -> Path:
+    """`results/<challenge>`: `id score` and `id score x1 y1 x2 y2` for each class, and pictures.
+
+    Corners are not rounded. Pictures are there where any image has a mask.
+    """
+    _check_values(content.class_names)
+    options = content.options
+    results = out / "results" / file_name_of(options.voc_challenge)
+    split, step = file_name_of(options.voc_split), int(options.voc_training == "external")
+    pictures = results / "Segmentation" / f"comp{5 + step}_{split}_cls"
+    values = mask_values(content.class_names)
+    has_masks = False
+    waiting: list[Prediction] = []  # pictures of nothing count beside others only
+    with ExitStack() as stack:
+        of_images, of_boxes = (
+            {
+                name: stack.enter_context(
+                    open_whole(results / "Main" / f"{start}_{split}_{file_name_of(name)}.txt")
+                )
+                for name in content.class_names
+            }
+            for start in (f"comp{1 + step}_cls", f"comp{3 + step}_det")
+        )
+        for prediction in _with_ids(content.predictions):
+            for name, stream in of_images.items():
+                if name in prediction.scores:
+                    stream.write(f"{prediction.image} {prediction.scores[name]!r}\n")
+            for box in prediction.boxes:
+                corners = " ".join(f"{side:.9g}" for side in box_to_voc(box.box))
+                of_boxes[box.class_name].write(f"{prediction.image} {box.score!r} {corners}\n")
+            empty = Prediction(prediction.image, prediction.width, prediction.height, {})
+            waiting.append(prediction if prediction.masks else empty)
+            has_masks |= bool(prediction.masks)
+            for image in waiting if has_masks else ():
+                _write_picture(pictures / f"{image.image}.png", _painted(image, values)[0])
+            waiting = [] if has_masks else waiting
+    return results
+
+
+def _with_ids(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+    """Named by VOC's ids: the last part of an image's path without its suffix, each its own."""
+    ids: set[str] = set()
+    for prediction in predictions:
+        image_id = image_stem(prediction.image).name
+        if image_id in ids or len(image_id.split()) != 1:
+            flaw = "is that of an image before it" if image_id in ids else "holds a blank"
+            raise PredictionsError(
+                f"the id {image_id!r} {flaw}, which results for VOC cannot have",
+                location=prediction.image,
+                remedy="Rename the image, or export to COCO",
+            )
+        ids.add(image_id)
+        yield replace(prediction, image=image_id)
+
+
+def _check_values(class_names: Sequence[str]) -> None:
+    if len(class_names) > LARGEST_VALUE:
+        raise PredictionsError(
+            f"{len(class_names)} classes do not fit a VOC mask's {LARGEST_VALUE} values",
+            remedy="Export masks to COCO",
+        )
 
 
 def _write_label_map(out: Path, class_names: Sequence[str]) -> None:
@@ -101,7 +171,8 @@ def _object_lines(item: PlacedObject) -> list[str]:
     ]
 
 
-def _write_masks(prediction: Prediction, out: Path, class_names: Sequence[str]) -> None:
+def _painted(prediction: Prediction, values: Mapping[str, int]) -> tuple[Painted, Painted]:
+    """The value of each pixel's class, and the number of its object."""
     classes = np.zeros((prediction.height, prediction.width), dtype=np.uint8)
     instances = np.zeros_like(classes)
     masks = [(item, item.rle) for item in objects_of(prediction) if item.rle is not None]
@@ -114,10 +185,13 @@ def _write_masks(prediction: Prediction, out: Path, class_names: Sequence[str]) 
     numbered = enumerate(masks, start=1)
     for number, (item, rle) in sorted(numbered, key=lambda entry: entry[1][0].score):
         mask = decode_mask(rle)
-        classes[mask] = class_names.index(item.class_name) + 1
+        classes[mask] = values[item.class_name]
         instances[mask] = number
-    for name, values in (("SegmentationClass", classes), ("SegmentationObject", instances)):
-        picture = Image.fromarray(values)
-        picture.putpalette(voc_palette())
-        with write_whole(sidecar(out / name, prediction.image, ".png")) as temporary:
-            picture.save(temporary)
+    return classes, instances
+
+
+def _write_picture(path: Path, painted: Painted) -> None:
+    picture = Image.fromarray(painted)
+    picture.putpalette(voc_palette())
+    with write_whole(path) as temporary:
+        picture.save(temporary)
