@@ -137,17 +137,22 @@ def _trace(
     The corners of all loops one after another, where each ends, and the loop of each border that
     has a mask pixel below and none above.
     """
-    is_top = padded[1:-1, 1:-1] & ~padded[:-2, 1:-1]
-    num_top = np.count_nonzero(is_top)
-    loop_of = np.full((padded.shape[0] - 1, padded.shape[1] - 2), -1, dtype=np.int32)
+    height, width = padded.shape[0] - 2, padded.shape[1] - 2
+    num_top = 0
+    for top in range(height):
+        for left in range(width):
+            num_top += padded[top + 1, left + 1] and not padded[top, left + 1]
+    loop_of = np.full((height + 1, width), -1, dtype=np.int32)
     corners = np.empty((4 * num_top, 2), dtype=np.int32)  # as many lower borders, 2 ends to each
     ends = np.empty(num_top, dtype=np.int64)
     num_corners, num_loops = 0, 0
-    for top, left in np.argwhere(is_top):
-        if loop_of[top, left] < 0:
-            num_corners = _follow(padded, left, top, corners, num_corners, loop_of, num_loops)
-            ends[num_loops] = num_corners
-            num_loops += 1
+    for top in range(height):
+        for left in range(width):
+            is_top = padded[top + 1, left + 1] and not padded[top, left + 1]
+            if is_top and loop_of[top, left] < 0:
+                num_corners = _follow(padded, left, top, corners, num_corners, loop_of, num_loops)
+                ends[num_loops] = num_corners
+                num_loops += 1
     return corners[:num_corners], ends[:num_loops], loop_of
 
 
