@@ -20,6 +20,7 @@ from weakloc.geometry import BoxLTRB, GridTransform
 ABSENT, UNKNOWN, PRESENT = -1, 0, 1
 LabelVector: TypeAlias = NDArray[np.int8]  # (C,) of ABSENT, UNKNOWN, PRESENT
 Severity: TypeAlias = Literal["note", "warning", "error"]
+Activation: TypeAlias = Literal["sigmoid", "softmax"]  # scores -> probabilities
 MapKind: TypeAlias = Literal["logit", "probability", "cam"]
 NumPixels: TypeAlias = Annotated[int, Meta(ge=1, le=2**31)]
 # A whole number stays one, so that what is read is written again as it was.

@@ -35,7 +35,7 @@ def by_hand(loss: object, scores: list[float], labels: list[int]) -> float:
     if isinstance(loss, SoftmaxLoss):
         normaliser = math.log(sum(math.exp(scores[i]) for i in known))
         return sum(normaliser - scores[i] for i in present) / max(len(present), 1)
-    if loss.probability == "sigmoid":
+    if loss.activation == "sigmoid":
         q = [1 / (1 + math.exp(-score)) for score in scores]
         p = [float(label == 1) for label in labels]
     else:

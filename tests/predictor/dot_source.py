@@ -10,10 +10,9 @@ from torch.nn import functional
 
 from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import GridTransform
-from weakloc.localize.probabilities import Activation
 from weakloc.predictor.network_source import RawMaps
 from weakloc.settings import Look, Places, look_and_places
-from weakloc.structures import MapKind
+from weakloc.structures import Activation, MapKind
 
 
 def chosen(**settings: object) -> tuple[Look, Places]:

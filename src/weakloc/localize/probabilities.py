@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.geometry import FloatArray, IntArray
-from weakloc.structures import LabelMatrix
+from weakloc.structures import Activation, LabelMatrix
 
-Activation: TypeAlias = Literal["sigmoid", "softmax"]
 ALPHAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 

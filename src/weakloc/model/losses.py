@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, softplus
 
-from weakloc.structures import PRESENT, UNKNOWN
+from weakloc.structures import PRESENT, UNKNOWN, Activation
 
 Reduction: TypeAlias = Literal["sum", "mean"]
-Probability: TypeAlias = Literal["sigmoid", "softmax"]
 
 
 class Loss(ABC):
@@ -29,8 +28,13 @@ class Loss(ABC):
     @abstractmethod
     def per_image(self, scores: Tensor, labels: Tensor) -> Tensor: ...
 
+    @property
     @abstractmethod
-    def probabilities(self, scores: Tensor) -> Tensor: ...
+    def activation(self) -> Activation:
+        """What makes probabilities of scores that were trained with this loss."""
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        return scores.sigmoid() if self.activation == "sigmoid" else scores.softmax(dim=1)
 
 
 @dataclass(frozen=True)
@@ -41,15 +45,14 @@ class LogisticLoss(Loss):
     its own term.
     """
 
+    activation: ClassVar[Activation] = "sigmoid"
+
     over_classes: Reduction = "sum"
 
     def per_image(self, scores: Tensor, labels: Tensor) -> Tensor:
         terms = softplus(-labels.to(scores.dtype) * scores)
         terms = torch.where(labels == UNKNOWN, 0.0, terms)  # softplus(0) is log 2, not 0
         return terms.sum(dim=1) if self.over_classes == "sum" else terms.mean(dim=1)
-
-    def probabilities(self, scores: Tensor) -> Tensor:
-        return scores.sigmoid()
 
 
 @dataclass(frozen=True)
@@ -59,15 +62,14 @@ class SoftmaxLoss(Loss):
     Unknown classes leave the normaliser; an image without a present class gives no loss.
     """
 
+    activation: ClassVar[Activation] = "softmax"
+
     def per_image(self, scores: Tensor, labels: Tensor) -> Tensor:
         present = labels == PRESENT
         known = torch.where(labels == UNKNOWN, -torch.inf, scores)
         known = torch.where(present.any(dim=1, keepdim=True), known, 0.0)
         terms = torch.where(present, -log_softmax(known, dim=1), 0.0)
         return terms.sum(dim=1) / present.sum(dim=1).clamp(min=1)
-
-    def probabilities(self, scores: Tensor) -> Tensor:
-        return scores.softmax(dim=1)
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,10 @@ class BeamLoss(Loss):
     normaliser only as constants.
     """
 
-    probability: Probability = "sigmoid"
+    activation: Activation = "sigmoid"
 
     def per_image(self, scores: Tensor, labels: Tensor) -> Tensor:
-        if self.probability == "sigmoid":
+        if self.activation == "sigmoid":
             return LogisticLoss("mean").per_image(scores, labels)
         scores = torch.where(labels == UNKNOWN, scores.detach(), scores)
         targets = (labels == PRESENT).to(scores.dtype)
@@ -90,9 +92,6 @@ class BeamLoss(Loss):
         log_q, log_rest = _log_softmax_and_rest(scores)
         terms = -(targets * log_q + (1 - targets) * log_rest)
         return torch.where(labels == UNKNOWN, 0.0, terms).mean(dim=1)
-
-    def probabilities(self, scores: Tensor) -> Tensor:
-        return scores.sigmoid() if self.probability == "sigmoid" else scores.softmax(dim=1)
 
 
 def _log_softmax_and_rest(scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError, did_you_mean
 from weakloc.geometry import GridTransform
-from weakloc.localize.probabilities import Activation, probabilities
+from weakloc.localize.probabilities import probabilities
 from weakloc.predictor.network_source import RawMaps
 from weakloc.settings import Places
-from weakloc.structures import MapKind
+from weakloc.structures import Activation, MapKind
 
 ClassChoice = Callable[[Tensor], Sequence[int]]
 MapMethod = Literal["auto", "cam", "layer_cam", "grad_cam"]

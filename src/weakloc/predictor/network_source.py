@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import GridTransform
 from weakloc.localize.maps import shares_of_range
-from weakloc.localize.probabilities import Activation
 from weakloc.model.cell_classifier import EVIDENCE, CellClassifier, fine_features
 from weakloc.model.network import LocalizationNetwork, fold_batch_norms
 from weakloc.model.trunk import CellTransform
 from weakloc.predictor.parts import own_device
 from weakloc.settings import Look
-from weakloc.structures import MapKind, ScoreMaps
+from weakloc.structures import Activation, MapKind, ScoreMaps
 
 Floats: TypeAlias = NDArray[np.float32]
 

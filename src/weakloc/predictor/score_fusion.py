@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from weakloc.data.sources import ImageSource
 from weakloc.geometry import FloatArray
-from weakloc.localize.probabilities import Activation, probabilities, rescore
+from weakloc.localize.probabilities import probabilities, rescore
 from weakloc.predictor.network_source import MapSource
 from weakloc.predictor.views import SeenImage, map_scales, see_images
 from weakloc.settings import Look
-from weakloc.structures import ABSENT, PRESENT, BrokenImage
+from weakloc.structures import ABSENT, PRESENT, Activation, BrokenImage
 
 Logits: TypeAlias = NDArray[np.float64]  # (S, C), a row for each network
 ScoreFusion: TypeAlias = Callable[[Logits], NDArray[np.float64]]  # probabilities (C,)
