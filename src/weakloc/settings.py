@@ -244,8 +244,9 @@ class Look:
 class Cut:
     """What part of a map gets a box, in calibration as in prediction."""
 
-    threshold_mode: Literal["minmax", "relu_max", "none"] = "minmax"
-    """What the threshold is a share of: the map's range, its maximum above zero, or nothing."""
+    threshold_mode: Literal["auto", "minmax", "relu_max", "none"] = "auto"
+    """What the threshold is a share of: the map's range, its maximum above zero, or nothing. auto:
+    as calibrated, else the method's."""
 
     min_area: float = 0.001
     """Smallest part of the map that gets a box, as a share of the image."""
@@ -254,8 +255,8 @@ class Cut:
     """Largest part of the map that gets a box, as a share of the image."""
 
     min_share: float | None = None
-    """Least share of a class's heat that a part of the map needs for a box. Not given: 0.02 where
-    places come from cells, else 0."""
+    """Least share of a class's heat that a part of the map needs for a box. Not given: the
+    method's, 0.02 where places come from cells."""
 
     def __post_init__(self) -> None:
         require_shares(self, "min_area", "max_area")
@@ -280,17 +281,19 @@ class Places(Cut):
     """Probability at which the model contradicts a tag; below 1 minus it, it misses one."""
 
     threshold: float | None = None
-    """Share of a map's range above which a pixel is the object's. Not given: as calibrated."""
+    """Share of a map's range above which a pixel is the object's. Not given: as calibrated, else
+    the method's."""
 
-    boxes: Literal["all", "largest", "best", "none"] = "all"
-    """Boxes of a class: one for each part of the map, of the largest part, or the best one."""
+    boxes: Literal["auto", "all", "largest", "best", "none"] = "auto"
+    """Boxes of a class: one for each part of the map, of the largest part, or the best one. auto:
+    the method's."""
 
     box_score: Literal["auto", "mean", "raw_mean", "blob_mean", "max", "share"] = "auto"
-    """Heat that scores a box. auto: its share of all heat where places come from cells, else its
-    mean."""
+    """Heat that scores a box. auto: its share of all heat where places come from cells, else the
+    method's."""
 
-    box_times_class: bool = True
-    """Multiply the score of a box by the probability of its class."""
+    box_times_class: bool | None = None
+    """Multiply the score of a box by the probability of its class. Not given: the method's."""
 
     overlap: Literal["keep", "merge", "nms"] = "keep"
     """Boxes of a class that overlap: keep both, merge them, or keep the better one."""
@@ -300,7 +303,7 @@ class Places(Cut):
 
     point_method: Literal["auto", "arg_max", "plateau", "sub_cell", "densest"] = "auto"
     """Place of a point: the hottest cell, the middle of equally hot ones, between cells, or where
-    most heat is around. auto: densest where places come from cells, else arg_max."""
+    most heat is around. auto: densest where places come from cells, else the method's."""
 
     peak_distance: float = 0.1
     """Least distance of two points of a class, as a share of the image's long side."""
@@ -415,7 +418,7 @@ class CalibrateSettings:
     granularity: Literal["class", "global"] = "class"
     """A threshold for each class, or one for all."""
 
-    boxes_of_a_class: Literal["all", "largest", "best", "none"] = "all"
+    boxes_of_a_class: Literal["auto", "all", "largest", "best", "none"] = "auto"
     """Boxes that the thresholds are to serve, as `weakloc predict --boxes` will name them."""
 
     most_images: int = 500

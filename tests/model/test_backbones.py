@@ -204,11 +204,40 @@ def test_weights_out_of_reach_name_what_to_pass(name: str, monkeypatch) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "loaded"),
+    [
+        ("resnet18", "timm/resnet18.a1_in1k"),
+        ("resnet18.tv_in1k", "timm/resnet18.tv_in1k"),
+        ("squeezenet1_1", "SqueezeNet1_1_Weights.IMAGENET1K_V1"),
+        ("alexnet", "AlexNet_Weights.IMAGENET1K_V1"),
+        ("vgg16", "VGG16_Weights.IMAGENET1K_V1"),
+    ],
+)
+def test_published_weights_are_named_as_their_source_names_them(
+    name: str, loaded: str, monkeypatch
+) -> None:
+    real_create, asked = timm.create_model, []
+
+    def create(model_name: str, *, pretrained: bool, **arguments: object) -> object:
+        asked.append((model_name, pretrained))
+        return real_create(model_name, **{**arguments, "pretrained_cfg_overlay": None})
+
+    monkeypatch.setattr(timm, "create_model", create)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: {})
+    backbone = build_backbone(BackboneSpec.parse(name))
+    assert backbone.loaded_weights == loaded
+    assert backbone.is_pretrained
+    assert set(asked) == ({(name, True)} if name.startswith("resnet") else set())
+    assert build_backbone(BackboneSpec.parse("tiny[width=4]")).loaded_weights is None
+
+
 def test_weights_of_another_architecture_are_refused_by_key_and_shape(tmp_path) -> None:
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "w.pt")
     file = str(tmp_path / "w.pt")
     loaded = build_backbone(BackboneSpec.parse("resnet18", weights=file))
     assert loaded.is_pretrained
+    assert loaded.loaded_weights == file
     with pytest.raises(WeightsError, match=r"missing .*layer1.2.conv1.weight"):
         build_backbone(BackboneSpec.parse("resnet34", weights=file))
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +22,7 @@ from weakloc.data.transforms import Preprocessing
 from weakloc.errors import FailureError, MissingPackageError, RunError, SettingError
 from weakloc.geometry import GridTransform, cell_center_in_image, clip_box, map_box_to_image
 from weakloc.methods.beam import Beam
+from weakloc.methods.method import Looking, PlaceRules
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.network import ClassPool, LocalizationNetwork, TransferHead
 from weakloc.model.pooling import KMaxKMin
@@ -28,13 +30,12 @@ from weakloc.model.trunk import BackboneSpec, CellGeometry, TinyTrunk
 from weakloc.predictor.onnx_export import write_onnx
 from weakloc.predictor.onnx_source import (
     KEY,
-    Looking,
     OnnxRecord,
     OnnxSource,
     pairs_of,
     read_record,
 )
-from weakloc.settings import Look
+from weakloc.settings import Look, Places
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "04_onnx_without_torch.py"
 RECORD = OnnxRecord(
@@ -85,6 +86,26 @@ def test_a_record_is_read_back_as_it_was() -> None:
     np.testing.assert_array_equal(record.co_occurrence(), [[5, 2, 0], [2, 4, 0], [0, 0, 1]])
 
 
+def test_a_record_from_before_the_rules_names_places_as_was_done_then() -> None:
+    values = json.loads(RECORD.to_json())
+    del values["looking"]["rules"]
+    assert read_record(json.dumps(values), location="a.onnx").looking.rules == PlaceRules()
+
+
+def test_a_file_names_places_by_the_rules_of_its_method(tmp_path: Path) -> None:
+    rules = PlaceRules(point_method="plateau", boxes="largest", average_precision="nonint")
+    record = replace(RECORD, looking=replace(RECORD.looking, rules=rules))
+    network = ExportedNetwork(OnnxSource(brightness_file(tmp_path / "a.onnx", record)))
+    predictor = network.predictor()
+    assert predictor.rules == replace(rules, threshold_mode="relu_max")  # that of its thresholds
+    assert network.looking.rules.average_precision == "nonint"
+    with pytest.raises(SettingError, match="--threshold-mode is 'minmax'") as caught:
+        network.predictor(places=Places(threshold_mode="minmax"))
+    assert "tuned for relu_max" in str(caught.value)
+    alone = network.predictor(places=Places(threshold_mode="minmax", threshold=0.4))
+    assert (alone.rules.threshold_mode, set(alone.locating.thresholds)) == ("minmax", {0.4})
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -112,7 +133,7 @@ def test_a_file_is_read_as_its_record_says(tmp_path: Path, random: np.random.Gen
     look = predictor.look
     assert (look.scales, look.map_scales) == ((0.5, 1.0), (1.0,))
     assert (look.fuse, look.normalise) == ("max", "relu_max")
-    assert (predictor.places.threshold_mode, predictor.locating.thresholds) == (
+    assert (predictor.rules.threshold_mode, predictor.locating.thresholds) == (
         "relu_max",
         (0.25, 0.5, 0.75),
     )

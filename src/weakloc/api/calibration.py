@@ -25,7 +25,6 @@ from weakloc.predictor.calibration_heat import (
     drawn_heat,
     viewed_heat,
 )
-from weakloc.predictor.places import least_share
 from weakloc.predictor.predictor import Predictor, maps_in_words
 from weakloc.settings import CalibrateSettings, Cut, DataSettings, Look, Places
 from weakloc.structures import PRESENT, DataSet, LabelMatrix, Sample
@@ -90,7 +89,7 @@ class _Tuning:
             len(self.predictor.source.class_names),
             random=np.random.default_rng(self.settings.seed),
             counted=self._counted,
-            threshold_mode=self.predictor.places.threshold_mode,
+            threshold_mode=self.predictor.rules.threshold_mode,
             limits=self._limits,
             granularity=self.settings.granularity,
         )
@@ -101,7 +100,7 @@ class _Tuning:
             self._drawn_heat(samples, None),
             len(self.predictor.source.class_names),
             counted=self._counted,
-            threshold_mode=self.predictor.places.threshold_mode,
+            threshold_mode=self.predictor.rules.threshold_mode,
             limits=self._limits,
             granularity=self.settings.granularity,
         )
@@ -119,7 +118,7 @@ class _Tuning:
             viewed_heat(self.predictor, chosen, count),
             len(self.predictor.source.class_names),
             rule=None if rule == "auto" else rule,
-            threshold_mode=self.predictor.places.threshold_mode,
+            threshold_mode=self.predictor.rules.threshold_mode,
             limits=self._limits,
             granularity=self.settings.granularity,
         )
@@ -144,15 +143,17 @@ class _Tuning:
     @property
     def _counted(self) -> Counted:
         """What is judged: all boxes where the run will name all, else the largest."""
-        return "all" if self.settings.boxes_of_a_class == "all" else "largest"
+        boxes = self.settings.boxes_of_a_class
+        named = self.predictor.rules.boxes if boxes == "auto" else boxes
+        return "all" if named == "all" else "largest"
 
     @property
     def _limits(self) -> ComponentLimits:
-        places, localiser = self.predictor.places, self.predictor.look.localiser
+        places = self.predictor.places
         return ComponentLimits(
             min_area=places.min_area,
             max_area=places.max_area,
-            min_share=least_share(places, localiser),
+            min_share=self.predictor.rules.min_share,
         )
 
     def _for_its_maps(self, tuned: Calibration) -> Calibration:

@@ -13,16 +13,16 @@ from torch import nn
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError, WeightsError, did_you_mean
-from weakloc.localize.probabilities import Activation
+from weakloc.methods.method import Looking, PlaceRules, settled
 from weakloc.model.weights import load_file_into
 from weakloc.predictor.classifier_source import ClassifierSource, MapMethod
 from weakloc.predictor.parts import own_device
 from weakloc.predictor.predictor import Predictor
 from weakloc.settings import Look, Places
-from weakloc.structures import BrokenImage, Prediction
+from weakloc.structures import Activation, BrokenImage, Prediction
 
 TIMM = "timm:"
-THRESHOLD = 0.2  # of a map's maximum, as the CAM paper takes it
+LOOKING = Looking(rules=PlaceRules(threshold=0.2))  # of a map's range, as the CAM paper has it
 
 
 def localize(
@@ -52,9 +52,8 @@ def localize(
         method=method,
         layer=layer,
     )
-    predictor = Predictor(
-        source, look or Look(workers=0), places, thresholds=(THRESHOLD,) * len(names)
-    )
+    look, rules = settled(look or Look(workers=0), LOOKING)
+    predictor = Predictor(source, look, places, rules=rules)
     (prediction,) = predictor.predict([_image_source(image)])
     if isinstance(prediction, BrokenImage):
         raise SettingError(
@@ -75,7 +74,8 @@ def timm_predictor(name: str, look: Look, places: Places) -> Predictor:
         preprocessing=_timm_preprocessing(model),
         activation="softmax",
     )
-    return Predictor(source, look, places, thresholds=(THRESHOLD,) * len(label_names))
+    look, rules = settled(look, LOOKING)
+    return Predictor(source, look, places, rules=rules)
 
 
 def _timm_model(name: str, weights: str) -> tuple[nn.Module, tuple[str, ...]]:

@@ -231,6 +231,7 @@ def _seen(
         predictor.source,
         predictor.look,
         replace(predictor.places, masks="none"),
+        rules=predictor.rules,
         thresholds=predictor.locating.thresholds,
         heat=predictor.heat,
     )

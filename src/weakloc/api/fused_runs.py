@@ -65,6 +65,7 @@ class FusedRuns:
             members[0].source,
             joint_look(members),
             predictors[0].places,
+            rules=predictors[0].rules,
             thresholds=thresholds.tolist(),
             rescore=predictors[0].rescore,
             seer=partial(see_with_all, members=members, fuse_scores=fuse_scores),

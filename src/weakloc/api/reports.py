@@ -294,7 +294,7 @@ def _coarse_heat(
     """Each class's map as thresholds see it, on HEAT_CELLS cells along the long side."""
     if not classes:
         return {}
-    shares = NORMALISATIONS[predictor.places.threshold_mode](heat.values)
+    shares = NORMALISATIONS[predictor.rules.threshold_mode](heat.values)
     grid = image_grid(heat.transform.image_size, long_side=HEAT_CELLS)
     small = resample(ScoreMaps(shares, heat.transform, "cam"), grid).values
     cells = np.rint(np.clip(small, 0.0, 1.0) * 255.0).astype(np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,15 +14,15 @@ from weakloc.api.classifiers import TIMM
 from weakloc.data.sources import ImageSource, find_images
 from weakloc.errors import RunError, SettingError
 from weakloc.localize.beam_search import BeamSettings
+from weakloc.localize.boxes import ThresholdMode
 from weakloc.localize.calibration import Calibration
 from weakloc.localize.probabilities import AlphaChoice, shares_from_counts
 from weakloc.methods.beam import Beam
-from weakloc.methods.method import Method
-from weakloc.model.losses import SoftmaxLoss
+from weakloc.methods.method import CELLS, Looking, PlaceRules, settled
 from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.network_source import CellSource, NetworkSource
 from weakloc.predictor.onnx_export import ExportedFile, write_onnx
-from weakloc.predictor.onnx_source import Counts, Looking, OnnxRecord, OnnxSource, pairs_of
+from weakloc.predictor.onnx_source import Counts, OnnxRecord, OnnxSource, pairs_of
 from weakloc.predictor.places import read_tags
 from weakloc.predictor.predictor import HeatMaker, Predictor, fused_maps, maps_in_words
 from weakloc.predictor.score_fusion import Rescoring
@@ -49,11 +49,6 @@ def stored_alpha(run_folder: Path) -> float:
     return 0.0 if calibrated is None else float(calibrated["alpha"])
 
 
-UNCALIBRATED_THRESHOLD = 0.3  # of a map's range; `weakloc calibrate` finds better ones
-# Shares of the beam's greatest heat, and the probability that a cell is the object.
-UNCALIBRATED = {"beam_search": 0.5, "cells": 0.5}
-
-
 class LoadedRun(ABC):
     """A trained network that predicts, with its method and its thresholds."""
 
@@ -71,6 +66,11 @@ class LoadedRun(ABC):
     @abstractmethod
     def thresholds_from(self) -> str:
         """What tuned the thresholds."""
+
+    @property
+    @abstractmethod
+    def looking(self) -> Looking:
+        """How its method looks at images, and by which definitions it is judged."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -152,17 +152,24 @@ class TrainedRun(LoadedRun):
         calibration = self.calibration
         return "a fixed value" if calibration is None else calibration.supervision
 
+    @property
+    def looking(self) -> Looking:
+        return self.run.method.looking
+
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
-        look, calibration = self._filled_in(look), self.calibration
-        if look.localiser == "cells":
-            places = replace(places, threshold_mode="none")  # heat is a probability already
-        share = UNCALIBRATED.get(look.localiser, UNCALIBRATED_THRESHOLD)
-        thresholds: tuple[float, ...] = (share,) * len(self.class_names)
-        if calibration is not None:
+        if look.localiser == "cells" and self.run.cells is None:
+            raise SettingError(
+                f"--localiser is cells, and {self.path} has learned none",
+                remedy="Run 'weakloc refine' first",
+            )
+        by_cells = look.localiser in ("auto", "cells") and self.run.cells is not None
+        look, rules = settled(look, CELLS if by_cells else self.looking)
+        thresholds: tuple[float, ...] = ()
+        calibration = self.calibration
+        if calibration is not None and places.threshold is None:
+            self._check_maps(calibration, look)
             thresholds = calibration.thresholds
-            if places.threshold is None:
-                self._check_fits(calibration, look)
-                places = replace(places, threshold_mode=calibration.threshold_mode)
+            rules = calibrated_rules(rules, calibration.threshold_mode, places, self.path)
         if places.rescoring is None:
             places = replace(places, rescoring=stored_alpha(self.path))
         source = self._source(look)
@@ -171,28 +178,17 @@ class TrainedRun(LoadedRun):
             method = self.run.method
             heat = BeamHeat(source, method.search if isinstance(method, Beam) else BeamSettings())
         rescore = rescoring_by(self.run.labels.co_occurrence, places)
-        return Predictor(source, look, places, thresholds=thresholds, heat=heat, rescore=rescore)
-
-    def _filled_in(self, look: Look) -> Look:
-        """Everything that was left to the run; cells where it has learned any."""
-        if look.localiser == "auto" and self.run.cells is not None:
-            look = replace(look, localiser="cells")
-        if look.localiser != "cells":
-            return as_the_method_says(look, self.run.method)
-        if self.run.cells is None:
-            raise SettingError(
-                f"--localiser is cells, and {self.path} has learned none",
-                remedy="Run 'weakloc refine' first",
-            )
-        return replace(
+        return Predictor(
+            source,
             look,
-            fuse="mean" if look.fuse == "auto" else look.fuse,
-            normalise="none" if look.normalise == "auto" else look.normalise,
-            scales=look.scales or (1.0,),
-            map_scales=look.map_scales or look.scales or (1.0,),
+            places,
+            rules=rules,
+            thresholds=thresholds,
+            heat=heat,
+            rescore=rescore,
         )
 
-    def _check_fits(self, calibration: Calibration, look: Look) -> None:
+    def _check_maps(self, calibration: Calibration, look: Look) -> None:
         asked = maps_in_words(look)
         if calibration.maps not in ("", asked):
             raise SettingError(
@@ -204,22 +200,31 @@ class TrainedRun(LoadedRun):
         make: Callable[..., NetworkSource] = NetworkSource
         if look.localiser == "cells" and self.run.cells is not None:
             make = partial(CellSource, self.run.cells)
+        loss = self.run.method.build_loss(
+            num_classes=len(self.class_names), single_label=self.run.labels.is_single_label
+        )
         return make(
             self.run.network,
             look,
             class_names=self.run.class_names,
             preprocessing=self.run.preprocessing,
-            activation="softmax" if self._is_single_label else "sigmoid",
+            activation=loss.activation,
             uses_bf16=uses_bf16(look.precision),
             levels=() if look.objectness == "none" else (look.objectness_stride,),
         )
 
-    @property
-    def _is_single_label(self) -> bool:
-        loss = self.run.method.build_loss(
-            num_classes=len(self.class_names), single_label=self.run.labels.is_single_label
-        )
-        return isinstance(loss, SoftmaxLoss)
+
+def calibrated_rules(
+    rules: PlaceRules, mode: ThresholdMode, places: Places, path: Path
+) -> PlaceRules:
+    """The rules with what calibrated thresholds are a share of."""
+    require(
+        places.threshold_mode in ("auto", mode),
+        "threshold_mode",
+        places.threshold_mode,
+        f"The thresholds of {path} were tuned for {mode}: leave it out, or give --threshold",
+    )
+    return replace(rules, threshold_mode=mode)
 
 
 def rescoring_by(co_occurrence: Counts, places: Places) -> Rescoring | None:
@@ -237,25 +242,6 @@ def load_folder(path: str | Path) -> TrainedRun:
 def opened_run(run: str | Path | TrainedRun) -> TrainedRun:
     """What a verb is given as its run, which may have been loaded already."""
     return run if isinstance(run, TrainedRun) else load_folder(run)
-
-
-def as_the_method_says(look: Look, method: Method | Looking) -> Look:
-    """The look with everything that was left to the method filled in."""
-    fixed = method.localiser == "beam_search" or look.localiser == "beam_search"
-    filled = replace(
-        look,
-        scales=look.scales or method.score_scales,
-        map_scales=look.map_scales or look.scales or method.map_scales,
-        fuse=method.map_fuse if look.fuse == "auto" else look.fuse,
-        normalise=method.map_normalisation if look.normalise == "auto" else look.normalise,
-        localiser=method.localiser if look.localiser == "auto" else look.localiser,
-    )
-    if fixed and set(filled.scales) != {1.0}:
-        raise SettingError(
-            f"--scales is {filled.scales} but this method sees images at one size",
-            remedy="Leave out --scales: the search looks at parts of the image instead",
-        )
-    return filled
 
 
 SUFFIX = ".onnx"
@@ -283,16 +269,26 @@ class ExportedNetwork(LoadedRun):
     def thresholds_from(self) -> str:
         return self._facts.thresholds_from
 
+    @property
+    def looking(self) -> Looking:
+        return self._facts.looking
+
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
         record = self._facts
-        look = as_the_method_says(look, record.looking)
+        look, rules = settled(look, self.looking)
         _require_what_the_file_holds(look)
         if places.rescoring is None:
             places = replace(places, rescoring=record.rescoring)
         if record.threshold_mode is not None and places.threshold is None:
-            places = replace(places, threshold_mode=record.threshold_mode)
-        rescore = rescoring_by(record.co_occurrence(), places)
-        return Predictor(self.source, look, places, thresholds=record.thresholds, rescore=rescore)
+            rules = calibrated_rules(rules, record.threshold_mode, places, self.path)
+        return Predictor(
+            self.source,
+            look,
+            places,
+            rules=rules,
+            thresholds=record.thresholds,
+            rescore=rescoring_by(record.co_occurrence(), places),
+        )
 
 
 def export(run: str | Path | TrainedRun, out: str | Path) -> ExportedFile:
@@ -317,9 +313,9 @@ def describe(run: TrainedRun) -> OnnxRecord:
         method=method.name,
         preprocessing=run.run.preprocessing,
         geometry=backbone.geometry,
-        looking=Looking(**{field.name: getattr(method, field.name) for field in fields(Looking)}),
+        looking=method.looking,
         thresholds=predictor.locating.thresholds,
-        threshold_mode=None if calibration is None else predictor.places.threshold_mode,
+        threshold_mode=None if calibration is None else predictor.rules.threshold_mode,
         thresholds_from=run.thresholds_from,
         num_boxes_used=run.num_boxes_used,
         hidden_supervision=run.hidden_supervision,

@@ -31,6 +31,13 @@ IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 
 
+def channel_moments(picture: Image.Image) -> NDArray[np.float64]:
+    """(2, 3): the mean of each channel of an RGB picture, from 0 to 1, and of its square."""
+    levels = np.arange(256) / 255
+    shares = np.reshape(picture.histogram(), (3, 256)) / (picture.width * picture.height)
+    return np.stack([shares @ levels, shares @ np.square(levels)])
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Which region of a picture, in whole pixels, is drawn where on the network's canvas."""

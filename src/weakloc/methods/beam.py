@@ -19,7 +19,14 @@ from typing import ClassVar, Self
 from weakloc.data.augmentation import Augmentation, Rotation, WhiteNoise
 from weakloc.errors import SettingError
 from weakloc.localize.beam_search import BeamSettings
-from weakloc.methods.method import Localiser, LossKind, Method, Optimisation
+from weakloc.methods.method import (
+    RULES,
+    Localiser,
+    LossKind,
+    Method,
+    Optimisation,
+    PlaceRules,
+)
 from weakloc.model.backbones import Backbone
 from weakloc.model.network import ClassPool, GridHead, LocalizationNetwork
 from weakloc.model.pooling import AveragePool
@@ -46,6 +53,7 @@ class Beam(Method):
     noise: float = 10 / 255
     rotation: float = 30.0
     search: BeamSettings = EXHAUSTIVE
+    rules: PlaceRules = RULES["beam_search"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,6 +88,14 @@ class Beam(Method):
                 batch_size=50,
             ),
             search=BeamSettings(),
+            rules=PlaceRules(
+                point_method="plateau",  # the centre of the maximal response
+                threshold=0.5,  # the paper tunes one a class
+                threshold_mode="relu_max",
+                box_score="raw_mean",
+                box_times_class=False,
+                box_edges="inclusive",
+            ),
         )
 
     def backbone_spec(self, spec: BackboneSpec) -> BackboneSpec:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Self, TypeAlias
 
 from weakloc.data.augmentation import Augmentation, GoogLeNetResize, HideAndSeek
-from weakloc.methods.method import Method, Optimisation
+from weakloc.methods.method import Method, Optimisation, PlaceRules
 from weakloc.model.backbones import Backbone
 from weakloc.model.network import ClassPool, LocalizationNetwork, TransferHead
 from weakloc.model.pooling import AveragePool
@@ -47,6 +47,7 @@ class Cam(Method):
             backbone="preact18",
             loss="softmax",
             side=64,
+            normalisation="training_images",
             smallest_crop=0.08,
             patch_sizes=(0, 4, 8, 16),
             flip=False,
@@ -61,6 +62,8 @@ class Cam(Method):
                 epochs=1500,
                 batch_size=256,
             ),
+            # The largest part above 20 % (Zhou et al.).
+            rules=PlaceRules(threshold=0.2, boxes="largest"),
         )
 
     def network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 from torch.optim import SGD, Adagrad, AdamW, Optimizer
@@ -17,11 +17,16 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from weakloc.data.augmentation import Augmentation, HorizontalFlip
 from weakloc.data.transforms import Preprocessing, ResizeMode
-from weakloc.errors import SettingError
+from weakloc.errors import SettingError, require_setting
+from weakloc.localize.boxes import BoxChoice, BoxScore, ThresholdMode
+from weakloc.localize.masks import BackgroundMode
+from weakloc.localize.points import PointMethod
+from weakloc.metrics.average_precision import Definition
 from weakloc.model.backbones import Backbone
 from weakloc.model.losses import BeamLoss, LogisticLoss, Loss, SoftmaxLoss
 from weakloc.model.network import Decayed, LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
+from weakloc.settings import Look, Places
 
 OptimiserKind: TypeAlias = Literal["sgd", "adamw", "adagrad"]
 Schedule: TypeAlias = Literal["constant", "cosine", "stages", "steps"]
@@ -150,7 +155,91 @@ LossKind: TypeAlias = Literal[
 ]
 Fuse: TypeAlias = Literal["max", "mean"]
 MapNormalisation: TypeAlias = Literal["none", "minmax", "relu_max", "sigmoid", "zscore"]
-Localiser: TypeAlias = Literal["score_map", "beam_search"]
+Localiser: TypeAlias = Literal["score_map", "cells", "beam_search"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceRules:
+    """How places are named in the heat of a class, and by which definitions they are judged.
+
+    Fields that the settings `Places` have too mean the same; what is set there wins. `threshold`
+    is that of a class which no calibration gave one.
+    """
+
+    point_method: PointMethod = "arg_max"
+    threshold: float = 0.3
+    threshold_mode: ThresholdMode = "minmax"
+    boxes: BoxChoice | Literal["none"] = "all"
+    min_share: float = 0.0
+    box_score: BoxScore = "mean"
+    box_times_class: bool = True
+    background: BackgroundMode = "threshold"
+    average_precision: Definition = "voc12"
+    box_edges: Literal["half-open", "inclusive"] = "half-open"
+
+    def __post_init__(self) -> None:
+        for name in ("threshold", "min_share"):
+            value = getattr(self, name)
+            remedy = "Give a share from 0 to below 1"
+            require_setting(0 <= value < 1, name, value, remedy=remedy, location="rules")
+
+    def with_settings(self, places: Places) -> PlaceRules:
+        """These rules with all that was set."""
+        values = {item.name: getattr(places, item.name, None) for item in fields(self)}
+        given = {name: value for name, value in values.items() if value not in (None, "auto")}
+        return replace(self, **given)
+
+
+# For each kind of heat, where no method has rules of its own for it. A search sums rectangles: its
+# greatest heat is a plateau. Cells are divided finely and judged one by one: the hottest may be a
+# speck, crumbs are no objects; hot all over an object and its parts, the larger part is the better
+# box. Their heat is a probability already.
+RULES: Mapping[Localiser, PlaceRules] = {
+    "score_map": PlaceRules(),
+    "beam_search": PlaceRules(point_method="plateau", threshold=0.5),
+    "cells": PlaceRules(
+        point_method="densest",
+        threshold=0.5,
+        threshold_mode="none",
+        min_share=0.02,
+        box_score="share",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Looking:
+    """What looks at images without being asked otherwise: sizes as factors, what becomes of several
+    maps, what makes the heat, and what is said of it."""
+
+    score_scales: tuple[float, ...] = (1.0,)
+    map_scales: tuple[float, ...] = (1.0,)
+    map_fuse: Fuse = "mean"
+    map_normalisation: MapNormalisation = "none"
+    localiser: Localiser = "score_map"
+    rules: PlaceRules = PlaceRules()
+
+
+CELLS = Looking(localiser="cells", rules=RULES["cells"])
+
+
+def settled(look: Look, looking: Looking) -> tuple[Look, PlaceRules]:
+    """The look with everything that was left open filled in, and the rules for its heat."""
+    localiser: Localiser = looking.localiser if look.localiser == "auto" else look.localiser
+    filled = replace(
+        look,
+        localiser=localiser,
+        scales=look.scales or looking.score_scales,
+        map_scales=look.map_scales or look.scales or looking.map_scales,
+        fuse=looking.map_fuse if look.fuse == "auto" else look.fuse,
+        normalise=looking.map_normalisation if look.normalise == "auto" else look.normalise,
+    )
+    if "beam_search" in (looking.localiser, localiser) and set(filled.scales) != {1.0}:
+        raise SettingError(
+            f"--scales is {filled.scales} but this method sees images at one size",
+            remedy="Leave out --scales: the search looks at parts of the image instead",
+        )
+    return filled, looking.rules if localiser == looking.localiser else RULES[localiser]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +249,9 @@ class Method(ABC):
     `backbone` is the one it is described with; `trains_backbone` False keeps it frozen.
     `score_scales` are the sizes whose class scores are averaged, `map_scales` those whose maps are
     fused by `map_fuse` after `map_normalisation`; both are factors of `side`. `loss` "auto" is
-    softmax where every image has one class of several, else the logistic mean.
+    softmax where every image has one class of several, else the logistic mean. `normalisation` by
+    the mean and spread of the training images is for backbones from scratch. `rules` are for the
+    heat of its own `localiser`.
     """
 
     name: ClassVar[str]
@@ -171,6 +262,7 @@ class Method(ABC):
     loss: LossKind = "auto"
     side: int = 224
     resize: ResizeMode = "warp"
+    normalisation: Literal["backbone", "training_images"] = "backbone"
     balance: bool = False
     flip: bool = True
     optimisation: Optimisation = PRACTICAL
@@ -178,6 +270,7 @@ class Method(ABC):
     map_scales: tuple[float, ...] = (1.0,)
     map_fuse: Fuse = "mean"
     map_normalisation: MapNormalisation = "none"
+    rules: PlaceRules = PlaceRules()
 
     def __post_init__(self) -> None:
         self.require("side", self.side >= 1, "Give 1 pixel or more")
@@ -200,6 +293,11 @@ class Method(ABC):
     def literal(cls) -> Self:
         """As the paper has it."""
         return cls.practical()
+
+    @property
+    def looking(self) -> Looking:
+        """How it looks at images."""
+        return Looking(**{item.name: getattr(self, item.name) for item in fields(Looking)})
 
     @abstractmethod
     def network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from weakloc.methods.method import Method, Optimisation
+from weakloc.methods.method import Method, Optimisation, PlaceRules
 from weakloc.model.backbones import Backbone
 from weakloc.model.network import (
     ClassPool,
@@ -62,7 +62,7 @@ class Wildcat(Method):
     def literal(cls) -> Self:
         """The settings of the released VOC 2007 demo (SGD, M = 8), pooled as the paper prints."""
         return cls(
-            backbone="resnet101",
+            backbone="resnet101.tv_in1k",  # the weights that were public then
             maps_per_class=8,
             k_max=0.2,
             k_min=0.2,
@@ -75,6 +75,8 @@ class Wildcat(Method):
                 epochs=20,
                 batch_size=16,
             ),
+            map_normalisation="zscore",
+            rules=PlaceRules(average_precision="nonint"),
         )
 
     def network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork:

@@ -43,7 +43,8 @@ class Backbone(nn.Module):
         self.std = spec.std or facts.std
         self.input_multiple = facts.input_multiple
         self.level_strides = facts.level_strides
-        self.is_pretrained = trunk.is_pretrained
+        self.loaded_weights = trunk.loaded_weights
+        self.is_pretrained = trunk.loaded_weights is not None
         self.pretrained_layers = trunk.pretrained_layers
         self.min_input = _smallest_input(trunk)
 

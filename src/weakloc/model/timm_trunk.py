@@ -92,7 +92,10 @@ def build_timm_trunk(spec: BackboneSpec) -> TimmTrunk:
         input_multiple=int(patch[0]) if patch and patch[0] == strides[-1] else 1,
     )
     trunk = TimmTrunk(model, facts)
-    trunk.is_pretrained = spec.weights != "none"
+    if spec.weights == "default" or spec.weights.startswith("hf-hub:"):
+        trunk.loaded_weights = config.get("hf_hub_id") or spec.name
+    elif spec.weights != "none":
+        trunk.loaded_weights = spec.weights
     _release_unused(trunk)
     return trunk
 

@@ -68,7 +68,7 @@ class TorchvisionTrunk(Trunk):
 def build_torchvision_trunk(spec: BackboneSpec) -> TorchvisionTrunk:
     architecture = ARCHITECTURES[spec.name]
     mode = _fully_connected(spec, architecture)
-    model = _load(spec)
+    model, loaded_weights = _load(spec)
     layers = list(model.features.children())
     strides, dilation = _dilate(layers, spec.output_stride or architecture.stride)
     linear = [layer for layer in model.classifier.modules() if isinstance(layer, nn.Linear)]
@@ -86,7 +86,7 @@ def build_torchvision_trunk(spec: BackboneSpec) -> TorchvisionTrunk:
     )
     kept = linear if mode == "head" else []
     trunk = TorchvisionTrunk(nn.Sequential(*layers), facts, strides, kept)
-    trunk.is_pretrained = spec.weights != "none"
+    trunk.loaded_weights = loaded_weights
     return trunk
 
 
@@ -103,8 +103,8 @@ def _fully_connected(spec: BackboneSpec, architecture: _Architecture) -> FullyCo
     return mode  # type: ignore[no-any-return]
 
 
-def _load(spec: BackboneSpec) -> Any:
-    """The whole torchvision classifier without its last layer."""
+def _load(spec: BackboneSpec) -> tuple[Any, str | None]:
+    """The whole torchvision classifier without its last layer, and the name of its weights."""
     import torchvision
 
     model = torchvision.models.get_model(spec.name, weights=None)
@@ -113,15 +113,18 @@ def _load(spec: BackboneSpec) -> Any:
     else:
         model.classifier[6], ignored = nn.Identity(), ("classifier.6.",)
     if spec.weights == "default":
-        weights = torchvision.models.get_model_weights(spec.name).DEFAULT
+        # Those of the first publication, which papers of the time used.
+        weights = torchvision.models.get_model_weights(spec.name)["IMAGENET1K_V1"]
         try:
             tensors = weights.get_state_dict(progress=False, check_hash=True)
         except (OSError, RuntimeError) as error:
             raise weights_not_at_hand(spec.name, error) from error
         model.load_state_dict(tensors, strict=False)
-    elif spec.weights != "none":
-        load_file_into(model, spec.weights, ignored=ignored)
-    return model
+        return model, str(weights)
+    if spec.weights == "none":
+        return model, None
+    load_file_into(model, spec.weights, ignored=ignored)
+    return model, spec.weights
 
 
 def _dilate(layers: Sequence[Any], output_stride: int) -> tuple[list[int], int]:

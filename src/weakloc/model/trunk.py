@@ -161,7 +161,7 @@ class Trunk(nn.Module, ABC):
     """Images -> feature maps by stride; the last level is always among them."""
 
     facts: TrunkFacts
-    is_pretrained = False
+    loaded_weights: str | None = None  # as their source names them; None: random ones
     pretrained_layers: tuple[nn.Linear, ...] = ()  # fully connected ones, for a fixed-grid head
 
     @abstractmethod
@@ -201,7 +201,7 @@ def with_weights(trunk: Trunk, spec: BackboneSpec) -> Trunk:
     """The trunk with the spec's file of weights; without published ones, "default" is random."""
     if spec.weights not in ("default", "none"):
         load_file_into(trunk, spec.weights, ignored=("fc.", "classifier.", "head."))
-        trunk.is_pretrained = True
+        trunk.loaded_weights = spec.weights
     return trunk
 
 

@@ -178,7 +178,7 @@ def _run_facts(run: Mapping[str, Any]) -> dict[str, str]:
     facts = {
         "Method": method.get("name"),
         "Backbone": backbone.get("name"),
-        "Backbone weights": backbone.get("weights"),
+        "Backbone weights": backbone.get("loaded", backbone.get("weights")) or "none",
         "Training images": labels.get("num_images"),
         "Epochs": len(history) if isinstance(history, list) else None,
         "Weights kept": kept if "epoch" in selection else None,

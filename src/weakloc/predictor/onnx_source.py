@@ -16,30 +16,18 @@ from weakloc.data.transforms import PixelSize, Preprocessing
 from weakloc.errors import MissingPackageError, RunError, SettingError
 from weakloc.files import fit_json, parse_json
 from weakloc.localize.boxes import ThresholdMode
-from weakloc.localize.probabilities import Activation
-from weakloc.methods.method import Fuse, Localiser, MapNormalisation
+from weakloc.methods.method import Looking
 from weakloc.methods.settings import from_settings, to_settings
 from weakloc.model.trunk import CellGeometry, CellTransform
 from weakloc.predictor.network_source import RawMaps
 from weakloc.predictor.parts import own_device
-from weakloc.structures import MapKind
+from weakloc.structures import Activation, MapKind
 
 Counts: TypeAlias = NDArray[np.int64]
 
 KEY = "weakloc"
 FORMAT = "weakloc.onnx/1"
 OPSET = 18  # what torch 2.6 and all later ones write without converting
-
-
-@dataclass(frozen=True)
-class Looking:
-    """The method's way to look at images: sizes as factors, and what becomes of several maps."""
-
-    score_scales: tuple[float, ...]
-    map_scales: tuple[float, ...]
-    map_fuse: Fuse
-    map_normalisation: MapNormalisation
-    localiser: Localiser
 
 
 @dataclass(frozen=True)

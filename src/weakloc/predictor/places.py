@@ -14,7 +14,7 @@ from weakloc.data.readers.table import read_rows
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import ByName
 from weakloc.geometry import GridTransform
-from weakloc.localize.boxes import BoxScore, HeatBox, find_at_least_one_box, find_boxes
+from weakloc.localize.boxes import HeatBox, find_at_least_one_box, find_boxes
 from weakloc.localize.crf import CrfSettings, dense_crf
 from weakloc.localize.doubt import disagreements
 from weakloc.localize.maps import NORMALISATIONS, HeatMap, Maps, image_grid, resample
@@ -29,9 +29,10 @@ from weakloc.localize.masks import (
     without_specks,
 )
 from weakloc.localize.pixel_affinity import PixelAffinitySettings, refine_by_pixel_affinity
-from weakloc.localize.points import Peak, PointMethod, locate_point, locate_points
+from weakloc.localize.points import Peak, locate_point, locate_points
+from weakloc.methods.method import PlaceRules
 from weakloc.predictor.views import SeenImage
-from weakloc.settings import Cut, Places, ReaderOptions
+from weakloc.settings import Places, ReaderOptions
 from weakloc.structures import (
     ABSENT,
     PRESENT,
@@ -53,6 +54,7 @@ def find_masks(
     heat: ScoreMaps,
     thresholds: Sequence[float],
     places: Places,
+    rules: PlaceRules,
 ) -> list[ClassMask]:
     """Masks of the maps that win pixels; each pixel belongs to one of them or to none.
 
@@ -62,7 +64,7 @@ def find_masks(
         return []
     shares = np.asarray(thresholds, dtype=np.float32)
     level = float(shares.mean())
-    normalised = NORMALISATIONS[places.threshold_mode](heat.values)
+    normalised = NORMALISATIONS[rules.threshold_mode](heat.values)
     # Shifted so that one background level stands for every class's own threshold.
     shifted = ScoreMaps(normalised - shares[:, None, None] + level, heat.transform, "cam")
     background = Background("threshold", level=level)
@@ -122,9 +124,6 @@ def _all_present(maps: ScoreMaps) -> NDArray[np.bool_]:
     return np.ones(len(maps.values), dtype=np.bool_)
 
 
-CRUMB = 0.02  # share of a class's heat
-
-
 @dataclass(frozen=True)
 class Locating:
     """What is fixed for all images of a run."""
@@ -132,7 +131,7 @@ class Locating:
     class_names: tuple[str, ...]
     thresholds: tuple[float, ...]  # one a class
     places: Places
-    localiser: str
+    rules: PlaceRules
 
 
 def wanted_classes(
@@ -155,7 +154,7 @@ def name_places(
     locating: Locating,
 ) -> Prediction:
     """All of the prediction of one image but its doubt; `heat` holds the maps of `classes`."""
-    names, places = locating.class_names, locating.places
+    names, rules = locating.class_names, locating.rules
     probabilities: list[float] = image.probabilities.tolist()
     points: list[Point] = []
     boxes: list[Box] = []
@@ -173,11 +172,12 @@ def name_places(
                 heat.transform,
                 locating,
                 threshold=locating.thresholds[index],
-                weight=probability if places.box_times_class else 1.0,
+                weight=probability if rules.box_times_class else 1.0,
                 min_count=int(is_tagged),
             )
         ]
-    won_masks = find_masks(image, heat, [locating.thresholds[index] for index in classes], places)
+    thresholds = [locating.thresholds[index] for index in classes]
+    won_masks = find_masks(image, heat, thresholds, locating.places, rules)
     masks = [(classes[mask.class_index], mask.rle) for mask in won_masks]
     width, height = (int(side) for side in image.picture.size)
     prediction = Prediction(
@@ -207,13 +207,10 @@ def _held_against(
 
 
 def _peaks(class_map: HeatMap, transform: GridTransform, locating: Locating) -> list[Peak]:
-    """Where the points of a class are. Cells are judged one by one: the hottest may be a speck."""
-    places = locating.places
+    """Where the points of a class are."""
+    places, method = locating.places, locating.rules.point_method
     if places.points == 0:
         return []
-    method: PointMethod = "densest" if locating.localiser == "cells" else "arg_max"
-    if places.point_method != "auto":
-        method = places.point_method
     if places.points == 1:
         return [locate_point(class_map, transform, method=method)]
     return locate_points(
@@ -234,27 +231,21 @@ def _parts(
     weight: float,
     min_count: int,
 ) -> list[HeatBox]:
-    """The parts of a class's map that get a box.
-
-    Cells are hot all over an object and its parts: then the larger part is the better box.
-    """
-    places = locating.places
-    if places.boxes == "none":
+    """The parts of a class's map that get a box."""
+    places, rules = locating.places, locating.rules
+    if rules.boxes == "none":
         return []
-    score: BoxScore = "share" if locating.localiser == "cells" else "mean"
-    if places.box_score != "auto":
-        score = places.box_score
     parts = find_boxes(
         class_map,
         transform,
         threshold=threshold,
-        threshold_mode=places.threshold_mode,
-        select=places.boxes,
+        threshold_mode=rules.threshold_mode,
+        select=rules.boxes,
         min_area=places.min_area,
         max_area=places.max_area,
-        min_share=least_share(places, locating.localiser),
+        min_share=rules.min_share,
         overlap=places.overlap,
-        score=score,
+        score=rules.box_score,
         class_probability=weight,
     )
     if len(parts) >= min_count:
@@ -264,18 +255,11 @@ def _parts(
             class_map,
             transform,
             threshold=threshold,
-            threshold_mode=places.threshold_mode,
-            score=score,
+            threshold_mode=rules.threshold_mode,
+            score=rules.box_score,
             class_probability=weight,
         )
     ]
-
-
-def least_share(cut: Cut, localiser: str) -> float:
-    """Cells are divided finely; crumbs are no objects."""
-    if cut.min_share is not None:
-        return cut.min_share
-    return CRUMB if localiser == "cells" else 0.0
 
 
 class Tags:

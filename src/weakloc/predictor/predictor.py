@@ -23,6 +23,7 @@ from weakloc.localize.objectness import (
     fuse_product,
     principal_axis,
 )
+from weakloc.methods.method import RULES, PlaceRules
 from weakloc.predictor.network_source import Floats, MapSource
 from weakloc.predictor.places import Locating, Tags, name_places, wanted_classes
 from weakloc.predictor.views import SeenImage, see_images
@@ -155,7 +156,8 @@ class Located:
 class Predictor:
     """Says where the classes of a source are.
 
-    `thresholds` are one a class. `heat` makes the map in which the places of an image's classes
+    `rules` say what the places leave open; `thresholds` are one a class, none where the rules' is
+    for all. `heat` makes the map in which the places of an image's classes
     are looked for: the fused score maps, or a search like the beam's. `rescore` changes the class
     probabilities of an image. `seer` looks at images in place of the source alone.
     """
@@ -166,7 +168,8 @@ class Predictor:
         look: Look,
         places: Places,
         *,
-        thresholds: Sequence[float],
+        rules: PlaceRules = RULES["score_map"],
+        thresholds: Sequence[float] = (),
         heat: HeatMaker = fused_maps,
         rescore: ProbabilityMap | None = None,
         seer: Seer | None = None,
@@ -176,14 +179,17 @@ class Predictor:
         self.rescore = rescore
         self.look, self.places = look, places
         self.heat = heat
-        if places.threshold is not None:
-            thresholds = [places.threshold] * len(source.class_names)
-        self.locating = Locating(source.class_names, tuple(thresholds), places, look.localiser)
+        self.rules = rules.with_settings(places)
+        if places.threshold is not None or not thresholds:
+            thresholds = [self.rules.threshold] * len(source.class_names)
+        self.locating = Locating(source.class_names, tuple(thresholds), places, self.rules)
 
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that was chosen, by name, for whoever keeps a record of predictions."""
-        return {**asdict(self.look), **asdict(self.places)}
+        rules = {**asdict(self.rules), "threshold": self.places.threshold}
+        places = {name: rules.get(name, value) for name, value in asdict(self.places).items()}
+        return {**asdict(self.look), **places}
 
     def see(self, images: Iterable[ImageSource]) -> Iterator[SeenImage | BrokenImage]:
         """Scores and maps only, in input order."""
@@ -218,7 +224,7 @@ class Predictor:
                 classes,
                 labels,
                 thresholds=self.locating.thresholds,
-                threshold_mode=self.places.threshold_mode,
+                threshold_mode=self.rules.threshold_mode,
             )
             yield Located(image, tuple(classes), heat, replace(prediction, doubt=doubt))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -10,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from weakloc.data.augmentation import Augmentation, QuarterTurns
+from weakloc.data.images import read_or_record
 from weakloc.data.readers.assembly import ALL
-from weakloc.data.transforms import Preprocessing
+from weakloc.data.transforms import Preprocessing, channel_moments
 from weakloc.errors import DataError, SettingError
 from weakloc.methods.method import Method, Optimisation, preprocessing
 from weakloc.methods.settings import to_settings
@@ -22,7 +25,16 @@ from weakloc.model.losses import Loss
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
 from weakloc.settings import TrainSettings
-from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, LabelStatistics, Problem, Sample
+from weakloc.structures import (
+    ABSENT,
+    PRESENT,
+    UNKNOWN,
+    BrokenImage,
+    DataSet,
+    LabelStatistics,
+    Problem,
+    Sample,
+)
 from weakloc.training.run_folder import RunHeader
 from weakloc.work import num_cores
 
@@ -255,13 +267,14 @@ def make_plan(data_set: DataSet, method: Method, settings: TrainSettings) -> Tra
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         backbone = build_backbone(method.backbone_spec(spec))
-        prepared = preprocessing(method, backbone)
+        prepared = _preprocessing(method, backbone, division.learned)
         network = method.build_network(backbone, num_classes)
     notes = [problem.message for problem in odd_classes(statistics, data_set.class_names)]
     header = RunHeader(
         method=method,
         settings=settings,
         backbone=backbone.spec,
+        loaded_weights=backbone.loaded_weights,
         class_names=data_set.class_names,
         labels=statistics,
         preprocessing=prepared,
@@ -270,6 +283,26 @@ def make_plan(data_set: DataSet, method: Method, settings: TrainSettings) -> Tra
     )
     augmentation = _augmentation(method, backbone, settings)
     return TrainingPlan(network, loss, augmentation, division, header, chosen_hardware(settings))
+
+
+def _preprocessing(method: Method, backbone: Backbone, samples: Sequence[Sample]) -> Preprocessing:
+    """As the method has it; weights that know other images keep the normalisation of those."""
+    prepared = preprocessing(method, backbone)
+    is_given = backbone.is_pretrained or backbone.spec.mean is not None
+    if method.normalisation == "backbone" or is_given:
+        return prepared
+    with ThreadPoolExecutor(num_cores()) as pool:
+        moments = [of_image for of_image in pool.map(_moments, samples) if of_image is not None]
+    if not moments:
+        raise DataError("no training image can be read", remedy="Look at them with 'weakloc data'")
+    means, squares = np.mean(moments, axis=0)  # every image counts alike
+    variances = np.maximum(squares - np.square(means), 255**-2.0)  # a channel may be constant
+    return replace(prepared, mean=tuple(means.tolist()), std=tuple(np.sqrt(variances).tolist()))
+
+
+def _moments(sample: Sample) -> NDArray[np.float64] | None:
+    picture = read_or_record(sample.name, sample.path)
+    return None if isinstance(picture, BrokenImage) else channel_moments(picture)
 
 
 def with_settings(method: Method, settings: TrainSettings) -> Method:

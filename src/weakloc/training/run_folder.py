@@ -189,6 +189,7 @@ class RunHeader:
     method: Method
     settings: TrainSettings
     backbone: BackboneSpec
+    loaded_weights: str | None
     class_names: tuple[str, ...]
     labels: LabelStatistics
     preprocessing: Preprocessing
@@ -249,6 +250,7 @@ class RunWriter:
                 "name": str(header.backbone),
                 **_package("backbones", header.backbone.name),
                 "weights": header.backbone.weights,
+                "loaded": header.loaded_weights,
                 "output_stride": header.backbone.output_stride,
             },
             "class_names": list(header.class_names),
