@@ -245,8 +245,7 @@ class Cut:
     """What part of a map gets a box, in calibration as in prediction."""
 
     threshold_mode: Literal["auto", "minmax", "relu_max", "none"] = "auto"
-    """What the threshold is a share of: the map's range, its maximum above zero, or nothing. auto:
-    as calibrated, else the method's."""
+    """What the threshold is a share of: the map's range, its maximum, nothing; auto: as tuned."""
 
     min_area: float = 0.001
     """Smallest part of the map that gets a box, as a share of the image."""
@@ -281,16 +280,13 @@ class Places(Cut):
     """Probability at which the model contradicts a tag; below 1 minus it, it misses one."""
 
     threshold: float | None = None
-    """Share of a map's range above which a pixel is the object's. Not given: as calibrated, else
-    the method's."""
+    """Share of a map's range above which a pixel is the object's. Not given: as calibrated."""
 
     boxes: Literal["auto", "all", "largest", "best", "none"] = "auto"
-    """Boxes of a class: one for each part of the map, of the largest part, or the best one. auto:
-    the method's."""
+    """Boxes of a class: of all parts of the map, the largest, the best; auto: the method's."""
 
     box_score: Literal["auto", "mean", "raw_mean", "blob_mean", "max", "share"] = "auto"
-    """Heat that scores a box. auto: its share of all heat where places come from cells, else the
-    method's."""
+    """Heat that scores a box; auto: the method's, its share of all heat from cells."""
 
     box_times_class: bool | None = None
     """Multiply the score of a box by the probability of its class. Not given: the method's."""
