@@ -443,6 +443,12 @@ class EvaluateSettings:
     resamples: int = 1000
     """Bootstrap resamples of the images behind each interval."""
 
+    ap: Literal["voc12", "voc07", "nonint", "coco", "all"] | None = None
+    """Definition of average precision, or all of them. Not given: the run's; voc12 for a file."""
+
+    box_edges: Literal["half-open", "inclusive"] | None = None
+    """Inclusive adds a pixel to widths and heights. Not given: the run's; half-open for a file."""
+
     compatible: bool = False
     """Also read score maps as the public wsolevaluation code does, and show the difference."""
 

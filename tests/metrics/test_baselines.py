@@ -93,7 +93,7 @@ def boxes_of(predictions):
 
 @pytest.mark.parametrize("definition", ["voc12", "voc07", "nonint"])
 def test_the_chance_precision_is_the_frequency_of_the_class(definition: Definition, random):
-    convention = RankingConvention(definition, "grouped")
+    convention = RankingConvention((definition,), "grouped")
     accumulator = ClassificationPrecision(CLASSES, convention)
     labels = np.where(random.random((50, 2)) < 0.3, 1, -1)
     for number, row in enumerate(labels):

@@ -109,13 +109,13 @@ def _slow_voc(images, c, overlap, definition):
 
 @pytest.mark.parametrize("definition", ["voc12", "voc07", "nonint"])
 @pytest.mark.parametrize("comparison", [">=", ">"])
-@pytest.mark.parametrize("edges", ["half_open", "inclusive"])
+@pytest.mark.parametrize("edges", ["half-open", "inclusive"])
 @pytest.mark.parametrize("iou", [0.3, 0.5])
 def test_voc_precision_equals_its_slow_reading(definition, comparison, edges, iou):
     for seed in range(12):
         images = _random_images(np.random.default_rng(seed))
         overlap = OverlapConvention(iou, comparison, edges)
-        convention = RankingConvention(definition=definition)
+        convention = RankingConvention((definition,))
         result = _results(BoxPrecision(CLASSES, overlap, convention), images)[
             f"box_map_{iou * 100:g}"
         ]

@@ -33,7 +33,7 @@ def _fed(accumulator, scores, labels, order=None, names=NAMES):
 def test_every_class_equals_scikit_learn_where_the_definitions_coincide(random):
     scores = np.round(random.random((60, 3)), 1)
     labels = random.integers(0, 2, (60, 3)) * 2 - 1
-    convention = RankingConvention(definition="nonint", ties="grouped")
+    convention = RankingConvention(definitions=("nonint",), ties="grouped")
     (result,) = _fed(
         ClassificationPrecision(ClassIndex(NAMES), convention), scores, labels
     ).compute()

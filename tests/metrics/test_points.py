@@ -108,7 +108,7 @@ def test_boxes_are_half_open_without_tolerance():
 )
 def test_with_a_perfect_locator_point_precision_is_classification_precision(labels, definition):
     """MET-06."""
-    convention = RankingConvention(definition=definition)
+    convention = RankingConvention((definition,))
     scores = np.random.default_rng(0).permutation(len(labels))
     images = [
         (float(score), INSIDE, label, [TruthBox(0, BOX)] if label > 0 else [])

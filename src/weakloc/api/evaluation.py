@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -19,6 +19,8 @@ from weakloc.data.sources import ImageSource
 from weakloc.files import ByName, open_whole, write_json
 from weakloc.geometry import GridTransform, Size
 from weakloc.localize.maps import resample
+from weakloc.metrics.average_precision import Definition, RankingConvention
+from weakloc.metrics.boxes import OverlapConvention
 from weakloc.metrics.case import ClassIndex, ClassMap, Resolution, pair_predictions
 from weakloc.metrics.evaluation import (
     METRICS,
@@ -204,8 +206,11 @@ def _evaluate_run(
 
 
 def _setup(data_set: DataSet, settings: EvaluateSettings) -> MetricSetup:
+    definitions = get_args(Definition) if settings.ap == "all" else (settings.ap or "voc12",)
     return MetricSetup(
         ClassIndex(data_set.class_names),
+        ranking=RankingConvention(definitions),
+        overlap=OverlapConvention(edges=settings.box_edges or "half-open"),
         segmentation_values=data_set.segmentation_values,
         resampling=Resampling(settings.resamples),
     )

@@ -218,13 +218,10 @@ _BLOCK = 2048
 
 @dataclass(frozen=True, slots=True)
 class RankingConvention:
-    """How a ranking becomes a number."""
+    """How a ranking becomes numbers: one for each definition, all of the same ranking."""
 
-    definition: Definition = "voc12"
+    definitions: tuple[Definition, ...] = ("voc12",)
     ties: Ties = "stable"
-
-    def __str__(self) -> str:
-        return f"{self.definition}, {self.ties} ties"
 
 
 DEFAULT_RANKING = RankingConvention()
@@ -247,14 +244,20 @@ def mean_average_precision(
     *,
     described: str,
     details: Mapping[str, Detail] | None = None,
-) -> MetricResult:
-    """Mean over the classes that have a positive; the others are left out and listed."""
-    return precision_result(
-        name,
-        class_precisions(ranked, convention),
-        ranked,
-        convention=f"{described}; {convention}",
-        details=details,
+) -> tuple[MetricResult, ...]:
+    """By each definition, the mean over the classes that have a positive; the others are listed.
+
+    All but `voc12` stand in the number's name.
+    """
+    return tuple(
+        precision_result(
+            name if definition == "voc12" else f"{name}_{definition}",
+            class_precisions(ranked, definition),
+            ranked,
+            convention=f"{described}; {definition}, {convention.ties} ties",
+            details=details,
+        )
+        for definition in convention.definitions
     )
 
 
@@ -266,11 +269,11 @@ class ClassPrecisions:
     replicates: NDArray[np.float64]  # (C, B)
 
 
-def class_precisions(ranked: RankedClasses, convention: RankingConvention) -> ClassPrecisions:
+def class_precisions(ranked: RankedClasses, definition: Definition) -> ClassPrecisions:
     once = np.ones((len(ranked.positives), 1), dtype=np.uint8)
     return ClassPrecisions(
-        values=_weighted_precisions(ranked, convention, once)[:, 0],
-        replicates=_weighted_precisions(ranked, convention, ranked.images.weights),
+        values=_weighted_precisions(ranked, definition, once)[:, 0],
+        replicates=_weighted_precisions(ranked, definition, ranked.images.weights),
     )
 
 
@@ -319,15 +322,13 @@ def precision_result(
 
 
 def _weighted_precisions(
-    ranked: RankedClasses, convention: RankingConvention, weights: NDArray[np.uint8]
+    ranked: RankedClasses, definition: Definition, weights: NDArray[np.uint8]
 ) -> NDArray[np.float64]:
     """(C, replicates)"""
     positives = _weighted_positives(ranked.positives, weights)
     return np.stack(
         [
-            ranked_precision(
-                ranking, positives[c], definition=convention.definition, weights=weights
-            )
+            ranked_precision(ranking, positives[c], definition=definition, weights=weights)
             for c, ranking in enumerate(ranked.rankings)
         ]
     )

@@ -29,7 +29,7 @@ from weakloc.metrics.case import Case, ClassIndex, DetectionArrays, TruthArrays
 from weakloc.metrics.result import MetricResult
 from weakloc.metrics.uncertainty import ImageRecords
 
-Edges: TypeAlias = Literal["half_open", "inclusive"]
+Edges: TypeAlias = Literal["half-open", "inclusive"]
 Comparison: TypeAlias = Literal[">=", ">"]
 
 FOUND, IGNORED, FALSE_ALARM = 1, 0, -1
@@ -45,7 +45,7 @@ class OverlapConvention:
 
     iou: float = 0.5
     comparison: Comparison = ">="
-    edges: Edges = "half_open"
+    edges: Edges = "half-open"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.iou <= 1.0:
@@ -59,7 +59,12 @@ class OverlapConvention:
         return np.asarray(ious > self.iou if self.comparison == ">" else ious >= self.iou)
 
     def __str__(self) -> str:
-        return f"IoU {self.comparison} {self.iou:g}, {self.edges.replace('_', '-')} boxes"
+        return f"IoU {self.comparison} {self.iou:g}, {self.edges} boxes"
+
+    @property
+    def suffix(self) -> str:
+        """Of the names of what is counted by it."""
+        return "_inclusive" if self.is_inclusive else ""
 
 
 DEFAULT_OVERLAP = OverlapConvention()
@@ -267,8 +272,8 @@ class BoxPrecision:
             images=images,
             class_names=self.classes.names,
         )
-        result = mean_average_precision(
-            f"box_map_{round(100 * self.overlap.iou)}",
+        return mean_average_precision(
+            f"box_map_{round(100 * self.overlap.iou)}{self.overlap.suffix}",
             ranked,
             self.convention,
             described=str(self.overlap),
@@ -277,7 +282,6 @@ class BoxPrecision:
                 "num_objects": int((~truth.ignored).sum()),
             },
         )
-        return (result,)
 
 
 def case_boxes(case: Case) -> ImageBoxes:
@@ -322,7 +326,6 @@ def count_objects(truth: FlatTruth, *, num_images: int, num_classes: int) -> Int
 
 
 COCO_IOUS = np.linspace(0.5, 0.95, 10)  # the evaluator's own numbers, 0.6000000000000001 included
-_COCO = RankingConvention("coco")
 
 
 class CocoPrecision:
@@ -351,7 +354,7 @@ class CocoPrecision:
                 detections, truth, num_classes, max_detections=self.max_detections
             )
         ]
-        precisions = [class_precisions(classes, _COCO) for classes in ranked]
+        precisions = [class_precisions(classes, "coco") for classes in ranked]
         ious = "0.50 to 0.95"
         numbers = {
             "coco_ap": (precisions, ious),

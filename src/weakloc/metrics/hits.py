@@ -129,7 +129,7 @@ def corloc(classes: ClassIndex, overlap: OverlapConvention = DEFAULT_OVERLAP) ->
             hits[c] = best_box_hits(case, c, case.truth.objects.boxes_of(c), overlap)
         return hits, is_drawn
 
-    rate = Rate("corloc", f"{overlap}, best box of each class present", "classes")
+    rate = Rate(f"corloc{overlap.suffix}", f"{overlap}, best box of each class present", "classes")
     return HitRates(classes.names, [rate], count)
 
 
@@ -144,8 +144,8 @@ def image_corloc(overlap: OverlapConvention = DEFAULT_OVERLAP) -> HitRates:
         best = detections.boxes[np.argmax(detections.scores)] if len(detections.scores) else None
         return best is not None and overlaps_any(best, objects, overlap), len(objects) > 0
 
-    rate = Rate("image_corloc", f"{overlap}, best box of the image, classes disregarded", "trials")
-    return HitRates(["any"], [rate], count)
+    meaning = f"{overlap}, best box of the image, classes disregarded"
+    return HitRates(["any"], [Rate(f"image_corloc{overlap.suffix}", meaning, "trials")], count)
 
 
 def instance_recall(classes: ClassIndex, overlap: OverlapConvention = DEFAULT_OVERLAP) -> HitRates:
@@ -164,8 +164,12 @@ def instance_recall(classes: ClassIndex, overlap: OverlapConvention = DEFAULT_OV
         return [hits, hits * is_several], [trials, trials * is_several]
 
     rates = [
-        Rate("instance_recall", f"{overlap}, all objects", "trials"),
-        Rate("multi_instance_recall", f"{overlap}, images with several of the class", "trials"),
+        Rate(f"instance_recall{overlap.suffix}", f"{overlap}, all objects", "trials"),
+        Rate(
+            f"multi_instance_recall{overlap.suffix}",
+            f"{overlap}, images with several of the class",
+            "trials",
+        ),
     ]
     return HitRates(classes.names, rates, count)
 
@@ -183,9 +187,9 @@ def single_object_localization(
     classes: ClassIndex, overlap: OverlapConvention = DEFAULT_OVERLAP
 ) -> HitRates:
     """The localisation accuracies of images that hold one class."""
-    rates = [
-        Rate(name, f"{overlap}, {meaning}", "trials")
-        for name, meaning in _LOCALIZATION.items()
+    names = [
+        name
+        for name in _LOCALIZATION
         if len(classes) > 5 or not name.startswith("top_5")  # five guesses of five tell nothing
     ]
 
@@ -202,8 +206,12 @@ def single_object_localization(
             "first_box_loc": first,
         }
         is_class = _one_hot(case)
-        return [hits[rate.name] * is_class for rate in rates], is_class * (len(objects) > 0)
+        return [hits[name] * is_class for name in names], is_class * (len(objects) > 0)
 
+    rates = [
+        Rate(name + overlap.suffix, f"{overlap}, {_LOCALIZATION[name]}", "trials")
+        for name in names
+    ]
     return HitRates(classes.names, rates, count)
 
 

@@ -82,13 +82,9 @@ class ImageRanking(ABC):
             images=images,
             class_names=self.classes.names,
         )
-        result = mean_average_precision(
-            self.name,
-            ranked,
-            self.convention,
-            described=self.described,
+        return mean_average_precision(
+            self.name, ranked, self.convention, described=self.described
         )
-        return (result,)
 
 
 class ClassificationPrecision(ImageRanking):
@@ -153,9 +149,8 @@ class PointPrecision(ImageRanking):
         return ImageRow(scores, verdicts, positives, num_classes - len(case.best_points))
 
     def compute(self) -> tuple[MetricResult, ...]:
-        (result,) = super().compute()
-        num_missing = sum(row.num_missing for row in self._rows)
-        return (replace(result, details={"num_missing_points": num_missing}),)
+        details = {"num_missing_points": sum(row.num_missing for row in self._rows)}
+        return tuple(replace(result, details=details) for result in super().compute())
 
     def _score(self, point: Point, prediction: Prediction) -> float:
         if self.points.rank_by == "heat":
