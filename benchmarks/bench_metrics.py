@@ -32,14 +32,11 @@ from benchmarks.measure import Timing, paired_ratio, time_interleaved, write_res
 from weakloc.geometry import FloatArray, box_ious
 from weakloc.metrics.average_precision import ranked_precision
 from weakloc.metrics.boxes import (
-    FlatBoxes,
-    FlatDetections,
-    FlatTruth,
     count_objects,
     rank_coco,
     rank_detections,
 )
-from weakloc.metrics.case import VOID, ClassIndex, truth_arrays
+from weakloc.metrics.case import VOID, ClassIndex, DetectionArrays, TruthArrays, truth_arrays
 from weakloc.metrics.max_box import MapConvention, MaxBoxAccuracy
 from weakloc.metrics.pixels import MeanIoU, PixelPrecision, count_pixels, histogram_edges
 from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, NO_RESAMPLING, draw_image
@@ -169,16 +166,19 @@ def _drawn_sample(random: np.random.Generator, number: int) -> Sample:
     return Sample(f"{number}.jpg", "", np.array([1], dtype=np.int8), Truth(boxes=(box,)))
 
 
-def crowded_detections(num_images: int) -> tuple[FlatDetections, FlatTruth]:
+def crowded_detections(num_images: int) -> tuple[DetectionArrays, TruthArrays]:
     """About three objects and seventeen detections an image, most of them near an object."""
     random = np.random.default_rng(0)
     num_objects, num_detections = 3 * num_images, 17 * num_images
     corners = random.uniform(0, 300, (num_objects, 2)).round(1)
     sides = random.uniform(20, 200, (num_objects, 2)).round(1)
-    drawn = FlatBoxes(
+    no_flags = np.zeros(num_objects, dtype=bool)
+    drawn = TruthArrays(
         random.integers(0, NUM_CLASSES, num_objects),
         random.integers(0, num_images, num_objects),
         np.concatenate([corners, corners + sides], axis=1),
+        no_flags,
+        no_flags,
     )
     near = random.integers(0, num_objects, num_detections)
     moved = (drawn.boxes[near] + random.normal(0, 15, (num_detections, 4))).round(1)
@@ -188,17 +188,18 @@ def crowded_detections(num_images: int) -> tuple[FlatDetections, FlatTruth]:
         random.integers(0, NUM_CLASSES, num_detections),
     )
     in_order = np.argsort(drawn.images[near], kind="stable")
-    found = FlatBoxes(classes[in_order], drawn.images[near][in_order], moved[in_order])
-    upright = (found.boxes[:, 2:] > found.boxes[:, :2] + 1).all(axis=1)
-    found = FlatBoxes(*(each[upright] for each in found))
-    no_flags = np.zeros(num_objects, dtype=bool)
-    return (
-        FlatDetections(found, random.random(upright.sum()), np.ones(upright.sum(), dtype=bool)),
-        FlatTruth(drawn, no_flags, no_flags),
+    in_order = in_order[(moved[in_order, 2:] > moved[in_order, :2] + 1).all(axis=1)]  # upright
+    found = DetectionArrays(
+        classes[in_order],
+        drawn.images[near][in_order],
+        moved[in_order],
+        random.random(in_order.size),
+        np.ones(in_order.size, dtype=bool),
     )
+    return found, drawn
 
 
-def our_precisions(detections: FlatDetections, truth: FlatTruth, num_images: int) -> list[float]:
+def our_precisions(detections: DetectionArrays, truth: TruthArrays, num_images: int) -> list[float]:
     rankings = rank_detections(detections, truth, NUM_CLASSES)
     objects = count_objects(truth, num_images=num_images, num_classes=NUM_CLASSES).sum(axis=0)
     return [
@@ -207,23 +208,23 @@ def our_precisions(detections: FlatDetections, truth: FlatTruth, num_images: int
     ]
 
 
-def numpy_precisions(detections: FlatDetections, truth: FlatTruth) -> list[float]:
+def numpy_precisions(detections: DetectionArrays, truth: TruthArrays) -> list[float]:
     """Detection by detection over NumPy rows, in the manner of the public VOC evaluators."""
     precisions = []
     for c in range(NUM_CLASSES):
-        mine = np.flatnonzero(detections.placed.classes == c)
+        mine = np.flatnonzero(detections.classes == c)
         mine = mine[np.argsort(-detections.scores[mine], kind="stable")]
         objects: dict[int, FloatArray] = {}
-        drawn = np.flatnonzero(truth.placed.classes == c)
-        for image in np.unique(truth.placed.images[drawn]).tolist():
-            objects[image] = truth.placed.boxes[drawn[truth.placed.images[drawn] == image]]
+        drawn = np.flatnonzero(truth.classes == c)
+        for image in np.unique(truth.images[drawn]).tolist():
+            objects[image] = truth.boxes[drawn[truth.images[drawn] == image]]
         taken = {image: np.zeros(len(boxes), dtype=bool) for image, boxes in objects.items()}
         hit = np.zeros(mine.size)
         for place, d in enumerate(mine):
-            image = int(detections.placed.images[d])
+            image = int(detections.images[d])
             if image not in objects:
                 continue
-            ious = box_ious(detections.placed.boxes[d], objects[image])[0]
+            ious = box_ious(detections.boxes[d], objects[image])[0]
             nearest = ious.argmax()
             if ious[nearest] >= 0.5 and not taken[image][nearest]:
                 taken[image][nearest] = hit[place] = True
@@ -255,16 +256,16 @@ def bench_box_precision(num_images: int, rounds: int) -> tuple[list[Any], dict[s
     return rows, timings
 
 
-def _coco_peer(detections: FlatDetections, truth: FlatTruth, num_images: int) -> Any:
+def _coco_peer(detections: DetectionArrays, truth: TruthArrays, num_images: int) -> Any:
     from faster_coco_eval import COCO, COCOeval_faster
 
     annotations = [
         {**each, "id": number + 1, "area": each["bbox"][2] * each["bbox"][3], "iscrowd": 0}
-        for number, each in enumerate(_records(truth.placed))
+        for number, each in enumerate(_records(truth))
     ]
     results = [
         {**each, "score": float(score)}
-        for each, score in zip(_records(detections.placed), detections.scores, strict=True)
+        for each, score in zip(_records(detections), detections.scores, strict=True)
     ]
     reference = COCO()
     reference.dataset = {
@@ -282,7 +283,7 @@ def _coco_peer(detections: FlatDetections, truth: FlatTruth, num_images: int) ->
     return evaluation
 
 
-def _records(placed: FlatBoxes) -> list[dict[str, Any]]:
+def _records(placed: DetectionArrays | TruthArrays) -> list[dict[str, Any]]:
     sides = np.concatenate(
         [placed.boxes[:, :2], placed.boxes[:, 2:] - placed.boxes[:, :2]], axis=1
     ).tolist()
@@ -291,7 +292,7 @@ def _records(placed: FlatBoxes) -> list[dict[str, Any]]:
 
 
 def _check_coco_peer(
-    evaluation: Any, detections: FlatDetections, truth: FlatTruth, num_images: int
+    evaluation: Any, detections: DetectionArrays, truth: TruthArrays, num_images: int
 ) -> None:
     """COCO's number differs from VOC's by definition; our COCO reading must give the same."""
     evaluation.evaluate()

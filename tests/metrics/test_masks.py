@@ -11,16 +11,15 @@ from pycocotools import mask as coco_masks
 from sklearn.metrics import average_precision_score, confusion_matrix
 
 from weakloc.errors import DataError, PredictionsError
-from weakloc.metrics.case import VOID, ClassIndex, read_labels, truth_labels
+from weakloc.metrics.case import VOID, ClassIndex, ImageTruth, read_labels, truth_labels
 from weakloc.metrics.max_box import normalize_map
 from weakloc.metrics.pixels import (
     MeanIoU,
     PixelPrecision,
-    class_mask,
     confusion_of,
     count_pixels,
+    drawn_pixels,
     histogram_edges,
-    of_class,
     paint_masks,
     resize_labels,
 )
@@ -240,10 +239,9 @@ def test_drawn_masks_become_labels_with_crowds_void():
     each = sample("a", [1, -1], [], masks=truth.masks)
     expected = [1] * 10 + [VOID] * 21
     assert truth_labels(each, {})[3].tolist() == expected
-    assert class_mask(truth, 0)[3].tolist() == expected
-    assert class_mask(truth, 1) is None
+    assert drawn_pixels(ImageTruth(each), 0)[3].tolist() == expected
+    assert drawn_pixels(ImageTruth(each), 1) is None
     assert truth_labels(sample("b", [1, -1], []), {}) is None
-    assert of_class(truth_labels(each, {}), 1)[3].tolist() == [0] * 10 + [VOID] * 21
 
 
 def test_label_images_are_read_through_their_table(tmp_path):

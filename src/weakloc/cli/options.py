@@ -67,7 +67,7 @@ FIRST_CHOICE: Mapping[str, frozenset[str]] = {
         "localiser objectness batch-size workers min-area min-share labels layout quiet json",
         "predict": "out also tags resume devices heat-maps draw format scales flip localiser "
         "batch-size workers min-score threshold boxes points masks quiet json",
-        "evaluate": "split compare resamples compatible out scales flip localiser batch-size "
+        "evaluate": "split compare ap resamples compatible out scales flip localiser batch-size "
         "workers min-score threshold boxes masks labels layout class-names quiet json",
         "report": "out data split metrics run tags pictures flip localiser batch-size workers "
         "min-score threshold masks labels layout quiet json",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from weakloc.geometry import FloatArray
 from weakloc.metrics.result import Detail, MetricResult
-from weakloc.metrics.uncertainty import SetDraw, interval_of, mean_of_defined, ratio
+from weakloc.metrics.uncertainty import SetDraw, mean_of_defined, measured, ratio
 from weakloc.structures import LabelMatrix
 
 Definition: TypeAlias = Literal["voc12", "voc07", "nonint", "coco"]
@@ -29,7 +30,8 @@ _SAMPLED_RECALLS: dict[str, FloatArray] = {
     "voc07": np.arange(11) / 10.0,
     "coco": np.linspace(0.0, 1.0, 101),
 }
-_POSITIVE, _READ = 1, 2
+_NO_RECALLS = np.empty(0)
+_POSITIVE, _READ, _PLAIN = 1, 2, 4
 
 
 @dataclass(frozen=True)
@@ -114,13 +116,11 @@ def ranked_precision(
     if weights is None:
         images = int(ranking.image.max(initial=-1)) + 1
         weights = np.ones((images, 1), dtype=np.uint8)
-    marks = (ranking.positive * _POSITIVE + ranking.ends_group * _READ).astype(np.uint8)
+    marks = ranking.positive * _POSITIVE + ranking.ends_group * _READ
+    marks += _PLAIN * (definition == "nonint")
     positives = num_positives.astype(np.float64)
-    if definition in _SAMPLED_RECALLS:
-        recalls = _SAMPLED_RECALLS[definition]
-        area = _sampled_area(marks, ranking.image, weights, positives, recalls)
-    else:
-        area = _whole_area(marks, ranking.image, weights, definition == "nonint")
+    recalls = _SAMPLED_RECALLS.get(definition, _NO_RECALLS)
+    area = _area(marks.astype(np.uint8), ranking.image, weights, positives, recalls)
     return ratio(area, positives)
 
 
@@ -136,66 +136,44 @@ def grouped_precisions(positives: ArrayLike, negatives: ArrayLike) -> FloatArray
     return ratio((precision * positive).sum(axis=-1), num_found[..., -1])
 
 
-# Both kernels walk from the worst rank to the best, so that the envelope is a running maximum.
-
-
 @njit(cache=True, nogil=True)
-def _whole_area(
-    marks: NDArray[np.uint8],
-    image: NDArray[np.int64],
-    weights: NDArray[np.uint8],
-    is_plain: bool,
-) -> FloatArray:
-    """Precision summed over the positives, as is or under its envelope."""
-    num_found, taken = _tallies(marks, image, weights)
-    precision, area = np.zeros(num_found.size), np.zeros(num_found.size)
-    for position in range(image.size - 1, -1, -1):
-        row = weights[image[position]]
-        if marks[position] & _READ:
-            for b in range(num_found.size):
-                here = num_found[b] / max(taken[b], 1.0)
-                precision[b] = here if is_plain else max(here, precision[b])
-        if marks[position] & _POSITIVE:
-            for b in range(num_found.size):
-                area[b] += precision[b] * row[b]
-                num_found[b] -= row[b]
-        for b in range(num_found.size):
-            taken[b] -= row[b]
-    return area
-
-
-@njit(cache=True, nogil=True)
-def _sampled_area(
+def _area(
     marks: NDArray[np.uint8],
     image: NDArray[np.int64],
     weights: NDArray[np.uint8],
     num_positives: FloatArray,
     recalls: FloatArray,
 ) -> FloatArray:
-    """The envelope's mean over the given recalls, times the positives."""
+    """Precision summed over the positives, as is or under its envelope.
+
+    Given recalls, the envelope's mean over them, times the positives. The walk goes from the worst
+    rank to the best, so that the envelope is a running maximum.
+    """
     num_found, taken = _tallies(marks, image, weights)
-    precision, total = np.zeros(num_found.size), np.zeros(num_found.size)
+    precision, area = np.zeros(num_found.size), np.zeros(num_found.size)
     # Recalls that the walk has not yet come down to.
-    unread = np.zeros(num_found.size, dtype=np.int64)
-    for b in range(num_found.size):
-        unread[b] = np.searchsorted(recalls, num_found[b] / max(num_positives[b], 1.0), "right")
+    unread = np.searchsorted(recalls, num_found / np.maximum(num_positives, 1.0), "right")
     for position in range(image.size - 1, -1, -1):
         row = weights[image[position]]
         if marks[position] & _READ:
             for b in range(num_found.size):
-                precision[b] = max(num_found[b] / max(taken[b], 1.0), precision[b])
-        for b in range(num_found.size):
-            taken[b] -= row[b]
-        if marks[position] & _POSITIVE:
+                here = num_found[b] / max(taken[b], 1.0)
+                precision[b] = here if marks[position] & _PLAIN else max(here, precision[b])
+        if marks[position] & _POSITIVE and not recalls.size:
+            for b in range(num_found.size):
+                area[b] += precision[b] * row[b]
+                num_found[b] -= row[b]
+        elif marks[position] & _POSITIVE:
             for b in range(num_found.size):
                 num_found[b] -= row[b]
                 recall = num_found[b] / max(num_positives[b], 1.0)
                 while unread[b] > 0 and recalls[unread[b] - 1] > recall:
-                    total[b] += precision[b]
+                    area[b] += precision[b]
                     unread[b] -= 1
-    for b in range(num_found.size):
-        total[b] = (total[b] + precision[b] * unread[b]) * num_positives[b] / recalls.size
-    return total
+        taken -= row
+    if recalls.size:
+        area = (area + precision * unread) * num_positives / recalls.size
+    return area
 
 
 @njit(cache=True, nogil=True)
@@ -236,6 +214,11 @@ class RankedClasses:
     images: SetDraw
     class_names: Sequence[str]
 
+    @cached_property
+    def num_positives(self) -> FloatArray:
+        """In the set and in each resample: (C, 1 + B)"""
+        return _weighted_counts(self.positives, self.images.weights)
+
 
 def mean_average_precision(
     name: str,
@@ -243,7 +226,7 @@ def mean_average_precision(
     convention: RankingConvention,
     *,
     described: str,
-    details: Mapping[str, Detail] | None = None,
+    details: Mapping[str, Detail],
 ) -> tuple[MetricResult, ...]:
     """By each definition, the mean over the classes that have a positive; the others are listed.
 
@@ -261,71 +244,9 @@ def mean_average_precision(
     )
 
 
-@dataclass(frozen=True)
-class ClassPrecisions:
-    """Average precision of each class, NaN where it has no positive, and of each resample."""
-
-    values: NDArray[np.float64]  # (C,)
-    replicates: NDArray[np.float64]  # (C, B)
-
-
-def class_precisions(ranked: RankedClasses, definition: Definition) -> ClassPrecisions:
-    once = np.ones((len(ranked.positives), 1), dtype=np.uint8)
-    return ClassPrecisions(
-        values=_weighted_precisions(ranked, definition, once)[:, 0],
-        replicates=_weighted_precisions(ranked, definition, ranked.images.weights),
-    )
-
-
-def class_recalls(ranked: RankedClasses) -> ClassPrecisions:
-    """The share of each class's positives that its whole ranking finds."""
-    num_found = np.stack(
-        [
-            np.bincount(ranking.image[ranking.positive], minlength=len(ranked.positives))
-            for ranking in ranked.rankings
-        ],
-        axis=1,
-    )  # (images, C)
-    weights = ranked.images.weights
-    return ClassPrecisions(
-        values=ratio(num_found.sum(axis=0), ranked.positives.sum(axis=0)),
-        replicates=ratio(
-            _weighted_positives(num_found, weights), _weighted_positives(ranked.positives, weights)
-        ),
-    )
-
-
-def precision_result(
-    name: str,
-    precisions: ClassPrecisions,
-    ranked: RankedClasses,
-    *,
-    convention: str,
-    details: Mapping[str, Detail] | None = None,
-) -> MetricResult:
-    defined = ~np.isnan(precisions.values)
-    names = ranked.class_names
-    replicates = mean_of_defined(precisions.replicates.T)  # (B,)
-    return MetricResult(
-        name=name,
-        value=float(precisions.values[defined].mean()) if defined.any() else None,
-        convention=convention,
-        num_images=len(ranked.positives),
-        interval=interval_of(replicates),
-        per_class={names[c]: float(precisions.values[c]) for c in np.flatnonzero(defined).tolist()},
-        left_out=tuple(names[c] for c in np.flatnonzero(~defined).tolist()),
-        details=dict(details or {}),
-        unavailable=None if defined.any() else "no class has a positive",
-        replicates=replicates,
-        image_digest=ranked.images.image_digest,
-    )
-
-
-def _weighted_precisions(
-    ranked: RankedClasses, definition: Definition, weights: NDArray[np.uint8]
-) -> NDArray[np.float64]:
-    """(C, replicates)"""
-    positives = _weighted_positives(ranked.positives, weights)
+def class_precisions(ranked: RankedClasses, definition: Definition) -> FloatArray:
+    """Average precision, NaN without a positive, in the set and in each resample: (C, 1 + B)"""
+    positives, weights = ranked.num_positives, ranked.images.weights
     return np.stack(
         [
             ranked_precision(ranking, positives[c], definition=definition, weights=weights)
@@ -334,14 +255,43 @@ def _weighted_precisions(
     )
 
 
-def _weighted_positives(
-    positives: NDArray[np.int64], weights: NDArray[np.uint8]
-) -> NDArray[np.float64]:
-    """(C, replicates), by blocks of images: the weights as floats would not fit."""
-    total = np.zeros((positives.shape[1], weights.shape[1]))
+def class_recalls(ranked: RankedClasses) -> FloatArray:
+    """The share of each class's positives that its whole ranking finds: (C, 1 + B)"""
+    num_found = np.stack(
+        [
+            np.bincount(ranking.image[ranking.positive], minlength=len(ranked.positives))
+            for ranking in ranked.rankings
+        ],
+        axis=1,
+    )  # (images, C)
+    return ratio(_weighted_counts(num_found, ranked.images.weights), ranked.num_positives)
+
+
+def precision_result(
+    name: str,
+    precisions: FloatArray,
+    ranked: RankedClasses,
+    *,
+    convention: str,
+    details: Mapping[str, Detail],
+) -> MetricResult:
+    return measured(
+        name,
+        mean_of_defined(precisions.T),
+        ranked.images,
+        convention=convention,
+        lacking="no class has a positive",
+        per_class=dict(zip(ranked.class_names, precisions[:, 0].tolist(), strict=True)),
+        details=details,
+    )
+
+
+def _weighted_counts(counts: NDArray[np.int64], weights: NDArray[np.uint8]) -> FloatArray:
+    """(images, C) -> (C, 1 + B), by blocks of images: the weights as floats would not fit."""
+    total = np.zeros((counts.shape[1], weights.shape[1]))
     for start in range(0, len(weights), _BLOCK):
         block = slice(start, start + _BLOCK)
-        total += positives[block].T.astype(np.float64) @ weights[block].astype(np.float64)
+        total += counts[block].T.astype(np.float64) @ weights[block].astype(np.float64)
     return total
 
 

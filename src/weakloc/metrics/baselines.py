@@ -14,8 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from weakloc.geometry import BoxLTRB, FloatArray, PointXY
-from weakloc.metrics.case import Case, ClassMap, Resolution
-from weakloc.metrics.max_box import SIDE
+from weakloc.metrics.case import Case, ClassMap
 from weakloc.metrics.uncertainty import NO_RESAMPLING, image_key
 from weakloc.structures import Box, Mask, Point, Prediction, RunLengths
 
@@ -42,12 +41,12 @@ def baseline_case(name: str, case: Case) -> Case:
 
 
 def _class_map(name: str, class_map: ClassMap, case: Case, image_name: str) -> ClassMap:
-    image_size = (case.prediction.width, case.prediction.height)
-    sizes: dict[Resolution, tuple[int, int]] = {"224": (SIDE, SIDE), "original": image_size}
-    maps = {
-        resolution: baseline_map(name, sizes[resolution], image_name, seed=case.resampling.seed)
-        for resolution in class_map.by_resolution
-    }
+    """Of the size of every map that it stands for."""
+    seed = image_key(image_name, case.resampling.seed)
+    maps = {}
+    for resolution, shown in class_map.by_resolution.items():
+        height, width = shown.shape
+        maps[resolution] = MAPS[name](width, height, np.random.default_rng(seed))
     return ClassMap(class_map.class_index, maps)
 
 
@@ -82,12 +81,6 @@ def _best_scores_and_heats(prediction: Prediction) -> tuple[dict[str, float], di
         if point.heat is not None:
             heats[point.class_name] = max(point.heat, heats.get(point.class_name, point.heat))
     return {**scores, **prediction.scores}, heats
-
-
-def baseline_map(name: str, size: tuple[int, int], image_name: str, *, seed: int = 0) -> FloatArray:
-    """A score map of (width, height) for the metrics that take maps: (height, width)."""
-    random = np.random.default_rng(image_key(image_name, seed))
-    return MAPS[name](*size, random)
 
 
 def rectangle_rle(box: BoxLTRB, image_size: tuple[int, int]) -> RunLengths:

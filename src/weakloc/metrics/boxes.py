@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numba import njit
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.average_precision import (
     DEFAULT_RANKING,
-    ClassPrecisions,
     RankedClasses,
     Ranking,
     RankingConvention,
@@ -25,14 +24,20 @@ from weakloc.metrics.average_precision import (
     precision_result,
     rank_sorted,
 )
-from weakloc.metrics.case import Case, ClassIndex, DetectionArrays, TruthArrays
+from weakloc.metrics.case import (
+    FALSE_ALARM,
+    FOUND,
+    IGNORED,
+    Case,
+    ClassIndex,
+    DetectionArrays,
+    TruthArrays,
+)
 from weakloc.metrics.result import MetricResult
 from weakloc.metrics.uncertainty import ImageRecords
 
 Edges: TypeAlias = Literal["half-open", "inclusive"]
-Comparison: TypeAlias = Literal[">=", ">"]
-
-FOUND, IGNORED, FALSE_ALARM = 1, 0, -1
+ImageBoxes: TypeAlias = tuple[DetectionArrays, TruthArrays]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,6 @@ class OverlapConvention:
     """
 
     iou: float = 0.5
-    comparison: Comparison = ">="
     edges: Edges = "half-open"
 
     def __post_init__(self) -> None:
@@ -56,10 +60,10 @@ class OverlapConvention:
         return self.edges == "inclusive"
 
     def passes(self, ious: FloatArray) -> NDArray[np.bool_]:
-        return np.asarray(ious > self.iou if self.comparison == ">" else ious >= self.iou)
+        return np.asarray(ious >= self.iou)
 
     def __str__(self) -> str:
-        return f"IoU {self.comparison} {self.iou:g}, {self.edges} boxes"
+        return f"IoU >= {self.iou:g}, {self.edges} boxes"
 
     @property
     def suffix(self) -> str:
@@ -70,89 +74,56 @@ class OverlapConvention:
 DEFAULT_OVERLAP = OverlapConvention()
 
 
-class FlatBoxes(NamedTuple):
-    """Boxes of many images: their class, the number of their image, their sides."""
-
-    classes: IntArray  # (N,)
-    images: IntArray  # (N,)
-    boxes: FloatArray  # (N, 4)
-
-
-class FlatDetections(NamedTuple):
-    """Detections; `judged` is false where the truth cannot tell right from wrong."""
-
-    placed: FlatBoxes
-    scores: FloatArray  # (N,)
-    judged: NDArray[np.bool_]  # (N,)
-
-
-class FlatTruth(NamedTuple):
-    """Drawn objects; `ignored` ones may be found without gain or loss."""
-
-    placed: FlatBoxes
-    ignored: NDArray[np.bool_]  # (N,)
-    crowd: NDArray[np.bool_]  # (N,)
-
-
-class ImageBoxes(NamedTuple):
-    """What one image adds."""
-
-    detections: DetectionArrays
-    truth: TruthArrays
-    judged: NDArray[np.bool_]  # (D,)
+Table = TypeVar("Table", DetectionArrays, TruthArrays)
 
 
 class Matches(NamedTuple):
     """For each detection, by class and then by falling score: `order` leads to the input."""
 
-    order: IntArray  # (N,)
-    verdicts: NDArray[np.int8]  # (N,)
-    objects: IntArray  # (N,) the object of a FOUND detection, else -1
+    order: IntArray  # (D,)
+    verdicts: NDArray[np.int8]  # (D,)
+    objects: IntArray  # (D,) the object of a FOUND detection, else -1
 
 
-def flatten(records: Sequence[ImageBoxes]) -> tuple[FlatDetections, FlatTruth]:
-    """The boxes of many images as rows of one table each."""
-    detected = [record.detections for record in records]
-    drawn = [record.truth for record in records]
-    detections = FlatDetections(
-        placed=_flat_boxes(detected),
-        scores=np.concatenate([part.scores for part in detected] or [np.empty(0)]),
-        judged=np.concatenate([record.judged for record in records] or [np.empty(0, bool)]),
-    )
-    truth = FlatTruth(
-        placed=_flat_boxes(drawn),
-        ignored=np.concatenate([part.ignored for part in drawn] or [np.empty(0, bool)]),
-        crowd=np.concatenate([part.crowd for part in drawn] or [np.empty(0, bool)]),
-    )
-    return detections, truth
+_NOTHING = np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4))
+_NO_BOXES = (
+    DetectionArrays(*_NOTHING, np.empty(0), np.empty(0, np.bool_)),
+    TruthArrays(*_NOTHING, np.empty(0, np.bool_), np.empty(0, np.bool_)),
+)
 
 
-def _flat_boxes(parts: Sequence[DetectionArrays] | Sequence[TruthArrays]) -> FlatBoxes:
-    return FlatBoxes(
-        classes=np.concatenate([part.classes for part in parts] or [np.empty(0, np.int64)]),
-        images=np.repeat(np.arange(len(parts)), [len(part.classes) for part in parts]),
-        boxes=np.concatenate([part.boxes for part in parts] or [np.empty((0, 4))]),
-    )
+def flatten(records: Sequence[ImageBoxes]) -> ImageBoxes:
+    """The boxes of many images as rows of one table each, which numbers the images."""
+    detections, truth = zip(*(records or [_NO_BOXES]), strict=True)
+    return _stack(detections), _stack(truth)
+
+
+def _stack(tables: Sequence[Table]) -> Table:
+    columns: list[Any] = [np.concatenate(column) for column in zip(*tables, strict=True)]
+    numbers = np.repeat(np.arange(len(tables)), [len(part.classes) for part in tables])
+    return type(tables[0])(*columns)._replace(images=numbers)
+
+
+def rows(table: Table, order: IntArray) -> Table:
+    columns: list[Any] = [column[order] for column in table]
+    return type(table)(*columns)
 
 
 def match_boxes(
-    detections: FlatDetections, truth: FlatTruth, overlap: OverlapConvention = DEFAULT_OVERLAP
+    detections: DetectionArrays, truth: TruthArrays, overlap: OverlapConvention = DEFAULT_OVERLAP
 ) -> Matches:
     """Pascal VOC's rule: each detection faces the object it overlaps most, taken or not.
 
     The first to reach an object finds it, later ones are false alarms; ignored objects swallow
     any number.
     """
-    order = class_order(detections.placed.classes, detections.scores)
-    by_class = np.lexsort((truth.placed.images, truth.placed.classes))
-    overlaps, nearest = _best_overlaps(
-        taken(detections.placed, order),
-        taken(truth.placed, by_class),
-        1.0 if overlap.is_inclusive else 0.0,
-    )
-    reached = np.where(overlap.passes(overlaps) & (nearest >= 0), nearest, -1)
-    if by_class.size:
-        reached = np.where(reached >= 0, by_class[reached], -1)
+    order = class_order(detections.classes, detections.scores)
+    by_class = np.lexsort((truth.images, truth.classes))
+    extra = 1.0 if overlap.is_inclusive else 0.0
+    overlaps, nearest = _best_overlaps(rows(detections, order), rows(truth, by_class), extra)
+    is_reached = overlap.passes(overlaps) & (nearest >= 0)
+    reached = np.full(order.size, -1)
+    reached[is_reached] = by_class[nearest[is_reached]]
     verdicts = _verdicts(reached, truth.ignored)
     verdicts[~detections.judged[order]] = IGNORED
     return Matches(order, verdicts, np.where(verdicts == FOUND, reached, -1))
@@ -163,10 +134,6 @@ def class_order(classes: IntArray, scores: FloatArray) -> IntArray:
     falling = np.argsort(-scores)  # NumPy's unstable sort is several times faster
     _sort_equal_runs(falling, scores)
     return np.asarray(falling[np.argsort(classes[falling].astype(np.uint16), kind="stable")])
-
-
-def taken(placed: FlatBoxes, order: IntArray) -> FlatBoxes:
-    return FlatBoxes(placed.classes[order], placed.images[order], placed.boxes[order])
 
 
 @njit(cache=True, nogil=True)
@@ -181,7 +148,7 @@ def _sort_equal_runs(order: IntArray, scores: FloatArray) -> None:
 
 @njit(cache=True, nogil=True)
 def _best_overlaps(
-    detections: FlatBoxes, truth: FlatBoxes, extra: float
+    detections: DetectionArrays, truth: TruthArrays, extra: float
 ) -> tuple[FloatArray, IntArray]:
     """The largest IoU with an object of the same class and image, and the first that has it.
 
@@ -201,7 +168,7 @@ def _best_overlaps(
                 first[truth.images[g]] = g
         g = first[detections.images[d]]
         while 0 <= g < end and truth.images[g] == detections.images[d]:
-            overlap = _iou(detections.boxes[d], truth.boxes[g], extra)
+            overlap = box_iou(detections.boxes[d], truth.boxes[g], extra)
             if overlap > overlaps[d] or nearest[d] < 0:
                 overlaps[d], nearest[d] = overlap, g
             g += 1
@@ -214,7 +181,7 @@ def _largest(values: IntArray) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _iou(first: FloatArray, second: FloatArray, extra: float) -> float:
+def box_iou(first: FloatArray, second: FloatArray, extra: float) -> float:
     width = min(first[2], second[2]) - max(first[0], second[0]) + extra
     height = min(first[3], second[3]) - max(first[1], second[1]) + extra
     if width <= 0 or height <= 0:
@@ -258,7 +225,7 @@ class BoxPrecision:
         self._records: ImageRecords[ImageBoxes] = ImageRecords()
 
     def update(self, case: Case) -> None:
-        self._records.add(case.draw, case_boxes(case))
+        self._records.add(case.draw, (case.detections, case.truth.objects))
 
     def compute(self) -> tuple[MetricResult, ...]:
         images, records = self._records.sorted()
@@ -284,13 +251,9 @@ class BoxPrecision:
         )
 
 
-def case_boxes(case: Case) -> ImageBoxes:
-    return ImageBoxes(case.detections, case.truth.objects, case.judged)
-
-
 def rank_detections(
-    detections: FlatDetections,
-    truth: FlatTruth,
+    detections: DetectionArrays,
+    truth: TruthArrays,
     num_classes: int,
     *,
     overlap: OverlapConvention = DEFAULT_OVERLAP,
@@ -302,26 +265,26 @@ def rank_detections(
 
 
 def _rank_verdicts(
-    detections: FlatDetections,
+    detections: DetectionArrays,
     order: IntArray,
     verdicts: NDArray[np.int8],
     num_classes: int,
     ties: Ties,
 ) -> list[Ranking]:
     """One ranking a class of verdicts that are in order."""
-    ends = np.searchsorted(detections.placed.classes[order], np.arange(num_classes + 1))
-    scores, images = detections.scores[order], detections.placed.images[order]
+    ends = np.searchsorted(detections.classes[order], np.arange(num_classes + 1))
+    scores, images = detections.scores[order], detections.images[order]
     return [
         rank_sorted(scores[start:end], verdicts[start:end], ties=ties, image=images[start:end])
         for start, end in itertools.pairwise(ends)
     ]
 
 
-def count_objects(truth: FlatTruth, *, num_images: int, num_classes: int) -> IntArray:
+def count_objects(truth: TruthArrays, *, num_images: int, num_classes: int) -> IntArray:
     """Objects to be found: (images, C)."""
     counts = np.zeros((num_images, num_classes), dtype=np.int64)
     certain = ~truth.ignored
-    np.add.at(counts, (truth.placed.images[certain], truth.placed.classes[certain]), 1)
+    np.add.at(counts, (truth.images[certain], truth.classes[certain]), 1)
     return counts
 
 
@@ -341,7 +304,7 @@ class CocoPrecision:
         self._records: ImageRecords[ImageBoxes] = ImageRecords()
 
     def update(self, case: Case) -> None:
-        self._records.add(case.draw, case_boxes(case))
+        self._records.add(case.draw, (case.detections, case.truth.objects))
 
     def compute(self) -> tuple[MetricResult, ...]:
         images, records = self._records.sorted()
@@ -354,66 +317,52 @@ class CocoPrecision:
                 detections, truth, num_classes, max_detections=self.max_detections
             )
         ]
-        precisions = [class_precisions(classes, "coco") for classes in ranked]
-        ious = "0.50 to 0.95"
+        precisions = np.stack([class_precisions(classes, "coco") for classes in ranked])
+        recalls = np.stack([class_recalls(classes) for classes in ranked])  # (T, C, 1 + B)
         numbers = {
-            "coco_ap": (precisions, ious),
-            "coco_ap_50": (precisions[:1], "0.50"),
-            "coco_ap_75": (precisions[5:6], "0.75"),
-            "coco_ar": ([class_recalls(classes) for classes in ranked], ious),
+            "coco_ap": (precisions.mean(axis=0), "0.50 to 0.95"),
+            "coco_ap_50": (precisions[0], "0.50"),
+            "coco_ap_75": (precisions[5], "0.75"),
+            "coco_ar": (recalls.mean(axis=0), "0.50 to 0.95"),
         }
+        limit = f"{self.max_detections} detections an image and class, all areas"
         return tuple(
-            precision_result(
-                name,
-                _mean(chosen),
-                ranked[0],
-                convention=f"IoU {described}, {self.max_detections} detections an image and "
-                "class, all areas",
-            )
-            for name, (chosen, described) in numbers.items()
+            precision_result(name, values, ranked[0], convention=f"IoU {ious}, {limit}", details={})
+            for name, (values, ious) in numbers.items()
         )
 
 
 def rank_coco(
-    detections: FlatDetections, truth: FlatTruth, num_classes: int, *, max_detections: int
+    detections: DetectionArrays, truth: TruthArrays, num_classes: int, *, max_detections: int
 ) -> list[list[Ranking]]:
     """The rankings of all classes at each of the ten IoU thresholds."""
-    order = class_order(detections.placed.classes, detections.scores)
+    order = class_order(detections.classes, detections.scores)
     verdicts = _coco_verdicts(detections, truth, max_detections)[:, order]  # (T, D)
     return [_rank_verdicts(detections, order, row, num_classes, "stable") for row in verdicts]
 
 
 def _coco_verdicts(
-    detections: FlatDetections, truth: FlatTruth, max_detections: int
+    detections: DetectionArrays, truth: TruthArrays, max_detections: int
 ) -> NDArray[np.int8]:
     """(T, D) in the order of the input; detections beyond the limit are IGNORED."""
-    placed, drawn = detections.placed, truth.placed
-    by_group = np.lexsort((-detections.scores, placed.images, placed.classes))
-    objects = np.lexsort((truth.ignored, drawn.images, drawn.classes))  # ignored ones last
+    by_group = np.lexsort((-detections.scores, detections.images, detections.classes))
+    objects = np.lexsort((truth.ignored, truth.images, truth.classes))  # ignored ones last
     # Distinct classes and images share no key.
-    stride = max(placed.images.max(initial=0), drawn.images.max(initial=0)) + 1
-    keys = (placed.classes * stride + placed.images)[by_group]
-    object_keys = (drawn.classes * stride + drawn.images)[objects]
+    stride = max(detections.images.max(initial=0), truth.images.max(initial=0)) + 1
+    keys = (detections.classes * stride + detections.images)[by_group]
+    object_keys = (truth.classes * stride + truth.images)[objects]
     first = np.searchsorted(object_keys, keys, "left")
     last = np.searchsorted(object_keys, keys, "right")
     verdicts = np.empty((len(COCO_IOUS), len(keys)), dtype=np.int8)
     verdicts[:, by_group] = _match_groups(
         np.stack([keys, first, last], axis=1).astype(np.int64),
-        placed.boxes[by_group],
-        drawn.boxes[objects],
+        detections.boxes[by_group],
+        truth.boxes[objects],
         np.stack([truth.ignored, truth.crowd], axis=1)[objects],
         max_detections,
     )
     verdicts[:, ~detections.judged] = IGNORED
     return verdicts
-
-
-def _mean(precisions: list[ClassPrecisions]) -> ClassPrecisions:
-    """Over IoU thresholds."""
-    return ClassPrecisions(
-        values=np.mean([level.values for level in precisions], axis=0),
-        replicates=np.mean([level.replicates for level in precisions], axis=0),
-    )
 
 
 @njit(cache=True, nogil=True)
@@ -467,12 +416,10 @@ def _choose(
 
 @njit(cache=True, nogil=True)
 def _coco_overlap(box: FloatArray, drawn: FloatArray, is_crowd: bool) -> float:
+    if not is_crowd:
+        return box_iou(box, drawn, 0.0)
     width = min(box[2], drawn[2]) - max(box[0], drawn[0])
     height = min(box[3], drawn[3]) - max(box[1], drawn[1])
     if width <= 0 or height <= 0:
         return 0.0
-    shared = width * height
-    whole = (box[2] - box[0]) * (box[3] - box[1])
-    if not is_crowd:
-        whole += (drawn[2] - drawn[0]) * (drawn[3] - drawn[1]) - shared
-    return float(shared / whole)
+    return float(width * height / ((box[2] - box[0]) * (box[3] - box[1])))

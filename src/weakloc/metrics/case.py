@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,23 @@ from weakloc.errors import DataError, PredictionsError, did_you_mean
 from weakloc.geometry import BoxLTRB, FloatArray, IntArray
 from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, ImageDraw, Resampling, draw_image
 from weakloc.rle import decode_mask
-from weakloc.structures import ABSENT, PRESENT, Box, Mask, Point, Prediction, Sample, Truth
+from weakloc.structures import (
+    ABSENT,
+    PRESENT,
+    Box,
+    Mask,
+    Point,
+    Prediction,
+    Sample,
+    Truth,
+    TruthMask,
+)
 
 LabelPixels: TypeAlias = NDArray[np.uint8]  # (height, width)
 ScoreMap: TypeAlias = NDArray[np.floating[Any]]  # (height, width)
 Resolution: TypeAlias = Literal["224", "original"]
 BACKGROUND, VOID = 0, 255
+FOUND, IGNORED, FALSE_ALARM = 1, 0, -1
 
 
 class ClassIndex:
@@ -48,30 +59,27 @@ class ClassIndex:
         return index
 
 
-@dataclass(frozen=True)
-class TruthArrays:
-    """The drawn objects of one image; `ignored` marks difficult objects and crowds."""
+class TruthArrays(NamedTuple):
+    """Drawn objects; `ignored` ones, difficult or crowds, may be found without gain or loss."""
 
     classes: IntArray  # (G,)
+    images: IntArray  # (G,) the number of the image
     boxes: FloatArray  # (G, 4)
-    difficult: NDArray[np.bool_]  # (G,)
+    ignored: NDArray[np.bool_]  # (G,)
     crowd: NDArray[np.bool_]  # (G,)
-
-    @property
-    def ignored(self) -> NDArray[np.bool_]:
-        return self.difficult | self.crowd
 
     def boxes_of(self, class_index: int) -> FloatArray:
         return np.asarray(self.boxes[self.classes == class_index])
 
 
-@dataclass(frozen=True)
-class DetectionArrays:
-    """The predicted boxes of one image, in the order of the prediction."""
+class DetectionArrays(NamedTuple):
+    """Predicted boxes; `judged` is false where the truth cannot tell right from wrong."""
 
     classes: IntArray  # (D,)
+    images: IntArray  # (D,) the number of the image
     boxes: FloatArray  # (D, 4)
     scores: FloatArray  # (D,)
+    judged: NDArray[np.bool_]  # (D,)
 
     def best_of(self, class_index: int) -> int | None:
         """The first of the highest-scored boxes of a class."""
@@ -152,21 +160,20 @@ class Case:
 
     @cached_property
     def detections(self) -> DetectionArrays:
+        """In the order of the prediction; classes that are drawn or absent can be judged."""
         boxes = self.prediction.boxes
         names = [box.class_name for box in boxes]
+        classes = np.array(
+            [self.classes.index_of(name, image=self.name) for name in names], dtype=np.int64
+        )
+        is_drawn = np.isin(classes, self.truth.objects.classes)
         return DetectionArrays(
-            classes=np.array(
-                [self.classes.index_of(name, image=self.name) for name in names], dtype=np.int64
-            ),
+            classes=classes,
+            images=np.zeros(len(boxes), dtype=np.int64),
             boxes=np.array([box.box for box in boxes], dtype=np.float64).reshape(-1, 4),
             scores=np.array([box.score for box in boxes], dtype=np.float64),
+            judged=is_drawn | (self.tags[classes] == ABSENT),
         )
-
-    @cached_property
-    def judged(self) -> NDArray[np.bool_]:
-        """(D,) false for boxes of classes of which the truth cannot tell right from wrong."""
-        is_drawn = np.isin(self.detections.classes, self.truth.objects.classes)
-        return np.asarray(is_drawn | (self.tags[self.detections.classes] == ABSENT))
 
     @cached_property
     def best_points(self) -> Mapping[int, Point]:
@@ -210,8 +217,9 @@ def truth_arrays(sample: Sample) -> TruthArrays:
     objects = drawn_truth(sample).boxes
     return TruthArrays(
         classes=np.array([drawn.class_index for drawn in objects], dtype=np.int64),
+        images=np.zeros(len(objects), dtype=np.int64),
         boxes=np.array([drawn.box for drawn in objects], dtype=np.float64).reshape(-1, 4),
-        difficult=np.array([drawn.difficult for drawn in objects], dtype=np.bool_),
+        ignored=np.array([drawn.difficult or drawn.crowd for drawn in objects], dtype=np.bool_),
         crowd=np.array([drawn.crowd for drawn in objects], dtype=np.bool_),
     )
 
@@ -221,10 +229,14 @@ def truth_labels(sample: Sample, segmentation_values: Mapping[int, int]) -> Labe
     truth = drawn_truth(sample)
     if truth.segmentation_path is not None:
         return read_labels(truth.segmentation_path, segmentation_values)
-    if not truth.masks:
+    return paint_truth(truth.masks)
+
+
+def paint_truth(masks: Sequence[TruthMask]) -> LabelPixels | None:
+    if not masks:
         return None
-    labels = np.zeros(tuple(truth.masks[0].rle["size"]), dtype=np.uint8)
-    for mask in sorted(truth.masks, key=lambda drawn: not drawn.crowd):  # objects over crowds
+    labels = np.zeros(tuple(masks[0].rle["size"]), dtype=np.uint8)
+    for mask in sorted(masks, key=lambda drawn: not drawn.crowd):  # objects over crowds
         labels[decode_mask(mask.rle)] = VOID if mask.crowd else 1 + mask.class_index
     return labels
 

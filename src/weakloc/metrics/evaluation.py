@@ -80,9 +80,8 @@ class Accumulator(Protocol):
 
 @dataclass(frozen=True)
 class Metric:
-    """A line of the catalogue; `headlines` are the names of the numbers it yields."""
+    """A line of the catalogue; `headlines` are the names of the numbers it yields by default."""
 
-    description: str
     headlines: tuple[str, ...]
     truth: Set[TruthKind]
     predicted: Set[PredictedKind]
@@ -99,40 +98,30 @@ class Metric:
         return "; ".join(reasons) or None
 
 
-def max_box_metric(convention: MapConvention) -> Metric:
-    return Metric(
-        f"how often a box of the map overlaps an object, at the best threshold ({convention})",
-        (convention.name,),
-        {"boxes"},
-        {"maps"},
-        lambda _: MaxBoxAccuracy(convention),
-    )
+def max_box_metric(reading: MapConvention) -> Metric:
+    return Metric((reading.name,), {"boxes"}, {"maps"}, lambda _: MaxBoxAccuracy(reading))
 
 
 _BUILT_IN: Mapping[str, Metric] = {
     "classification": Metric(
-        "mean average precision of the class scores",
         ("classification_map",),
         {"tags"},
         {"scores"},
         lambda setup: ClassificationPrecision(setup.classes, setup.ranking),
     ),
     "accuracy": Metric(
-        "how often the best-scored class, or one of five, is the true one",
         ("top_1_accuracy", "top_5_accuracy", "mean_class_accuracy"),
         {"one tag"},
         {"scores"},
         lambda setup: accuracy(setup.classes),
     ),
     "points": Metric(
-        "average precision of points inside objects, images ranked by class score",
         ("point_map",),
         {"boxes"},
         {"points", "scores"},
         lambda setup: PointPrecision(setup.classes, convention=setup.ranking),
     ),
     "points_18px": Metric(
-        "the same with the 18 pixels of tolerance of Oquab et al.",
         ("point_map_18px",),
         {"boxes"},
         {"points", "scores"},
@@ -141,70 +130,51 @@ _BUILT_IN: Mapping[str, Metric] = {
         ),
     ),
     "points_by_heat": Metric(
-        "average precision of points inside objects, ranked by the heat at the points",
         ("point_map_by_heat",),
         {"boxes"},
         {"points"},
         lambda setup: PointPrecision(setup.classes, PointConvention(rank_by="heat"), setup.ranking),
     ),
     "pointing": Metric(
-        "the pointing game: points of the classes that are there, 15 pixels of tolerance",
         ("pointing_accuracy",),
         {"boxes"},
         {"points"},
         lambda setup: pointing_accuracy(setup.classes, TOLERANCES["pointing_game"]),
     ),
     "boxes": Metric(
-        "Pascal VOC's average precision of boxes at IoU 0.5",
         ("box_map_50",),
         {"boxes"},
         {"boxes"},
         lambda setup: BoxPrecision(setup.classes, setup.overlap, setup.ranking),
     ),
     "coco": Metric(
-        "COCO's average precision and recall of boxes",
         ("coco_ap", "coco_ap_50", "coco_ap_75", "coco_ar"),
         {"boxes"},
         {"boxes"},
         lambda setup: CocoPrecision(setup.classes),
     ),
     "corloc": Metric(
-        "how often the best box of a class that is there overlaps an object",
-        ("corloc",),
-        {"boxes"},
-        {"boxes"},
-        lambda setup: corloc(setup.classes, setup.overlap),
+        ("corloc",), {"boxes"}, {"boxes"}, lambda setup: corloc(setup.classes, setup.overlap)
     ),
     "image_corloc": Metric(
-        "how often the best box of an image overlaps any object, whatever the class",
-        ("image_corloc",),
-        {"boxes"},
-        {"boxes"},
-        lambda setup: image_corloc(setup.overlap),
+        ("image_corloc",), {"boxes"}, {"boxes"}, lambda setup: image_corloc(setup.overlap)
     ),
     "recall": Metric(
-        "the share of objects found, and that on images with several of a class",
         ("instance_recall", "multi_instance_recall"),
         {"boxes"},
         {"boxes"},
         lambda setup: instance_recall(setup.classes, setup.overlap),
     ),
     "single_object": Metric(
-        "GT-known, Top-1 and Top-5 localisation",
         ("gt_known_loc", "top_1_loc", "top_5_loc", "top_5_loc_first_box", "first_box_loc"),
         {"boxes", "one tag"},
         {"boxes", "scores"},
         lambda setup: single_object_localization(setup.classes, setup.overlap),
     ),
     "segmentation": Metric(
-        "mean IoU of masks over all pixels, background included",
-        ("mean_iou",),
-        {"masks"},
-        {"masks"},
-        lambda setup: MeanIoU(setup.classes),
+        ("mean_iou",), {"masks"}, {"masks"}, lambda setup: MeanIoU(setup.classes)
     ),
     "segmentation_tags_given": Metric(
-        "the same when masks of classes that are not tagged are dropped",
         ("mean_iou_tags_given",),
         {"masks", "tags"},
         {"masks"},
@@ -212,13 +182,7 @@ _BUILT_IN: Mapping[str, Metric] = {
     ),
     # Of whole score maps, which predictions do not hold: for runs, not for files.
     **{reading.name: max_box_metric(reading) for reading in READINGS},
-    "pixels": Metric(
-        "average precision of the pixels of score maps against masks",
-        ("px_ap",),
-        {"masks"},
-        {"maps"},
-        lambda _: PixelPrecision(),
-    ),
+    "pixels": Metric(("px_ap",), {"masks"}, {"maps"}, lambda _: PixelPrecision()),
 }
 METRICS: Mapping[str, Metric] = Choices("metrics", _BUILT_IN)
 

@@ -10,21 +10,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from weakloc.geometry import FloatArray, box_ious
-from weakloc.metrics.boxes import (
-    DEFAULT_OVERLAP,
-    OverlapConvention,
-    case_boxes,
-    flatten,
-    match_boxes,
-)
+from weakloc.metrics.boxes import DEFAULT_OVERLAP, OverlapConvention, match_boxes
 from weakloc.metrics.case import Case, ClassIndex
 from weakloc.metrics.image_rankings import TOLERANCES
 from weakloc.metrics.result import MetricResult
 from weakloc.metrics.uncertainty import (
     ImageDraw,
     ResampledSums,
-    interval_of,
     mean_of_defined,
+    measured,
     ratio,
 )
 
@@ -70,26 +64,18 @@ class HitRates:
 
     def _result(self, number: int, rate: Rate) -> MetricResult:
         def average(sums: FloatArray) -> FloatArray:
-            counts = sums.reshape(-1, *self._shape)[:, :, number]  # (resamples, 2, C)
+            counts = sums.reshape(-1, *self._shape)[:, :, number]  # (N, 2, C)
             return _average(counts[:, 0], counts[:, 1], rate.averaging)
 
         hits, trials = self._sums.total.reshape(self._shape)[:, number]
-        per_class = ratio(hits, trials)
-        is_tried = trials > 0
-        replicates = self._sums.evaluate(average)
-        names = self.class_names
-        return MetricResult(
-            name=rate.name,
-            value=float(_average(hits, trials, rate.averaging)) if is_tried.any() else None,
+        return measured(
+            rate.name,
+            self._sums.evaluate(average),
+            self._sums,
             convention=f"{rate.convention}, mean over {rate.averaging}",
-            num_images=self._sums.num_images,
-            interval=interval_of(replicates) if is_tried.any() else None,
-            per_class={names[c]: float(per_class[c]) for c in np.flatnonzero(is_tried)},
-            left_out=tuple(names[c] for c in np.flatnonzero(~is_tried)),
+            lacking="there is nothing to find on these images",
+            per_class=dict(zip(self.class_names, ratio(hits, trials).tolist(), strict=True)),
             details={"num_trials": int(trials.sum())},
-            unavailable=None if is_tried.any() else "there is nothing to find on these images",
-            replicates=replicates,
-            image_digest=self._sums.image_digest,
         )
 
 
@@ -156,8 +142,8 @@ def instance_recall(classes: ClassIndex, overlap: OverlapConvention = DEFAULT_OV
     """
 
     def count(case: Case) -> HitsAndTrials:
-        detections, truth = flatten([case_boxes(case)])
-        objects, reached = truth.placed.classes, match_boxes(detections, truth, overlap).objects
+        truth = case.truth.objects
+        objects, reached = truth.classes, match_boxes(case.detections, truth, overlap).objects
         hits = np.bincount(objects[reached[reached >= 0]], minlength=len(classes))
         trials = np.bincount(objects[~truth.ignored], minlength=len(classes))
         is_several = trials >= 2
@@ -209,8 +195,7 @@ def single_object_localization(
         return [hits[name] * is_class for name in names], is_class * (len(objects) > 0)
 
     rates = [
-        Rate(name + overlap.suffix, f"{overlap}, {_LOCALIZATION[name]}", "trials")
-        for name in names
+        Rate(name + overlap.suffix, f"{overlap}, {_LOCALIZATION[name]}", "trials") for name in names
     ]
     return HitRates(classes.names, rates, count)
 

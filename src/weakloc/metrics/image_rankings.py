@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -19,8 +19,8 @@ from weakloc.metrics.average_precision import (
     mean_average_precision,
     rank,
 )
-from weakloc.metrics.case import Case, ClassIndex, TruthArrays
-from weakloc.metrics.result import MetricResult
+from weakloc.metrics.case import FALSE_ALARM, FOUND, IGNORED, Case, ClassIndex, TruthArrays
+from weakloc.metrics.result import Detail, MetricResult
 from weakloc.metrics.uncertainty import ImageRecords
 from weakloc.structures import ABSENT, PRESENT, Point, Prediction
 
@@ -29,14 +29,12 @@ RankBy: TypeAlias = Literal["class_score", "heat"]
 # Pixels by which a box grows on all sides before it is asked whether it holds a point.
 TOLERANCES: Mapping[str, float] = {"exact": 0.0, "oquab": 18.0, "pointing_game": 15.0}
 
-HIT, IGNORED, FALSE_ALARM = 1, 0, -1
-
 
 class ImageRow(NamedTuple):
     """What one image adds to the ranking of each class."""
 
     scores: FloatArray  # (C,)
-    verdicts: NDArray[np.int8]  # (C,) HIT, IGNORED or FALSE_ALARM
+    verdicts: NDArray[np.int8]  # (C,) FOUND, IGNORED or FALSE_ALARM
     positives: NDArray[np.bool_]  # (C,)
     num_missing: int  # classes without a place
 
@@ -66,6 +64,9 @@ class ImageRanking(ABC):
     def merge(self, other: ImageRanking) -> None:
         self._rows.merge(other._rows)
 
+    def details(self) -> Mapping[str, Detail]:
+        return {}
+
     def compute(self) -> tuple[MetricResult, ...]:
         images, rows = self._rows.sorted()
         shape = (len(rows), len(self.classes))
@@ -83,7 +84,7 @@ class ImageRanking(ABC):
             class_names=self.classes.names,
         )
         return mean_average_precision(
-            self.name, ranked, self.convention, described=self.described
+            self.name, ranked, self.convention, described=self.described, details=self.details()
         )
 
 
@@ -148,9 +149,8 @@ class PointPrecision(ImageRanking):
         positives = np.bincount(certain, minlength=num_classes) > 0
         return ImageRow(scores, verdicts, positives, num_classes - len(case.best_points))
 
-    def compute(self) -> tuple[MetricResult, ...]:
-        details = {"num_missing_points": sum(row.num_missing for row in self._rows)}
-        return tuple(replace(result, details=details) for result in super().compute())
+    def details(self) -> Mapping[str, Detail]:
+        return {"num_missing_points": sum(row.num_missing for row in self._rows)}
 
     def _score(self, point: Point, prediction: Prediction) -> float:
         if self.points.rank_by == "heat":
@@ -167,7 +167,7 @@ class PointPrecision(ImageRanking):
 def judge_point(
     point: PointXY, truth: TruthArrays, class_index: int, tag: int, tolerance: float
 ) -> int:
-    """HIT, IGNORED or FALSE_ALARM for one image's point of one class."""
+    """FOUND, IGNORED or FALSE_ALARM for one image's point of one class."""
     of_class = truth.classes == class_index
     if not of_class.any():
         return FALSE_ALARM if tag == ABSENT else IGNORED
@@ -175,7 +175,7 @@ def judge_point(
     across = (left - tolerance <= x) & (x < right + tolerance)
     held = across & (top - tolerance <= y) & (y < bottom + tolerance) & of_class
     if (held & ~truth.ignored).any():
-        return HIT
+        return FOUND
     if held.any() or truth.ignored[of_class].all():
         return IGNORED
     return FALSE_ALARM

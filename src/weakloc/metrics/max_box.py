@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from weakloc.component_tree import ComponentTree, component_tree, hole_level_boxes, level_boxes
 from weakloc.errors import DataError, PredictionsError
 from weakloc.geometry import FloatArray, IntArray
+from weakloc.metrics.boxes import box_iou
 from weakloc.metrics.case import Case, Resolution, ScoreMap
 from weakloc.metrics.result import Curve, Detail, MetricResult
-from weakloc.metrics.uncertainty import ImageDraw, ResampledSums, interval_of, ratio
+from weakloc.metrics.uncertainty import ImageDraw, ResampledSums, measured, ratio
 
 NUM_LEVELS = 255
 SIDE = 224  # of the maps in the published definition
@@ -352,23 +353,19 @@ class MaxBoxAccuracy:
         sums = self._sums
         accuracies = self._accuracies(sums.total)  # (I, thresholds)
         is_defined = sums.num_images > 0
-        replicates = sums.evaluate(
-            lambda block: np.asarray(self._accuracies(block).max(axis=-1).mean(axis=-1))
-        )
-        result = MetricResult(
-            name=self.convention.name,
-            value=float(accuracies.max(axis=-1).mean()) if is_defined else None,
+        result = measured(
+            self.convention.name,
+            sums.evaluate(
+                lambda block: np.asarray(self._accuracies(block).max(axis=-1).mean(axis=-1))
+            ),
+            sums,
             convention=str(self.convention),
-            num_images=sums.num_images,
-            hidden_supervision=self._num_objects,
-            interval=interval_of(replicates),
+            lacking="no score map was given",
+            per_class={},
             details=self._details(accuracies) if is_defined else {},
-            curves=self._curves(accuracies) if is_defined else {},
-            unavailable=None if is_defined else "no score map was given",
-            replicates=replicates,
-            image_digest=sums.image_digest,
         )
-        return (result,)
+        curves = self._curves(accuracies) if is_defined else {}
+        return (replace(result, hidden_supervision=self._num_objects, curves=curves),)
 
     def _accuracies(self, sums: FloatArray) -> FloatArray:
         """(..., I, thresholds) from the sums of hits at every level."""
@@ -461,16 +458,7 @@ def _overlap_per_level(
     for n in range(first.size):
         overlap = 0.0
         for g in range(len(objects)):
-            width = min(boxes[n, 2], objects[g, 2]) - max(boxes[n, 0], objects[g, 0]) + extra
-            height = min(boxes[n, 3], objects[g, 3]) - max(boxes[n, 1], objects[g, 1]) + extra
-            if width <= 0 or height <= 0:
-                continue
-            shared = width * height
-            area = (boxes[n, 2] - boxes[n, 0] + extra) * (boxes[n, 3] - boxes[n, 1] + extra)
-            other = (objects[g, 2] - objects[g, 0] + extra) * (
-                objects[g, 3] - objects[g, 1] + extra
-            )
-            overlap = max(overlap, shared / (area + other - shared))
+            overlap = max(overlap, box_iou(boxes[n], objects[g], extra))
         for t in range(first[n], last[n] + 1):
             best[t] = max(best[t], overlap)
     return best

@@ -20,18 +20,19 @@ from weakloc.metrics.case import (
     LabelPixels,
     ScoreMap,
     drawn_truth,
+    paint_truth,
 )
 from weakloc.metrics.max_box import SIDE, normalize_map
 from weakloc.metrics.result import MetricResult
 from weakloc.metrics.uncertainty import (
     ImageDraw,
     ResampledSums,
-    interval_of,
     mean_of_defined,
+    measured,
     ratio,
 )
 from weakloc.rle import decode_mask
-from weakloc.structures import ABSENT, PRESENT, Prediction, Truth
+from weakloc.structures import ABSENT, PRESENT, Prediction
 
 
 def paint_masks(
@@ -53,26 +54,16 @@ def paint_masks(
 
 
 def drawn_pixels(truth: ImageTruth, class_index: int) -> LabelPixels | None:
-    """`class_mask` of the label image where there is one, else of the drawn objects."""
+    """1 on the class, VOID where it cannot be told, 0 elsewhere.
+
+    Of the label image where there is one; else of the objects of the class, void on its crowds
+    beyond them, and None without them.
+    """
     drawn = drawn_truth(truth.sample)
-    if drawn.segmentation_path is None:
-        return class_mask(drawn, class_index)
-    return None if truth.labels is None else of_class(truth.labels, class_index)
-
-
-def class_mask(truth: Truth, class_index: int) -> LabelPixels | None:
-    """1 on the objects of a class, VOID on its crowds beyond them, 0 elsewhere."""
-    mine = [mask for mask in truth.masks if mask.class_index == class_index]
-    if not mine:
+    mine = [mask for mask in drawn.masks if mask.class_index == class_index]
+    labels = paint_truth(mine) if drawn.segmentation_path is None else truth.labels
+    if labels is None:
         return None
-    pixels = np.zeros(tuple(mine[0].rle["size"]), dtype=np.uint8)
-    for mask in sorted(mine, key=lambda mask: not mask.crowd):  # objects over crowds
-        pixels[decode_mask(mask.rle)] = VOID if mask.crowd else 1
-    return pixels
-
-
-def of_class(labels: LabelPixels, class_index: int) -> LabelPixels:
-    """The same from a label array."""
     return np.where(labels == VOID, VOID, labels == 1 + class_index).astype(np.uint8)
 
 
@@ -100,7 +91,6 @@ class MeanIoU:
         self.classes = classes
         self.knowing = knowing
         self.names = ("background", *classes.names)
-        self._confusion = np.zeros((len(self.names), len(self.names)), dtype=np.int64)
         self._sums = ResampledSums(3 * len(self.names))
 
     def update(self, case: Case) -> None:
@@ -127,27 +117,20 @@ class MeanIoU:
             if labels.size and labels.max() >= num_labels:
                 raise ValueError(f"{what} label {labels.max()} with {num_labels - 1} classes")
         confusion = confusion_of(predicted, truth, num_labels)
-        self._confusion += confusion
         parts = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
         self._sums.add(draw, np.concatenate(parts))
 
     def compute(self) -> tuple[MetricResult, ...]:
-        ious = _ious(self._sums.total)
-        defined = ~np.isnan(ious)
-        replicates = self._sums.evaluate(lambda sums: mean_of_defined(_ious(sums)))
-        right, counted = int(self._confusion.trace()), int(self._confusion.sum())
-        result = MetricResult(
-            name="mean_iou" if self.knowing == "nothing" else "mean_iou_tags_given",
-            value=float(ious[defined].mean()) if defined.any() else None,
+        total = self._sums.total
+        right, _, drawn = np.split(total, 3)
+        result = measured(
+            "mean_iou" if self.knowing == "nothing" else "mean_iou_tags_given",
+            self._sums.evaluate(lambda sums: mean_of_defined(_ious(sums))),
+            self._sums,
             convention=f"all pixels of the set, with background, knowing {self.knowing}",
-            num_images=self._sums.num_images,
-            interval=interval_of(replicates),
-            per_class={self.names[k]: float(ious[k]) for k in np.flatnonzero(defined).tolist()},
-            left_out=tuple(self.names[k] for k in np.flatnonzero(~defined).tolist()),
-            details={"pixel_accuracy": right / counted if counted else None},
-            unavailable=None if defined.any() else "no pixel is counted",
-            replicates=replicates,
-            image_digest=self._sums.image_digest,
+            lacking="no pixel is counted",
+            per_class=dict(zip(self.names, _ious(total).tolist(), strict=True)),
+            details={"pixel_accuracy": float(right.sum() / drawn.sum()) if drawn.any() else None},
         )
         return (result,)
 
@@ -198,20 +181,15 @@ class PixelPrecision:
         self._sums.add(draw, count_pixels(normalized, truth, self.edges))
 
     def compute(self) -> tuple[MetricResult, ...]:
-        value = float(_precision(self._sums.total))
-        is_defined = not np.isnan(value)
-        replicates = self._sums.evaluate(_precision)
         others, objects = np.split(self._sums.total, 2)
-        result = MetricResult(
-            name="px_ap",
-            value=value if is_defined else None,
+        result = measured(
+            "px_ap",
+            self._sums.evaluate(_precision),
+            self._sums,
             convention=f"all pixels, {self.edges.size - 3} thresholds, each map from 0 to 1",
-            num_images=self._sums.num_images,
-            interval=interval_of(replicates),
+            lacking="no pixel belongs to an object",
+            per_class={},
             details={"num_object_pixels": int(objects.sum()), "num_others": int(others.sum())},
-            unavailable=None if is_defined else "no pixel belongs to an object",
-            replicates=replicates,
-            image_digest=self._sums.image_digest,
         )
         return (result,)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from weakloc.errors import PredictionsError
 from weakloc.geometry import FloatArray
-from weakloc.metrics.result import Interval, MetricResult
+from weakloc.metrics.result import Detail, Interval, MetricResult
 
 _CHUNK = 64
 _POISSON_CDF = np.cumsum([math.exp(-1.0) / math.factorial(count) for count in range(12)])
@@ -53,32 +53,35 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class ImageDraw:
-    """How often each resample draws one image."""
+    """How often the set itself, once, and then each resample draws one image."""
 
     image: str
     key: int  # stands for the image in the digest of a set
-    weights: NDArray[np.uint8]  # (B,)
+    weights: NDArray[np.uint8]  # (1 + B,)
 
 
 def draw_image(image_name: str, resampling: Resampling) -> ImageDraw:
-    seeded = np.array([image_key(image_name, resampling.seed)], dtype=np.uint64)
-    weights = _draw(seeded, resampling.resamples, _POISSON_CDF)[0]
-    return ImageDraw(image_name, image_key(image_name, 0), np.asarray(weights))
+    weights = np.ones(1 + resampling.resamples, dtype=np.uint8)
+    _draw(weights[1:], np.uint64(image_key(image_name, resampling.seed)), _POISSON_CDF)
+    return ImageDraw(image_name, image_key(image_name, 0), weights)
 
 
 @dataclass(frozen=True, slots=True)
 class SetDraw:
     """The draws of a set of images, a row each; the digest does not depend on their order."""
 
-    weights: NDArray[np.uint8]  # (images, B)
+    weights: NDArray[np.uint8]  # (images, 1 + B)
     image_digest: int
 
     @classmethod
     def of(cls, draws: Sequence[ImageDraw]) -> SetDraw:
-        weights = (
-            np.stack([draw.weights for draw in draws]) if draws else np.empty((0, 0), np.uint8)
-        )
+        nothing = np.empty((0, 1), np.uint8)
+        weights = np.stack([draw.weights for draw in draws]) if draws else nothing
         return cls(weights, sum(draw.key for draw in draws) % 2**64)
+
+    @property
+    def num_images(self) -> int:
+        return len(self.weights)
 
 
 Record = TypeVar("Record")
@@ -163,36 +166,69 @@ class ResampledSums:
     def __init__(self, num_counts: int) -> None:
         self.num_images = 0
         self.image_digest = 0
-        self.total = np.zeros(num_counts)  # (counts,)
-        self._replicates = np.zeros((0, num_counts))
+        self._sums = np.zeros((1, num_counts))  # (1 + B, counts)
         self._waiting: list[tuple[NDArray[np.uint8], FloatArray]] = []
 
     def add(self, draw: ImageDraw, counts: ArrayLike) -> None:
         vector = np.array(counts, dtype=np.float64).ravel()
-        if vector.shape != self.total.shape:
-            raise ValueError(f"{vector.size} counts where {self.total.size} are summed")
+        if vector.size != self._sums.shape[1]:
+            raise ValueError(f"{vector.size} counts where {self._sums.shape[1]} are summed")
         if not self.num_images:
-            self._replicates = np.zeros((draw.weights.size, vector.size))
+            self._sums = np.zeros((draw.weights.size, vector.size))
         self.num_images += 1
         self.image_digest = (self.image_digest + draw.key) % 2**64
-        self.total += vector
-        if draw.weights.size:
-            self._waiting.append((draw.weights, vector))
+        self._waiting.append((draw.weights, vector))
         if len(self._waiting) == _CHUNK:
             self._flush()
 
-    def evaluate(self, function: Callable[[FloatArray], FloatArray]) -> FloatArray:
-        """A function of sums (resamples, counts) -> (resamples,), applied to all in blocks."""
+    @property
+    def total(self) -> FloatArray:
+        """Of the set itself: (counts,)"""
         self._flush()
-        blocks = range(0, len(self._replicates), _CHUNK)
-        values = [function(self._replicates[start : start + _CHUNK].copy()) for start in blocks]
-        return np.concatenate([np.empty(0), *values])
+        return np.asarray(self._sums[0])
+
+    def evaluate(self, function: Callable[[FloatArray], FloatArray]) -> FloatArray:
+        """A function of sums (N, counts) -> (N,), applied to all in blocks: (1 + B,)"""
+        self._flush()
+        blocks = range(0, len(self._sums), _CHUNK)
+        values = [function(self._sums[start : start + _CHUNK].copy()) for start in blocks]
+        return np.concatenate(values)
 
     def _flush(self) -> None:
         if self._waiting:
             weights, counts = (np.stack(rows) for rows in zip(*self._waiting, strict=True))
-            self._replicates += weights.T.astype(np.float64) @ counts
+            self._sums += weights.T.astype(np.float64) @ counts
             self._waiting.clear()
+
+
+def measured(
+    name: str,
+    values: FloatArray,
+    images: SetDraw | ResampledSums,
+    *,
+    convention: str,
+    lacking: str,
+    per_class: Mapping[str, float],
+    details: Mapping[str, Detail],
+) -> MetricResult:
+    """The number that stands first in (1 + B,), its resamples behind it; `lacking` if it is NaN.
+
+    Classes that are NaN are left out and listed.
+    """
+    is_defined = not math.isnan(values[0])
+    return MetricResult(
+        name=name,
+        value=float(values[0]) if is_defined else None,
+        convention=convention,
+        num_images=images.num_images,
+        interval=interval_of(values[1:]) if is_defined else None,
+        per_class={label: value for label, value in per_class.items() if not math.isnan(value)},
+        left_out=tuple(label for label, value in per_class.items() if math.isnan(value)),
+        details=details,
+        unavailable=None if is_defined else lacking,
+        replicates=values[1:],
+        image_digest=images.image_digest,
+    )
 
 
 def image_key(image_name: str, seed: int) -> int:
@@ -202,21 +238,17 @@ def image_key(image_name: str, seed: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _draw(keys: NDArray[np.uint64], resamples: int, cdf: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Poisson(1) counts from the SplitMix64 stream of each key."""
-    weights = np.zeros((keys.size, resamples), dtype=np.uint8)
-    for image in range(keys.size):
-        state = keys[image]
-        for resample in range(resamples):
-            state += np.uint64(0x9E3779B97F4A7C15)
-            mixed = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            uniform = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
-            count = 0
-            while count < 11 and uniform >= cdf[count]:
-                count += 1
-            weights[image, resample] = count
-    return weights
+def _draw(weights: NDArray[np.uint8], state: np.uint64, cdf: NDArray[np.float64]) -> None:
+    """Fills in Poisson(1) counts from a SplitMix64 stream."""
+    for resample in range(weights.size):
+        state += np.uint64(0x9E3779B97F4A7C15)
+        mixed = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        uniform = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+        count = 0
+        while count < 11 and uniform >= cdf[count]:
+            count += 1
+        weights[resample] = count
 
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike) -> FloatArray:

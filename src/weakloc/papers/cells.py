@@ -272,7 +272,7 @@ class Measurement:
         measured = measured_set(
             everything, split, with_masks=not NEED_MASKS.isdisjoint(self.numbers)
         )
-        settings = EvaluateSettings(split=split, resamples=0)
+        settings = EvaluateSettings(split=split, resamples=0, ap="all", box_edges="half-open")
         began = time.perf_counter()
         evaluated = evaluate(
             tuned, measured, settings, numbers=self.numbers, look=self.look, places=self.places
