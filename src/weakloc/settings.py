@@ -130,8 +130,6 @@ class TrainSettings:
     """With --frozen, also compute the features of mirrored images and draw from both."""
 
     def __post_init__(self) -> None:
-        self._check_counts()
-        self._check_shares()
         require(self.backbone != "", "backbone", self.backbone, "Give a network's name")
         require(self.weights != "", "weights", self.weights, "Give a file, a hub id or 'none'")
         require(
@@ -146,16 +144,11 @@ class TrainSettings:
             self.quarter_turns,
             "Leave it out, or --frozen, which learns from features that were computed once",
         )
-
-    def _check_counts(self) -> None:
         require_at_least(self, 1, "image_size", "epochs", "batch_size", "patience", "devices")
         require_at_least(self, 1, "accumulate", "nodes")
         require_at_least(self, 0, "workers")
-        require(
-            0 <= self.seed < 2**31, "seed", self.seed, "Give a whole number from 0 to 2**31 - 1"
-        )
-
-    def _check_shares(self) -> None:
+        seed = self.seed
+        require(0 <= seed < 2**31, "seed", seed, "Give a whole number from 0 to 2**31 - 1")
         rate = self.learning_rate
         rate_fits = rate is None or (math.isfinite(rate) and rate > 0)
         require(rate_fits, "learning_rate", rate, "Give a number above 0")

@@ -64,8 +64,10 @@ class HitRates:
 
     def _result(self, number: int, rate: Rate) -> MetricResult:
         def average(sums: FloatArray) -> FloatArray:
-            counts = sums.reshape(-1, *self._shape)[:, :, number]  # (N, 2, C)
-            return _average(counts[:, 0], counts[:, 1], rate.averaging)
+            hits, trials = np.moveaxis(sums.reshape(-1, *self._shape)[:, :, number], 1, 0)
+            if rate.averaging == "classes":
+                return mean_of_defined(ratio(hits, trials))
+            return ratio(hits.sum(axis=-1), trials.sum(axis=-1))
 
         hits, trials = self._sums.total.reshape(self._shape)[:, number]
         return measured(
@@ -77,13 +79,6 @@ class HitRates:
             per_class=dict(zip(self.class_names, ratio(hits, trials).tolist(), strict=True)),
             details={"num_trials": int(trials.sum())},
         )
-
-
-def _average(hits: FloatArray, trials: FloatArray, averaging: Averaging) -> FloatArray:
-    """Over the last axis."""
-    if averaging == "classes":
-        return mean_of_defined(ratio(hits, trials))
-    return ratio(hits.sum(axis=-1), trials.sum(axis=-1))
 
 
 def accuracy(classes: ClassIndex) -> HitRates:
