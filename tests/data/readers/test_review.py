@@ -61,18 +61,19 @@ def test_what_something_was_relabelled_to_is_there_though_it_was_rejected_elsewh
         {"class": "dog", "verdict": "relabelled", "to": "cat", "boxes": [[1, 1, 2, 2]]},
     ]
     (image,) = read_review(write_review(folder, decisions)).images
-    assert image.present == {"cat"}
-    assert image.absent == {"dog"}
+    assert image.claim.present == {"cat"}
+    assert image.claim.absent == {"dog"}
 
 
 @pytest.mark.parametrize(
     ("decisions", "changes", "message"),
     [
-        ([{"class": "cat", "verdict": "maybe"}], {}, "the verdict 'maybe' is not known"),
-        ([{"verdict": "absent"}], {}, "damaged: 'class'"),
+        ([{"class": "cat", "verdict": "maybe"}], {}, r'decisions\[0\].verdict is "maybe"'),
+        ([{"verdict": "absent"}], {}, "damaged: .*missing required field 'class'"),
+        ([{"class": "cat", "verdict": "relabelled"}], {}, "ü.png'.*a class has no name"),
         ([{"class": "cat", "verdict": "accepted", "boxes": [[1, 2, 3]]}], {}, "damaged"),
         ([], {"schema": "weakloc.review/9"}, "is not a review"),
-        ([], {"class_names": [1]}, "damaged: 1 is not a text"),
+        ([], {"class_names": [1]}, r"damaged: class_names\[0\] is 1"),
     ],
 )
 def test_a_review_that_cannot_be_trusted_is_an_error_that_says_why(

@@ -122,5 +122,5 @@ def test_metadata_of_several_data_sets_or_without_images_is_an_error(write):
     with pytest.raises(DataError, match="none of its images was found"):
         read_data_set(root, options=OPTIONS)
     write({f"metadata/ILSVRC/{name}": text for name, text in METADATA.items()})
-    with pytest.raises(DataError, match="several data sets: CUB, ILSVRC"):
+    with pytest.raises(DataError, match="several folders of metadata: CUB, ILSVRC"):
         read_data_set(root, options=OPTIONS)

@@ -171,11 +171,11 @@ class Assembly:
     """Collects the samples of one data set, then checks them together."""
 
     def __init__(self, root: Path, layout: str, options: ReaderOptions) -> None:
-        self.root = root
+        self.root = root if root.is_dir() else root.parent
         self.options = options
         self.problems = Problems()
         self.files = FileIndex()
-        self._prefix = f"{root.absolute().as_posix()}/"
+        self._prefix = f"{self.root.absolute().as_posix()}/"
         self._layout = layout
         self._vectors = LabelVectors(())
         self._splits: dict[str, list[Sample]] = {}
@@ -205,7 +205,12 @@ class Assembly:
         return None
 
     def image_folder(self, folders: Sequence[Path], images: Sequence[str], location: str) -> str:
-        """The folder that holds most of some images; an error where none holds any of them."""
+        """The folder that holds most of some images; an error where none holds any of them.
+
+        Where it was said which folder that is, the others are passed over.
+        """
+        if self.options.image_root is not None:
+            folders = [Path(self.options.image_root)]
         probes = images[:: max(1, len(images) // _NUM_PROBES)]
         chosen, num_hits = self.files.best_folder(folders, probes)
         if not num_hits and probes:

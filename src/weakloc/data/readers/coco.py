@@ -152,8 +152,7 @@ class _Source:
 def read_coco(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
     """A JSON file, or a folder with one for each split."""
     files = find_instances(path, labels)
-    root = path if path.is_dir() else path.parent
-    assembly = Assembly(root, "coco", options)
+    assembly = Assembly(path, "coco", options)
     sources = [_read_source(assembly, file, split) for split, file in files.items()]
     assembly.set_classes(name for source in sources for name in source.class_names.values())
     for source in sources:
@@ -253,8 +252,6 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _image_folders(assembly: Assembly, file: Path) -> list[Path]:
     """Where the images of a file may be, the likeliest first."""
-    if assembly.options.image_root is not None:
-        return [Path(assembly.options.image_root)]
     end = file.stem.removeprefix("instances_")
     short = _split_of(file.stem) or end
     bases = list(dict.fromkeys((assembly.root, file.parent, file.parent.parent)))

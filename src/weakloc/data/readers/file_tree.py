@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weakloc.data.images import IMAGE_SUFFIXES
+from weakloc.errors import DataError
 
 _IGNORED_FOLDERS = frozenset({"__MACOSX", "__pycache__"})
 
@@ -94,6 +95,13 @@ def file_names(folder: str) -> tuple[str, ...]:
             )
     except OSError:
         return ()
+
+
+def require_one(names: Sequence[str], kind: str, folder: Path, remedy: str) -> None:
+    """An error that names them where there are several of a kind."""
+    if len(names) > 1:
+        message = f"holds several {kind}: {', '.join(names)}"
+        raise DataError(message, location=str(folder), remedy=remedy)
 
 
 def _listed(path: str, relative: str, holders: frozenset[str]) -> ImageFolder | None:

@@ -87,10 +87,10 @@ def _image_of(line: str) -> str:
 
 def _add_listed(assembly: Assembly, lists: Mapping[str, Sequence[tuple[str, str]]]) -> None:
     """The images of lists, which name them from the root or from a folder in it."""
-    root, asked_for = assembly.root, assembly.options.image_root
+    root = assembly.root
     images = [image for listed in lists.values() for image, _ in listed]
     bases = [root, *(root / name for name in subfolders(str(root)))]
-    base = assembly.image_folder([Path(asked_for)] if asked_for else bases, images, str(root))
+    base = assembly.image_folder(bases, images, str(root))
     assembly.set_classes(sorted(filter(None, {image.rpartition("/")[0] for image in images})))
     for split, listed in lists.items():
         for image, location in listed:

@@ -13,22 +13,15 @@ Classes without a decision are unknown. Boxes are (left, top, right, bottom) in 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from weakloc.data.readers.assembly import (
-    ALL,
-    Assembly,
-    LabelClaim,
-    drawn_truth,
-    usable_box,
-)
+from msgspec import Struct
+
+from weakloc.data.readers.assembly import ALL, Assembly, LabelClaim, drawn_truth, usable_box
 from weakloc.data.readers.file_tree import file_names
 from weakloc.errors import DataError
-from weakloc.files import read_text
+from weakloc.files import fit_json, read_json
 from weakloc.geometry import BoxLTRB
 from weakloc.settings import ReaderOptions
 from weakloc.structures import UNKNOWN, DataSet, Truth, TruthBox
@@ -36,56 +29,71 @@ from weakloc.structures import UNKNOWN, DataSet, Truth, TruthBox
 SCHEMA = "weakloc.review/1"
 
 
-@dataclass(frozen=True)
-class ReviewedImage:
-    """What was decided about one image; `boxes` are (class, box) of accepted objects."""
+class Decision(Struct, frozen=True, rename={"asked_for": "class"}):
+    """What was said of one class of an image."""
+
+    asked_for: str
+    verdict: Literal["accepted", "misplaced", "absent", "relabelled"]
+    to: str = ""
+    boxes: tuple[BoxLTRB, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """The class that the boxes are of."""
+        return self.to if self.verdict == "relabelled" else self.asked_for
+
+
+class ReviewedImage(Struct, frozen=True, rename={"name": "image"}):
+    """What was decided about one image."""
 
     name: str
     width: int
     height: int
-    present: frozenset[str]
-    absent: frozenset[str]
-    boxes: tuple[tuple[str, BoxLTRB], ...]
+    decisions: tuple[Decision, ...]
 
     @property
     def claim(self) -> LabelClaim:
-        return LabelClaim(present=self.present, absent=self.absent, rest=UNKNOWN)
+        """What one class was relabelled to may be another's verdict: being there wins."""
+        present = {item.shown for item in self.decisions if item.verdict != "absent"}
+        denied = {i.asked_for for i in self.decisions if i.verdict in {"absent", "relabelled"}}
+        return LabelClaim(frozenset(present), absent=frozenset(denied - present), rest=UNKNOWN)
+
+    @property
+    def boxes(self) -> list[tuple[str, BoxLTRB]]:
+        """(class, box) of the accepted objects."""
+        with_boxes = [i for i in self.decisions if i.verdict in {"accepted", "relabelled"}]
+        return [(decision.shown, box) for decision in with_boxes for box in decision.boxes]
 
 
-@dataclass(frozen=True)
-class Review:
+class Review(Struct, frozen=True):
     class_names: tuple[str, ...]
     images: tuple[ReviewedImage, ...]
 
 
 def read_review(path: Path) -> Review:
-    """The decisions as tags and boxes; anything malformed is an error that names the image."""
+    """The decisions as tags and boxes; anything malformed is an error that names its place."""
+    remedy = "Give the file that the report's button 'Download review' saved"
+    record = read_json(path, error=DataError, remedy=remedy)
+    if record.get("schema") != SCHEMA:
+        raise DataError(f"is not a review of schema {SCHEMA!r}", location=str(path), remedy=remedy)
     try:
-        record = json.loads(read_text(path))
+        review = fit_json(record, Review)
     except ValueError as error:
-        raise DataError(f"is not JSON ({error})", location=str(path)) from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise DataError(
-            f"is not a review of schema {SCHEMA!r}",
-            location=str(path),
-            remedy="Give the file that the report's button 'Download review' saved",
-        )
-    try:
-        names = tuple(_text(name) for name in record["class_names"])
-        images = tuple(_image(item, str(path)) for item in record["images"])
-    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"this review is damaged: {error}", location=str(path)) from error
-    return Review(names, images)
+    for image in review.images:
+        if not all(decision.shown for decision in image.decisions):
+            location = f"{path}, image {image.name!r}"
+            raise DataError("this review is damaged: a class has no name", location=location)
+    return review
 
 
 def read_review_data(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
     """A folder of images and the review that speaks of them."""
     file = _the_review(labels or path)
-    root = path if path.is_dir() else path.parent
     review = read_review(file)
-    assembly = Assembly(root, "review", options)
+    assembly = Assembly(path, "review", options)
     assembly.set_classes(review.class_names)
-    folder = Path(options.image_root or root).absolute().as_posix()
+    folder = Path(options.image_root or assembly.root).absolute().as_posix()
     for item in review.images:
         location = f"{file}, image {item.name!r}"
         image = assembly.find_image(item.name, [folder], location)
@@ -126,35 +134,3 @@ def _truth(item: ReviewedImage, assembly: Assembly, location: str) -> Truth | No
         if usable is not None and name in assembly.class_index:
             drawn.append(TruthBox(assembly.class_index[name], usable))
     return drawn_truth(drawn)
-
-
-def _image(item: Mapping[str, Any], location: str) -> ReviewedImage:
-    present: set[str] = set()
-    absent: set[str] = set()
-    boxes: list[tuple[str, BoxLTRB]] = []
-    name = _text(item["image"])
-    for decision in item["decisions"]:
-        verdict, asked = decision["verdict"], _text(decision["class"])
-        if verdict not in {"accepted", "misplaced", "absent", "relabelled"}:
-            raise DataError(
-                f"the verdict {verdict!r} is not known", location=f"{location}, image {name!r}"
-            )
-        shown = _text(decision["to"]) if verdict == "relabelled" else asked
-        (absent if verdict == "absent" else present).add(shown)
-        if shown != asked:
-            absent.add(asked)
-        if verdict in {"accepted", "relabelled"}:
-            for box in decision.get("boxes", ()):
-                left, top, right, bottom = (float(side) for side in box)
-                boxes.append((shown, (left, top, right, bottom)))
-    # What one class was relabelled to may be another's verdict: being there wins.
-    return ReviewedImage(
-        name, int(item["width"]), int(item["height"]),
-        frozenset(present), frozenset(absent - present), tuple(boxes),
-    )  # fmt: skip
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not a text")
-    return value

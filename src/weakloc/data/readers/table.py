@@ -29,7 +29,7 @@ from weakloc.data.readers.assembly import (
     claim_of_states,
     split_name,
 )
-from weakloc.data.readers.file_tree import file_names, image_paths_below, is_image_name
+from weakloc.data.readers.file_tree import file_names, image_paths_below, is_image_name, require_one
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import at_line, numbered_lines, text_lines
 from weakloc.settings import ReaderOptions
@@ -308,9 +308,8 @@ def claim_of_cells(written: Mapping[str, str], problems: Problems) -> LabelClaim
 def read_table(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
     """A folder of images and the table (or folder of tables) that labels them."""
     tables = find_tables(path, labels)
-    root = path if path.is_dir() else path.parent
-    image_root = Path(options.image_root) if options.image_root else root
-    assembly = Assembly(root, "table", options)
+    assembly = Assembly(path, "table", options)
+    image_root = Path(options.image_root or assembly.root)
     contents = {table: read_rows(table, options, assembly.problems) for table in tables}
     rows = _joined_rows(contents, assembly.problems)
     assembly.set_classes(_names(list(contents.values())))
@@ -334,12 +333,8 @@ def find_tables(path: Path, labels: Path | None) -> tuple[Path, ...]:
     names = [n for n in file_names(str(tables_at)) if Path(n).suffix.lower() in TABLE_SUFFIXES]
     if not names:
         raise DataError("there is no CSV, TSV or JSONL table", location=str(tables_at))
-    if len(names) > 1 and not all(Path(name).stem.lower() in SPLIT_NAMES for name in names):
-        raise DataError(
-            f"there are several tables: {', '.join(names)}",
-            location=str(tables_at),
-            remedy="Name the one with the labels",
-        )
+    if not all(Path(name).stem.lower() in SPLIT_NAMES for name in names):
+        require_one(names, "tables", tables_at, "Name the one with the labels")
     return tuple(tables_at / name for name in names)
 
 

@@ -15,9 +15,10 @@ the order of the classes.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import unquote
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
@@ -40,9 +41,9 @@ from weakloc.data.readers.assembly import (
     drawn_truth,
     read_box,
 )
-from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
+from weakloc.data.readers.file_tree import file_names, is_image_name, require_one, subfolders
 from weakloc.errors import DataError, did_you_mean
-from weakloc.files import at_line, file_name_of, numbered_lines
+from weakloc.files import at_line, numbered_lines
 from weakloc.geometry import BoxLTRB, Size, box_from_voc
 from weakloc.settings import ReaderOptions
 from weakloc.structures import (
@@ -156,11 +157,14 @@ VOC_CLASSES = (
     "tvmonitor",
 )  # fmt: skip
 
-IMAGE_SETS = ("Main", "Segmentation", "Action")
-_ID, _OBJECT, _STATE = r"(?P<id>.+?)", r"(?:\s+(?P<object>\d+))", r"\s+(?P<state>[+-]?1|0)"
-# (a line of a split, a line of a class file)
-_LINES = re.compile(_ID), re.compile(_ID + _STATE)
-_LINES_OF_OBJECTS = re.compile(f"{_ID}{_OBJECT}?"), re.compile(_ID + _OBJECT + _STATE)
+IMAGE_SETS: Mapping[str, tuple[str, ...]] = {  # and the folders of masks that are read with them
+    "Main": ("SegmentationClass",),
+    "Segmentation": ("SegmentationClass", "SegmentationObject"),
+    "Action": (),
+}
+_STATE = r"\s+(?P<state>[+-]?1|0)"
+_LINE_OF_CLASS = re.compile(r"(?P<id>.*\S)" + _STATE)
+_LINE_OF_ACTION = re.compile(r"(?P<id>.*\S)\s+(?P<object>\d+)" + _STATE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,20 +176,21 @@ class _Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class _Act:
-    """What a class file says of one object of an image."""
-
-    class_name: str
-    object_number: int
-
-
-@dataclass(frozen=True, slots=True)
 class _ImageSet:
     """The lists of one folder of ImageSets, by the ids of images."""
 
     splits: dict[str, list[_Listed]] = field(default_factory=dict)
     states: dict[str, dict[str, int]] = field(default_factory=dict)  # id -> class -> state
-    acts: dict[str, dict[_Act, tuple[int, str]]] = field(default_factory=dict)  # state, where
+    # id -> (action, number of an object) -> (state, where it is said)
+    acts: dict[str, dict[tuple[str, int], tuple[int, str]]] = field(default_factory=dict)
+
+    def add(self, class_name: str, line: re.Match[str], location: str) -> None:
+        """What a line of a class file says; present wins over unknown, unknown over absent."""
+        state, states = int(line["state"]), self.states.setdefault(line["id"], {})
+        states[class_name] = max(state, states.get(class_name, ABSENT))
+        if line.re is _LINE_OF_ACTION:
+            acts = self.acts.setdefault(line["id"], {})
+            acts[class_name, int(line["object"])] = state, location
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +202,7 @@ class _Material:
     objects: Mapping[str, Sequence[DrawnObject]]
     in_xml: Mapping[str, Mapping[str, int]]  # class -> state
     in_class_files: Mapping[str, Mapping[str, int]]
-    class_masks: frozenset[str]  # file names
-    object_masks: frozenset[str]
+    masks: Mapping[str, Container[str]]  # folder -> file names
 
 
 def read_voc(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
@@ -210,15 +214,19 @@ def read_voc(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet
     folder = _lists_folder(root / "ImageSets", options.image_set)
     image_set = _read_image_set(folder, images, assembly.problems)
     annotations = _annotations(root, assembly.problems)
+    mask_folders = IMAGE_SETS.get(folder.name, IMAGE_SETS["Main"])
+    material = _Material(
+        images,
+        annotated=annotations.keys(),
+        objects={image_id: annotation.objects for image_id, annotation in annotations.items()},
+        in_xml={image_id: annotation.states for image_id, annotation in annotations.items()},
+        in_class_files=image_set.states,
+        masks={name: frozenset(file_names(str(root / name))) for name in mask_folders},
+    )
     values = _label_map(root / "labelmap.txt")
-    if folder.name == "Action":
-        values = {}
-        material = _material_of_actions(images, annotations, image_set, assembly.problems)
-    else:
-        material = _material(root, images, annotations, image_set, values)
-        if folder.name == "Segmentation":
-            masks = frozenset(file_names(str(root / "SegmentationObject")))
-            material = replace(material, object_masks=masks)
+    if folder.name == "Action":  # where the classes of the XML and of the masks are others
+        acting = _acting(annotations, image_set, assembly.problems)
+        material, values = replace(material, objects=acting, in_xml={}), {}
     splits = image_set.splits or {ALL: [_Listed(i, f"Annotations/{i}.xml") for i in annotations]}
     states = (*material.in_xml.values(), *material.in_class_files.values())
     written = {name for named in states for name in named}
@@ -240,16 +248,11 @@ def voc_root(path: Path) -> Path:
     """The folder that holds Annotations or ImageSets; several in a devkit are an error."""
     if is_voc(path):
         return path
-    inner = [path / name for name in subfolders(str(path)) if is_voc(path / name)]
-    if len(inner) > 1:
-        raise DataError(
-            f"holds several VOC folders: {', '.join(folder.name for folder in inner)}",
-            location=str(path),
-            remedy="Name one of them",
-        )
-    if not inner:
+    names = [name for name in subfolders(str(path)) if is_voc(path / name)]
+    require_one(names, "VOC folders", path, "Name one of them")
+    if not names:
         raise DataError("holds neither Annotations nor lists in ImageSets", location=str(path))
-    return inner[0]
+    return path / names[0]
 
 
 def is_voc(path: Path) -> bool:
@@ -269,74 +272,65 @@ def _lists_folder(image_sets: Path, asked_for: str | None) -> Path:
         remedy = f"{did_you_mean(asked_for, names)} (--image-set)"
         message = f"there is no list of images in {asked_for!r}"
         raise DataError(message, location=str(image_sets), remedy=remedy)
-    usual = next((name for name in IMAGE_SETS if name in names), IMAGE_SETS[0])
+    usual = next((name for name in IMAGE_SETS if name in names), "Main")
     return image_sets / (asked_for or usual)
 
 
 def _read_image_set(folder: Path, images: Container[str], problems: Problems) -> _ImageSet:
     """The splits train, val and test come first, so that others repeat what they say."""
     stems = [Path(name).stem for name in _list_names(folder)]
-    split_line, class_line = _LINES_OF_OBJECTS if folder.name == "Action" else _LINES
-    class_files: dict[str, tuple[str, str]] = {}
-    for stem in stems:
-        # A split may be called `small_train`, an image `a 1`: most lines must end in a state.
-        lines = [line for _, line in numbered_lines(folder / f"{stem}.txt")]
-        with_states = [n for n in lines if class_line.fullmatch(n) and n not in images]
-        parts = _class_and_split(stem, stems)
-        if parts is not None and 2 * len(with_states) > len(lines):
-            class_files[stem] = parts
+    is_of_actions = folder.name == "Action"
+    class_line = _LINE_OF_ACTION if is_of_actions else _LINE_OF_CLASS
     image_set = _ImageSet()
     from_classes: dict[str, dict[str, _Listed]] = {}
-    for stem, (class_name, split) in class_files.items():
-        for item, number, state in _class_lines(folder / f"{stem}.txt", class_line, problems):
+    splits: dict[str, list[_Listed]] = {}
+    for stem in stems:
+        path = folder / f"{stem}.txt"
+        lines = [
+            (at_line(path, number), line, class_line.fullmatch(line))
+            for number, line in numbered_lines(path)
+        ]
+        # A split may be called `small_train`, an image `a 1`: most lines must end in a state.
+        num_states = sum(match is not None and line not in images for _, line, match in lines)
+        class_name, split = _class_and_split(stem, stems)
+        if not class_name or 2 * num_states <= len(lines):
+            splits[stem] = [_Listed(line, location) for location, line, _ in lines]
+            continue
+        for location, line, match in lines:
+            if match is None:
+                subject = "an image, an object's number" if is_of_actions else "an image"
+                message = f"{line!r} is not {subject} and one of -1, 0, 1"
+                problems.at(location).error(UNREADABLE_LABEL, message)
+                continue
+            image_set.add(class_name, match, location)
+            item = _Listed(match["id"], location)
             from_classes.setdefault(split, {}).setdefault(item.image_id, item)
-            states = image_set.states.setdefault(item.image_id, {})
-            states[class_name] = max(state, states.get(class_name, ABSENT))
-            if number is not None:
-                act = _Act(class_name, number)
-                image_set.acts.setdefault(item.image_id, {})[act] = state, item.location
-    splits = {split: list(items.values()) for split, items in from_classes.items()}
-    for stem in (stem for stem in stems if stem not in class_files):
-        splits[stem] = _listed(folder / f"{stem}.txt", split_line)
+    if is_of_actions:  # a line for each object, so that an image has several
+        splits = {split: _each_once(listed) for split, listed in splits.items()}
+    splits = {split: list(items.values()) for split, items in from_classes.items()} | splits
     image_set.splits.update(sorted(splits.items(), key=lambda split: split[0] not in SPLIT_NAMES))
     return image_set
 
 
-def _listed(path: Path, split_line: re.Pattern[str]) -> list[_Listed]:
-    """The images of a split; one that several lines name for its objects is in it once."""
-    listed: dict[str, _Listed] = {}
-    for number, text in numbered_lines(path):
-        match = split_line.fullmatch(text)
-        assert match is not None  # any text is an id
-        key = match["id"] if "object" in match.groupdict() else f"{text}, {number}"
-        listed.setdefault(key, _Listed(match["id"], at_line(path, number)))
-    return list(listed.values())
+def _each_once(listed: Sequence[_Listed]) -> list[_Listed]:
+    """The images of a list whose lines end in the number of an object."""
+    ids = [re.sub(r"\s+\d+$", "", item.image_id) for item in listed]
+    items = zip(reversed(ids), reversed(listed), strict=True)  # the first line of each counts
+    first = {image_id: _Listed(image_id, item.location) for image_id, item in items}
+    return [first[image_id] for image_id in dict.fromkeys(ids)]
 
 
-def _class_and_split(stem: str, stems: Sequence[str]) -> tuple[str, str] | None:
-    """("cat", "train") of "cat_train"; None where the file is a split itself."""
+def _class_and_split(stem: str, stems: Sequence[str]) -> tuple[str, str]:
+    """("cat", "train") of "cat_train"; no class where the file is a split itself.
+
+    A class whose name cannot be that of a file (`a/b`) is written as `file_name_of` has it.
+    """
     known = sorted({*stems, "train", "val", "trainval", "test"}, key=len, reverse=True)
     for split in known:
         class_name = stem.removesuffix(f"_{split}")
         if class_name and class_name != stem:
-            return class_name, split
-    return None
-
-
-def _class_lines(
-    path: Path, class_line: re.Pattern[str], problems: Problems
-) -> Iterator[tuple[_Listed, int | None, int]]:
-    """(image, number of its object, state) of each line that can be read."""
-    for number, line in numbered_lines(path):
-        match = class_line.fullmatch(line)
-        if match is None:
-            subject = "an image" if class_line is _LINES[1] else "an image, an object's number"
-            message = f"{line!r} is not {subject} and one of -1, 0, 1"
-            problems.at(at_line(path, number)).error(UNREADABLE_LABEL, message)
-            continue
-        written = match.groupdict().get("object")
-        item = _Listed(match["id"], at_line(path, number))
-        yield item, None if written is None else int(written), int(match["state"])
+            return unquote(class_name), split
+    return "", stem
 
 
 def _images(assembly: Assembly) -> dict[str, str]:
@@ -360,52 +354,24 @@ def _annotations(root: Path, problems: Problems) -> dict[str, Annotation]:
     return annotations
 
 
-def _material(
-    root: Path,
-    images: Mapping[str, str],
-    annotations: Mapping[str, Annotation],
-    image_set: _ImageSet,
-    values: Mapping[str, int],
-) -> _Material:
-    drawn = {o.class_name for a in annotations.values() for o in a.objects}
-    # A class whose name cannot be that of a file (`a/b`) is written otherwise in class files.
-    real_names = {file_name_of(name): name for name in sorted(drawn | values.keys())}
-    return _Material(
-        images,
-        annotated=annotations.keys(),
-        objects={image_id: annotation.objects for image_id, annotation in annotations.items()},
-        in_xml={image_id: annotation.states for image_id, annotation in annotations.items()},
-        in_class_files={
-            image_id: {real_names.get(name, name): state for name, state in named.items()}
-            for image_id, named in image_set.states.items()
-        },
-        class_masks=frozenset(file_names(str(root / "SegmentationClass"))),
-        object_masks=frozenset(),
-    )
-
-
-def _material_of_actions(
-    images: Mapping[str, str],
-    annotations: Mapping[str, Annotation],
-    image_set: _ImageSet,
-    problems: Problems,
-) -> _Material:
-    """Who does what: an object is drawn of the actions that are said of it. Masks are of others."""
+def _acting(
+    annotations: Mapping[str, Annotation], image_set: _ImageSet, problems: Problems
+) -> dict[str, list[DrawnObject]]:
+    """Who does what: an object of the XML is drawn of the actions that are said of it."""
     acting: dict[str, list[DrawnObject]] = {}
     for image_id, acts in image_set.acts.items():
         if image_id not in annotations:
             continue
         by_number = {drawn.number: drawn for drawn in annotations[image_id].objects}
-        for act, (state, location) in acts.items():
-            drawn = by_number.get(act.object_number)
-            if drawn is None:
-                message = f"there is no object {act.object_number} in Annotations/{image_id}.xml"
+        for (action, number), (state, location) in acts.items():
+            if number not in by_number:
+                message = f"there is no object {number} in Annotations/{image_id}.xml"
                 problems.at(location).warning(UNREADABLE_BOX, message)
             elif state != ABSENT:
-                known = replace(drawn, class_name=act.class_name, difficult=state == UNKNOWN)
-                acting.setdefault(image_id, []).append(known)
-    masks: frozenset[str] = frozenset()
-    return _Material(images, annotations.keys(), acting, {}, image_set.states, masks, masks)
+                person, is_unsure = by_number[number], state == UNKNOWN
+                drawn = replace(person, class_name=action, difficult=is_unsure)
+                acting.setdefault(image_id, []).append(drawn)
+    return acting
 
 
 def _add_splits(
@@ -458,24 +424,20 @@ def _compare(drawn: Mapping[str, int], written: Mapping[str, int], problems: Pro
 
 
 def _truth(assembly: Assembly, material: _Material, image_id: str) -> Truth | None:
-    root, picture = assembly.root.as_posix(), f"{image_id}.png"
-    known = [
-        (assembly.class_index[drawn.class_name], drawn)
-        for drawn in material.objects.get(image_id, ())
-        if drawn.class_name in assembly.class_index
-    ]
-    boxes = [
-        TruthBox(index, drawn.box, difficult=drawn.difficult)
-        for index, drawn in known
-        if drawn.box is not None
-    ]
-    masks = [
-        TruthMask(index, MaskFileRle(f"{root}/SegmentationObject/{picture}", drawn.number))
-        for index, drawn in known
-        if picture in material.object_masks
-    ]
-    has_classes = picture in material.class_masks
-    return drawn_truth(boxes, masks, f"{root}/SegmentationClass/{picture}" if has_classes else None)
+    masks_at = {
+        folder: f"{assembly.root.as_posix()}/{folder}/{image_id}.png"
+        for folder, names in material.masks.items()
+        if f"{image_id}.png" in names
+    }
+    objects_at = masks_at.get("SegmentationObject")
+    boxes, masks = [], []
+    for drawn in material.objects.get(image_id, ()):
+        index = assembly.class_index.get(drawn.class_name)
+        if index is not None and drawn.box is not None:
+            boxes.append(TruthBox(index, drawn.box, difficult=drawn.difficult))
+        if index is not None and objects_at is not None:
+            masks.append(TruthMask(index, MaskFileRle(objects_at, drawn.number)))
+    return drawn_truth(boxes, masks, masks_at.get("SegmentationClass"))
 
 
 def _report_unused(

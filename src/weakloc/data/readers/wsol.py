@@ -29,7 +29,7 @@ from weakloc.data.readers.assembly import (
     read_box,
     split_name,
 )
-from weakloc.data.readers.file_tree import subfolders
+from weakloc.data.readers.file_tree import require_one, subfolders
 from weakloc.errors import DataError
 from weakloc.files import numbered_lines
 from weakloc.geometry import box_from_inclusive
@@ -69,15 +69,10 @@ def find_metadata(folder: Path) -> Path:
     if _is_metadata(folder):
         return folder
     for parent in (folder / "metadata", folder):
-        inner = [parent / name for name in subfolders(str(parent)) if _is_metadata(parent / name)]
-        if len(inner) > 1:
-            raise DataError(
-                f"holds metadata of several data sets: {', '.join(f.name for f in inner)}",
-                location=str(parent),
-                remedy="Name one of the folders as labels",
-            )
-        if inner:
-            return inner[0]
+        names = [name for name in subfolders(str(parent)) if _is_metadata(parent / name)]
+        require_one(names, "folders of metadata", parent, "Name one of them as labels")
+        if names:
+            return parent / names[0]
     raise DataError("holds no <split>/image_ids.txt", location=str(folder))
 
 
@@ -155,8 +150,6 @@ def _image_folder(assembly: Assembly, metadata: Path, splits: Sequence[_Split]) 
     """The folder that the ids are relative to: the one with the most of some of them."""
     name, root = metadata.name, assembly.root
     folders = [root, root / name, root / "dataset" / name, root / "data" / name]
-    if assembly.options.image_root is not None:
-        folders = [Path(assembly.options.image_root)]
     images = [image for split in splits for image in split.images]
     return assembly.image_folder(folders, images, str(metadata))
 

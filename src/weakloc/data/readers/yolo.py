@@ -38,6 +38,7 @@ from weakloc.data.readers.file_tree import (
     file_names,
     image_paths_below,
     is_image_name,
+    require_one,
     subfolders,
 )
 from weakloc.errors import DataError, ImageError
@@ -134,9 +135,8 @@ class _Plan:
 def read_yolo(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
     """A folder with `data.yaml`, the YAML file itself, or a folder with images and labels."""
     description = find_description(path, labels)
-    root = path if path.is_dir() else path.parent
-    assembly = Assembly(root, "yolo", options)
-    plan = _plan_of_yaml(assembly, description) if description else _plan_of_folder(root)
+    assembly = Assembly(path, "yolo", options)
+    plan = _plan_of_yaml(assembly, description) if description else _plan_of_folder(assembly.root)
     assembly.set_classes(plan.class_names)
     label_files: set[str] = set()
     for split, images in plan.images.items():
@@ -156,15 +156,10 @@ def find_description(path: Path, labels: Path | None) -> Path | None:
     if labels_at.is_file():
         return labels_at
     names = [n for n in file_names(str(labels_at)) if n.lower().endswith((".yaml", ".yml"))]
-    if "data.yaml" in names or len(names) == 1:
-        return labels_at / ("data.yaml" if "data.yaml" in names else names[0])
-    if names:
-        raise DataError(
-            f"there are several descriptions: {', '.join(names)}",
-            location=str(labels_at),
-            remedy="Name the one that is meant",
-        )
-    return None
+    if "data.yaml" in names:
+        return labels_at / "data.yaml"
+    require_one(names, "descriptions", labels_at, "Name the one that is meant")
+    return labels_at / names[0] if names else None
 
 
 def label_path(image: str) -> str:
