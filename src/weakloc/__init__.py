@@ -31,34 +31,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    "CalibrateSettings": "weakloc.settings",
-    "Cut": "weakloc.settings",
-    "DataSettings": "weakloc.settings",
-    "EvaluateSettings": "weakloc.settings",
-    "ExportedNetwork": "weakloc.api.runs",
-    "Look": "weakloc.settings",
-    "Places": "weakloc.settings",
-    "Prediction": "weakloc.structures",
-    "RefineSettings": "weakloc.settings",
-    "ReportSettings": "weakloc.settings",
-    "TrainSettings": "weakloc.settings",
-    "TrainedRun": "weakloc.api.runs",
-    "WeaklocError": "weakloc.errors",
-    "calibrate": "weakloc.api.calibration",
-    "check": "weakloc.api.data_sets",
-    "demo": "weakloc.api.tour",
-    "evaluate": "weakloc.api.evaluation",
-    "export": "weakloc.api.runs",
-    "load": "weakloc.api.runs",
-    "localize": "weakloc.api.classifiers",
-    "predict_to_folder": "weakloc.api.predictions",
-    "read": "weakloc.api.data_sets",
-    "refine": "weakloc.api.training",
-    "report": "weakloc.api.reports",
-    "scenes": "weakloc.api.data_sets",
-    "train": "weakloc.api.training",
-}
 __all__ = [
     "CalibrateSettings",
     "Cut",
@@ -89,7 +61,23 @@ __all__ = [
 ]
 
 
+_MODULES = {
+    "api.calibration": ("calibrate",),
+    "api.classifiers": ("localize",),
+    "api.data_sets": ("check", "read", "scenes"),
+    "api.evaluation": ("evaluate",),
+    "api.predictions": ("predict_to_folder",),
+    "api.reports": ("report",),
+    "api.runs": ("ExportedNetwork", "TrainedRun", "export", "load"),
+    "api.tour": ("demo",),
+    "api.training": ("refine", "train"),
+    "errors": ("WeaklocError",),
+    "structures": ("Prediction",),
+}  # all others are settings
+
+
 def __getattr__(name: str) -> object:
-    if name not in _PUBLIC:
+    if name not in __all__:
         raise AttributeError(f"module 'weakloc' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    modules = (module for module, names in _MODULES.items() if name in names)
+    return getattr(importlib.import_module(f"weakloc.{next(modules, 'settings')}"), name)
