@@ -78,9 +78,6 @@ class GridTransform:
     def flip_horizontal(self) -> GridTransform:
         return replace(self, scale_x=-self.scale_x, offset_x=self.grid_size[0] - self.offset_x)
 
-    def flip_vertical(self) -> GridTransform:
-        return replace(self, scale_y=-self.scale_y, offset_y=self.grid_size[1] - self.offset_y)
-
     def to_cells(
         self, num_cells: tuple[int, int], *, stride: float, first_center: float, window: float
     ) -> GridTransform:

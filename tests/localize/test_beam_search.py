@@ -20,7 +20,6 @@ from weakloc.localize.windows import (
     all_windows,
     contrast_window_scores,
     crop_pixels,
-    evidence_window_scores,
     key_iou,
     region_box,
     region_key,
@@ -286,25 +285,11 @@ def test_contrast_is_the_mean_inside_minus_the_mean_of_the_ring(random) -> None:
         assert row == pytest.approx(expected)
 
 
-def test_evidence_is_the_share_of_what_lies_above_the_mean(random) -> None:
-    maps = random.normal(size=(2, 5, 7))
-    windows = np.array(all_windows((7, 5)))
-    above = maps - maps.mean(axis=(1, 2), keepdims=True)
-    expected = [
-        above[:, y : y + height, x : x + width].sum(axis=(1, 2))
-        / np.where(above > 0, above, 0).sum(axis=(1, 2))
-        for x, y, width, height in windows
-    ]
-    assert evidence_window_scores(maps, windows) == pytest.approx(np.array(expected))
-    assert not evidence_window_scores(np.full((1, 5, 7), 3.0), windows).any()
-
-
-@pytest.mark.parametrize("window_score", ["contrast", "evidence"])
-def test_size_aware_scores_recover_a_rectangle_that_the_mean_does_not(window_score) -> None:
+def test_contrast_recovers_a_rectangle_that_the_mean_does_not() -> None:
     maps = np.full((1, 1, 7, 9), -1.0)
     maps[0, 0, 2:5, 3:8] = 1.0
     maps[0, 0, 3, 5] = 1.5
-    scorer = ClassMapScorer(lambda _: maps, (9, 7), window_score=window_score)
+    scorer = ClassMapScorer(lambda _: maps, (9, 7), window_score="contrast")
     kept = search(
         scorer,
         image_size=(90, 70),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.upside_down import flip_vertical
 from weakloc.geometry import (
     GridTransform,
     cell_center_in_image,
@@ -34,7 +35,7 @@ TRANSFORMS = {
     "warp": IDENTITY.resize((7.0, 5.0)),
     "pad": IDENTITY.pad(3, 11, 9, 0).resize((9.0, 8.0)),
     "flip": IDENTITY.flip_horizontal().resize((6.0, 9.0)),
-    "both flips and pad": IDENTITY.pad(0, 5, 2, 1).flip_vertical().flip_horizontal().resize((8, 6)),
+    "both flips and pad": flip_vertical(IDENTITY.pad(0, 5, 2, 1)).flip_horizontal().resize((8, 6)),
     "tile": IDENTITY.crop((10.0, 5.0, 40.0, 30.0)).resize((5.0, 7.0)),
     "windows": IDENTITY.to_cells((4, 3), stride=8, first_center=12, window=24),
     "one cell": IDENTITY.resize((1.0, 1.0)),

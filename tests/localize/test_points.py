@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.upside_down import flip_vertical
 from weakloc.geometry import GridTransform
 from weakloc.localize.points import locate_point, locate_points
 
@@ -36,7 +37,7 @@ def test_a_dot_is_found_in_the_cell_that_holds_it(
     cells = (round(width * scale[0]), round(height * scale[1]))
     transform = transform.resize((float(cells[0]), float(cells[1])))
     transform = transform.flip_horizontal() if "h" in flips else transform
-    transform = transform.flip_vertical() if "v" in flips else transform
+    transform = flip_vertical(transform) if "v" in flips else transform
     for column, row in [(0, 0), (52, 37), (17, 30), (44, 5)]:
         image = np.zeros((38, 53), dtype=np.float32)
         image[row, column] = 1.0

@@ -233,7 +233,6 @@ def test_beam_10_scoring_together_equals_scoring_one_by_one(random) -> None:
         GridHeadScorer(lambda _: grids, head, (6, 6)),
         ClassMapScorer(lambda _: grids, (6, 6)),
         ClassMapScorer(lambda _: grids, (6, 6), window_score="contrast"),
-        ClassMapScorer(lambda _: grids, (6, 6), window_score="evidence"),
     ):
         together = scorer.score_windows(list(grids), owners, windows)
         single = [

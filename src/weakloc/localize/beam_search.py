@@ -44,12 +44,12 @@ Grid = TypeVar("Grid")
 class WindowScorer(Protocol[Grid]):
     """Anything that can score parts of one image for all classes at once.
 
-    `read_crops` takes (N, 4) image boxes, cuts them out (`search_boxes.crop_pixels`), warps them
-    to the network's input and returns one feature grid each, batched as it likes; grids may stay
-    on the device. `score_windows` takes windows (N, 4) as (x, y, width, height) in cells, window i
-    on `grids[owners[i]]`, and returns scores (N, C) in one batched call; higher is better, and
+    `read_crops` takes (N, 4) image boxes, cuts them out (`windows.crop_pixels`), warps them to the
+    network's input and returns one feature grid each, batched as it likes; grids may stay on the
+    device. `score_windows` takes windows (N, 4) as (x, y, width, height) in cells, window i on
+    `grids[owners[i]]`, and returns scores (N, C) in one batched call; higher is better, and
     probabilities make box scores comparable. A window of the full grid must not be resampled, so
-    that its score is the plain classification score. `window_scores` has three ready ones.
+    that its score is the plain classification score. `windows` has three ready ones.
     """
 
     @property

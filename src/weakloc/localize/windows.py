@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -25,7 +25,8 @@ GridSize: TypeAlias = tuple[int, int]  # (columns, rows)
 GridValues: TypeAlias = NDArray[np.floating]  # (C, rows, columns)
 ChildRule: TypeAlias = Literal["one_side", "eq6"]
 Interpolation: TypeAlias = Literal["half_pixel", "align_corners"]
-WindowScore: TypeAlias = Literal["linear", "contrast", "evidence"]
+WindowScore: TypeAlias = Literal["linear", "contrast"]
+WindowScores: TypeAlias = Callable[[GridValues, IntArray], GridValues]
 _VALUES_AT_ONCE = 2**22
 
 
@@ -215,18 +216,6 @@ def contrast_window_scores(class_maps: GridValues, windows: IntArray) -> FloatAr
     return np.asarray(np.where(ring_area[:, None] > 0, difference, 0.0))
 
 
-def evidence_window_scores(class_maps: GridValues, windows: IntArray) -> FloatArray:
-    """Sum over the window of (map - its mean), as a share of all there is above the mean.
-
-    1 is a window that holds all that is above the mean and nothing below; a constant map gives 0.
-    """
-    above_mean = class_maps - class_maps.mean(axis=(1, 2), keepdims=True)
-    total = np.maximum(above_mean, 0).sum(axis=(1, 2))
-    x, y, width, height = windows.T
-    inside = _window_sums(_integral(above_mean), x, y, x + width, y + height)
-    return np.asarray(np.divide(inside, total, out=np.zeros_like(inside), where=total > 0))
-
-
 def _integral(class_maps: GridValues) -> FloatArray:
     classes, rows, columns = class_maps.shape
     sums = np.zeros((classes, rows + 1, columns + 1))
@@ -245,35 +234,26 @@ def _window_sums(
 class ClassMapScorer:
     """For heads that are linear after average pooling: windows of class maps, no head call.
 
-    `read_class_maps` takes (N, 4) image boxes and returns the logit maps of their crops,
-    (N, C, rows, columns). `linear` is the head itself, exact; but on one fixed map the best mean
-    is always a single cell, so searches without re-cropping want `contrast` or `evidence`.
+    `read_crops` gives the logit maps of crops, (C, rows, columns) each. `linear` is the head
+    itself, exact; but on one fixed map the best mean is always a single cell, so searches without
+    re-cropping want `contrast`.
     """
 
-    read_class_maps: Callable[[FloatArray], Sequence[GridValues] | GridValues]
+    read_crops: Callable[[FloatArray], Sequence[GridValues]]
     grid_size: GridSize
     window_score: WindowScore = "linear"
     interpolation: Interpolation = "half_pixel"
-    activation: Activation | Literal["none"] = "sigmoid"
-
-    def read_crops(self, boxes_in_image: FloatArray) -> list[GridValues]:
-        return list(self.read_class_maps(boxes_in_image))
+    activation: Activation = "sigmoid"
 
     def score_windows(
         self, grids: Sequence[GridValues], owners: IntArray, windows: IntArray
     ) -> FloatArray:
-        scores = _by_owner(grids, owners, windows, self._score).astype(np.float64)
-        if self.activation != "none" and self.window_score != "evidence":  # a share already
-            scores = probabilities(scores, self.activation)
-        # Equal windows must tie: rounding noise of the sums would order them at random.
-        return scores.astype(np.float32).astype(np.float64)
-
-    def _score(self, class_maps: GridValues, windows: IntArray) -> FloatArray:
-        if self.window_score == "linear":
-            return linear_window_scores(class_maps, windows, self.interpolation)
+        score: WindowScores = partial(linear_window_scores, interpolation=self.interpolation)
         if self.window_score == "contrast":
-            return contrast_window_scores(class_maps, windows)
-        return evidence_window_scores(class_maps, windows)
+            score = contrast_window_scores
+        scores = _by_owner(grids, owners, windows, score).astype(np.float64)
+        # Equal windows must tie: rounding noise of the sums would order them at random.
+        return probabilities(scores, self.activation).astype(np.float32).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -281,17 +261,14 @@ class GridHeadScorer:
     """For heads on a fixed grid (fully connected layers): resample windows, then ask the head.
 
     All 6,084 windows of 12 x 12 cells would be gigabytes at once, so they go in parts.
-    `read_grids` takes (N, 4) image boxes and returns (N, T, rows, columns); `score_grids` takes
-    such an array and returns class scores (N, C).
+    `read_crops` gives grids (T, rows, columns); `score_grids` takes an array of them,
+    (N, T, rows, columns), and gives class scores (N, C).
     """
 
-    read_grids: Callable[[FloatArray], Sequence[GridValues] | GridValues]
+    read_crops: Callable[[FloatArray], Sequence[GridValues]]
     score_grids: Callable[[GridValues], FloatArray]
     grid_size: GridSize
     interpolation: Interpolation = "half_pixel"
-
-    def read_crops(self, boxes_in_image: FloatArray) -> list[GridValues]:
-        return list(self.read_grids(boxes_in_image))
 
     def score_windows(
         self, grids: Sequence[GridValues], owners: IntArray, windows: IntArray
@@ -327,15 +304,12 @@ def span_places(starts: IntArray, lengths: IntArray, cells: int) -> IntArray:
 class TableScorer:
     """For heads that score all windows of a grid for little more than one.
 
-    `read_tables` takes (N, 4) image boxes and returns (N, spans of rows, spans of columns, C):
-    the class scores of every window, spans as in `all_spans`.
+    `read_crops` gives (spans of rows, spans of columns, C) for each crop: the class scores of
+    every window, spans as in `all_spans`.
     """
 
-    read_tables: Callable[[FloatArray], Sequence[GridValues] | GridValues]
+    read_crops: Callable[[FloatArray], Sequence[GridValues]]
     grid_size: GridSize
-
-    def read_crops(self, boxes_in_image: FloatArray) -> list[GridValues]:
-        return list(self.read_tables(boxes_in_image))
 
     def score_windows(
         self, grids: Sequence[GridValues], owners: IntArray, windows: IntArray
@@ -354,7 +328,7 @@ def _by_owner(
     grids: Sequence[GridValues],
     owners: IntArray,
     windows: IntArray,
-    compute: Callable[[GridValues, IntArray], GridValues],
+    compute: WindowScores,
 ) -> GridValues:
     """`compute` once per grid, rows back in the order of the windows."""
     order = np.argsort(owners, kind="stable")

@@ -80,18 +80,22 @@ class BeamHeat:
         )
 
     @torch.inference_mode()
-    def _read_grids(self, head: GridHead, crops: _Crops, boxes_in_image: FloatArray) -> Floats:
+    def _read_grids(
+        self, head: GridHead, crops: _Crops, boxes_in_image: FloatArray
+    ) -> list[Floats]:
         features = torch.from_numpy(crops.read_features(boxes_in_image))
-        return head.narrow(features.to(self.source.device)).float().cpu().numpy()
+        return list(head.narrow(features.to(self.source.device)).float().cpu().numpy())
 
     @torch.inference_mode()
-    def _read_tables(self, head: GridHead, crops: _Crops, boxes_in_image: FloatArray) -> FloatArray:
-        grids = torch.from_numpy(self._read_grids(head, crops, boxes_in_image))
+    def _read_tables(
+        self, head: GridHead, crops: _Crops, boxes_in_image: FloatArray
+    ) -> list[FloatArray]:
+        grids = map(torch.from_numpy, self._read_grids(head, crops, boxes_in_image))
         cells = head.grid_side
         matrices = resampling_matrices(*all_spans(cells), cells, self.search.interpolation)
         spans = torch.from_numpy(matrices).float().to(self.source.device)
         tables = [head.score_spans(grid.to(self.source.device), spans, spans) for grid in grids]
-        return probabilities(torch.stack(tables).cpu().numpy(), self.source.activation)
+        return list(probabilities(torch.stack(tables).cpu().numpy(), self.source.activation))
 
     @torch.inference_mode()
     def _score_grids(self, head: GridHead, grids: Floats) -> FloatArray:
@@ -112,10 +116,9 @@ class _Crops:
             [self.source.read_features(chunk) for chunk in self._inputs(boxes_in_image)]
         )
 
-    def read_class_maps(self, boxes_in_image: FloatArray) -> Floats:
-        return np.concatenate(
-            [self.source.read(chunk).maps for chunk in self._inputs(boxes_in_image)]
-        )
+    def read_class_maps(self, boxes_in_image: FloatArray) -> list[Floats]:
+        chunks = self._inputs(boxes_in_image)
+        return [maps for chunk in chunks for maps in self.source.read(chunk).maps]
 
     def _inputs(self, boxes_in_image: FloatArray) -> list[torch.Tensor]:
         size = self.picture.size
