@@ -6,16 +6,17 @@ profiles are not applied. Transparent pixels show white, as in a browser.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
-from typing import IO, BinaryIO, TypeAlias
+from typing import IO, TypeAlias
 
 import numpy as np
 from PIL import (
@@ -63,7 +64,7 @@ def read_member(path: str) -> bytes:
     return content
 
 
-Openable: TypeAlias = str | Path | bytes | BinaryIO
+Openable: TypeAlias = str | Path | bytes
 
 DEFAULT_MAX_PIXELS = 178_956_970  # what Pillow itself refuses: 0.5 GiB of RGB pixels
 # fmt: off
@@ -110,20 +111,24 @@ def open_image(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     shrink_to: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """The upright RGB picture of a path, of bytes or of an open binary file.
+    """The upright RGB picture of a path or of the bytes of a file.
 
     16-bit grey is scaled from its full range, 32-bit integers and floats from [0, 1], [0, 255]
     or [0, 65535] if they lie in there, else from their own range. `shrink_to` lets a JPEG decode
     at 1/2, 1/4 or 1/8 while both sides stay at least that large: faster, with slightly other
     pixels than an exact decode followed by a resize. `name` is what an error calls the image.
     """
-    location = name or _name_of(source)
-    with _reading(source) as file:
+    location = name or (None if isinstance(source, bytes) else str(source))
+    with _open_file(source) as file:
         opened, orientation = _parse(file, location, max_pixels)
         if shrink_to is not None:
             opened.draft(None, shrink_to[::-1] if orientation in _SIDEWAYS else shrink_to)
+        is_large = opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or math.inf)
+        may_warn = is_large or isinstance(opened, TiffImagePlugin.TiffImageFile)
         try:
-            _load(opened, max_pixels)
+            # Several threads may decode at once what never warns.
+            with _quiet_pillow(max_pixels) if may_warn else nullcontext():
+                opened.load()
             picture = _to_rgb(opened, location)
         except ImageError:
             raise
@@ -138,8 +143,9 @@ def open_image(
 
 def image_size(source: Openable) -> tuple[int, int]:
     """(width, height) of the upright picture, read from the header without decoding."""
-    with _reading(source) as file:
-        opened, orientation = _parse(file, _name_of(source), DEFAULT_MAX_PIXELS)
+    location = None if isinstance(source, bytes) else str(source)
+    with _open_file(source) as file:
+        opened, orientation = _parse(file, location, DEFAULT_MAX_PIXELS)
         width, height = opened.size
     return (height, width) if orientation in _SIDEWAYS else (width, height)
 
@@ -155,36 +161,21 @@ def read_or_record(
         return BrokenImage(sample_name, error.message + remedy)
 
 
-def _name_of(source: Openable) -> str | None:
-    if isinstance(source, str | Path):
-        return str(source)
-    return None if isinstance(source, bytes) else getattr(source, "name", None)
-
-
-@contextmanager
-def _reading(source: Openable) -> Iterator[IO[bytes]]:
+def _open_file(source: Openable) -> IO[bytes]:
     if isinstance(source, bytes):
-        yield BytesIO(source)
-    elif isinstance(source, str) and is_member_path(source):
-        yield BytesIO(read_member(source))
-    elif isinstance(source, str | Path):
-        with _open_file(source) as file:
-            yield file
-    else:
-        yield source
-
-
-def _open_file(path: str | Path) -> IO[bytes]:
-    location = str(path)
+        return BytesIO(source)
+    if isinstance(source, str) and is_member_path(source):
+        return BytesIO(read_member(source))
+    location = str(source)
     try:
-        status = os.stat(path)  # noqa: PTH116  # ten times cheaper than making a Path
+        status = os.stat(source)  # noqa: PTH116  # ten times cheaper than making a Path
         if stat.S_ISDIR(status.st_mode):
             raise ImageError("is a folder, not an image", location=location)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             raise ImageError("is not a regular file", location=location)
         if status.st_size == 0:
             raise ImageError("is empty (0 bytes)", location=location)
-        return open(path, "rb")  # noqa: PTH123  # as above
+        return open(source, "rb")  # noqa: PTH123  # as above
     except FileNotFoundError as error:
         raise ImageError("there is no such file", location=location) from error
     except PermissionError as error:
@@ -233,16 +224,6 @@ def _parser_of(file: IO[bytes], location: str | None) -> Callable[[IO[bytes]], I
         location=location,
         remedy="Known are JPEG, PNG, WebP, TIFF, BMP, GIF and PPM",
     )
-
-
-def _load(opened: ImageFile.ImageFile, max_pixels: int) -> None:
-    pixels, warned_above = opened.width * opened.height, Image.MAX_IMAGE_PIXELS
-    warns = warned_above is not None and pixels > warned_above
-    if warns or isinstance(opened, TiffImagePlugin.TiffImageFile):
-        with _quiet_pillow(max_pixels):
-            opened.load()
-    else:
-        opened.load()  # never warns, so several threads may decode at once
 
 
 @contextmanager
