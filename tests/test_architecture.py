@@ -36,9 +36,6 @@ UNSET = {
     "metrics/average_precision.py:average_precision(ties)",
     "metrics/average_precision.py:average_precision(num_positives)",
     "output/drawing.py:draw_prediction(truth)",
-    # Made small where a test would wait or need a thousand images.
-    "api/predictions.py:write_predictions(part_size)",
-    "predictor/parts.py:joined_ranks(timeout_hours)",
 }
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "tools"}
 PUBLIC_NAMES = {

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from weakloc.api.predictions import write_predictions
 from weakloc.api.runs import load_folder
 from weakloc.cli import run as weakloc
 from weakloc.localize.probabilities import shares_from_counts
@@ -25,7 +24,7 @@ PART_SIZE = 7
 SETTING_UP = (
     "import sys, os, signal\n"
     "import weakloc.api.predictions as predicting\n"
-    f"predicting.write_predictions.__kwdefaults__['part_size'] = {PART_SIZE}\n"
+    f"predicting.PART_SIZE = {PART_SIZE}\n"
 )
 
 
@@ -103,7 +102,7 @@ def test_a_killed_run_is_resumed_to_the_very_same_file(
     assert len(list((tmp_path / "parts").glob("*.jsonl"))) == 4
     assert not (tmp_path / "predictions.jsonl").exists()
 
-    monkeypatch.setitem(write_predictions.__kwdefaults__, "part_size", PART_SIZE)
+    monkeypatch.setattr("weakloc.api.predictions.PART_SIZE", PART_SIZE)
     repeated = []
 
     def counted(prediction: Prediction) -> str:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.predictor.dot_source import DotSource
-from weakloc.api.predictions import write_predictions
+from weakloc.api.predictions import predict_to_folder
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.predictor.predictor import Predictor
@@ -40,9 +40,9 @@ def test_the_peak_for_many_images_is_that_of_a_few(
         predictor = Predictor(DotSource(preprocessing), look, places, thresholds=(0.5,) * 3)
         gc.collect()
         tracemalloc.reset_peak()
-        written = write_predictions(
-            predictor, str(tmp_path), tmp_path / "out", described={}, part_size=8
-        )
+        monkeypatch.setattr("weakloc.api.predictions.predictor_of", lambda *_: (predictor, {}))
+        monkeypatch.setattr("weakloc.api.predictions.PART_SIZE", 8)
+        written = predict_to_folder("run", str(tmp_path), tmp_path / "out")
         assert written.num_done == count
         return tracemalloc.get_traced_memory()[1]
 

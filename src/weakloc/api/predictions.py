@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import truediv
 from pathlib import Path
@@ -21,7 +21,7 @@ from weakloc.localize.maps import minmax
 from weakloc.output.drawing import draw_grid, draw_prediction, write_heat_maps
 from weakloc.output.exporters import check_formats, export_all
 from weakloc.output.exporters.jsonl import prediction_line, read_predictions
-from weakloc.predictor.parts import Part, PartStore, cut_into_parts, joined_ranks
+from weakloc.predictor.parts import Part, PartStore, Ranks, cut_into_parts, joined_ranks
 from weakloc.predictor.places import Tags, read_tags
 from weakloc.predictor.predictor import Located, Predictor
 from weakloc.settings import ExportOptions, Look, Places
@@ -85,12 +85,14 @@ class SideFiles:
         prediction, heat = located.prediction, located.heat
         if self.heat_maps:
             names = [list(prediction.scores)[index] for index in located.classes]
-            write_heat_maps([(prediction.image, heat)], out / "heat_maps", class_names=names)
+            folder = _path_of_image(out / "heat_maps", prediction.image)
+            write_heat_maps(folder, heat, class_names=names)
         if number < self.num_drawn:
             stretched = ScoreMaps(minmax(heat.values), heat.transform, "cam")
             shown = stretched if located.classes else None
             picture = draw_prediction(located.image.picture, prediction, score_map=shown)
-            with write_whole(_picture_path(out, prediction.image)) as temporary:
+            path = _path_of_image(out / "pictures", prediction.image, ".png")
+            with write_whole(path) as temporary:
                 picture.save(temporary)
 
     def finish(self, out: Path, predictions: Path) -> dict[str, Path]:
@@ -103,16 +105,15 @@ class SideFiles:
         return made | export_predictions(predictions, self.formats, out, self.options)
 
 
-def _picture_path(out: Path, image: str) -> Path:
-    *folders, name = map(file_name_of, image.split("/"))
-    return out.joinpath("pictures", *folders, f"{name}.png")
+def _path_of_image(folder: Path, image: str, ending: str = "") -> Path:
+    return folder.joinpath(*map(file_name_of, f"{image}{ending}".split("/")))
 
 
 def _write_sheet(out: Path, predictions: Path, num_drawn: int) -> Path:
     """The pictures side by side, in the order of the predictions."""
     pictures, captions = [], []
     for prediction in itertools.islice(read_predictions(predictions), num_drawn):
-        path = _picture_path(out, prediction.image)
+        path = _path_of_image(out / "pictures", prediction.image, ".png")
         if path.is_file():  # broken images count as images but have no picture
             with Image.open(path) as picture:
                 factor = min(map(truediv, SHEET_CELL, picture.size))
@@ -135,11 +136,11 @@ class Written:
 
     predictions: Path
     skipped: Path
-    num_done: int
-    num_skipped: int
+    is_first_rank: bool
+    problems: tuple[Problem, ...]  # of the table of tags
+    num_done: int = 0
+    num_skipped: int = 0
     others: Mapping[str, Path] = field(default_factory=dict)
-    is_first_rank: bool = True
-    problems: tuple[Problem, ...] = ()  # of the table of tags
 
 
 def predict_to_folder(
@@ -155,91 +156,74 @@ def predict_to_folder(
     resume: bool = False,
     on_progress: Progress = silent,
 ) -> Written:
-    """predictions.jsonl and what comes with it in `out`, of any number of images.
+    """predictions.jsonl, skipped.jsonl, predictions.json and what comes with them in `out`.
 
     `run` is a run folder, an exported file or `timm:NAME`; `also` are further runs on the same
-    classes, `tags` a table of what is in the images. `resume` goes on after an interruption.
+    classes, `tags` a table of what is in the images. `resume` goes on after an interruption, unless
+    something else made the parts that are there. Under torchrun the ranks share the parts.
     """
-    predictor, described = predictor_of(str(run), also, look, places)
-    known: Tags | None = None
-    problems: list[Problem] = []
+    predictor, origin = predictor_of(str(run), also, look, places)
+    work, problems = _Work(predictor, None, beside, Path(out)), []
     if tags is not None:
         known, problems = read_tags(Path(tags), predictor.source.class_names)
-    written = write_predictions(
-        predictor,
-        images,
-        Path(out),
-        described={**described, "tags": None if tags is None else str(tags)},
-        tags=known,
-        beside=beside,
-        resume=resume,
-        on_progress=on_progress,
-    )
-    return replace(written, problems=tuple(problems))
-
-
-def write_predictions(
-    predictor: Predictor,
-    images: str,
-    out: Path,
-    *,
-    described: Mapping[str, Any],
-    tags: Tags | None = None,
-    beside: SideFiles = NOTHING,
-    resume: bool = False,
-    part_size: int = PART_SIZE,
-    on_progress: Progress = silent,
-) -> Written:
-    """predictions.jsonl, skipped.jsonl and predictions.json in `out`.
-
-    `described` says what made them (run, tags) and, with the settings, guards a resumed run
-    against parts that something else made. Under torchrun the ranks share the parts.
-    """
-    store = PartStore(out / "parts")
-    work = _Work(predictor, tags, beside, out, part_size)
-    described = {**described, "images": images, "settings": predictor.settings}
-    guarded = {"part_size": part_size, "heat_maps": beside.heat_maps, "draw": beside.num_drawn}
-    parts = cut_into_parts(find_images(images), size=part_size)
+        work = replace(work, tags=known)
+    elif beside.options.tagged_only:
+        remedy = "Give a table with --tags"
+        raise SettingError("--tagged-only needs to know what is in the images", remedy=remedy)
+    origin |= {"tags": None if tags is None else str(tags), "images": images}
+    origin["settings"] = predictor.settings
+    parts = cut_into_parts(find_images(images), size=PART_SIZE)
     first = next(parts)  # nothing is made in `out` before the first image is found
+    store = PartStore(work.out / "parts")
     with joined_ranks() as ranks:
         if ranks.rank == 0:
-            store.open({**described, **guarded}, resume=resume)
+            store.open({**origin, **work.guarded}, resume=resume)
         ranks.wait_for_all()
-        stems = []
-        num_seen = 0
-        for part in itertools.chain((first,), parts):
-            stems.append(part.stem)
-            if part.index % ranks.world_size == ranks.rank and not store.is_done(part):
-                store.write(part, *work.lines(part))
-            num_seen += len(part.images)
-            on_progress(num_seen, None)
+        stems = list(work.fill(store, itertools.chain((first,), parts), ranks, on_progress))
         ranks.wait_for_all()
-        predictions, skipped = out / "predictions.jsonl", out / "skipped.jsonl"
-        if ranks.rank != 0:
-            return Written(predictions, skipped, 0, 0, is_first_rank=False)
-        num_done, num_skipped = store.join(stems, predictions, skipped)
-        counts = {"num_done": num_done, "num_skipped": num_skipped}
-        _write_summary(out / "predictions.json", predictor, {**described, **counts})
-        others = beside.finish(out, predictions)
-    return Written(predictions, skipped, num_done, num_skipped, others)
+        paths = work.out / "predictions.jsonl", work.out / "skipped.jsonl"
+        written = Written(*paths, is_first_rank=ranks.rank == 0, problems=tuple(problems))
+        if not written.is_first_rank:
+            return written
+        num_done, num_skipped = store.join(stems, *paths)
+        work.write_summary({**origin, "num_done": num_done, "num_skipped": num_skipped})
+        others = beside.finish(work.out, written.predictions)
+    return replace(written, num_done=num_done, num_skipped=num_skipped, others=others)
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What is done with every part."""
+    """What is done with every part, and said of all of them."""
 
     predictor: Predictor
     tags: Tags | None
     beside: SideFiles
     out: Path
-    part_size: int
 
-    def lines(self, part: Part) -> tuple[list[str], list[str]]:
+    @property
+    def guarded(self) -> dict[str, Any]:
+        """What a resumed run must not change besides what predictions.json says."""
+        beside = self.beside
+        return {"part_size": PART_SIZE, "heat_maps": beside.heat_maps, "draw": beside.num_drawn}
+
+    def fill(
+        self, store: PartStore, parts: Iterable[Part], ranks: Ranks, on_progress: Progress
+    ) -> Iterator[str]:
+        """Writes this rank's parts; the stems of all."""
+        num_seen = 0
+        for part in parts:
+            if part.index % ranks.world_size == ranks.rank and not store.is_done(part):
+                store.write(part, *self._lines(part))
+            num_seen += len(part.images)
+            on_progress(num_seen, None)
+            yield part.stem
+
+    def _lines(self, part: Part) -> tuple[list[str], list[str]]:
         """The lines of predictions.jsonl and of skipped.jsonl."""
         lines: list[str] = []
         skipped: list[str] = []
         answers = self.predictor.predict_with_heat(part.images, self.tags)
-        for number, answer in enumerate(answers, start=part.index * self.part_size):
+        for number, answer in enumerate(answers, start=part.index * PART_SIZE):
             if isinstance(answer, BrokenImage):
                 record = {"image": answer.name, "reason": answer.reason}
                 skipped.append(json.dumps(record, ensure_ascii=False) + "\n")
@@ -248,14 +232,13 @@ class _Work:
                 lines.append(prediction_line(answer.prediction))
         return lines, skipped
 
-
-def _write_summary(path: Path, predictor: Predictor, described: Mapping[str, Any]) -> None:
-    names, locating = predictor.source.class_names, predictor.locating
-    record = {
-        "format": "weakloc.predictions.summary/1",
-        "version": __version__,
-        **described,
-        "classes": list(names),
-        "thresholds": dict(zip(names, locating.thresholds, strict=True)),
-    }
-    write_json(path, record)
+    def write_summary(self, described: Mapping[str, Any]) -> None:
+        names, locating = self.predictor.source.class_names, self.predictor.locating
+        record = {
+            "format": "weakloc.predictions.summary/1",
+            "version": __version__,
+            **described,
+            "classes": list(names),
+            "thresholds": dict(zip(names, locating.thresholds, strict=True)),
+        }
+        write_json(self.out / "predictions.json", record)

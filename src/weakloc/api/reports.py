@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -143,29 +144,23 @@ def report(
 def _report_run(
     run: TrainedRun, predictor: Predictor, out: Path, material: _Material, on_progress: Progress
 ) -> Reported:
-    sources, table = material.sources(), material.settings.tags
+    table = material.settings.tags
     tags = None if table is None else read_tags(table, run.class_names)[0]
-    contents: dict[str, str | bytes] = {}  # of images on their way through the network
     totals = Totals()
     num_skipped = 0
 
-    def remembered() -> Iterator[ImageSource]:
-        for image in sources:
-            contents[image.name] = image.content
-            yield image
-
     def pictures() -> Iterator[ReportPicture]:
         nonlocal num_skipped
-        for done, located in enumerate(predictor.predict_with_heat(remembered(), tags), start=1):
+        sources, copies = itertools.tee(material.sources())
+        answers = predictor.predict_with_heat(copies, tags)
+        for done, (image, located) in enumerate(zip(sources, answers, strict=True), start=1):
             on_progress(done, None)
             if isinstance(located, BrokenImage):
-                contents.pop(located.name, None)
                 num_skipped += 1
                 continue
-            name = located.prediction.image
             totals.add(located.prediction)
-            heat = _heat_of(located, predictor, material.tags_of(name))
-            yield _picture(located.prediction, contents.pop(name, name), heat)
+            heat = _heat_of(located, predictor, material.tags_of(image.name))
+            yield _picture(located.prediction, image.content, heat)
 
     shown = _most_doubtful(pictures(), material)
     content = _content_of_run(run, predictor, material)

@@ -13,12 +13,11 @@ from pathlib import Path
 
 from weakloc.api.data_sets import read, scenes
 from weakloc.api.evaluation import Evaluated, evaluate, write_markdown, write_metrics
-from weakloc.api.predictions import SideFiles, write_predictions
+from weakloc.api.predictions import SideFiles, predict_to_folder
 from weakloc.api.reports import report
 from weakloc.api.runs import TrainedRun
 from weakloc.api.training import train
 from weakloc.errors import DataError
-from weakloc.predictor.places import read_tags
 from weakloc.settings import EvaluateSettings, Look, Places, ReportSettings, TrainSettings
 from weakloc.structures import DataSet
 
@@ -90,12 +89,20 @@ def demo(
     write_metrics(folder / SHOWN_METRICS, evaluated[1:2])
     write_markdown(folder / "metrics.md", evaluated)
     say(f"Predicting with {SHOWN_METHOD}, exporting to {' and '.join(FORMATS)}")
-    exports = _predict_and_export(shown, folder)
+    predicted = predict_to_folder(
+        shown.path,
+        str(folder / "scenes" / "JPEGImages"),
+        folder / "predictions",
+        tags=folder / "scenes" / "tags.csv",  # known, as to somebody who wants images annotated
+        look=CLOSER,
+        places=Places(masks="threshold"),
+        beside=SideFiles(formats=FORMATS),
+    )
     settings = ReportSettings(metrics=folder / SHOWN_METRICS)
     page = report(
         shown.path, folder / "report.html", data=data_set, settings=settings, look=CLOSER
     ).path
-    return Tour(folder, tuple(evaluated), exports, page)
+    return Tour(folder, tuple(evaluated), predicted.others, page)
 
 
 def _clear(folder: Path) -> None:
@@ -125,20 +132,3 @@ def _train(data_set: DataSet, method: str, out: Path, size: TourSize) -> Trained
         seed=SEED,
     )
     return train(data_set, method=method, out=out, settings=settings)
-
-
-def _predict_and_export(run: TrainedRun, folder: Path) -> Mapping[str, Path]:
-    """The training images, whose tags are known, as somebody who wants them annotated would."""
-    images, tags = folder / "scenes", folder / "scenes" / "tags.csv"
-    predictor = run.predictor(CLOSER, Places(masks="threshold"))
-    known, _ = read_tags(tags, run.class_names)
-    out = folder / "predictions"
-    written = write_predictions(
-        predictor,
-        str(images / "JPEGImages"),
-        out,
-        described={"run": str(run.path), "tags": str(tags)},
-        tags=known,
-        beside=SideFiles(formats=FORMATS),
-    )
-    return written.others

@@ -7,7 +7,7 @@ both show on any picture. Truth is white and dashed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -132,42 +132,28 @@ def draw_prediction(
     picture = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     if score_map is not None:
         picture = overlay_heat(picture, image_maps(score_map).max(axis=0))
-    names = dict.fromkeys(prediction.scores)
-    for places in (prediction.masks, prediction.boxes, prediction.points):
-        names.update(dict.fromkeys(item.class_name for item in places))
+    places = (*prediction.masks, *prediction.boxes, *prediction.points)
+    names = dict.fromkeys((*prediction.scores, *(item.class_name for item in places)))
     colors = {name: class_color(index) for index, name in enumerate(names)}
     for mask in prediction.masks:
         picture = overlay_mask(picture, decode_mask(mask.rle), color=colors[mask.class_name])
     pen = _Pen(picture, image_size=(prediction.width, prediction.height))
-    _draw_lines(pen, prediction, truth, colors)
-    _draw_labels(pen, prediction, truth, colors)
-    return picture
-
-
-def _draw_lines(
-    pen: _Pen, prediction: Prediction, truth: Truth | None, colors: dict[str, Color]
-) -> None:
-    for drawn in truth.boxes if truth else ():
+    drawn_boxes = truth.boxes if truth else ()
+    for drawn in drawn_boxes:
         pen.dashed_box(drawn.box, WHITE)
     for box in prediction.boxes:
         pen.box(box.box, colors[box.class_name])
     for point in prediction.points:
         pen.point((point.x, point.y), colors[point.class_name])
-
-
-def _draw_labels(
-    pen: _Pen, prediction: Prediction, truth: Truth | None, colors: dict[str, Color]
-) -> None:
-    class_names = tuple(prediction.scores)
     for box in prediction.boxes:
         pen.label(f"{box.class_name} {box.score:.2f}", box.box, colors[box.class_name])
-    for drawn in truth.boxes if truth else ():
-        if drawn.class_index < len(class_names):
-            pen.label(class_names[drawn.class_index], drawn.box, WHITE)
-    if not prediction.boxes:
-        for point in prediction.points:
-            at = (point.x, point.y, point.x, point.y)
-            pen.label(f"{point.class_name} {point.score:.2f}", at, colors[point.class_name])
+    for drawn in drawn_boxes:
+        if drawn.class_index < len(prediction.scores):
+            pen.label(list(prediction.scores)[drawn.class_index], drawn.box, WHITE)
+    for point in () if prediction.boxes else prediction.points:
+        at = (point.x, point.y, point.x, point.y)
+        pen.label(f"{point.class_name} {point.score:.2f}", at, colors[point.class_name])
+    return picture
 
 
 def overlay_heat(picture: Image.Image, heat: NDArray[np.floating]) -> Image.Image:
@@ -327,26 +313,13 @@ def _font(size: int, text: str) -> Font:
     return ImageFont.load_default(size)
 
 
-def write_heat_maps(
-    maps_of_images: Iterable[tuple[str, ScoreMaps]],
-    out: Path,
-    *,
-    class_names: Sequence[str],
-) -> Path:
-    """`<image>/<class>.png` for every class of every (image name, maps)."""
-    for image, maps in maps_of_images:
-        folder = out.joinpath(*map(file_name_of, image.split("/")))
-        values = image_maps(maps)
-        for class_name, heat in zip(class_names, values, strict=True):
-            _write_heat_map(folder / f"{file_name_of(class_name)}.png", heat)
-    return out
-
-
-def _write_heat_map(path: Path, heat: NDArray[np.float32]) -> None:
-    low, high = min(float(heat.min()), 0.0), max(float(heat.max()), 1.0)
-    grey = np.rint((heat - low) * (255.0 / (high - low))).astype(np.uint8)
-    ends = PngInfo()
-    ends.add_text("weakloc low", repr(low))
-    ends.add_text("weakloc high", repr(high))
-    with write_whole(path) as temporary:
-        Image.fromarray(grey).save(temporary, pnginfo=ends)
+def write_heat_maps(folder: Path, maps: ScoreMaps, *, class_names: Sequence[str]) -> None:
+    """`<class>.png` for every class of an image."""
+    for class_name, heat in zip(class_names, image_maps(maps), strict=True):
+        low, high = min(float(heat.min()), 0.0), max(float(heat.max()), 1.0)
+        grey = np.rint((heat - low) * (255.0 / (high - low))).astype(np.uint8)
+        ends = PngInfo()
+        ends.add_text("weakloc low", repr(low))
+        ends.add_text("weakloc high", repr(high))
+        with write_whole(folder / f"{file_name_of(class_name)}.png") as temporary:
+            Image.fromarray(grey).save(temporary, pnginfo=ends)

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from weakloc.geometry import GridTransform
-from weakloc.output.exporters import write_heat_maps
+from weakloc.output.drawing import write_heat_maps
 from weakloc.structures import ScoreMaps
 
 
@@ -28,7 +28,7 @@ def test_the_picture_is_the_map_at_the_pixels_of_the_image(tmp_path: Path, kind:
         values = np.abs(values) / 12
     transform = GridTransform.identity((42, 20)).resize((7, 5))
     maps = ScoreMaps(values, transform, kind)  # type: ignore[arg-type]
-    write_heat_maps([("a b/c.jpg", maps)], tmp_path, class_names=("dog", "x/y"))
+    write_heat_maps(tmp_path / "a b/c.jpg", maps, class_names=("dog", "x/y"))
     rows, columns = np.mgrid[0:20, 0:42] + 0.5
     cells = [rows / 4 - 0.5, columns / 6 - 0.5]
     for name, plane in (("dog.png", values[0]), ("x%2Fy.png", values[1])):

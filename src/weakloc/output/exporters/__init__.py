@@ -13,7 +13,6 @@ from typing import TypeAlias
 
 from weakloc.errors import SettingError, did_you_mean
 from weakloc.extensions import Choices
-from weakloc.output.drawing import write_heat_maps
 from weakloc.output.exporters.coco import export_coco_instances, export_coco_results
 from weakloc.output.exporters.cvat import export_cvat
 from weakloc.output.exporters.jsonl import (
@@ -38,7 +37,6 @@ __all__ = [
     "export_all",
     "export_format",
     "read_predictions",
-    "write_heat_maps",
     "write_predictions",
 ]
 
