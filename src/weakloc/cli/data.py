@@ -34,22 +34,14 @@ def scenes(
 ) -> None:
     """Write a stand-in data set in Pascal VOC layout: boxes, masks and tags exact.
 
-    Parameters
-    ----------
-    folder
-        New folder to write to.
-    kind
-        clutter: several objects among distractors; single: one object in 64 px.
-    difficulty
-        hard: shape alone tells the classes apart.
-    source
-        Paste the boxed objects of this data set instead of drawing.
-    train
-        Training images.
-    val
-        Validation images.
-    seed
-        The same seed gives the same bytes.
+    Args:
+        folder: New folder to write to.
+        kind: clutter: several objects among distractors; single: one object in 64 px.
+        difficulty: hard: shape alone tells the classes apart.
+        source: Paste the boxed objects of this data set instead of drawing.
+        train: Training images.
+        val: Validation images.
+        seed: The same seed gives the same bytes.
     """
     from weakloc.api import data_sets
 
@@ -79,12 +71,9 @@ def data(
 ) -> None:
     """What is in a data set: classes, counts, co-occurrence, problems, broken files.
 
-    Parameters
-    ----------
-    data
-        Folder, table, annotation file or tar shards.
-    check
-        Decode every image with all cores.
+    Args:
+        data: Folder, table, annotation file or tar shards.
+        check: Decode every image with all cores.
     """
     from weakloc.api import data_sets
     from weakloc.data.summary import summarise
@@ -167,10 +156,8 @@ SHOWN = {
 def demo(*, out: Path = Path("demo"), terminal: Terminal = Terminal()) -> None:
     """Make data, train, evaluate, predict, report: the whole tour, offline.
 
-    Parameters
-    ----------
-    out
-        Folder for everything the tour makes.
+    Args:
+        out: Folder for everything the tour makes.
     """
     from weakloc.api.tour import demo as take_tour
 

@@ -48,16 +48,11 @@ def evaluate(
 ) -> None:
     """Measure against drawn truth, with what trivial answers would have scored beside it.
 
-    Parameters
-    ----------
-    run
-        Run folder, file of weakloc export, predictions.jsonl or COCO results file.
-    data
-        Data set with drawn boxes or masks.
-    compare
-        Another run or file on the same images; differences are resampled in pairs.
-    out
-        File for all numbers as JSON; a Markdown table is written beside it.
+    Args:
+        run: Run folder, file of weakloc export, predictions.jsonl or COCO results file.
+        data: Data set with drawn boxes or masks.
+        compare: Another run or file on the same images; differences are resampled in pairs.
+        out: File for all numbers as JSON; a Markdown table is written beside it.
     """
     from weakloc.api import data_sets, evaluation
 
@@ -136,17 +131,12 @@ def report(
 ) -> None:
     """Write one HTML page to look through, most doubtful first, and to judge what was found.
 
-    Parameters
-    ----------
-    source
-        Run folder, or predictions (their folder or predictions.jsonl).
-    images
-        Images that the run is to look at, or that the predictions speak of. Not given: the
-        split of --data, or the images that the predictions were made of.
-    out
-        File for the page, which is complete in itself.
-    data
-        Data set with drawn truth, to show where it is hit and missed.
+    Args:
+        source: Run folder, or predictions (their folder or predictions.jsonl).
+        images: Images that the run is to look at, or that the predictions speak of. Not given: the
+            split of --data, or the images that the predictions were made of.
+        out: File for the page, which is complete in itself.
+        data: Data set with drawn truth, to show where it is hit and missed.
     """
     from weakloc.api import reports
 

@@ -45,18 +45,12 @@ def train(
 ) -> None:
     """Learn from tags where things are; drawn boxes and masks are never looked at.
 
-    Parameters
-    ----------
-    data
-        Folder, table, annotation file or tar shards.
-    out
-        Folder for the run.
-    preset
-        practical: best result for the time; literal: as the paper has it.
-    choices
-        NAME=VALUE for a choice of the method, such as alpha=0.7 or optimisation.kind=sgd.
-    resume
-        Continue the run in --out where it stopped.
+    Args:
+        data: Folder, table, annotation file or tar shards.
+        out: Folder for the run.
+        preset: practical: best result for the time; literal: as the paper has it.
+        choices: NAME=VALUE for a choice of the method, such as alpha=0.7 or optimisation.kind=sgd.
+        resume: Continue the run in --out where it stopped.
     """
     from weakloc.api import training
 
@@ -95,12 +89,9 @@ def refine(
     is looked at. The run predicts, evaluates and reports with the result from then on;
     `--localiser score_map` goes back to the maps of its method.
 
-    Parameters
-    ----------
-    run
-        Folder of a run; what is learned is kept in it.
-    data
-        The data it was trained on.
+    Args:
+        run: Folder of a run; what is learned is kept in it.
+        data: The data it was trained on.
     """
     from weakloc.api import training
 
@@ -138,19 +129,15 @@ def calibrate(
 ) -> None:
     """Find the thresholds that cut boxes from maps, from tags alone or from a few drawn boxes.
 
-    Parameters
-    ----------
-    run
-        Folder of a run; the thresholds are kept in it and said with every number they make.
-    data
-        The data it was trained on, or other data with the same classes.
-    also
-        Further runs on the same classes: only fit how the scores of all are combined, by tags
-        alone, for `weakloc predict --also`. May be repeated.
-    choose_rescoring
-        Also choose the weight of classes tagged together, by tags kept back in training.
-    oracle
-        Only print the thresholds that fit all boxes of the split best: an upper bound, not kept.
+    Args:
+        run: Folder of a run; the thresholds are kept in it and said with every number they make.
+        data: The data it was trained on, or other data with the same classes.
+        also: Further runs on the same classes: only fit how the scores of all are combined, by tags
+            alone, for `weakloc predict --also`. May be repeated.
+        choose_rescoring: Also choose the weight of classes tagged together, by tags kept back in
+            training.
+        oracle: Only print the thresholds that fit all boxes of the split best: an upper bound, not
+            kept.
     """
     from weakloc.api import calibration, data_sets, runs
 

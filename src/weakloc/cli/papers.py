@@ -31,12 +31,9 @@ def reproduce(
 
     The same command again goes on where it stopped; with more seeds it adds them.
 
-    Parameters
-    ----------
-    recipe
-        The experiment. Not given: all of them are listed.
-    choices
-        NAME=VALUE for a choice of the method in all cells.
+    Args:
+        recipe: The experiment. Not given: all of them are listed.
+        choices: NAME=VALUE for a choice of the method in all cells.
     """
     if recipe is None:
         _list(terminal)

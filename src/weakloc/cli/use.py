@@ -11,10 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from cyclopts import Parameter
 
@@ -28,45 +28,32 @@ from weakloc.cli.options import (
 from weakloc.cli.terminal import Terminal
 from weakloc.errors import FailureError, MissingPackageError, SettingError
 from weakloc.extensions import names_of
-from weakloc.settings import (
-    ExportOptions,
-    Look,
-    Places,
-    ServeSettings,
-    flag_of,
-    require,
-)
+from weakloc.settings import ExportOptions, Look, Places, ServeSettings, flag_of, require
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from weakloc.api.predictions import SideFiles, Written
+    from weakloc.api.predictions import Written
 
 
-Filters = Annotated[ExportOptions, Parameter(name="*")]
 _FORMAT_HELP = (
     f"Write {', '.join(names_of('exporters'))}: each into a folder of its name; may be repeated."
 )
+Formats: TypeAlias = Annotated[tuple[str, ...], Parameter(name="--format", help=_FORMAT_HELP)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Formats:
-    """What is written for other tools."""
-
-    formats: Annotated[tuple[str, ...], Parameter(name="--format", help=_FORMAT_HELP)] = ()
-
-    def refuse_idle(self, filters: ExportOptions) -> None:
-        """SettingError where filters are given, but nothing that they would filter."""
-        changed = [
-            flag_of(field.name)
-            for field in fields(filters)
-            if getattr(filters, field.name) != field.default
-        ]
-        if changed and not self.formats:
-            raise SettingError(
-                f"{' and '.join(changed)} would do nothing, as no --format is given",
-                remedy="Say which, such as --format coco; predictions.jsonl keeps everything",
-            )
+def _refuse_idle(filters: ExportOptions, formats: tuple[str, ...]) -> None:
+    """SettingError where filters are given, but nothing that they would filter."""
+    changed = [
+        flag_of(field.name)
+        for field in fields(filters)
+        if getattr(filters, field.name) != field.default
+    ]
+    if changed and not formats:
+        raise SettingError(
+            f"{' and '.join(changed)} would do nothing, as no --format is given",
+            remedy="Say which, such as --format coco; predictions.jsonl keeps everything",
+        )
 
 
 def export(
@@ -74,32 +61,23 @@ def export(
     /,
     *,
     out: Path,
-    formats: Annotated[Formats, Parameter(name="*")] = Formats(),
+    formats: Formats = (),
     filters: FilterOptions = ExportOptions(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Write a run as one ONNX file that was checked against it, or predictions in other formats.
 
-    Parameters
-    ----------
-    source
-        Folder of a run; with --format, predictions (their folder or predictions.jsonl).
-    out
-        File for the network, such as model.onnx; with --format, folder for all formats.
+    Args:
+        source: Folder of a run; with --format, predictions (their folder or predictions.jsonl).
+        out: File for the network, such as model.onnx; with --format, folder for all formats.
     """
-    formats.refuse_idle(filters)
-    if formats.formats:
-        _export_predictions(source, out, formats.formats, filters, terminal)
-    else:
+    _refuse_idle(filters, formats)
+    if not formats:
         _export_network(source, out, terminal)
-
-
-def _export_predictions(
-    source: str, out: Path, names: tuple[str, ...], filters: ExportOptions, terminal: Terminal
-) -> None:
+        return
     from weakloc.api.predictions import export_predictions
 
-    written = export_predictions(source, names, out, filters)
+    written = export_predictions(source, formats, out, filters)
     for name, path in written.items():
         terminal.say(f"{name}: {path}")
     terminal.give({name: str(path) for name, path in written.items()})
@@ -161,17 +139,6 @@ def keep_freed_memory() -> bool:
     return False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Beside(Formats):
-    """What is written beside predictions.jsonl."""
-
-    heat_maps: Annotated[bool, Parameter(negative=())] = False
-    """Also write the map of every class that has a place, as a grey PNG."""
-
-    draw: int = 0
-    """Also draw the first so many images with what was found in them."""
-
-
 def _no_option(_kind: object, images: str) -> None:
     """A lone hyphen is standard input; what else begins with one was meant as an option."""
     if images.startswith("-") and images != "-":
@@ -188,7 +155,9 @@ def predict(
     tags: Path | None = None,
     resume: Annotated[bool, Parameter(negative=())] = False,
     devices: int = 1,
-    beside: Annotated[Beside, Parameter(name="*")] = Beside(),
+    heat_maps: Annotated[bool, Parameter(negative=())] = False,
+    draw: int = 0,
+    formats: Formats = (),
     filters: FilterOptions = ExportOptions(),
     look: LookOptions = Look(),
     places: PlacesOptions = Places(),
@@ -196,49 +165,35 @@ def predict(
 ) -> None:
     """Say where the classes are in any number of images.
 
-    Parameters
-    ----------
-    run
-        Folder of a run, a file of `weakloc export`, or a trained classifier: timm:NAME or
-        timm:NAME:WEIGHTS.
-    images
-        Folder, image, quoted glob, list (.txt), table (.csv, .tsv, .jsonl), shards (.tar), or -
-        for a list on standard input.
-    out
-        Folder for predictions.jsonl and what comes with it.
-    also
-        Further runs on the same classes, such as of other input sizes; all their maps and scores
-        become one. May be repeated. `weakloc calibrate --also` fits how the scores are combined.
-    tags
-        Table of what is in the images: only tagged classes get places, every tag gets one.
-    resume
-        Continue after an interruption without repeating or losing an image.
-    devices
-        Processes on this machine that share the images, one for each GPU. Under torchrun leave it.
+    Args:
+        run: Folder of a run, a file of `weakloc export`, or a trained classifier: timm:NAME or
+            timm:NAME:WEIGHTS.
+        images: Folder, image, quoted glob, list (.txt), table (.csv, .tsv, .jsonl), shards (.tar),
+            or - for a list on standard input.
+        out: Folder for predictions.jsonl and what comes with it.
+        also: Further runs on the same classes, such as of other input sizes; all their maps and
+            scores become one. May be repeated. `weakloc calibrate --also` fits how the scores are
+            combined.
+        tags: Table of what is in the images: only tagged classes get places, every tag gets one.
+        resume: Continue after an interruption without repeating or losing an image.
+        heat_maps: Also write the map of every class that has a place, as a grey PNG.
+        draw: Also draw the first so many images with what was found in them.
+        devices: Processes on this machine that share the images, one for each GPU. Under torchrun
+            leave it.
     """
     if devices > 1 and "WORLD_SIZE" not in os.environ:
         _run_on_devices(devices)
         return
-    from weakloc.api.predictions import predict_to_folder
+    from weakloc.api.predictions import SideFiles, predict_to_folder
 
-    side_files = _side_files(beside, filters, tags)
+    _refuse_idle(filters, formats)
+    beside = SideFiles(heat_maps, draw, formats, filters)
     keep_freed_memory()
     with terminal.progress("images") as show:
         work = partial(predict_to_folder, run, images, out, also=also, tags=tags, look=look)
-        written = work(places=places, beside=side_files, resume=resume, on_progress=show)
+        written = work(places=places, beside=beside, resume=resume, on_progress=show)
     if written.is_first_rank:
         _say(written, terminal)
-
-
-def _side_files(beside: Beside, filters: ExportOptions, tags: Path | None) -> SideFiles:
-    from weakloc.api.predictions import SideFiles
-
-    beside.refuse_idle(filters)
-    if filters.tagged_only and tags is None:
-        raise SettingError(
-            "--tagged-only needs to know what is in the images", remedy="Give a table with --tags"
-        )
-    return SideFiles(beside.heat_maps, beside.draw, beside.formats, filters)
 
 
 def _say(written: Written, terminal: Terminal) -> None:
@@ -296,15 +251,12 @@ def serve(
 ) -> None:
     """Answer requests for predictions over HTTP, such as those of Label Studio.
 
-    Parameters
-    ----------
-    run
-        Folder of a run, a file of `weakloc export`, or a trained classifier: timm:NAME or
-        timm:NAME:WEIGHTS.
-    also
-        Further runs on the same classes; all their maps and scores become one. May be repeated.
-    token
-        Secret that requests must bring: as Bearer token, or as password in Label Studio.
+    Args:
+        run: Folder of a run, a file of `weakloc export`, or a trained classifier: timm:NAME or
+            timm:NAME:WEIGHTS.
+        also: Further runs on the same classes; all their maps and scores become one. May be
+            repeated.
+        token: Secret that requests must bring: as Bearer token, or as password in Label Studio.
     """
     require_token_beyond_this_machine(serving.host, token)
     try:
