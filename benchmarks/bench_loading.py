@@ -23,7 +23,8 @@ from PIL import Image
 
 from benchmarks.measure import Timing, paired_ratio, time_interleaved, write_results
 from weakloc.data.augmentation import Augmentation, HorizontalFlip
-from weakloc.data.loaders import SampleLoader, training_loader
+from weakloc.data.loaders import SampleLoader
+from weakloc.data.sampling import EpochBatches
 from weakloc.data.transforms import Preprocessing
 from weakloc.structures import Sample
 
@@ -110,9 +111,8 @@ def loading(samples: Sequence[Sample], processes: int) -> dict[str, Callable[[],
     preprocessing = Preprocessing(size=SIDE)
 
     def loader(workers: int) -> SampleLoader:
-        return training_loader(
-            samples, preprocessing, flips, batch_size=BATCH, seed=0, workers=workers
-        )
+        order = EpochBatches(len(samples), batch_size=BATCH, seed=0)
+        return SampleLoader(samples, preprocessing, order, augmentation=flips, workers=workers)
 
     return {
         "bare decode + resize, 1 process": partial(decode_and_resize, paths),
@@ -128,9 +128,8 @@ def loading_photos(folder: Path) -> dict[str, Callable[[], object]]:
     variants: dict[str, Callable[[], object]] = {
         "photographs, bare": partial(decode_and_resize, [sample.path for sample in samples])
     }
-    loader = training_loader(
-        samples, Preprocessing(size=SIDE), Augmentation(), batch_size=8, seed=0
-    )
+    order = EpochBatches(len(samples), batch_size=8, seed=0)
+    loader = SampleLoader(samples, Preprocessing(size=SIDE), order)
     variants["photographs, loader"] = partial(consume, loader)
     return variants
 

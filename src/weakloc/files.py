@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import uuid
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
@@ -49,6 +50,23 @@ def open_whole(path: Path) -> Iterator[IO[str]]:
         temporary.open("w", encoding="utf-8", newline="\n") as stream,
     ):
         yield stream
+
+
+@contextmanager
+def open_synced(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of `path` once all of it is on the disk."""
+    with write_whole(path) as temporary, temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def append_synced(path: Path, content: bytes) -> None:
+    """Returns once all of it is on the disk."""
+    with path.open("ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,13 +22,8 @@ from weakloc.data.augmentation import (
     ScaleJitter,
     WhiteNoise,
 )
-from weakloc.data.loaders import (
-    Batch,
-    SampleLoader,
-    augment_batch,
-    evaluation_loader,
-    training_loader,
-)
+from weakloc.data.loaders import Batch, SampleLoader, augment_batch
+from weakloc.data.sampling import EpochBatches, EveryImageOnce, repetition_weights
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError, SettingError
 from weakloc.geometry import map_point_to_image
@@ -39,6 +35,36 @@ EVERYTHING = Augmentation(
     steps=(HideAndSeek(), HorizontalFlip()),
     duplicate_steps=(WhiteNoise(), Rotation()),
 )
+
+
+def training_loader(
+    samples: list[Sample],
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    *,
+    batch_size: int,
+    seed: int,
+    balance: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+    **options: Any,
+) -> SampleLoader:
+    order = EpochBatches(
+        len(samples),
+        batch_size=batch_size,
+        seed=seed,
+        weights=repetition_weights(samples) if balance else None,
+        rank=rank,
+        world_size=world_size,
+    )
+    return SampleLoader(samples, preprocessing, order, augmentation=augmentation, **options)
+
+
+def evaluation_loader(
+    samples: list[Sample], preprocessing: Preprocessing, *, batch_size: int, **options: Any
+) -> SampleLoader:
+    order = EveryImageOnce(len(samples), batch_size=batch_size)
+    return SampleLoader(samples, preprocessing, order, **options)
 
 
 @pytest.fixture

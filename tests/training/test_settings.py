@@ -11,8 +11,9 @@ import torch
 from tests.training.small_data import make_data_set, method, settings
 from weakloc.errors import SettingError
 from weakloc.settings import TrainSettings
-from weakloc.training.inputs import Process, image_inputs
+from weakloc.training.inputs import Process, inputs_of
 from weakloc.training.plan import make_plan
+from weakloc.work import silent
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,8 @@ def test_quarter_turns_reach_the_images_that_are_learned_from(tmp_path: Path) ->
     data_set, upright = make_data_set(tmp_path), settings()
     seen = {}
     for chosen in (upright, replace(upright, quarter_turns=True)):
-        inputs = image_inputs(make_plan(data_set, method(flip=False), chosen), Process(0, 1))
+        plan = make_plan(data_set, method(flip=False), chosen)
+        inputs = inputs_of(plan, tmp_path, Process(0, 1), silent)
         seen[chosen.quarter_turns] = torch.cat([each.batch.images for each in inputs.learned])
     turns = [
         next(n for n in range(4) if torch.equal(turned, image.rot90(n, (1, 2))))

@@ -25,13 +25,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from weakloc.data.augmentation import Augmentation, HorizontalFlip, InputImage, Step
 from weakloc.data.images import read_or_record
-from weakloc.data.sampling import (
-    EpochBatches,
-    EveryImageOnce,
-    SampleKey,
-    mixed_seed,
-    repetition_weights,
-)
+from weakloc.data.sampling import EpochBatches, EveryImageOnce, SampleKey, mixed_seed
 from weakloc.data.transforms import (
     PixelArray,
     PixelSize,
@@ -258,23 +252,43 @@ def _enlarged(view: InputImage, width: int, height: int) -> InputImage:
 
 
 class SampleLoader:
-    """Iterates over batches; in training, call `set_epoch` before each epoch."""
+    """Iterates over batches; in training, call `set_epoch` before each epoch.
+
+    Images are augmented, and broken ones replaced, where the order is one to learn in.
+    `augmentation.scale_jitter` is left to `augment_batch`, on the device of the network.
+    """
 
     def __init__(
         self,
-        reader: BatchReader,
-        batches: EpochBatches | EveryImageOnce,
+        samples: Sequence[Sample],
+        preprocessing: Preprocessing,
+        order: EpochBatches | EveryImageOnce,
         *,
-        workers: int,
-        pin_memory: bool,
+        augmentation: Augmentation = Augmentation(),
+        workers: int = 0,
+        cache: Cache = "none",
+        pin_memory: bool = False,
     ) -> None:
-        self._batches, self._preprocessing = batches, reader.preprocessing
+        if augmentation.crop is not None and preprocessing.fixed_size is None:
+            raise SettingError(
+                "random crops need an input of fixed size",
+                remedy="Choose the resize mode warp, pad or crop",
+            )
+        self._order, self._preprocessing = order, preprocessing
         self._pin_memory = pin_memory
         self._broken: dict[str, BrokenImage] = {}
+        reader = BatchReader(
+            samples,
+            preprocessing,
+            augmentation if order.is_training else Augmentation(),
+            memory=PicturesInMemory(samples, preprocessing) if cache == "memory" else None,
+            seed=order.seed,
+            replacements=MOST_REPLACEMENTS if order.is_training else 0,
+        )
         self._loader = DataLoader(
             reader,
             batch_size=None,  # the keys of a whole batch go to the reader
-            sampler=batches,
+            sampler=order,
             num_workers=workers,
             persistent_workers=workers > 0,
             multiprocessing_context=start_method() if workers else None,
@@ -287,11 +301,10 @@ class SampleLoader:
         return list(self._broken.values())
 
     def set_epoch(self, epoch: int, *, first_step: int = 0) -> None:
-        if isinstance(self._batches, EpochBatches):
-            self._batches.set_epoch(epoch, first_step=first_step)
+        self._order.set_epoch(epoch, first_step=first_step)
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self._order)
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._loader:
@@ -300,72 +313,12 @@ class SampleLoader:
             if len(batch):
                 finished = normalise_batch(batch, self._preprocessing, pin_memory=self._pin_memory)
                 yield finished.pin_memory() if self._pin_memory else finished
-            elif isinstance(self._batches, EpochBatches):
+            elif self._order.is_training:
                 raise DataError(
                     f"{len(batch.broken)} images in a row cannot be read; the first is "
                     f"{batch.broken[0].name}, which {batch.broken[0].reason}",
                     remedy="Check that the folder of the images is there",
                 )
-
-
-def training_loader(
-    samples: Sequence[Sample],
-    preprocessing: Preprocessing,
-    augmentation: Augmentation,
-    *,
-    batch_size: int,
-    seed: int,
-    workers: int = 0,
-    balance: bool = False,
-    rank: int = 0,
-    world_size: int = 1,
-    cache: Cache = "none",
-    pin_memory: bool = False,
-) -> SampleLoader:
-    """Shuffled, augmented batches; `balance` repeats images of rare classes.
-
-    `augmentation.scale_jitter` is left to `augment_batch`, on the device of the network.
-    """
-    if augmentation.crop is not None and preprocessing.fixed_size is None:
-        raise SettingError(
-            "random crops need an input of fixed size",
-            remedy="Choose the resize mode warp, pad or crop",
-        )
-    batches = EpochBatches(
-        len(samples),
-        batch_size=batch_size,
-        seed=seed,
-        weights=repetition_weights(samples) if balance else None,
-        rank=rank,
-        world_size=world_size,
-    )
-    reader = BatchReader(
-        samples,
-        preprocessing,
-        augmentation,
-        memory=PicturesInMemory(samples, preprocessing) if cache == "memory" else None,
-        seed=seed,
-        replacements=MOST_REPLACEMENTS,
-    )
-    return SampleLoader(reader, batches, workers=workers, pin_memory=pin_memory)
-
-
-def evaluation_loader(
-    samples: Sequence[Sample],
-    preprocessing: Preprocessing,
-    *,
-    batch_size: int,
-    workers: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    cache: Cache = "none",
-    pin_memory: bool = False,
-) -> SampleLoader:
-    """Every readable image once, in order; over several ranks each image on one of them."""
-    batches = EveryImageOnce(len(samples), batch_size=batch_size, rank=rank, world_size=world_size)
-    memory = PicturesInMemory(samples, preprocessing) if cache == "memory" else None
-    reader = BatchReader(samples, preprocessing, Augmentation(), memory, seed=0, replacements=0)
-    return SampleLoader(reader, batches, workers=workers, pin_memory=pin_memory)
 
 
 def augment_batch(batch: Batch, augmentation: Augmentation) -> Batch:

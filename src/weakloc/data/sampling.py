@@ -73,6 +73,8 @@ class EpochBatches:
     to make the ranks' shares equal.
     """
 
+    is_training = True
+
     def __init__(
         self,
         num_samples: int,
@@ -84,9 +86,9 @@ class EpochBatches:
         world_size: int = 1,
     ) -> None:
         _check(num_samples, batch_size, rank, world_size)
-        self.epoch, self.first_step = 0, 0
+        self.epoch, self.first_step, self.seed = 0, 0, seed
         self._weights = np.ones(num_samples) if weights is None else weights
-        self._batch_size, self._seed = batch_size, seed
+        self._batch_size = batch_size
         self._rank, self._world_size = rank, world_size
         num_uses = num_samples + round(float((self._weights - 1.0).sum()))
         self._num_own = math.ceil(num_uses / world_size)
@@ -112,7 +114,7 @@ class EpochBatches:
 
     def _ordered_uses(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """This rank's image numbers of the epoch, and the how-manieth use each one is."""
-        random = np.random.default_rng([self._seed, epoch])
+        random = np.random.default_rng([self.seed, epoch])
         uses = draw_repeats(self._weights, random)
         indices = np.repeat(np.arange(len(uses)), uses)
         repeats = np.arange(len(indices)) - np.repeat(np.cumsum(uses) - uses, uses)
@@ -124,12 +126,18 @@ class EpochBatches:
 class EveryImageOnce:
     """The images in their order, each exactly once over all ranks: for evaluation."""
 
+    is_training = False
+    seed = 0
+
     def __init__(
         self, num_samples: int, *, batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
         _check(num_samples, batch_size, rank, world_size)
         self._own = range(rank, num_samples, world_size)
         self._batch_size = batch_size
+
+    def set_epoch(self, epoch: int, *, first_step: int = 0) -> None:
+        """Every epoch is the same, and whole."""
 
     def __len__(self) -> int:
         return math.ceil(len(self._own) / self._batch_size)

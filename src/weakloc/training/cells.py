@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from weakloc.data.loaders import evaluation_loader
+from weakloc.data.loaders import SampleLoader
+from weakloc.data.sampling import EveryImageOnce
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError
 from weakloc.localize.maps import cells_inside, shares_of_range
@@ -93,7 +94,8 @@ def _keep_images(
     levels = fine_levels(network.backbone)
     # Images of one size share a pass through the network; others come one by one, unpadded.
     batch_size = 8 if preprocessing.fixed_size is not None else 1
-    loader = evaluation_loader(samples, preprocessing, batch_size=batch_size)
+    order = EveryImageOnce(len(samples), batch_size=batch_size)
+    loader = SampleLoader(samples, preprocessing, order)
     device = next(network.parameters()).device
     kept: list[KeptImage] = []
     for batch in loader:

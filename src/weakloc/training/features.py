@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weakloc.data.images import is_member_path
-from weakloc.data.loaders import Batch, evaluation_loader
+from weakloc.data.loaders import Batch, SampleLoader
 from weakloc.data.sampling import EpochBatches, EveryImageOnce, SampleKey, mixed_seed
 from weakloc.data.transforms import Preprocessing, jittered_size
 from weakloc.errors import FailureError, RunError, SettingError
-from weakloc.files import open_whole
+from weakloc.files import append_synced, write_json
 from weakloc.geometry import GridTransform, Size
 from weakloc.model.backbones import Backbone
 from weakloc.structures import BrokenImage, Sample
@@ -77,14 +77,12 @@ class FeatureStore:
                 remedy="Delete this folder; it is computed again",
             )
         try:
-            with self._data_path.open("ab") as file:
-                _write_through(file, np.ascontiguousarray(features).tobytes())
+            append_synced(self._data_path, np.ascontiguousarray(features).tobytes())
             lines = "".join(
                 f"{key} {size[0]:g} {size[1]:g}\n"
                 for key, size in zip(image_keys, sizes, strict=True)
             )
-            with self._index_path.open("ab") as file:
-                _write_through(file, lines.encode())
+            append_synced(self._index_path, lines.encode())
         except OSError as error:
             raise FailureError(
                 f"features cannot be written ({error.strerror})",
@@ -107,8 +105,7 @@ class FeatureStore:
         rows, columns, channels = shape
         self.shape = (rows, columns, channels)
         header = {"format": FORMAT, "shape": self.shape, "made_by": self._description}
-        with open_whole(self.folder / "features.json") as file:
-            json.dump(header, file, indent=2)
+        write_json(self.folder / "features.json", header)
 
     def _read(self) -> None:
         """Takes up what is there and cuts off what a killed process left half-written."""
@@ -163,12 +160,6 @@ def one_writer(folder: Path) -> Iterator[None]:
             return
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _write_through(file: IO[bytes], content: bytes) -> None:
-    file.write(content)
-    file.flush()
-    os.fsync(file.fileno())
 
 
 _LARGEST_HALF = 65504.0
@@ -234,10 +225,10 @@ class FeatureCache:
             on_progress(done, total)
             if not missing:
                 continue
-            loader = evaluation_loader(
+            loader = SampleLoader(
                 missing,
                 self._extraction.preprocessing_at(scale),
-                batch_size=self._extraction.batch_size,
+                EveryImageOnce(len(missing), batch_size=self._extraction.batch_size),
                 workers=self._extraction.workers,
             )
             for batch in loader:
@@ -313,26 +304,28 @@ class FeatureCache:
 class FeatureBatches:
     """Batches of cached features: of drawn views to learn from, or of plain ones to watch."""
 
-    cache: FeatureCache
     samples: Sequence[Sample]
     order: EpochBatches | EveryImageOnce
-    seed: int
+    cache: FeatureCache
     scales: tuple[float, ...]
     dtype: torch.dtype  # of the batches
+    broken: Sequence[BrokenImage]  # of which there are no features
 
-    def epoch(self, number: int, first_batch: int) -> Iterator[Batch]:
-        if isinstance(self.order, EpochBatches):
-            self.order.set_epoch(number, first_step=first_batch)
-            for keys in self.order:
-                yield self._batch(keys, self._drawn_views(keys))
-        else:
-            for keys in self.order:
-                yield self._batch(keys, [FeatureView()] * len(keys))
+    def set_epoch(self, epoch: int, *, first_step: int = 0) -> None:
+        self.order.set_epoch(epoch, first_step=first_step)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for keys in self.order:
+            views = [FeatureView()] * len(keys)
+            yield self._batch(keys, self._drawn_views(keys) if self.order.is_training else views)
 
     def _drawn_views(self, keys: Sequence[SampleKey]) -> list[FeatureView]:
         """One scale for the batch, the same on all ranks; mirrored or not for each image."""
         sides = self.cache.sides
-        step = (self.seed, keys[0].epoch, keys[0].step)
+        step = (self.order.seed, keys[0].epoch, keys[0].step)
         scale = self.scales[mixed_seed(*step) % len(self.scales)]
         return [
             FeatureView(scale, sides[mixed_seed(*step, key.index, key.num_repeat) % len(sides)])

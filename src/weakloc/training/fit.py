@@ -23,10 +23,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from weakloc.errors import FailureError, RunError, StoppedError
+from weakloc.files import open_synced
 from weakloc.methods.method import Method
 from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet
-from weakloc.training.inputs import Process, feature_inputs, image_inputs
+from weakloc.training.inputs import Process, inputs_of
 from weakloc.training.module import LocalizationModule
 from weakloc.training.plan import TrainingPlan, make_plan
 from weakloc.training.run_folder import (
@@ -38,7 +39,6 @@ from weakloc.training.run_folder import (
     RunWriter,
     cannot_save,
     load_run,
-    open_synced,
     read_record,
 )
 from weakloc.work import NO_DISPLAY, Display
@@ -68,10 +68,7 @@ def fit(
     checkpointing = Checkpointing(out, plan, writer.publish)
     trainer = make_trainer(plan, out, [checkpointing, Shown(display, checkpointing)])
     process = Process(trainer.global_rank, trainer.world_size)
-    if settings.frozen:
-        inputs = feature_inputs(plan, out, process, partial(display.count, "computing features"))
-    else:
-        inputs = image_inputs(plan, process)
+    inputs = inputs_of(plan, out, process, partial(display.count, "computing features"))
     module = LocalizationModule(plan, inputs)
     with quiet_engine():
         trainer.fit(
@@ -84,7 +81,7 @@ def fit(
     if is_first_process():
         history, kept = checkpointing.history, checkpointing.kept_epoch()
         weights = plan.network.state_dict() if kept == history[-1].epoch else None
-        writer.publish(weights, history, kept, broken=inputs.broken(), is_finished=True)
+        writer.publish(weights, history, kept, broken=inputs.broken, is_finished=True)
     return load_run(out)
 
 

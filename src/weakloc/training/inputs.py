@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TypeAlias
 
 import psutil
 import torch
 
-from weakloc.data.loaders import Batch, Cache, SampleLoader, evaluation_loader, training_loader
+from weakloc.data.loaders import Batch, Cache, SampleLoader
 from weakloc.data.sampling import EpochBatches, EveryImageOnce, repetition_weights
 from weakloc.errors import DataError
-from weakloc.structures import BrokenImage, Sample
+from weakloc.structures import BrokenImage
 from weakloc.training.features import (
     Extraction,
     FeatureBatches,
@@ -25,8 +25,6 @@ from weakloc.training.features import (
 from weakloc.training.plan import TrainingPlan
 from weakloc.work import Progress
 
-# (epoch, first batch) -> the batches from there to the end of the epoch
-EpochSource: TypeAlias = Callable[[int, int], Iterable[Batch]]
 _MEMORY_SHARE = 0.25
 
 
@@ -40,42 +38,50 @@ class Process:
 
 @dataclass(frozen=True)
 class Inputs:
-    """`broken` gives the images that could not be read so far."""
-
     learned: ResumableEpochs
     watched: ResumableEpochs | None
-    broken: Callable[[], list[BrokenImage]]
+
+    @property
+    def broken(self) -> list[BrokenImage]:
+        """The images that could not be read so far."""
+        broken = [*self.learned.broken, *(self.watched.broken if self.watched else ())]
+        return list({image.name: image for image in broken}.values())
 
 
-def image_inputs(plan: TrainingPlan, process: Process) -> Inputs:
-    cache, on_gpu = _cache_kind(plan), plan.hardware.accelerator == "gpu"
-    learned = training_loader(
-        plan.division.learned,
-        plan.preprocessing,
-        plan.augmentation,
-        batch_size=min(plan.optimisation.batch_size, len(plan.division.learned)),
+def inputs_of(plan: TrainingPlan, folder: Path, process: Process, on_progress: Progress) -> Inputs:
+    """`folder` is the run's, where features of a frozen backbone are kept."""
+    batches_of: Callable[..., SampleLoader | FeatureBatches] = _image_batches(plan)
+    learned, watched = plan.division.learned, plan.division.watched
+    if plan.settings.frozen:
+        cache, broken = _filled_cache(plan, folder, on_progress)
+        learned = [sample for sample in learned if cache.holds(sample)]
+        watched = [sample for sample in watched if cache.holds(sample)]
+        batches_of = _feature_batches(plan, cache, broken)
+    if not learned:
+        raise DataError("no training image can be read", remedy="Look at them with 'weakloc data'")
+    shared = {"rank": process.rank, "world_size": process.world_size}
+    order = EpochBatches(
+        len(learned),
+        batch_size=min(plan.optimisation.batch_size, len(learned)),
         seed=plan.settings.seed,
-        workers=plan.hardware.num_workers,
-        balance=plan.header.method.balance,
-        rank=process.rank,
-        world_size=process.world_size,
-        cache=cache,
-        pin_memory=on_gpu,
+        weights=repetition_weights(learned) if plan.header.method.balance else None,
+        **shared,
     )
-    if not plan.division.watched:
-        return Inputs(_epochs_of(learned), None, lambda: learned.broken)
-    watched = evaluation_loader(
-        plan.division.watched,
-        plan.preprocessing,
-        batch_size=plan.optimisation.batch_size,
+    epochs = ResumableEpochs(batches_of(learned, order=order))
+    if not watched:
+        return Inputs(epochs, None)
+    once = EveryImageOnce(len(watched), batch_size=plan.optimisation.batch_size, **shared)
+    return Inputs(epochs, ResumableEpochs(batches_of(watched, order=once)))
+
+
+def _image_batches(plan: TrainingPlan) -> Callable[..., SampleLoader]:
+    return partial(
+        SampleLoader,
+        preprocessing=plan.preprocessing,
+        augmentation=plan.augmentation,
         workers=plan.hardware.num_workers,
-        rank=process.rank,
-        world_size=process.world_size,
-        cache=cache,
-        pin_memory=on_gpu,
-    )
-    return Inputs(
-        _epochs_of(learned), _epochs_of(watched), lambda: [*learned.broken, *watched.broken]
+        cache=_cache_kind(plan),
+        pin_memory=plan.hardware.accelerator == "gpu",
     )
 
 
@@ -89,45 +95,6 @@ def _cache_kind(plan: TrainingPlan) -> Cache:
     num_images = len(plan.division.learned) + len(plan.division.watched)
     needed = 3 * size[0] * size[1] * num_images
     return "memory" if needed <= _MEMORY_SHARE * psutil.virtual_memory().available else "none"
-
-
-def _epochs_of(loader: SampleLoader) -> ResumableEpochs:
-    def epoch(number: int, first_batch: int) -> Iterator[Batch]:
-        loader.set_epoch(number, first_step=first_batch)
-        return iter(loader)
-
-    return ResumableEpochs(epoch, len(loader))
-
-
-def feature_inputs(
-    plan: TrainingPlan,
-    folder: Path,
-    process: Process,
-    on_progress: Progress,
-) -> Inputs:
-    cache, broken = _filled_cache(plan, folder, on_progress)
-    learned = [sample for sample in plan.division.learned if cache.holds(sample)]
-    watched = [sample for sample in plan.division.watched if cache.holds(sample)]
-    if not learned:
-        raise DataError("no training image can be read", remedy="Look at them with 'weakloc data'")
-    batches = EpochBatches(
-        len(learned),
-        batch_size=min(plan.optimisation.batch_size, len(learned)),
-        seed=plan.settings.seed,
-        weights=repetition_weights(learned) if plan.header.method.balance else None,
-        rank=process.rank,
-        world_size=process.world_size,
-    )
-    epochs = _feature_epochs(plan, cache, learned, batches)
-    if not watched:
-        return Inputs(epochs, None, lambda: broken)
-    once = EveryImageOnce(
-        len(watched),
-        batch_size=plan.optimisation.batch_size,
-        rank=process.rank,
-        world_size=process.world_size,
-    )
-    return Inputs(epochs, _feature_epochs(plan, cache, watched, once), lambda: broken)
 
 
 def _filled_cache(
@@ -153,22 +120,17 @@ def _filled_cache(
         return cache, cache.fill(samples, on_progress)
 
 
-def _feature_epochs(
-    plan: TrainingPlan,
-    cache: FeatureCache,
-    samples: Sequence[Sample],
-    order: EpochBatches | EveryImageOnce,
-) -> ResumableEpochs:
-    batches = FeatureBatches(
-        cache,
-        samples,
-        order,
-        seed=plan.settings.seed,
+def _feature_batches(
+    plan: TrainingPlan, cache: FeatureCache, broken: Sequence[BrokenImage]
+) -> Callable[..., FeatureBatches]:
+    return partial(
+        FeatureBatches,
+        cache=cache,
         scales=plan.settings.feature_scales,
         # Straight to what autocast would make of them.
         dtype=torch.bfloat16 if plan.hardware.in_bf16 else torch.float32,
+        broken=broken,
     )
-    return ResumableEpochs(batches.epoch, len(order))
 
 
 class Carried:
@@ -188,20 +150,24 @@ class ResumableEpochs:
     after the engine has made its iterator.
     """
 
-    def __init__(self, source: EpochSource, num_batches: int) -> None:
+    def __init__(self, batches: SampleLoader | FeatureBatches) -> None:
         self.epoch = 0
         self._first_batch = 0
         self._delivered = 0
-        self._source = source
-        self._num_batches = num_batches
+        self._batches = batches
+
+    @property
+    def broken(self) -> Sequence[BrokenImage]:
+        return self._batches.broken
 
     def __len__(self) -> int:
-        return self._num_batches
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[Carried]:
         first, self._first_batch = self._first_batch, 0
         self._delivered = first
-        for batch in self._source(self.epoch, first):
+        self._batches.set_epoch(self.epoch, first_step=first)
+        for batch in self._batches:
             self._delivered += 1
             yield Carried(batch)
 
@@ -209,5 +175,5 @@ class ResumableEpochs:
         return {"epoch": self.epoch, "batch": self._delivered}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        finished, self._first_batch = divmod(state["batch"], self._num_batches)
+        finished, self._first_batch = divmod(state["batch"], len(self))
         self.epoch = state["epoch"] + finished

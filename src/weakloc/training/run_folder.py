@@ -11,29 +11,28 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType, to_builtins
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import RunError, SettingError, TrainingError
-from weakloc.extensions import Group, package_of, require_package
-from weakloc.files import fit_json, open_whole, parse_json, write_whole
+from weakloc.extensions import package_of, require_package
+from weakloc.files import fit_json, open_synced, open_whole, parse_json
 from weakloc.methods import method_named
 from weakloc.methods.method import Method
 from weakloc.methods.settings import from_settings, to_settings
@@ -56,15 +55,6 @@ CELLS_FORMAT = "weakloc.cells.1"
 _NUMBERS = re.compile(r"\[\n[-+\d.eE,\s]+\]")  # a list of numbers goes on one line
 _COUNTS = ("present", "absent", "unknown", "co_occurrence")
 _PACKAGES = ("weakloc", "torch", "torchvision", "lightning", "timm", "numpy", "pillow")
-
-
-@contextmanager
-def open_synced(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of `path` once all of it is on the disk."""
-    with write_whole(path) as temporary, temporary.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _write_tensors(
@@ -217,8 +207,8 @@ class RunWriter:
         try:
             if weights is not None:
                 _write_tensors(self.folder / MODEL_NAME, weights, {"format": FORMAT})
-            record = self._record(history, kept_epoch, broken)
-            write_record(self.folder, {**record, "finished": is_finished})
+            record = self._record(history, kept_epoch, broken, is_finished)
+            write_record(self.folder, to_builtins(record))
             with open_whole(self.folder / TABLE_NAME) as file:
                 names = [field.name for field in fields(EpochRecord)]
                 table = csv.DictWriter(file, names, lineterminator="\n")
@@ -228,54 +218,46 @@ class RunWriter:
             raise cannot_save(self.folder, error) from error
 
     def _record(
-        self, history: Sequence[EpochRecord], kept_epoch: int, broken: Sequence[BrokenImage]
-    ) -> dict[str, Any]:
-        header = self.header
+        self,
+        history: Sequence[EpochRecord],
+        kept_epoch: int,
+        broken: Sequence[BrokenImage],
+        is_finished: bool,
+    ) -> RunRecord:
+        header, backbone = self.header, self.header.backbone
         keeps_best = header.settings.select == "best"
-        notes = list(header.notes)
+        by = "best classification mAP (tags only)" if keeps_best else "last epoch"
+        notes = header.notes
         if broken:
             first = f"{broken[0].name}: {broken[0].reason}"
-            notes.append(f"{len(broken)} images could not be read; the first, {first}")
-        return {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "method": {
-                "name": header.method.name,
-                **_package("methods", header.method.name),
-                "settings": to_settings(header.method),
-            },
-            "settings": to_settings(header.settings),
-            "seed": header.settings.seed,
-            "backbone": {
-                "name": str(header.backbone),
-                **_package("backbones", header.backbone.name),
-                "weights": header.backbone.weights,
-                "loaded": header.loaded_weights,
-                "output_stride": header.backbone.output_stride,
-            },
-            "class_names": list(header.class_names),
-            "labels": {
-                name: np.asarray(count).tolist() for name, count in asdict(header.labels).items()
-            },
-            "preprocessing": to_settings(header.preprocessing),
-            "selection": {
-                "epoch": kept_epoch,
-                "by": "best classification mAP (tags only)" if keeps_best else "last epoch",
-                "watched": header.watched,
-            },
-            "hidden_supervision": 0,
-            "thresholds": None,
-            "notes": notes,
-            "versions": _versions_of_run(),
-            "git_revision": _git_revision(),
-            "history": [to_settings(epoch) for epoch in history],
-        }
-
-
-def _package(group: Group, name: str) -> dict[str, str]:
-    """The installed package that adds what the run is made of; nothing where weakloc brings it."""
-    package = package_of(group, name)
-    return {"package": package} if package else {}
+            notes += (f"{len(broken)} images could not be read; the first, {first}",)
+        return RunRecord(
+            method=MethodRecord(
+                name=header.method.name,
+                package=package_of("methods", header.method.name),
+                settings=to_settings(header.method),
+            ),
+            settings=to_settings(header.settings),
+            seed=header.settings.seed,
+            backbone=BackboneRecord(
+                name=str(backbone),
+                package=package_of("backbones", backbone.name),
+                weights=backbone.weights,
+                loaded=header.loaded_weights,
+                output_stride=backbone.output_stride,
+            ),
+            class_names=header.class_names,
+            labels=LabelRecord.of(header.labels),
+            preprocessing=to_settings(header.preprocessing),
+            selection=Selection(kept_epoch, by, header.watched),
+            hidden_supervision=0,
+            thresholds=None,
+            notes=notes,
+            versions=_versions_of_run(),
+            git_revision=_git_revision(),
+            history=tuple(history),
+            finished=is_finished,
+        )
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -291,20 +273,26 @@ def save_thresholds(run: Run, thresholds: Mapping[str, Any] | None) -> Run:
     return replace(run, thresholds=kept)
 
 
-class MethodRecord(Struct):
+class MethodRecord(Struct, kw_only=True, omit_defaults=True):
+    """`package` is the installed one that adds it, None where weakloc brings it."""
+
     name: str
-    settings: dict[str, Any]
     package: str | None = None
+    settings: dict[str, Any]
 
     def read(self, file: str) -> Method:
         require_package("methods", self.name, self.package, record=file)
         return method_named(self.name, "practical", self.settings, prefix=f"{self.name}.")
 
 
-class BackboneRecord(Struct):
+class BackboneRecord(Struct, kw_only=True, omit_defaults=True):
+    """`loaded` names the weights where they come from, None random ones; once it was not kept."""
+
     name: str
-    output_stride: int | None
     package: str | None = None
+    weights: str
+    loaded: str | None | UnsetType = UNSET
+    output_stride: int | None
 
     def read(self, file: str) -> BackboneSpec:
         spec = BackboneSpec.parse(self.name, weights="none", output_stride=self.output_stride)
@@ -319,6 +307,10 @@ class LabelRecord(Struct):
     unknown: list[int]
     co_occurrence: list[list[int]]
 
+    @classmethod
+    def of(cls, labels: LabelStatistics) -> LabelRecord:
+        return cls(labels.num_images, *(getattr(labels, name).tolist() for name in _COUNTS))
+
     def read(self, num_classes: int) -> LabelStatistics:
         counts = {name: np.array(getattr(self, name), dtype=np.int64) for name in _COUNTS}
         if counts["co_occurrence"].shape != (num_classes, num_classes):
@@ -326,21 +318,26 @@ class LabelRecord(Struct):
         return LabelStatistics(self.num_images, **counts)
 
 
-class RunRecord(Struct):
-    """What is read of run.json; settings are checked by the classes they belong to."""
+class RunRecord(Struct, kw_only=True):
+    """What run.json holds; settings are checked by the classes they belong to."""
 
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
     method: MethodRecord
     settings: dict[str, Any]
+    seed: int
     backbone: BackboneRecord
     class_names: tuple[str, ...]
     labels: LabelRecord
     preprocessing: dict[str, Any]
     selection: Selection
-    history: tuple[EpochRecord, ...]
-    finished: bool
-    notes: tuple[str, ...]
     hidden_supervision: int
     thresholds: dict[str, Any] | None
+    notes: tuple[str, ...]
+    versions: dict[str, str]
+    git_revision: str | None
+    history: tuple[EpochRecord, ...]
+    finished: bool
 
 
 def load_run(path: Path) -> Run:
