@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weakloc.data.loaders import Batch, augment_batch
+from weakloc.data.sampling import mixed_seed
 from weakloc.errors import TrainingError
 from weakloc.geometry import GridTransform, cell_center_in_image
 from weakloc.methods.method import build_optimiser, build_schedule
@@ -199,15 +200,6 @@ def _of_other_processes(mine: Any) -> list[Any]:
     return gathered
 
 
-def step_seed(*numbers: int) -> int:
-    """One seed of 63 bits from several numbers; neighbours share nothing."""
-    mixed = 0
-    for number in numbers:
-        mixed = (mixed ^ (number + 0x9E3779B97F4A7C15)) * 0xBF58476D1CE4E5B9 % 2**64
-        mixed ^= mixed >> 31
-    return mixed >> 1
-
-
 class LocalizationModule(LightningModule):
     """What a plan trains, on the batches of its inputs."""
 
@@ -242,7 +234,7 @@ class LocalizationModule(LightningModule):
         # What is random in a step (dropout, blends) follows from its place alone: a resumed run
         # repeats it without any saved generator.
         settings = self._plan.settings
-        seed = step_seed(settings.seed, self.current_epoch, batch_idx, self.global_rank)
+        seed = mixed_seed(settings.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(seed)
         augmented = augment_batch(carried.batch, self._plan.augmentation)
         batch = mixed_batch(augmented, settings.mixup)
