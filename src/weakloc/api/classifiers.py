@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import nn
 
@@ -42,18 +42,16 @@ def localize(
     The model is used as it is: its mode, hooks and gradients are left as they were.
     """
     places = places or Places(top=1)
-    names = class_names or [str(index) for index in range(_num_classes(model, preprocessing))]
     source = ClassifierSource(
         model,
         places,
-        class_names=names,
+        class_names=class_names,
         preprocessing=preprocessing or Preprocessing(),
         activation=activation,
         method=method,
         layer=layer,
     )
-    look, rules = settled(look or Look(workers=0), LOOKING)
-    predictor = Predictor(source, look, places, rules=rules)
+    predictor = _predictor(source, look or Look(workers=0), places)
     (prediction,) = predictor.predict([_image_source(image)])
     if isinstance(prediction, BrokenImage):
         raise SettingError(
@@ -74,11 +72,15 @@ def timm_predictor(name: str, look: Look, places: Places) -> Predictor:
         preprocessing=_timm_preprocessing(model),
         activation="softmax",
     )
+    return _predictor(source, look, places)
+
+
+def _predictor(source: ClassifierSource, look: Look, places: Places) -> Predictor:
     look, rules = settled(look, LOOKING)
     return Predictor(source, look, places, rules=rules)
 
 
-def _timm_model(name: str, weights: str) -> tuple[nn.Module, tuple[str, ...]]:
+def _timm_model(name: str, weights: str) -> tuple[nn.Module, tuple[str, ...] | None]:
     import timm
 
     if not timm.is_model(name):
@@ -98,14 +100,13 @@ def _timm_model(name: str, weights: str) -> tuple[nn.Module, tuple[str, ...]]:
     return model.eval().to(own_device()), _label_names(model)
 
 
-def _label_names(model: nn.Module) -> tuple[str, ...]:
+def _label_names(model: nn.Module) -> tuple[str, ...] | None:
     from timm.data.imagenet_info import ImageNetInfo
 
-    count = int(getattr(model, "num_classes", 0))
-    if count == 1000:
-        info = ImageNetInfo()
-        return tuple(info.index_to_description(index) for index in range(count))
-    return tuple(str(index) for index in range(count))
+    if getattr(model, "num_classes", 0) != 1000:
+        return None
+    info = ImageNetInfo()
+    return tuple(info.index_to_description(index) for index in range(1000))
 
 
 def _timm_preprocessing(model: nn.Module) -> Preprocessing:
@@ -120,25 +121,11 @@ def _timm_preprocessing(model: nn.Module) -> Preprocessing:
     )
 
 
-@torch.inference_mode()
-def _num_classes(model: nn.Module, preprocessing: Preprocessing | None) -> int:
-    width, height = (preprocessing or Preprocessing()).fixed_size or (224, 224)
-    device = next(model.parameters()).device
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        return int(model.eval()(torch.zeros(1, 3, height, width, device=device)).shape[1])
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def _image_source(image: str | Path | bytes | Image.Image) -> ImageSource:
+    if isinstance(image, str | Path):
+        return ImageSource(str(image), str(image))
     if isinstance(image, Image.Image):
-        import io
-
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
-        return ImageSource("image", buffer.getvalue())
-    if isinstance(image, bytes):
-        return ImageSource("image", image)
-    return ImageSource(str(image), str(image))
+        image = buffer.getvalue()
+    return ImageSource("image", image)

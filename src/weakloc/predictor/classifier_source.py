@@ -289,7 +289,10 @@ def _gradient_layer(model: nn.Module, probe: Tensor, layer: str | None) -> str:
 
 
 class ClassifierSource:
-    """Maps of the classes that are likely in a batch; those of all other classes are zero."""
+    """Maps of the classes that are likely in a batch; those of all other classes are zero.
+
+    Classes without names are called by their number.
+    """
 
     map_kind: MapKind = "cam"
 
@@ -298,13 +301,12 @@ class ClassifierSource:
         model: nn.Module,
         places: Places,
         *,
-        class_names: Sequence[str],
+        class_names: Sequence[str] | None,
         preprocessing: Preprocessing,
         activation: Activation,
         method: MapMethod = "auto",
         layer: str | None = None,
     ) -> None:
-        self.class_names = tuple(class_names)
         self.preprocessing = preprocessing
         self.activation: Activation = activation
         self._places = places
@@ -312,9 +314,11 @@ class ClassifierSource:
         device = next(model.parameters()).device
         # Ones would leave whole layers dead: the probe has to look like an image.
         probe = torch.linspace(-2, 2, 3 * width * height, device=device)
-        self.maps = ClassifierMaps(
-            model, probe.view(1, 3, height, width).roll(width // 3, -1), method=method, layer=layer
-        )
+        probe = probe.view(1, 3, height, width).roll(width // 3, -1)
+        self.maps = ClassifierMaps(model, probe, method=method, layer=layer)
+        if class_names is None:
+            class_names = [str(n) for n in range(self.maps(probe, lambda _: [0]).scores.shape[1])]
+        self.class_names = tuple(class_names)
 
     def read(self, images: Tensor) -> RawMaps:
         device = next(self.maps.model.parameters()).device

@@ -291,7 +291,7 @@ class BackboneRecord(Struct, kw_only=True, omit_defaults=True):
     name: str
     package: str | None = None
     weights: str
-    loaded: str | None | UnsetType = UNSET
+    loaded: str | UnsetType | None = UNSET
     output_stride: int | None
 
     def read(self, file: str) -> BackboneSpec:
