@@ -18,19 +18,26 @@ from weakloc.data.readers.voc import voc_palette
 from weakloc.errors import DataError, SettingError
 from weakloc.settings import ReaderOptions
 from weakloc.structures import PRESENT, DataSet, Sample, Truth, TruthBox, TruthMask
-from weakloc.synthetic.clutter import (
+from weakloc.synthetic.canvas import (
+    Canvas,
+    Layer,
+    Pose,
+    Scene,
+    clutter_shapes,
+    cover,
+    emblem_shapes,
+)
+from weakloc.synthetic.folder import artist_from, artist_of, draw_scene, write_scenes
+from weakloc.synthetic.scenery import (
     CLUTTER_CLASSES,
     HUES,
     PLANTED_PAIR,
+    SINGLE_CLASSES,
     TEXTURES,
     object_extent,
     plan_classes,
     surface_of,
 )
-from weakloc.synthetic.folder import artist_from, artist_of, draw_scene, write_scenes
-from weakloc.synthetic.outlines import Pose, clutter_shapes, cover, emblem_shapes
-from weakloc.synthetic.single import SINGLE_CLASSES
-from weakloc.synthetic.surfaces import Canvas, Layer, Scene
 
 
 @pytest.fixture(scope="module")

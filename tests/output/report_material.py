@@ -26,8 +26,8 @@ from weakloc.structures import (
     Truth,
     TruthBox,
 )
-from weakloc.synthetic.clutter import CLUTTER_CLASSES
 from weakloc.synthetic.folder import artist_of, draw_scene
+from weakloc.synthetic.scenery import CLUTTER_CLASSES
 
 NAMES = tuple(CLUTTER_CLASSES)
 HOSTILE = (

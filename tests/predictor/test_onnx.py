@@ -27,13 +27,13 @@ from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.network import ClassPool, LocalizationNetwork, TransferHead
 from weakloc.model.pooling import KMaxKMin
 from weakloc.model.trunk import BackboneSpec, CellGeometry, TinyTrunk
-from weakloc.predictor.onnx_export import write_onnx
-from weakloc.predictor.onnx_source import (
+from weakloc.predictor.onnx_file import (
     KEY,
     OnnxRecord,
     OnnxSource,
     pairs_of,
     read_record,
+    write_onnx,
 )
 from weakloc.settings import Look, Places
 
@@ -266,7 +266,7 @@ def test_a_file_that_answers_otherwise_is_not_left_behind(
         torch.nn.init.constant_(other.head.transfer.bias, 0.001)  # type: ignore[union-attr,arg-type]
         return other
 
-    monkeypatch.setattr("weakloc.predictor.onnx_export.fold_batch_norms", with_another_bias)
+    monkeypatch.setattr("weakloc.predictor.onnx_file.fold_batch_norms", with_another_bias)
     with pytest.raises(FailureError, match=r"differs from the network by 0\.001"):
         write_onnx(network(), path, replace(RECORD, fixed_size=(48, 40)))
     assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.serving.running import WatchedSource, png, predictor_on, watched_source, white_png
 from weakloc.data.sources import ImageSource
-from weakloc.serving.worker import PredictionWorker
+from weakloc.serving.app import PredictionWorker
 from weakloc.structures import BrokenImage, Prediction
 
 

@@ -11,8 +11,8 @@ from weakloc.data.summary import ImageCheck, check_images
 from weakloc.errors import DataError
 from weakloc.settings import DataSettings
 from weakloc.structures import DataSet
-from weakloc.synthetic.clutter import Difficulty
 from weakloc.synthetic.folder import Kind, artist_from, artist_of, write_scenes
+from weakloc.synthetic.scenery import Difficulty
 from weakloc.work import Progress, num_cores, silent
 
 

@@ -21,8 +21,14 @@ from weakloc.methods.beam import Beam
 from weakloc.methods.method import CELLS, Looking, PlaceRules, settled
 from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.network_source import CellSource, NetworkSource
-from weakloc.predictor.onnx_export import ExportedFile, write_onnx
-from weakloc.predictor.onnx_source import Counts, OnnxRecord, OnnxSource, pairs_of
+from weakloc.predictor.onnx_file import (
+    Counts,
+    ExportedFile,
+    OnnxRecord,
+    OnnxSource,
+    pairs_of,
+    write_onnx,
+)
 from weakloc.predictor.places import read_tags
 from weakloc.predictor.predictor import HeatMaker, Predictor, fused_maps, maps_in_words
 from weakloc.predictor.score_fusion import Rescoring

@@ -1,5 +1,7 @@
 """A predictor -> the ASGI application that serves it, and the server on a port that runs it.
 
+One thread uses the predictor: images of many requests share its batches.
+
 docs/serving.md describes the requests.
 """
 
@@ -13,10 +15,13 @@ import json
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, TypeAlias
 
 import uvicorn
 from starlette.applications import Starlette
@@ -36,11 +41,10 @@ from weakloc.output.exporters.selection import selected
 from weakloc.predictor.predictor import Predictor
 from weakloc.serving.allowed_images import AllowedImages
 from weakloc.serving.labelling_interface import LabellingInterface, read_interface
-from weakloc.serving.worker import PredictionWorker
 from weakloc.settings import ExportOptions, ServeSettings
 from weakloc.structures import BrokenImage, Prediction
 
-REQUESTS = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 REASON = "weakloc.reason"  # where an application notes in the scope why it refused
 
 
@@ -72,7 +76,7 @@ class Gate:
             asked = f"{scope['method']} {json.dumps(scope['path'])}"
             reason = f" error={json.dumps(scope[REASON])}" if REASON in scope else ""
             seconds = time.perf_counter() - start
-            REQUESTS.info("%s status=%d seconds=%.3f%s", asked, status, seconds, reason)
+            LOG.info("%s status=%d seconds=%.3f%s", asked, status, seconds, reason)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -164,7 +168,83 @@ def _from_json(body: dict[str, Any]) -> str | Tasks:
     raise HTTPException(400, "the body has neither 'image', a text, nor 'tasks', a list of objects")
 
 
-LOG = logging.getLogger(__name__)
+GATHER_SECONDS = 0.005  # how long an image waits for others to share its batch
+Answer: TypeAlias = Prediction | BrokenImage
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    image: ImageSource
+    answer: Future[Answer]
+
+
+class PredictionWorker(Thread):
+    """Answers images in the order they come, as many at a time as wait, up to a batch.
+
+    It does not bound how many wait: whoever submits does.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__(name="weakloc-predictor", daemon=True)
+        self._predictor = predictor
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()  # None: nothing comes after
+
+    @property
+    def batch_size(self) -> int:
+        return self._predictor.look.batch_size
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self._predictor.source.class_names
+
+    def close(self) -> None:
+        """Answers what was submitted, then ends the thread."""
+        self._jobs.put(None)
+        self.join()
+
+    def submit(self, image: ImageSource) -> Future[Answer]:
+        answer: Future[Answer] = Future()
+        self._jobs.put(_Job(image, answer))
+        return answer
+
+    def run(self) -> None:
+        while batch := self._next_batch():
+            self._answer(batch)
+
+    def _next_batch(self) -> list[_Job]:
+        """Waits for an image, then a moment for more; nothing when the worker was closed."""
+        batch: list[_Job] = []
+        job = self._jobs.get()
+        until = time.monotonic() + GATHER_SECONDS
+        while job is not None:
+            if job.answer.set_running_or_notify_cancel():
+                batch.append(job)
+            if batch and len(batch) >= self.batch_size:
+                return batch
+            try:
+                job = self._jobs.get(timeout=max(0.0, until - time.monotonic()) if batch else None)
+            except Empty:
+                return batch
+        if batch:
+            self._jobs.put(None)  # for the next time
+        return batch
+
+    def _answer(self, batch: Sequence[_Job]) -> None:
+        try:
+            answers = self._predictor.predict([job.image for job in batch])
+            for job, answer in zip(batch, answers, strict=True):
+                job.answer.set_result(answer)
+        except Exception as error:
+            unanswered = [job for job in batch if not job.answer.done()]
+            if len(unanswered) > 1:  # the image that fails must not fail those that share its batch
+                for job in unanswered:
+                    self._answer([job])
+                return
+            for job in unanswered:
+                LOG.error("image=%r failed", job.image.name, exc_info=error)
+                job.answer.set_exception(error)
+
+
 BODY_SECONDS = 60  # a client may take so long to send its question
 RETRY_SECONDS = 1
 

@@ -22,15 +22,16 @@ from weakloc.errors import DataError, SettingError, did_you_mean
 from weakloc.files import file_name_of, open_whole, write_whole
 from weakloc.geometry import box_to_voc
 from weakloc.structures import DataSet
-from weakloc.synthetic.clutter import (
+from weakloc.synthetic.canvas import Scene
+from weakloc.synthetic.scenery import (
     CLUTTER_CLASSES,
+    SINGLE_CLASSES,
     Difficulty,
     crops_by_split,
     draw_clutter,
     draw_crops,
+    draw_single,
 )
-from weakloc.synthetic.single import SINGLE_CLASSES, draw_single
-from weakloc.synthetic.surfaces import Scene
 from weakloc.work import Progress, silent
 
 JPEG_QUALITY = 92
