@@ -12,7 +12,6 @@ from weakloc.cli.terminal import Terminal
 from weakloc.settings import DataSettings
 
 if TYPE_CHECKING:
-    from weakloc.api.tour import Tour
     from weakloc.data.summary import DataSummary, ImageCheck, SplitSummary
 
 
@@ -162,11 +161,6 @@ def demo(*, out: Path = Path("demo"), terminal: Terminal = Terminal()) -> None:
     from weakloc.api.tour import demo as take_tour
 
     tour = take_tour(out, say=terminal.say)
-    _show(tour, terminal)
-    terminal.give({"folder": str(tour.folder), "metrics": tour.headline})
-
-
-def _show(tour: Tour, terminal: Terminal) -> None:
     rows = [
         (method, *(numbers.get(name) for name in SHOWN))
         for method, numbers in tour.headline.items()
@@ -180,3 +174,4 @@ def _show(tour: Tour, terminal: Terminal) -> None:
     terminal.say(f"{'all numbers':>12}: {tour.folder / 'metrics.md'}")
     terminal.say(f"{'report':>12}: {tour.report}")
     terminal.say('Next, with your own photographs: weakloc data "PHOTOS"')
+    terminal.give({"folder": str(tour.folder), "metrics": tour.headline})

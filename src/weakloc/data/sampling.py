@@ -102,25 +102,16 @@ class EpochBatches:
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch = self.epoch
-        indices, repeats = self._ordered_uses(epoch)
-        for step in range(self.first_step, len(self)):
-            in_batch = slice(step * self._batch_size, (step + 1) * self._batch_size)
-            yield [
-                SampleKey(index, repeat, epoch, step)
-                for index, repeat in zip(
-                    indices[in_batch].tolist(), repeats[in_batch].tolist(), strict=True
-                )
-            ]
-
-    def _ordered_uses(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """This rank's image numbers of the epoch, and the how-manieth use each one is."""
         random = np.random.default_rng([self.seed, epoch])
         uses = draw_repeats(self._weights, random)
         indices = np.repeat(np.arange(len(uses)), uses)
         repeats = np.arange(len(indices)) - np.repeat(np.cumsum(uses) - uses, uses)
         order = np.resize(random.permutation(len(indices)), self._num_own * self._world_size)
-        of_rank = order[self._rank :: self._world_size]
-        return indices[of_rank], repeats[of_rank]
+        own = order[self._rank :: self._world_size]
+        for step in range(self.first_step, len(self)):
+            in_batch = own[step * self._batch_size : (step + 1) * self._batch_size]
+            pairs = zip(indices[in_batch].tolist(), repeats[in_batch].tolist(), strict=True)
+            yield [SampleKey(index, repeat, epoch, step) for index, repeat in pairs]
 
 
 class EveryImageOnce:
