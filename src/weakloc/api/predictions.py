@@ -163,7 +163,8 @@ def predict_to_folder(
     something else made the parts that are there. Under torchrun the ranks share the parts.
     """
     predictor, origin = predictor_of(str(run), also, look, places)
-    work, problems = _Work(predictor, None, beside, Path(out)), []
+    work = _Work(predictor, None, beside, Path(out))
+    problems: list[Problem] = []
     if tags is not None:
         known, problems = read_tags(Path(tags), predictor.source.class_names)
         work = replace(work, tags=known)

@@ -107,9 +107,9 @@ class EpochBatches:
         indices = np.repeat(np.arange(len(uses)), uses)
         repeats = np.arange(len(indices)) - np.repeat(np.cumsum(uses) - uses, uses)
         order = np.resize(random.permutation(len(indices)), self._num_own * self._world_size)
-        own = order[self._rank :: self._world_size]
+        of_rank = order[self._rank :: self._world_size]
         for step in range(self.first_step, len(self)):
-            in_batch = own[step * self._batch_size : (step + 1) * self._batch_size]
+            in_batch = of_rank[step * self._batch_size : (step + 1) * self._batch_size]
             pairs = zip(indices[in_batch].tolist(), repeats[in_batch].tolist(), strict=True)
             yield [SampleKey(index, repeat, epoch, step) for index, repeat in pairs]
 

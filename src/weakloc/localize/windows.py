@@ -204,8 +204,9 @@ def contrast_window_scores(class_maps: GridValues, windows: IntArray) -> FloatAr
 
     The full grid has no ring and scores 0. Unlike the mean alone, it does not prefer single cells.
     """
-    sums = _integral(class_maps)
-    rows, columns = class_maps.shape[1:]
+    classes, rows, columns = class_maps.shape
+    sums = np.zeros((classes, rows + 1, columns + 1))  # over all cells above and to the left
+    sums[:, 1:, 1:] = class_maps.astype(np.float64).cumsum(axis=1).cumsum(axis=2)
     x, y, width, height = windows.T
     inside, area = _window_sums(sums, x, y, x + width, y + height), width * height
     left, top = np.maximum(x - 1, 0), np.maximum(y - 1, 0)
@@ -214,13 +215,6 @@ def contrast_window_scores(class_maps: GridValues, windows: IntArray) -> FloatAr
     ring = _window_sums(sums, left, top, right, bottom) - inside
     difference = inside / area[:, None] - ring / np.maximum(ring_area, 1)[:, None]
     return np.asarray(np.where(ring_area[:, None] > 0, difference, 0.0))
-
-
-def _integral(class_maps: GridValues) -> FloatArray:
-    classes, rows, columns = class_maps.shape
-    sums = np.zeros((classes, rows + 1, columns + 1))
-    sums[:, 1:, 1:] = class_maps.astype(np.float64).cumsum(axis=1).cumsum(axis=2)
-    return sums
 
 
 def _window_sums(
