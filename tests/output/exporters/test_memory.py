@@ -39,10 +39,9 @@ def peak_memory(name: str, prediction: Prediction, count: int, out: Path) -> int
 def peaks(name: str, prediction: Prediction, folder: Path) -> tuple[int, int]:
     """Of 100 and of 400 predictions."""
     peak_memory(name, prediction, 400, folder / "first")  # imports, caches, interned names
-    return (
-        peak_memory(name, prediction, 100, folder / "small"),
-        peak_memory(name, prediction, 400, folder / "large"),
-    )
+    # Python's table of interned names, which holds the parts of paths, may double in any one run.
+    larges = (peak_memory(name, prediction, 400, folder / which) for which in ("large", "again"))
+    return peak_memory(name, prediction, 100, folder / "small"), min(larges)
 
 
 @pytest.mark.parametrize("name", ["jsonl", "coco", "coco-results", "yolo", "voc", "cvat", "csv"])
