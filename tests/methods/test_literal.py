@@ -129,7 +129,6 @@ BEAM = {
         "threshold_mode": "relu_max",  # heat over its maximum
         "box_score": "raw_mean",
         "box_times_class": False,
-        "box_edges": "inclusive",  # as Pascal VOC counts pixels
     },
 }
 WILDCAT = {
@@ -328,7 +327,6 @@ def test_what_is_set_wins_over_the_method(runs: dict[str, TrainedRun]) -> None:
         boxes="best",
         box_score="max",
         min_share=0.1,
-        box_edges="inclusive",
     )
     assert predictor.locating.thresholds == (0.6, 0.6)
     kept = predictor.settings

@@ -94,7 +94,6 @@ class Beam(Method):
                 threshold_mode="relu_max",
                 box_score="raw_mean",
                 box_times_class=False,
-                box_edges="inclusive",
             ),
         )
 
