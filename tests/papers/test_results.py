@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from weakloc.papers.recipe import Finding
-from weakloc.papers.results import judge_finding, verdict_of
+from weakloc.papers.page import table
+from weakloc.papers.recipe import Cell, Finding, Recipe
+from weakloc.papers.results import CellResult, Results, judge_finding, verdict_of
 
 CLAIM = Finding("a beats b", "a", "b", "point_map")
 
@@ -52,3 +53,32 @@ def test_what_was_not_measured_is_not_testable_and_says_why() -> None:
     found = judge_finding(CLAIM, {}, {0: 0.4}, "no boxes are drawn")
     assert (found.verdict, found.reason) == ("not testable here", "no boxes are drawn")
     assert found.mean is None
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("wildcat", ["Classification mAP", "Classification mAP nonint"]),
+        ("cam", ["Classification mAP"]),
+    ],
+)
+def test_the_definition_of_a_papers_own_code_stands_beside_ours(
+    method: str, expected: list[str]
+) -> None:
+    """WILDCAT's code averages the precision at each positive."""
+    metrics = {"metrics": ("classification_map",), "cells": (Cell("row", method),)}
+    recipe = Recipe(
+        **dict.fromkeys(("name", "number", "title", "reference"), "a"),
+        **metrics,
+        question="?",
+        papers_data="VOC 2007",
+    )
+    values = {"classification_map": {0: 0.9}, "classification_map_nonint": {0: 0.8}}
+    record = {"baselines": {}, "boxes_used": {}, "boxes_learned_from": 0, "unavailable": {}}
+    record |= {"seconds_to_train": 1, "seconds_to_measure": 1, "num_images": 1}
+    row = CellResult("row", {**values, "classification_map_voc07": {0: 0.7}}, (record,))
+    results = Results(recipe, (0,), (row,), (), {}, {})
+    header, rows = table(results)
+    shown = dict(zip(header, rows[0], strict=True))
+    assert [name for name in header if name.startswith("Classification")] == expected
+    assert [shown[name] for name in expected] == ["90.0", "80.0"][: len(expected)]

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from scipy import stats
 
+from weakloc.methods import METHODS
 from weakloc.papers.cells import Measurement, read_json
 from weakloc.papers.recipe import Finding, Recipe
 
@@ -145,9 +146,16 @@ class Results:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Those of the recipe that could be measured."""
+        """Those of the recipe that could be measured, the papers' own definitions beside ours."""
         measured = {metric for row in self.rows for metric, values in row.values.items() if values}
-        return tuple(metric for metric in self.recipe.metrics if metric in measured)
+        methods = dict.fromkeys(cell.method for cell in self.recipe.cells)
+        definitions = [METHODS[name].literal().rules.average_precision for name in methods]
+        names = (
+            name
+            for metric in self.recipe.metrics
+            for name in (metric, *(f"{metric}_{definition}" for definition in definitions))
+        )
+        return tuple(name for name in dict.fromkeys(names) if name in measured)
 
     @property
     def unmeasured(self) -> dict[str, str]:
