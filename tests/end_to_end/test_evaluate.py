@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from weakloc.api.data_sets import read, scenes
 from weakloc.api.evaluation import evaluate
-from weakloc.api.runs import TrainedRun
+from weakloc.api.runs import TrainedRun, load
 from weakloc.api.training import train
 from weakloc.settings import EvaluateSettings, TrainSettings
 from weakloc.structures import DataSet
@@ -56,3 +57,24 @@ def test_a_run_and_its_data_are_evaluated_by_path(trained: Path, scenes: Path) -
     found = evaluate(trained, scenes, ONCE)
     names = {each.name for each in found.report.results}
     assert {"classification_map", "point_map", "box_map_50", "mean_iou", "px_ap"} <= names
+
+
+def test_a_run_is_judged_as_its_method_says_unless_the_user_says_otherwise(
+    trained: Path, scenes: Path
+) -> None:
+    run = load(trained).run
+    rules = replace(run.method.rules, average_precision="nonint", box_edges="inclusive")
+    other = TrainedRun(replace(run, method=replace(run.method, rules=rules)))
+    numbers = {"classification_map", "point_map", "box_map_50", "corloc"}
+
+    def measured(run: TrainedRun, settings: EvaluateSettings) -> dict[str, float | None]:
+        report = evaluate(run, scenes, settings, numbers=numbers).report
+        return {result.name: result.value for result in report.results}
+
+    by_method = measured(other, ONCE)
+    assert {"classification_map_nonint", "point_map_nonint", "corloc_inclusive"} <= set(by_method)
+    assert "box_map_50_inclusive_nonint" in by_method
+    assert not numbers & set(by_method)
+    by_user = measured(other, replace(ONCE, ap="voc12", box_edges="half-open"))
+    assert by_user == measured(TrainedRun(run), ONCE)
+    assert numbers <= set(by_user)

@@ -19,6 +19,7 @@ from weakloc.data.sources import ImageSource
 from weakloc.files import ByName, open_whole, write_json
 from weakloc.geometry import GridTransform, Size
 from weakloc.localize.maps import resample
+from weakloc.methods.method import PlaceRules
 from weakloc.metrics.average_precision import Definition, RankingConvention
 from weakloc.metrics.boxes import OverlapConvention
 from weakloc.metrics.case import ClassIndex, ClassMap, Resolution, pair_predictions
@@ -180,7 +181,7 @@ def _evaluate_run(
     if truth & {"boxes", "masks"} and "maps" in read_of_predictions:
         resolutions = ("224", "original") if settings.original_size else ("224",)
     evaluation = Evaluation(
-        _setup(data_set, settings),
+        _setup(data_set, settings, run.looking.rules),
         truth=truth,
         predicted=EVERYTHING if paints else EVERYTHING - {"masks"},
         metrics=metrics,
@@ -205,12 +206,14 @@ def _evaluate_run(
     return Evaluated(str(run.path), settings.split, report, tuned_by, num_images, num_broken)
 
 
-def _setup(data_set: DataSet, settings: EvaluateSettings) -> MetricSetup:
-    definitions = get_args(Definition) if settings.ap == "all" else (settings.ap or "voc12",)
+def _setup(data_set: DataSet, settings: EvaluateSettings, rules: PlaceRules) -> MetricSetup:
+    """By the definitions of the rules, unless the settings name others."""
+    definition = settings.ap or rules.average_precision
+    definitions = get_args(Definition) if definition == "all" else (definition,)
     return MetricSetup(
         ClassIndex(data_set.class_names),
         ranking=RankingConvention(definitions),
-        overlap=OverlapConvention(edges=settings.box_edges or "half-open"),
+        overlap=OverlapConvention(edges=settings.box_edges or rules.box_edges),
         segmentation_values=data_set.segmentation_values,
         resampling=Resampling(settings.resamples),
     )
@@ -285,7 +288,7 @@ def _evaluate_file(
     predictions = read_coco_results(file, data_set) if is_coco else list(read_predictions(file))
     samples = data_set.split(settings.split)
     evaluation = Evaluation(
-        _setup(data_set, settings),
+        _setup(data_set, settings, PlaceRules()),
         truth=truth_kinds(samples),
         predicted=predicted_kinds(predictions),
         metrics=[name for name in metrics if "maps" not in METRICS[name].predicted],
