@@ -393,36 +393,34 @@ class RefineSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateSettings:
-    """What thresholds are tuned on, and by what rule."""
+    """What thresholds are tuned on."""
 
     boxes: int = 0
-    """Drawn boxes to look at, 5 to 50. 0 looks at none: tags alone decide."""
+    """Drawn boxes to look at in all, 5 to 50, the classes in turn."""
+
+    boxes_per_class: int = 0
+    """Drawn boxes to look at of each class, instead of --boxes."""
 
     split: str | None = None
     """Images to tune on. Not given: those learned from; with --oracle those watched."""
 
-    rule: Literal["auto", "fixed", "otsu", "mean_ratio", "area_prior", "stability"] = "auto"
-    """Rule for tuning without boxes; auto takes the one that sizes and mirror images agree on."""
-
     granularity: Literal["class", "global"] = "class"
-    """A threshold for each class, or one for all."""
+    """A threshold for each class with enough drawn images, or one for all."""
 
     boxes_of_a_class: Literal["auto", "all", "largest", "best", "none"] = "auto"
     """Boxes that the thresholds are to serve, as `weakloc predict --boxes` will name them."""
-
-    most_images: int = 500
-    """Images drawn at random to tune on without boxes."""
 
     seed: int = 0
     """Number from which the choice of images follows."""
 
     def __post_init__(self) -> None:
-        require(self.boxes >= 0, "boxes", self.boxes, "Give 5 to 50, or leave out")
-        require(self.most_images >= 1, "most_images", self.most_images, "Give 1 or more")
-        if self.boxes and self.rule != "auto":
+        for name in ("boxes", "boxes_per_class"):
+            value = getattr(self, name)
+            require(value >= 0, name, value, "Give 5 to 50, or leave out")
+        if self.boxes and self.boxes_per_class:
             raise SettingError(
-                f"--rule is {self.rule!r} and --boxes is {self.boxes}",
-                remedy="Drawn boxes need no rule: leave out one of them",
+                f"--boxes is {self.boxes} and --boxes-per-class is {self.boxes_per_class}",
+                remedy="Give one of them",
             )
 
 

@@ -32,28 +32,54 @@ def record(folder: Path) -> dict[str, Any]:
     return stored
 
 
-def test_tags_alone_give_thresholds_that_predictions_use_and_name(
+def test_drawn_boxes_give_thresholds_that_predictions_use_and_name(
     folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    answer = calibrate(folder, scenes, capsys)
+    answer = calibrate(folder, scenes, capsys, "--boxes-per-class", "8")
     found = answer["thresholds"]
     assert found == record(folder)["thresholds"]
-    assert found["num_boxes_used"] == 0
     assert not found["is_oracle"]
+    assert found["split"] == "train"
     assert len(set(found["thresholds"])) > 1  # of each class its own
     image = str(next((scenes / "JPEGImages").iterdir()))
     out = tmp_path / "out"
     assert weakloc(["predict", str(folder), image, "--out", str(out), "--quiet"]) == 0
     summary = json.loads((out / "predictions.json").read_text())
     assert list(summary["thresholds"].values()) == found["thresholds"]
-    assert "image-level labels only" in summary["thresholds_from"]
+    assert f"{found['num_boxes_used']} drawn boxes" in summary["thresholds_from"]
+
+
+def test_boxes_of_each_class_are_counted_truly_and_few_of_a_class_share_a_threshold(
+    folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["calibrate", str(folder), str(scenes), *FAST]
+    few = calibrate(folder, scenes, capsys, "--boxes-per-class", "2")["thresholds"]
+    assert all(basis["num_boxes"] <= 2 and not basis["is_own"] for basis in few["basis"])
+    assert sum(basis["num_boxes"] for basis in few["basis"]) == few["num_boxes_used"]
+    assert len(set(few["thresholds"])) == 1
+    assert weakloc([*command, "--boxes-per-class", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "took the threshold of all" in said
+    assert all(name in said for name in record(folder)["class_names"])
+    many = calibrate(folder, scenes, capsys, "--boxes-per-class", "30")["thresholds"]
+    assert any(basis["is_own"] for basis in many["basis"])
+    assert record(folder)["thresholds"]["basis"] == many["basis"]
+
+
+def test_without_a_box_to_look_at_it_says_what_to_give(
+    folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = record(folder)
+    assert weakloc(["calibrate", str(folder), str(scenes), *FAST]) == 2
+    assert "--boxes 20" in capsys.readouterr().err
+    assert record(folder) == before
 
 
 def test_thresholds_of_other_maps_are_refused(
     folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     look = ["--objectness", "distance", "--objectness-stride", "4"]
-    found = calibrate(folder, scenes, capsys, "--most-images", "9", *look)["thresholds"]
+    found = calibrate(folder, scenes, capsys, "--boxes", "9", *look)["thresholds"]
     assert found["maps"] == "score_map x objectness distance of stride 4"
     image = str(next((scenes / "JPEGImages").iterdir()))
     predict = ["predict", str(folder), image, "--quiet", "--out"]
@@ -72,7 +98,6 @@ def test_thresholds_of_other_maps_are_refused(
     [
         (["--boxes", "12"], ["--min-area", "0.2"]),
         (["--boxes", "12"], ["--max-area", "0.05"]),
-        (["--rule", "stability"], ["--max-area", "0.05"]),
         (["--oracle"], ["--min-share", "0.5"]),
     ],
 )
@@ -103,9 +128,9 @@ def test_what_cannot_act_in_calibration_is_no_flag_of_it(
 def test_calibrating_twice_gives_the_same(
     folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = calibrate(folder, scenes, capsys, "--most-images", "9")
-    assert calibrate(folder, scenes, capsys, "--most-images", "9") == first
-    assert calibrate(folder, scenes, capsys, "--most-images", "9", "--seed", "1") != first
+    first = calibrate(folder, scenes, capsys, "--boxes", "9")
+    assert calibrate(folder, scenes, capsys, "--boxes", "9") == first
+    assert calibrate(folder, scenes, capsys, "--boxes", "9", "--seed", "1") != first
 
 
 def test_a_few_drawn_boxes_are_counted_and_leave_an_interval(
@@ -144,20 +169,21 @@ def test_the_oracle_is_printed_as_one_and_not_kept(
 def test_the_weight_of_co_occurring_classes_is_kept_with_what_chose_it(
     folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer = calibrate(folder, scenes, capsys, "--choose-rescoring", "--rule", "fixed")
+    answer = calibrate(folder, scenes, capsys, "--choose-rescoring")
     stored = record(folder)["rescoring"]
     assert stored["alpha"] == answer["rescoring"]["alpha"]
     assert "tags only" in stored["by"]
     assert "'val'" in stored["by"]
-    assert set(answer["thresholds"]["thresholds"]) == {0.19921875}  # 51/256, nearest to 0.2
+    assert "thresholds" not in answer
+    assert record(folder)["thresholds"] is None
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--split", "test"], "split 'test'"),
+        (["--boxes", "5", "--split", "test"], "split 'test'"),
         (["--boxes", "-1"], "--boxes is -1"),
-        (["--boxes", "5", "--rule", "otsu"], "--rule is 'otsu'"),
+        (["--boxes", "5", "--boxes-per-class", "2"], "--boxes-per-class is 2"),
     ],
 )
 def test_what_cannot_work_is_said(

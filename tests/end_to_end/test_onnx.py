@@ -27,7 +27,7 @@ FAST = ["--workers", "0", "--map-side", "48", "--quiet"]
 def tuned(trained: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with thresholds of its own for each class, and a weight of co-occurring classes."""
     folder = Path(shutil.copytree(trained, tmp_path_factory.mktemp("runs") / "run"))
-    flags = ["--most-images", "9", "--map-side", "48", "--workers", "0", "--quiet"]
+    flags = ["--boxes-per-class", "8", "--map-side", "48", "--workers", "0", "--quiet"]
     assert weakloc(["calibrate", str(folder), str(scenes), *flags]) == 0
     record = json.loads((folder / "run.json").read_text())
     record["rescoring"] = {"alpha": 0.5, "by": "the test", "mean_average_precision": 0.0}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,17 +14,15 @@ from weakloc.geometry import BoxLTRB, GridTransform, box_ious
 from weakloc.localize.boxes import find_boxes
 from weakloc.localize.calibration import (
     Calibration,
+    ClassBasis,
     DrawnHeat,
-    ViewedHeat,
     calibrate_oracle,
     calibrate_with_boxes,
-    calibrate_without_boxes,
 )
 from weakloc.localize.thresholds import (
     THRESHOLDS,
     ComponentLimits,
     heat_levels,
-    largest_boxes,
     level_components,
     level_quality,
 )
@@ -75,14 +73,12 @@ def test_boxes_of_all_levels_are_those_found_one_threshold_at_a_time(
 ) -> None:
     transform = GridTransform.identity(SIZE).pad(0, 8, 4, 0).flip_horizontal().resize((40.0, 30.0))
     for heat in (smooth(random), smooth(random), np.zeros((30, 40)), np.full((30, 40), np.nan)):
-        levels = heat_levels(heat, threshold_mode="minmax")
-        found = largest_boxes(level_components(levels, transform), transform)
+        components = level_components(heat_levels(heat, threshold_mode="minmax"), transform)
         for level in range(0, 255, 6):
             expected = find_boxes(heat, transform, threshold=THRESHOLDS[level], select="largest")
-            box = expected[0].box if expected else (0.0, 0.0, 0.0, 0.0)
-            left, top, right, bottom = found[level]
-            unflipped = (1 - right, top, 1 - left, bottom) if right > left else (0, 0, 0, 0)
-            np.testing.assert_allclose(np.multiply(unflipped, SIZE * 2), box, atol=1e-9)
+            boxes = [found.box for found in expected] or [(0.0, 0.0, *SIZE)]
+            quality = level_quality(components, boxes, transform, counted="largest", min_iou=0.5)
+            assert quality.overlap[level] == pytest.approx(float(bool(expected)), abs=1e-9)
 
 
 @pytest.mark.parametrize("counted", ["largest", "all"])
@@ -171,6 +167,32 @@ def test_each_class_has_its_own_threshold_unless_it_has_too_few_boxes(
     assert set(together.thresholds) == {found.thresholds[1]}
 
 
+def test_it_is_said_which_classes_have_a_threshold_of_their_own(
+    random: np.random.Generator,
+) -> None:
+    two_boxes = drawn(random, 5, edge=0.5, class_index=2)
+    samples = [
+        *drawn(random, 8, edge=0.3, class_index=0),
+        *drawn(random, 1, edge=0.7, class_index=1),
+        *(replace(heat, boxes=[*heat.boxes, (0.0, 0.0, 4.0, 4.0)]) for heat in two_boxes),
+    ]
+    found = calibrate_with_boxes(samples, 4, threshold_mode="minmax", random=random)
+    assert found.basis == (
+        ClassBasis(8, 8, is_own=True),
+        ClassBasis(1, 1, is_own=False),
+        ClassBasis(5, 10, is_own=True),
+        ClassBasis(0, 0, is_own=False),
+    )
+    assert found.num_boxes_used == 19
+    assert "2 of 4 classes by themselves" in found.supervision
+    together = calibrate_with_boxes(
+        samples, 4, threshold_mode="minmax", random=random, granularity="global"
+    )
+    assert together.basis is not None
+    assert not any(basis.is_own for basis in together.basis)
+    assert "one threshold" in together.supervision
+
+
 def test_leave_one_out_equals_leaving_one_out(random: np.random.Generator) -> None:
     samples = [*drawn(random, 4, edge=0.3), *drawn(random, 4, edge=0.9)]
     found = calibrate_with_boxes(
@@ -233,96 +255,25 @@ def test_the_oracle_is_not_exceeded_and_says_what_it_is(random: np.random.Genera
 def test_no_drawn_box_is_refused(random: np.random.Generator) -> None:
     with pytest.raises(ValueError, match="no drawn box"):
         calibrate_with_boxes([], 1, threshold_mode="minmax", random=random)
-    with pytest.raises(ValueError, match="no image"):
-        calibrate_without_boxes([], 1, rule=None, threshold_mode="minmax")
 
 
-def threshold_of(rule: str, heats: list[NDArray[np.float64]]) -> float:
-    found = calibrate_without_boxes(
-        [ViewedHeat(0, [heat], CELLS) for heat in heats],
-        1,
-        rule=rule,  # type: ignore[arg-type]
-        threshold_mode="minmax",
-    )
-    assert found.num_boxes_used == 0
-    return found.thresholds[0]
-
-
-def test_otsu_equals_opencv(random: np.random.Generator) -> None:
-    low, high = random.normal(90, 25, (20, 40)), random.normal(170, 20, (10, 40))
-    heat = np.clip(np.round(np.concatenate([low, high])), 0, 255)
-    heat[0, 0], heat[0, 1] = 0, 255
-    expected, _ = cv2.threshold(heat.astype(np.uint8), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    assert threshold_of("otsu", [heat]) == THRESHOLDS[int(expected)]
-
-
-def test_simple_rules_by_hand() -> None:
-    heat = np.tile(np.arange(40) / 39.0, (30, 1))
-    assert threshold_of("fixed", [heat]) == pytest.approx(0.2, abs=1 / 512)
-    assert threshold_of("mean_ratio", [heat]) == pytest.approx(0.5, abs=0.01)
-    threshold = threshold_of("area_prior", [heat])
-    assert np.mean(heat > threshold) == 0.25
-
-
-def views_that_agree_on_the_object(
-    random: np.random.Generator,
-) -> tuple[ViewedHeat, tuple[int, int, int, int]]:
-    """The object at 0.5, each view with its own clutter at 0.3 and its own hot spot inside."""
-    left, top = int(random.integers(2, 18)), int(random.integers(2, 12))
-    right, bottom = left + int(random.integers(10, 18)), top + int(random.integers(9, 14))
-    views = []
-    for _ in range(4):
-        heat = np.zeros((30, 40))
-        heat += 0.3 * (ndimage.gaussian_filter(random.normal(size=(30, 40)), 2.0) > 0)
-        heat[top:bottom, left:right] = 0.5
-        row, column = random.integers(top, bottom - 2), random.integers(left, right - 2)
-        heat[row : row + 2, column : column + 2] = 1.0
-        views.append(heat)
-    return ViewedHeat(0, views, CELLS), (left, top, right, bottom)
-
-
-def test_stability_finds_the_level_on_which_views_agree(random: np.random.Generator) -> None:
-    viewed = [views_that_agree_on_the_object(random)[0] for _ in range(10)]
-    found = calibrate_without_boxes(viewed, 1, rule="stability", threshold_mode="minmax")
-    assert 0.3 <= found.thresholds[0] < 0.5
-
-
-def test_agreement_on_the_whole_image_counts_for_nothing(random: np.random.Generator) -> None:
-    """A level at which every box is the whole image is perfectly stable, and useless."""
-    viewed = []
-    for _ in range(8):
-        each, _ = views_that_agree_on_the_object(random)
-        views = [
-            np.where(heat > 0.45, heat, 0.1 * (np.indices(heat.shape).sum(0) > 0))
-            for heat in each.views
-        ]
-        assert find_boxes(views[0], CELLS, threshold=0.05)[0].box == (0.0, 0.0, *SIZE)
-        viewed.append(ViewedHeat(0, views, CELLS))
-    found = calibrate_without_boxes(viewed, 1, rule="stability", threshold_mode="minmax")
-    assert 0.1 <= found.thresholds[0] < 0.5
-
-
-def test_the_rule_whose_boxes_agree_on_held_out_images_is_chosen(
-    random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("weakloc.localize.thresholds.FIXED", 0.9)
-    monkeypatch.setattr("weakloc.localize.thresholds.AREA_PRIOR", 0.9)
-    viewed = [views_that_agree_on_the_object(random)[0] for _ in range(12)]
-    chosen = calibrate_without_boxes(viewed, 2, rule=None, threshold_mode="minmax")
-    assert chosen.method not in ("fixed", "area_prior")
-    assert all(0.28 <= threshold < 0.5 for threshold in chosen.thresholds)
-    assert chosen.agreement is not None
-    assert chosen.agreement > 0.5
-    assert "image-level labels only" in chosen.supervision
-
-
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_few_images_and_maps_without_information_still_give_thresholds(number: int) -> None:
-    heats = [np.full((30, 40), np.nan), np.zeros((30, 40)), np.eye(30, 40)][:number]
-    viewed = [ViewedHeat(0, [heat], CELLS) for heat in heats]
-    chosen = calibrate_without_boxes(viewed, 3, rule=None, threshold_mode="relu_max")
-    assert len(chosen.thresholds) == 3
-    assert all(0 < threshold < 1 for threshold in chosen.thresholds)
+def test_a_calibration_of_tags_alone_still_opens() -> None:
+    """As weakloc wrote it while thresholds could be tuned without boxes."""
+    stored = {
+        "thresholds": [0.2, 0.3],
+        "threshold_mode": "minmax",
+        "method": "stability",
+        "num_boxes_used": 0,
+        "intervals": None,
+        "confidence": None,
+        "leave_one_out": None,
+        "agreement": 0.61,
+        "is_oracle": False,
+        "maps": "score_map",
+    }
+    calibration = Calibration.from_json(stored)
+    assert calibration.thresholds == (0.2, 0.3)
+    assert calibration.supervision == "image-level labels only (stability)"
 
 
 def test_a_calibration_survives_json(random: np.random.Generator) -> None:

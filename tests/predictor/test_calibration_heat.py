@@ -1,4 +1,4 @@
-"""The heat on which thresholds are tuned: which boxes are looked at, and that views line up."""
+"""The heat on which thresholds are tuned: which boxes are looked at, and in which maps."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from PIL import Image
 from tests.predictor.dot_source import DotSource, chosen
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
-from weakloc.localize.maps import minmax
-from weakloc.predictor.calibration_heat import choose_drawn, drawn_boxes, drawn_heat, viewed_heat
+from weakloc.predictor.calibration_heat import choose_drawn, drawn_boxes, drawn_heat
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import SeenImage
-from weakloc.settings import Look
-from weakloc.structures import ABSENT, PRESENT, Sample, ScoreMaps, Truth, TruthBox
+from weakloc.structures import ABSENT, PRESENT, Sample, Truth, TruthBox
 
 
 def sample(name: str, *boxes: tuple[int, bool], path: str = "") -> Sample:
@@ -31,7 +29,7 @@ def test_no_more_boxes_are_looked_at_than_were_allowed_and_classes_take_turns(
 ) -> None:
     samples = [sample(f"{index}", (0, False), (0, False), (1, False)) for index in range(20)]
     for allowed in (1, 5, 12, 30):
-        drawn = choose_drawn(samples, 3, allowed, random)
+        drawn = choose_drawn(samples, 3, random, most_boxes=allowed)
         by_class = [
             sum(len(drawn_boxes(image.sample, index)) for image in drawn if index in image.classes)
             for index in range(3)
@@ -40,18 +38,34 @@ def test_no_more_boxes_are_looked_at_than_were_allowed_and_classes_take_turns(
         assert sum(by_class) >= min(allowed, 60) - 1
         assert by_class[2] == 0
         assert allowed < 3 or min(by_class[:2]) >= allowed // 3
-    everything = choose_drawn(samples, 3, None, random)
+    everything = choose_drawn(samples, 3, random)
     assert sum(image.num_boxes for image in everything) == 60
 
 
+def test_of_each_class_as_many_boxes_are_looked_at_as_were_asked_for(
+    random: np.random.Generator,
+) -> None:
+    """A common class of two boxes an image and a rare one; images with more than is left wait."""
+    samples = [sample(f"{index}", (0, False), (0, False)) for index in range(20)]
+    samples += [sample(f"rare {index}", (1, False)) for index in range(6)]
+    samples += [sample("many", *[(2, False)] * 9)]
+    for asked, expected in ((1, [0, 1, 0]), (5, [4, 5, 0]), (10, [10, 6, 9])):
+        drawn = choose_drawn(samples, 3, random, most_of_class=asked)
+        by_class = [
+            sum(len(drawn_boxes(image.sample, index)) for image in drawn if index in image.classes)
+            for index in range(3)
+        ]
+        assert by_class == expected
+
+
 def test_difficult_boxes_are_not_looked_at(random: np.random.Generator) -> None:
-    assert choose_drawn([sample("a", (0, True))], 3, 5, random) == []
+    assert choose_drawn([sample("a", (0, True))], 3, random, most_boxes=5) == []
 
 
 def test_the_same_seed_looks_at_the_same_boxes() -> None:
     samples = [sample(f"{index}", (index % 3, False)) for index in range(30)]
     first, again, other = (
-        choose_drawn(samples, 3, 6, np.random.default_rng(seed)) for seed in (4, 4, 5)
+        choose_drawn(samples, 3, np.random.default_rng(seed), most_boxes=6) for seed in (4, 4, 5)
     )
     assert first == again
     assert first != other
@@ -74,51 +88,22 @@ def predictor(**settings: object) -> Predictor:
     return Predictor(DotSource(preprocessing), look, places, thresholds=(0.5,) * 3)
 
 
-def test_every_view_shows_the_object_where_it_is(drawing: Sample) -> None:
-    (viewed,) = viewed_heat(predictor(), [drawing], lambda: None)
-    assert viewed.class_index == 1
-    assert len(viewed.views) == 1 + 5  # as used; three sizes and their mirror images without it
-    inside = np.zeros((30, 50), dtype=bool)
-    inside[10:20, 8:20] = True
-    for view in viewed.views:
-        assert (minmax(view) > 0.5)[inside].mean() > 0.9
-        assert (minmax(view) > 0.5)[~inside].mean() < 0.02
-
-
-def test_the_first_view_is_what_predictions_are_cut_from(drawing: Sample) -> None:
+def test_the_heat_is_what_predictions_are_cut_from(drawing: Sample) -> None:
     for settings in ({}, {"scales": (0.8, 1.3), "flip": True}, {"tile": 80}):
         how = predictor(**settings)
-        (viewed,) = viewed_heat(how, [drawing], lambda: None)
         (seen,) = how.see([ImageSource("a.png", drawing.path)])
         assert isinstance(seen, SeenImage)
         used = how.heat(seen, [1], how.look)
-        np.testing.assert_array_equal(viewed.views[0], used.values[0])
-        (drawn,) = drawn_heat(how, choose_drawn([drawing], 3, 5, np.random.default_rng(0)), int)
-        np.testing.assert_array_equal(drawn.heat, used.values[0])
-        assert drawn.boxes == [(24.0, 30.0, 60.0, 60.0)]
+        drawn = choose_drawn([drawing], 3, np.random.default_rng(0), most_boxes=5)
+        (heat,) = drawn_heat(how, drawn, lambda: None)
+        np.testing.assert_array_equal(heat.heat, used.values[0])
+        assert heat.boxes == [(24.0, 30.0, 60.0, 60.0)]
 
 
-def test_a_search_is_repeated_in_the_mirror(drawing: Sample) -> None:
-    def search(seen: SeenImage, classes: list[int], look: Look) -> ScoreMaps:
-        """Stands for a search: the grey picture, whatever the class."""
-        from weakloc.localize.maps import image_grid
-
-        grid = image_grid(seen.picture.size, long_side=look.map_side)
-        small = np.asarray(seen.picture.convert("L").resize((50, 30), Image.Resampling.BOX))
-        return ScoreMaps(np.asarray(small, dtype=np.float32)[None] / 255, grid, "cam")
-
-    how = predictor()
-    how.heat = search  # type: ignore[assignment]
-    (viewed,) = viewed_heat(how, [drawing], lambda: None)
-    first, second = viewed.views
-    np.testing.assert_allclose(first, second)
-    assert first[:, :25].sum() > 10 * first[:, 25:].sum()
-
-
-def test_broken_and_untagged_images_are_left_out(drawing: Sample, tmp_path: Path) -> None:
-    untagged = Sample("a.png", drawing.path, np.full(3, ABSENT, dtype=np.int8))
-    broken = Sample("b.png", str(tmp_path / "b.png"), drawing.labels)
+def test_broken_images_are_left_out(drawing: Sample, tmp_path: Path) -> None:
+    broken = Sample("b.png", str(tmp_path / "b.png"), drawing.labels, drawing.truth)
     counted = []
-    found = list(viewed_heat(predictor(), [broken, untagged, drawing], lambda: counted.append(1)))
+    drawn = choose_drawn([broken, drawing], 3, np.random.default_rng(0))
+    found = list(drawn_heat(predictor(), drawn, lambda: counted.append(1)))
     assert len(found) == 1
-    assert len(counted) == 3
+    assert len(counted) == 2

@@ -1,7 +1,8 @@
-"""Thresholds and rescoring of a trained run, from tags alone or from a few drawn boxes."""
+"""Thresholds of a trained run from a few drawn boxes, and the weight of co-occurring classes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,15 +20,10 @@ from weakloc.localize.calibration import Calibration, DrawnHeat
 from weakloc.localize.probabilities import AlphaChoice, choose_alpha, shares_from_counts
 from weakloc.localize.thresholds import ComponentLimits, Counted
 from weakloc.metrics.average_precision import tag_mean_average_precision
-from weakloc.predictor.calibration_heat import (
-    choose_drawn,
-    drawn_boxes,
-    drawn_heat,
-    viewed_heat,
-)
+from weakloc.predictor.calibration_heat import choose_drawn, drawn_boxes, drawn_heat
 from weakloc.predictor.predictor import Predictor, maps_in_words
 from weakloc.settings import CalibrateSettings, Cut, DataSettings, Look, Places
-from weakloc.structures import PRESENT, DataSet, LabelMatrix, Sample
+from weakloc.structures import DataSet, LabelMatrix, Sample
 from weakloc.training.plan import divide, learned_split
 from weakloc.training.run_folder import save_thresholds
 from weakloc.work import Progress, silent
@@ -43,18 +39,23 @@ def calibrate(
     reading: DataSettings = DataSettings(),
     on_progress: Progress = silent,
 ) -> TrainedRun:
-    """The run with thresholds, also on disk; drawn boxes are looked at only if asked for."""
+    """The run with thresholds from as many drawn boxes as are allowed, also on disk."""
+    if not settings.boxes and not settings.boxes_per_class:
+        raise SettingError(
+            "thresholds are tuned on drawn boxes, and none may be looked at",
+            remedy="Give --boxes 20 (in all) or --boxes-per-class 10; without boxes keep the "
+            "method's threshold, which was better than any tuned on tags",
+        )
     trained, data_set = opened_run(run), opened(data, reading)
     split = settings.split or learned_split(data_set, trained.run.settings.train_split)
     samples = data_set.split(split)
     tuning = _Tuning(_uncalibrated(trained, look, cut), settings, split, on_progress)
-    if settings.boxes and split == trained.run.settings.val_split:
+    if split == trained.run.settings.val_split:
         raise SettingError(
-            f"--boxes would look at the boxes of split {split!r}, which is kept to judge",
+            f"this would look at the boxes of split {split!r}, which is kept to judge",
             remedy="Give another --split, or --oracle for the upper bound",
         )
-    tuned = tuning.with_boxes(samples) if settings.boxes else tuning.without_boxes(samples)
-    return TrainedRun(save_thresholds(trained.run, tuned.to_json()))
+    return TrainedRun(save_thresholds(trained.run, tuning.with_boxes(samples).to_json()))
 
 
 def oracle(
@@ -85,7 +86,11 @@ class _Tuning:
 
     def with_boxes(self, samples: Sequence[Sample]) -> Calibration:
         tuned = thresholds.calibrate_with_boxes(
-            self._drawn_heat(samples, self.settings.boxes),
+            self._drawn_heat(
+                samples,
+                most_boxes=self.settings.boxes or math.inf,
+                most_of_class=self.settings.boxes_per_class or math.inf,
+            ),
             len(self.predictor.source.class_names),
             random=np.random.default_rng(self.settings.seed),
             counted=self._counted,
@@ -93,50 +98,40 @@ class _Tuning:
             limits=self._limits,
             granularity=self.settings.granularity,
         )
-        return self._for_its_maps(tuned)
+        return self._named(tuned)
 
     def oracle(self, samples: Sequence[Sample]) -> Calibration:
         tuned = thresholds.calibrate_oracle(
-            self._drawn_heat(samples, None),
+            self._drawn_heat(samples),
             len(self.predictor.source.class_names),
             counted=self._counted,
             threshold_mode=self.predictor.rules.threshold_mode,
             limits=self._limits,
             granularity=self.settings.granularity,
         )
-        return self._for_its_maps(tuned)
+        return self._named(tuned)
 
-    def without_boxes(self, samples: Sequence[Sample]) -> Calibration:
-        tagged = [sample for sample in samples if (sample.labels == PRESENT).any()]
-        if not tagged:
-            raise DataError(f"no image of split {self.split!r} has a tag")
-        order = np.random.default_rng(self.settings.seed).permutation(len(tagged))
-        chosen = [tagged[index] for index in sorted(order[: self.settings.most_images].tolist())]
-        count = _counter(self.on_progress, len(chosen))
-        rule = self.settings.rule
-        tuned = thresholds.calibrate_without_boxes(
-            viewed_heat(self.predictor, chosen, count),
-            len(self.predictor.source.class_names),
-            rule=None if rule == "auto" else rule,
-            threshold_mode=self.predictor.rules.threshold_mode,
-            limits=self._limits,
-            granularity=self.settings.granularity,
-        )
-        return self._for_its_maps(tuned)
-
-    def _drawn_heat(self, samples: Sequence[Sample], most_boxes: int | None) -> Iterator[DrawnHeat]:
+    def _drawn_heat(
+        self,
+        samples: Sequence[Sample],
+        *,
+        most_boxes: float = math.inf,
+        most_of_class: float = math.inf,
+    ) -> Iterator[DrawnHeat]:
         num_classes = len(self.predictor.source.class_names)
         random = np.random.default_rng(self.settings.seed)
-        drawn = choose_drawn(samples, num_classes, most_boxes, random)
+        drawn = choose_drawn(
+            samples, num_classes, random, most_boxes=most_boxes, most_of_class=most_of_class
+        )
         if not drawn:
-            there = any(drawn_boxes(s, index) for s in samples for index in range(num_classes))
+            is_drawn = any(drawn_boxes(s, index) for s in samples for index in range(num_classes))
             raise DataError(
-                f"split {self.split!r} holds no drawn box"
-                if not there
-                else f"every image of split {self.split!r} has more than {most_boxes} boxes",
-                remedy="Leave out --boxes to tune on tags alone"
-                if not there
-                else "Give more --boxes",
+                f"every image of split {self.split!r} has more boxes than may be looked at"
+                if is_drawn
+                else f"split {self.split!r} holds no drawn box",
+                remedy="Give more --boxes or --boxes-per-class"
+                if is_drawn
+                else "Name a split that does with --split, or give a review with --labels",
             )
         return drawn_heat(self.predictor, drawn, _counter(self.on_progress, len(drawn)))
 
@@ -156,8 +151,8 @@ class _Tuning:
             min_share=self.predictor.rules.min_share,
         )
 
-    def _for_its_maps(self, tuned: Calibration) -> Calibration:
-        return replace(tuned, maps=maps_in_words(self.predictor.look))
+    def _named(self, tuned: Calibration) -> Calibration:
+        return replace(tuned, maps=maps_in_words(self.predictor.look), split=self.split)
 
 
 def calibrate_rescoring(

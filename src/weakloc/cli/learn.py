@@ -127,14 +127,14 @@ def calibrate(
     reading: ReadingOptions = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
-    """Find the thresholds that cut boxes from maps, from tags alone or from a few drawn boxes.
+    """Find the thresholds that cut boxes from maps, from a few drawn boxes.
 
     Args:
         run: Folder of a run; the thresholds are kept in it and said with every number they make.
         data: The data it was trained on, or other data with the same classes.
         also: Further runs on the same classes: only fit how the scores of all are combined, by tags
             alone, for `weakloc predict --also`. May be repeated.
-        choose_rescoring: Also choose the weight of classes tagged together, by tags kept back in
+        choose_rescoring: Choose the weight of classes tagged together, by tags kept back in
             training.
         oracle: Only print the thresholds that fit all boxes of the split best: an upper bound, not
             kept.
@@ -144,52 +144,39 @@ def calibrate(
     trained, data_set = runs.load_folder(run), data_sets.read(data, reading)
     if also:
         _fit_fusion((run, *also), data_set, settings.split, look, terminal)
-    elif oracle:
+        return
+    if oracle:
         with terminal.progress("images") as show:
             bound = calibration.oracle(
                 trained, data_set, settings, look=look, cut=cut, on_progress=show
             )
         _show(bound, trained.class_names, terminal)
         terminal.give({"oracle": bound.to_json()})
-    else:
-        tuned, document = _tuned(trained, data_set, settings, look=look, cut=cut, terminal=terminal)
-        if choose_rescoring:
-            document["rescoring"] = _choose_rescoring(tuned, data_set, look, terminal)
-        terminal.say(f"Kept in {tuned.path}")
-        terminal.give(document)
-
-
-def _tuned(
-    trained: TrainedRun,
-    data_set: DataSet,
-    settings: CalibrateSettings,
-    *,
-    look: Look,
-    cut: Cut,
-    terminal: Terminal,
-) -> tuple[TrainedRun, dict[str, Any]]:
-    """The run with its thresholds, and what is said of them."""
-    from weakloc.api import calibration
-    from weakloc.training.plan import learned_split
-
-    with terminal.progress("images") as show:
-        tuned = calibration.calibrate(
-            trained, data_set, settings, look=look, cut=cut, on_progress=show
-        )
-    assert tuned.calibration is not None
-    _show(tuned.calibration, tuned.class_names, terminal)
-    split = settings.split or learned_split(data_set, tuned.run.settings.train_split)
-    thresholds = tuned.calibration.to_json()
-    return tuned, {"run": str(tuned.path), "split": split, "thresholds": thresholds}
+        return
+    document: dict[str, Any] = {"run": run}
+    if not choose_rescoring or settings.boxes or settings.boxes_per_class:
+        with terminal.progress("images") as show:
+            trained = calibration.calibrate(
+                trained, data_set, settings, look=look, cut=cut, on_progress=show
+            )
+        assert trained.calibration is not None
+        _show(trained.calibration, trained.class_names, terminal)
+        if settings.granularity == "class":
+            _tell_shared(trained.calibration, trained.class_names, terminal)
+        document["thresholds"] = trained.calibration.to_json()
+    if choose_rescoring:
+        document["rescoring"] = _choose_rescoring(trained, data_set, look, terminal)
+    terminal.say(f"Kept in {run}")
+    terminal.give(document)
 
 
 def _choose_rescoring(
-    tuned: TrainedRun, data_set: DataSet, look: Look, terminal: Terminal
+    trained: TrainedRun, data_set: DataSet, look: Look, terminal: Terminal
 ) -> dict[str, Any]:
     from weakloc.api import calibration
 
     with terminal.progress("images") as show:
-        choice = calibration.calibrate_rescoring(tuned, data_set, look=look, on_progress=show)
+        choice = calibration.calibrate_rescoring(trained, data_set, look=look, on_progress=show)
     terminal.say(
         f"Weight of classes tagged together: {choice.alpha:g} "
         f"(classification mAP {choice.mean_average_precision:.3f})"
@@ -219,13 +206,33 @@ def _show(tuned: Calibration, class_names: Sequence[str], terminal: Terminal) ->
     header = ["class", "threshold"]
     if tuned.intervals is not None:
         header += [f"{tuned.confidence:.0%} from", "to"]
+    if tuned.basis is not None:
+        header += ["drawn images", "boxes", "tuned on"]
     rows: list[list[object]] = []
     for index, name in enumerate(class_names[:MOST_CLASSES]):
-        interval = () if tuned.intervals is None else tuned.intervals[index]
-        rows.append([name, tuned.thresholds[index], *interval])
+        row: list[object] = [name, tuned.thresholds[index]]
+        if tuned.intervals is not None:
+            row += tuned.intervals[index]
+        if tuned.basis is not None:
+            basis = tuned.basis[index]
+            tuned_on = "its own" if basis.is_own else "all classes"
+            row += [basis.num_images, basis.num_boxes, tuned_on]
+        rows.append(row)
     terminal.table("Thresholds", header, rows)
     terminal.say(f"Tuned by {tuned.supervision}")
     if tuned.leave_one_out is not None:
         terminal.say(f"Each image by the others' threshold: {tuned.leave_one_out:.1%} localised")
-    if tuned.agreement is not None:
-        terminal.say(f"Agreement of views beyond chance: {tuned.agreement:.3f}")
+
+
+def _tell_shared(tuned: Calibration, class_names: Sequence[str], terminal: Terminal) -> None:
+    """Which classes took the threshold of all, and what would give them their own."""
+    from weakloc.localize.calibration import FEWEST_IMAGES
+
+    bases = zip(class_names, tuned.basis or (), strict=True)
+    shared = [name for name, basis in bases if not basis.is_own]
+    if shared:
+        terminal.say(
+            f"{len(shared)} of {len(class_names)} classes have fewer than {FEWEST_IMAGES} drawn "
+            f"images and took the threshold of all: {', '.join(shared[:MOST_CLASSES])}. "
+            "--boxes-per-class draws from each"
+        )

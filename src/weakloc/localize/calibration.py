@@ -1,8 +1,7 @@
 """Heat maps of a validation set in, the threshold that cuts boxes from them out.
 
-Three sources, never mixed up: image-level evidence alone (`calibrate_without_boxes`), a few drawn
-boxes (`calibrate_with_boxes`), or the boxes of the very set that is evaluated (`calibrate_oracle`,
-an upper bound and not a result).
+Two sources, never mixed up: a few drawn boxes (`calibrate_with_boxes`), or the boxes of the very
+set that is evaluated (`calibrate_oracle`, an upper bound and not a result).
 """
 
 from __future__ import annotations
@@ -21,19 +20,16 @@ from weakloc.geometry import BoxLTRB, FloatArray, GridTransform
 from weakloc.localize.boxes import ThresholdMode
 from weakloc.localize.maps import HeatMap
 from weakloc.localize.thresholds import (
-    RULES,
     THRESHOLDS,
     ComponentLimits,
     Counted,
-    Evidence,
-    Rule,
-    agreement_beyond_chance,
     heat_levels,
     level_components,
     level_quality,
 )
 
 Granularity: TypeAlias = Literal["class", "global"]
+Groups: TypeAlias = Mapping[int | None, NDArray[np.intp]]  # rows by class; None: all of them
 FEWEST_IMAGES = 5  # of a class that has a threshold of its own
 MIN_IOU = 0.5
 CONFIDENCE = 0.9
@@ -42,25 +38,35 @@ _OVERLAP_BREAKS_TIES = 1e-6
 
 
 @dataclass(frozen=True)
+class ClassBasis:
+    """The drawn images and boxes of a class, and whether its threshold follows from them alone."""
+
+    num_images: int
+    num_boxes: int
+    is_own: bool
+
+
+@dataclass(frozen=True)
 class Calibration:
     """One threshold a class on the normalised heat, and everything that was used to find it.
 
-    `intervals` hold the threshold of resampled drawn images with the stated confidence;
+    `basis` tells the classes with a threshold of their own from those that took that of all drawn
+    images. `intervals` hold the threshold of resampled drawn images with the stated confidence;
     `leave_one_out` is the share of drawn images localised with a threshold found on the others;
-    `agreement` is the held-out agreement of views that chose among the box-free rules. `maps` says
-    in words which maps they belong to, "" where that was not kept.
+    `maps` says in words which maps they belong to and `split` which images, "" where not kept.
     """
 
     thresholds: tuple[float, ...]
     threshold_mode: ThresholdMode
     method: str
     num_boxes_used: int = 0
+    basis: tuple[ClassBasis, ...] | None = None
     intervals: tuple[tuple[float, float], ...] | None = None
     confidence: float | None = None
     leave_one_out: float | None = None
-    agreement: float | None = None
     is_oracle: bool = False
     maps: str = ""
+    split: str = ""
 
     @property
     def supervision(self) -> str:
@@ -91,23 +97,20 @@ class DrawnHeat:
 
 
 @dataclass(frozen=True)
-class ViewedHeat:
-    """The heat of one class in one image where it is present: as used, then as other views
-    (scales, flips) show it, all on one grid."""
-
-    class_index: int
-    views: Sequence[HeatMap]
-    transform: GridTransform
-
-
-@dataclass(frozen=True)
 class _Curves:
     """Quality at every level of every drawn image: (N, 255)."""
 
     class_indices: NDArray[np.int64]
     success: FloatArray
     overlap: FloatArray
-    num_boxes: int
+    num_boxes: NDArray[np.int64]  # (N,)
+
+    def basis(self, groups: Groups, num_classes: int) -> tuple[ClassBasis, ...]:
+        of_class = [self.class_indices == index for index in range(num_classes)]
+        return tuple(
+            ClassBasis(int(rows.sum()), int(self.num_boxes[rows].sum()), index in groups)
+            for index, rows in enumerate(of_class)
+        )
 
 
 def calibrate_with_boxes(
@@ -134,8 +137,9 @@ def calibrate_with_boxes(
     return Calibration(
         thresholds=tuple(float(THRESHOLDS[levels[key]]) for key in group_of),
         threshold_mode=threshold_mode,
-        method=f"{counted} box, per {granularity}",
-        num_boxes_used=curves.num_boxes,
+        method=_method(counted, groups, num_classes),
+        num_boxes_used=int(curves.num_boxes.sum()),
+        basis=curves.basis(groups, num_classes),
         intervals=tuple(intervals[key] for key in group_of),
         confidence=CONFIDENCE,
         leave_one_out=_leave_one_out(curves, gain, groups),
@@ -160,60 +164,10 @@ def calibrate_oracle(
     return Calibration(
         thresholds=tuple(float(THRESHOLDS[level]) for level in chosen),
         threshold_mode=threshold_mode,
-        method=f"{counted} box, per {granularity}",
-        num_boxes_used=curves.num_boxes,
+        method=_method(counted, groups, num_classes),
+        num_boxes_used=int(curves.num_boxes.sum()),
+        basis=curves.basis(groups, num_classes),
         is_oracle=True,
-    )
-
-
-def calibrate_without_boxes(
-    viewed: Iterable[ViewedHeat],
-    num_classes: int,
-    *,
-    rule: Rule | None,
-    threshold_mode: ThresholdMode,
-    limits: ComponentLimits = ComponentLimits(),
-    granularity: Granularity = "class",
-) -> Calibration:
-    """Thresholds by a rule that sees heat maps of images with their tags, and no box.
-
-    None takes the rule whose thresholds, found on one half of the images, make the views of the
-    other half agree best on the box, beyond the agreement of boxes of different images.
-    """
-    evidence = [
-        Evidence.of(
-            heat.class_index,
-            [heat_levels(view, threshold_mode=threshold_mode) for view in heat.views],
-            heat.transform,
-            limits,
-        )
-        for heat in viewed
-    ]
-    if not evidence:
-        raise ValueError("there is no image to calibrate with")
-
-    def levels_by(rule: Rule, images: Sequence[Evidence]) -> list[int]:
-        class_indices = np.array([image.class_index for image in images])
-        groups = _groups(class_indices, num_classes, granularity)
-        levels = {key: RULES[rule]([images[row] for row in rows]) for key, rows in groups.items()}
-        return [levels[key if key in groups else None] for key in range(num_classes)]
-
-    def held_out_agreement(rule: Rule) -> float:
-        halves = evidence[0::2], evidence[1::2]
-        reached = [
-            agreement_beyond_chance(judged, levels_by(rule, fitted))
-            for fitted, judged in (halves, halves[::-1])
-            if fitted and judged
-        ]
-        return float(np.mean(reached)) if reached else 0.0
-
-    agreements = {} if rule else {candidate: held_out_agreement(candidate) for candidate in RULES}
-    chosen = rule or sorted(agreements, key=lambda candidate: -agreements[candidate])[0]
-    return Calibration(
-        thresholds=tuple(float(THRESHOLDS[level]) for level in levels_by(chosen, evidence)),
-        threshold_mode=threshold_mode,
-        method=chosen,
-        agreement=agreements.get(chosen),
     )
 
 
@@ -223,7 +177,7 @@ def _curves(
     counted: Counted,
     limits: ComponentLimits,
 ) -> _Curves:
-    class_indices, success, overlap, num_boxes = [], [], [], 0
+    class_indices, success, overlap, num_boxes = [], [], [], []
     for heat in drawn:
         levels = heat_levels(heat.heat, threshold_mode=threshold_mode)
         components = level_components(levels, heat.transform, limits)
@@ -233,10 +187,11 @@ def _curves(
         class_indices.append(heat.class_index)
         success.append(quality.success)
         overlap.append(quality.overlap)
-        num_boxes += len(heat.boxes)
+        num_boxes.append(len(heat.boxes))
     if not num_boxes:
         raise ValueError("there is no drawn box to calibrate with")
-    return _Curves(np.array(class_indices), np.stack(success), np.stack(overlap), num_boxes)
+    curves = np.stack(success), np.stack(overlap)
+    return _Curves(np.array(class_indices), *curves, np.array(num_boxes))
 
 
 def _groups(
@@ -244,7 +199,7 @@ def _groups(
     num_classes: int,
     granularity: Granularity,
     fewest: int = FEWEST_IMAGES,
-) -> dict[int | None, NDArray[np.intp]]:
+) -> Groups:
     """Which images give a threshold together: those of a class with enough, and (None) all."""
     groups: dict[int | None, NDArray[np.intp]] = {None: np.arange(len(class_indices))}
     for class_index in range(num_classes if granularity == "class" else 0):
@@ -252,6 +207,12 @@ def _groups(
         if len(rows) >= fewest:
             groups[class_index] = rows
     return groups
+
+
+def _method(counted: Counted, groups: Groups, num_classes: int) -> str:
+    num_own = len(groups) - 1
+    shared = "one threshold" if not num_own else f"{num_own} of {num_classes} classes by themselves"
+    return f"{counted} box, {shared}"
 
 
 def _best_level(gain: FloatArray) -> int:
@@ -271,9 +232,7 @@ def _interval(gain: FloatArray, random: Generator) -> tuple[float, float]:
     return low, high
 
 
-def _leave_one_out(
-    curves: _Curves, gain: FloatArray, groups: Mapping[int | None, NDArray[np.intp]]
-) -> float | None:
+def _leave_one_out(curves: _Curves, gain: FloatArray, groups: Groups) -> float | None:
     """The mean success at the threshold found without the image; None for a single image."""
     if len(gain) < 2:
         return None

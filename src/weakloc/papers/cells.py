@@ -136,7 +136,7 @@ def _write_crop(sample: Sample, box: tuple[float, float, float, float], path: Pa
 
 
 MARK_NAME = "trained.json"
-BOXES_TO_TUNE = 20
+BOXES_TO_TUNE = 20  # of each class
 IMAGES_TO_COUNT = 20
 NEED_MASKS = frozenset(("mean_iou", "mean_iou_tags_given", "px_ap"))
 # What changes how fast a training is, not what it learns.
@@ -310,8 +310,8 @@ class Measurement:
             return TrainedRun(replace(trained.run, thresholds=calibrated.to_json()))
         tuning = CalibrateSettings(
             split=settings.train_split,
-            boxes=0 if self.tuning == "tags" else BOXES_TO_TUNE,
-            granularity="global" if self.tuning == "boxes, one threshold" else "class",
+            boxes_per_class=BOXES_TO_TUNE,
+            granularity="global" if self.tuning == "boxes, one for all" else "class",
             seed=settings.seed,
             boxes_of_a_class=self.places.boxes,
         )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from weakloc.methods.method import Preset  # loads torch
 
 DataKind: TypeAlias = Literal["clutter", "single"]
-ThresholdOrigin: TypeAlias = Literal["fixed", "tags", "boxes", "boxes, one threshold", "oracle"]
+ThresholdOrigin: TypeAlias = Literal["fixed", "boxes by class", "boxes, one for all", "oracle"]
 OptimiserFamily: TypeAlias = Literal["adamw", "sgd"]
 
 
