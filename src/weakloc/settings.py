@@ -105,11 +105,12 @@ class TrainSettings:
     """Split to learn from, or several as train+val."""
 
     val_split: str = "val"
-    """Split to watch. Where val is missing, or is learned from as well, --hold-out applies."""
+    """Split to watch. Where val is missing, or is learned from as well, what --hold-out keeps back
+    is watched."""
 
-    hold_out: float = 0.1
-    """Share of the training images kept for watching when there is no validation split. 0 keeps
-    none, so that nothing is watched."""
+    hold_out: float | None = None
+    """Share of the training images that is not learned from: what `weakloc calibrate` chooses by
+    tags is chosen on it. Not given: 0.1 where there is no other split to watch, else 0."""
 
     select: Literal["last", "best"] = "last"
     """Weights to keep: of the last epoch, or of the best classification mAP while watching."""
@@ -152,7 +153,8 @@ class TrainSettings:
         rate = self.learning_rate
         rate_fits = rate is None or (math.isfinite(rate) and rate > 0)
         require(rate_fits, "learning_rate", rate, "Give a number above 0")
-        require(0 <= self.hold_out < 1, "hold_out", self.hold_out, "Give a share from 0 to 0.99")
+        share = self.hold_out
+        require(share is None or 0 <= share < 1, "hold_out", share, "Give a share from 0 to 0.99")
         require(0 <= self.mixup <= 1, "mixup", self.mixup, "Give a share from 0 to 1")
         minutes = self.checkpoint_minutes
         require(minutes > 0, "checkpoint_minutes", minutes, "Give a number above 0")

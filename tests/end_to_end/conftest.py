@@ -24,3 +24,14 @@ def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     machine = ["--workers", "0", "--devices", "1", "--precision", "fp32", "--quiet"]
     assert weakloc(["train", str(scenes), "--out", str(folder), *small, *machine]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def held_out(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the same kind that did not learn from a quarter of its training images."""
+    folder = tmp_path_factory.mktemp("runs") / "held-out"
+    small = ["--backbone", "tiny[width=8]", "--image-size", "96", "--epochs", "1"]
+    machine = ["--workers", "0", "--devices", "1", "--precision", "fp32", "--quiet"]
+    own = ["--out", str(folder), "--hold-out", "0.25"]
+    assert weakloc(["train", str(scenes), *own, *small, *machine]) == 0
+    return folder

@@ -7,9 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from weakloc.api.data_sets import read
+from weakloc.api.runs import load_folder
 from weakloc.cli import run as weakloc
+from weakloc.data.sources import ImageSource
+from weakloc.metrics.average_precision import tag_mean_average_precision
+from weakloc.settings import Look, Places
+from weakloc.training.plan import divide
 
 FAST = ["--workers", "0", "--map-side", "48"]
 
@@ -166,16 +173,53 @@ def test_the_oracle_is_printed_as_one_and_not_kept(
     assert record(folder) == before
 
 
-def test_the_weight_of_co_occurring_classes_is_kept_with_what_chose_it(
+def test_the_weight_of_co_occurring_classes_is_the_best_on_images_not_learned_from(
+    held_out: Path, scenes: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """s(i) + alpha * sum_j p(i|j) s(j), p(i|j) = N_ij / N_j, by the tags of those images alone."""
+    folder = Path(shutil.copytree(held_out, tmp_path / "run"))
+    answer = calibrate(folder, scenes, capsys, "--choose-rescoring")
+    assert "thresholds" not in answer
+    stored = record(folder)
+    assert stored["thresholds"] is None
+    assert stored["rescoring"]["alpha"] == answer["rescoring"]["alpha"]
+    assert "tags only" in stored["rescoring"]["by"]
+    assert "8 training images that were not learned from" in stored["rescoring"]["by"]
+
+    data_set, trained = read(scenes), load_folder(held_out)
+    learned = {sample.name for sample in divide(data_set, trained.run.settings).learned}
+    left_out = [sample for sample in data_set.split("train") if sample.name not in learned]
+    assert len(learned) == stored["labels"]["num_images"] == 24
+    predictor = trained.predictor(Look(workers=0, map_side=48), Places(rescoring=0.0))
+    seen = list(predictor.see(ImageSource(sample.name, sample.path) for sample in left_out))
+    scores = np.array([list(image.probabilities) for image in seen])
+    labels = np.array([sample.labels for sample in left_out])
+    together = np.array(stored["labels"]["co_occurrence"], dtype=float)
+    reached = {}
+    for alpha in (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5):
+        rescored = scores.copy()
+        for i, j in np.ndindex(together.shape):
+            if i != j and together[j, j] > 0:
+                rescored[:, i] += alpha * together[i, j] / together[j, j] * scores[:, j]
+        reached[alpha] = tag_mean_average_precision(rescored, labels)
+    assert stored["rescoring"]["alpha"] == max(reached, key=lambda alpha: reached[alpha])
+    best = max(reached.values())
+    assert stored["rescoring"]["mean_average_precision"] == pytest.approx(best, abs=1e-6)
+
+
+def test_no_weight_is_chosen_where_every_image_was_learned_from(
     folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer = calibrate(folder, scenes, capsys, "--choose-rescoring")
-    stored = record(folder)["rescoring"]
-    assert stored["alpha"] == answer["rescoring"]["alpha"]
-    assert "tags only" in stored["by"]
-    assert "'val'" in stored["by"]
-    assert "thresholds" not in answer
-    assert record(folder)["thresholds"] is None
+    """Not on images that the network knows by heart, and not on those that judge it."""
+    before = record(folder)
+    assert weakloc(["calibrate", str(folder), str(scenes), *FAST, "--choose-rescoring"]) == 2
+    assert "--hold-out 0.1" in capsys.readouterr().err
+    # As runs were recorded while nothing was held out beside a validation split.
+    earlier = {**before, "settings": {**before["settings"], "hold_out": 0.1}}
+    (folder / "run.json").write_text(json.dumps(earlier))
+    assert weakloc(["calibrate", str(folder), str(scenes), *FAST, "--choose-rescoring"]) == 2
+    assert "it learned from 32 images" in capsys.readouterr().err
+    assert record(folder) == earlier
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,18 @@ def test_the_validation_split_is_watched_where_there_is_one() -> None:
     assert [sample.name for sample in division.watched] == ["val0"]
 
 
+def test_with_one_a_share_is_held_out_only_where_it_is_asked_for() -> None:
+    rows = [[1 if index % 2 else -1] for index in range(40)]
+    whole = divide(data_set(rows, val=[[1], [-1]]), TrainSettings())
+    assert (len(whole.learned), len(whole.held_out)) == (40, 0)
+    asked = divide(data_set(rows, val=[[1], [-1]]), TrainSettings(hold_out=0.2))
+    assert [sample.name for sample in asked.watched] == ["val0", "val1"]
+    assert "'val'" in asked.watched_name
+    names = [{sample.name for sample in part} for part in (asked.learned, asked.held_out)]
+    assert tuple(map(len, names)) == (32, 8)
+    assert names[0] | names[1] == {f"train{index}" for index in range(40)}
+
+
 def test_without_one_a_seeded_share_is_kept_back() -> None:
     rows = [[1 if index % 2 else -1] for index in range(40)]
     first, again = (divide(data_set(rows), TrainSettings(hold_out=0.2)) for _ in range(2))

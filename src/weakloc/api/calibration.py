@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from weakloc.api.data_sets import opened
-from weakloc.api.fused_runs import readable
+from weakloc.api.fused_runs import held_out_of, in_words, readable
 from weakloc.api.runs import TrainedRun, opened_run, save_alpha
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, SettingError
@@ -24,7 +24,7 @@ from weakloc.predictor.calibration_heat import choose_drawn, drawn_boxes, drawn_
 from weakloc.predictor.predictor import Predictor, maps_in_words
 from weakloc.settings import CalibrateSettings, Cut, DataSettings, Look, Places
 from weakloc.structures import DataSet, LabelMatrix, Sample
-from weakloc.training.plan import divide, learned_split
+from weakloc.training.plan import learned_split
 from weakloc.training.run_folder import save_thresholds
 from weakloc.work import Progress, silent
 
@@ -162,22 +162,17 @@ def calibrate_rescoring(
     look: Look = Look(),
     on_progress: Progress = silent,
 ) -> AlphaChoice:
-    """The weight of co-occurring classes with the best classification mAP on the watched images.
+    """The weight of co-occurring classes with the best classification mAP on held-out images.
 
     Image-level labels only; the weight and the images that chose it are kept in run.json.
     """
-    division = divide(data_set, trained.run.settings)
-    if not division.watched:
-        raise DataError(
-            "no images are kept back whose tags could choose the weight of other classes",
-            location=str(data_set.root),
-            remedy="Give the data a validation split",
-        )
+    held_out = held_out_of([trained], data_set)
     predictor = trained.predictor(look, Places(rescoring=0.0))
-    scores, labels = _scores(predictor, division.watched, on_progress)
+    scores, labels = _scores(predictor, held_out, on_progress)
     shares = shares_from_counts(trained.run.labels.co_occurrence)
     choice = choose_alpha(scores, labels, shares, tag_mean_average_precision)
-    save_alpha(trained.path, choice, watched=division.watched_name)
+    choice = replace(choice, chosen_on=in_words(held_out))
+    save_alpha(trained.path, choice)
     return choice
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
@@ -39,10 +39,21 @@ FILE_NAME = "fusion.npz"
 
 
 @dataclass(frozen=True)
+class LateFusion:
+    """A fitted classifier of scores, in words the images whose tags it was fitted on, and the
+    classification mAP there of every way to score, where it was just fitted."""
+
+    classifier: LateClassifier
+    fitted_on: str
+    classification_map: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class FusedRuns:
-    """Runs whose maps and scores become one; what was fitted for them lies in the first."""
+    """Runs whose maps and scores become one: scores by their mean where no `late` fusion is."""
 
     runs: tuple[TrainedRun, ...]
+    late: LateFusion | None = None
 
     def __post_init__(self) -> None:
         first = self.runs[0]
@@ -55,12 +66,18 @@ class FusedRuns:
                 remedy="Fuse runs that were trained on the same classes, in the same order",
             )
 
+    @property
+    def scores_from(self) -> str:
+        if self.late is None:
+            return "mean of scores"
+        return f"late classifier, fitted on the tags of {self.late.fitted_on}"
+
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
-        """Scores by the fitted late classifier where there is one, else their mean."""
         predictors = self._predictors(look, places)
         members = [Member(predictor.source, predictor.look) for predictor in predictors]
         thresholds = np.mean([predictor.locating.thresholds for predictor in predictors], axis=0)
-        fuse_scores = self.late_classifier() or mean_scores(members[0].source.activation)
+        mean = mean_scores(members[0].source.activation)
+        fuse_scores = mean if self.late is None else self.late.classifier
         return Predictor(
             members[0].source,
             joint_look(members),
@@ -71,53 +88,43 @@ class FusedRuns:
             seer=partial(see_with_all, members=members, fuse_scores=fuse_scores),
         )
 
-    def late_classifier(self) -> LateClassifier | None:
-        """What was fitted for exactly these networks in this order, if anything was."""
-        path = self.runs[0].path / FILE_NAME
-        if not path.is_file():
-            return None
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-            if stored["networks"].tolist() != self._digests():
-                return None
-            return LateClassifier(
-                **{name: stored[name] for name in ("means", "spreads", "weights", "biases")}
-            )
+    def fitted(
+        self, data_set: DataSet, *, look: Look = Look(), on_progress: Progress = silent
+    ) -> FusedRuns:
+        """With a late fusion, by tags alone, on images that none of the runs learned from.
 
-    def fit(
-        self,
-        data_set: DataSet,
-        *,
-        split: str | None = None,
-        look: Look = Look(),
-        on_progress: Progress = silent,
-    ) -> dict[str, float]:
-        """Fits and keeps the late classifier; the classification mAP of every way to score.
-
-        By tags alone, of the images kept back in training or, where those are a split of their
-        own, of the training images. The late classifier is judged on one half of the images after
-        it was fitted on the other.
+        The classifier is judged on one half of the images after it was fitted on the other.
         """
-        samples = self._fitted_on(data_set, split)
+        samples = held_out_of(self.runs, data_set)
         predictors = self._predictors(look, Places())
         members = [Member(predictor.source, predictor.look) for predictor in predictors]
         logits, labels = _scores(members, samples, on_progress)
         if len(logits) < 2:
             raise DataError("there are too few images to fit a classifier of scores on")
-        self._save(fit_late_classifier(logits, labels))
         reached = {
             str(run.path): tag_mean_average_precision(logits[:, index], labels)
             for index, run in enumerate(self.runs)
         }
         late = np.zeros((len(logits), labels.shape[1]))
         halves = slice(0, None, 2), slice(1, None, 2)
-        for fitted, judged in (halves, halves[::-1]):
-            classifier = fit_late_classifier(logits[fitted], labels[fitted])
+        for learned, judged in (halves, halves[::-1]):
+            classifier = fit_late_classifier(logits[learned], labels[learned])
             late[judged] = [classifier(row) for row in logits[judged]]
-        return {
-            **reached,
-            "mean of scores": tag_mean_average_precision(logits.mean(axis=1), labels),
-            "late classifier": tag_mean_average_precision(late, labels),
-        }
+        reached["mean of scores"] = tag_mean_average_precision(logits.mean(axis=1), labels)
+        reached["late classifier"] = tag_mean_average_precision(late, labels)
+        classifier = fit_late_classifier(logits, labels)
+        return replace(self, late=LateFusion(classifier, in_words(samples), reached))
+
+    def save(self) -> None:
+        """Keeps the late fusion in the folder of the first run, for these very networks."""
+        assert self.late is not None
+        with write_whole(self.runs[0].path / FILE_NAME) as temporary:
+            np.savez_compressed(
+                temporary,
+                networks=_digests(self.runs),
+                fitted_on=self.late.fitted_on,
+                **asdict(self.late.classifier),
+            )
 
     def _predictors(self, look: Look, places: Places) -> list[Predictor]:
         predictors = [run.predictor(look, places) for run in self.runs]
@@ -130,27 +137,59 @@ class FusedRuns:
                 )
         return predictors
 
-    def _fitted_on(self, data_set: DataSet, split: str | None) -> Sequence[Sample]:
-        settings = self.runs[0].run.settings
-        if split is None and data_set.splits.get(settings.val_split):
-            split = settings.train_split
-        if split is None:
-            samples = divide(data_set, settings).watched
-        else:
-            samples = data_set.splits.get(split, ())
-        if not samples:
-            raise DataError("there are no images to fit on", location=str(data_set.root))
-        return samples
 
-    def _digests(self) -> list[str]:
-        return [
-            hashlib.sha256((run.path / "model.safetensors").read_bytes()).hexdigest()
-            for run in self.runs
-        ]
+def load_fused(paths: Sequence[str]) -> FusedRuns:
+    """The runs of some folders, with what was fitted for these very networks in this order."""
+    fused = FusedRuns(tuple(load_folder(path) for path in paths))
+    path = fused.runs[0].path / FILE_NAME
+    if not path.is_file():
+        return fused
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+        if stored["networks"].tolist() != _digests(fused.runs):
+            return fused
+        classifier = LateClassifier(
+            **{part.name: stored[part.name] for part in fields(LateClassifier)}
+        )
+        fitted_on = stored.get("fitted_on", "images that were not recorded")
+        return replace(fused, late=LateFusion(classifier, str(fitted_on)))
 
-    def _save(self, classifier: LateClassifier) -> None:
-        with write_whole(self.runs[0].path / FILE_NAME) as temporary:
-            np.savez_compressed(temporary, networks=self._digests(), **asdict(classifier))
+
+def _digests(runs: Sequence[TrainedRun]) -> list[str]:
+    return [
+        hashlib.sha256((run.path / "model.safetensors").read_bytes()).hexdigest() for run in runs
+    ]
+
+
+def held_out_of(runs: Sequence[TrainedRun], data_set: DataSet) -> list[Sample]:
+    """The training images that none of the runs learned from: what may choose by tags.
+
+    A network is too sure of images that it learned from, and of the watched split results are told.
+    """
+    by_run = [_held_out(run, data_set) for run in runs]
+    names = set.intersection(*({sample.name for sample in samples} for samples in by_run))
+    if not names:
+        raise DataError(
+            "every training image was learned from, so that no tag is left to choose by",
+            location=", ".join(str(run.path) for run in runs),
+            remedy="Train with --hold-out 0.1, several runs with the same --seed",
+        )
+    return [sample for sample in by_run[0] if sample.name in names]
+
+
+def _held_out(trained: TrainedRun, data_set: DataSet) -> Sequence[Sample]:
+    division, learned = divide(data_set, trained.run.settings), trained.run.labels.num_images
+    if division.held_out and len(division.learned) != learned:
+        raise DataError(
+            f"it learned from {learned} images, and all but the held out ones of this data are "
+            f"{len(division.learned)}",
+            location=str(trained.path),
+            remedy="Give the data that it was trained on, or train anew with --hold-out 0.1",
+        )
+    return division.held_out
+
+
+def in_words(held_out: Sequence[Sample]) -> str:
+    return f"{len(held_out)} training images that were not learned from"
 
 
 def readable(
@@ -193,24 +232,16 @@ def predictor_of(
     `also` are further runs on the same classes; all their maps and scores become one.
     """
     if also:
-        return _fused(run, also, look, places)
+        fused = load_fused((run, *also))
+        described = {
+            "run": run,
+            "also": list(also),
+            "scores_from": fused.scores_from,
+            "thresholds_from": "mean of the runs'",
+            "num_boxes_used": sum(member.num_boxes_used for member in fused.runs),
+        }
+        return fused.predictor(look, places), described
     if run.startswith(TIMM):
         return timm_predictor(run, look, places), {"run": run, "thresholds_from": "fixed 0.2"}
     loaded = load(run)
     return loaded.predictor(look, places), {"run": run, **loaded.origin_of_thresholds}
-
-
-def _fused(
-    run: str, also: Sequence[str], look: Look, places: Places
-) -> tuple[Predictor, dict[str, Any]]:
-    runs = tuple(load_folder(path) for path in (run, *also))
-    fused = FusedRuns(runs)
-    scores_from = "mean of scores" if fused.late_classifier() is None else "late classifier"
-    described = {
-        "run": run,
-        "also": list(also),
-        "scores_from": scores_from,
-        "thresholds_from": "mean of the runs'",
-        "num_boxes_used": sum(member.num_boxes_used for member in runs),
-    }
-    return fused.predictor(look, places), described

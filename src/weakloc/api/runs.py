@@ -40,10 +40,10 @@ from weakloc.training.run_folder import RECORD_NAME, Run, load_run, read_record,
 KEY = "rescoring"
 
 
-def save_alpha(run_folder: Path, choice: AlphaChoice, *, watched: str) -> None:
+def save_alpha(run_folder: Path, choice: AlphaChoice) -> None:
     calibrated = {
         "alpha": choice.alpha,
-        "by": f"classification mAP (tags only) of {watched}",
+        "by": f"classification mAP (tags only) of {choice.chosen_on}",
         "mean_average_precision": choice.mean_average_precision,
     }
     write_record(run_folder, {**read_record(run_folder), KEY: calibrated})

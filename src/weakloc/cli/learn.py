@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from weakloc.cli.options import CutOptions, LookOptions, ReadingOptions, TrainOptions
 from weakloc.cli.terminal import Terminal
 from weakloc.cli.use import keep_freed_memory
+from weakloc.errors import SettingError
 from weakloc.extensions import names_of
 from weakloc.settings import (
     CalibrateSettings,
@@ -143,7 +144,12 @@ def calibrate(
 
     trained, data_set = runs.load_folder(run), data_sets.read(data, reading)
     if also:
-        _fit_fusion((run, *also), data_set, settings.split, look, terminal)
+        if oracle or choose_rescoring or settings != CalibrateSettings():
+            raise SettingError(
+                "--also fits how the scores of several runs are combined, and nothing else",
+                remedy="Leave it out to tune one run, or leave out the other choices",
+            )
+        _fit_fusion((run, *also), data_set, look, terminal)
         return
     if oracle:
         with terminal.progress("images") as show:
@@ -179,27 +185,23 @@ def _choose_rescoring(
         choice = calibration.calibrate_rescoring(trained, data_set, look=look, on_progress=show)
     terminal.say(
         f"Weight of classes tagged together: {choice.alpha:g} "
-        f"(classification mAP {choice.mean_average_precision:.3f})"
+        f"(classification mAP {choice.mean_average_precision:.3f} of {choice.chosen_on})"
     )
     return asdict(choice)
 
 
-def _fit_fusion(
-    paths: Sequence[str],
-    data_set: DataSet,
-    split: str | None,
-    look: Look,
-    terminal: Terminal,
-) -> None:
-    from weakloc.api.fused_runs import FusedRuns
-    from weakloc.api.runs import load_folder
+def _fit_fusion(paths: Sequence[str], data_set: DataSet, look: Look, terminal: Terminal) -> None:
+    from weakloc.api.fused_runs import load_fused
 
-    fused = FusedRuns(tuple(load_folder(path) for path in paths))
     with terminal.progress("images") as show:
-        reached = fused.fit(data_set, split=split, look=look, on_progress=show)
+        fused = load_fused(paths).fitted(data_set, look=look, on_progress=show)
+    fused.save()
+    assert fused.late is not None
+    reached, fitted_on = dict(fused.late.classification_map), fused.late.fitted_on
     terminal.table("Classification mAP", ("scores", "mAP"), reached.items())
-    terminal.say(f"Kept in {paths[0]}")
-    terminal.give({"run": paths[0], "also": list(paths[1:]), "classification_map": reached})
+    terminal.say(f"Fitted on the tags of {fitted_on}, kept in {paths[0]}")
+    document = {"classification_map": reached, "fitted_on": fitted_on}
+    terminal.give({"run": paths[0], "also": list(paths[1:]), **document})
 
 
 def _show(tuned: Calibration, class_names: Sequence[str], terminal: Terminal) -> None:

@@ -21,10 +21,11 @@ ALPHAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class AlphaChoice:
-    """The weight of co-occurrence and the mean average precision it reached on validation."""
+    """The weight of co-occurrence, and the mean average precision it reached on which images."""
 
     alpha: float
     mean_average_precision: float
+    chosen_on: str = ""
 
 
 def logistic(logits: NDArray[np.floating]) -> NDArray[np.floating]:

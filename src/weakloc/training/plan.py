@@ -38,31 +38,46 @@ from weakloc.structures import (
 from weakloc.training.run_folder import RunHeader
 from weakloc.work import num_cores
 
+HOLD_OUT = 0.1  # of the training images, where nothing else is there to watch
+
 
 @dataclass(frozen=True)
 class Division:
-    """`watched` may be empty; `watched_name` says where it comes from."""
+    """`watched` may be empty; `watched_name` says where it comes from.
+
+    `held_out` are training images that are not learned from; without a split to watch they are
+    watched.
+    """
 
     learned: Sequence[Sample]
     watched: Sequence[Sample]
     watched_name: str
+    held_out: Sequence[Sample] = ()
 
 
 def divide(data_set: DataSet, settings: TrainSettings) -> Division:
-    """The named splits; without one to watch, a seeded share of the training images."""
+    """The named splits, and a seeded share of the training images where it is asked for.
+
+    Without a split to watch it is asked for.
+    """
     samples = data_set.split(learned_split(data_set, settings.train_split), flag="--train-split")
     _check_tags(samples, data_set)
     watched = _watched(data_set, samples, settings.val_split)
+    usual_share = 0.0 if watched else HOLD_OUT
+    share = usual_share if settings.hold_out is None else settings.hold_out
+    learned, held_out = _hold_out(samples, share=share, seed=settings.seed)
     if watched:
-        return Division(samples, watched, f"split {settings.val_split!r}")
-    if settings.hold_out > 0:
-        return _hold_out(samples, share=settings.hold_out, seed=settings.seed)
-    if settings.select == "best" or settings.patience is not None:
+        return Division(learned, watched, f"split {settings.val_split!r}", held_out)
+    if share == 0 and (settings.select == "best" or settings.patience is not None):
         raise SettingError(
             "--hold-out is 0 and there is no split to watch, so that no epoch is known as the best",
             remedy="Give --hold-out a share, or leave out --select best and --patience",
         )
-    return Division(samples, (), "nothing: --hold-out is 0")
+    name = f"{len(held_out)} of {len(samples)} training images, drawn with seed {settings.seed}"
+    if not held_out:
+        reason = "too few images to keep some back" if share else "--hold-out is 0"
+        name = f"nothing: {reason}"
+    return Division(learned, held_out, name, held_out)
 
 
 def learned_split(data_set: DataSet, name: str) -> str:
@@ -105,23 +120,20 @@ def _check_tags(samples: Sequence[Sample], data_set: DataSet) -> None:
         )
 
 
-def _hold_out(samples: Sequence[Sample], *, share: float, seed: int) -> Division:
-    """Draws images, but never the last one that shows a class."""
-    num_watched = round(share * len(samples))
+def _hold_out(
+    samples: Sequence[Sample], *, share: float, seed: int
+) -> tuple[Sequence[Sample], Sequence[Sample]]:
+    """Learned and held out: draws images, but never the last one that shows a class."""
+    num_held_out = round(share * len(samples))
     left = np.sum([sample.labels == PRESENT for sample in samples], axis=0)  # (C,)
-    watched: set[int] = set()
+    drawn: set[int] = set()
     for index in np.random.default_rng(seed).permutation(len(samples)).tolist():
         shown = samples[index].labels == PRESENT
-        if len(watched) < num_watched and (left[shown] > 1).all():
+        if len(drawn) < num_held_out and (left[shown] > 1).all():
             left = left - shown
-            watched.add(index)
-    if not watched:
-        return Division(samples, (), "nothing: too few images to keep some back")
-    return Division(
-        learned=[sample for index, sample in enumerate(samples) if index not in watched],
-        watched=[samples[index] for index in sorted(watched)],
-        watched_name=f"{len(watched)} of {len(samples)} training images, drawn with seed {seed}",
-    )
+            drawn.add(index)
+    learned = [sample for index, sample in enumerate(samples) if index not in drawn]
+    return learned, [samples[index] for index in sorted(drawn)]
 
 
 def count_labels(samples: Sequence[Sample], num_classes: int) -> LabelStatistics:
@@ -270,6 +282,10 @@ def make_plan(data_set: DataSet, method: Method, settings: TrainSettings) -> Tra
         prepared = _preprocessing(method, backbone, division.learned)
         network = method.build_network(backbone, num_classes)
     notes = [problem.message for problem in odd_classes(statistics, data_set.class_names)]
+    if division.watched is not division.held_out and division.held_out:
+        notes.append(
+            f"{len(division.held_out)} training images are held out, to choose by their tags"
+        )
     header = RunHeader(
         method=method,
         settings=settings,
