@@ -140,40 +140,68 @@ def calibrate(
         oracle: Only print the thresholds that fit all boxes of the split best: an upper bound, not
             kept.
     """
-    from weakloc.api import calibration, data_sets, runs
+    from weakloc.api import data_sets, runs
 
     trained, data_set = runs.load_folder(run), data_sets.read(data, reading)
+    document: dict[str, Any] = {"run": run}
     if also:
         if oracle or choose_rescoring or settings != CalibrateSettings():
             raise SettingError(
                 "--also fits how the scores of several runs are combined, and nothing else",
                 remedy="Leave it out to tune one run, or leave out the other choices",
             )
-        _fit_fusion((run, *also), data_set, look, terminal)
-        return
-    if oracle:
-        with terminal.progress("images") as show:
-            bound = calibration.oracle(
-                trained, data_set, settings, look=look, cut=cut, on_progress=show
-            )
-        _show(bound, trained.class_names, terminal)
-        terminal.give({"oracle": bound.to_json()})
-        return
-    document: dict[str, Any] = {"run": run}
-    if not choose_rescoring or settings.boxes or settings.boxes_per_class:
-        with terminal.progress("images") as show:
-            trained = calibration.calibrate(
-                trained, data_set, settings, look=look, cut=cut, on_progress=show
-            )
-        assert trained.calibration is not None
-        _show(trained.calibration, trained.class_names, terminal)
-        if settings.granularity == "class":
-            _tell_shared(trained.calibration, trained.class_names, terminal)
-        document["thresholds"] = trained.calibration.to_json()
-    if choose_rescoring:
-        document["rescoring"] = _choose_rescoring(trained, data_set, look, terminal)
-    terminal.say(f"Kept in {run}")
+        document |= _fit_fusion((run, *also), data_set, look, terminal)
+    elif oracle:
+        document |= _oracle(trained, data_set, settings, look=look, cut=cut, terminal=terminal)
+    else:
+        if not choose_rescoring or settings.boxes or settings.boxes_per_class:
+            trained = _tuned(trained, data_set, settings, look=look, cut=cut, terminal=terminal)
+            document["thresholds"] = trained.run.thresholds
+        if choose_rescoring:
+            document["rescoring"] = _choose_rescoring(trained, data_set, look, terminal)
+        terminal.say(f"Kept in {run}")
     terminal.give(document)
+
+
+def _oracle(
+    trained: TrainedRun,
+    data_set: DataSet,
+    settings: CalibrateSettings,
+    *,
+    look: Look,
+    cut: Cut,
+    terminal: Terminal,
+) -> dict[str, Any]:
+    from weakloc.api import calibration
+
+    with terminal.progress("images") as show:
+        bound = calibration.oracle(
+            trained, data_set, settings, look=look, cut=cut, on_progress=show
+        )
+    _show(bound, trained.class_names, terminal)
+    return {"oracle": bound.to_json()}
+
+
+def _tuned(
+    trained: TrainedRun,
+    data_set: DataSet,
+    settings: CalibrateSettings,
+    *,
+    look: Look,
+    cut: Cut,
+    terminal: Terminal,
+) -> TrainedRun:
+    from weakloc.api import calibration
+
+    with terminal.progress("images") as show:
+        tuned = calibration.calibrate(
+            trained, data_set, settings, look=look, cut=cut, on_progress=show
+        )
+    assert tuned.calibration is not None
+    _show(tuned.calibration, tuned.class_names, terminal)
+    if settings.granularity == "class":
+        _tell_shared(tuned.calibration, tuned.class_names, terminal)
+    return tuned
 
 
 def _choose_rescoring(
@@ -190,7 +218,9 @@ def _choose_rescoring(
     return asdict(choice)
 
 
-def _fit_fusion(paths: Sequence[str], data_set: DataSet, look: Look, terminal: Terminal) -> None:
+def _fit_fusion(
+    paths: Sequence[str], data_set: DataSet, look: Look, terminal: Terminal
+) -> dict[str, Any]:
     from weakloc.api.fused_runs import load_fused
 
     with terminal.progress("images") as show:
@@ -200,8 +230,7 @@ def _fit_fusion(paths: Sequence[str], data_set: DataSet, look: Look, terminal: T
     reached, fitted_on = dict(fused.late.classification_map), fused.late.fitted_on
     terminal.table("Classification mAP", ("scores", "mAP"), reached.items())
     terminal.say(f"Fitted on the tags of {fitted_on}, kept in {paths[0]}")
-    document = {"classification_map": reached, "fitted_on": fitted_on}
-    terminal.give({"run": paths[0], "also": list(paths[1:]), **document})
+    return {"also": list(paths[1:]), "classification_map": reached, "fitted_on": fitted_on}
 
 
 def _show(tuned: Calibration, class_names: Sequence[str], terminal: Terminal) -> None:
