@@ -1,4 +1,4 @@
-"""Blended images: their pixels, their tags, and what stays as it was."""
+"""Blended and pasted images: their pixels, their tags, and what stays as it was."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.training.small_data import settings
+from weakloc.data.augmentation import CutMix
 from weakloc.data.loaders import Batch
-from weakloc.structures import ABSENT, PRESENT, UNKNOWN
-from weakloc.training.module import mixed_batch
+from weakloc.methods.cam import Cam
+from weakloc.methods.method import Optimisation
+from weakloc.model.network import LocalizationNetwork
+from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet
+from weakloc.training.fit import fit
+from weakloc.training.module import LocalizationModule, mixed_batch, pasted_batch
 
 
 def batch_of(images: torch.Tensor, labels: torch.Tensor) -> Batch:
@@ -77,3 +83,87 @@ def test_tags_of_both_are_present_and_what_one_does_not_know_stays_open() -> Non
         mixed = mixed_batch(batch_of(torch.zeros(2, 3, 2, 2), labels), 1.0)
         assert mixed.labels.tolist() == [[expected], [expected]]
         assert mixed.labels.dtype == torch.int8
+
+
+def numbered(count: int, height: int, width: int) -> Batch:
+    """Image i is i + 1 everywhere and has class i alone, so that a paste tells where it is."""
+    values = torch.arange(1.0, count + 1)[:, None, None, None]
+    labels = torch.full((count, count), ABSENT, dtype=torch.int8)
+    return batch_of(values.expand(-1, 3, height, width), labels.fill_diagonal_(PRESENT))
+
+
+def test_aug_10_the_share_is_that_of_the_pixels_left_when_the_box_is_clipped() -> None:
+    batch = numbered(6, height=31, width=47)
+    shares, is_clipped = [], 0
+    for seed in range(300):
+        pasted = pasted_batch(batch, CutMix(), torch.Generator().manual_seed(seed))
+        own = pasted.batch.images[:, 0] == batch.images[:, 0]
+        others = torch.where(pasted.other_labels == PRESENT)[1]
+        moved = others != torch.arange(6)
+        left = own[moved].double().mean(dim=(1, 2))  # (images whose box shows another one,)
+        torch.testing.assert_close(left, torch.full_like(left, pasted.share))
+        for index in torch.where(moved)[0].tolist():
+            inside = pasted.batch.images[index, 0][~own[index]]
+            assert (inside == others[index] + 1).all()
+        rows, columns = torch.where(~own[moved][0]) if moved.any() else ((), ())
+        is_clipped += bool(len(rows)) and bool(
+            {0, 30} & set(rows.tolist()) or {0, 46} & set(columns.tolist())
+        )
+        shares.append(pasted.share)
+    assert is_clipped > 50
+    # Of a box of share u, uniform, whose centre is uniform, less than u is left inside.
+    assert 0.6 < float(np.mean(shares)) < 0.8
+    assert 0.0 <= min(shares) <= max(shares) <= 1.0
+
+
+def test_aug_10_training_learns_from_both_tags_by_area(
+    data_set: DataSet, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    before: list[torch.Tensor] = []
+    losses: list[tuple[torch.Tensor, torch.Tensor]] = []
+    forward, step = LocalizationNetwork.forward, LocalizationModule.training_step
+
+    def recording_forward(network, images, levels=()):
+        output = forward(network, images, levels)
+        if network.training:
+            seen.append((images.detach().clone(), output.scores.detach()))
+        return output
+
+    def recording_step(module, carried, batch_idx):
+        loss = step(module, carried, batch_idx)
+        before.append(carried.batch.images)
+        losses.append((loss.detach(), carried.batch.labels))
+        return loss
+
+    monkeypatch.setattr(LocalizationNetwork, "forward", recording_forward)
+    monkeypatch.setattr(LocalizationModule, "training_step", recording_step)
+    optimisation = Optimisation(kind="sgd", learning_rate=0.05, epochs=2, batch_size=4)
+    method = Cam(augment="cutmix", loss="logistic_sum", optimisation=optimisation)
+    fit(data_set, method, settings(epochs=2), tmp_path / "run")
+
+    num_pasted = 0
+    for (images, scores), plain, (loss, labels) in zip(seen, before, losses, strict=True):
+        own = (images == plain).all(dim=1).double().mean(dim=(1, 2))
+        share = own.min()  # an image may be its own partner
+        partners = [
+            next(
+                other
+                for other in range(len(images))
+                if torch.where(images[row] == plain[row], plain[other], images[row]).equal(
+                    plain[other]
+                )
+            )
+            if own[row] < 1
+            else row
+            for row in range(len(images))
+        ]
+        targets = labels.double()
+
+        def logistic(targets: torch.Tensor, scores: torch.Tensor = scores) -> torch.Tensor:
+            return torch.log1p(torch.exp(-targets * scores.double())).sum(dim=1)
+
+        expected = share * logistic(targets) + (1 - share) * logistic(targets[partners])
+        torch.testing.assert_close(loss.double(), expected.mean(), rtol=1e-4, atol=1e-5)
+        num_pasted += bool(share < 1)
+    assert num_pasted >= len(seen) // 2

@@ -168,13 +168,32 @@ class ScaleJitter:
 
 
 @dataclass(frozen=True)
+class CutMix:
+    """Yun et al. 2019: a box of every image of a batch shows another image of the batch.
+
+    A share uniform in [0, 1] of the area, of the image's shape; the centre is uniform over the
+    image, and what sticks out is cut off.
+    """
+
+    def draw_box(self, generator: Generator, size: PixelSize) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom in whole pixels of an image of (width, height)."""
+        factor = math.sqrt(_uniform(0.0, 1.0, generator))
+        edges = []
+        for side in size:
+            half, center = int(side * factor) // 2, _integer_up_to(side - 1, generator)
+            edges.append((max(center - half, 0), min(center + half, side)))
+        (left, right), (top, bottom) = edges
+        return left, top, right, bottom
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """What happens to training images, in this order.
 
     `crop` takes its region from the decoded picture, in place of the preprocessing's own resize;
     `steps` follow on the network's input; `duplicate_steps` only touch images that class
-    balancing repeats; `scale_jitter` acts on the whole batch. "Hide-and-Seek after GoogLeNet
-    resize" is `crop=GoogLeNetResize(), steps=(HideAndSeek(),)`, the other order is
+    balancing repeats; `scale_jitter` and `cut_mix` act on the whole batch. "Hide-and-Seek after
+    GoogLeNet resize" is `crop=GoogLeNetResize(), steps=(HideAndSeek(),)`, the other order is
     `steps=(HideAndSeek(), GoogLeNetResize())`.
     """
 
@@ -182,6 +201,7 @@ class Augmentation:
     steps: tuple[Step, ...] = ()
     duplicate_steps: tuple[Step, ...] = ()
     scale_jitter: ScaleJitter | None = None
+    cut_mix: CutMix | None = None
 
     def steps_of_use(self, num_repeat: int) -> tuple[Step, ...]:
         """`num_repeat` is 0 for the first use of an image in an epoch."""

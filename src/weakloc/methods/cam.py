@@ -15,18 +15,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self, TypeAlias
 
-from weakloc.data.augmentation import Augmentation, GoogLeNetResize, HideAndSeek
+from weakloc.data.augmentation import Augmentation, CutMix, GoogLeNetResize, HideAndSeek
 from weakloc.methods.method import Method, Optimisation, PlaceRules
 from weakloc.model.backbones import Backbone
 from weakloc.model.network import ClassPool, LocalizationNetwork, TransferHead
 from weakloc.model.pooling import AveragePool
 
-Augment: TypeAlias = Literal["none", "hns", "gr", "hns_after_gr", "gr_after_hns"]
+Augment: TypeAlias = Literal["none", "hns", "gr", "hns_after_gr", "gr_after_hns", "cutmix"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cam(Method):
-    """`augment`: hns hides tiles of the image, gr crops; "hns_after_gr" crops first."""
+    """`augment`: hns hides tiles of the image, gr crops; "hns_after_gr" crops first. cutmix pastes
+    a box of another image and learns from the tags of both (Yun et al. 2019)."""
 
     name: ClassVar[str] = "cam"
 
@@ -79,4 +80,5 @@ class Cam(Method):
             "gr": Augmentation(crop=crop, steps=self.flips),
             "hns_after_gr": Augmentation(crop=crop, steps=(*self.flips, hide)),
             "gr_after_hns": Augmentation(steps=(*self.flips, hide, crop)),
+            "cutmix": Augmentation(steps=self.flips, cut_mix=CutMix()),
         }[self.augment]

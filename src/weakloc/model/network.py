@@ -216,9 +216,19 @@ Decayed: TypeAlias = Literal["all", "kernels"]
 
 @dataclass(frozen=True, slots=True)
 class NetworkOutput:
+    """`background` are the score and the map of what every image shows, where a network has it."""
+
     scores: Tensor  # (B, C) logits
     maps: Tensor  # (B, C, rows, columns) logits
     features: Mapping[int, Tensor]  # stride -> (B, D, rows, columns)
+    background: tuple[Tensor, Tensor] | None = None  # (B, 1), (B, 1, rows, columns) logits
+
+    @property
+    def trained_scores(self) -> Tensor:
+        """Of the classes and, last, of the background: (B, C) or (B, C + 1)."""
+        if self.background is None:
+            return self.scores
+        return torch.cat([self.scores, self.background[0]], dim=1)
 
 
 class LocalizationNetwork(nn.Module):
@@ -227,6 +237,7 @@ class LocalizationNetwork(nn.Module):
     `order="pool_then_head"` pools every feature map first and classifies the pooled vector, as
     ResNet does; its maps are the head applied to every cell (class activation maps).
     With a `GridHead` the scores come from the whole grid, the maps are the scores of single cells.
+    `has_background`: the last of the head's classes is one that every image shows.
     """
 
     def __init__(
@@ -244,13 +255,14 @@ class LocalizationNetwork(nn.Module):
         self.class_pool = class_pool
         self.spatial_pool = spatial_pool
         self.order: Order = order
+        self.has_background = False
         self.backbone_is_frozen = False
 
     def forward(self, images: Tensor, levels: Sequence[int] = ()) -> NetworkOutput:
         """`levels` asks for further feature maps by their stride."""
         features = self.backbone.forward_levels(images, levels)
         output = self.from_features(features[self.backbone.stride])
-        return NetworkOutput(output.scores, output.maps, features)
+        return NetworkOutput(output.scores, output.maps, features, output.background)
 
     def from_features(self, features: Tensor) -> NetworkOutput:
         """What `forward` gives for images whose backbone features are at hand."""
@@ -262,7 +274,11 @@ class LocalizationNetwork(nn.Module):
         else:
             pooled = self.spatial_pool(features)[:, :, None, None]  # (B, D, 1, 1)
             scores = self.class_pool(self.head(pooled)).flatten(start_dim=1)
-        return NetworkOutput(scores, maps, {self.backbone.stride: features})
+        at_stride = {self.backbone.stride: features}
+        if not self.has_background:
+            return NetworkOutput(scores, maps, at_stride)
+        background = scores[:, -1:], maps[:, -1:]
+        return NetworkOutput(scores[:, :-1], maps[:, :-1], at_stride, background)
 
     def freeze_backbone(self) -> None:
         """No gradient and no new batch statistics in the backbone, whatever mode is set later."""

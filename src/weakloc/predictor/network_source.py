@@ -30,7 +30,7 @@ class RawMaps:
     """A batch of answers as arrays."""
 
     scores: Floats  # (B, C) logits
-    maps: Floats  # (B, C, rows, columns)
+    maps: Floats  # (B, C, rows, columns), or C + 1 where the last is the background's
     features: Mapping[int, Floats] = field(default_factory=dict)  # stride -> (B, D, rows, columns)
 
 
@@ -97,7 +97,8 @@ class NetworkSource:
             output = self._forward(images, levels=self.levels)
         # The last features are always there; kept for every view they would fill the memory.
         features = {level: _array(output.features[level]) for level in self.levels}
-        return RawMaps(_array(output.scores), _array(output.maps), features)
+        maps = [output.maps] if output.background is None else [output.maps, output.background[1]]
+        return RawMaps(_array(output.scores), _array(torch.cat(maps, dim=1)), features)
 
     @torch.inference_mode()
     def read_features(self, images: Tensor) -> Floats:
@@ -130,7 +131,7 @@ class CellSource(NetworkSource):
         heat = cells.cpu().numpy()
         height, width = images.shape[2:]
         whole = GridTransform.identity((width, height))
-        maps = answer.maps  # (B, C, rows, columns), of fewer cells
+        maps = answer.maps[:, : len(self.class_names)]  # (B, C, rows, columns), of fewer cells
         views = ScoreMaps(
             maps.reshape(-1, *maps.shape[2:]), self.cell_transform(whole, *maps.shape[2:])
         )

@@ -17,6 +17,7 @@ from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor
 
+from weakloc.data.augmentation import CutMix
 from weakloc.data.loaders import Batch, augment_batch
 from weakloc.data.sampling import mixed_seed
 from weakloc.errors import TrainingError
@@ -25,6 +26,7 @@ from weakloc.methods.method import build_optimiser, build_schedule
 from weakloc.metrics.case import Case, ClassIndex, ImageTruth
 from weakloc.metrics.image_rankings import ClassificationPrecision, PointPrecision
 from weakloc.metrics.uncertainty import NO_RESAMPLING
+from weakloc.model.losses import Loss
 from weakloc.model.network import NetworkOutput
 from weakloc.model.trunk import CellTransform
 from weakloc.structures import Point, Prediction, Sample
@@ -53,6 +55,31 @@ def mixed_batch(batch: Batch, share: float) -> Batch:
     both = torch.maximum(batch.labels, batch.labels[others])
     labels = torch.where(is_mixed.to(both.device)[:, None], both, batch.labels)
     return replace(batch, images=images, labels=labels)
+
+
+@dataclass(frozen=True, eq=False)
+class PastedBatch:
+    """Images of which a box shows another one; `share` of each is left of its own."""
+
+    batch: Batch
+    other_labels: Tensor  # (B, C) int8, of the images in the boxes
+    share: float
+
+    def loss(self, loss: Loss, scores: Tensor) -> Tensor:
+        """share * L(own tags) + (1 - share) * L(the other's tags)."""
+        own, other = loss(scores, self.batch.labels), loss(scores, self.other_labels)
+        return self.share * own + (1.0 - self.share) * other
+
+
+def pasted_batch(batch: Batch, cut_mix: CutMix, generator: torch.Generator) -> PastedBatch:
+    """One box for all images; the share follows from what of it lies inside them."""
+    height, width = batch.images.shape[-2:]
+    left, top, right, bottom = cut_mix.draw_box(generator, (width, height))
+    others = torch.randperm(len(batch), generator=generator).to(batch.images.device)
+    images = batch.images.clone()
+    images[..., top:bottom, left:right] = batch.images[others, :, top:bottom, left:right]
+    share = 1.0 - (right - left) * (bottom - top) / (width * height)
+    return PastedBatch(replace(batch, images=images), batch.labels[others], share)
 
 
 # Reading a loss makes a GPU wait, so there several are read at once.
@@ -238,9 +265,19 @@ class LocalizationModule(LightningModule):
         torch.manual_seed(seed)
         augmented = augment_batch(carried.batch, self._plan.augmentation)
         batch = mixed_batch(augmented, settings.mixup)
-        loss = self._plan.loss(self._output(batch.images).scores.float(), batch.labels)
+        loss = self._loss(batch, torch.Generator().manual_seed(seed))
         self.guard.add(loss.detach(), batch.names, self.learning_rate())
         return loss
+
+    def _loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        cut_mix, loss = self._plan.augmentation.cut_mix, self._plan.loss
+        if cut_mix is None:
+            return loss(self._trained_scores(batch), batch.labels)
+        pasted = pasted_batch(batch, cut_mix, generator)
+        return pasted.loss(loss, self._trained_scores(pasted.batch))
+
+    def _trained_scores(self, batch: Batch) -> Tensor:
+        return self._output(batch.images).trained_scores.float()
 
     def on_validation_epoch_start(self) -> None:
         self.watch.start()
