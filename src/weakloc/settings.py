@@ -118,6 +118,9 @@ class TrainSettings:
     patience: int | None = None
     """Stop after so many epochs without a better mAP. Not given: never stop early."""
 
+    watch_maps: int = 0
+    """Images whose maps are drawn after every epoch, side by side in maps.png of the run folder."""
+
     checkpoint_minutes: float = 10.0
     """Save for --resume at least so often, besides after every epoch."""
 
@@ -147,7 +150,7 @@ class TrainSettings:
         )
         require_at_least(self, 1, "image_size", "epochs", "batch_size", "patience", "devices")
         require_at_least(self, 1, "accumulate", "nodes")
-        require_at_least(self, 0, "workers")
+        require_at_least(self, 0, "workers", "watch_maps")
         seed = self.seed
         require(0 <= seed < 2**31, "seed", seed, "Give a whole number from 0 to 2**31 - 1")
         rate = self.learning_rate

@@ -1,23 +1,36 @@
-"""Tags to a run by name of method, and a run to one that has learned which cells are the object."""
+"""Tags to a run by name of method, and a run to one that has learned which cells are the object.
+
+While a run learns, the maps of some images can be drawn after every epoch.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from weakloc.api.data_sets import opened, require_same_classes
 from weakloc.api.runs import TrainedRun, opened_run
+from weakloc.data.sources import ImageSource
 from weakloc.errors import SettingError
+from weakloc.files import write_whole
+from weakloc.localize.maps import HeatMap, sigmoid
 from weakloc.methods import method_named
 from weakloc.methods.method import Preset
-from weakloc.settings import DataSettings, RefineSettings, TrainSettings
-from weakloc.structures import BrokenImage, DataSet
+from weakloc.output.drawing import draw_grid, overlay_heat
+from weakloc.predictor.network_source import NetworkSource
+from weakloc.predictor.predictor import joined_maps
+from weakloc.predictor.views import see_images
+from weakloc.settings import DataSettings, Look, RefineSettings, TrainSettings
+from weakloc.structures import PRESENT, BrokenImage, DataSet, Sample
 from weakloc.training.cells import learn_cells
 from weakloc.training.fit import fit
-from weakloc.training.plan import divide
+from weakloc.training.plan import TrainingPlan, divide
 from weakloc.training.run_folder import save_cells, save_thresholds
 from weakloc.work import NO_DISPLAY, Display, Progress, silent
 
@@ -42,9 +55,93 @@ def train(
     """
     if backbone is not None:
         settings = replace(settings, backbone=backbone)
-    chosen = method_named(method, preset, choices or {})
-    run = fit(opened(data, reading), chosen, settings, Path(out), resume=resume, display=display)
+    run = fit(
+        opened(data, reading),
+        method_named(method, preset, choices or {}),
+        settings,
+        Path(out),
+        resume=resume,
+        display=display,
+        after_epoch=WatchedMaps(Path(out)),
+    )
     return TrainedRun(run)
+
+
+MAPS_NAME = "maps"  # of the folder, and of the picture beside it
+CELLS_KEPT = 32  # along the long side of a map
+PICTURE_SIDE = 160  # pixels
+MOST_EPOCHS_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class WatchedMaps:
+    """Keeps and draws the maps of some images after an epoch: Oquab et al. 2015, figure 1.
+
+    Of each image the first class that its tags say, as a probability at every place. The images
+    are spread evenly over those watched or, where none are, over those learned from.
+    """
+
+    folder: Path
+
+    def __call__(self, plan: TrainingPlan, epoch: int) -> None:
+        samples = _spread(plan.division.watched or plan.division.learned, plan.settings.watch_maps)
+        if not samples:
+            return
+        pictures, names, maps = [], [], []
+        for image, class_index, heat in _heats_now(plan, samples):
+            image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+            pictures.append(image)
+            names.append(plan.header.class_names[class_index])
+            maps.append(heat.astype(np.float16))
+        with write_whole(self._file(epoch)) as unfinished:
+            np.savez_compressed(unfinished, *maps)
+        with write_whole(self.folder / f"{MAPS_NAME}.png") as unfinished:
+            self._strip(pictures, names, epoch).save(unfinished)
+
+    def _file(self, epoch: int) -> Path:
+        return self.folder / MAPS_NAME / f"{epoch:04}.npz"
+
+    def _strip(
+        self, pictures: Sequence[Image.Image], names: Sequence[str], last: int
+    ) -> Image.Image:
+        """A row for each picture: itself, then its maps of epochs spread evenly up to the last."""
+        steps = np.linspace(1, last, min(last, MOST_EPOCHS_SHOWN)).round().astype(int).tolist()
+        epochs = [epoch for epoch in steps if self._file(epoch).is_file()]
+        stored = [np.load(self._file(epoch), allow_pickle=False) for epoch in epochs]
+        cells, captions = [], []
+        for row, (picture, name) in enumerate(zip(pictures, names, strict=True)):
+            heats = [maps[f"arr_{row}"].astype(np.float32) for maps in stored]
+            cells += [picture, *(overlay_heat(picture, heat) for heat in heats)]
+            captions += [name, *(f"epoch {epoch}" for epoch in epochs)]
+        size = (PICTURE_SIDE, PICTURE_SIDE)
+        return draw_grid(cells, num_columns=1 + len(epochs), cell_size=size, captions=captions)
+
+
+def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
+    tagged = [sample for sample in samples if (sample.labels == PRESENT).any()]
+    count = min(count, len(tagged))
+    return [tagged[number * len(tagged) // count] for number in range(count)]
+
+
+def _heats_now(
+    plan: TrainingPlan, samples: Sequence[Sample]
+) -> Iterator[tuple[Image.Image, int, HeatMap]]:
+    """Every image that can be read, with its class and that class's map as probabilities."""
+    look = Look(map_side=CELLS_KEPT, workers=0)
+    source = NetworkSource(
+        plan.network,
+        look,
+        class_names=plan.header.class_names,
+        preprocessing=plan.preprocessing,
+        activation="sigmoid",
+        uses_bf16=plan.hardware.in_bf16,
+    )
+    sources = (ImageSource(sample.name, sample.path) for sample in samples)
+    for image, sample in zip(see_images(sources, source, look), samples, strict=True):
+        if not isinstance(image, BrokenImage):
+            class_index = int(np.argmax(sample.labels == PRESENT))
+            heat = joined_maps(image, [class_index], look)
+            yield image.picture.copy(), class_index, sigmoid(heat.values[0])
 
 
 def parse_choices(pairs: Sequence[str]) -> dict[str, Any]:

@@ -43,6 +43,9 @@ from weakloc.training.run_folder import (
 )
 from weakloc.work import NO_DISPLAY, Display
 
+# (plan, number of the epoch)
+AfterEpoch: TypeAlias = Callable[[TrainingPlan, int], None]
+
 
 def fit(
     data_set: DataSet,
@@ -52,8 +55,12 @@ def fit(
     *,
     resume: bool = False,
     display: Display = NO_DISPLAY,
+    after_epoch: AfterEpoch = lambda _plan, _epoch: None,
 ) -> Run:
-    """Trains into the folder `out`, or continues what was begun there."""
+    """Trains into the folder `out`, or continues what was begun there.
+
+    `after_epoch` is called before the epoch counts as done: a run killed on the way calls it again.
+    """
     if is_first_process():
         _check_folder(out, resume=resume)
     plan = make_plan(data_set, method, settings)
@@ -65,7 +72,14 @@ def fit(
         if is_complete(out, plan):
             return load_run(out)
     writer = RunWriter(out, plan.header)
-    checkpointing = Checkpointing(out, plan, writer.publish)
+
+    def publish(
+        weights: Mapping[str, torch.Tensor] | None, history: Sequence[EpochRecord], kept: int
+    ) -> None:
+        writer.publish(weights, history, kept)
+        after_epoch(plan, history[-1].epoch)
+
+    checkpointing = Checkpointing(out, plan, publish)
     trainer = make_trainer(plan, out, [checkpointing, Shown(display, checkpointing)])
     process = Process(trainer.global_rank, trainer.world_size)
     inputs = inputs_of(plan, out, process, partial(display.count, "computing features"))
