@@ -305,6 +305,10 @@ class Places(Cut):
     masks: Literal["none", "threshold", "par", "crf"] = "none"
     """Masks of present classes: none, by threshold, or refined along the edges of the image."""
 
+    background: Literal["auto", "threshold", "class", "power"] = "auto"
+    """What stands against the classes in masks: their thresholds, a background class that the
+    network was trained with, or (1 - highest heat) ** 8. auto: the method's."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, 0, "points", "peak_distance", "top")

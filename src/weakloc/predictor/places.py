@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from weakloc.data.readers.assembly import LabelClaim, Problems
 from weakloc.data.readers.table import read_rows
@@ -15,7 +16,7 @@ from weakloc.errors import DataError, did_you_mean
 from weakloc.files import ByName
 from weakloc.geometry import GridTransform
 from weakloc.localize.boxes import HeatBox, find_at_least_one_box, find_boxes
-from weakloc.localize.crf import CrfSettings, dense_crf
+from weakloc.localize.crf import CrfSettings, dense_crf, refine_unary
 from weakloc.localize.doubt import disagreements
 from weakloc.localize.maps import NORMALISATIONS, HeatMap, Maps, image_grid, resample
 from weakloc.localize.masks import (
@@ -52,31 +53,43 @@ REFINED_SIDE = 500  # pixels along the long side at which edges are followed
 def find_masks(
     image: SeenImage,
     heat: ScoreMaps,
+    behind: ScoreMaps | None,
     thresholds: Sequence[float],
     places: Places,
     rules: PlaceRules,
 ) -> list[ClassMask]:
     """Masks of the maps that win pixels; each pixel belongs to one of them or to none.
 
+    `behind` is the map of a background class, where that is what stands against the classes.
     `thresholds` are one a map of `heat`, and `class_index` of a mask is the place of its map.
     """
     if places.masks == "none" or not thresholds:
         return []
+    if behind is None:
+        maps, background = _against_a_level(heat, thresholds, rules)
+    else:  # raw scores compete, with one another and with the background's
+        maps = replace(heat, values=np.concatenate([heat.values, behind.values]))
+        background = Background("class", class_index=len(heat.values))
+    labels = _LABELLING[places.masks](maps, image, background)
+    return class_masks(without_specks(labels, min_area=places.min_area))
+
+
+def _against_a_level(
+    heat: ScoreMaps, thresholds: Sequence[float], rules: PlaceRules
+) -> tuple[ScoreMaps, Background]:
+    normalised = NORMALISATIONS[rules.threshold_mode](heat.values)
+    if rules.background == "power":
+        return ScoreMaps(normalised, heat.transform, "cam"), Background("power")
+    # Shifted so that one background level stands for every class's own threshold.
     shares = np.asarray(thresholds, dtype=np.float32)
     level = float(shares.mean())
-    normalised = NORMALISATIONS[rules.threshold_mode](heat.values)
-    # Shifted so that one background level stands for every class's own threshold.
     shifted = ScoreMaps(normalised - shares[:, None, None] + level, heat.transform, "cam")
-    background = Background("threshold", level=level)
-    labels = _LABELLING[places.masks](shifted, image, background)
-    return class_masks(without_specks(labels, min_area=places.min_area))
+    return shifted, Background("threshold", level=level)
 
 
 def _by_crf(maps: ScoreMaps, image: SeenImage, background: Background) -> LabelGrid:
     def refine(stack: Maps, pixels: NDArray[np.uint8]) -> Maps:
-        positive = np.maximum(stack, 1e-3)
-        shares = np.asarray(positive / positive.sum(axis=0), dtype=np.float32)
-        return dense_crf(shares, pixels, CrfSettings())
+        return refine_unary(-log_softmax(stack, axis=0), pixels, CrfSettings())
 
     return _refined(maps, image, background, refine)
 
@@ -152,8 +165,13 @@ def name_places(
     classes: Sequence[int],
     tags: LabelVector | None,
     locating: Locating,
+    *,
+    behind: ScoreMaps | None,
 ) -> Prediction:
-    """All of the prediction of one image but its doubt; `heat` holds the maps of `classes`."""
+    """All of the prediction of one image but its doubt; `heat` holds the maps of `classes`.
+
+    `behind` is the map of the background class, for masks that are painted against one.
+    """
     names, rules = locating.class_names, locating.rules
     probabilities: list[float] = image.probabilities.tolist()
     points: list[Point] = []
@@ -177,7 +195,7 @@ def name_places(
             )
         ]
     thresholds = [locating.thresholds[index] for index in classes]
-    won_masks = find_masks(image, heat, thresholds, locating.places, rules)
+    won_masks = find_masks(image, heat, behind, thresholds, locating.places, rules)
     masks = [(classes[mask.class_index], mask.rle) for mask in won_masks]
     width, height = (int(side) for side in image.picture.size)
     prediction = Prediction(

@@ -217,7 +217,9 @@ class Predictor:
             labels = None if tags is None else tags.of(image.name)
             classes = wanted_classes(image.probabilities, labels, self.places)
             heat = self.heat(image, classes, self.look)
-            prediction = name_places(image, heat, classes, labels, self.locating)
+            prediction = name_places(
+                image, heat, classes, labels, self.locating, behind=self._behind(image)
+            )
             doubt = doubt_of(
                 image,
                 heat,
@@ -231,4 +233,11 @@ class Predictor:
     def measurable(self, image: SeenImage, classes: Sequence[int]) -> Prediction:
         """The places of these classes; no doubt, which takes longest and which no metric reads."""
         heat = self.heat(image, classes, self.look)
-        return name_places(image, heat, classes, None, self.locating)
+        behind = self._behind(image)
+        return name_places(image, heat, classes, None, self.locating, behind=behind)
+
+    def _behind(self, image: SeenImage) -> ScoreMaps | None:
+        """The map of the background class, which comes after the others; None where none paints."""
+        if self.places.masks == "none" or self.places.background != "class":
+            return None
+        return self.heat(image, [len(self.source.class_names)], self.look)
