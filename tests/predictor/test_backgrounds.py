@@ -13,6 +13,7 @@ from torch import Tensor
 from tests.predictor.dot_source import DotSource
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
+from weakloc.errors import SettingError
 from weakloc.predictor import places as masks_module
 from weakloc.predictor.network_source import RawMaps
 from weakloc.predictor.predictor import Predictor
@@ -55,6 +56,12 @@ def predict(pixels: np.ndarray, **chosen: object) -> Prediction:
     (found,) = own.predict([ImageSource("a.png", buffer.getvalue())])
     assert isinstance(found, Prediction)
     return found
+
+
+def test_a_network_without_a_background_class_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BackgroundSource, "read", DotSource.read)
+    with pytest.raises(SettingError, match="--background is 'class'"):
+        predict(drawn()[0], masks="threshold", background="class")
 
 
 def label_image(prediction: Prediction) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.data.sources import ImageSource
+from weakloc.errors import SettingError
 from weakloc.geometry import BoxLTRB
 from weakloc.localize.boxes import ThresholdMode, find_boxes
 from weakloc.localize.doubt import doubt, heat_entropy, instability
@@ -240,4 +241,13 @@ class Predictor:
         """The map of the background class, which comes after the others; None where none paints."""
         if self.places.masks == "none" or self.places.background != "class":
             return None
-        return self.heat(image, [len(self.source.class_names)], self.look)
+        look, index = self.look, len(self.source.class_names)
+        is_weighed = look.objectness != "none" or look.center_prior
+        is_plain = self.heat is fused_maps and not is_weighed
+        if not is_plain or any(len(view.maps.values) <= index for view in image.views):
+            raise SettingError(
+                "--background is 'class', and there is no map of a background class",
+                remedy="Give threshold or power; or train with --set background=class, and paint "
+                "from the plain score maps",
+            )
+        return self.heat(image, [index], look)
