@@ -119,7 +119,7 @@ class TrainSettings:
     """Stop after so many epochs without a better mAP. Not given: never stop early."""
 
     watch_maps: int = 0
-    """Images whose maps are drawn after every epoch, side by side in maps.png of the run folder."""
+    """Images whose maps are drawn after every epoch, in maps.png of the run folder."""
 
     checkpoint_minutes: float = 10.0
     """Save for --resume at least so often, besides after every epoch."""
@@ -142,17 +142,14 @@ class TrainSettings:
             self.val_split,
             "Watch a split other than the one that is learned from",
         )
-        require(
-            not (self.quarter_turns and self.frozen),
-            "quarter_turns",
-            self.quarter_turns,
-            "Leave it out, or --frozen, which learns from features that were computed once",
-        )
+        fits = not (self.quarter_turns and self.frozen)
+        remedy = "Leave it out, or --frozen, which learns from features that were computed once"
+        require(fits, "quarter_turns", self.quarter_turns, remedy)
         require_at_least(self, 1, "image_size", "epochs", "batch_size", "patience", "devices")
         require_at_least(self, 1, "accumulate", "nodes")
         require_at_least(self, 0, "workers", "watch_maps")
-        seed = self.seed
-        require(0 <= seed < 2**31, "seed", seed, "Give a whole number from 0 to 2**31 - 1")
+        fits = 0 <= self.seed < 2**31
+        require(fits, "seed", self.seed, "Give a whole number from 0 to 2**31 - 1")
         rate = self.learning_rate
         rate_fits = rate is None or (math.isfinite(rate) and rate > 0)
         require(rate_fits, "learning_rate", rate, "Give a number above 0")
@@ -306,8 +303,7 @@ class Places(Cut):
     """Masks of present classes: none, by threshold, or refined along the edges of the image."""
 
     background: Literal["auto", "threshold", "class", "power"] = "auto"
-    """What stands against the classes in masks: their thresholds, a background class that the
-    network was trained with, or (1 - highest heat) ** 8. auto: the method's."""
+    """What masks stand against: thresholds, the map of a background class, a power of the heat."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

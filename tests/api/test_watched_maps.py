@@ -17,6 +17,7 @@ from weakloc.errors import SettingError
 from weakloc.methods.settings import to_settings
 from weakloc.settings import TrainSettings
 from weakloc.structures import PRESENT, DataSet
+from weakloc.training.plan import chosen_hardware
 
 CHOICES = {name: value for name, value in to_settings(method()).items() if name != "backbone"}
 
@@ -110,6 +111,8 @@ def test_an_epoch_whose_maps_cannot_be_drawn_is_done_again(
     assert len(list((run / "maps").iterdir())) == 3
 
 
-def test_no_process_of_fsdp_has_the_whole_network() -> None:
+def test_no_process_of_fsdp_has_the_whole_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weakloc.training.plan.accelerator", lambda: "gpu")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(SettingError, match="--watch-maps"):
-        TrainSettings(watch_maps=2, strategy="fsdp")
+        chosen_hardware(TrainSettings(watch_maps=2, strategy="fsdp", devices=1))

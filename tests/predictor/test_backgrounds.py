@@ -111,9 +111,8 @@ def test_power_puts_the_eighth_power_of_what_no_class_says_behind() -> None:
     assert (labels == (np.arange(WIDTH) >= 40)).all()
 
 
-@pytest.mark.parametrize("background", ["threshold", "power", "class"])
-def test_the_crf_starts_from_minus_log_softmax_of_the_maps_of_present_classes(
-    background: str, monkeypatch: pytest.MonkeyPatch
+def test_the_crf_starts_from_minus_log_softmax_of_the_maps_of_background_and_present_classes(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     unaries: list[np.ndarray] = []
     refine = masks_module.refine_unary
@@ -124,14 +123,9 @@ def test_the_crf_starts_from_minus_log_softmax_of_the_maps_of_present_classes(
 
     monkeypatch.setattr(masks_module, "refine_unary", recording)
     pixels, _ = drawn()
-    predict(pixels, masks="crf", background=background)
+    predict(pixels, masks="crf", background="class")
     red, blue = ((pixels[:, :, channel] / 255.0 - 0.5) / 0.1 for channel in (0, 2))
-    if background == "class":
-        stack = np.stack([np.zeros_like(red), red, blue])
-    else:
-        red, blue = ((m - m.min()) / (m.max() - m.min()) for m in (red, blue))
-        behind = 0.3 if background == "threshold" else (1 - np.maximum(red, blue)) ** 8
-        stack = np.stack([np.broadcast_to(behind, red.shape), red, blue])
+    stack = np.stack([np.zeros_like(red), red, blue])
     expected = -np.log(np.exp(stack) / np.exp(stack).sum(axis=0))
     (unary,) = unaries
     assert unary.shape == (3, HEIGHT, WIDTH)  # the background and two present classes

@@ -27,7 +27,7 @@ from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import joined_maps
 from weakloc.predictor.views import see_images
 from weakloc.settings import DataSettings, Look, RefineSettings, TrainSettings
-from weakloc.structures import PRESENT, BrokenImage, DataSet, Sample
+from weakloc.structures import PRESENT, BrokenImage, DataSet
 from weakloc.training.cells import learn_cells
 from weakloc.training.fit import fit
 from weakloc.training.plan import TrainingPlan, divide
@@ -84,11 +84,10 @@ class WatchedMaps:
     folder: Path
 
     def __call__(self, plan: TrainingPlan, epoch: int) -> None:
-        samples = _spread(plan.division.watched or plan.division.learned, plan.settings.watch_maps)
-        if not samples:
+        if plan.settings.watch_maps == 0:
             return
         pictures, names, maps = [], [], []
-        for image, class_index, heat in _heats_now(plan, samples):
+        for image, class_index, heat in _heats_now(plan):
             image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
             pictures.append(image)
             names.append(plan.header.class_names[class_index])
@@ -117,16 +116,16 @@ class WatchedMaps:
         return draw_grid(cells, num_columns=1 + len(epochs), cell_size=size, captions=captions)
 
 
-def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
-    tagged = [sample for sample in samples if (sample.labels == PRESENT).any()]
-    count = min(count, len(tagged))
-    return [tagged[number * len(tagged) // count] for number in range(count)]
-
-
-def _heats_now(
-    plan: TrainingPlan, samples: Sequence[Sample]
-) -> Iterator[tuple[Image.Image, int, HeatMap]]:
-    """Every image that can be read, with its class and that class's map as probabilities."""
+def _heats_now(plan: TrainingPlan) -> Iterator[tuple[Image.Image, int, HeatMap]]:
+    """The images that can be read, with their classes and these classes' maps as probabilities."""
+    division = plan.division
+    tagged = [
+        sample
+        for sample in division.watched or division.learned
+        if (sample.labels == PRESENT).any()
+    ]
+    count = min(plan.settings.watch_maps, len(tagged))
+    samples = [tagged[number * len(tagged) // count] for number in range(count)]
     look = Look(map_side=CELLS_KEPT, workers=0)
     source = NetworkSource(
         plan.network,

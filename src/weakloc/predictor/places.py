@@ -89,7 +89,11 @@ def _against_a_level(
 
 def _by_crf(maps: ScoreMaps, image: SeenImage, background: Background) -> LabelGrid:
     def refine(stack: Maps, pixels: NDArray[np.uint8]) -> Maps:
-        return refine_unary(-log_softmax(stack, axis=0), pixels, CrfSettings())
+        if background.mode == "class":
+            return refine_unary(-log_softmax(stack, axis=0), pixels, CrfSettings())
+        positive = np.maximum(stack, 1e-3)
+        shares = np.asarray(positive / positive.sum(axis=0), dtype=np.float32)
+        return dense_crf(shares, pixels, CrfSettings())
 
     return _refined(maps, image, background, refine)
 

@@ -72,14 +72,7 @@ def fit(
         if is_complete(out, plan):
             return load_run(out)
     writer = RunWriter(out, plan.header)
-
-    def publish(
-        weights: Mapping[str, torch.Tensor] | None, history: Sequence[EpochRecord], kept: int
-    ) -> None:
-        writer.publish(weights, history, kept)
-        after_epoch(plan, history[-1].epoch)
-
-    checkpointing = Checkpointing(out, plan, publish)
+    checkpointing = Checkpointing(out, plan, writer.publish, after_epoch)
     trainer = make_trainer(plan, out, [checkpointing, Shown(display, checkpointing)])
     process = Process(trainer.global_rank, trainer.world_size)
     inputs = inputs_of(plan, out, process, partial(display.count, "computing features"))
@@ -312,12 +305,14 @@ class Checkpointing(Callback):
     between the two repeats the epoch and publishes the same again.
     """
 
-    def __init__(self, folder: Path, plan: TrainingPlan, publish: Publish) -> None:
+    def __init__(
+        self, folder: Path, plan: TrainingPlan, publish: Publish, after_epoch: AfterEpoch
+    ) -> None:
         self.history: list[EpochRecord] = []
         self.interruption = Interruption()
         self._path = folder / CHECKPOINT_NAME
         self._plan = plan
-        self._publish = publish
+        self._publish, self._after_epoch = publish, after_epoch
         self._saved_at = self._epoch_began = time.monotonic()
         self._seconds_before = 0.0
 
@@ -349,6 +344,7 @@ class Checkpointing(Callback):
             kept = self.kept_epoch()
             is_new = kept == self.history[-1].epoch
             self._publish(_of_network(weights) if is_new else None, self.history, kept)
+            self._after_epoch(self._plan, self.history[-1].epoch)
         self._log(trainer)
         self._save(trainer)
         self._epoch_began, self._seconds_before = time.monotonic(), 0.0

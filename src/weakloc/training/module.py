@@ -67,8 +67,8 @@ class PastedBatch:
 
     def loss(self, loss: Loss, scores: Tensor) -> Tensor:
         """share * L(own tags) + (1 - share) * L(the other's tags)."""
-        own, other = loss(scores, self.batch.labels), loss(scores, self.other_labels)
-        return self.share * own + (1.0 - self.share) * other
+        other_loss = loss(scores, self.other_labels)
+        return self.share * loss(scores, self.batch.labels) + (1.0 - self.share) * other_loss
 
 
 def pasted_batch(batch: Batch, cut_mix: CutMix, generator: torch.Generator) -> PastedBatch:
@@ -265,16 +265,14 @@ class LocalizationModule(LightningModule):
         torch.manual_seed(seed)
         augmented = augment_batch(carried.batch, self._plan.augmentation)
         batch = mixed_batch(augmented, settings.mixup)
-        loss = self._loss(batch, torch.Generator().manual_seed(seed))
+        cut_mix = self._plan.augmentation.cut_mix
+        if cut_mix is None:
+            loss = self._plan.loss(self._trained_scores(batch), batch.labels)
+        else:
+            pasted = pasted_batch(batch, cut_mix, torch.Generator().manual_seed(seed))
+            loss = pasted.loss(self._plan.loss, self._trained_scores(pasted.batch))
         self.guard.add(loss.detach(), batch.names, self.learning_rate())
         return loss
-
-    def _loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        cut_mix, loss = self._plan.augmentation.cut_mix, self._plan.loss
-        if cut_mix is None:
-            return loss(self._trained_scores(batch), batch.labels)
-        pasted = pasted_batch(batch, cut_mix, generator)
-        return pasted.loss(loss, self._trained_scores(pasted.batch))
 
     def _trained_scores(self, batch: Batch) -> Tensor:
         return self._output(batch.images).trained_scores.float()

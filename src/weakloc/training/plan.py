@@ -215,6 +215,11 @@ def chosen_hardware(settings: TrainSettings) -> Hardware:
         )
     if settings.strategy == "fsdp" and kind == "cpu":
         raise SettingError("--strategy is 'fsdp' but there is no GPU", remedy="Use --strategy ddp")
+    if settings.strategy == "fsdp" and settings.watch_maps:
+        raise SettingError(
+            "--watch-maps needs the whole network, which no process of --strategy fsdp has",
+            remedy="Leave out one of the two",
+        )
     # A small machine without a GPU computes with all cores.
     share = num_cores() // num_devices
     usual_workers = min(share - 1, 12) if kind == "gpu" else min(share // 4, 4)
