@@ -136,12 +136,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         require(self.backbone != "", "backbone", self.backbone, "Give a network's name")
         require(self.weights != "", "weights", self.weights, "Give a file, a hub id or 'none'")
-        require(
-            self.train_split != self.val_split,
-            "val_split",
-            self.val_split,
-            "Watch a split other than the one that is learned from",
-        )
+        remedy = "Watch a split other than the one that is learned from"
+        require(self.train_split != self.val_split, "val_split", self.val_split, remedy)
         fits = not (self.quarter_turns and self.frozen)
         remedy = "Leave it out, or --frozen, which learns from features that were computed once"
         require(fits, "quarter_turns", self.quarter_turns, remedy)

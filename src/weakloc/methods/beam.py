@@ -64,6 +64,8 @@ class Beam(Method):
         self.require("hidden", wide, "Give widths of 1 or more, or []")
         self.require("noise", self.noise >= 0, "Give 0 or more")
         self.require("rotation", self.rotation >= 0, "Give 0 or more")
+        searchable = self.rules.background != "class"
+        self.require("rules", searchable, "Give another background: a search makes no map of it")
 
     @classmethod
     def literal(cls) -> Self:

@@ -23,7 +23,7 @@ from weakloc.localize.masks import BackgroundMode
 from weakloc.localize.points import PointMethod
 from weakloc.metrics.average_precision import Definition
 from weakloc.model.backbones import Backbone
-from weakloc.model.losses import BeamLoss, LogisticLoss, Loss, SoftmaxLoss
+from weakloc.model.losses import BackgroundLoss, BeamLoss, LogisticLoss, Loss, SoftmaxLoss
 from weakloc.model.network import Decayed, LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
 from weakloc.settings import Look, Places
@@ -163,7 +163,9 @@ class PlaceRules:
     """How places are named in the heat of a class, and by which definitions they are judged.
 
     Fields that the settings `Places` have too mean the same; what is set there wins. `threshold`
-    is that of a class which no calibration gave one.
+    is that of a class which no calibration gave one. `background` "class" is a further class that
+    the network learns to see in every image. `crf_unary` is -log of what a CRF starts from: each
+    map's share of their sum, or their softmax.
     """
 
     point_method: PointMethod = "arg_max"
@@ -174,6 +176,7 @@ class PlaceRules:
     box_score: BoxScore = "mean"
     box_times_class: bool = True
     background: BackgroundMode = "threshold"
+    crf_unary: Literal["shares", "softmax"] = "shares"
     average_precision: Definition = "voc12"
     box_edges: Literal["half-open", "inclusive"] = "half-open"
 
@@ -304,23 +307,33 @@ class Method(ABC):
         """The head and the poolings on the backbone."""
 
     def build_network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork:
-        network = self.network(backbone, num_classes)
+        has_background = self.rules.background == "class"
+        network = self.network(backbone, num_classes + has_background)
+        network.has_background = has_background
         if not self.trains_backbone:
             network.freeze_backbone()
         return network
 
     def build_loss(self, *, num_classes: int, single_label: bool) -> Loss:
         """`single_label`: every training image has exactly one class."""
-        kind = self.loss
+        kind, has_background = self.loss, self.rules.background == "class"
         if kind == "auto":
-            kind = "softmax" if single_label and num_classes > 1 else "logistic_mean"
+            is_softmax = single_label and num_classes > 1 and not has_background
+            kind = "softmax" if is_softmax else "logistic_mean"
         if num_classes == 1 and kind in ("softmax", "beam_softmax"):
             raise SettingError(
                 f"loss {kind} cannot learn from a single class",
                 location="loss",
                 remedy="Use logistic_mean, or add images of another class",
             )
-        return _LOSSES[kind]()
+        loss = _LOSSES[kind]()
+        if has_background and loss.activation == "softmax":
+            raise SettingError(
+                f"loss {kind} knows one class an image, and the background is beside every other",
+                location="rules.background",
+                remedy="Use logistic_mean, or another background",
+            )
+        return BackgroundLoss(loss) if has_background else loss
 
     def augmentation(self, backbone: Backbone) -> Augmentation:  # noqa: ARG002
         return Augmentation(steps=self.flips)

@@ -76,7 +76,7 @@ class Wildcat(Method):
                 batch_size=16,
             ),
             map_normalisation="zscore",
-            rules=PlaceRules(average_precision="nonint"),
+            rules=PlaceRules(average_precision="nonint", crf_unary="softmax"),
         )
 
     def network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork:

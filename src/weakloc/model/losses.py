@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, softplus
+from torch.nn.functional import log_softmax, pad, softplus
 
 from weakloc.structures import PRESENT, UNKNOWN, Activation
 
@@ -92,6 +92,20 @@ class BeamLoss(Loss):
         log_q, log_rest = _log_softmax_and_rest(scores)
         terms = -(targets * log_q + (1 - targets) * log_rest)
         return torch.where(labels == UNKNOWN, 0.0, terms).mean(dim=1)
+
+
+@dataclass(frozen=True)
+class BackgroundLoss(Loss):
+    """A loss over one class more, the last of the scores, which every image shows."""
+
+    of_classes: Loss
+
+    @property
+    def activation(self) -> Activation:
+        return self.of_classes.activation
+
+    def per_image(self, scores: Tensor, labels: Tensor) -> Tensor:
+        return self.of_classes.per_image(scores, pad(labels, (0, 1), value=PRESENT))
 
 
 def _log_softmax_and_rest(scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,14 +55,14 @@ def find_masks(
     heat: ScoreMaps,
     behind: ScoreMaps | None,
     thresholds: Sequence[float],
-    places: Places,
-    rules: PlaceRules,
+    locating: Locating,
 ) -> list[ClassMask]:
     """Masks of the maps that win pixels; each pixel belongs to one of them or to none.
 
     `behind` is the map of a background class, where that is what stands against the classes.
     `thresholds` are one a map of `heat`, and `class_index` of a mask is the place of its map.
     """
+    places, rules = locating.places, locating.rules
     if places.masks == "none" or not thresholds:
         return []
     if behind is None:
@@ -70,7 +70,7 @@ def find_masks(
     else:  # raw scores compete, with one another and with the background's
         maps = replace(heat, values=np.concatenate([heat.values, behind.values]))
         background = Background("class", class_index=len(heat.values))
-    labels = _LABELLING[places.masks](maps, image, background)
+    labels = _LABELLING[places.masks](maps, image, background, rules)
     return class_masks(without_specks(labels, min_area=places.min_area))
 
 
@@ -87,9 +87,11 @@ def _against_a_level(
     return shifted, Background("threshold", level=level)
 
 
-def _by_crf(maps: ScoreMaps, image: SeenImage, background: Background) -> LabelGrid:
+def _by_crf(
+    maps: ScoreMaps, image: SeenImage, background: Background, rules: PlaceRules
+) -> LabelGrid:
     def refine(stack: Maps, pixels: NDArray[np.uint8]) -> Maps:
-        if background.mode == "class":
+        if rules.crf_unary == "softmax" or background.mode == "class":
             return refine_unary(-log_softmax(stack, axis=0), pixels, CrfSettings())
         positive = np.maximum(stack, 1e-3)
         shares = np.asarray(positive / positive.sum(axis=0), dtype=np.float32)
@@ -98,15 +100,17 @@ def _by_crf(maps: ScoreMaps, image: SeenImage, background: Background) -> LabelG
     return _refined(maps, image, background, refine)
 
 
-def _by_pixel_affinity(maps: ScoreMaps, image: SeenImage, background: Background) -> LabelGrid:
+def _by_pixel_affinity(
+    maps: ScoreMaps, image: SeenImage, background: Background, _rules: PlaceRules
+) -> LabelGrid:
     def refine(stack: Maps, pixels: NDArray[np.uint8]) -> Maps:
         return np.asarray(refine_by_pixel_affinity(stack, pixels, PixelAffinitySettings()))
 
     return _refined(maps, image, background, refine)
 
 
-_LABELLING: dict[str, Callable[[ScoreMaps, SeenImage, Background], LabelGrid]] = {
-    "threshold": lambda maps, image, background: segment(
+_LABELLING: dict[str, Callable[[ScoreMaps, SeenImage, Background, PlaceRules], LabelGrid]] = {
+    "threshold": lambda maps, image, background, _rules: segment(
         maps, _all_present(maps), image_grid(image.picture.size), background=background
     ),
     "crf": _by_crf,
@@ -199,7 +203,7 @@ def name_places(
             )
         ]
     thresholds = [locating.thresholds[index] for index in classes]
-    won_masks = find_masks(image, heat, behind, thresholds, locating.places, rules)
+    won_masks = find_masks(image, heat, behind, thresholds, locating)
     masks = [(classes[mask.class_index], mask.rle) for mask in won_masks]
     width, height = (int(side) for side in image.picture.size)
     prediction = Prediction(

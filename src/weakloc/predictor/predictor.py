@@ -239,7 +239,7 @@ class Predictor:
 
     def _behind(self, image: SeenImage) -> ScoreMaps | None:
         """The map of the background class, which comes after the others; None where none paints."""
-        if self.places.masks == "none" or self.places.background != "class":
+        if self.places.masks == "none" or self.rules.background != "class":
             return None
         look, index = self.look, len(self.source.class_names)
         is_weighed = look.objectness != "none" or look.center_prior
@@ -247,7 +247,7 @@ class Predictor:
         if not is_plain or any(len(view.maps.values) <= index for view in image.views):
             raise SettingError(
                 "--background is 'class', and there is no map of a background class",
-                remedy="Give threshold or power; or train with --set background=class, and paint "
-                "from the plain score maps",
+                remedy="Give threshold or power; or train with --set rules.background=class, and "
+                "paint from the plain score maps",
             )
         return self.heat(image, [index], look)
