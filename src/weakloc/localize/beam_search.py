@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from weakloc.errors import SettingError, require_setting
 from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, IntArray, Size, map_box_to_grid
@@ -171,20 +170,28 @@ def heat_maps(result: SearchResult, *, long_side: int = 256) -> ScoreMaps:
 
     Divided by the number of kept regions, which the paper does not do: it keeps values and box
     scores in [0, 1] and changes nothing in a threshold relative to the maximum. Scores below 0 add
-    nothing. The map has the image's resolution up to `long_side`. What follows in the paper:
-    `boxes.find_boxes` with thresholds per class on `relu_max` and the score `raw_mean`,
-    `points.locate_point` by `plateau`.
+    nothing. Cells are equal to the greatest exactly where their sums are. The map has the image's
+    resolution up to `long_side`. What follows in the paper: `boxes.find_boxes` with thresholds per
+    class on `relu_max` and the score `raw_mean`, `points.locate_point` by `plateau`.
     """
     transform = image_grid(result.image_size, long_side=long_side)
     columns, rows = int(transform.grid_size[0]), int(transform.grid_size[1])
     heat = np.zeros((len(result.kept), rows, columns), dtype=np.float32)
     for index, kept in enumerate(result.kept):
-        heat[index] = _sum_of_boxes(kept, transform) / max(len(kept.scores), 1)
+        sums = _sum_of_boxes(kept, transform)
+        mean = (sums / max(len(kept.scores), 1)).astype(np.float32)
+        # Single precision would let a sum that is all but the greatest join the plateau.
+        is_raised = (mean == mean.max()) & (sums < sums.max())
+        heat[index] = np.where(is_raised, np.nextafter(mean, np.float32(0)), mean)
     return ScoreMaps(heat, transform, kind="cam")
 
 
-def _sum_of_boxes(kept: KeptRegions, transform: GridTransform) -> NDArray[np.float64]:
+def _sum_of_boxes(kept: KeptRegions, transform: GridTransform) -> FloatArray:
     """Sum on the coarse grid that the boxes' own edges make, then spread to the cells."""
+    positive = np.maximum(kept.scores, 0.0)
+    # In whole multiples of this all sums are exact, so that their order makes no difference.
+    unit = 2.0 * np.spacing(positive.sum())
+    scores = np.rint(positive / unit) * unit
     columns, rows = int(transform.grid_size[0]), int(transform.grid_size[1])
     spans = []
     for box in kept.boxes:
@@ -195,9 +202,9 @@ def _sum_of_boxes(kept: KeptRegions, transform: GridTransform) -> NDArray[np.flo
     index_x = {edge: index for index, edge in enumerate(edges_x)}
     index_y = {edge: index for index, edge in enumerate(edges_y)}
     coarse = np.zeros((len(edges_y) - 1, len(edges_x) - 1))
-    for (left, right, top, bottom), score in zip(spans, kept.scores, strict=True):
+    for (left, right, top, bottom), score in zip(spans, scores, strict=True):
         patch = slice(index_y[top], index_y[bottom]), slice(index_x[left], index_x[right])
-        coarse[patch] += max(score, 0.0)
+        coarse[patch] += score
     return np.repeat(np.repeat(coarse, np.diff(edges_y), axis=0), np.diff(edges_x), axis=1)
 
 
