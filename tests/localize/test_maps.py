@@ -172,6 +172,18 @@ def test_fusion_by_hand() -> None:
     assert logistic.kind == "probability"
 
 
+def test_maps_are_resized_then_squashed_then_their_maximum_is_taken() -> None:
+    """Max-MIL's display: halfway between the logits 0 and 4 lies 2, not the mean probability."""
+    grid = GridTransform.identity((3.0, 1.0))
+    views = [
+        view([[0.0, 4.0]], grid.crop((0.5, 0.0, 2.5, 1.0))),
+        view([[1.0]], grid.resize((1, 1))),
+    ]
+    fused = fuse(views, grid, combine="max", normalise="sigmoid").values[0, 0]
+    assert fused[1] == pytest.approx(1 / (1 + math.exp(-2.0)))
+    assert fused[0] == pytest.approx(1 / (1 + math.exp(-1.0)))
+
+
 def test_order_of_views_does_not_matter(random: np.random.Generator) -> None:
     views = [
         ScoreMaps(random.normal(size=(2, *shape)).astype(np.float32), IDENTITY.resize(shape[::-1]))

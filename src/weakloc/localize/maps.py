@@ -117,9 +117,11 @@ def fuse(
 ) -> ScoreMaps:
     """One set of maps from several of the same image: scales, flips, tiles.
 
-    Each is normalised, resampled to `grid` and combined cell by cell. `windows` are the image
-    boxes the views were made from, for tiles: a view counts only inside its own. Tiles of one
-    scale are best fused without normalisation, then normalised together with other scales.
+    Each is normalised, resampled to `grid` and combined cell by cell; the logistic function alone
+    comes after resampling (Oquab et al.: maps are resized, squashed, then their maximum is taken).
+    `windows` are the image boxes the views were made from, for tiles: a view counts only inside
+    its own. Tiles of one scale are best fused without normalisation, then normalised together with
+    other scales.
     A view whose map is not finite does not count; a cell that no view counts for is 0.
     """
     if not views:
@@ -133,8 +135,10 @@ def fuse(
         counts = np.asarray(np.isfinite(view.values).all(axis=(1, 2), keepdims=True))
         if windows is not None:
             counts = counts & cells_inside(windows[index], grid)
-        normalised = NORMALISATIONS[normalise](view.values)
+        normalised = NORMALISATIONS["none" if normalise == "sigmoid" else normalise](view.values)
         values = resample(ScoreMaps(normalised, view.transform), grid).values
+        if normalise == "sigmoid":
+            values = sigmoid(values)
         step = np.maximum if combine == "max" else np.add
         step(total, np.where(counts, values, neutral), out=total)
         count += counts
