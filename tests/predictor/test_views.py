@@ -6,10 +6,14 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.nn.functional import interpolate
 
+from weakloc.data.augmentation import Augmentation, ScaleJitter
+from weakloc.data.loaders import Batch, augment_batch
 from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import map_point_to_grid
 from weakloc.predictor.views import View, cut_tiles, list_views, make_view, scaled
@@ -61,6 +65,26 @@ def test_a_pixel_of_the_picture_is_where_the_transform_says(
     found = (columns * light).sum() / light.sum(), (rows * light).sum() / light.sum()
     assert found == pytest.approx(map_point_to_grid((64.0, 44.0), transform), abs=0.6)
     assert transform.grid_size == images.shape[:0:-1]
+
+
+@pytest.mark.parametrize("scale", [0.7, 1.3, 3.7])
+def test_a_padded_picture_is_scaled_with_its_padding_as_in_training(scale: float) -> None:
+    """Oquab et al.: to a long side of 500, padded to 500 x 500, and that square to 500 s."""
+    random = np.random.default_rng(1)
+    picture = Image.fromarray(random.integers(0, 255, (90, 130, 3), dtype=np.uint8))
+    padded = Preprocessing(size=50, resize="pad")
+    images, transform = make_view(picture, View(scale), padded)
+    square, place = padded.apply(picture)
+    side = round(50 * scale)
+    expected = interpolate(square[None], (side, side), mode="bilinear", antialias=True)[0]
+    assert torch.equal(images, expected)
+    # 130 x 90 become 50 x 35, with 7 and 8 pixels of padding: a corner of the picture.
+    corner = map_point_to_grid((130.0, 90.0), transform)
+    assert corner == pytest.approx((side, 42 * side / 50))
+    batch = Batch(square[None], torch.zeros(1, 1), ("a",), (place,), torch.zeros(1), seed=3)
+    jittered = augment_batch(batch, Augmentation(scale_jitter=ScaleJitter(scale, scale)))
+    assert torch.equal(jittered.images[0], images)
+    assert jittered.transforms[0] == transform
 
 
 def test_a_scale_is_of_the_usual_input_or_of_the_picture_where_there_is_none() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.training.small_data import SIDE, make_data_set, make_sample, method, settings
 from weakloc.data.images import open_image
-from weakloc.data.transforms import Preprocessing
+from weakloc.data.transforms import Preprocessing, resize_images
 from weakloc.errors import SettingError
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.trunk import BackboneSpec
@@ -63,6 +63,22 @@ def test_cached_maps_are_those_of_the_backbone(
     maps, transforms = cache.read([samples[2]], [view])
     assert torch.allclose(maps.float(), expected, rtol=2e-3, atol=2e-3)
     assert transforms[0] == (place.flip_horizontal() if view.mirrored else place)
+
+
+def test_cached_maps_of_another_size_see_the_padded_canvas_at_that_size(
+    data_set: DataSet, backbone: Backbone, tmp_path: Path
+) -> None:
+    """As in training on pixels: padded first, then scaled."""
+    sample, view = data_set.splits["val"][2], FeatureView(1.5)
+    padded = Preprocessing(size=SIDE, resize="pad")
+    cache = FeatureCache(backbone, extraction(tmp_path, preprocessing=padded), [view])
+    filled(cache, [sample])
+    pixels, place = padded(open_image(sample.path))
+    with torch.inference_mode():
+        expected = backbone(resize_images(pixels[None], (48, 48)))
+    maps, transforms = cache.read([sample], [view])
+    assert torch.allclose(maps.float(), expected, rtol=2e-3, atol=2e-3)
+    assert transforms[0] == place.resize((48, 48))
 
 
 def test_nothing_is_computed_twice(data_set: DataSet, backbone: Backbone, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from weakloc.data.images import read_or_record
 from weakloc.data.sources import ImageSource
-from weakloc.data.transforms import PixelSize, Preprocessing
+from weakloc.data.transforms import PixelSize, Preprocessing, jittered_size, resize_images
 from weakloc.geometry import BoxLTRB, GridTransform
 from weakloc.localize.probabilities import probabilities
 from weakloc.predictor.network_source import Floats, MapSource, RawMaps
@@ -79,14 +79,22 @@ def _starts(length: int, side: int, overlap: float) -> list[int]:
 def make_view(
     picture: Image.Image, view: View, preprocessing: Preprocessing
 ) -> tuple[Tensor, GridTransform]:
-    """The network's input (3, H, W) and the way from the original image to it."""
+    """The network's input (3, H, W) and the way from the original image to it.
+
+    Padding comes before the scale, as in training (Oquab et al.: to 500 pixels, padded to a
+    square, and that to each size); a picture that is not padded comes in its full detail.
+    """
     base = GridTransform.identity(picture.size)
     if view.tile is not None:
         left, top, right, bottom = (int(edge) for edge in view.tile)
         picture, base = picture.crop((left, top, right, bottom)), base.crop(view.tile)
-    if view.scale != 1.0:
+    scales_canvas = view.scale != 1.0 and preprocessing.resize == "pad"
+    if view.scale != 1.0 and not scales_canvas:
         preprocessing = scaled(preprocessing, view.scale, picture.size)
     images, transform = preprocessing.apply(picture, base=base)
+    if scales_canvas:
+        size = jittered_size(transform.grid_size, view.scale, multiple_of=preprocessing.multiple_of)
+        images, transform = resize_images(images, size), transform.resize(size)
     if view.flip:
         return images.flip(-1), transform.flip_horizontal()
     return images, transform
@@ -122,13 +130,18 @@ class _Answer:
 
 @dataclass(frozen=True)
 class SeenImage:
-    """One image with the maps of the views that are meant for maps, before any place is named."""
+    """One image with the maps of the views that are meant for maps, before any place is named.
+
+    `only_scored` are the other views whose classes were scored, kept where the hottest cell of all
+    may be one of theirs.
+    """
 
     name: str
     picture: Image.Image
     views: tuple[ViewMaps, ...]
     logits: NDArray[np.float64]  # (C,) of all views together
     probabilities: NDArray[np.float64]  # (C,)
+    only_scored: tuple[ViewMaps, ...] = ()
 
 
 def see_images(
@@ -181,7 +194,7 @@ def _see_group(
     answers: dict[int, list[_Answer]] = {index: [] for index, _, _ in jobs}
     for start in range(0, len(jobs), look.batch_size):
         chunk = jobs[start : start + look.batch_size]
-        read = _read([job[1:] for job in chunk], source, scales_of_maps=map_scales(look))
+        read = _read([job[1:] for job in chunk], source, look)
         for (index, _, _), answer in zip(chunk, read, strict=True):
             answers[index].append(answer)
     for index, (name, picture) in enumerate(group):
@@ -194,8 +207,7 @@ def _see_group(
 def _read(
     views: Sequence[tuple[Image.Image, View]],
     source: MapSource,
-    *,
-    scales_of_maps: Sequence[float],
+    look: Look,
 ) -> list[_Answer]:
     """The answers to views of pictures, one network call for each input shape."""
     inputs = [make_view(picture, view, source.preprocessing) for picture, view in views]
@@ -207,7 +219,7 @@ def _read(
         raw = source.read(torch.stack([inputs[index][0] for index in indices]))
         for row, index in enumerate(indices):
             view, maps = views[index][1], None
-            if view.scale in scales_of_maps:
+            if look.fuse == "max" or view.scale in map_scales(look):
                 maps = _view_maps(raw, row, view, inputs[index][1], source)
             answers[index] = _Answer(view, raw.scores[row], maps)
     return [answers[index] for index in range(len(views))]
@@ -248,5 +260,7 @@ def _summed_up(
         likely = probabilities(best, source.activation).mean(axis=0)
     else:
         likely = probabilities(logits, source.activation)
-    views = tuple(answer.maps for answer in answers if answer.maps is not None)
-    return SeenImage(name, picture, views, logits, likely)
+    kept = [answer.maps for answer in answers if answer.maps is not None]
+    views = tuple(maps for maps in kept if maps.view.scale in map_scales(look))
+    others = tuple(maps for maps in kept if maps.view.scale not in map_scales(look))
+    return SeenImage(name, picture, views, logits, likely, others)

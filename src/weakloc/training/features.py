@@ -24,7 +24,7 @@ from torch import Tensor
 from weakloc.data.images import is_member_path
 from weakloc.data.loaders import Batch, SampleLoader
 from weakloc.data.sampling import EpochBatches, EveryImageOnce, SampleKey, mixed_seed
-from weakloc.data.transforms import Preprocessing, jittered_size
+from weakloc.data.transforms import PixelSize, Preprocessing, jittered_size, resize_images
 from weakloc.errors import FailureError, RunError, SettingError
 from weakloc.files import append_synced, write_json
 from weakloc.geometry import GridTransform, Size
@@ -184,7 +184,7 @@ class Extraction:
     device: torch.device
     in_bf16: bool
 
-    def preprocessing_at(self, scale: float) -> Preprocessing:
+    def size_at(self, scale: float) -> PixelSize:
         size = self.preprocessing.fixed_size
         if size is None:
             raise SettingError(
@@ -192,8 +192,17 @@ class Extraction:
                 remedy="Choose the resize mode warp, pad or crop",
             )
         multiple = self.preprocessing.multiple_of
-        scaled = jittered_size(size, scale, multiple_of=multiple) if scale != 1 else size
-        return replace(self.preprocessing, size=scaled)
+        return jittered_size(size, scale, multiple_of=multiple) if scale != 1 else size
+
+    def scales_canvas(self, scale: float) -> bool:
+        """Whether the canvas itself is resized, as in training on pixels, where it is padded."""
+        return scale != 1 and self.preprocessing.resize == "pad"
+
+    def preprocessing_at(self, scale: float) -> Preprocessing:
+        """All of it, or what comes before the canvas is resized."""
+        if self.scales_canvas(scale):
+            return self.preprocessing
+        return replace(self.preprocessing, size=self.size_at(scale))
 
 
 class FeatureCache:
@@ -255,12 +264,13 @@ class FeatureCache:
             preprocessing = self._extraction.preprocessing_at(view.scale)
             placement = preprocessing.place((int(width), int(height)))
             transform = placement.transform(GridTransform.identity(stored.image_size))
+            transform = transform.resize(self._extraction.size_at(view.scale))
             transforms.append(transform.flip_horizontal() if view.mirrored else transform)
         return torch.from_numpy(np.stack(maps)).permute(0, 3, 1, 2), transforms
 
     def _store(self, view: FeatureView, weights_digest: str) -> FeatureStore:
         """Its folder is named by a digest of all that its content depends on."""
-        made_by = {
+        made_by: dict[str, Any] = {
             "backbone": str(self._backbone.spec),
             "output_stride": self._backbone.spec.output_stride,
             "weights": weights_digest,
@@ -269,6 +279,8 @@ class FeatureCache:
             "level": self._backbone.stride,
             "bf16": self._extraction.in_bf16,
         }
+        if self._extraction.scales_canvas(view.scale):
+            made_by["canvas"] = self._extraction.size_at(view.scale)
         digest = hashlib.sha256(repr(sorted(made_by.items())).encode()).hexdigest()[:16]
         return FeatureStore(self._extraction.folder / digest, made_by)
 
@@ -284,10 +296,13 @@ class FeatureCache:
     def _append(self, batch: Batch, samples: Sequence[Sample], scale: float) -> None:
         keys = [self._keys[sample.path] for sample in samples]
         sizes = [transform.image_size for transform in batch.transforms if transform is not None]
+        images = batch.images
+        if self._extraction.scales_canvas(scale):
+            images = resize_images(images, self._extraction.size_at(scale))
         for view, store in self._stores.items():
             new = [i for i, key in enumerate(keys) if key not in store]
             if view.scale == scale and new:
-                maps = self._compute(batch.images.flip(-1) if view.mirrored else batch.images)
+                maps = self._compute(images.flip(-1) if view.mirrored else images)
                 store.append([keys[i] for i in new], [sizes[i] for i in new], maps[new])
 
     @torch.inference_mode()
