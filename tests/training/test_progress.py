@@ -10,6 +10,10 @@ import pytest
 
 from tests.training.small_data import method, settings
 from weakloc.cli.terminal import Terminal
+from weakloc.methods.beam import Beam
+from weakloc.methods.max_mil import MaxMil
+from weakloc.methods.method import Method
+from weakloc.methods.wildcat import Wildcat
 from weakloc.structures import DataSet
 from weakloc.training.fit import fit
 
@@ -29,6 +33,23 @@ def test_without_a_terminal_each_epoch_is_one_line(
     ]
     assert len(lines) == 3
     assert all(re.fullmatch(*pair) for pair in zip(expected, lines, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (MaxMil(), " (at one size)"),
+        (Wildcat(map_scales=(1.0, 2.0)), " (at one size)"),
+        (Wildcat(), ""),
+        (Beam(), " (without the search)"),
+    ],
+)
+def test_a_method_that_predicts_from_more_than_one_map_says_what_is_watched(
+    other: Method, said: str, data_set: DataSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Terminal().display() as display:
+        run = fit(data_set, other, settings(epochs=1), tmp_path, display=display)
+    assert f"  point AP {run.history[0].point_map:.3f}{said}  " in capfd.readouterr().err
 
 
 def test_computing_features_is_shown_in_tenths(

@@ -378,6 +378,10 @@ class Checkpointing(Callback):
         pl_module.guard.restore(ours["guard"])
         self._seconds_before = ours["seconds"]
 
+    @property
+    def method(self) -> Method:
+        return self._plan.header.method
+
     def best_epoch(self) -> int | None:
         """The first epoch with the highest classification mAP, from 1."""
         judged = [record for record in self.history if record.classification_map is not None]
@@ -482,13 +486,23 @@ class Shown(Callback):
         del pl_module
         if trainer.is_global_zero:
             record = self._checkpointing.history[-1]
-            self._display.say(_line_of(record, trainer.max_epochs))
+            seen_as = watched_as(self._checkpointing.method)
+            self._display.say(_line_of(record, trainer.max_epochs, seen_as))
 
 
-def _line_of(record: EpochRecord, epochs: int | None) -> str:
+def watched_as(method: Method) -> str:
+    """How watched images are seen, where predictions see more of them than one map."""
+    if method.localiser == "beam_search":
+        return " (without the search)"
+    return "" if {*method.score_scales, *method.map_scales} == {1.0} else " (at one size)"
+
+
+def _line_of(record: EpochRecord, epochs: int | None, seen_as: str) -> str:
     numbers = [f"loss {record.loss:.4f}"]
     for name, value in (("mAP", record.classification_map), ("point AP", record.point_map)):
         if value is not None:
             numbers.append(f"{name} {value:.3f}")
+    if len(numbers) > 1:
+        numbers[-1] += seen_as
     numbers.append(f"{record.seconds:.1f} s")
     return f"epoch {record.epoch}/{epochs}  " + "  ".join(numbers)
