@@ -8,7 +8,15 @@ import pytest
 
 from tests.upside_down import flip_vertical
 from weakloc.geometry import GridTransform
-from weakloc.localize.points import locate_point, locate_points
+from weakloc.localize.points import (
+    FoundPeak,
+    Peak,
+    hottest_views,
+    locate_point,
+    locate_points,
+    outermost_centers,
+)
+from weakloc.structures import ScoreMaps
 
 SIZE = (53.0, 38.0)
 METHODS = ("arg_max", "plateau", "sub_cell")
@@ -111,7 +119,38 @@ def test_points_in_the_padding_are_clipped_into_the_image() -> None:
     heat[0, 3] = 1.0
     padded = GridTransform.identity((20.0, 10.0)).pad(0, 5, 0, 5).resize((4.0, 4.0))
     peak = locate_point(heat, padded, method="arg_max")
-    assert (peak.x, peak.y) == (17.5, 0.0)
+    assert (peak.x, peak.y) == (17.5, 0.5)  # the centre of a pixel, so that a box can hold it
+    heat[3, 1] = 2.0
+    peak = locate_point(heat, padded, method="arg_max")
+    assert (peak.x, peak.y) == (7.5, 9.5)
+    peak = locate_point(heat, padded, method="arg_max", within=(8.0, 2.0, 12.0, 8.0))
+    assert (peak.x, peak.y) == (8.0, 8.0)
+
+
+def test_the_outermost_centres_are_those_of_all_views_in_the_image() -> None:
+    """20 x 10 pixels: cells of 4 x 5, mirrored cells of 2 x 10, and one padded above by 2."""
+    whole = GridTransform.identity((20.0, 10.0))
+    first = whole.resize((5.0, 2.0))
+    assert outermost_centers([first]) == (2.0, 2.5, 18.0, 7.5)
+    second = whole.resize((10.0, 1.0)).flip_horizontal()
+    assert outermost_centers([first, second]) == (1.0, 2.5, 19.0, 7.5)
+    padded = whole.pad(0, 2, 0, 2).resize((2.0, 7.0))
+    assert outermost_centers([first, padded]) == (2.0, 0.5, 18.0, 9.5)
+
+
+def test_the_hottest_view_is_found_where_the_logistic_function_has_no_more_digits() -> None:
+    """And each class has its own; a map that is not finite everywhere does not count."""
+    grid = GridTransform.identity((3.0, 2.0))
+    values = np.zeros((4, 3, 2, 3), dtype=np.float32)  # views, classes
+    values[0, :, 0, 0] = 30.0, 2.0, -3.0
+    values[1, :, 1, 2] = 31.0, 1.0, -2.0
+    values[2, :, 0, 0] = np.nan, np.inf, 9.0
+    values[3, 2] = -1.0
+    views = [ScoreMaps(of_view, grid) for of_view in values]
+    assert hottest_views(views, "sigmoid") == [1, 0, 2]
+    assert hottest_views(views, "none") == [1, 0, 2]
+    assert hottest_views(views[:2], "minmax") == [1, 0, 0]
+    assert hottest_views([views[2]], "none") == [0, 0, 0]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -145,6 +184,28 @@ def test_several_points_hottest_first_and_apart() -> None:
     assert found(max_points=2) == [(15.0, 15.0, 3.0), (35.0, 15.0, 2.0)]
     assert found(min_distance=20.0) == found()
     assert found(min_distance=20.1) == [(15.0, 15.0, 3.0), (75.0, 35.0, 1.0)]
+
+
+def test_points_that_follow_a_known_one_leave_out_its_cell() -> None:
+    heat = np.zeros((5, 9))
+    heat[1, 1], heat[1, 3], heat[3, 7] = 3.0, 2.0, 1.0
+    transform = GridTransform.identity((90.0, 50.0)).resize((9.0, 5.0))
+    coarse = transform.resize((6.0, 2.0))  # cells of 15 x 25 pixels
+    for x, y, second in (
+        (16.0, 15.0, (35.0, 2.0)),
+        (30.1, 15.0, (15.0, 3.0)),
+        (16.0, 39.0, (35.0, 2.0)),
+    ):
+        known = FoundPeak(Peak(x, y, 3.5), coarse)
+        peaks = locate_points(heat, transform, max_points=2, first=known)
+        assert [(peak.x, peak.heat) for peak in peaks] == [(x, 3.5), second]
+
+
+def test_each_of_several_plateaus_has_its_centre_for_a_point() -> None:
+    heat = np.zeros((6, 9))
+    heat[1:4, 1:4], heat[2:6, 6:8] = 1.0, 2.0
+    peaks = locate_points(heat, GridTransform.identity((9.0, 6.0)), max_points=2, method="plateau")
+    assert [(peak.x, peak.y, peak.heat) for peak in peaks] == [(7.0, 4.0, 2.0), (2.5, 2.5, 1.0)]
 
 
 def test_more_points_asked_than_there_are_maxima() -> None:

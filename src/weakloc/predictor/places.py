@@ -30,7 +30,13 @@ from weakloc.localize.masks import (
     without_specks,
 )
 from weakloc.localize.pixel_affinity import PixelAffinitySettings, refine_by_pixel_affinity
-from weakloc.localize.points import Peak, locate_point, locate_points
+from weakloc.localize.points import (
+    FoundPeak,
+    Peak,
+    PointMaps,
+    locate_point,
+    locate_points,
+)
 from weakloc.methods.method import PlaceRules
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import Places, ReaderOptions
@@ -174,6 +180,7 @@ def name_places(
     tags: LabelVector | None,
     locating: Locating,
     *,
+    point_maps: Sequence[PointMaps],
     behind: ScoreMaps | None,
 ) -> Prediction:
     """All of the prediction of one image but its doubt; `heat` holds the maps of `classes`.
@@ -184,12 +191,12 @@ def name_places(
     probabilities: list[float] = image.probabilities.tolist()
     points: list[Point] = []
     boxes: list[Box] = []
-    for class_map, index in zip(heat.values, classes, strict=True):
+    for class_map, own_maps, index in zip(heat.values, point_maps, classes, strict=True):
         name, probability = names[index], probabilities[index]
         is_tagged = tags is not None and bool(tags[index] == PRESENT)
         points += [
             Point(name, peak.x, peak.y, probability, peak.heat)
-            for peak in _peaks(class_map, heat.transform, locating)
+            for peak in _peaks(own_maps, locating)
         ]
         boxes += [
             Box(name, part.box, part.score)
@@ -232,19 +239,24 @@ def _held_against(
     )
 
 
-def _peaks(class_map: HeatMap, transform: GridTransform, locating: Locating) -> list[Peak]:
-    """Where the points of a class are."""
+def _peaks(maps: PointMaps, locating: Locating) -> list[Peak]:
+    """Where the points of a class are, the first of several being the only one of one."""
     places, method = locating.places, locating.rules.point_method
     if places.points == 0:
         return []
+    whole = maps.whole
+    first = whole if method == "densest" else maps.hottest  # an area has the heat of all views
+    hottest = locate_point(first.values, first.transform, method=method, within=first.within)
     if places.points == 1:
-        return [locate_point(class_map, transform, method=method)]
+        return [hottest]
     return locate_points(
-        class_map,
-        transform,
+        whole.values,
+        whole.transform,
         max_points=places.points,
-        min_distance=places.peak_distance * max(transform.image_size),
-        method="arg_max" if method == "plateau" else method,
+        min_distance=places.peak_distance * max(whole.transform.image_size),
+        method=method,
+        within=whole.within,
+        first=FoundPeak(hottest, first.transform),
     )
 
 

@@ -24,6 +24,14 @@ from weakloc.localize.objectness import (
     fuse_product,
     principal_axis,
 )
+from weakloc.localize.points import (
+    PointMap,
+    PointMaps,
+    hottest_views,
+    on_their_grid,
+    outermost_centers,
+    pixel_centers,
+)
 from weakloc.methods.method import RULES, PlaceRules
 from weakloc.predictor.network_source import Floats, MapSource
 from weakloc.predictor.places import Locating, Tags, name_places, wanted_classes
@@ -60,6 +68,34 @@ def fused_maps(image: SeenImage, classes: Sequence[int], look: Look) -> ScoreMap
     if look.center_prior:
         heat = fuse_product(heat, center_prior(maps.transform))
     return ScoreMaps(heat, maps.transform, "cam")
+
+
+def point_maps(
+    image: SeenImage, classes: Sequence[int], heat: ScoreMaps, look: Look
+) -> list[PointMaps]:
+    """In which cells the points of classes are looked for whose `fused_maps` are in `heat`.
+
+    Of one view, and of the greatest of several, the hottest place is a cell of a view. All sizes
+    count whose greatest scores make the class score (Oquab et al.: one location for each class,
+    the best of all positions and scales). What is hottest in a mean of views or in a product is
+    known on the common grid alone.
+    """
+    is_weighed = look.objectness != "none" or look.center_prior
+    has_best_view = look.fuse == "max" and not is_weighed
+    counted = (*image.views, *image.only_scored) if has_best_view else image.views
+    views = [replace(view.maps, values=view.maps.values[list(classes)]) for view in counted]
+    within = outermost_centers([view.transform for view in views])
+    grids = on_their_grid(heat, within)
+    if is_weighed or not (has_best_view or len(views) == 1):
+        return grids
+    view_indices = hottest_views(views, "none" if look.normalise == "auto" else look.normalise)
+    cells = [
+        PointMap(views[index].values[row], views[index].transform, within)
+        for row, index in enumerate(view_indices)
+    ]
+    if len(views) == 1:
+        return [PointMaps(alone, alone) for alone in cells]
+    return [replace(grid, hottest=best) for grid, best in zip(grids, cells, strict=True)]
 
 
 def maps_in_words(look: Look) -> str:
@@ -218,9 +254,7 @@ class Predictor:
             labels = None if tags is None else tags.of(image.name)
             classes = wanted_classes(image.probabilities, labels, self.places)
             heat = self.heat(image, classes, self.look)
-            prediction = name_places(
-                image, heat, classes, labels, self.locating, behind=self._behind(image)
-            )
+            prediction = self._named(image, heat, classes, labels)
             doubt = doubt_of(
                 image,
                 heat,
@@ -233,9 +267,19 @@ class Predictor:
 
     def measurable(self, image: SeenImage, classes: Sequence[int]) -> Prediction:
         """The places of these classes; no doubt, which takes longest and which no metric reads."""
-        heat = self.heat(image, classes, self.look)
+        return self._named(image, self.heat(image, classes, self.look), classes, None)
+
+    def _named(
+        self, image: SeenImage, heat: ScoreMaps, classes: Sequence[int], tags: LabelVector | None
+    ) -> Prediction:
+        if self.heat is fused_maps:
+            maps = point_maps(image, classes, heat, self.look)
+        else:  # what was searched for has no views
+            maps = on_their_grid(heat, pixel_centers(heat.transform.image_size))
         behind = self._behind(image)
-        return name_places(image, heat, classes, None, self.locating, behind=behind)
+        return name_places(
+            image, heat, classes, tags, self.locating, point_maps=maps, behind=behind
+        )
 
     def _behind(self, image: SeenImage) -> ScoreMaps | None:
         """The map of the background class, which comes after the others; None where none paints."""

@@ -22,6 +22,7 @@ from weakloc.data.loaders import Batch, augment_batch
 from weakloc.data.sampling import mixed_seed
 from weakloc.errors import TrainingError
 from weakloc.geometry import GridTransform, cell_center_in_image
+from weakloc.localize.points import nearest_inside, pixel_centers
 from weakloc.methods.method import build_optimiser, build_schedule
 from weakloc.metrics.case import Case, ClassIndex, ImageTruth
 from weakloc.metrics.image_rankings import ClassificationPrecision, PointPrecision
@@ -208,10 +209,12 @@ class Watch:
         cells: GridTransform,
         columns: int,
     ) -> Prediction:
+        """Points as the predictor places them: in the hottest cell, and in the image."""
         points = []
+        pixels = pixel_centers(cells.image_size)
         for class_name, score, cell in zip(self._classes.names, scores, best, strict=True):
-            x, y = cell_center_in_image(int(cell) // columns, int(cell) % columns, cells)
-            points.append(Point(class_name, x, y, float(score)))
+            center = cell_center_in_image(int(cell) // columns, int(cell) % columns, cells)
+            points.append(Point(class_name, *nearest_inside(center, pixels), float(score)))
         width, height = cells.image_size
         by_class = dict(zip(self._classes.names, scores.tolist(), strict=True))
         return Prediction(sample.name, int(width), int(height), by_class, tuple(points))
