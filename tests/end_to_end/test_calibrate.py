@@ -154,11 +154,12 @@ def test_a_few_drawn_boxes_are_counted_and_leave_an_interval(
     assert record(folder)["thresholds"] == found
 
 
+@pytest.mark.parametrize("split", ["val", "train+val"])
 def test_boxes_of_the_images_kept_to_judge_are_not_touched(
-    folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str], split: str
 ) -> None:
     before = record(folder)
-    flags = [*FAST, "--boxes", "5", "--split", "val"]
+    flags = [*FAST, "--boxes", "5", "--split", split]
     assert weakloc(["calibrate", str(folder), str(scenes), *flags]) == 2
     assert "--oracle" in capsys.readouterr().err
     assert record(folder) == before

@@ -32,6 +32,22 @@ def found(trained: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory)
     return out
 
 
+def test_results_for_voc_are_named_as_asked(found: Path, tmp_path: Path) -> None:
+    named = ["--voc-challenge", "VOC2007", "--voc-split", "val", "--voc-training", "external"]
+    written = ["--format", "voc-results", "--out", str(tmp_path), "--quiet", *named]
+    assert weakloc(["export", str(found), *written]) == 0
+    predictions = list(read_predictions(found / "predictions.jsonl"))
+    stems = [Path(prediction.image).stem for prediction in predictions]
+    results = tmp_path / "voc-results/results/VOC2007"
+    for name in predictions[0].scores:
+        lines = (results / f"Main/comp2_cls_val_{name}.txt").read_text().splitlines()
+        assert [line.split()[0] for line in lines] == stems
+    num_boxes = [len(path.read_text().splitlines()) for path in results.glob("Main/comp4_det_*")]
+    assert sum(num_boxes) == sum(len(prediction.boxes) for prediction in predictions)
+    pictures = (results / "Segmentation/comp6_val_cls").glob("*.png")
+    assert sorted(picture.stem for picture in pictures) == sorted(stems)
+
+
 def files_below(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()

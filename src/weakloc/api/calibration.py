@@ -47,12 +47,14 @@ def calibrate(
             "method's threshold, which was better than any tuned on tags",
         )
     trained, data_set = opened_run(run), opened(data, reading)
-    split = settings.split or learned_split(data_set, trained.run.settings.train_split)
+    learned_from, judged = trained.run.settings.train_split, trained.run.settings.val_split
+    split = settings.split or learned_split(data_set, learned_from)
     samples = data_set.split(split)
     tuning = _Tuning(_uncalibrated(trained, look, cut), settings, split, on_progress)
-    if split == trained.run.settings.val_split:
+    kept = {sample.name for sample in data_set.splits.get(judged, ())}
+    if split != learned_from and any(sample.name in kept for sample in samples):
         raise SettingError(
-            f"this would look at the boxes of split {split!r}, which is kept to judge",
+            f"this would look at the boxes of split {judged!r}, which is kept to judge",
             remedy="Give another --split, or --oracle for the upper bound",
         )
     return TrainedRun(save_thresholds(trained.run, tuning.with_boxes(samples).to_json()))
