@@ -121,6 +121,8 @@ def ranked_precision(
     positives = num_positives.astype(np.float64)
     recalls = _SAMPLED_RECALLS.get(definition, _NO_RECALLS)
     area = _area(marks.astype(np.uint8), ranking.image, weights, positives, recalls)
+    if recalls.size:
+        area = area * positives / recalls.size
     return ratio(area, positives)
 
 
@@ -144,10 +146,9 @@ def _area(
     num_positives: FloatArray,
     recalls: FloatArray,
 ) -> FloatArray:
-    """Precision summed over the positives, as is or under its envelope.
+    """Precision summed over the positives, as is or under its envelope; or over given recalls.
 
-    Given recalls, the envelope's mean over them, times the positives. The walk goes from the worst
-    rank to the best, so that the envelope is a running maximum.
+    The walk goes from the worst rank to the best, so that the envelope is a running maximum.
     """
     num_found, taken = _tallies(marks, image, weights)
     precision, area = np.zeros(num_found.size), np.zeros(num_found.size)
@@ -156,9 +157,10 @@ def _area(
     for position in range(image.size - 1, -1, -1):
         row = weights[image[position]]
         if marks[position] & _READ:
+            is_plain = marks[position] & _PLAIN > 0
             for b in range(num_found.size):
                 here = num_found[b] / max(taken[b], 1.0)
-                precision[b] = here if marks[position] & _PLAIN else max(here, precision[b])
+                precision[b] = here if is_plain else max(here, precision[b])
         if marks[position] & _POSITIVE and not recalls.size:
             for b in range(num_found.size):
                 area[b] += precision[b] * row[b]
@@ -170,10 +172,9 @@ def _area(
                 while unread[b] > 0 and recalls[unread[b] - 1] > recall:
                     area[b] += precision[b]
                     unread[b] -= 1
-        taken -= row
-    if recalls.size:
-        area = (area + precision * unread) * num_positives / recalls.size
-    return area
+        for b in range(num_found.size):
+            taken[b] -= row[b]
+    return area + precision * unread
 
 
 @njit(cache=True, nogil=True)

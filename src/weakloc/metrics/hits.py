@@ -168,11 +168,11 @@ def single_object_localization(
     classes: ClassIndex, overlap: OverlapConvention = DEFAULT_OVERLAP
 ) -> HitRates:
     """The localisation accuracies of images that hold one class."""
-    names = [
-        name
-        for name in _LOCALIZATION
+    rates = {
+        name: Rate(name + overlap.suffix, f"{overlap}, {meaning}", "trials")
+        for name, meaning in _LOCALIZATION.items()
         if len(classes) > 5 or not name.startswith("top_5")  # five guesses of five tell nothing
-    ]
+    }
 
     def count(case: Case) -> HitsAndTrials:
         c, rank = case.truth.only_class, case.rank_of_class
@@ -187,12 +187,9 @@ def single_object_localization(
             "first_box_loc": first,
         }
         is_class = _one_hot(case)
-        return [hits[name] * is_class for name in names], is_class * (len(objects) > 0)
+        return [hits[name] * is_class for name in rates], is_class * (len(objects) > 0)
 
-    rates = [
-        Rate(name + overlap.suffix, f"{overlap}, {_LOCALIZATION[name]}", "trials") for name in names
-    ]
-    return HitRates(classes.names, rates, count)
+    return HitRates(classes.names, [*rates.values()], count)
 
 
 def pointing_accuracy(
