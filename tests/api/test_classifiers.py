@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from weakloc.api.classifiers import timm_predictor
-from weakloc.errors import WeightsError
+from weakloc.errors import SettingError, WeightsError
 from weakloc.model.backbones import build_backbone
 from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.classifier_source import ClassifierSource
@@ -90,3 +90,16 @@ def test_a_classifier_of_its_own_belongs_to_the_model(tmp_path: Path) -> None:
     load(ROADS[0], tmp_path / "w.pt")  # a backbone needs none
     with pytest.raises(WeightsError, match=r"1 missing \(fc\.weight\)"):
         load(ROADS[1], tmp_path / "w.pt")
+
+
+def test_a_classifier_is_not_searched_with_windows_that_it_cannot_score(tmp_path: Path) -> None:
+    torch.save(trained_model().state_dict(), tmp_path / "w.pt")
+    name = f"timm:{NAME}:{tmp_path / 'w.pt'}"
+    with pytest.raises(SettingError, match="--localiser is 'beam_search'"):
+        timm_predictor(name, Look(localiser="beam_search", workers=0), Places())
+    settings = timm_predictor(name, Look(workers=0), Places()).settings
+    assert (settings["localiser"], settings["fuse"], settings["boxes"]) == (
+        "score_map",
+        "mean",
+        "all",
+    )

@@ -18,7 +18,7 @@ from weakloc.model.weights import load_file_into
 from weakloc.predictor.classifier_source import ClassifierSource, MapMethod
 from weakloc.predictor.parts import own_device
 from weakloc.predictor.predictor import Predictor
-from weakloc.settings import Look, Places
+from weakloc.settings import Look, Places, require
 from weakloc.structures import Activation, BrokenImage, Prediction
 
 TIMM = "timm:"
@@ -76,6 +76,8 @@ def timm_predictor(name: str, look: Look, places: Places) -> Predictor:
 
 
 def _predictor(source: ClassifierSource, look: Look, places: Places) -> Predictor:
+    is_map = look.localiser in ("auto", "score_map")
+    require(is_map, "localiser", look.localiser, "A classifier has score maps alone: leave it out")
     look, rules = settled(look, LOOKING)
     return Predictor(source, look, places, rules=rules)
 
