@@ -69,11 +69,14 @@ def append_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def write_text(path: Path, text: str) -> None:
+    with open_whole(path) as stream:
+        stream.write(text)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Indented by two, letters of any script as they are; ValueError where a number is none."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    with open_whole(path) as stream:
-        stream.write(f"{text}\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(

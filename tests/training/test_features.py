@@ -136,7 +136,7 @@ def test_what_a_killed_process_left_half_written_is_cut_off(
     taken_up.append(missing, [(8.0, 6.0)] * len(missing), maps[kept:])
     again = FeatureStore(tmp_path, {})
     assert np.array_equal(again.maps(), maps)
-    assert [again.row(key).index for key in "abcd"] == [0, 1, 2, 3]
+    assert [again.rows[key].index for key in "abcd"] == [0, 1, 2, 3]
 
 
 def test_an_unreadable_image_is_recorded_and_left_out(

@@ -267,9 +267,7 @@ class GridHeadScorer:
     def score_windows(
         self, grids: Sequence[GridValues], owners: IntArray, windows: IntArray
     ) -> FloatArray:
-        def resample(grid: GridValues, grid_windows: IntArray) -> GridValues:
-            return resample_windows(grid, grid_windows, self.interpolation)
-
+        resample = partial(resample_windows, interpolation=self.interpolation)
         at_once = max(1, _VALUES_AT_ONCE // grids[0].size)
         parts = [slice(start, start + at_once) for start in range(0, len(windows), at_once)]
         return np.concatenate(

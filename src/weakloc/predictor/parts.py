@@ -24,7 +24,7 @@ from torch import distributed
 
 from weakloc.data.sources import ImageSource
 from weakloc.errors import PredictionsError
-from weakloc.files import open_whole
+from weakloc.files import open_whole, write_text
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ class PartStore:
         if not goes_on and self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open_whole(settings) as file:
-            file.write(text)
+        write_text(settings, text)
 
     def is_done(self, part: Part) -> bool:
         return (self.folder / f"{part.stem}.jsonl").is_file()

@@ -19,7 +19,7 @@ from PIL import Image
 
 from weakloc.data.readers.voc import label_map_text, voc_palette
 from weakloc.errors import DataError, SettingError, did_you_mean
-from weakloc.files import file_name_of, open_whole, write_whole
+from weakloc.files import file_name_of, open_whole, write_text, write_whole
 from weakloc.geometry import box_to_voc
 from weakloc.structures import DataSet
 from weakloc.synthetic.canvas import Scene
@@ -46,7 +46,7 @@ def write_scene(folder: Path, name: str, scene: Scene, *, class_names: Sequence[
     _write_indices(folder / "SegmentationClass" / f"{name}.png", values[scene.instances])
     _write_indices(folder / "SegmentationObject" / f"{name}.png", scene.instances)
     text = annotation(name, scene, class_names=class_names)
-    _write_text(folder / "Annotations" / f"{name}.xml", text)
+    write_text(folder / "Annotations" / f"{name}.xml", text)
 
 
 def _write_indices(path: Path, values: NDArray[np.uint8]) -> None:
@@ -87,13 +87,11 @@ def write_lists(
     for split, names in tags.items():
         listing = "".join(f"{name}\n" for name in names)
         for task in ("Main", "Segmentation"):
-            _write_text(folder / "ImageSets" / task / f"{split}.txt", listing)
+            write_text(folder / "ImageSets" / task / f"{split}.txt", listing)
         for index, class_name in enumerate(class_names):
             marks = "".join(f"{name} {1 if index in names[name] else -1:2d}\n" for name in names)
-            _write_text(
-                folder / "ImageSets/Main" / f"{file_name_of(class_name)}_{split}.txt", marks
-            )
-    _write_text(folder / "labelmap.txt", label_map_text(class_names))
+            write_text(folder / "ImageSets/Main" / f"{file_name_of(class_name)}_{split}.txt", marks)
+    write_text(folder / "labelmap.txt", label_map_text(class_names))
     with open_whole(folder / "tags.csv") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(("path", "labels", "split"))
@@ -101,11 +99,6 @@ def write_lists(
             for name, present in names.items():
                 labels = ";".join(class_names[index] for index in sorted(present))
                 table.writerow((f"JPEGImages/{name}.jpg", labels, split))
-
-
-def _write_text(path: Path, text: str) -> None:
-    with open_whole(path) as stream:
-        stream.write(text)
 
 
 Kind: TypeAlias = Literal["clutter", "single"]

@@ -51,18 +51,15 @@ class FeatureStore:
         self.folder = folder
         self.shape: tuple[int, int, int] | None = None
         self._description = dict(description)
-        self._rows: dict[str, StoredMap] = {}
+        self.rows: dict[str, StoredMap] = {}
         self._maps: FeatureMaps | None = None
         self._read()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __contains__(self, image_key: str) -> bool:
-        return image_key in self._rows
-
-    def row(self, image_key: str) -> StoredMap:
-        return self._rows[image_key]
+        return image_key in self.rows
 
     def append(
         self, image_keys: Sequence[str], sizes: Sequence[Size], features: FeatureMaps
@@ -91,13 +88,13 @@ class FeatureStore:
             ) from error
         self._maps = None
         for key, size in zip(image_keys, sizes, strict=True):
-            self._rows[key] = StoredMap(len(self._rows), size)
+            self.rows[key] = StoredMap(len(self.rows), size)
 
     def maps(self) -> FeatureMaps:
         """All maps, (N, rows, columns, channels), read from disk when touched."""
         assert self.shape is not None, "nothing was written yet"
         if self._maps is None:
-            shape = (len(self._rows), *self.shape)
+            shape = (len(self.rows), *self.shape)
             self._maps = np.memmap(self._data_path, dtype=np.float16, mode="r", shape=shape)
         return self._maps
 
@@ -123,8 +120,8 @@ class FeatureStore:
         held = self._data_path.stat().st_size // row_bytes if self._data_path.is_file() else 0
         for line in lines[:held]:
             key, width, height = line.split()
-            self._rows[key] = StoredMap(len(self._rows), (float(width), float(height)))
-        kept_bytes = len(self._rows) * row_bytes
+            self.rows[key] = StoredMap(len(self.rows), (float(width), float(height)))
+        kept_bytes = len(self.rows) * row_bytes
         if self._data_path.is_file() and self._data_path.stat().st_size != kept_bytes:
             os.truncate(self._data_path, kept_bytes)
         kept = "".join(f"{line}\n" for line in lines[:held]).encode()
@@ -258,7 +255,7 @@ class FeatureCache:
         maps, transforms = [], []
         for sample, view in zip(samples, views, strict=True):
             store = self._stores[view]
-            stored = store.row(self._keys[sample.path])
+            stored = store.rows[self._keys[sample.path]]
             maps.append(store.maps()[stored.index])
             width, height = stored.image_size
             preprocessing = self._extraction.preprocessing_at(view.scale)

@@ -197,8 +197,9 @@ def quiet_engine() -> Iterator[None]:
             logger.setLevel(level)
 
 
-# SIGUSR1 is what SLURM sends ahead of a time limit (`--signal=USR1@120`).
+# SIGUSR1, which Windows lacks, is what SLURM sends ahead of a time limit (`--signal=USR1@120`).
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+_SIGNALS = [signal.Signals[name] for name in _NAMES if hasattr(signal, name)]
 
 
 @dataclass
@@ -218,12 +219,8 @@ class Interruption:
     def listen(self) -> None:
         """Takes the signals over; nothing happens outside of the main thread."""
         if threading.current_thread() is threading.main_thread():
-            for number in _numbers():
+            for number in _SIGNALS:
                 signal.signal(number, self.receive)
-
-
-def _numbers() -> list[signal.Signals]:
-    return [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 
 @contextmanager
@@ -232,7 +229,7 @@ def restored_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in _numbers()}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         yield
     finally:
@@ -241,6 +238,7 @@ def restored_signals() -> Iterator[None]:
 
 
 _OURS = "weakloc"
+_NETWORK = "network."  # what the names of its weights begin with in the module
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -339,13 +337,21 @@ class Checkpointing(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LocalizationModule)
         self.history.append(self._record(trainer, pl_module))
-        weights = trainer.strategy.lightning_module_state_dict()  # gathered from all processes
+        gathered = trainer.strategy.lightning_module_state_dict()  # from all processes
         if trainer.is_global_zero:
             kept = self.kept_epoch()
+            weights = {
+                name.removeprefix(_NETWORK): value
+                for name, value in gathered.items()
+                if name.startswith(_NETWORK)
+            }
             is_new = kept == self.history[-1].epoch
-            self._publish(_of_network(weights) if is_new else None, self.history, kept)
+            self._publish(weights if is_new else None, self.history, kept)
             self._after_epoch(self._plan, self.history[-1].epoch)
-        self._log(trainer)
+        record = asdict(self.history[-1])
+        numbers = {key: record[key] for key in record if key != "epoch" and record[key] is not None}
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, step=trainer.global_step)
         self._save(trainer)
         self._epoch_began, self._seconds_before = time.monotonic(), 0.0
         stops, _ = _agreed(trainer, self.interruption.signal_name is not None, False)
@@ -414,30 +420,12 @@ class Checkpointing(Callback):
     def _epoch_seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._epoch_began
 
-    def _log(self, trainer: Trainer) -> None:
-        numbers = {
-            name: value
-            for name, value in asdict(self.history[-1]).items()
-            if value is not None and name != "epoch"
-        }
-        for logger in trainer.loggers:
-            logger.log_metrics(numbers, step=trainer.global_step)
-
     def _stopped(self, position: str) -> StoppedError:
         name = self.interruption.signal_name or "another process"
         return StoppedError(
             f"stopped by {name}; everything up to {position} is saved in {self._path}",
             remedy="Continue with the same command and --resume",
         )
-
-
-def _of_network(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    prefix = "network."
-    return {
-        name.removeprefix(prefix): value
-        for name, value in weights.items()
-        if name.startswith(prefix)
-    }
 
 
 def _agreed(trainer: Trainer, stops: bool, due: bool) -> tuple[bool, bool]:

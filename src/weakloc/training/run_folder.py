@@ -32,7 +32,7 @@ from safetensors.torch import save as save_tensors
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import RunError, SettingError, TrainingError
 from weakloc.extensions import package_of, require_package
-from weakloc.files import fit_json, open_synced, open_whole, parse_json
+from weakloc.files import fit_json, open_synced, open_whole, parse_json, write_text
 from weakloc.methods import method_named
 from weakloc.methods.method import Method
 from weakloc.methods.settings import from_settings, to_settings
@@ -262,8 +262,8 @@ class RunWriter:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-    with open_whole(folder / RECORD_NAME) as file:
-        file.write(_NUMBERS.sub(lambda numbers: " ".join(numbers[0].split()), text) + "\n")
+    text = _NUMBERS.sub(lambda numbers: " ".join(numbers[0].split()), text)
+    write_text(folder / RECORD_NAME, f"{text}\n")
 
 
 def save_thresholds(run: Run, thresholds: Mapping[str, Any] | None) -> Run:
