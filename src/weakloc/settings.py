@@ -544,6 +544,9 @@ class ReproduceSettings:
     seeds: int | None = None
     """Trainings of each cell, from --seed on. Not given: 3, and 1 in quick."""
 
+    splits: Literal["paper", "given"] = "paper"
+    """With --budget paper: the paper's own, or those of --train-split and --val-split."""
+
     jobs: int | None = None
     """Processes that work side by side. Not given: one for each core, or one with a GPU."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from weakloc.cli import run as weakloc
-from weakloc.errors import SettingError
+from weakloc.errors import DataError, SettingError
 from weakloc.methods import method_named
 from weakloc.methods.cam import Cam
 from weakloc.methods.method import rate_factor
@@ -215,6 +216,80 @@ def test_what_makes_a_cell_is_not_overruled_by_the_command_line(
     assert by_cell["wildcat, mixup"].settings.mixup == 1.0
     assert by_cell["wildcat, refined"].digest == by_cell["wildcat"].digest
     assert by_cell["wildcat, mixup"].digest != by_cell["wildcat"].digest
+
+
+def test_a_changed_default_of_a_method_is_another_training(
+    wanted: Callable[..., Reproduction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {each.cell: each.training.digest for each in planned(LOOKS, wanted(), print)[0]}
+    monkeypatch.setattr(Cam, "practical", classmethod(lambda kind: kind(patch_sizes=(0, 5))))
+    after = {each.cell: each.training.digest for each in planned(LOOKS, wanted(), print)[0]}
+    assert all(before[cell] != after[cell] for cell in before)
+
+
+@pytest.fixture
+def like_the_papers(scenes: Path, tmp_path: Path) -> Path:
+    """The scenes with the lists trainval and test besides train and val."""
+    folder = shutil.copytree(scenes, tmp_path / "voc", symlinks=True)
+    lists = folder / "ImageSets" / "Main"
+    train, val = (lists / f"{name}.txt" for name in ("train", "val"))
+    shutil.copy(train, lists / "trainval.txt")
+    shutil.copy(val, lists / "test.txt")
+    return folder
+
+
+def test_a_papers_budget_learns_and_measures_on_the_papers_splits(
+    wanted: Callable[..., Reproduction], like_the_papers: Path
+) -> None:
+    def splits(recipe: str, **more: Any) -> tuple[set[tuple[str, str]], list[str]]:
+        said: list[str] = []
+        given = {"budget": "paper", "data": str(like_the_papers), "settings": TrainSettings()}
+        looked, _ = planned(RECIPES[recipe], wanted(**{**given, **more}), said.append)
+        all_settings = [part.settings for each in looked for part in each.trainings]
+        return {(each.train_split, each.val_split) for each in all_settings}, said
+
+    found, said = splits("wildcat-maps")
+    assert found == {("trainval", "test")}
+    assert said == ["Learning from the split trainval, measuring on test"]
+    assert splits("beam-backbone")[0] == {("train", "val")}
+    assert splits("wildcat-maps", splits="given")[0] == {("train", "val")}
+    with pytest.raises(DataError, match=r"no split 'trainaug'.*--splits given"):
+        splits("wildcat-masks")
+
+
+HELD_OUT = {"hold_out": 0.25}
+FUSED = replace(
+    LOOKS,
+    cells=(
+        Cell(name="one", method="wildcat", train=HELD_OUT),
+        Cell(name="two", method="wildcat", train=HELD_OUT, sizes=(0.75, 1.0)),
+        Cell(
+            name="two, late",
+            method="wildcat",
+            train=HELD_OUT,
+            sizes=(0.75, 1.0),
+            fusion="late classifier",
+        ),
+    ),
+    findings=(Finding("two sizes help", "two", "one", "point_map"),),
+    axis=None,
+)
+
+
+def test_networks_of_two_sizes_are_trained_once_and_measured_together(
+    wanted: Callable[..., Reproduction],
+) -> None:
+    results = reproduce(FUSED, wanted())
+    assert not results.failures
+    records = {row.cell: row.records[0] for row in results.rows}
+    assert records["one"]["sides"] == [64]
+    assert records["two"]["sides"] == records["two, late"]["sides"] == [48, 64]
+    assert len(_files(wanted().out, "trained.json")) == 2  # 64 pixels serve all three cells
+    assert records["two"]["num_parameters"] == 2 * records["one"]["num_parameters"]
+    values = {row.cell: row.mean("classification_map") for row in results.rows}
+    assert len(set(values.values())) > 1
+    again = reproduce(replace(FUSED, cells=FUSED.cells[::-1]), wanted())
+    assert {row.cell: row.mean("classification_map") for row in again.rows} == values
 
 
 def test_a_papers_budget_needs_a_papers_data() -> None:

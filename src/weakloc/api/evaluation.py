@@ -13,7 +13,7 @@ import numpy as np
 
 from weakloc.api.data_sets import opened, require_same_classes
 from weakloc.api.predictions import predictions_file, summary_beside
-from weakloc.api.runs import SUFFIX, ExportedNetwork, TrainedRun, load
+from weakloc.api.runs import SUFFIX, LoadedRun, load
 from weakloc.data.readers.coco import read_coco_results
 from weakloc.data.sources import ImageSource
 from weakloc.files import ByName, open_whole, write_json
@@ -76,7 +76,7 @@ class Evaluated:
 
 
 def evaluate(
-    source: str | Path | TrainedRun | ExportedNetwork,
+    source: str | Path | LoadedRun,
     data: str | Path | DataSet,
     settings: EvaluateSettings = EvaluateSettings(),
     *,
@@ -163,7 +163,7 @@ def _markdown_cell(report: Report, name: str) -> str:
 
 
 def _evaluate_run(
-    run: TrainedRun | ExportedNetwork,
+    run: LoadedRun,
     data_set: DataSet,
     settings: EvaluateSettings,
     metrics: Sequence[str],

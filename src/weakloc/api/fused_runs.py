@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 
 from weakloc.api.classifiers import TIMM, timm_predictor
 from weakloc.api.data_sets import require_same_classes
-from weakloc.api.runs import TrainedRun, load, load_folder
+from weakloc.api.runs import LoadedRun, TrainedRun, load, load_folder
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, SettingError
 from weakloc.files import write_whole
 from weakloc.geometry import FloatArray
+from weakloc.methods.method import Looking
 from weakloc.metrics.average_precision import tag_mean_average_precision
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.score_fusion import (
@@ -33,6 +35,7 @@ from weakloc.predictor.views import SeenImage
 from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage, DataSet, LabelVector, Sample
 from weakloc.training.plan import divide
+from weakloc.training.run_folder import Run
 from weakloc.work import Progress, silent
 
 FILE_NAME = "fusion.npz"
@@ -49,7 +52,7 @@ class LateFusion:
 
 
 @dataclass(frozen=True)
-class FusedRuns:
+class FusedRuns(LoadedRun):
     """Runs whose maps and scores become one: scores by their mean where no `late` fusion is."""
 
     runs: tuple[TrainedRun, ...]
@@ -65,6 +68,26 @@ class FusedRuns:
                 location=str(run.path),
                 remedy="Fuse runs that were trained on the same classes, in the same order",
             )
+
+    @property
+    def path(self) -> Path:
+        return self.runs[0].path
+
+    @property
+    def num_boxes_used(self) -> int:
+        return sum(run.num_boxes_used for run in self.runs)
+
+    @property
+    def thresholds_from(self) -> str:
+        return "mean of the runs'"
+
+    @property
+    def looking(self) -> Looking:
+        return self.runs[0].looking
+
+    @property
+    def _facts(self) -> Run:
+        return self.runs[0].run
 
     @property
     def scores_from(self) -> str:
@@ -237,8 +260,7 @@ def predictor_of(
             "run": run,
             "also": list(also),
             "scores_from": fused.scores_from,
-            "thresholds_from": "mean of the runs'",
-            "num_boxes_used": sum(member.num_boxes_used for member in fused.runs),
+            **fused.origin_of_thresholds,
         }
         return fused.predictor(look, places), described
     if run.startswith(TIMM):

@@ -22,17 +22,19 @@ from weakloc import __version__
 from weakloc.api.calibration import calibrate, oracle
 from weakloc.api.data_sets import read, scenes
 from weakloc.api.evaluation import Evaluated, evaluate
-from weakloc.api.runs import TrainedRun, load_folder
+from weakloc.api.fused_runs import FusedRuns
+from weakloc.api.runs import LoadedRun, TrainedRun, load_folder
 from weakloc.api.training import refine, train
 from weakloc.data.images import open_image
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, ImageError
 from weakloc.files import open_whole, write_whole
-from weakloc.methods import METHODS
+from weakloc.methods import METHODS, method_named
 from weakloc.methods.method import Preset
 from weakloc.methods.settings import from_settings, merged_settings, to_settings
-from weakloc.papers.recipe import DataKind, ThresholdOrigin
+from weakloc.papers.recipe import DataKind, Fusion, ThresholdOrigin
 from weakloc.predictor.beam_heat import BeamHeat
+from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import see_images
 from weakloc.settings import (
     CalibrateSettings,
@@ -84,18 +86,19 @@ def learning_set(
     """
     splits = dict(data_set.splits)
     if settings.select == "last" and settings.patience is None:
-        watched = splits[settings.val_split]
+        watched = data_set.split(settings.val_split)
         splits[settings.val_split] = watched[:: -(-len(watched) // MOST_WATCHED)]
     if crops is None:
         return replace(data_set, splits=splits), 0
-    added = _crops_of_boxes(splits[settings.train_split], crops)
-    splits[settings.train_split] = [*splits[settings.train_split], *added]
+    learned = data_set.split(settings.train_split)
+    added = _crops_of_boxes(learned, crops)
+    splits[settings.train_split] = [*learned, *added]
     return replace(data_set, splits=splits), len(added)
 
 
 def measured_set(data_set: DataSet, split: str, *, with_masks: bool) -> DataSet:
     """The measured split alone; without masks where no wanted metric looks at them."""
-    samples = data_set.splits[split]
+    samples = data_set.split(split)
     if not with_masks:
         samples = [
             replace(sample, truth=sample.truth and Truth(boxes=sample.truth.boxes))
@@ -139,8 +142,8 @@ MARK_NAME = "trained.json"
 BOXES_TO_TUNE = 20  # of each class
 IMAGES_TO_COUNT = 20
 NEED_MASKS = frozenset(("mean_iou", "mean_iou_tags_given", "px_ap"))
-# What changes how fast a training is, not what it learns.
-_FREE = ("workers", "checkpoint_minutes", "feature_cache")
+# What changes how fast a training is or what it shows, not what it learns.
+_FREE = ("workers", "checkpoint_minutes", "feature_cache", "watch_maps")
 
 
 @dataclass(frozen=True)
@@ -174,21 +177,21 @@ class Training:
 
     @functools.cached_property
     def digest(self) -> str:
-        settings = chosen(self.settings)
+        """Of the method and the settings as they resolve, so that a new default counts."""
+        settings = to_settings(self.settings)
         learned = {name: value for name, value in settings.items() if name not in _FREE}
-        return digest_of([__version__, self.source.digest, self._method_described, learned])
+        method = to_settings(method_named(self.method, self.preset, self.choices))
+        content = [self.method, method, self.crops_of_boxes, learned]
+        return digest_of([__version__, self.source.digest, *content])
 
     @property
     def described(self) -> dict[str, Any]:
-        return {**self._method_described, **to_settings(self.settings)}
-
-    @property
-    def _method_described(self) -> dict[str, Any]:
         return {
             "method": self.method,
             "preset": self.preset,
             "choices": dict(self.choices),
             "crops_of_boxes": self.crops_of_boxes,
+            **to_settings(self.settings),
         }
 
     @property
@@ -234,15 +237,21 @@ class Training:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One cell with one seed: a trained network, how it looks, and where its numbers go."""
+    """One cell with one seed: trained networks, how they look, and where the numbers go."""
 
     cell: str
-    training: Training
+    trainings: tuple[Training, ...]
     look: Look
     places: Places
     search: Mapping[str, Any]
     tuning: ThresholdOrigin
+    fusion: Fusion
     numbers: tuple[str, ...]
+
+    @property
+    def training(self) -> Training:
+        """The first, whose splits and seed are those of all."""
+        return self.trainings[0]
 
     @property
     def title(self) -> str:
@@ -250,9 +259,9 @@ class Measurement:
 
     @functools.cached_property
     def digest(self) -> str:
-        look = {**chosen(self.look), **chosen(self.places)}
-        content = [look, dict(self.search), self.tuning, sorted(self.numbers)]
-        return digest_of([self.training.digest, *content])
+        look = {**to_settings(self.look), **to_settings(self.places)}
+        content = [look, dict(self.search), self.tuning, self.fusion, sorted(self.numbers)]
+        return digest_of([[training.digest for training in self.trainings], *content])
 
     @property
     def path(self) -> Path:
@@ -267,8 +276,7 @@ class Measurement:
         if self.is_done:
             return
         everything, split = self.training.source.open(), self.training.settings.val_split
-        trained = self._searching(load_folder(self.training.run_folder))
-        tuned = self._tuned(self._refined(trained, everything), everything)
+        tuned = self._measured_run(everything)
         measured = measured_set(
             everything, split, with_masks=not NEED_MASKS.isdisjoint(self.numbers)
         )
@@ -278,8 +286,16 @@ class Measurement:
             tuned, measured, settings, numbers=self.numbers, look=self.look, places=self.places
         )
         seconds = time.perf_counter() - began
-        searched = _searched(tuned, measured.splits[split], self.look)
+        predictor = tuned.predictor(self.look)
+        searched = _searched(predictor, measured.splits[split])
         write_json(self.path, self._record(evaluated, seconds, searched))
+
+    def _measured_run(self, data_set: DataSet) -> LoadedRun:
+        runs = [self._searching(load_folder(training.run_folder)) for training in self.trainings]
+        if len(runs) == 1:
+            return self._tuned(self._refined(runs[0], data_set), data_set)
+        fused = FusedRuns(tuple(runs))
+        return fused if self.fusion == "mean" else fused.fitted(data_set, look=self.look)
 
     def _searching(self, trained: TrainedRun) -> TrainedRun:
         """Without thresholds that another cell of the same network may have tuned."""
@@ -321,7 +337,7 @@ class Measurement:
         self, evaluated: Evaluated, seconds: float, searched: Mapping[str, float]
     ) -> dict[str, Any]:
         report = evaluated.report
-        trained = read_json(self.training.run_folder / MARK_NAME)
+        marks = [read_json(training.run_folder / MARK_NAME) for training in self.trainings]
         return {
             "cell": self.cell,
             "seed": self.training.settings.seed,
@@ -329,7 +345,7 @@ class Measurement:
                 result.name: result.value for result in report.results if result.value is not None
             },
             "boxes_used": {result.name: result.hidden_supervision for result in report.results},
-            "boxes_learned_from": trained["num_boxes"],
+            "boxes_learned_from": max(mark["num_boxes"] for mark in marks),
             "baselines": {name: dict(values) for name, values in report.baselines.items()},
             "unavailable": dict(report.unavailable),
             "curves": {
@@ -342,24 +358,25 @@ class Measurement:
             },
             "thresholds_from": evaluated.tuned_by,
             "num_images": evaluated.num_images,
-            "seconds_to_train": trained["seconds"],
+            "seconds_to_train": sum(mark["seconds"] for mark in marks),
             "seconds_to_measure": round(seconds, 2),
             "searched": searched,
-            "num_parameters": trained["num_parameters"],
-            "notes": trained["notes"],
+            "num_parameters": sum(mark["num_parameters"] for mark in marks),
+            "notes": list(dict.fromkeys(note for mark in marks for note in mark["notes"])),
             "training": self.training.described,
+            "sides": [training.settings.image_size for training in self.trainings],
+            "fusion": self.fusion,
             "look": {**asdict(self.look), **asdict(self.places)},
             "search": dict(self.search),
             "tuning": self.tuning,
         }
 
 
-def _searched(trained: TrainedRun, samples: Sequence[Sample], look: Look) -> dict[str, float]:
+def _searched(predictor: Predictor, samples: Sequence[Sample]) -> dict[str, float]:
     """Windows scored and crops read for the tags of an image, on average; empty without a search.
 
     Unlike seconds they are the same on every machine.
     """
-    predictor = trained.predictor(look)
     if not isinstance(predictor.heat, BeamHeat):
         return {}
     tagged = [sample for sample in samples if (sample.labels == PRESENT).any()][:IMAGES_TO_COUNT]
@@ -377,12 +394,6 @@ def _searched(trained: TrainedRun, samples: Sequence[Sample], look: Look) -> dic
         "windows": float(np.mean([search.num_windows for search in searches])),
         "crops": float(np.mean([search.num_crops for search in searches])),
     }
-
-
-def chosen(settings: TrainSettings | Look | Places) -> dict[str, Any]:
-    """What differs from the defaults, so that a new setting leaves old digests as they are."""
-    default = to_settings(type(settings)())
-    return {name: value for name, value in to_settings(settings).items() if value != default[name]}
 
 
 def digest_of(content: Any) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from weakloc.papers.recipe import DataKind, OptimiserFamily, Recipe
 from weakloc.settings import Budget
@@ -118,10 +118,12 @@ def given_backbone(optimiser: OptimiserFamily) -> Conditions:
     return Conditions(preset="practical", optimisation=_PRETRAINED[optimiser])
 
 
-def as_published(budget: Budget, backbones: tuple[str, str] | None) -> Conditions:
+def as_published(budget: Budget, recipe: Recipe, splits: Literal["paper", "given"]) -> Conditions:
     """The literal preset; paper60 in 60 epochs with mirrored images instead of 1,500 without."""
-    larger, smaller = backbones or (None, None)
+    larger, smaller = recipe.backbones or (None, None)
     train: dict[str, Any] = {"backbone": larger} if larger else {}
+    if splits == "paper":
+        train["train_split"], train["val_split"] = recipe.splits
     if budget == "paper":
         return Conditions(preset="literal", train=train, smaller_backbone=smaller)
     mirrored = {"cam": {"flip": True}}

@@ -126,7 +126,8 @@ def _page(results: Results, stems: Iterable[str]) -> Iterator[str]:
     yield "\n## Circumstances\n"
     trained = record["training"]
     yield (
-        f"- {record['num_images']} measured images of split {trained['val_split']!r}; backbone "
+        f"- learned from split {trained['train_split']!r}, measured on split "
+        f"{trained['val_split']!r} ({record['num_images']} images); backbone "
         f"{trained['backbone'] or 'of the method'}, {trained['epochs'] or 'its'} epochs, "
         f"{trained['image_size'] or 'its'} px, preset {trained['preset']}"
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DataKind: TypeAlias = Literal["clutter", "single"]
 ThresholdOrigin: TypeAlias = Literal["fixed", "boxes by class", "boxes, one for all", "oracle"]
 OptimiserFamily: TypeAlias = Literal["adamw", "sgd"]
+Fusion: TypeAlias = Literal["mean", "late classifier"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,12 @@ class Cell:
     """One row: a method, and what differs from the conditions that all rows share.
 
     `choices` are fields of the method, `train` those of TrainSettings. `head_rate` and
-    `backbone_rate` multiply the learning rates that all rows share, `batch` the batch size. `look`
-    are fields of Look and Places, and `search` those fields of the method that only matter when
-    images are looked at: cells that differ in nothing but `look`, `search` and `tuning` share one
-    training. `tuning` is what chooses thresholds.
+    `backbone_rate` multiply the learning rates that all rows share, `batch` the batch size,
+    `epochs` their number, `sizes` the side that the network sees: several are a network each,
+    whose maps become one and whose scores `fusion` makes one of. `look` are fields of Look and
+    Places, and `search` those fields of the method that only matter when images are looked at:
+    cells that differ in nothing but `look`, `search`, `tuning` and `fusion` share one training.
+    `tuning` is what chooses thresholds.
     `crops_of_boxes` adds the content of the drawn boxes to the training images. `below_head` marks
     what a frozen backbone cannot show, `only` a row that one preset alone has. `at` is the place on
     the recipe's axis, in the curve of that `series`.
@@ -42,6 +45,9 @@ class Cell:
     head_rate: float = 1.0
     backbone_rate: float = 1.0
     batch: float = 1.0
+    epochs: float = 1.0
+    sizes: tuple[float, ...] = (1.0,)
+    fusion: Fusion = "mean"
     look: Mapping[str, Any] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
     tuning: ThresholdOrigin = "fixed"
@@ -85,7 +91,8 @@ class Recipe:
     """`reference` is the paper's table or figure; `papers_data` what it was measured on.
 
     `backbones` are the paper's, the larger first, where its literal preset does not say.
-    `epochs_factor` multiplies the epochs of a network that learns from scratch.
+    `splits` are those that the paper learned from and measured on. `epochs_factor` multiplies the
+    epochs of a network that learns from scratch.
     """
 
     name: str
@@ -96,6 +103,7 @@ class Recipe:
     papers_data: str
     cells: tuple[Cell, ...]
     metrics: tuple[str, ...]
+    splits: tuple[str, str] = ("train", "val")
     findings: tuple[Finding, ...] = ()
     published: tuple[Published, ...] = ()
     data: DataKind = "clutter"

@@ -12,12 +12,11 @@ from weakloc.api.data_sets import read
 from weakloc.errors import FailureError, SettingError, did_you_mean
 from weakloc.methods import method_named
 from weakloc.methods.method import Optimisation
-from weakloc.methods.settings import merged_settings
+from weakloc.methods.settings import merged_settings, to_settings
 from weakloc.papers.cells import (
     DataSetOnDisk,
     Measurement,
     Training,
-    chosen,
     digest_of_data,
     drawn_scenes,
 )
@@ -107,15 +106,17 @@ def planned(
             drawn_scenes(reproduction.out, recipe.data, effort.num_train, effort.num_val, say)
         )
     data_set = read(path, reproduction.reading)
-    data_set.split(settings.train_split, flag="--train-split")
-    data_set.split(settings.val_split, flag="--val-split")
     source = DataSetOnDisk(path, reproduction.reading, digest_of_data(data_set))
     if reproduction.budget in ("paper", "paper60"):
-        conditions = as_published(reproduction.budget, recipe.backbones)
+        conditions = as_published(reproduction.budget, recipe, reproduction.splits)
     elif settings.backbone is not None:
         conditions = given_backbone(recipe.optimiser)
     else:
         conditions = from_scratch(reproduction.budget, recipe)
+    shared = with_assumed(settings, conditions.train)
+    data_set.split(shared.train_split, flag="--splits given and --train-split")
+    data_set.split(shared.val_split, flag="--splits given and --val-split")
+    say(f"Learning from the split {shared.train_split}, measuring on {shared.val_split}")
     reasons = {cell.name: _why_not(cell, conditions, reproduction) for cell in recipe.cells}
     measurements = []
     for seed in reproduction.range_of_seeds:
@@ -124,11 +125,12 @@ def planned(
                 look, places = look_and_places(cell.look)
                 measurement = Measurement(
                     cell=cell.name,
-                    training=_training(cell, conditions, reproduction, source, seed),
+                    trainings=_trainings(cell, conditions, reproduction, source, seed),
                     look=Look(**look),
                     places=Places(**places),
                     search=cell.search,
                     tuning=cell.tuning,
+                    fusion=cell.fusion,
                     numbers=recipe.metrics,
                 )
                 measurements.append(measurement)
@@ -147,16 +149,18 @@ def _why_not(cell: Cell, conditions: Conditions, reproduction: Reproduction) -> 
     return None
 
 
-def _training(
+def _trainings(
     cell: Cell,
     conditions: Conditions,
     reproduction: Reproduction,
     source: DataSetOnDisk,
     seed: int,
-) -> Training:
+) -> tuple[Training, ...]:
+    """One for each size of the cell."""
     choices = merged_settings(conditions.choices(cell.method), cell.choices)
     choices = merged_settings(choices, reproduction.choices)
-    optimisation = method_named(cell.method, conditions.preset, choices).optimisation
+    method = method_named(cell.method, conditions.preset, choices)
+    optimisation = method.optimisation
     settings = _settings(cell, conditions, reproduction, seed)
     rate = settings.learning_rate or optimisation.learning_rate
     batch_size = settings.batch_size or optimisation.batch_size
@@ -164,10 +168,13 @@ def _training(
         settings = replace(settings, learning_rate=rate * cell.head_rate)
     if cell.batch != 1:
         settings = replace(settings, batch_size=max(1, round(batch_size * cell.batch)))
+    if cell.epochs != 1:
+        epochs = (settings.epochs or optimisation.epochs) * cell.epochs
+        settings = replace(settings, epochs=max(1, round(epochs)))
     if cell.backbone_rate != cell.head_rate:
         factor = _backbone_factor(cell, optimisation)
         choices = merged_settings(choices, {"optimisation": {"backbone_factor": factor}})
-    return Training(
+    training = Training(
         source,
         reproduction.out,
         cell.method,
@@ -175,6 +182,13 @@ def _training(
         choices,
         settings,
         crops_of_boxes=cell.crops_of_boxes,
+    )
+    if cell.sizes == (1.0,):
+        return (training,)
+    side = settings.image_size or method.side
+    return tuple(
+        replace(training, settings=replace(settings, image_size=round(side * size)))
+        for size in cell.sizes
     )
 
 
@@ -193,12 +207,8 @@ def _settings(
     cell: Cell, conditions: Conditions, reproduction: Reproduction, seed: int
 ) -> TrainSettings:
     """What makes the cell, else what the command line says, else the budget."""
-    settings = reproduction.settings
-    given = set(chosen(settings))
-    if "backbone" in given:
-        given.add("weights")  # those of the backbone that was named
-    assumed = {name: value for name, value in conditions.train.items() if name not in given}
-    settings = replace(settings, **{**assumed, **cell.train}, seed=seed)
+    settings = with_assumed(reproduction.settings, conditions.train)
+    settings = replace(settings, **cell.train, seed=seed)
     if cell.smaller_backbone:
         settings = replace(settings, backbone=conditions.smaller_backbone)
     if settings.frozen and settings.feature_cache is None:
@@ -206,32 +216,55 @@ def _settings(
     return settings
 
 
+def with_assumed(settings: TrainSettings, assumed: Mapping[str, Any]) -> TrainSettings:
+    """The settings with what is assumed where the command line does not say."""
+    defaults = to_settings(TrainSettings())
+    given = {name for name, value in to_settings(settings).items() if value != defaults[name]}
+    if "backbone" in given:
+        given.add("weights")  # those of the backbone that was named
+    return replace(settings, **{name: assumed[name] for name in assumed if name not in given})
+
+
 def _work_through(
     measurements: list[Measurement], jobs: int | None, say: Say, prepare: Callable[[], object]
 ) -> dict[str, str]:
-    """Each training once, followed by what is measured with it; the problems of those that fail."""
+    """Each training once, followed by what is measured with it; the problems of those that fail.
+
+    What is measured with several networks follows the last of them.
+    """
     sharing: dict[str, list[Measurement]] = {}
+    trainings: dict[str, Training | Measurement] = {}
     for measurement in measurements:
-        if not measurement.is_done:
-            sharing.setdefault(measurement.training.digest, []).append(measurement)
-    trainings: list[Training | Measurement] = [group[0].training for group in sharing.values()]
-    total, done, failures = sum(map(len, sharing.values())), 0, dict[str, str]()
+        for training in () if measurement.is_done else measurement.trainings:
+            sharing.setdefault(training.digest, []).append(measurement)
+            trainings[training.digest] = training
+    missing = {work.title: {part.digest for part in work.trainings} for work in measurements}
+    total = len({measurement.title for group in sharing.values() for measurement in group})
+
+    def complete(work: Training | Measurement) -> list[Measurement]:
+        shared = sharing[work.digest] if isinstance(work, Training) else []
+        for measurement in shared:
+            missing[measurement.title].discard(work.digest)
+        return [measurement for measurement in shared if not missing[measurement.title]]
+
+    ended, failures = set[str](), dict[str, str]()
     began = time.perf_counter()
     for work, problem in work_through(
-        trainings,
+        list(trainings.values()),
         jobs=min(jobs or (1 if accelerator() == "gpu" else num_cores()), max(len(trainings), 1)),
-        then=lambda work: sharing[work.digest] if isinstance(work, Training) else (),
+        then=complete,
         prepare=prepare,
     ):
         if isinstance(work, Training) and problem is None:
             continue
-        ended = sharing[work.digest] if isinstance(work, Training) else [work]
-        done += len(ended)
+        lost = sharing[work.digest] if isinstance(work, Training) else [work]
+        titles = [measurement.title for measurement in lost]
+        ended.update(titles)
         if problem is not None:
-            failures.update(dict.fromkeys([measurement.title for measurement in ended], problem))
+            failures.update(dict.fromkeys(titles, problem))
         title = f"{work.title}: " if isinstance(work, Measurement) else "training "
         state = "done" if problem is None else f"failed: {problem}"
-        left = (time.perf_counter() - began) / done * (total - done)
+        left = (time.perf_counter() - began) / len(ended) * (total - len(ended))
         remaining = f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
-        say(f"{done} of {total} (about {remaining} left): {title}{state}")
+        say(f"{len(ended)} of {total} (about {remaining} left): {title}{state}")
     return failures

@@ -1,4 +1,5 @@
-"""The experiments of CAM with crops (Choe et al. 2018): tables 1 and 2 on Tiny ImageNet.
+"""The experiments of CAM with crops (Choe et al. 2018): tables 1 and 2 on Tiny ImageNet, and what
+the paper fixes: the stem, the crops' area, the epochs.
 
     weakloc reproduce cam-augmentation --data tiny-imagenet-200 --budget paper60 --precision bf16
 
@@ -14,7 +15,7 @@ from weakloc.papers.recipe import Cell, Finding, Published, Recipe
 
 _PAPER = "Choe et al."
 _NETS = ("larger", "smaller")
-_AUGMENTS = {
+_AUGMENTS = {  # the columns of table 1
     "CAM": "none", "HnS": "hns", "GR": "gr", "HnS after GR": "hns_after_gr",
     "GR after HnS": "gr_after_hns",
 }  # fmt: skip
@@ -40,6 +41,7 @@ _CLAIMS = (
     ("GR is ahead of HnS after GR", "GR", "HnS after GR", "top_1_loc", _PAPER),
     ("GR covers more than CAM", "GR", "CAM", "gt_known_loc", _PAPER),
     ("GR covers more at the best threshold too", "GR", "CAM", "max_box_acc", "weakloc"),
+    ("GR is ahead of CutMix", "GR", "CutMix", "top_1_loc", "weakloc"),
 )
 _BATCHES = {256: 1.0, 128: 0.5, 32: 0.125}
 _TABLE_2: dict[str, dict[str, tuple[float, ...]]] = {  # batches of 256, 128 and 32
@@ -63,7 +65,7 @@ def _cell(name: str, net: str, augment: str, **rest: Any) -> Cell:
     return Cell(
         f"{name}, {net} net",
         "cam",
-        choices={"augment": _AUGMENTS[augment]},
+        choices={"augment": augment},
         look={"boxes": "largest", "threshold": 0.2},  # section 3: 20 % of the maximum
         smaller_backbone=net == "smaller",
         below_head=True,
@@ -77,7 +79,11 @@ AUGMENTATION = _recipe(
     title="Crops and hidden patches",
     reference="Choe et al. table 1",
     question="Do random crops make class activation maps cover more of the object?",
-    cells=tuple(_cell(name, net, name) for net in _NETS for name in _AUGMENTS),
+    cells=tuple(
+        _cell(name, net, augment)
+        for net in _NETS
+        for name, augment in {**_AUGMENTS, "CutMix": "cutmix"}.items()
+    ),
     findings=tuple(
         Finding(
             f"{claim}, {net} net", f"{better}, {net} net", f"{worse}, {net} net", metric, said_by
@@ -122,7 +128,7 @@ BATCH = _recipe(
             _cell(
                 f"{name}, batch {batch}",
                 net,
-                name,
+                _AUGMENTS[name],
                 batch=share,
                 only="literal" if net == "smaller" else None,
             )
@@ -130,7 +136,7 @@ BATCH = _recipe(
             for name in _COMPARED
             for batch, share in _BATCHES.items()
         ),
-        _cell(_SLOWER, "larger", "GR", batch=1 / 8, head_rate=1 / 8, backbone_rate=1 / 8),
+        _cell(_SLOWER, "larger", "gr", batch=1 / 8, head_rate=1 / 8, backbone_rate=1 / 8),
     ),
     findings=_BATCH_FINDINGS,
     published=(
@@ -178,4 +184,88 @@ THRESHOLD = _recipe(
     ),
 )
 
-RECIPES = (AUGMENTATION, BATCH, THRESHOLD)
+_fixed = partial(Cell, method="cam", look={"boxes": "largest", "threshold": 0.2}, below_head=True)
+_CELLS = {"8 x 8 cells": 1.0, "4 x 4 cells": 0.5, "2 x 2 cells": 0.25}
+_STEMS = ("cifar", "s2", "cam", "imagenet")
+
+STEM = _recipe(
+    name="cam-stem",
+    number="D4",
+    title="The stem of the network",
+    reference='Choe et al. section 3: "slight modification to the size of input layer"',
+    question="How fine must the map be for useful boxes?",
+    cells=(
+        *(_fixed(name, sizes=(size,), only="practical") for name, size in _CELLS.items()),
+        *(
+            _fixed(f"stem {stem}", train={"backbone": f"preact18[stem={stem}]"}, only="literal")
+            for stem in _STEMS
+        ),
+    ),
+    findings=(
+        Finding("8 x 8 cells cover more than 4 x 4", "8 x 8 cells", "4 x 4 cells", "gt_known_loc"),
+        Finding("8 x 8 cells cover more than 4 x 4", "stem cifar", "stem s2", "gt_known_loc"),
+        Finding("8 x 8 cells cover more than 2 x 2", "stem cifar", "stem imagenet", "gt_known_loc"),
+    ),
+    notes=(
+        "Of 64 pixels the stems leave 8 x 8 (cifar), 4 x 4 (s2, cam) and 2 x 2 cells (imagenet).",
+        "A network without stems gives as many cells of images at half and a quarter of the side.",
+    ),
+)
+
+_AREAS = (0.08, 0.25, 0.5)
+
+AREA = _recipe(
+    name="cam-area",
+    number="D5",
+    title="The smallest crop",
+    reference="Choe et al. section 2; no table",
+    question="How small may the crops of GoogLeNet Resize be?",
+    papers_data="8 %, throughout",
+    axis="smallest share of the area",
+    cells=(
+        *(
+            _fixed(f"GR from {area:.0%}", choices={"augment": "gr", "smallest_crop": area}, at=area)
+            for area in _AREAS
+        ),
+        _fixed("CAM", choices={"augment": "none"}),
+    ),
+    findings=tuple(
+        Finding(
+            f"crops from {area:.0%} are ahead of none", f"GR from {area:.0%}", "CAM", "top_1_loc"
+        )
+        for area in _AREAS
+    ),
+)
+
+_EPOCHS: dict[str, dict[str, Any]] = {
+    **{
+        f"{share:g} of the epochs": {"epochs": share, "only": "practical"}
+        for share in (0.25, 0.5, 1.0)
+    },
+    **{
+        f"{epochs} epochs": {"train": {"epochs": epochs}, "only": "literal"}
+        for epochs in (20, 60, 300, 1500)
+    },
+}
+
+EPOCHS = _recipe(
+    name="cam-epochs",
+    number="D6",
+    title="How long to learn",
+    reference="Choe et al. section 3; no table",
+    question="Is the order of the augmentations the same after fewer epochs?",
+    papers_data="1500 epochs, throughout",
+    cells=tuple(
+        _fixed(f"{name}, {length}", choices={"augment": _AUGMENTS[name]}, **rest)
+        for length, rest in _EPOCHS.items()
+        for name in _COMPARED
+    ),
+    findings=tuple(
+        Finding(f"{better} is ahead of {worse} after {length}",
+                f"{better}, {length}", f"{worse}, {length}", "top_1_loc")
+        for length in _EPOCHS
+        for better, worse in (("GR", "HnS"), ("GR", "CAM"), ("HnS", "CAM"))
+    ),
+)  # fmt: skip
+
+RECIPES = (AUGMENTATION, BATCH, THRESHOLD, STEM, AREA, EPOCHS)

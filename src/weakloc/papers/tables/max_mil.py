@@ -16,7 +16,7 @@ _ONE_SIZE: dict[str, Any] = {"scales": (1.0,)}
 _SEVEN_SCALES = (0.5, 0.654, 0.855, 1.118, 1.462, 1.912, 2.5)
 _ALL_SCALES = tuple(round(0.5 + 0.05 * index, 2) for index in range(65))
 _TABLE_1 = partial(Published, "Max-MIL table 1", "VOC 2012 test", "classification_map")
-_recipe = partial(Recipe, metrics=("classification_map", "point_map"))
+_recipe = partial(Recipe, metrics=("classification_map", "point_map"), splits=("trainval", "test"))
 
 
 def _pooled(name: str, *, only: Preset | None = None, **choices: Any) -> Cell:
@@ -170,6 +170,7 @@ TOLERANCE = _recipe(
     reference="point localisation as quoted by BEAM and WILDCAT",
     question="How much of the point metric is its tolerance, how much the fusing of sizes?",
     papers_data="VOC 2012 val (tolerance not printed)",
+    splits=("train", "val"),
     cells=(
         Cell("one size", "max_mil", look=_ONE_SIZE),
         *(
