@@ -56,9 +56,9 @@ def test_refined_masks_follow_the_edges_that_coarse_maps_miss(masks: str) -> Non
 @pytest.mark.parametrize("masks", ["threshold", "crf"])
 def test_of_classes_at_their_highest_the_one_furthest_above_its_threshold_wins(masks: str) -> None:
     """The unary energy is -log of what a class has of all classes: none is cut off at 1."""
-    pixels = np.full((90, 120, 3), 20, dtype=np.uint8)
-    pixels[15:75, 30:90] = 250
-    won = predict(pixels, masks=masks, thresholds=(0.45, 0.35, 0.7)).masks
+    pixels = np.full((90, 120, 3), 128, dtype=np.uint8)  # 1.04 in each map
+    thresholds = (0.45, 0.35, 0.7)  # the first two are more than 0.5 below it
+    won = predict(pixels, masks=masks, threshold_mode="none", thresholds=thresholds).masks
     assert [mask.class_name for mask in won] == ["green"]
 
 
