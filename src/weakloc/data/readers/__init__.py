@@ -22,7 +22,7 @@ from weakloc.data.readers.shards import SHARD_SUFFIXES, read_shards
 from weakloc.data.readers.table import TABLE_SUFFIXES, read_table
 from weakloc.data.readers.tiny_imagenet import read_tiny_imagenet
 from weakloc.data.readers.voc import is_voc, read_voc
-from weakloc.data.readers.wsol import read_wsol
+from weakloc.data.readers.wsol import is_metadata, read_wsol
 from weakloc.data.readers.yolo import read_yolo
 from weakloc.errors import DataError, SettingError, did_you_mean
 from weakloc.extensions import Choices
@@ -151,15 +151,6 @@ def _is_yolo(listing: _Listing) -> bool:
     return has_names and (has_labels or any(map(is_image_name, listing.files)))
 
 
-def _is_wsol(listing: _Listing) -> bool:
-    folders = [listing.path / "metadata" / n for n in subfolders(str(listing.path / "metadata"))]
-    return any(
-        "image_ids.txt" in file_names(str(folder / name))
-        for folder in (listing.path, *folders)
-        for name in subfolders(str(folder))
-    )
-
-
 def _is_table(listing: _Listing) -> bool:
     return any(Path(name).suffix.lower() in TABLE_SUFFIXES for name in listing.files)
 
@@ -199,7 +190,9 @@ _OWN_STRUCTURE: Mapping[str, Callable[[_Listing], bool]] = {
     "tiny_imagenet": lambda listing: (
         listing.has_file(r"wnids\.txt") or listing.has_below("val", r"val_annotations\.txt")
     ),
-    "wsol": _is_wsol,
+    "wsol": lambda listing: any(
+        map(is_metadata, [listing.path, *(listing.path / "metadata").glob("[!.]*/")])
+    ),
     "shards": lambda listing: any(
         name.lower().endswith(SHARD_SUFFIXES)
         for names in (listing.files, *listing.below.values())

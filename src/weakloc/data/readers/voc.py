@@ -70,21 +70,14 @@ class DrawnObject:
     difficult: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Annotation:
-    """What one XML file says about its image."""
-
-    objects: tuple[DrawnObject, ...]
-
-    @property
-    def states(self) -> dict[str, int]:
-        """Class -> present, or unknown where all its objects are difficult; the rest is absent."""
-        sure = {drawn.class_name for drawn in self.objects if not drawn.difficult}
-        names = dict.fromkeys(drawn.class_name for drawn in self.objects)
-        return {name: PRESENT if name in sure else UNKNOWN for name in names}
+def states_of_objects(objects: Sequence[DrawnObject]) -> dict[str, int]:
+    """Class -> present, or unknown where all its objects are difficult; the rest is absent."""
+    sure = {drawn.class_name for drawn in objects if not drawn.difficult}
+    names = dict.fromkeys(drawn.class_name for drawn in objects)
+    return {name: PRESENT if name in sure else UNKNOWN for name in names}
 
 
-def read_annotation(path: Path, problems: Problems) -> Annotation | None:
+def read_annotation(path: Path, problems: Problems) -> list[DrawnObject] | None:
     """The objects of an XML file, or None where it cannot be parsed, which is reported."""
     location = f"{path.parent.name}/{path.name}"
     try:
@@ -102,7 +95,7 @@ def read_annotation(path: Path, problems: Problems) -> Annotation | None:
         _object(node, number, size, problems.at(f"{location}, object {number}"))
         for number, node in enumerate(tree.iter("object"), start=1)
     )
-    return Annotation(tuple(drawn for drawn in objects if drawn is not None))
+    return [drawn for drawn in objects if drawn is not None]
 
 
 def _image_size(tree: Element) -> Size | None:
@@ -218,8 +211,8 @@ def read_voc(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet
     material = _Material(
         images,
         annotated=annotations.keys(),
-        objects={image_id: annotation.objects for image_id, annotation in annotations.items()},
-        in_xml={image_id: annotation.states for image_id, annotation in annotations.items()},
+        objects=annotations,
+        in_xml={image_id: states_of_objects(o) for image_id, o in annotations.items()},
         in_class_files=image_set.states,
         masks={name: frozenset(file_names(str(root / name))) for name in mask_folders},
     )
@@ -344,25 +337,26 @@ def _images(assembly: Assembly) -> dict[str, str]:
     return images
 
 
-def _annotations(root: Path, problems: Problems) -> dict[str, Annotation]:
-    annotations: dict[str, Annotation] = {}
+def _annotations(root: Path, problems: Problems) -> dict[str, list[DrawnObject]]:
+    """Id -> objects, of the images whose XML can be read."""
+    annotations: dict[str, list[DrawnObject]] = {}
     for name in file_names(str(root / "Annotations")):
         if name.endswith(".xml"):
-            annotation = read_annotation(root / "Annotations" / name, problems)
-            if annotation is not None:
-                annotations[name.removesuffix(".xml")] = annotation
+            objects = read_annotation(root / "Annotations" / name, problems)
+            if objects is not None:
+                annotations[name.removesuffix(".xml")] = objects
     return annotations
 
 
 def _acting(
-    annotations: Mapping[str, Annotation], image_set: _ImageSet, problems: Problems
+    annotations: Mapping[str, Sequence[DrawnObject]], image_set: _ImageSet, problems: Problems
 ) -> dict[str, list[DrawnObject]]:
     """Who does what: an object of the XML is drawn of the actions that are said of it."""
     acting: dict[str, list[DrawnObject]] = {}
     for image_id, acts in image_set.acts.items():
         if image_id not in annotations:
             continue
-        by_number = {drawn.number: drawn for drawn in annotations[image_id].objects}
+        by_number = {drawn.number: drawn for drawn in annotations[image_id]}
         for (action, number), (state, location) in acts.items():
             if number not in by_number:
                 message = f"there is no object {number} in Annotations/{image_id}.xml"

@@ -66,17 +66,18 @@ def read_wsol(path: Path, labels: Path | None, options: ReaderOptions) -> DataSe
 
 def find_metadata(folder: Path) -> Path:
     """The folder that holds the splits."""
-    if _is_metadata(folder):
+    if is_metadata(folder):
         return folder
     for parent in (folder / "metadata", folder):
-        names = [name for name in subfolders(str(parent)) if _is_metadata(parent / name)]
+        names = [name for name in subfolders(str(parent)) if is_metadata(parent / name)]
         require_one(names, "folders of metadata", parent, "Name one of them as labels")
         if names:
             return parent / names[0]
     raise DataError("holds no <split>/image_ids.txt", location=str(folder))
 
 
-def _is_metadata(folder: Path) -> bool:
+def is_metadata(folder: Path) -> bool:
+    """Whether there are lists of splits in a folder."""
     return any((folder / n / "image_ids.txt").is_file() for n in subfolders(str(folder)))
 
 

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from weakloc.errors import PredictionsError
 from weakloc.files import open_whole
-from weakloc.output.exporters.objects import outlines_of_rle
+from weakloc.output.exporters.objects import mask_of_rle, outlines_of_rle
 from weakloc.output.exporters.selection import Content, MaskForm, write_list, xml_attribute
-from weakloc.rle import decode_mask
 from weakloc.settings import ExportOptions
 from weakloc.structures import Box, Mask, Point, Prediction
 
@@ -117,12 +116,7 @@ def _keypoint(point: Point, prediction: Prediction) -> dict[str, Any]:
 
 
 def _brush(mask: Mask, prediction: Prediction) -> list[dict[str, Any]]:
-    try:
-        packed = pack_brush(decode_mask(mask.rle))
-    except ValueError as error:
-        raise PredictionsError(
-            f"has a mask that cannot be read ({error})", location=prediction.image
-        ) from error
+    packed = pack_brush(mask_of_rle(mask.rle, image=prediction.image))
     value = {"format": "rle", "rle": packed, "brushlabels": [mask.class_name]}
     return [_region("brushlabels", "masks", value, mask.score)]
 

@@ -67,8 +67,13 @@ def _owner(
 
 def outlines_of_rle(rle: Mapping[str, Any], *, image: str) -> list[Corners]:
     """The outlines of a mask of an image."""
+    return outlines_of(mask_of_rle(rle, image=image))
+
+
+def mask_of_rle(rle: Mapping[str, Any], *, image: str) -> BoolMask:
+    """A mask of an image, as pixels."""
     try:
-        return outlines_of(decode_mask(rle))
+        return decode_mask(rle)
     except ValueError as error:
         raise PredictionsError(
             f"has a mask that cannot be read ({error})", location=image
