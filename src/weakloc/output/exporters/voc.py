@@ -82,7 +82,7 @@ def export_voc_results(content: Content, out: Path) -> Path:
     pictures = results / "Segmentation" / f"comp{5 + step}_{split}_cls"
     values = mask_values(content.class_names)
     has_masks = False
-    waiting: list[Prediction] = []  # pictures of nothing count beside others only
+    waiting: list[tuple[str, int, int]] = []  # pictures of nothing, which count beside others only
     with ExitStack() as stack:
         of_images, of_boxes = (
             {
@@ -100,12 +100,13 @@ def export_voc_results(content: Content, out: Path) -> Path:
             for box in prediction.boxes:
                 corners = " ".join(f"{side:.9g}" for side in box_to_voc(box.box))
                 of_boxes[box.class_name].write(f"{prediction.image} {box.score!r} {corners}\n")
-            empty = Prediction(prediction.image, prediction.width, prediction.height, {})
-            waiting.append(prediction if prediction.masks else empty)
             has_masks |= bool(prediction.masks)
-            for image in waiting if has_masks else ():
+            if not has_masks:
+                waiting.append((prediction.image, prediction.width, prediction.height))
+                continue
+            for image in (*(Prediction(*empty, {}) for empty in waiting), prediction):
                 _write_picture(pictures / f"{image.image}.png", _painted(image, values)[0])
-            waiting = [] if has_masks else waiting
+            waiting.clear()
     return results
 
 
