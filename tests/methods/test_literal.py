@@ -20,9 +20,11 @@ from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.api.training import train
 from weakloc.data.images import open_image
 from weakloc.data.sources import ImageSource
+from weakloc.errors import SettingError
+from weakloc.localize.calibration import Calibration
 from weakloc.methods import METHODS
 from weakloc.methods.method import CELLS, RULES, Looking, PlaceRules, settled
-from weakloc.methods.settings import to_settings
+from weakloc.methods.settings import from_settings, to_settings
 from weakloc.predictor.predictor import Located
 from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage, DataSet
@@ -52,6 +54,7 @@ RULES_OF_MAPS = {
     "box_score": "mean",
     "box_times_class": True,
     "background": "threshold",
+    "crf_unary": "shares",
     "average_precision": "voc12",
     "box_edges": "half-open",
 }
@@ -154,7 +157,11 @@ WILDCAT = {
         "batch_size": 16,
     },
     "map_normalisation": "zscore",
-    "rules": {**RULES_OF_MAPS, "average_precision": "nonint"},
+    "rules": {
+        **RULES_OF_MAPS,
+        "crf_unary": "softmax",  # -log softmax of the maps
+        "average_precision": "nonint",
+    },
 }
 CAM = {
     **COMMON,
@@ -333,6 +340,20 @@ def test_what_is_set_wins_over_the_method(runs: dict[str, TrainedRun]) -> None:
     assert (kept["boxes"], kept["box_times_class"], kept["threshold"]) == ("best", True, 0.6)
 
 
+def test_calibrated_thresholds_keep_what_they_are_a_share_of(runs: dict[str, TrainedRun]) -> None:
+    tuned = Calibration((0.25, 0.75), "relu_max", "by hand", num_boxes_used=4)
+    run = TrainedRun(replace(runs["cam"].run, thresholds=tuned.to_json()))
+    predictor = run.predictor(Look(workers=0))
+    assert predictor.locating.thresholds == (0.25, 0.75)
+    assert predictor.rules == PlaceRules(threshold=0.2, threshold_mode="relu_max", boxes="largest")
+    with pytest.raises(SettingError, match="--threshold-mode is 'minmax'") as caught:
+        run.predictor(places=Places(threshold_mode="minmax"))
+    assert "tuned for relu_max" in str(caught.value)
+    apart = run.predictor(Look(workers=0), Places(threshold=0.4))
+    assert apart.locating.thresholds == (0.4, 0.4)
+    assert apart.rules.threshold_mode == "minmax"  # the method's again
+
+
 def test_heat_that_is_not_the_methods_own_goes_by_rules_for_its_kind(
     runs: dict[str, TrainedRun],
 ) -> None:
@@ -358,8 +379,14 @@ def test_a_method_looks_as_its_fields_say() -> None:
         map_scales=(0.5, 1.0),
         map_fuse="max",
         map_normalisation="zscore",
-        rules=PlaceRules(average_precision="nonint"),
+        rules=PlaceRules(average_precision="nonint", crf_unary="softmax"),
     )
+
+
+@pytest.mark.parametrize(("name", "value"), [("threshold", 1.0), ("min_share", -0.1)])
+def test_a_rule_that_cannot_work_is_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(SettingError, match=f"{name} is {value}"):
+        from_settings(METHODS["cam"], {"rules": {name: value}})
 
 
 def without(record: dict[str, Any], *names: str) -> dict[str, Any]:
