@@ -15,8 +15,9 @@ from tests.training.small_data import settings
 from weakloc.methods.cam import Cam
 from weakloc.methods.method import Preset
 from weakloc.structures import DataSet, Sample
-from weakloc.training.inputs import Process, image_inputs
+from weakloc.training.inputs import Process, inputs_of
 from weakloc.training.plan import TrainingPlan, make_plan
+from weakloc.work import silent
 
 WIDTH, HEIGHT = 120, 90
 PER_PIXEL = 2  # levels of red from a column to the next, and of green from a row to the next
@@ -39,7 +40,7 @@ def _plan(samples: list[Sample], preset: Preset) -> TrainingPlan:
 
 def _levels(plan: TrainingPlan, epoch: int) -> NDArray[np.float64]:
     """One epoch's red and green from 0 to 255: (B, 2, SIDE, SIDE)"""
-    learned = image_inputs(plan, Process(0, 1)).learned
+    learned = inputs_of(plan, Path("/nowhere"), Process(0, 1), silent).learned
     learned.epoch = epoch
     (carried,) = learned
     mean, std = (
