@@ -6,6 +6,8 @@ import re
 import sys
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from weakloc.methods import METHODS, method_named
 from weakloc.methods.method import Method
 from weakloc.methods.settings import from_settings, merged_settings, to_settings
 from weakloc.metrics.evaluation import METRICS
+from weakloc.papers.cells import Measurement
 from weakloc.papers.conditions import (
     EFFORTS,
     Conditions,
@@ -23,7 +26,7 @@ from weakloc.papers.conditions import (
 )
 from weakloc.papers.recipe import Cell, Finding, Recipe
 from weakloc.papers.tables import RECIPES
-from weakloc.settings import Look, Places, TrainSettings, look_and_places
+from weakloc.settings import CalibrateSettings, Look, Places, TrainSettings, look_and_places
 
 SPECIFICATION = Path(__file__).parents[3] / "shared" / "papers" / "spec.md"
 CELLS = [(recipe, cell) for recipe in RECIPES.values() for cell in recipe.cells]
@@ -104,6 +107,41 @@ def test_the_control_of_the_maps_ablation_divides_only_the_heads_rate() -> None:
     control = RECIPES["wildcat-maps"].cell("M = 1, head rate / 8")
     assert (control.head_rate, control.backbone_rate) == (1 / 8, 1.0)
     assert control.choices["maps_per_class"] == 1
+
+
+def test_an_alpha_is_chosen_on_images_that_its_network_held_out() -> None:
+    cells = RECIPES["beam-rescoring"].cells
+    chosen = [cell for cell in cells if cell.tuning == "held-out tags"]
+    assert [cell.look["rescoring"] for cell in chosen] == [None]  # as it was chosen
+    assert all(cell.train["hold_out"] > 0 for cell in cells)  # one network, compared with itself
+
+
+@pytest.mark.parametrize(
+    ("name", "granularity"),
+    [("20 boxes a class, by class", "class"), ("20 boxes a class, one for all", "global")],
+)
+def test_thresholds_by_class_look_at_as_many_boxes_of_each_class(
+    name: str, granularity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def tuned(run: Any, data_set: Any, settings: CalibrateSettings, **_look: Any) -> Any:
+        asked.append(settings)
+        return run
+
+    monkeypatch.setattr("weakloc.papers.cells.calibrate", tuned)
+    cell = RECIPES["beam-boxes"].cell(f"threshold {name}")
+    measurement = SimpleNamespace(
+        tuning=cell.tuning,
+        look=Look(),
+        places=Places(),
+        training=SimpleNamespace(settings=TrainSettings()),
+    )
+    Measurement._tuned(measurement, None, None)  # type: ignore[arg-type]
+    (settings,) = asked
+    assert (settings.boxes, settings.boxes_per_class) == (0, 20)
+    assert settings.granularity == granularity
+    assert settings.split == "train"
 
 
 @pytest.mark.shared

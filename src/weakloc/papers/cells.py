@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from weakloc import __version__
-from weakloc.api.calibration import calibrate, oracle
+from weakloc.api.calibration import calibrate, calibrate_rescoring, oracle
 from weakloc.api.data_sets import read, scenes
 from weakloc.api.evaluation import Evaluated, evaluate
 from weakloc.api.fused_runs import FusedRuns
@@ -313,6 +313,9 @@ class Measurement:
 
     def _tuned(self, trained: TrainedRun, data_set: DataSet) -> TrainedRun:
         if self.tuning == "fixed":
+            return trained
+        if self.tuning == "held-out tags":
+            calibrate_rescoring(trained, data_set, look=self.look)
             return trained
         settings = self.training.settings
         if self.tuning == "oracle":

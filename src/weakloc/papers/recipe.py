@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from weakloc.methods.method import Preset  # loads torch
 
 DataKind: TypeAlias = Literal["clutter", "single"]
-ThresholdOrigin: TypeAlias = Literal["fixed", "boxes by class", "boxes, one for all", "oracle"]
+ThresholdOrigin: TypeAlias = Literal[
+    "fixed", "boxes by class", "boxes, one for all", "oracle", "held-out tags"
+]
 OptimiserFamily: TypeAlias = Literal["adamw", "sgd"]
 Fusion: TypeAlias = Literal["mean", "late classifier"]
 
@@ -31,10 +33,10 @@ class Cell:
     whose maps become one and whose scores `fusion` makes one of. `look` are fields of Look and
     Places, and `search` those fields of the method that only matter when images are looked at:
     cells that differ in nothing but `look`, `search`, `tuning` and `fusion` share one training.
-    `tuning` is what chooses thresholds.
-    `crops_of_boxes` adds the content of the drawn boxes to the training images. `below_head` marks
-    what a frozen backbone cannot show, `only` a row that one preset alone has. `at` is the place on
-    the recipe's axis, in the curve of that `series`.
+    `tuning` is what chooses thresholds or, of held-out tags, the weight of classes that occur
+    together. `crops_of_boxes` adds the content of the drawn boxes to the training images.
+    `below_head` marks what a frozen backbone cannot show, `only` a row that one preset alone has.
+    `at` is the place on the recipe's axis, in the curve of that `series`.
     """
 
     name: str

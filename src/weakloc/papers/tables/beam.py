@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from weakloc.localize.probabilities import ALPHAS
 from weakloc.papers.recipe import Cell, Finding, Published, Recipe, ThresholdOrigin
 
 _PAPER = "BEAM"
@@ -54,11 +55,21 @@ BACKBONE = _recipe(
     notes=("The paper's networks are VGG-16 and AlexNet; on scenes two widths of the tiny one.",),
 )
 
+_CHOSEN_ALPHA = "alpha chosen on held-out tags"
 _RESCORING_FINDINGS = (
     Finding("co-occurrence helps to name (+1.2)",
             "alpha = 0.1", "alpha = 0", "classification_map", _PAPER),
     Finding("co-occurrence helps to place (+0.8)", "alpha = 0.1", "alpha = 0", "point_map", _PAPER),
+    Finding("the alpha that held-out images choose helps to name",
+            _CHOSEN_ALPHA, "alpha = 0", "classification_map"),
 )  # fmt: skip
+
+
+def _holding_out(name: str, alpha: float | None, tuning: ThresholdOrigin = "fixed") -> Cell:
+    """A network that leaves out the images on which an alpha may be chosen."""
+    look, train = {"rescoring": alpha}, {"hold_out": 0.1}
+    return Cell(name, "beam", train=train, look=look, at=alpha, tuning=tuning)
+
 
 RESCORING = _recipe(
     name="beam-rescoring",
@@ -68,9 +79,9 @@ RESCORING = _recipe(
     question="Does the score of one class help to find those that come with it?",
     papers_data="VOC 2012 val: +1.2 points of classification, +0.8 of location",
     axis="alpha",
-    cells=tuple(
-        Cell(f"alpha = {alpha:g}", "beam", look={"rescoring": alpha}, at=alpha)
-        for alpha in (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+    cells=(
+        *(_holding_out(f"alpha = {alpha:g}", alpha) for alpha in ALPHAS),
+        _holding_out(_CHOSEN_ALPHA, None, tuning="held-out tags"),
     ),
     metrics=("classification_map", "point_map"),
     findings=_RESCORING_FINDINGS,
