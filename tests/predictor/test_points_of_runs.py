@@ -21,11 +21,14 @@ from torch.nn.functional import interpolate, pad
 from tests.training.small_data import make_data_set, settings
 from weakloc.api.evaluation import evaluate
 from weakloc.api.runs import TrainedRun, load_folder
+from weakloc.data.sources import ImageSource
+from weakloc.localize.points import locate_point
 from weakloc.localize.windows import Window, all_windows
 from weakloc.methods.beam import Beam
 from weakloc.methods.max_mil import FAST_SCALES, MaxMil
 from weakloc.methods.method import Method, Optimisation
 from weakloc.methods.wildcat import Wildcat
+from weakloc.predictor.predictor import Located
 from weakloc.settings import EvaluateSettings, Look, Places
 from weakloc.structures import DataSet, Prediction
 from weakloc.training.fit import fit
@@ -293,6 +296,22 @@ def test_the_first_of_several_points_is_the_only_one_of_one(
                 assert of_class[0] == point
                 places = [(p.x, p.y) for p in of_class]
                 assert len(set(places)) == len(places) <= 3
+
+
+@pytest.mark.parametrize("look", [{}, {"fuse": "max", "map_scales": (1.0, 1.5)}])
+def test_where_most_heat_is_is_told_by_all_views_on_their_common_grid(
+    data_set: DataSet, runs: dict[str, TrainedRun], look: dict[str, object]
+) -> None:
+    """A cell's centre would move the point by up to half a cell."""
+    paths = paths_of(data_set)[:4]
+    how = Look(**look)  # type: ignore[arg-type]
+    predictor = runs["wildcat"].predictor(how, Places(top=2, point_method="densest"))
+    for located in predictor.predict_with_heat(ImageSource(path, path) for path in paths):
+        assert isinstance(located, Located)
+        heat = located.heat
+        for values, point in zip(heat.values, located.prediction.points, strict=True):
+            expected = locate_point(values, heat.transform, method="densest")
+            assert (point.x, point.y) == (expected.x, expected.y)
 
 
 @pytest.mark.parametrize("look", [{"flip": True}, {"center_prior": True}, {"tile": 24}])

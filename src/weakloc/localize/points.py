@@ -23,7 +23,6 @@ from weakloc.localize.maps import (
     NORMALISATIONS,
     HeatMap,
     Normalisation,
-    cells_inside,
     unchanged,
 )
 from weakloc.structures import ScoreMaps
@@ -65,16 +64,20 @@ class PointMap:
 
 @dataclass(frozen=True)
 class PointMaps:
-    """The map whose hottest cell is the first point, and the one that has all further ones."""
+    """The map whose hottest cell is the first point, that of all further ones, and the heat.
+
+    The heat, on its fine grid, is for points that say where most of it is.
+    """
 
     hottest: PointMap
-    whole: PointMap
+    further: PointMap
+    heat: PointMap
 
 
 def on_their_grid(heat: ScoreMaps, within: BoxLTRB) -> list[PointMaps]:
     """Points of each class as the heat alone tells."""
     grids = [PointMap(values, heat.transform, within) for values in heat.values]
-    return [PointMaps(grid, grid) for grid in grids]
+    return [PointMaps(grid, grid, grid) for grid in grids]
 
 
 def hottest_views(views: Sequence[ScoreMaps], normalise: Normalisation) -> list[int]:
@@ -206,8 +209,8 @@ def _plateau_center(heat: HeatMap, row: int, column: int, transform: GridTransfo
 
 
 def _heat_around(heat: HeatMap, transform: GridTransform) -> HeatMap:
-    """What lies above the lowest heat, blurred; beyond the border of the image there is none."""
-    finite = np.isfinite(heat) & cells_inside((0.0, 0.0, *transform.image_size), transform)
+    """What lies above the lowest heat, blurred; beyond the border there is none."""
+    finite = np.isfinite(heat)
     if not finite.any():
         return heat
     above = np.where(finite, heat, heat[finite].min()) - heat[finite].min()

@@ -244,18 +244,19 @@ def _peaks(maps: PointMaps, locating: Locating) -> list[Peak]:
     places, method = locating.places, locating.rules.point_method
     if places.points == 0:
         return []
-    whole = maps.whole
-    first = whole if method == "densest" else maps.hottest  # an area has the heat of all views
+    first, further = maps.hottest, maps.further
+    if method == "densest":  # an area is no cell, and has the heat of all views
+        first, further = maps.heat, maps.heat
     hottest = locate_point(first.values, first.transform, method=method, within=first.within)
     if places.points == 1:
         return [hottest]
     return locate_points(
-        whole.values,
-        whole.transform,
+        further.values,
+        further.transform,
         max_points=places.points,
-        min_distance=places.peak_distance * max(whole.transform.image_size),
+        min_distance=places.peak_distance * max(further.transform.image_size),
         method=method,
-        within=whole.within,
+        within=further.within,
         first=FoundPeak(hottest, first.transform),
     )
 

@@ -93,9 +93,10 @@ def point_maps(
         PointMap(views[index].values[row], views[index].transform, within)
         for row, index in enumerate(view_indices)
     ]
+    pairs = list(zip(grids, cells, strict=True))
     if len(views) == 1:
-        return [PointMaps(alone, alone) for alone in cells]
-    return [replace(grid, hottest=best) for grid, best in zip(grids, cells, strict=True)]
+        return [replace(grid, hottest=alone, further=alone) for grid, alone in pairs]
+    return [replace(grid, hottest=best) for grid, best in pairs]
 
 
 def maps_in_words(look: Look) -> str:
