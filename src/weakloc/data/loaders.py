@@ -159,11 +159,6 @@ class PlacedImage:
     steps: tuple[Step, ...]
     generator: Generator
 
-    @property
-    def only_flips(self) -> bool:
-        """Flips alone need no normalised values: they give the same before and after."""
-        return all(isinstance(step, HorizontalFlip) for step in self.steps)
-
 
 @dataclass(frozen=True, eq=False)
 class BatchReader(Dataset[Batch]):
@@ -183,7 +178,8 @@ class BatchReader(Dataset[Batch]):
     def __getitem__(self, keys: Sequence[SampleKey]) -> Batch:
         tried = [self._read(key) for key in keys]
         placed = [images[-1] for images in tried if isinstance(images[-1], PlacedImage)]
-        stay_bytes = all(image.only_flips for image in placed)
+        # Flips alone need no normalised values: they give the same before and after.
+        stay_bytes = all(isinstance(step, HorizontalFlip) for i in placed for step in i.steps)
         on_canvas = lay_on_canvas if stay_bytes else self.preprocessing.finish
         views = [self._view(image, on_canvas) for image in placed]
         width = max((view.size[0] for view in views), default=0)

@@ -32,11 +32,6 @@ def sum_of_largest(rows: Tensor, count: int) -> Tensor:
     return _TopkSum.apply(rows, count)  # type: ignore[no-any-return]
 
 
-def sum_of_smallest(rows: Tensor, count: int) -> Tensor:
-    """Sum of the `count` smallest values of every row, with the same rule for ties."""
-    return -sum_of_largest(-rows, count)
-
-
 class _TopkSum(torch.autograd.Function):
     """Pure torch, any device and dtype."""
 
@@ -196,7 +191,8 @@ class KMaxKMin:
             raise ValueError(f"k_max {self.k_max} selects no cell")
         scores = sum_of_largest(rows, num_max) / num_max
         if num_min > 0 and self.alpha != 0:
-            scores = scores + self.alpha / num_min * sum_of_smallest(rows, num_min)
+            smallest = -sum_of_largest(-rows, num_min)
+            scores = scores + self.alpha / num_min * smallest
         if num_min > 0 and self.halve:
             scores = scores / 2
         return scores.view(maps.shape[:2]).to(maps.dtype)
