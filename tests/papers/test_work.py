@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from weakloc.errors import DataError, StoppedError
-from weakloc.papers.work import work_through
+from weakloc.work import work_through
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from weakloc.predictor.calibration_heat import choose_drawn, drawn_boxes, drawn_
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import SeenImage
 from weakloc.structures import ABSENT, PRESENT, Sample, Truth, TruthBox
+from weakloc.work import silent
 
 
 def sample(name: str, *boxes: tuple[int, bool], path: str = "") -> Sample:
@@ -95,15 +96,15 @@ def test_the_heat_is_what_predictions_are_cut_from(drawing: Sample) -> None:
         assert isinstance(seen, SeenImage)
         used = how.heat(seen, [1], how.look)
         drawn = choose_drawn([drawing], 3, np.random.default_rng(0), most_boxes=5)
-        (heat,) = drawn_heat(how, drawn, lambda: None)
+        (heat,) = drawn_heat(how, drawn, silent)
         np.testing.assert_array_equal(heat.heat, used.values[0])
         assert heat.boxes == [(24.0, 30.0, 60.0, 60.0)]
 
 
 def test_broken_images_are_left_out(drawing: Sample, tmp_path: Path) -> None:
     broken = Sample("b.png", str(tmp_path / "b.png"), drawing.labels, drawing.truth)
-    counted = []
+    counted: list[tuple[int, int | None]] = []
     drawn = choose_drawn([broken, drawing], 3, np.random.default_rng(0))
-    found = list(drawn_heat(predictor(), drawn, lambda: counted.append(1)))
+    found = list(drawn_heat(predictor(), drawn, lambda *done: counted.append(done)))
     assert len(found) == 1
-    assert len(counted) == 2
+    assert counted == [(1, 2), (2, 2)]

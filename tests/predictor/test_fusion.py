@@ -13,18 +13,16 @@ from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.localize.maps import image_grid, resample, zscore
 from weakloc.predictor.predictor import Predictor, joined_maps
-from weakloc.predictor.score_fusion import Member, joint_look, mean_scores, see_with_all
+from weakloc.predictor.score_fusion import joint_look, mean_scores, see_with_all
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage, ScoreMaps
 
 
-def member(size: tuple[int, int], **settings: object) -> Member:
+def member(size: tuple[int, int], **settings: object) -> Predictor:
     preprocessing = Preprocessing(size=size, mean=(0.4,) * 3, std=(0.1,) * 3)
-    return Member(
-        DotSource(preprocessing),
-        Look(**{"workers": 0, "map_side": 30, **settings}),  # type: ignore[arg-type]
-    )
+    look = Look(**{"workers": 0, "map_side": 30, **settings})  # type: ignore[arg-type]
+    return Predictor(DotSource(preprocessing), look, Places(), thresholds=(0.5,) * 3)
 
 
 def photographs(random: np.random.Generator, count: int) -> list[ImageSource]:
@@ -37,8 +35,8 @@ def photographs(random: np.random.Generator, count: int) -> list[ImageSource]:
     return images
 
 
-def alone(own: Member, image: ImageSource) -> SeenImage:
-    (seen,) = Predictor(own.source, own.look, Places(), thresholds=(0.5,) * 3).see([image])
+def alone(own: Predictor, image: ImageSource) -> SeenImage:
+    (seen,) = own.see([image])
     assert isinstance(seen, SeenImage)
     return seen
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from weakloc.api.data_sets import opened
-from weakloc.api.fused_runs import held_out_of, in_words, readable
+from weakloc.api.fused_runs import held_out_of, in_words, scores_and_tags
 from weakloc.api.runs import TrainedRun, opened_run, save_alpha
-from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, SettingError
-from weakloc.geometry import FloatArray
 from weakloc.localize import calibration as thresholds
 from weakloc.localize.calibration import Calibration, DrawnHeat
 from weakloc.localize.probabilities import AlphaChoice, choose_alpha, shares_from_counts
@@ -23,7 +21,7 @@ from weakloc.metrics.average_precision import tag_mean_average_precision
 from weakloc.predictor.calibration_heat import choose_drawn, drawn_boxes, drawn_heat
 from weakloc.predictor.predictor import Predictor, maps_in_words
 from weakloc.settings import CalibrateSettings, Cut, DataSettings, Look, Places
-from weakloc.structures import DataSet, LabelMatrix, Sample
+from weakloc.structures import DataSet, Sample
 from weakloc.training.plan import learned_split
 from weakloc.training.run_folder import save_thresholds
 from weakloc.work import Progress, silent
@@ -135,7 +133,7 @@ class _Tuning:
                 if is_drawn
                 else "Name a split that does with --split, or give a review with --labels",
             )
-        return drawn_heat(self.predictor, drawn, _counter(self.on_progress, len(drawn)))
+        return drawn_heat(self.predictor, drawn, self.on_progress)
 
     @property
     def _counted(self) -> Counted:
@@ -170,7 +168,7 @@ def calibrate_rescoring(
     """
     held_out = held_out_of([trained], data_set)
     predictor = trained.predictor(look, Places(rescoring=0.0))
-    scores, labels = _scores(predictor, held_out, on_progress)
+    scores, labels = scores_and_tags(predictor, held_out, on_progress, scores="probabilities")
     shares = shares_from_counts(trained.run.labels.co_occurrence)
     choice = choose_alpha(scores, labels, shares, tag_mean_average_precision)
     choice = replace(choice, chosen_on=in_words(held_out))
@@ -182,26 +180,3 @@ def _uncalibrated(trained: TrainedRun, look: Look, cut: Cut) -> Predictor:
     """Without an earlier calibration, which would set the mode of the threshold."""
     run = TrainedRun(replace(trained.run, thresholds=None))
     return run.predictor(look, Places(**asdict(cut)))
-
-
-def _counter(on_progress: Progress, total: int) -> Callable[[], None]:
-    done = 0
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        on_progress(done, total)
-
-    return count
-
-
-def _scores(
-    predictor: Predictor, samples: Sequence[Sample], on_progress: Progress
-) -> tuple[FloatArray, LabelMatrix]:
-    """The probabilities (N, C) and labels (N, C) of the images that can be read."""
-    sources = (ImageSource(sample.name, sample.path) for sample in samples)
-    images = list(readable(predictor.see(sources), samples, on_progress))
-    num_classes = len(predictor.source.class_names)
-    scores = np.array([image.probabilities for image, _ in images], dtype=np.float64)
-    labels = np.array([sample.labels for _, sample in images], dtype=np.int8)
-    return scores.reshape(-1, num_classes), labels.reshape(-1, num_classes)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from weakloc.api.classifiers import TIMM, timm_predictor
 from weakloc.api.data_sets import require_same_classes
@@ -25,15 +24,13 @@ from weakloc.metrics.average_precision import tag_mean_average_precision
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.score_fusion import (
     LateClassifier,
-    Member,
     fit_late_classifier,
     joint_look,
     mean_scores,
     see_with_all,
 )
-from weakloc.predictor.views import SeenImage
 from weakloc.settings import Look, Places
-from weakloc.structures import BrokenImage, DataSet, LabelVector, Sample
+from weakloc.structures import BrokenImage, DataSet, LabelMatrix, LabelVector, Sample
 from weakloc.training.plan import divide
 from weakloc.training.run_folder import Run
 from weakloc.work import Progress, silent
@@ -96,18 +93,18 @@ class FusedRuns(LoadedRun):
         return f"late classifier, fitted on the tags of {self.late.fitted_on}"
 
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
-        predictors = self._predictors(look, places)
-        members = [Member(predictor.source, predictor.look) for predictor in predictors]
-        thresholds = np.mean([predictor.locating.thresholds for predictor in predictors], axis=0)
-        mean = mean_scores(members[0].source.activation)
+        members = self._members(look, places)
+        first = members[0]
+        thresholds = np.mean([member.locating.thresholds for member in members], axis=0)
+        mean = mean_scores(first.source.activation)
         fuse_scores = mean if self.late is None else self.late.classifier
         return Predictor(
-            members[0].source,
+            first.source,
             joint_look(members),
-            predictors[0].places,
-            rules=predictors[0].rules,
+            first.places,
+            rules=first.rules,
             thresholds=thresholds.tolist(),
-            rescore=predictors[0].rescore,
+            rescore=first.rescore,
             seer=partial(see_with_all, members=members, fuse_scores=fuse_scores),
         )
 
@@ -119,9 +116,12 @@ class FusedRuns(LoadedRun):
         The classifier is judged on one half of the images after it was fitted on the other.
         """
         samples = held_out_of(self.runs, data_set)
-        predictors = self._predictors(look, Places())
-        members = [Member(predictor.source, predictor.look) for predictor in predictors]
-        logits, labels = _scores(members, samples, on_progress)
+        of_members = [
+            scores_and_tags(member, samples, on_progress, scores="logits")
+            for member in self._members(look, Places())
+        ]
+        logits = np.stack([scores for scores, _ in of_members], axis=1)  # (N, S, C)
+        labels = of_members[0][1]
         if len(logits) < 2:
             raise DataError("there are too few images to fit a classifier of scores on")
         reached = {
@@ -149,16 +149,16 @@ class FusedRuns(LoadedRun):
                 **asdict(self.late.classifier),
             )
 
-    def _predictors(self, look: Look, places: Places) -> list[Predictor]:
-        predictors = [run.predictor(look, places) for run in self.runs]
-        for predictor, run in zip(predictors, self.runs, strict=True):
-            if predictor.look.localiser == "beam_search":
+    def _members(self, look: Look, places: Places) -> list[Predictor]:
+        members = [run.predictor(look, places) for run in self.runs]
+        for member, run in zip(members, self.runs, strict=True):
+            if member.look.localiser == "beam_search":
                 raise SettingError(
                     "runs that search for places have no maps to fuse",
                     location=str(run.path),
                     remedy="Fuse runs of other methods, or give --localiser score_map",
                 )
-        return predictors
+        return members
 
 
 def load_fused(paths: Sequence[str]) -> FusedRuns:
@@ -215,36 +215,24 @@ def in_words(held_out: Sequence[Sample]) -> str:
     return f"{len(held_out)} training images that were not learned from"
 
 
-def readable(
-    answers: Iterable[SeenImage | BrokenImage], samples: Sequence[Sample], on_progress: Progress
-) -> Iterator[tuple[SeenImage, Sample]]:
-    """The images that can be read, as they are seen, each with what is known of it."""
-    for done, (image, sample) in enumerate(zip(answers, samples, strict=True), start=1):
-        on_progress(done, len(samples))
-        if not isinstance(image, BrokenImage):
-            yield image, sample
-
-
-def _scores(
-    members: Sequence[Member], samples: Sequence[Sample], on_progress: Progress
-) -> tuple[FloatArray, NDArray[np.int8]]:
-    """(N, S, C) raw scores and (N, C) tags of the images that can be read."""
+def scores_and_tags(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    on_progress: Progress,
+    *,
+    scores: Literal["logits", "probabilities"],
+) -> tuple[FloatArray, LabelMatrix]:
+    """(N, C) of each, of the images that can be read; no picture is kept."""
     rows: list[FloatArray] = []
     labels: list[LabelVector] = []
-    kept: list[FloatArray] = []
-
-    def keep(logits: FloatArray) -> FloatArray:
-        kept.append(logits)
-        return mean_scores("sigmoid")(logits)
-
-    sources = (ImageSource(sample.name, sample.path) for sample in samples)
-    answers = see_with_all(sources, members, keep)
-    for _, sample in readable(answers, samples, on_progress):
-        rows.append(kept.pop())
-        labels.append(sample.labels)
-    num_classes = len(members[0].source.class_names)
-    stacked = np.array(rows).reshape(-1, len(members), num_classes)
-    return stacked, np.array(labels, dtype=np.int8).reshape(-1, num_classes)
+    images = predictor.see(ImageSource(sample.name, sample.path) for sample in samples)
+    for done, (image, sample) in enumerate(zip(images, samples, strict=True), start=1):
+        on_progress(done, len(samples))
+        if not isinstance(image, BrokenImage):
+            rows.append(getattr(image, scores))
+            labels.append(sample.labels)
+    shape = len(rows), len(predictor.source.class_names)
+    return np.array(rows).reshape(shape), np.array(labels, dtype=np.int8).reshape(shape)
 
 
 def predictor_of(

@@ -28,7 +28,7 @@ from weakloc.api.training import refine, train
 from weakloc.data.images import open_image
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, ImageError
-from weakloc.files import open_whole, write_whole
+from weakloc.files import read_json, write_json, write_whole
 from weakloc.methods import METHODS, method_named
 from weakloc.methods.method import Preset
 from weakloc.methods.settings import from_settings, merged_settings, to_settings
@@ -155,12 +155,10 @@ class DataSetOnDisk:
     digest: str
 
     def open(self) -> DataSet:
-        return _read(self.path, self.reading)
+        return _read_once(self.path, self.reading)
 
 
-@functools.lru_cache(maxsize=1)
-def _read(path: str, reading: DataSettings) -> DataSet:
-    return read(path, reading)
+_read_once = functools.lru_cache(maxsize=1)(read)
 
 
 @dataclass(frozen=True)
@@ -340,7 +338,10 @@ class Measurement:
         self, evaluated: Evaluated, seconds: float, searched: Mapping[str, float]
     ) -> dict[str, Any]:
         report = evaluated.report
-        marks = [read_json(training.run_folder / MARK_NAME) for training in self.trainings]
+        marks = [
+            read_json(training.run_folder / MARK_NAME, error=DataError)
+            for training in self.trainings
+        ]
         return {
             "cell": self.cell,
             "seed": self.training.settings.seed,
@@ -402,13 +403,3 @@ def _searched(predictor: Predictor, samples: Sequence[Sample]) -> dict[str, floa
 def digest_of(content: Any) -> str:
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def write_json(path: Path, content: Any) -> None:
-    with open_whole(path) as file:
-        json.dump(content, file, indent=1, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from weakloc.files import open_whole
+from weakloc.files import write_json, write_text
 from weakloc.output.report_summary import (
     BASELINE_NAMES,
     BOTTOM,
@@ -19,7 +19,6 @@ from weakloc.output.report_summary import (
     line_chart,
     metric_label,
 )
-from weakloc.papers.cells import write_json
 from weakloc.papers.recipe import Published
 from weakloc.papers.results import CellResult, Judgement, Results
 
@@ -35,10 +34,8 @@ def write_results(results: Results, folder: Path) -> None:
         re.sub(r"[\W_]+", "-", chart.title.lower()).strip("-"): chart for chart in curves(results)
     }
     for stem, chart in charts.items():
-        with open_whole(folder / f"{stem}.svg") as file:
-            file.write(picture(chart))
-    with open_whole(folder / "results.md") as file:
-        file.write("\n".join(_page(results, charts)) + "\n")
+        write_text(folder / f"{stem}.svg", picture(chart))
+    write_text(folder / "results.md", "\n".join(_page(results, charts)) + "\n")
 
 
 def spread(row: CellResult, metric: str) -> str:

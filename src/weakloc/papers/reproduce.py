@@ -31,7 +31,6 @@ from weakloc.papers.page import write_results
 from weakloc.papers.recipe import Cell, Recipe
 from weakloc.papers.results import Results
 from weakloc.papers.tables import RECIPES
-from weakloc.papers.work import work_through
 from weakloc.settings import (
     DataSettings,
     Look,
@@ -41,7 +40,7 @@ from weakloc.settings import (
     look_and_places,
 )
 from weakloc.training.plan import accelerator
-from weakloc.work import num_cores
+from weakloc.work import num_cores, work_through
 
 Say = Callable[[str], None]
 

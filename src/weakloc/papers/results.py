@@ -12,8 +12,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from scipy import stats
 
+from weakloc.errors import DataError
+from weakloc.files import read_json
 from weakloc.methods import METHODS
-from weakloc.papers.cells import Measurement, read_json
+from weakloc.papers.cells import Measurement
 from weakloc.papers.recipe import Finding, Recipe
 
 Verdict: TypeAlias = Literal["holds", "does not hold", "undecided", "not testable here"]
@@ -122,7 +124,7 @@ class Results:
         records: dict[str, list[dict[str, Any]]] = {}
         for measurement in measurements:
             if measurement.is_done:
-                record = {**read_json(measurement.path), "cell": measurement.cell}
+                record = read_json(measurement.path, error=DataError) | {"cell": measurement.cell}
                 records.setdefault(measurement.cell, []).append(record)
         rows = {name: _row(name, records_of_cell) for name, records_of_cell in records.items()}
         judgements = [_judged(finding, rows, missing) for finding in recipe.findings]

@@ -7,7 +7,7 @@ size of the images.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from numpy.random import Generator
@@ -18,8 +18,7 @@ from weakloc.localize.calibration import DrawnHeat
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import map_scales, see_images
 from weakloc.structures import BrokenImage, Sample
-
-OnImage = Callable[[], None]
+from weakloc.work import Progress
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def choose_drawn(
 
 
 def drawn_heat(
-    predictor: Predictor, drawn: Sequence[DrawnImage], on_image: OnImage
+    predictor: Predictor, drawn: Sequence[DrawnImage], on_progress: Progress
 ) -> Iterator[DrawnHeat]:
     """The heat of each drawn class; images that cannot be read are left out."""
     # Tagged classes are looked for whatever their score, so sizes for scores are not needed.
@@ -83,8 +82,8 @@ def drawn_heat(
     looking = replace(predictor.look, scales=scales, map_scales=scales)
     sources = (ImageSource(image.sample.name, image.sample.path) for image in drawn)
     seen_images = see_images(sources, predictor.source, looking)
-    for image, drawn_image in zip(seen_images, drawn, strict=True):
-        on_image()
+    for done, (image, drawn_image) in enumerate(zip(seen_images, drawn, strict=True), start=1):
+        on_progress(done, len(drawn))
         if isinstance(image, BrokenImage):
             continue
         heat = predictor.heat(image, drawn_image.classes, looking)

@@ -65,10 +65,8 @@ class PartStore:
 
     def write(self, part: Part, lines: Iterable[str], skipped: Iterable[str]) -> None:
         """Whole lines. The skipped first: a part is done once its predictions are there."""
-        with open_whole(self.folder / f"{part.stem}.skipped") as file:
-            file.writelines(skipped)
-        with open_whole(self.folder / f"{part.stem}.jsonl") as file:
-            file.writelines(lines)
+        write_text(self.folder / f"{part.stem}.skipped", "".join(skipped))
+        write_text(self.folder / f"{part.stem}.jsonl", "".join(lines))
 
     def join(self, stems: Iterable[str], predictions: Path, skipped: Path) -> tuple[int, int]:
         """All parts in order into the two final files; the numbers of lines of both."""

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from weakloc.data.sources import ImageSource
 from weakloc.geometry import FloatArray
 from weakloc.localize.probabilities import probabilities, rescore
-from weakloc.predictor.network_source import MapSource
-from weakloc.predictor.views import SeenImage, map_scales, see_images
+from weakloc.predictor.predictor import Predictor
+from weakloc.predictor.views import SeenImage, map_scales
 from weakloc.settings import Look
 from weakloc.structures import ABSENT, PRESENT, Activation, BrokenImage
 
@@ -26,15 +26,7 @@ Logits: TypeAlias = NDArray[np.float64]  # (S, C), a row for each network
 ScoreFusion: TypeAlias = Callable[[Logits], NDArray[np.float64]]  # probabilities (C,)
 
 
-@dataclass(frozen=True)
-class Member:
-    """One network, and how it looks at images."""
-
-    source: MapSource
-    look: Look
-
-
-def joint_look(members: Sequence[Member]) -> Look:
+def joint_look(members: Sequence[Predictor]) -> Look:
     """That of the first, made to take the maps of all."""
     scales = sorted({scale for member in members for scale in map_scales(member.look)})
     return replace(members[0].look, map_scales=tuple(scales), fuse="mean", normalise="zscore")
@@ -46,38 +38,27 @@ def mean_scores(activation: Activation) -> ScoreFusion:
 
 
 def see_with_all(
-    images: Iterable[ImageSource], members: Sequence[Member], fuse_scores: ScoreFusion
+    images: Iterable[ImageSource], members: Sequence[Predictor], fuse_scores: ScoreFusion
 ) -> Iterator[SeenImage | BrokenImage]:
     """Every image in input order as all the networks see it; each decodes it for itself."""
     streams = itertools.tee(images, len(members))
-    answers = [
-        see_images(stream, member.source, member.look)
-        for stream, member in zip(streams, members, strict=True)
-    ]
+    answers = [member.see(stream) for stream, member in zip(streams, members, strict=True)]
     for of_one_image in zip(*answers, strict=True):
-        yield _joined(of_one_image, members, fuse_scores)
+        yield _joined(of_one_image, fuse_scores)
 
 
 def _joined(
-    answers: Sequence[SeenImage | BrokenImage],
-    members: Sequence[Member],
-    fuse_scores: ScoreFusion,
+    answers: Sequence[SeenImage | BrokenImage], fuse_scores: ScoreFusion
 ) -> SeenImage | BrokenImage:
     images: list[SeenImage] = []
     for answer in answers:
         if isinstance(answer, BrokenImage):
             return answer
         images.append(answer)
-    views = tuple(
-        view
-        for image, member in zip(images, members, strict=True)
-        for view in image.views
-        if view.view.scale in map_scales(member.look)
-    )
     logits = np.stack([image.logits for image in images])
     return replace(
         images[0],
-        views=views,
+        views=tuple(view for image in images for view in image.views),
         logits=logits.mean(axis=0),
         probabilities=fuse_scores(logits),
     )

@@ -134,7 +134,10 @@ def voc_palette() -> list[int]:
 
 
 def label_map_text(class_names: Sequence[str]) -> str:
-    """`labelmap.txt`: which colour of the masks is which class, as CVAT and Datumaro write it."""
+    """`labelmap.txt`: which colour of the masks is which class, as CVAT and Datumaro write it.
+
+    Without it they take VOC's own twenty classes for the only ones.
+    """
     palette = voc_palette()
     lines = ["# label:color_rgb:parts:actions"]
     for value, name in enumerate(("background", *class_names)):

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.errors import PredictionsError
-from weakloc.files import open_whole
+from weakloc.files import open_whole, write_text
 from weakloc.output.exporters.objects import mask_of_rle, outlines_of_rle
 from weakloc.output.exporters.selection import Content, MaskForm, write_list, xml_attribute
 from weakloc.settings import ExportOptions
@@ -37,11 +37,9 @@ def export_label_studio(content: Content, out: Path) -> Path:
     prefix = content.options.image_prefix
     if prefix is None:
         prefix = _local_files_prefix(content.image_root)
-    with open_whole(out / "config.xml") as stream:
-        stream.write(labelling_config(content.class_names, masks=content.options.mask_form))
-    path = out / "tasks.json"
+    options, path = content.options, out / "tasks.json"
+    write_text(out / "config.xml", labelling_config(content.class_names, masks=options.mask_form))
     with open_whole(path) as stream:
-        options = content.options
         write_list(stream, ([task(item, prefix, options)] for item in content.predictions))
         stream.write("\n")
     return path

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from weakloc.files import open_whole
+from weakloc.files import write_text
 from weakloc.output.exporters.objects import outlines_of_rle
 from weakloc.output.exporters.selection import Content, json_text, sidecar, with_stems_of_their_own
 from weakloc.settings import ExportOptions
@@ -21,8 +21,8 @@ FORMAT_VERSION = "5.5.0"
 
 def export_labelme(content: Content, out: Path) -> Path:
     for prediction in with_stems_of_their_own(content.predictions):
-        with open_whole(sidecar(out, prediction.image, ".json")) as stream:
-            stream.write(json_text(_document(prediction, content.options)) + "\n")
+        text = json_text(_document(prediction, content.options))
+        write_text(sidecar(out, prediction.image, ".json"), f"{text}\n")
     return out
 
 

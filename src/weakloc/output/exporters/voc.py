@@ -21,7 +21,7 @@ from PIL import Image
 
 from weakloc.data.readers.voc import label_map_text, mask_values, voc_palette
 from weakloc.errors import PredictionsError
-from weakloc.files import file_name_of, open_whole, write_whole
+from weakloc.files import file_name_of, open_whole, write_text, write_whole
 from weakloc.geometry import box_to_voc
 from weakloc.output.exporters.objects import PlacedObject, objects_of
 from weakloc.output.exporters.selection import (
@@ -43,10 +43,9 @@ def export_voc_boxes(content: Content, out: Path) -> Path:
     folder = out / "Annotations"
     with open_whole(out / "ImageSets" / "Main" / "predicted.txt") as listing:
         for prediction in with_stems_of_their_own(content.predictions):
-            with open_whole(sidecar(folder, prediction.image, ".xml")) as stream:
-                stream.write(_annotation(prediction))
+            write_text(sidecar(folder, prediction.image, ".xml"), _annotation(prediction))
             listing.write(f"{image_stem(prediction.image)}\n")
-    _write_label_map(out, content.class_names)
+    write_text(out / "labelmap.txt", label_map_text(content.class_names))
     return folder
 
 
@@ -66,7 +65,7 @@ def export_voc_masks(content: Content, out: Path) -> Path:
             raise PredictionsError(
                 "there are no masks among the predictions", remedy="Predict with masks"
             )
-    _write_label_map(out, content.class_names)
+    write_text(out / "labelmap.txt", label_map_text(content.class_names))
     return out / "SegmentationClass"
 
 
@@ -132,12 +131,6 @@ def _check_values(class_names: Sequence[str]) -> None:
             f"{len(class_names)} classes do not fit a VOC mask's {LARGEST_VALUE} values",
             remedy="Export masks to COCO",
         )
-
-
-def _write_label_map(out: Path, class_names: Sequence[str]) -> None:
-    """Without it CVAT and Datumaro take VOC's own twenty classes for the only ones."""
-    with open_whole(out / "labelmap.txt") as stream:
-        stream.write(label_map_text(class_names))
 
 
 def _annotation(prediction: Prediction) -> str:
