@@ -136,8 +136,11 @@ def image_box_in_grid(transform: GridTransform) -> BoxLTRB:
     return map_box_to_grid((0.0, 0.0, width, height), transform)
 
 
-def clip_point(point: PointXY, image_size: Size) -> PointXY:
-    return min(max(point[0], 0.0), image_size[0]), min(max(point[1], 0.0), image_size[1])
+def nearest_cells(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[IntArray, IntArray]:
+    """Rows and columns that make an array of another size, (width, height), by nearest centres."""
+    columns = np.floor((np.arange(size[0]) + 0.5) * shape[1] / size[0]).astype(np.int64)
+    rows = np.floor((np.arange(size[1]) + 0.5) * shape[0] / size[1]).astype(np.int64)
+    return rows[:, None], columns[None, :]
 
 
 def clip_box(box: BoxLTRB, image_size: Size) -> BoxLTRB:

@@ -80,6 +80,11 @@ class Sample:
     truth: Truth | None = None
 
     @property
+    def drawn(self) -> Truth:
+        """Its truth; empty where there is none."""
+        return self.truth or Truth()
+
+    @property
     def fingerprint(self) -> bytes:
         """What digests take of it: its name and its tags."""
         return self.name.encode("utf-8", "surrogateescape") + self.labels.tobytes()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from weakloc.geometry import GridTransform
-from weakloc.localize.boxes import find_at_least_one_box, find_boxes, whole_image_box
+from weakloc.localize.boxes import find_boxes, whole_image_box
 from weakloc.localize.maps import image_grid, resample
 from weakloc.structures import ScoreMaps
 
@@ -30,7 +30,6 @@ def test_square_blob_gives_its_exact_box() -> None:
     assert found.box == (5.0, 7.0, 17.0, 21.0)
     assert found.score == 1.0
     assert found.area_share == pytest.approx(12 * 14 / 1200)
-    assert found.peak == (5.5, 7.5)
 
 
 def test_of_two_blobs_the_larger_is_the_largest_and_the_hotter_the_best() -> None:
@@ -202,7 +201,6 @@ def test_a_map_without_information_gives_the_whole_image(heat: NDArray[np.float6
     (found,) = find_boxes(heat, PIXELS, threshold=0.2, class_probability=0.3)
     assert found == whole_image_box(PIXELS, 0.3)
     assert found.box == (0.0, 0.0, 40.0, 30.0)
-    assert find_at_least_one_box(heat, PIXELS, threshold=0.2, class_probability=0.3) == found
 
 
 def test_nothing_over_the_threshold_or_the_limits_is_an_empty_list() -> None:
@@ -211,13 +209,6 @@ def test_nothing_over_the_threshold_or_the_limits_is_an_empty_list() -> None:
     assert find_boxes(heat, PIXELS, threshold=0.5, min_area=0.01) == []
     negative = heat - np.float32(2.0)
     assert find_boxes(negative, PIXELS, threshold=0.0, threshold_mode="none") == []
-
-
-def test_a_class_known_to_be_there_gets_a_box_even_below_the_limits() -> None:
-    heat = drawn((5, 7, 6, 8, 1.0))
-    assert find_at_least_one_box(heat, PIXELS, threshold=0.5).box == (5.0, 7.0, 6.0, 8.0)
-    nothing = find_at_least_one_box(heat, PIXELS, threshold=1.0, class_probability=0.8)
-    assert nothing == whole_image_box(PIXELS, 0.8)
 
 
 def test_extreme_image_sizes() -> None:

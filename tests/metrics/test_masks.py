@@ -11,6 +11,7 @@ from pycocotools import mask as coco_masks
 from sklearn.metrics import average_precision_score, confusion_matrix
 
 from weakloc.errors import DataError, PredictionsError
+from weakloc.geometry import nearest_cells
 from weakloc.metrics.case import VOID, ClassIndex, ImageTruth, read_labels, truth_labels
 from weakloc.metrics.max_box import normalize_map
 from weakloc.metrics.pixels import (
@@ -21,7 +22,6 @@ from weakloc.metrics.pixels import (
     drawn_pixels,
     histogram_edges,
     paint_masks,
-    resize_labels,
 )
 from weakloc.metrics.uncertainty import NO_RESAMPLING, Resampling, draw_image
 from weakloc.structures import Mask, Truth, TruthMask
@@ -257,6 +257,9 @@ def test_label_images_are_read_through_their_table(tmp_path):
 
 def test_resizing_takes_the_nearest_centre():
     labels = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    assert resize_labels(labels, (3, 2)).tolist() == labels.tolist()
-    assert resize_labels(labels, (6, 2)).tolist() == [[0, 0, 1, 1, 2, 2], [3, 3, 4, 4, 5, 5]]
-    assert resize_labels(labels, (1, 1)).tolist() == [[4]]
+    assert labels[nearest_cells(labels.shape, (3, 2))].tolist() == labels.tolist()
+    assert labels[nearest_cells(labels.shape, (6, 2))].tolist() == [
+        [0, 0, 1, 1, 2, 2],
+        [3, 3, 4, 4, 5, 5],
+    ]
+    assert labels[nearest_cells(labels.shape, (1, 1))].tolist() == [[4]]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +14,14 @@ from weakloc.api.data_sets import opened
 from weakloc.api.fused_runs import held_out_of, in_words, scores_and_tags
 from weakloc.api.runs import TrainedRun, opened_run, save_alpha
 from weakloc.errors import DataError, SettingError
-from weakloc.localize import calibration as thresholds
-from weakloc.localize.calibration import Calibration, DrawnHeat
+from weakloc.localize.calibration import (
+    Calibration,
+    DrawnHeat,
+    calibrate_oracle,
+    calibrate_with_boxes,
+)
 from weakloc.localize.probabilities import AlphaChoice, choose_alpha, shares_from_counts
-from weakloc.localize.thresholds import ComponentLimits, Counted
+from weakloc.localize.thresholds import ComponentLimits
 from weakloc.metrics.average_precision import tag_mean_average_precision
 from weakloc.predictor.calibration_heat import choose_drawn, drawn_boxes, drawn_heat
 from weakloc.predictor.predictor import Predictor, maps_in_words
@@ -85,31 +90,16 @@ class _Tuning:
     on_progress: Progress
 
     def with_boxes(self, samples: Sequence[Sample]) -> Calibration:
-        tuned = thresholds.calibrate_with_boxes(
-            self._drawn_heat(
-                samples,
-                most_boxes=self.settings.boxes or math.inf,
-                most_of_class=self.settings.boxes_per_class or math.inf,
-            ),
-            len(self.predictor.source.class_names),
-            random=np.random.default_rng(self.settings.seed),
-            counted=self._counted,
-            threshold_mode=self.predictor.rules.threshold_mode,
-            limits=self._limits,
-            granularity=self.settings.granularity,
+        heat = self._drawn_heat(
+            samples,
+            most_boxes=self.settings.boxes or math.inf,
+            most_of_class=self.settings.boxes_per_class or math.inf,
         )
-        return self._named(tuned)
+        random = np.random.default_rng(self.settings.seed)
+        return self._named(calibrate_with_boxes(heat, random=random, **self._conditions))
 
     def oracle(self, samples: Sequence[Sample]) -> Calibration:
-        tuned = thresholds.calibrate_oracle(
-            self._drawn_heat(samples),
-            len(self.predictor.source.class_names),
-            counted=self._counted,
-            threshold_mode=self.predictor.rules.threshold_mode,
-            limits=self._limits,
-            granularity=self.settings.granularity,
-        )
-        return self._named(tuned)
+        return self._named(calibrate_oracle(self._drawn_heat(samples), **self._conditions))
 
     def _drawn_heat(
         self,
@@ -136,20 +126,19 @@ class _Tuning:
         return drawn_heat(self.predictor, drawn, self.on_progress)
 
     @property
-    def _counted(self) -> Counted:
-        """What is judged: all boxes where the run will name all, else the largest."""
+    def _conditions(self) -> dict[str, Any]:
+        """Judged by all boxes where the run will name all, else by the largest."""
+        places, rules = self.predictor.places, self.predictor.rules
         boxes = self.settings.boxes_of_a_class
-        named = self.predictor.rules.boxes if boxes == "auto" else boxes
-        return "all" if named == "all" else "largest"
-
-    @property
-    def _limits(self) -> ComponentLimits:
-        places = self.predictor.places
-        return ComponentLimits(
-            min_area=places.min_area,
-            max_area=places.max_area,
-            min_share=self.predictor.rules.min_share,
-        )
+        return {
+            "num_classes": len(self.predictor.source.class_names),
+            "counted": "all" if (rules.boxes if boxes == "auto" else boxes) == "all" else "largest",
+            "threshold_mode": rules.threshold_mode,
+            "limits": ComponentLimits(
+                min_area=places.min_area, max_area=places.max_area, min_share=rules.min_share
+            ),
+            "granularity": self.settings.granularity,
+        }
 
     def _named(self, tuned: Calibration) -> Calibration:
         return replace(tuned, maps=maps_in_words(self.predictor.look), split=self.split)

@@ -95,12 +95,11 @@ def _summary(samples: Iterable[Sample], class_names: Sequence[str]) -> SplitSumm
     num_with_segmentation = 0
     for sample in samples:
         times[sample.labels.tobytes()] += 1
-        if sample.truth is not None:
-            for box in sample.truth.boxes:
-                boxes[box.class_index] += 1
-            for mask in sample.truth.masks:
-                masks[mask.class_index] += 1
-            num_with_segmentation += sample.truth.segmentation_path is not None
+        for box in sample.drawn.boxes:
+            boxes[box.class_index] += 1
+        for mask in sample.drawn.masks:
+            masks[mask.class_index] += 1
+        num_with_segmentation += sample.drawn.segmentation_path is not None
     vectors = np.frombuffer(b"".join(times), np.int8).reshape(len(times), num_classes)  # (U, C)
     weights = np.fromiter(times.values(), np.int64, len(times))  # (U,)
     is_present = (vectors == PRESENT).astype(np.int64)

@@ -18,13 +18,10 @@ from weakloc.geometry import (
     FloatArray,
     GridTransform,
     IntArray,
-    PointXY,
     box_area,
     box_ious,
     clip_box,
-    clip_point,
     map_box_to_image,
-    map_point_to_image,
 )
 from weakloc.localize.maps import NORMALISATIONS, HeatMap
 
@@ -37,12 +34,11 @@ MAX_IOU = 0.5  # of two boxes that are both kept where overlap is not
 
 @dataclass(frozen=True, slots=True)
 class HeatBox:
-    """A box of the image around one component, its score, and the component's hottest point."""
+    """A box of the image around one component, and its score."""
 
     box: BoxLTRB
     score: float
     area_share: float  # of the image, covered by the component itself
-    peak: PointXY
 
 
 @dataclass(frozen=True)
@@ -106,38 +102,14 @@ def find_boxes(
         ranked = _boxes_apart(ranked)
     if select == "best":
         ranked = ranked[:1]
-    boxes = [_in_image(blob, value, heat.shape[1], transform) for value, blob in ranked]
+    boxes = [_in_image(blob, value, transform) for value, blob in ranked]
     return [heat_box for heat_box in boxes if box_area(heat_box.box) > 0.0]
 
 
 def whole_image_box(transform: GridTransform, score: float) -> HeatBox:
     """The answer when nothing is known about the place."""
     width, height = transform.image_size
-    return HeatBox((0.0, 0.0, width, height), score, 1.0, (width / 2, height / 2))
-
-
-def find_at_least_one_box(
-    heat: HeatMap,
-    transform: GridTransform,
-    *,
-    threshold: float,
-    threshold_mode: ThresholdMode = "minmax",
-    score: BoxScore = "mean",
-    class_probability: float = 1.0,
-) -> HeatBox:
-    """The largest component's box whatever its size, else the whole image: for a class known to
-    be there of which `find_boxes` shows nothing."""
-    boxes = find_boxes(
-        heat,
-        transform,
-        threshold=threshold,
-        threshold_mode=threshold_mode,
-        select="largest",
-        min_area=0.0,
-        score=score,
-        class_probability=class_probability,
-    )
-    return boxes[0] if boxes else whole_image_box(transform, class_probability)
+    return HeatBox((0.0, 0.0, width, height), score, 1.0)
 
 
 def _blobs(normalised: HeatMap, threshold: float, transform: GridTransform) -> list[_Blob]:
@@ -209,14 +181,7 @@ def _union(first: _Blob, second: _Blob) -> _Blob:
     )
 
 
-def _in_image(blob: _Blob, score: float, columns: int, transform: GridTransform) -> HeatBox:
+def _in_image(blob: _Blob, score: float, transform: GridTransform) -> HeatBox:
     left, top, right, bottom = (float(side) for side in blob.cells)
     box = map_box_to_image((left, top, right, bottom), transform)
-    row, column = divmod(blob.peak, columns)
-    peak = map_point_to_image((column + 0.5, row + 0.5), transform)
-    return HeatBox(
-        box=clip_box(box, transform.image_size),
-        score=score,
-        area_share=blob.area_share,
-        peak=clip_point(peak, transform.image_size),
-    )
+    return HeatBox(clip_box(box, transform.image_size), score, blob.area_share)

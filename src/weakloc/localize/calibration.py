@@ -7,7 +7,7 @@ set that is evaluated (`calibrate_oracle`, an upper bound and not a result).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -131,16 +131,10 @@ def calibrate_with_boxes(
     curves = _curves(drawn, threshold_mode, counted, limits)
     groups = _groups(curves.class_indices, num_classes, granularity)
     gain = curves.success + curves.overlap
-    levels = {key: _best_level(gain[rows].mean(axis=0)) for key, rows in groups.items()}
     intervals = {key: _interval(gain[rows], random) for key, rows in groups.items()}
-    group_of = [key if key in groups else None for key in range(num_classes)]
-    return Calibration(
-        thresholds=tuple(float(THRESHOLDS[levels[key]]) for key in group_of),
-        threshold_mode=threshold_mode,
-        method=_method(counted, groups, num_classes),
-        num_boxes_used=int(curves.num_boxes.sum()),
-        basis=curves.basis(groups, num_classes),
-        intervals=tuple(intervals[key] for key in group_of),
+    return replace(
+        _calibration(curves, gain, groups, num_classes, threshold_mode, counted),
+        intervals=tuple(intervals[k if k in groups else None] for k in range(num_classes)),
         confidence=CONFIDENCE,
         leave_one_out=_leave_one_out(curves, gain, groups),
     )
@@ -159,16 +153,8 @@ def calibrate_oracle(
     curves = _curves(drawn, threshold_mode, counted, limits)
     groups = _groups(curves.class_indices, num_classes, granularity, fewest=1)
     gain = curves.success + _OVERLAP_BREAKS_TIES * curves.overlap
-    levels = {key: _best_level(gain[rows].mean(axis=0)) for key, rows in groups.items()}
-    chosen = [levels[key if key in groups else None] for key in range(num_classes)]
-    return Calibration(
-        thresholds=tuple(float(THRESHOLDS[level]) for level in chosen),
-        threshold_mode=threshold_mode,
-        method=_method(counted, groups, num_classes),
-        num_boxes_used=int(curves.num_boxes.sum()),
-        basis=curves.basis(groups, num_classes),
-        is_oracle=True,
-    )
+    calibration = _calibration(curves, gain, groups, num_classes, threshold_mode, counted)
+    return replace(calibration, is_oracle=True)
 
 
 def _curves(
@@ -209,10 +195,26 @@ def _groups(
     return groups
 
 
-def _method(counted: Counted, groups: Groups, num_classes: int) -> str:
+def _calibration(  # noqa: PLR0917 (all that was found out)
+    curves: _Curves,
+    gain: FloatArray,
+    groups: Groups,
+    num_classes: int,
+    threshold_mode: ThresholdMode,
+    counted: Counted,
+) -> Calibration:
+    """The thresholds of the greatest gain."""
+    levels = {key: _best_level(gain[rows].mean(axis=0)) for key, rows in groups.items()}
+    chosen = [levels[key if key in groups else None] for key in range(num_classes)]
     num_own = len(groups) - 1
     shared = "one threshold" if not num_own else f"{num_own} of {num_classes} classes by themselves"
-    return f"{counted} box, {shared}"
+    return Calibration(
+        thresholds=tuple(float(THRESHOLDS[level]) for level in chosen),
+        threshold_mode=threshold_mode,
+        method=f"{counted} box, {shared}",
+        num_boxes_used=int(curves.num_boxes.sum()),
+        basis=curves.basis(groups, num_classes),
+    )
 
 
 def _best_level(gain: FloatArray) -> int:

@@ -23,7 +23,6 @@ from weakloc.localize.maps import Maps
 Indices = NDArray[np.uint32]
 MAX_KEY = 2**62
 LANES = 8  # floats per vector register: rows of this multiple need no scalar remainder
-FLOOR = 1e-5  # least probability whose logarithm is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +61,11 @@ class _Kernels:
         return sum(lattice.num_points + 1 for lattice in self.lattices)
 
 
-def dense_crf(probabilities: Maps, image: NDArray[np.uint8], settings: CrfSettings) -> Maps:
-    """Refined (C, H, W) probabilities for an (H, W, 3) image.
-
-    The unary energy is -log(probability), with probabilities of at least FLOOR; pixels with
-    values that are not finite carry no opinion.
-    """
-    finite = np.isfinite(probabilities).all(axis=0)
-    known = np.where(finite, probabilities, 1.0 / max(len(probabilities), 1))
-    unary = -np.log(np.clip(known, FLOOR, 1.0)).astype(np.float32)
-    return refine_unary(unary, image, settings)
-
-
 def refine_unary(unary: Maps, image: NDArray[np.uint8], settings: CrfSettings) -> Maps:
-    """Probabilities (C, H, W) from finite unary energies (C, H, W); lower energy is more likely."""
+    """Probabilities (C, H, W) for an (H, W, 3) image from finite unary energies (C, H, W).
+
+    Lower energy is more likely.
+    """
     classes, height, width = unary.shape
     if image.shape != (height, width, 3) or image.dtype != np.uint8:
         raise ValueError(

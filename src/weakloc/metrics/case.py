@@ -25,7 +25,6 @@ from weakloc.structures import (
     Point,
     Prediction,
     Sample,
-    Truth,
     TruthMask,
 )
 
@@ -208,13 +207,8 @@ class Case:
         return int((self.scores > score).sum() + (self.scores[:c] == score).sum())
 
 
-def drawn_truth(sample: Sample) -> Truth:
-    """Readers give no truth to images without objects."""
-    return Truth() if sample.truth is None else sample.truth
-
-
 def truth_arrays(sample: Sample) -> TruthArrays:
-    objects = drawn_truth(sample).boxes
+    objects = sample.drawn.boxes
     return TruthArrays(
         classes=np.array([drawn.class_index for drawn in objects], dtype=np.int64),
         images=np.zeros(len(objects), dtype=np.int64),
@@ -226,10 +220,10 @@ def truth_arrays(sample: Sample) -> TruthArrays:
 
 def truth_labels(sample: Sample, segmentation_values: Mapping[int, int]) -> LabelPixels | None:
     """0 is background, 1 + c the class c, 255 void; later objects lie over earlier ones."""
-    truth = drawn_truth(sample)
-    if truth.segmentation_path is not None:
-        return read_labels(truth.segmentation_path, segmentation_values)
-    return paint_truth(truth.masks)
+    path = sample.drawn.segmentation_path
+    if path is not None:
+        return read_labels(path, segmentation_values)
+    return paint_truth(sample.drawn.masks)
 
 
 def paint_truth(masks: Sequence[TruthMask]) -> LabelPixels | None:

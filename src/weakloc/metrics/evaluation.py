@@ -197,9 +197,9 @@ def truth_kinds(samples: Iterable[Sample]) -> frozenset[TruthKind]:
         have_one_tag &= num_present == 1
         if num_present:
             kinds.add("tags")
-        if sample.truth is not None and sample.truth.boxes:
+        if sample.drawn.boxes:
             kinds.add("boxes")
-        if sample.truth is not None and (sample.truth.masks or sample.truth.segmentation_path):
+        if sample.drawn.masks or sample.drawn.segmentation_path:
             kinds.add("masks")
     if have_one_tag and num_samples:
         kinds.add("one tag")

@@ -10,7 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from weakloc.errors import PredictionsError
-from weakloc.geometry import FloatArray, IntArray
+from weakloc.geometry import FloatArray, IntArray, nearest_cells
 from weakloc.metrics.average_precision import grouped_precisions
 from weakloc.metrics.case import (
     VOID,
@@ -19,7 +19,6 @@ from weakloc.metrics.case import (
     ImageTruth,
     LabelPixels,
     ScoreMap,
-    drawn_truth,
     paint_truth,
 )
 from weakloc.metrics.max_box import SIDE, normalize_map
@@ -59,20 +58,12 @@ def drawn_pixels(truth: ImageTruth, class_index: int) -> LabelPixels | None:
     Of the label image where there is one; else of the objects of the class, void on its crowds
     beyond them, and None without them.
     """
-    drawn = drawn_truth(truth.sample)
+    drawn = truth.sample.drawn
     mine = [mask for mask in drawn.masks if mask.class_index == class_index]
     labels = paint_truth(mine) if drawn.segmentation_path is None else truth.labels
     if labels is None:
         return None
     return np.where(labels == VOID, VOID, labels == 1 + class_index).astype(np.uint8)
-
-
-def resize_labels(labels: LabelPixels, size: tuple[int, int]) -> LabelPixels:
-    """The nearest pixel by its centre, to (width, height)."""
-    height, width = labels.shape
-    columns = np.floor((np.arange(size[0]) + 0.5) * width / size[0]).astype(np.intp)
-    rows = np.floor((np.arange(size[1]) + 0.5) * height / size[1]).astype(np.intp)
-    return np.asarray(labels[rows[:, None], columns])
 
 
 Knowing: TypeAlias = Literal["nothing", "tags"]
@@ -170,7 +161,7 @@ class PixelPrecision:
         for class_map, draw in zip(case.maps, case.map_draws, strict=True):
             drawn = drawn_pixels(case.truth, class_map.class_index)
             if drawn is not None and (drawn == 1).any():
-                pixels = resize_labels(drawn, (SIDE, SIDE))
+                pixels = drawn[nearest_cells(drawn.shape, (SIDE, SIDE))]
                 self.add(draw, class_map.by_resolution["224"], pixels)
 
     def add(self, draw: ImageDraw, score_map: ScoreMap, truth: LabelPixels) -> None:

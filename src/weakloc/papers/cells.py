@@ -111,8 +111,8 @@ def _crops_of_boxes(samples: Sequence[Sample], folder: Path) -> list[Sample]:
     """One image for every drawn box, tagged with its class alone (Oquab et al., "strong")."""
     added = []
     for number, sample in enumerate(samples):
-        drawn = sample.truth.boxes if sample.truth is not None else ()
-        for index, box in enumerate(box for box in drawn if not box.difficult):
+        drawn = (box for box in sample.drawn.boxes if not box.difficult)
+        for index, box in enumerate(drawn):
             path = folder / f"{number}-{index}.png"
             if not path.is_file() and not _write_crop(sample, box.box, path):
                 continue

@@ -35,10 +35,9 @@ class DrawnImage:
 
 def drawn_boxes(sample: Sample, class_index: int) -> list[BoxLTRB]:
     """The boxes drawn around single objects of a class that are plain to see."""
-    boxes = () if sample.truth is None else sample.truth.boxes
     return [
         drawn.box
-        for drawn in boxes
+        for drawn in sample.drawn.boxes
         if drawn.class_index == class_index and not drawn.difficult and not drawn.crowd
     ]
 

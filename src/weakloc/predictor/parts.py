@@ -101,11 +101,10 @@ def _concatenate(sources: Iterable[Path], target: Path) -> int:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process is `rank` of `world_size`; `local_rank` is its number on its machine."""
+    """This process is `rank` of `world_size`."""
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0
 
     def wait_for_all(self) -> None:
         if self.world_size > 1:
@@ -126,7 +125,7 @@ def joined_ranks() -> Iterator[Ranks]:
     limit = timedelta(hours=TIMEOUT_HOURS)
     distributed.init_process_group("gloo", rank=rank, world_size=world_size, timeout=limit)
     try:
-        yield Ranks(rank, world_size, int(os.environ.get("LOCAL_RANK", rank)))
+        yield Ranks(rank, world_size)
     finally:
         distributed.destroy_process_group()
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from weakloc.data.readers.assembly import LabelClaim, Problems
+from weakloc.data.readers.assembly import LabelVectors, Problems
 from weakloc.data.readers.table import read_rows
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import ByName
-from weakloc.geometry import GridTransform
-from weakloc.localize.boxes import HeatBox, find_at_least_one_box, find_boxes
-from weakloc.localize.crf import CrfSettings, dense_crf, refine_unary
+from weakloc.geometry import GridTransform, nearest_cells
+from weakloc.localize.boxes import HeatBox, find_boxes, whole_image_box
+from weakloc.localize.crf import CrfSettings, refine_unary
 from weakloc.localize.doubt import disagreements
 from weakloc.localize.maps import NORMALISATIONS, HeatMap, Maps, image_grid, resample
 from weakloc.localize.masks import (
@@ -41,7 +42,6 @@ from weakloc.methods.method import PlaceRules
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import Places, ReaderOptions
 from weakloc.structures import (
-    ABSENT,
     PRESENT,
     UNKNOWN,
     Box,
@@ -97,11 +97,11 @@ def _by_crf(
     maps: ScoreMaps, image: SeenImage, background: Background, rules: PlaceRules
 ) -> LabelGrid:
     def refine(stack: Maps, pixels: NDArray[np.uint8]) -> Maps:
-        if rules.crf_unary == "softmax" or background.mode == "class":
-            return refine_unary(-log_softmax(stack, axis=0), pixels, CrfSettings())
-        positive = np.maximum(stack, 1e-3)
-        shares = np.asarray(positive / positive.sum(axis=0), dtype=np.float32)
-        return dense_crf(shares, pixels, CrfSettings())
+        likely = log_softmax(stack, axis=0)
+        if rules.crf_unary == "shares" and background.mode != "class":
+            positive = np.maximum(stack, 1e-3)
+            likely = np.log(positive / positive.sum(axis=0))
+        return refine_unary(np.asarray(-likely, dtype=np.float32), pixels, CrfSettings())
 
     return _refined(maps, image, background, refine)
 
@@ -137,14 +137,7 @@ def _refined(
     present = _all_present(maps)
     stack = refine(score_stack(resample(maps, grid).values, present, background), pixels)
     labels = labels_of_stack(stack, present, background)
-    return _enlarged(labels, grid)
-
-
-def _enlarged(labels: LabelGrid, grid: GridTransform) -> LabelGrid:
-    width, height = (round(side) for side in grid.image_size)
-    rows = np.minimum((np.arange(height) + 0.5) * labels.shape[0] / height, labels.shape[0] - 1)
-    columns = np.minimum((np.arange(width) + 0.5) * labels.shape[1] / width, labels.shape[1] - 1)
-    return np.asarray(labels[rows.astype(np.intp)[:, None], columns.astype(np.intp)[None, :]])
+    return np.asarray(labels[nearest_cells(labels.shape, image.picture.size)])
 
 
 def _all_present(maps: ScoreMaps) -> NDArray[np.bool_]:
@@ -274,31 +267,23 @@ def _parts(
     places, rules = locating.places, locating.rules
     if rules.boxes == "none":
         return []
-    parts = find_boxes(
+    find = partial(
+        find_boxes,
         class_map,
         transform,
         threshold=threshold,
         threshold_mode=rules.threshold_mode,
-        select=rules.boxes,
-        min_area=places.min_area,
         max_area=places.max_area,
         min_share=rules.min_share,
         overlap=places.overlap,
         score=rules.box_score,
         class_probability=weight,
     )
-    if len(parts) >= min_count:
-        return parts
-    return [
-        find_at_least_one_box(
-            class_map,
-            transform,
-            threshold=threshold,
-            threshold_mode=rules.threshold_mode,
-            score=rules.box_score,
-            class_probability=weight,
-        )
-    ]
+    parts = find(select=rules.boxes, min_area=places.min_area)
+    if len(parts) < min_count:  # the largest part whatever its size, else the whole image
+        parts = find(select="largest", min_area=0.0, max_area=1.0, min_share=0.0)
+        parts = parts or [whole_image_box(transform, weight)]
+    return parts
 
 
 class Tags:
@@ -325,29 +310,14 @@ def read_tags(path: Path, class_names: Sequence[str]) -> tuple[Tags, list[Proble
 
     A class that the model does not know is an error: its tag could never be honoured.
     """
-    problems = Problems()
-    index = {name: number for number, name in enumerate(class_names)}
-    shared: dict[LabelClaim, LabelVector] = {}
+    problems, shared = Problems(), LabelVectors(class_names)
     vectors: dict[str, LabelVector] = {}
     for row in read_rows(path, ReaderOptions(), problems).rows:
-        if row.claim not in shared:
-            shared[row.claim] = _vector(
-                row.claim, index, location=str(path.with_name(row.location))
+        for name in sorted(row.claim.names - shared.class_index.keys()):
+            raise DataError(
+                f"the run has no class {name!r}",
+                location=str(path.with_name(row.location)),
+                remedy=did_you_mean(name, class_names),
             )
-        vectors[row.image.replace("\\", "/").removeprefix("./")] = shared[row.claim]
+        vectors[row.image.replace("\\", "/").removeprefix("./")] = shared.of(row.claim)
     return Tags(vectors, len(class_names)), list(problems.listed)
-
-
-def _vector(claim: LabelClaim, index: dict[str, int], *, location: str) -> LabelVector:
-    vector = np.full(len(index), claim.rest, dtype=np.int8)
-    states = ((claim.absent, ABSENT), (claim.unknown, UNKNOWN), (claim.present, PRESENT))
-    for names, state in states:
-        for name in names:
-            if name not in index:
-                raise DataError(
-                    f"the run has no class {name!r}",
-                    location=location,
-                    remedy=did_you_mean(name, index),
-                )
-            vector[index[name]] = state
-    return vector

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequen
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -30,9 +30,6 @@ from weakloc.structures import (
     TruthBox,
     TruthMask,
 )
-
-Difficult: TypeAlias = Literal["unknown", "present"]
-
 
 MISSING_IMAGE = "missing image"
 LABEL_FOR_NO_IMAGE = "label for no image"

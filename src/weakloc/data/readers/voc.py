@@ -114,12 +114,9 @@ def _object(
         problems.error(UNREADABLE_LABEL, "the object has no name")
         return None
     difficult = (node.findtext("difficult") or "").strip() in {"1", "true", "True"}
-    return DrawnObject(number, name, _box(node, size, problems), difficult)
-
-
-def _box(node: Element, size: Size | None, problems: Problems) -> BoxLTRB | None:
     texts = [node.findtext(f"bndbox/{corner}") for corner in _CORNERS]
-    return read_box(texts, box_from_voc, image_size=size, problems=problems)
+    box = read_box(texts, box_from_voc, image_size=size, problems=problems)
+    return DrawnObject(number, name, box, difficult)
 
 
 def voc_palette() -> list[int]:
