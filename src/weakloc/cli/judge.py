@@ -16,13 +16,7 @@ from weakloc.cli.options import (
     UntaggedPlacesOptions,
 )
 from weakloc.cli.terminal import Terminal
-from weakloc.settings import (
-    DataSettings,
-    EvaluateSettings,
-    Look,
-    Places,
-    ReportSettings,
-)
+from weakloc.settings import DataSettings, EvaluateSettings, Look, Places, ReportSettings
 
 if TYPE_CHECKING:
     from weakloc.api.evaluation import Evaluated

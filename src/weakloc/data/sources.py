@@ -11,15 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weakloc.data.images import IMAGE_SUFFIXES
-from weakloc.data.readers.assembly import Problems
+from weakloc.data.readers.assembly import Oddity, Problems
 from weakloc.data.readers.file_tree import images_below
-from weakloc.data.readers.shards import (
-    BROKEN_SHARD,
-    SHARD_SUFFIXES,
-    find_shards,
-    images_of_shard,
-    read_content,
-)
+from weakloc.data.readers.shards import SHARD_SUFFIXES, find_shards, images_of_shard, read_content
 from weakloc.data.readers.table import TABLE_SUFFIXES, image_paths
 from weakloc.errors import DataError
 from weakloc.files import text_lines
@@ -139,7 +133,7 @@ def _in_shards(source: str) -> Iterator[ImageSource]:
             is_empty = False
             yield ImageSource(f"{name}/{image.name}", image.content)
         for problem in latest:
-            if problem.kind == BROKEN_SHARD:
+            if problem.kind == Oddity.BROKEN_SHARD:
                 is_empty = False
                 yield ImageSource(name, b"", flaw=problem.message)
     if is_empty:

@@ -19,12 +19,7 @@ from weakloc.geometry import (
     map_box_to_image,
     map_point_to_image,
 )
-from weakloc.localize.maps import (
-    NORMALISATIONS,
-    HeatMap,
-    Normalisation,
-    unchanged,
-)
+from weakloc.localize.maps import NORMALISATIONS, HeatMap, Normalisation, unchanged
 from weakloc.structures import ScoreMaps
 
 PointMethod: TypeAlias = Literal["arg_max", "plateau", "sub_cell", "densest"]

@@ -19,14 +19,7 @@ from typing import ClassVar, Self
 from weakloc.data.augmentation import Augmentation, Rotation, WhiteNoise
 from weakloc.errors import SettingError
 from weakloc.localize.beam_search import BeamSettings
-from weakloc.methods.method import (
-    RULES,
-    Localiser,
-    LossKind,
-    Method,
-    Optimisation,
-    PlaceRules,
-)
+from weakloc.methods.method import RULES, Localiser, LossKind, Method, Optimisation, PlaceRules
 from weakloc.model.backbones import Backbone
 from weakloc.model.network import ClassPool, GridHead, LocalizationNetwork
 from weakloc.model.pooling import AveragePool

@@ -17,16 +17,7 @@ from weakloc.errors import DataError, PredictionsError, did_you_mean
 from weakloc.geometry import BoxLTRB, FloatArray, IntArray
 from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, ImageDraw, Resampling, draw_image
 from weakloc.rle import decode_mask
-from weakloc.structures import (
-    ABSENT,
-    PRESENT,
-    Box,
-    Mask,
-    Point,
-    Prediction,
-    Sample,
-    TruthMask,
-)
+from weakloc.structures import ABSENT, PRESENT, Box, Mask, Point, Prediction, Sample, TruthMask
 
 LabelPixels: TypeAlias = NDArray[np.uint8]  # (height, width)
 ScoreMap: TypeAlias = NDArray[np.floating[Any]]  # (height, width)

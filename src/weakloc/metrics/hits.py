@@ -14,13 +14,7 @@ from weakloc.metrics.boxes import DEFAULT_OVERLAP, OverlapConvention, match_boxe
 from weakloc.metrics.case import Case, ClassIndex
 from weakloc.metrics.image_rankings import TOLERANCES
 from weakloc.metrics.result import MetricResult
-from weakloc.metrics.uncertainty import (
-    ImageDraw,
-    ResampledSums,
-    mean_of_defined,
-    measured,
-    ratio,
-)
+from weakloc.metrics.uncertainty import ImageDraw, ResampledSums, mean_of_defined, measured, ratio
 
 Averaging: TypeAlias = Literal["classes", "trials"]
 # Hits and trials of one image, each (C,) or, where several rates are counted, (rates, C).

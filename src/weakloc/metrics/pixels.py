@@ -23,13 +23,7 @@ from weakloc.metrics.case import (
 )
 from weakloc.metrics.max_box import SIDE, normalize_map
 from weakloc.metrics.result import MetricResult
-from weakloc.metrics.uncertainty import (
-    ImageDraw,
-    ResampledSums,
-    mean_of_defined,
-    measured,
-    ratio,
-)
+from weakloc.metrics.uncertainty import ImageDraw, ResampledSums, mean_of_defined, measured, ratio
 from weakloc.rle import decode_mask
 from weakloc.structures import ABSENT, PRESENT, Prediction
 

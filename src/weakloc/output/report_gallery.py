@@ -19,11 +19,7 @@ from PIL import Image
 
 from weakloc.errors import ImageError
 from weakloc.geometry import BoxLTRB, box_area, box_iou, box_overlap
-from weakloc.output.report_content import (
-    LIKELY,
-    ReportPicture,
-    classes_with_places,
-)
+from weakloc.output.report_content import LIKELY, ReportPicture, classes_with_places
 from weakloc.rle import decode_mask, tight_box
 from weakloc.structures import PRESENT, UNKNOWN, Point, Prediction, Sample
 

@@ -13,13 +13,7 @@ from weakloc.errors import FailureError, SettingError, did_you_mean
 from weakloc.methods import method_named
 from weakloc.methods.method import Optimisation
 from weakloc.methods.settings import merged_settings, to_settings
-from weakloc.papers.cells import (
-    DataSetOnDisk,
-    Measurement,
-    Training,
-    digest_of_data,
-    drawn_scenes,
-)
+from weakloc.papers.cells import DataSetOnDisk, Measurement, Training, digest_of_data, drawn_scenes
 from weakloc.papers.conditions import (
     EFFORTS,
     Conditions,

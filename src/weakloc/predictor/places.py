@@ -31,13 +31,7 @@ from weakloc.localize.masks import (
     without_specks,
 )
 from weakloc.localize.pixel_affinity import PixelAffinitySettings, refine_by_pixel_affinity
-from weakloc.localize.points import (
-    FoundPeak,
-    Peak,
-    PointMaps,
-    locate_point,
-    locate_points,
-)
+from weakloc.localize.points import FoundPeak, Peak, PointMaps, locate_point, locate_points
 from weakloc.methods.method import PlaceRules
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import Places, ReaderOptions

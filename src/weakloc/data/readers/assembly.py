@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -31,24 +32,31 @@ from weakloc.structures import (
     TruthMask,
 )
 
-MISSING_IMAGE = "missing image"
-LABEL_FOR_NO_IMAGE = "label for no image"
-IMAGE_WITHOUT_LABELS = "image without labels"
-IMAGE_NOT_LISTED = "image in no split"
-DUPLICATE_IMAGE = "duplicate image"
-DUPLICATE_LABEL = "duplicate label"
-IMAGE_IN_TWO_SPLITS = "image in two splits"
-SPLIT_IN_SPLIT = "split within another"
-CLASS_MISSING_IN_SPLIT = "class in one split only"
-CLASS_WITHOUT_IMAGES = "class without images"
-UNKNOWN_CLASS = "unknown class"
-UNREADABLE_LABEL = "unreadable label"
-LABELS_DISAGREE = "labels disagree"
-BROKEN_IMAGE = "broken image"
-ZERO_AREA_BOX = "zero-area box"
-BOX_OUTSIDE_IMAGE = "box outside the image"
-UNREADABLE_BOX = "unreadable box"
-UNREADABLE_MASK = "unreadable mask"
+
+class Oddity(StrEnum):
+    """What is odd in a data set, by the names that problems are counted under."""
+
+    MISSING_IMAGE = "missing image"
+    LABEL_FOR_NO_IMAGE = "label for no image"
+    IMAGE_WITHOUT_LABELS = "image without labels"
+    IMAGE_NOT_LISTED = "image in no split"
+    DUPLICATE_IMAGE = "duplicate image"
+    DUPLICATE_LABEL = "duplicate label"
+    IMAGE_IN_TWO_SPLITS = "image in two splits"
+    SPLIT_IN_SPLIT = "split within another"
+    CLASS_MISSING_IN_SPLIT = "class in one split only"
+    CLASS_WITHOUT_IMAGES = "class without images"
+    UNKNOWN_CLASS = "unknown class"
+    UNREADABLE_LABEL = "unreadable label"
+    LABELS_DISAGREE = "labels disagree"
+    BROKEN_IMAGE = "broken image"
+    ZERO_AREA_BOX = "zero-area box"
+    BOX_OUTSIDE_IMAGE = "box outside the image"
+    UNREADABLE_BOX = "unreadable box"
+    UNREADABLE_MASK = "unreadable mask"
+    BROKEN_SHARD = "broken shard"
+    NOT_A_CLASS = "split folder among class folders"
+
 
 ALL = "all"  # the split of data that has no splits
 SPLIT_NAMES: Mapping[str, str] = {
@@ -125,17 +133,17 @@ class Problems:
         """The same collection, for what is odd there."""
         return Problems(location, self.listed)
 
-    def error(self, kind: str, message: str) -> None:
+    def error(self, kind: Oddity, message: str) -> None:
         self.report("error", kind, message)
 
-    def warning(self, kind: str, message: str) -> None:
+    def warning(self, kind: Oddity, message: str) -> None:
         self.report("warning", kind, message)
 
-    def note(self, kind: str, message: str) -> None:
+    def note(self, kind: Oddity, message: str) -> None:
         self.report("note", kind, message)
 
-    def report(self, severity: Severity, kind: str, message: str) -> None:
-        self.listed.append(Problem(kind, message, self.location, severity))
+    def report(self, severity: Severity, kind: Oddity, message: str) -> None:
+        self.listed.append(Problem(str(kind), message, self.location, severity))
 
 
 class LabelVectors:
@@ -161,7 +169,9 @@ class LabelVectors:
         """An error for each name that is no class."""
         for name in sorted(claim.names - self.class_index.keys()):
             remedy = did_you_mean(name, self.class_index)
-            problems.error(UNKNOWN_CLASS, f"class '{name}' is not among the classes. {remedy}")
+            problems.error(
+                Oddity.UNKNOWN_CLASS, f"class '{name}' is not among the classes. {remedy}"
+            )
 
 
 class Assembly:
@@ -198,7 +208,7 @@ class Assembly:
                 return on_disk
         looked_in = "" if is_absolute else f" in {folders[0]}"
         message = f"image '{image}' does not exist{looked_in}"
-        self.problems.at(location).error(MISSING_IMAGE, message)
+        self.problems.at(location).error(Oddity.MISSING_IMAGE, message)
         return None
 
     def image_folder(self, folders: Sequence[Path], images: Sequence[str], location: str) -> str:
@@ -232,7 +242,7 @@ class Assembly:
         """One image; a second one of the same path and split is reported and left out."""
         paths, problems = self._paths.setdefault(split, {}), self.problems.at(location)
         if path in paths:
-            problems.warning(DUPLICATE_IMAGE, f"'{name}' is listed again in {split}")
+            problems.warning(Oddity.DUPLICATE_IMAGE, f"'{name}' is listed again in {split}")
             return
         paths[path] = location
         if not claim.names <= self.class_index.keys():
@@ -243,13 +253,13 @@ class Assembly:
     def warn_of_unlisted(self, paths: Iterable[str], message: str) -> None:
         """A warning for each of the images that no split has."""
         for name in self._unlisted(paths):
-            self.problems.at(name).warning(IMAGE_WITHOUT_LABELS, message)
+            self.problems.at(name).warning(Oddity.IMAGE_WITHOUT_LABELS, message)
 
     def note_unlisted(self, paths: Iterable[str]) -> None:
         """One note for all of the images that no split has, where lists choose among many."""
         if names := list(self._unlisted(paths)):
             message = f"{len(names)} images are in no split and left out, such as {names[0]}"
-            self.problems.at(self.root.as_posix()).note(IMAGE_NOT_LISTED, message)
+            self.problems.at(self.root.as_posix()).note(Oddity.IMAGE_NOT_LISTED, message)
 
     def _unlisted(self, paths: Iterable[str]) -> Iterator[str]:
         for path in paths:
@@ -283,12 +293,12 @@ class Assembly:
         smaller, larger = sorted((split, other), key=lambda name: len(self._paths[name]))
         if shared and len(shared) == len(self._paths[smaller]) and not {split, other} <= _APART:
             message = f"{larger} has all images of {smaller}"
-            self.problems.at(self.root.as_posix()).note(SPLIT_IN_SPLIT, message)
+            self.problems.at(self.root.as_posix()).note(Oddity.SPLIT_IN_SPLIT, message)
             return
         for path, location in other_paths.items():
             if path in shared:
                 message = f"'{self.name_of(path)}' is in {split} and in {other}"
-                self.problems.at(location).warning(IMAGE_IN_TWO_SPLITS, message)
+                self.problems.at(location).warning(Oddity.IMAGE_IN_TWO_SPLITS, message)
 
 
 def finished_data_set(data_set: DataSet, vectors: Mapping[str, Sequence[LabelVector]]) -> DataSet:
@@ -321,10 +331,10 @@ def _class_problems(
         having = [split for split, present in present_in.items() if present[index]]
         lacking = [split for split in present_in if split not in having]
         if not having:
-            yield Problem(CLASS_WITHOUT_IMAGES, f"no image shows '{name}'", location)
+            yield Problem(str(Oddity.CLASS_WITHOUT_IMAGES), f"no image shows '{name}'", location)
         elif lacking:
             message = f"'{name}' is in {' and '.join(having)}, not in {' nor '.join(lacking)}"
-            yield Problem(CLASS_MISSING_IN_SPLIT, message, location)
+            yield Problem(str(Oddity.CLASS_MISSING_IN_SPLIT), message, location)
 
 
 def _nothing_usable(data_set: DataSet) -> DataError:
@@ -341,10 +351,10 @@ def _nothing_usable(data_set: DataSet) -> DataError:
 def usable_box(box: BoxLTRB, *, image_size: Size | None, problems: Problems) -> BoxLTRB | None:
     """The box cut to the image, or None where nothing of it is left; both are reported."""
     if not all(map(math.isfinite, box)):
-        problems.warning(UNREADABLE_BOX, f"box {_shown(box)} is not finite")
+        problems.warning(Oddity.UNREADABLE_BOX, f"box {_shown(box)} is not finite")
         return None
     if box[2] <= box[0] or box[3] <= box[1]:
-        problems.warning(ZERO_AREA_BOX, f"box {_shown(box)} has no area")
+        problems.warning(Oddity.ZERO_AREA_BOX, f"box {_shown(box)} has no area")
         return None
     clipped = clip_box(box, image_size or (math.inf, math.inf))
     if clipped == box:
@@ -355,7 +365,7 @@ def usable_box(box: BoxLTRB, *, image_size: Size | None, problems: Problems) -> 
     ):
         of_image = f" of {image_size[0]:g} x {image_size[1]:g}" if image_size else ""
         message = f"box {_shown(box)} reaches out of the image{of_image}"
-        problems.warning(BOX_OUTSIDE_IMAGE, message)
+        problems.warning(Oddity.BOX_OUTSIDE_IMAGE, message)
     return clipped if box_area(clipped) > 0 else None
 
 
@@ -370,7 +380,7 @@ def read_box(
     try:
         first, second, third, fourth = map(float, written)
     except (TypeError, ValueError):
-        problems.warning(UNREADABLE_BOX, f"box {written} is not four numbers")
+        problems.warning(Oddity.UNREADABLE_BOX, f"box {written} is not four numbers")
         return None
     box = from_written((first, second, third, fourth))
     return usable_box(box, image_size=image_size, problems=problems)

@@ -19,15 +19,10 @@ import numpy as np
 
 from weakloc.data.readers.assembly import (
     ALL,
-    DUPLICATE_IMAGE,
-    LABEL_FOR_NO_IMAGE,
     SPLIT_NAMES,
-    UNKNOWN_CLASS,
-    UNREADABLE_BOX,
-    UNREADABLE_LABEL,
-    UNREADABLE_MASK,
     Assembly,
     LabelClaim,
+    Oddity,
     PolygonRle,
     Problems,
     drawn_truth,
@@ -88,7 +83,7 @@ def _box(
     if written := record.get("bbox"):
         return read_box(written, box_from_xywh, image_size=size, problems=problems)
     if rle is None:
-        problems.warning(UNREADABLE_BOX, "there is neither bbox nor segmentation")
+        problems.warning(Oddity.UNREADABLE_BOX, "there is neither bbox nor segmentation")
         return None
     shape = record["segmentation"]
     if isinstance(shape, list):
@@ -109,7 +104,7 @@ def _run_lengths(
             return _polygons(shape, size)
         return _compressed(shape, size)
     except (KeyError, TypeError, ValueError) as error:
-        problems.warning(UNREADABLE_MASK, str(error))
+        problems.warning(Oddity.UNREADABLE_MASK, str(error))
         return None
 
 
@@ -209,10 +204,10 @@ def _read_source(assembly: Assembly, file: Path, split: str) -> _Source:
     for record in content["images"]:
         if "id" not in record or not isinstance(record.get("file_name"), str):
             message = f"image {record.get('id')} has no id or file_name"
-            problems.error(UNREADABLE_LABEL, message)
+            problems.error(Oddity.UNREADABLE_LABEL, message)
         elif record["id"] in images:
             message = f"image id {record['id']} is used twice; the first counts"
-            problems.warning(DUPLICATE_IMAGE, message)
+            problems.warning(Oddity.DUPLICATE_IMAGE, message)
         else:
             images[record["id"]] = record
     annotations: dict[Any, list[Mapping[str, Any]]] = {}
@@ -220,10 +215,10 @@ def _read_source(assembly: Assembly, file: Path, split: str) -> _Source:
         at_record = problems.at(f"{file.name}, annotation {record.get('id')}")
         if record.get("image_id") not in images:
             message = f"there is no image with id {record.get('image_id')}"
-            at_record.error(LABEL_FOR_NO_IMAGE, message)
+            at_record.error(Oddity.LABEL_FOR_NO_IMAGE, message)
         elif record.get("category_id") not in class_names:
             message = f"there is no category with id {record.get('category_id')}"
-            at_record.error(UNKNOWN_CLASS, message)
+            at_record.error(Oddity.UNKNOWN_CLASS, message)
         else:
             annotations.setdefault(record["image_id"], []).append(record)
     names = [record["file_name"] for record in images.values()]

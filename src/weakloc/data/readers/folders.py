@@ -17,12 +17,10 @@ from pathlib import Path
 
 from weakloc.data.readers.assembly import (
     ALL,
-    IMAGE_WITHOUT_LABELS,
-    MISSING_IMAGE,
     SPLIT_NAMES,
-    UNREADABLE_LABEL,
     Assembly,
     LabelClaim,
+    Oddity,
     Problems,
     split_name,
 )
@@ -38,8 +36,6 @@ from weakloc.data.readers.file_tree import (
 from weakloc.files import at_line, numbered_lines
 from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet
-
-NOT_A_CLASS = "split folder among class folders"
 
 
 def read_folders(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
@@ -97,7 +93,7 @@ def _add_listed(assembly: Assembly, lists: Mapping[str, Sequence[tuple[str, str]
             class_name = image.rpartition("/")[0]
             if not class_name:
                 message = f"'{image}' is in no class folder"
-                assembly.problems.at(location).error(UNREADABLE_LABEL, message)
+                assembly.problems.at(location).error(Oddity.UNREADABLE_LABEL, message)
             elif path := assembly.find_image(image, [base], location):
                 claim = LabelClaim(present=frozenset({class_name}))
                 assembly.add(assembly.name_of(path), path, claim, split=split, location=location)
@@ -113,7 +109,7 @@ def _has_splits(folders: Sequence[ImageFolder], problems: Problems) -> bool:
     if splits and splits != first_levels:
         others = ", ".join(sorted(first_levels - splits)[:5])
         message = f"{', '.join(sorted(splits))} are read as groups of classes because of {others}"
-        problems.warning(NOT_A_CLASS, message)
+        problems.warning(Oddity.NOT_A_CLASS, message)
     return bool(splits) and splits == first_levels
 
 
@@ -130,11 +126,13 @@ def _add_folder(
 ) -> None:
     for name in folder.dangling_names:
         message = "is a link to a file that is missing"
-        assembly.problems.at(join(folder.relative, name)).error(MISSING_IMAGE, message)
+        assembly.problems.at(join(folder.relative, name)).error(Oddity.MISSING_IMAGE, message)
     if class_name is None:
         if folder.image_names:
             message = f"{len(folder.image_names)} images lie in no class folder and are left out"
-            assembly.problems.at(folder.relative or ".").warning(IMAGE_WITHOUT_LABELS, message)
+            assembly.problems.at(folder.relative or ".").warning(
+                Oddity.IMAGE_WITHOUT_LABELS, message
+            )
         return
     claim = LabelClaim(present=frozenset({class_name}))
     for name in folder.image_names:

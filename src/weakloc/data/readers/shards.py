@@ -26,14 +26,11 @@ from typing import Any, overload
 from weakloc.data.images import member_path
 from weakloc.data.readers.assembly import (
     ALL,
-    DUPLICATE_IMAGE,
-    IMAGE_WITHOUT_LABELS,
-    LABEL_FOR_NO_IMAGE,
     NOTHING_KNOWN,
     SPLIT_NAMES,
-    UNREADABLE_LABEL,
     LabelClaim,
     LabelVectors,
+    Oddity,
     Problems,
     chosen_classes,
     finished_data_set,
@@ -45,7 +42,6 @@ from weakloc.files import numbered_lines
 from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet, LabelVector, Sample
 
-BROKEN_SHARD = "broken shard"
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _LABEL_KINDS = ("cls", "json", "txt")  # the first that a sample has counts
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -125,10 +121,12 @@ def images_of_shard(
                 if group.image is None:
                     if group.labels:
                         message = "there are labels but no image"
-                        problems.at(location).error(LABEL_FOR_NO_IMAGE, message)
+                        problems.at(location).error(Oddity.LABEL_FOR_NO_IMAGE, message)
                     continue
                 if claim is None:
-                    problems.at(location).warning(IMAGE_WITHOUT_LABELS, "nothing is known of it")
+                    problems.at(location).warning(
+                        Oddity.IMAGE_WITHOUT_LABELS, "nothing is known of it"
+                    )
                 yield ShardImage(
                     name=group.image.name,
                     claim=claim or NOTHING_KNOWN,
@@ -140,9 +138,9 @@ def images_of_shard(
             is_plain = getattr(tar.fileobj, "comptype", "tar") == "tar"
             if is_plain and Path(shard).stat().st_size < tar.offset + tarfile.BLOCKSIZE:
                 message = "ends without a tar file's end mark, so that samples may be missing"
-                problems.at(shard).error(BROKEN_SHARD, message)
+                problems.at(shard).error(Oddity.BROKEN_SHARD, message)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        problems.at(shard).error(BROKEN_SHARD, f"cannot be read to its end: {error}")
+        problems.at(shard).error(Oddity.BROKEN_SHARD, f"cannot be read to its end: {error}")
 
 
 def _groups(
@@ -163,7 +161,9 @@ def _groups(
         if is_image_name(f"{stem}.{kind}"):
             if group.image is not None and member.name == group.image.name:
                 location = f"{Path(shard).name}, {key}"
-                problems.at(location).warning(DUPLICATE_IMAGE, f"'{member.name}' comes twice")
+                problems.at(location).warning(
+                    Oddity.DUPLICATE_IMAGE, f"'{member.name}' comes twice"
+                )
             elif group.image is None or (
                 # What was met before is something beside the image, such as `12.mask.png`.
                 "." not in kind and group.image.name.rpartition("/")[2].count(".") > 1
@@ -195,7 +195,7 @@ def _claim(
         names = [text] if kind == "cls" else re.split(r"[;\n]", text)
         return claim_of_list([_named(name, numbered) for name in names])
     except ValueError as error:
-        problems.error(UNREADABLE_LABEL, f".{kind}: {error}")
+        problems.error(Oddity.UNREADABLE_LABEL, f".{kind}: {error}")
         return None
 
 
@@ -304,7 +304,7 @@ def _headers(
 ) -> Iterator[ShardImage]:
     """The images of a shard without their content; the images are jumped over, not read."""
     if not tarfile.is_tarfile(shard):
-        problems.at(shard).error(BROKEN_SHARD, "is not a tar file")
+        problems.at(shard).error(Oddity.BROKEN_SHARD, "is not a tar file")
         return
     try:
         tarfile.open(shard, "r:").close()

@@ -20,11 +20,10 @@ from typing import Any
 
 from weakloc.data.readers.assembly import (
     ALL,
-    DUPLICATE_IMAGE,
     SPLIT_NAMES,
-    UNREADABLE_LABEL,
     Assembly,
     LabelClaim,
+    Oddity,
     Problems,
     claim_of_states,
     split_name,
@@ -215,7 +214,7 @@ def _delimited_rows(
     for number, written in lines:
         location = at_line(path, number)
         if flaw := columns.flaw_of(written):
-            problems.at(location).error(UNREADABLE_LABEL, f"{flaw}; left out")
+            problems.at(location).error(Oddity.UNREADABLE_LABEL, f"{flaw}; left out")
             continue
         if columns.labels is not None:
             text = written[columns.labels]
@@ -239,7 +238,7 @@ def _json_rows(path: Path, options: ReaderOptions, problems: Problems) -> Iterat
             split = _value(record, options.split_column, SPLIT_HEADERS)
             claim = claim_of_json(written, options.label_delimiter, problems.at(location))
         except ValueError as error:
-            problems.at(location).error(UNREADABLE_LABEL, str(error))
+            problems.at(location).error(Oddity.UNREADABLE_LABEL, str(error))
             continue
         yield TableRow(image, claim, str(split) if split else None, location)
 
@@ -300,7 +299,7 @@ def claim_of_cells(written: Mapping[str, str], problems: Problems) -> LabelClaim
         state = _STATES.get(text.strip().lower())
         if state is None:
             message = f"'{text}' for class '{name}' is neither 1, 0 nor blank; taken as unknown"
-            problems.warning(UNREADABLE_LABEL, message)
+            problems.warning(Oddity.UNREADABLE_LABEL, message)
         states[name] = UNKNOWN if state is None else state
     return claim_of_states(states, UNKNOWN)
 
@@ -368,10 +367,10 @@ def _joined_rows(contents: Mapping[Path, TableContent], problems: Problems) -> l
             message = f"'{row.image}' is already at {earlier.location}; "
             if merged == earlier.claim:
                 message += "this line adds nothing"
-                problems.at(row.location).warning(DUPLICATE_IMAGE, message)
+                problems.at(row.location).warning(Oddity.DUPLICATE_IMAGE, message)
             else:
                 message += "its labels are joined"
-                problems.at(row.location).note(DUPLICATE_IMAGE, message)
+                problems.at(row.location).note(Oddity.DUPLICATE_IMAGE, message)
             rows[split, image] = replace(earlier, claim=merged)
     return list(rows.values())
 

@@ -12,12 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weakloc.data.readers.assembly import (
-    IMAGE_WITHOUT_LABELS,
-    LABEL_FOR_NO_IMAGE,
-    UNKNOWN_CLASS,
-    UNREADABLE_LABEL,
     Assembly,
     LabelClaim,
+    Oddity,
     Problems,
     drawn_truth,
     usable_box,
@@ -58,11 +55,11 @@ def read_tiny_imagenet(path: Path, labels: Path | None, options: ReaderOptions) 
             _add_images(assembly, folder, f"{class_id}_boxes.txt", names, class_id=class_id)
         else:
             message = f"folder '{class_id}' is not in wnids.txt"
-            assembly.problems.at(f"train/{class_id}").error(UNKNOWN_CLASS, message)
+            assembly.problems.at(f"train/{class_id}").error(Oddity.UNKNOWN_CLASS, message)
     _add_images(assembly, "val", "val_annotations.txt", names, class_id=None)
     if unlabelled := file_names(str(path / "test" / "images")):
         message = f"{len(unlabelled)} images have no labels and are left out"
-        assembly.problems.at("test/images").note(IMAGE_WITHOUT_LABELS, message)
+        assembly.problems.at("test/images").note(Oddity.IMAGE_WITHOUT_LABELS, message)
     return assembly.finish()
 
 
@@ -101,7 +98,7 @@ def _add_images(
             of_image = [row for row in of_image if row.class_id in names]
             if not of_image:
                 message = "no class is given for it; left out"
-                assembly.problems.at(name).warning(IMAGE_WITHOUT_LABELS, message)
+                assembly.problems.at(name).warning(Oddity.IMAGE_WITHOUT_LABELS, message)
                 continue
             image_class, location = of_image[0].class_id, of_image[0].location
         class_name = names[image_class or ""]
@@ -117,7 +114,7 @@ def _add_images(
         )
     for image, unused in rows.items():
         problems = assembly.problems.at(unused[0].location)
-        problems.error(LABEL_FOR_NO_IMAGE, f"image '{image}' does not exist")
+        problems.error(Oddity.LABEL_FOR_NO_IMAGE, f"image '{image}' does not exist")
 
 
 def _rows(path: Path, problems: Problems) -> Iterator[_Row]:
@@ -129,7 +126,7 @@ def _rows(path: Path, problems: Problems) -> Iterator[_Row]:
             left, top, right, bottom = map(float, corners)
         except ValueError:
             message = f"{line!r} is not a name, a class and four corners"
-            problems.at(location).error(UNREADABLE_LABEL, message)
+            problems.at(location).error(Oddity.UNREADABLE_LABEL, message)
             box = None
         else:
             box = usable_box(

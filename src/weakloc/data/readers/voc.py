@@ -26,16 +26,10 @@ from defusedxml.ElementTree import parse
 
 from weakloc.data.readers.assembly import (
     ALL,
-    DUPLICATE_IMAGE,
-    IMAGE_WITHOUT_LABELS,
-    LABEL_FOR_NO_IMAGE,
-    LABELS_DISAGREE,
-    MISSING_IMAGE,
     SPLIT_NAMES,
-    UNREADABLE_BOX,
-    UNREADABLE_LABEL,
     Assembly,
     MaskFileRle,
+    Oddity,
     Problems,
     claim_of_states,
     drawn_truth,
@@ -84,11 +78,11 @@ def read_annotation(path: Path, problems: Problems) -> list[DrawnObject] | None:
         tree = parse(str(path)).getroot()
     except ParseError as error:
         line = error.position[0]
-        problems.at(f"{location}, line {line}").error(UNREADABLE_LABEL, str(error))
+        problems.at(f"{location}, line {line}").error(Oddity.UNREADABLE_LABEL, str(error))
         return None
     except (DefusedXmlException, OSError, ValueError) as error:
         message = f"refused as unsafe or unreadable XML ({error})"
-        problems.at(location).error(UNREADABLE_LABEL, message)
+        problems.at(location).error(Oddity.UNREADABLE_LABEL, message)
         return None
     size = _image_size(tree)
     objects = (
@@ -111,7 +105,7 @@ def _object(
 ) -> DrawnObject | None:
     name = (node.findtext("name") or "").strip()
     if not name:
-        problems.error(UNREADABLE_LABEL, "the object has no name")
+        problems.error(Oddity.UNREADABLE_LABEL, "the object has no name")
         return None
     difficult = (node.findtext("difficult") or "").strip() in {"1", "true", "True"}
     texts = [node.findtext(f"bndbox/{corner}") for corner in _CORNERS]
@@ -293,7 +287,7 @@ def _read_image_set(folder: Path, images: Container[str], problems: Problems) ->
             if match is None:
                 subject = "an image, an object's number" if is_of_actions else "an image"
                 message = f"{line!r} is not {subject} and one of -1, 0, 1"
-                problems.at(location).error(UNREADABLE_LABEL, message)
+                problems.at(location).error(Oddity.UNREADABLE_LABEL, message)
                 continue
             image_set.add(class_name, match, location)
             item = _Listed(match["id"], location)
@@ -333,7 +327,7 @@ def _images(assembly: Assembly) -> dict[str, str]:
         image_id = name.rpartition(".")[0]
         if images.setdefault(image_id, name) != name:
             message = f"'{images[image_id]}' has the same id; this one is left out"
-            assembly.problems.at(f"JPEGImages/{name}").warning(DUPLICATE_IMAGE, message)
+            assembly.problems.at(f"JPEGImages/{name}").warning(Oddity.DUPLICATE_IMAGE, message)
     return images
 
 
@@ -360,7 +354,7 @@ def _acting(
         for (action, number), (state, location) in acts.items():
             if number not in by_number:
                 message = f"there is no object {number} in Annotations/{image_id}.xml"
-                problems.at(location).warning(UNREADABLE_BOX, message)
+                problems.at(location).warning(Oddity.UNREADABLE_BOX, message)
             elif state != ABSENT:
                 person, is_unsure = by_number[number], state == UNKNOWN
                 drawn = replace(person, class_name=action, difficult=is_unsure)
@@ -385,7 +379,7 @@ def _add(
 ) -> None:
     image = material.images.get(item.image_id)
     if image is None:
-        problems.error(MISSING_IMAGE, f"image '{item.image_id}' is not in JPEGImages")
+        problems.error(Oddity.MISSING_IMAGE, f"image '{item.image_id}' is not in JPEGImages")
         return
     in_xml = material.in_xml.get(item.image_id)
     written = material.in_class_files.get(item.image_id)
@@ -395,7 +389,7 @@ def _add(
     else:
         states, rest = dict(written or {}), UNKNOWN  # a class without a file of its own
         if written is None:
-            problems.warning(IMAGE_WITHOUT_LABELS, f"nothing is known of '{image}'")
+            problems.warning(Oddity.IMAGE_WITHOUT_LABELS, f"nothing is known of '{image}'")
     if assembly.options.difficult == "present":
         states = {name: state if state == ABSENT else PRESENT for name, state in states.items()}
     assembly.add(
@@ -414,7 +408,7 @@ def _compare(drawn: Mapping[str, int], written: Mapping[str, int], problems: Pro
         if in_xml != state:
             message = f"'{name}' is {state} in the class file, {in_xml} in the XML, which is used"
             severity: Severity = "warning" if {in_xml, state} == {ABSENT, PRESENT} else "note"
-            problems.report(severity, LABELS_DISAGREE, message)
+            problems.report(severity, Oddity.LABELS_DISAGREE, message)
 
 
 def _truth(assembly: Assembly, material: _Material, image_id: str) -> Truth | None:
@@ -441,7 +435,9 @@ def _report_unused(
     for image_id in material.annotated:
         if image_id not in material.images and image_id not in used:
             message = f"there is no image '{image_id}' in JPEGImages"
-            assembly.problems.at(f"Annotations/{image_id}.xml").error(LABEL_FOR_NO_IMAGE, message)
+            assembly.problems.at(f"Annotations/{image_id}.xml").error(
+                Oddity.LABEL_FOR_NO_IMAGE, message
+            )
     folder = f"{assembly.root.as_posix()}/JPEGImages"
     annotated, others = (
         [f"{folder}/{n}" for i, n in material.images.items() if (i in material.annotated) == known]

@@ -14,16 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weakloc.data.readers.assembly import (
-    DUPLICATE_IMAGE,
-    DUPLICATE_LABEL,
-    IMAGE_WITHOUT_LABELS,
-    LABEL_FOR_NO_IMAGE,
     NOTHING_KNOWN,
-    UNREADABLE_LABEL,
-    UNREADABLE_MASK,
     Assembly,
     LabelClaim,
     MaskFileRle,
+    Oddity,
     Problems,
     drawn_truth,
     read_box,
@@ -85,16 +80,16 @@ def _read_split(folder: Path, problems: Problems) -> _Split:
     images: dict[str, str] = {}
     for location, (image,) in _records(folder / "image_ids.txt", lambda _: 1, problems):
         if image in images:
-            problems.at(location).warning(DUPLICATE_IMAGE, f"'{image}' is listed again")
+            problems.at(location).warning(Oddity.DUPLICATE_IMAGE, f"'{image}' is listed again")
         images.setdefault(image, location)
     classes: dict[str, frozenset[int]] = {}
     labelled = _records(folder / "class_labels.txt", lambda _: 2, problems, images)
     for location, (image, written) in labelled:
         if not written.strip().isdecimal():
             message = f"class '{written}' is not a number from 0"
-            problems.at(location).error(UNREADABLE_LABEL, message)
+            problems.at(location).error(Oddity.UNREADABLE_LABEL, message)
         elif int(written) in classes.get(image, ()):
-            problems.at(location).warning(DUPLICATE_LABEL, f"'{image}' is repeated")
+            problems.at(location).warning(Oddity.DUPLICATE_LABEL, f"'{image}' is repeated")
         else:
             classes[image] = classes.get(image, frozenset()) | {int(written)}
     drawn: dict[str, list[tuple[tuple[str, ...], str]]] = {}
@@ -128,10 +123,10 @@ def _records(
         location = f"{file}, line {number}"
         if len(cells) < width:
             message = f"{line!r} has {len(cells)} of {width} cells"
-            problems.at(location).error(UNREADABLE_LABEL, message)
+            problems.at(location).error(Oddity.UNREADABLE_LABEL, message)
         elif known is not None and cells[0] not in known:
             message = f"'{cells[0]}' is not in image_ids.txt"
-            problems.at(location).error(LABEL_FOR_NO_IMAGE, message)
+            problems.at(location).error(Oddity.LABEL_FOR_NO_IMAGE, message)
         else:
             yield location, cells
 
@@ -143,7 +138,7 @@ def _sizes(path: Path, problems: Problems) -> dict[str, tuple[float, float]]:
             sizes[image] = (float(sides[0]), float(sides[1]))
         except ValueError:
             message = f"{sides} is not a width and a height"
-            problems.at(location).error(UNREADABLE_LABEL, message)
+            problems.at(location).error(Oddity.UNREADABLE_LABEL, message)
     return sizes
 
 
@@ -184,7 +179,7 @@ def _add_split(assembly: Assembly, split: _Split, folder: str, names_of: Mapping
             claim = LabelClaim(present=frozenset(names))
         else:
             message = f"'{image}' is not in class_labels.txt"
-            assembly.problems.at(location).warning(IMAGE_WITHOUT_LABELS, message)
+            assembly.problems.at(location).warning(Oddity.IMAGE_WITHOUT_LABELS, message)
         indices = [assembly.class_index[name] for name in names if name in assembly.class_index]
         truth = None
         if len(indices) == 1:
@@ -211,5 +206,5 @@ def _truth(
             if path is not None:
                 masks.append(TruthMask(class_index, MaskFileRle(path), crowd=crowd))
             elif mask:
-                problems.warning(UNREADABLE_MASK, f"mask '{mask}' does not exist")
+                problems.warning(Oddity.UNREADABLE_MASK, f"mask '{mask}' does not exist")
     return drawn_truth(boxes, masks)

@@ -18,16 +18,10 @@ import yaml
 from weakloc.data.images import image_size
 from weakloc.data.readers.assembly import (
     ALL,
-    BROKEN_IMAGE,
-    DUPLICATE_LABEL,
-    IMAGE_WITHOUT_LABELS,
-    LABEL_FOR_NO_IMAGE,
-    MISSING_IMAGE,
     NOTHING_KNOWN,
-    UNKNOWN_CLASS,
-    UNREADABLE_LABEL,
     Assembly,
     LabelClaim,
+    Oddity,
     PolygonRle,
     Problems,
     drawn_truth,
@@ -56,7 +50,7 @@ def _read_label(
     path = assembly.files.resolve(label)
     if path is None:
         message = f"there is no {file}; nothing is known of the image"
-        image_problems.warning(IMAGE_WITHOUT_LABELS, message)
+        image_problems.warning(Oddity.IMAGE_WITHOUT_LABELS, message)
         return NOTHING_KNOWN, None
     present: set[str] = set()
     shapes: list[tuple[int, list[float], Problems]] = []
@@ -64,18 +58,18 @@ def _read_label(
     for number, line in numbered_lines(Path(path)):
         problems = assembly.problems.at(f"{file}, line {number}")
         if line in lines:
-            problems.warning(DUPLICATE_LABEL, f"{line!r} is repeated")
+            problems.warning(Oddity.DUPLICATE_LABEL, f"{line!r} is repeated")
             continue
         lines.add(line)
         try:
             class_number, values = _parse(line)
         except ValueError:
             message = f"{line!r} is not a class number and a box or a polygon"
-            problems.error(UNREADABLE_LABEL, message)
+            problems.error(Oddity.UNREADABLE_LABEL, message)
             continue
         if class_number >= len(class_names):
             message = f"class {class_number} is not among the {len(class_names)} names"
-            problems.error(UNKNOWN_CLASS, message)
+            problems.error(Oddity.UNKNOWN_CLASS, message)
             continue
         name = class_names[class_number]
         present.add(name)
@@ -103,7 +97,7 @@ def _truth(
     try:
         size = image_size(image)
     except ImageError as error:
-        image_problems.error(BROKEN_IMAGE, error.message)
+        image_problems.error(Oddity.BROKEN_IMAGE, error.message)
         return None
     boxes: list[TruthBox] = []
     masks: list[TruthMask] = []
@@ -219,7 +213,7 @@ def _images_at(
     images_at = next((path for path in paths if path.exists()), None)
     if images_at is None:
         message = f"'{listed_at}' does not exist"
-        assembly.problems.at(file.name).error(MISSING_IMAGE, message)
+        assembly.problems.at(file.name).error(Oddity.MISSING_IMAGE, message)
     elif images_at.is_dir():
         yield from ((path, path) for path in image_paths_below(images_at.as_posix()))
     else:
@@ -265,4 +259,4 @@ def _report_stray_labels(assembly: Assembly, used: set[str]) -> None:
             path = f"{folder}/{name}"
             if name.endswith(".txt") and name not in _NAME_FILES and path not in used:
                 problems = assembly.problems.at(assembly.name_of(path))
-                problems.error(LABEL_FOR_NO_IMAGE, "there is no image for it")
+                problems.error(Oddity.LABEL_FOR_NO_IMAGE, "there is no image for it")

@@ -16,11 +16,7 @@ from typing import Any
 
 from weakloc.files import open_whole
 from weakloc.geometry import box_area, box_to_xywh
-from weakloc.output.exporters.objects import (
-    PlacedObject,
-    objects_of,
-    outlines_of_rle,
-)
+from weakloc.output.exporters.objects import PlacedObject, objects_of, outlines_of_rle
 from weakloc.output.exporters.selection import Content, ItemWriter, json_text, write_list
 from weakloc.rle import mask_area
 
