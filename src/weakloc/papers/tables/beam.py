@@ -25,16 +25,6 @@ def _searching(name: str, at: float | None = None, *, series: str = "", **search
     return Cell(name, "beam", search={"search": fields}, at=at, series=series)
 
 
-_BACKBONE_FINDINGS = (
-    Finding("the larger network names better (+6.7)",
-            "larger network", "smaller network", "classification_map", _PAPER),
-    Finding("and places better (+2.6)", "larger network", "smaller network", "point_map", _PAPER),
-)  # fmt: skip
-_BACKBONE_PUBLISHED = {
-    "classification_map": {"larger network": 86.5, "smaller network": 79.8},
-    "point_map": {"larger network": 79.7, "smaller network": 77.1},
-}
-
 BACKBONE = _recipe(
     name="beam-backbone",
     number="B1",
@@ -47,22 +37,22 @@ BACKBONE = _recipe(
         Cell("smaller network", "beam", smaller_backbone=True),
     ),
     metrics=("classification_map", "point_map", "box_map_50", "corloc"),
-    findings=_BACKBONE_FINDINGS,
-    published=tuple(
-        Published("BEAM table 1", _DATA, metric, values)
-        for metric, values in _BACKBONE_PUBLISHED.items()
+    findings=(
+        Finding("the larger network names better (+6.7)",
+                "larger network", "smaller network", "classification_map", _PAPER),
+        Finding("and places better (+2.6)",
+                "larger network", "smaller network", "point_map", _PAPER),
+    ),
+    published=(
+        Published("BEAM table 1", _DATA, "classification_map",
+                  {"larger network": 86.5, "smaller network": 79.8}),
+        Published("BEAM table 1", _DATA, "point_map",
+                  {"larger network": 79.7, "smaller network": 77.1}),
     ),
     notes=("The paper's networks are VGG-16 and AlexNet; on scenes two widths of the tiny one.",),
-)
+)  # fmt: skip
 
 _CHOSEN_ALPHA = "alpha chosen on held-out tags"
-_RESCORING_FINDINGS = (
-    Finding("co-occurrence helps to name (+1.2)",
-            "alpha = 0.1", "alpha = 0", "classification_map", _PAPER),
-    Finding("co-occurrence helps to place (+0.8)", "alpha = 0.1", "alpha = 0", "point_map", _PAPER),
-    Finding("the alpha that held-out images choose helps to name",
-            _CHOSEN_ALPHA, "alpha = 0", "classification_map"),
-)  # fmt: skip
 
 
 def _holding_out(name: str, alpha: float | None, tuning: ThresholdOrigin = "fixed") -> Cell:
@@ -84,19 +74,19 @@ RESCORING = _recipe(
         _holding_out(_CHOSEN_ALPHA, None, tuning="held-out tags"),
     ),
     metrics=("classification_map", "point_map"),
-    findings=_RESCORING_FINDINGS,
+    findings=(
+        Finding("co-occurrence helps to name (+1.2)",
+                "alpha = 0.1", "alpha = 0", "classification_map", _PAPER),
+        Finding("co-occurrence helps to place (+0.8)",
+                "alpha = 0.1", "alpha = 0", "point_map", _PAPER),
+        Finding("the alpha that held-out images choose helps to name",
+                _CHOSEN_ALPHA, "alpha = 0", "classification_map"),
+    ),
     notes=("The claims are read at alpha = 0.1, fixed before any measurement.",),
-)
+)  # fmt: skip
 
 _WIDTHS = (1, 2, 4, 8, 16)
 _LEVELS = (2, 4, 6, 8, 12, 16)
-_WIDTH_FINDINGS = (
-    Finding("a beam of 8 places better than greedy", "M = 8", "M = 1", "point_map"),
-    Finding("a beam of 8 boxes better than greedy", "M = 8", "M = 1", "box_map_50"),
-    Finding("all levels box better than four", "M = 8", "H = 4", "box_map_50"),
-    Finding("a beam of 8 is within a point of all windows",
-            "M = 8", "all windows, 8 a level", "point_map", margin=-0.01),
-)  # fmt: skip
 
 WIDTH = _recipe(
     name="beam-width",
@@ -112,19 +102,17 @@ WIDTH = _recipe(
         *(_searching(f"H = {h}", h, series="levels H", num_levels=h) for h in _LEVELS),
     ),
     metrics=("point_map", "box_map_50", "corloc"),
-    findings=_WIDTH_FINDINGS,
+    findings=(
+        Finding("a beam of 8 places better than greedy", "M = 8", "M = 1", "point_map"),
+        Finding("a beam of 8 boxes better than greedy", "M = 8", "M = 1", "box_map_50"),
+        Finding("all levels box better than four", "M = 8", "H = 4", "box_map_50"),
+        Finding("a beam of 8 is within a point of all windows",
+                "M = 8", "all windows, 8 a level", "point_map", margin=-0.01),
+    ),
     notes=("One network; M down to single cells, H at M = 8, both on the first feature map.",),
-)
+)  # fmt: skip
 
 _narrow = partial(_searching, beam_width=4)
-_MODE_FINDINGS = (
-    Finding("new crops place better",
-            "new crop at every level", "windows of the map", "point_map"),
-    Finding("new crops box better",
-            "new crop at every level", "windows of the map", "box_map_50"),
-    Finding("every level is better than every second",
-            "new crop at every level", "new crop at every 2nd level", "box_map_50"),
-)  # fmt: skip
 
 MODE = _recipe(
     name="beam-mode",
@@ -142,9 +130,16 @@ MODE = _recipe(
         _narrow("all windows of the map", search="exhaustive"),
     ),
     metrics=("point_map", "box_map_50", "corloc"),
-    findings=_MODE_FINDINGS,
+    findings=(
+        Finding("new crops place better",
+                "new crop at every level", "windows of the map", "point_map"),
+        Finding("new crops box better",
+                "new crop at every level", "windows of the map", "box_map_50"),
+        Finding("every level is better than every second",
+                "new crop at every level", "new crop at every 2nd level", "box_map_50"),
+    ),
     notes=("A beam of 4 instead of 8, down to single cells: new crops are slow on a CPU.",),
-)
+)  # fmt: skip
 
 _BY_CLASS = "20 boxes a class, by class"
 _THRESHOLDS: dict[str, ThresholdOrigin] = {
@@ -161,16 +156,6 @@ _SCORES: dict[str, dict[str, Any]] = {
     "highest heat x class": {"box_score": "max", "box_times_class": True},
     "mean heat before scaling x class": {"box_score": "raw_mean", "box_times_class": True},
 }
-_BOXES_FINDINGS = (
-    Finding("thresholds by class, from boxes, are better than a fixed one",
-            f"threshold {_BY_CLASS}", "threshold fixed 0.5", "box_map_50"),
-    Finding("thresholds by class are better than one from the same boxes",
-            f"threshold {_BY_CLASS}", "threshold 20 boxes a class, one for all", "box_map_50"),
-    Finding("the mean heat ranks boxes better than the highest",
-            "scored by mean heat", "scored by highest heat", "box_map_50"),
-    Finding("the probability of the class helps to rank boxes",
-            "scored by mean heat x class", "scored by mean heat", "box_map_50"),
-)  # fmt: skip
 
 BOXES = _recipe(
     name="beam-boxes",
@@ -184,16 +169,18 @@ BOXES = _recipe(
         *(Cell(f"scored by {name}", "beam", look=look) for name, look in _SCORES.items()),
     ),
     metrics=("box_map_50", "corloc", "max_box_acc_v2"),
-    findings=_BOXES_FINDINGS,
+    findings=(
+        Finding("thresholds by class, from boxes, are better than a fixed one",
+                f"threshold {_BY_CLASS}", "threshold fixed 0.5", "box_map_50"),
+        Finding("thresholds by class are better than one from the same boxes",
+                f"threshold {_BY_CLASS}", "threshold 20 boxes a class, one for all", "box_map_50"),
+        Finding("the mean heat ranks boxes better than the highest",
+                "scored by mean heat", "scored by highest heat", "box_map_50"),
+        Finding("the probability of the class helps to rank boxes",
+                "scored by mean heat x class", "scored by mean heat", "box_map_50"),
+    ),
     published=(Published("BEAM table 4", _DATA, "box_map_50", {f"threshold {_BY_CLASS}": 26.5}),),
     notes=("The thresholds' boxes are scored by mean heat x class, if literal by raw mean heat.",),
-)
-
-_RANK_FINDINGS = (
-    Finding("class scores rank better than heat",
-            "beam", "beam", "point_map", worse_metric="point_map_by_heat"),
-    Finding("BEAM places better than Max-MIL (+5.2)", "beam", "max_mil", "point_map", _PAPER),
-    Finding("BEAM boxes better than Max-MIL", "beam", "max_mil", "box_map_50"),
 )  # fmt: skip
 
 RANK = _recipe(
@@ -204,13 +191,18 @@ RANK = _recipe(
     question="Rank images by class score or by heat? And is a search better than one best cell?",
     cells=(Cell("beam", "beam"), Cell("max_mil", "max_mil", look={"scales": (1.0,)})),
     metrics=("classification_map", "point_map", "point_map_by_heat", "box_map_50"),
-    findings=_RANK_FINDINGS,
+    findings=(
+        Finding("class scores rank better than heat",
+                "beam", "beam", "point_map", worse_metric="point_map_by_heat"),
+        Finding("BEAM places better than Max-MIL (+5.2)", "beam", "max_mil", "point_map", _PAPER),
+        Finding("BEAM boxes better than Max-MIL", "beam", "max_mil", "box_map_50"),
+    ),
     published=(
         Published("BEAM table 1", _DATA, "point_map", {"beam": 79.7, "max_mil": 74.5}),
         Published("BEAM table 4", _DATA, "box_map_50", {"beam": 26.5}),
     ),
     notes=("BEAM table 4 gives Max-MIL the boxes of selective search, and 11.7 with them.",),
-)
+)  # fmt: skip
 
 BALANCE = _recipe(
     name="beam-balance",

@@ -107,15 +107,6 @@ AUGMENTATION = _recipe(
 )
 
 _SLOWER = "GR, batch 32, rates / 8"
-_BATCH_FINDINGS = (
-    *(
-        Finding(f"{name} gains from a batch of 32", f"{name}, batch 32, larger net",
-                f"{name}, batch 256, larger net", "top_1_loc", _PAPER)
-        for name in _COMPARED
-    ),
-    Finding("the gain remains when the rate shrinks with the batch",
-            f"{_SLOWER}, larger net", "GR, batch 256, larger net", "top_1_loc"),
-)  # fmt: skip
 
 BATCH = _recipe(
     name="cam-batch",
@@ -138,7 +129,15 @@ BATCH = _recipe(
         ),
         _cell(_SLOWER, "larger", "gr", batch=1 / 8, head_rate=1 / 8, backbone_rate=1 / 8),
     ),
-    findings=_BATCH_FINDINGS,
+    findings=(
+        *(
+            Finding(f"{name} gains from a batch of 32", f"{name}, batch 32, larger net",
+                    f"{name}, batch 256, larger net", "top_1_loc", _PAPER)
+            for name in _COMPARED
+        ),
+        Finding("the gain remains when the rate shrinks with the batch",
+                f"{_SLOWER}, larger net", "GR, batch 256, larger net", "top_1_loc"),
+    ),
     published=(
         Published(
             source="Choe et al. table 2",
@@ -153,7 +152,7 @@ BATCH = _recipe(
         ),
     ),
     notes=("On scenes the batches are those shares of the setup's: 1, 1/2 and 1/8.",),
-)
+)  # fmt: skip
 
 _TAUS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 

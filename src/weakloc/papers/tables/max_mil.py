@@ -25,15 +25,6 @@ def _pooled(name: str, *, only: Preset | None = None, **choices: Any) -> Cell:
     return Cell(name, "wildcat", choices={**plain, **choices}, only=only)
 
 
-_SEARCH_FINDINGS = (
-    Finding("the search helps (+7.6 on VOC 2012)",
-            "search, many sizes", "full image, one window", "classification_map", _PAPER),
-    Finding("the search helps, compared with the mean of cells",
-            "search, many sizes", "full image, mean of cells", "classification_map"),
-    Finding("the search places better than the mean",
-            "search, many sizes", "full image, mean of cells", "point_map"),
-)  # fmt: skip
-
 SEARCH = _recipe(
     name="max-mil-search",
     number="A1",
@@ -42,23 +33,25 @@ SEARCH = _recipe(
     question="Does a maximum over places and sizes beat looking at the whole image at once?",
     papers_data="VOC 2012 test, AlexNet frozen up to FC7",
     cells=(
-        Cell(
-            "full image, one window",
-            "max_mil",
-            choices={**_NO_JITTER, "side": 224, "resize": "warp"},
-            look=_ONE_SIZE,
-            only="literal",
-        ),
+        Cell("full image, one window", "max_mil",
+             choices={**_NO_JITTER, "side": 224, "resize": "warp"}, look=_ONE_SIZE, only="literal"),
         _pooled("full image, mean of cells", k_max="all", only="practical"),
         Cell("search, one size", "max_mil", choices=_NO_JITTER, look=_ONE_SIZE),
         Cell("search, many sizes", "max_mil"),
     ),
-    findings=_SEARCH_FINDINGS,
+    findings=(
+        Finding("the search helps (+7.6 on VOC 2012)",
+                "search, many sizes", "full image, one window", "classification_map", _PAPER),
+        Finding("the search helps, compared with the mean of cells",
+                "search, many sizes", "full image, mean of cells", "classification_map"),
+        Finding("the search places better than the mean",
+                "search, many sizes", "full image, mean of cells", "point_map"),
+    ),
     published=(_TABLE_1({"full image, one window": 78.7, "search, many sizes": 86.3}),),
     notes=(
         "A network without fully connected layers has no window: its mean over cells stands in.",
     ),
-)
+)  # fmt: skip
 
 _TRAINED: dict[str, dict[str, Any]] = {"jitter": {}, "no jitter": _NO_JITTER}
 _TESTED: dict[str, dict[str, Any]] = {
@@ -66,14 +59,6 @@ _TESTED: dict[str, dict[str, Any]] = {
     "7 sizes": {"look": {"scales": _SEVEN_SCALES}},
     "65 sizes": {"look": {"scales": _ALL_SCALES}, "only": "literal"},
 }
-_SCALES_FINDINGS = (
-    Finding("jitter in training helps at one size",
-            "jitter, one size", "no jitter, one size", "classification_map"),
-    Finding("seven sizes in testing help after jitter",
-            "jitter, 7 sizes", "jitter, one size", "classification_map"),
-    Finding("65 sizes are better than seven",
-            "jitter, 65 sizes", "jitter, 7 sizes", "classification_map"),
-)  # fmt: skip
 
 SCALES = _recipe(
     name="max-mil-scales",
@@ -87,8 +72,15 @@ SCALES = _recipe(
         for trained, choices in _TRAINED.items()
         for tested, rest in _TESTED.items()
     ),
-    findings=_SCALES_FINDINGS,
-)
+    findings=(
+        Finding("jitter in training helps at one size",
+                "jitter, one size", "no jitter, one size", "classification_map"),
+        Finding("seven sizes in testing help after jitter",
+                "jitter, 7 sizes", "jitter, one size", "classification_map"),
+        Finding("65 sizes are better than seven",
+                "jitter, 65 sizes", "jitter, 7 sizes", "classification_map"),
+    ),
+)  # fmt: skip
 
 STRONG = _recipe(
     name="max-mil-boxes",
@@ -99,26 +91,11 @@ STRONG = _recipe(
     papers_data="VOC 2012 test",
     cells=(Cell("weak", "max_mil"), Cell("strong + weak", "max_mil", crops_of_boxes=True)),
     findings=(
-        Finding(
-            "boxes gain less than a point (86.0 against 86.3)",
-            "weak",
-            "strong + weak",
-            "classification_map",
-            _PAPER,
-            margin=-0.01,
-        ),
+        Finding("boxes gain less than a point (86.0 against 86.3)",
+                "weak", "strong + weak", "classification_map", _PAPER, margin=-0.01),
     ),
     published=(_TABLE_1({"weak": 86.3, "strong + weak": 86.0}),),
     notes=("Every drawn box of 16 pixels or more becomes a further training image of its class.",),
-)
-
-_POOLING_FINDINGS = (
-    Finding("the maximum classifies better than the average",
-            "maximum", "average", "classification_map"),
-    Finding("the best 10 % classify better than the maximum",
-            "best 10 %", "maximum", "classification_map"),
-    Finding("the average covers objects better than the maximum",
-            "average", "maximum", "max_box_acc_v2"),
 )  # fmt: skip
 
 POOLING = _recipe(
@@ -131,12 +108,8 @@ POOLING = _recipe(
     cells=(
         _pooled("maximum", k_max=1),
         *(
-            Cell(
-                f"log-sum-exp, sharpness {sharpness:g}",
-                "max_mil",
-                choices={**_NO_JITTER, "sharpness": sharpness},
-                look=_ONE_SIZE,
-            )
+            Cell(f"log-sum-exp, sharpness {sharpness:g}", "max_mil",
+                 choices={**_NO_JITTER, "sharpness": sharpness}, look=_ONE_SIZE)
             for sharpness in (1.0, 5.0)
         ),
         _pooled("best 10 %", k_max=0.1),
@@ -144,8 +117,15 @@ POOLING = _recipe(
         _pooled("best and worst 10 %", k_max=0.1, k_min=0.1, alpha=0.7),
     ),
     metrics=("classification_map", "point_map", "max_box_acc_v2"),
-    findings=_POOLING_FINDINGS,
-)
+    findings=(
+        Finding("the maximum classifies better than the average",
+                "maximum", "average", "classification_map"),
+        Finding("the best 10 % classify better than the maximum",
+                "best 10 %", "maximum", "classification_map"),
+        Finding("the average covers objects better than the maximum",
+                "average", "maximum", "max_box_acc_v2"),
+    ),
+)  # fmt: skip
 
 _FUSED: dict[str, dict[str, Any]] = {
     "maximum over sizes": {"fuse": "max"},
@@ -153,15 +133,6 @@ _FUSED: dict[str, dict[str, Any]] = {
     "maximum over sizes, highest score": {"fuse": "max", "fuse_scores": "max"},
     "maximum over sizes, mean probability": {"fuse": "max", "fuse_scores": "mean_probability"},
 }
-_TOLERANCE_FINDINGS = (
-    Finding("18 pixels of tolerance add less than a point",
-            "maximum over sizes", "maximum over sizes", "point_map",
-            margin=-0.01, worse_metric="point_map_18px"),
-    Finding("the maximum over sizes places better than the mean",
-            "maximum over sizes", "mean over sizes", "point_map"),
-    Finding("the mean score over sizes names better than the highest",
-            "maximum over sizes", "maximum over sizes, highest score", "classification_map"),
-)  # fmt: skip
 
 TOLERANCE = _recipe(
     name="max-mil-points",
@@ -179,10 +150,18 @@ TOLERANCE = _recipe(
         ),
     ),
     metrics=("classification_map", "point_map", "point_map_18px", "pointing_accuracy"),
-    findings=_TOLERANCE_FINDINGS,
+    findings=(
+        Finding("18 pixels of tolerance add less than a point",
+                "maximum over sizes", "maximum over sizes", "point_map",
+                margin=-0.01, worse_metric="point_map_18px"),
+        Finding("the maximum over sizes places better than the mean",
+                "maximum over sizes", "mean over sizes", "point_map"),
+        Finding("the mean score over sizes names better than the highest",
+                "maximum over sizes", "maximum over sizes, highest score", "classification_map"),
+    ),
     published=(
         Published("BEAM table 1", "VOC 2012 val", "point_map", {"maximum over sizes": 74.5}),
     ),
-)
+)  # fmt: skip
 
 RECIPES = (SEARCH, SCALES, STRONG, POOLING, TOLERANCE)

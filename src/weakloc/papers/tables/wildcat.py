@@ -44,12 +44,6 @@ _POOLINGS: dict[str, dict[str, Any]] = {
     "max": {"k_min": 0, "alpha": 0.0},
     "average": {"k_max": "all", "k_min": 0, "alpha": 0.0},
 }
-_ORDER_FINDINGS = (
-    Finding("Maps first is better (+1.7 on VOC 2007)", "maps, then pooling, max + min",
-            "pooling, then classifier, max + min", "classification_map", _PAPER),
-    Finding("Maps first is better with max alone", "maps, then pooling, max",
-            "pooling, then classifier, max", "classification_map"),
-)  # fmt: skip
 
 ORDER = _recipe(
     name="wildcat-order",
@@ -62,7 +56,12 @@ ORDER = _recipe(
         for pooling, choices in _POOLINGS.items()
         for order, spelt in _ORDERS.items()
     ),
-    findings=_ORDER_FINDINGS,
+    findings=(
+        Finding("Maps first is better (+1.7 on VOC 2007)", "maps, then pooling, max + min",
+                "pooling, then classifier, max + min", "classification_map", _PAPER),
+        Finding("Maps first is better with max alone", "maps, then pooling, max",
+                "pooling, then classifier, max", "classification_map"),
+    ),
     published=_published(
         "table 5",
         {
@@ -71,21 +70,6 @@ ORDER = _recipe(
         },
     ),
     notes=("With average pooling the two orders are the same function, apart from the seed.",),
-)
-
-_ALPHA_FINDINGS = (
-    Finding("alpha = 0.6 is better than 1 (+1.6 on VOC 2007)",
-            "alpha = 0.6", "alpha = 1", "classification_map", _PAPER),
-    Finding("alpha = 0.7 is better than 1 (+2 on Action)",
-            "alpha = 0.7", "alpha = 1", "classification_map", _PAPER),
-    Finding("no negative evidence is worst: 1 beats 0",
-            "alpha = 1", "alpha = 0", "classification_map", _PAPER),
-    Finding("no negative evidence is worst: 0.7 beats 0",
-            "alpha = 0.7", "alpha = 0", "classification_map", _PAPER),
-    Finding("alpha = 0.7 places points better than 1 (+1.6 on VOC 2012)",
-            "alpha = 0.7", "alpha = 1", "point_map", _PAPER),
-    Finding("no negative evidence is worst for points: 0.7 beats 0",
-            "alpha = 0.7", "alpha = 0", "point_map", _PAPER),
 )  # fmt: skip
 
 ALPHA = _recipe(
@@ -100,8 +84,21 @@ ALPHA = _recipe(
         for alpha in (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     ),
     axis="alpha",
-    findings=_ALPHA_FINDINGS,
-)
+    findings=(
+        Finding("alpha = 0.6 is better than 1 (+1.6 on VOC 2007)",
+                "alpha = 0.6", "alpha = 1", "classification_map", _PAPER),
+        Finding("alpha = 0.7 is better than 1 (+2 on Action)",
+                "alpha = 0.7", "alpha = 1", "classification_map", _PAPER),
+        Finding("no negative evidence is worst: 1 beats 0",
+                "alpha = 1", "alpha = 0", "classification_map", _PAPER),
+        Finding("no negative evidence is worst: 0.7 beats 0",
+                "alpha = 0.7", "alpha = 0", "classification_map", _PAPER),
+        Finding("alpha = 0.7 places points better than 1 (+1.6 on VOC 2012)",
+                "alpha = 0.7", "alpha = 1", "point_map", _PAPER),
+        Finding("no negative evidence is worst for points: 0.7 beats 0",
+                "alpha = 0.7", "alpha = 0", "point_map", _PAPER),
+    ),
+)  # fmt: skip
 
 _M_VALUES = {
     1: (89.0, 78.9, 69.6),
@@ -111,22 +108,6 @@ _M_VALUES = {
     12: (92.3, 83.0, 73.1),
     16: (92.0, 82.7, 72.9),
 }
-_MAPS_FINDINGS = (
-    Finding("M = 2 is better than 1 (+2.0 on VOC 2007)",
-            "M = 2", "M = 1", "classification_map", _PAPER),
-    Finding("M = 4 is better than 1 (+2.6)", "M = 4", "M = 1", "classification_map", _PAPER),
-    Finding("M = 8 is better than 1 (+3.5)", "M = 8", "M = 1", "classification_map", _PAPER),
-    Finding("M = 8 is better than 16 (+0.5)", "M = 8", "M = 16", "classification_map", _PAPER),
-    Finding("one map with an eighth of the head's rate is within a point of eight",
-            "M = 1, head rate / 8", "M = 8", "classification_map", margin=-0.01),
-    Finding("eight maps with the released gradient are better than one",
-            "M = 8, released gradient", "M = 1", "classification_map"),
-    Finding("one map with eight times the backbone's rate is within a point of that",
-            "M = 1, backbone rate x 8", "M = 8, released gradient", "classification_map",
-            margin=-0.01),
-    Finding("the maximum of eight maps, which specialise, is better than their mean",
-            "M = 8, maximum of maps", "M = 8", "classification_map"),
-)  # fmt: skip
 
 MAPS = _recipe(
     name="wildcat-maps",
@@ -138,35 +119,35 @@ MAPS = _recipe(
     cells=(
         *(_cell(f"M = {count}", count, maps_per_class=count) for count in _M_VALUES),
         Cell("M = 1, head rate / 8", "wildcat", choices=_PLAIN, head_rate=1 / 8),
-        Cell(
-            "M = 1, backbone rate x 8",
-            "wildcat",
-            choices=_PLAIN,
-            backbone_rate=8.0,
-            below_head=True,
-        ),
+        Cell("M = 1, backbone rate x 8", "wildcat",
+             choices=_PLAIN, backbone_rate=8.0, below_head=True),
         _cell("M = 8, released gradient", maps_per_class=8, class_pool_gradient="released"),
         _cell("M = 8, maximum of maps", maps_per_class=8, class_pool="max"),
         _cell("M = 8, log-sum-exp of maps", maps_per_class=8, class_pool="lse"),
     ),
     axis="maps a class",
-    findings=_MAPS_FINDINGS,
+    findings=(
+        Finding("M = 2 is better than 1 (+2.0 on VOC 2007)",
+                "M = 2", "M = 1", "classification_map", _PAPER),
+        Finding("M = 4 is better than 1 (+2.6)", "M = 4", "M = 1", "classification_map", _PAPER),
+        Finding("M = 8 is better than 1 (+3.5)", "M = 8", "M = 1", "classification_map", _PAPER),
+        Finding("M = 8 is better than 16 (+0.5)", "M = 8", "M = 16", "classification_map", _PAPER),
+        Finding("one map with an eighth of the head's rate is within a point of eight",
+                "M = 1, head rate / 8", "M = 8", "classification_map", margin=-0.01),
+        Finding("eight maps with the released gradient are better than one",
+                "M = 8, released gradient", "M = 1", "classification_map"),
+        Finding("one map with eight times the backbone's rate is within a point of that",
+                "M = 1, backbone rate x 8", "M = 8, released gradient", "classification_map",
+                margin=-0.01),
+        Finding("the maximum of eight maps, which specialise, is better than their mean",
+                "M = 8, maximum of maps", "M = 8", "classification_map"),
+    ),
     published=_published("table 6", {f"M = {m}": row for m, row in _M_VALUES.items()}),
     notes=(
         "Only the average of the M maps counts: under SGD they are one map at a rate divided by M.",
         "Hence the controls with one map, and SGD throughout.",
         "Under --frozen the released gradient still leaves the head its full rate.",
     ),
-)
-
-_BOTH_FINDINGS = (
-    Finding("alpha = 0.7 helps (+1.3 on VOC 2007)",
-            "+ alpha = 0.7", "max + min", "classification_map", _PAPER),
-    Finding("M = 4 helps (+2.6)", "+ M = 4", "max + min", "classification_map", _PAPER),
-    Finding("both help more than alpha alone (+1.7)",
-            "+ both", "+ alpha = 0.7", "classification_map", _PAPER),
-    Finding("both help more than M alone (+0.4)",
-            "+ both", "+ M = 4", "classification_map", _PAPER),
 )  # fmt: skip
 
 BOTH = _recipe(
@@ -181,7 +162,15 @@ BOTH = _recipe(
         _cell("+ M = 4", maps_per_class=4),
         _cell("+ both", alpha=0.7, maps_per_class=4),
     ),
-    findings=_BOTH_FINDINGS,
+    findings=(
+        Finding("alpha = 0.7 helps (+1.3 on VOC 2007)",
+                "+ alpha = 0.7", "max + min", "classification_map", _PAPER),
+        Finding("M = 4 helps (+2.6)", "+ M = 4", "max + min", "classification_map", _PAPER),
+        Finding("both help more than alpha alone (+1.7)",
+                "+ both", "+ alpha = 0.7", "classification_map", _PAPER),
+        Finding("both help more than M alone (+0.4)",
+                "+ both", "+ M = 4", "classification_map", _PAPER),
+    ),
     published=_published(
         "table 7",
         {
@@ -191,7 +180,7 @@ BOTH = _recipe(
             "+ both": (92.0, 82.9, 72.8),
         },
     ),
-)
+)  # fmt: skip
 
 _COUNTS: dict[str, int | float | str] = {
     "1": 1, "2": 2, "5": 5, "10 %": 0.1, "20 %": 0.2, "40 %": 0.4, "all": "all",
@@ -210,23 +199,20 @@ K = _recipe(
             for at, (spelt, count) in enumerate(_COUNTS.items())
         ),
         *(
-            _cell(
-                f"k = {spelt}, none against", at, series="k- = 0", k_max=count, k_min=0, alpha=0.0
-            )
+            _cell(f"k = {spelt}, none against", at,
+                  series="k- = 0", k_max=count, k_min=0, alpha=0.0)
             for at, (spelt, count) in enumerate(_COUNTS.items())
         ),
     ),
     axis="k: 1, 2, 5, 10 %, 20 %, 40 %, all",
     findings=(
         Finding("20 % of the cells are better than one", "k = 20 %", "k = 1", "classification_map"),
-        Finding(
-            "20 % of the cells are better than all", "k = 20 %", "k = all", "classification_map"
-        ),
-        Finding(
-            "20 % of the cells place points better than all", "k = 20 %", "k = all", "point_map"
-        ),
+        Finding("20 % of the cells are better than all",
+                "k = 20 %", "k = all", "classification_map"),
+        Finding("20 % of the cells place points better than all",
+                "k = 20 %", "k = all", "point_map"),
     ),
-)
+)  # fmt: skip
 
 HALVE = _recipe(
     name="wildcat-halve",
@@ -238,15 +224,10 @@ HALVE = _recipe(
     optimiser="sgd",
     cells=(_cell("as printed"), _cell("as released (halved)", halve=True)),
     findings=(
-        Finding(
-            "halving changes less than a point",
-            "as released (halved)",
-            "as printed",
-            "classification_map",
-            margin=-0.01,
-        ),
+        Finding("halving changes less than a point",
+                "as released (halved)", "as printed", "classification_map", margin=-0.01),
     ),
-)
+)  # fmt: skip
 
 _STATE_OF_THE_ART: dict[str, Any] = {"maps_per_class": 4, "alpha": 0.7}  # section 4.1
 _SIDES = {"1/2": 1 / 2, "5/7": 5 / 7, "1": 1.0, "5/4": 5 / 4}  # of 448: 224, 320, 448 and 560
@@ -254,16 +235,6 @@ _THREE_SIDES = (5 / 7, 1.0, 5 / 4)
 _best = partial(Cell, method="wildcat", choices=_STATE_OF_THE_ART)
 _sized = partial(_best, train={"hold_out": 0.1})  # what the late classifier is fitted on
 _LATE = "three networks, late classifier"
-_SIZE_FINDINGS = (
-    Finding("networks of several sizes name better (+3.0 on VOC 2007)",
-            _LATE, "side x 1", "classification_map", _PAPER),
-    Finding("the late classifier names better than the mean",
-            _LATE, "three networks, mean", "classification_map"),
-    Finding("three networks name better than one that sees three sizes",
-            "three networks, mean", "one network, three sizes", "classification_map"),
-    Finding("three networks place better than one",
-            "three networks, mean", "side x 1", "point_map"),
-)  # fmt: skip
 
 SIZES = _recipe(
     name="wildcat-sizes",
@@ -279,21 +250,21 @@ SIZES = _recipe(
         _sized(_LATE, sizes=_THREE_SIDES, fusion="late classifier"),
     ),
     axis="side, as a factor of the method's",
-    findings=_SIZE_FINDINGS,
+    findings=(
+        Finding("networks of several sizes name better (+3.0 on VOC 2007)",
+                _LATE, "side x 1", "classification_map", _PAPER),
+        Finding("the late classifier names better than the mean",
+                _LATE, "three networks, mean", "classification_map"),
+        Finding("three networks name better than one that sees three sizes",
+                "three networks, mean", "one network, three sizes", "classification_map"),
+        Finding("three networks place better than one",
+                "three networks, mean", "side x 1", "point_map"),
+    ),
     published=(
         Published(f"{_PAPER} table 2", "VOC 2007", "classification_map", {_LATE: 95.0}),
         Published(f"{_PAPER} table 7", "VOC 2007", "classification_map", {"side x 1": 92.0}),
     ),
     notes=("The three networks see 5/7, 1 and 5/4 of the side: 320, 448 and 560 pixels of 448.",),
-)
-
-_POINT_FINDINGS = (
-    Finding("between cells is better than the middle of the best",
-            "between cells", "best cell", "point_map"),
-    Finding("the mean of three sizes places better than one",
-            "best cell, three sizes", "best cell", "point_map"),
-    Finding("three networks place better than one that sees three sizes",
-            "best cell, three networks", "best cell, three sizes", "point_map"),
 )  # fmt: skip
 
 POINTS = _recipe(
@@ -307,34 +278,26 @@ POINTS = _recipe(
     cells=(
         _best("best cell", look={"point_method": "arg_max"}),
         _best("between cells", look={"point_method": "sub_cell"}),
-        _best(
-            "best cell, three sizes",
-            look={
-                "point_method": "arg_max",
-                "map_scales": _THREE_SIDES,
-                "fuse": "mean",
-                "normalise": "zscore",
-            },
-        ),
+        _best("best cell, three sizes",
+              look={"point_method": "arg_max", "map_scales": _THREE_SIDES, "fuse": "mean",
+                    "normalise": "zscore"}),
         _best("best cell, three networks", look={"point_method": "arg_max"}, sizes=_THREE_SIDES),
     ),
     metrics=("classification_map", "point_map", "pointing_accuracy"),
-    findings=_POINT_FINDINGS,
+    findings=(
+        Finding("between cells is better than the middle of the best",
+                "between cells", "best cell", "point_map"),
+        Finding("the mean of three sizes places better than one",
+                "best cell, three sizes", "best cell", "point_map"),
+        Finding("three networks place better than one that sees three sizes",
+                "best cell, three networks", "best cell, three sizes", "point_map"),
+    ),
     published=(Published(f"{_PAPER} table 8", "VOC 2012 val", "point_map", {"best cell": 82.9}),),
-)
+)  # fmt: skip
 
 _BACKGROUNDS = ("threshold", "power", "class")
 _REFINEMENTS = {"plain": "threshold", "PAR": "par", "CRF": "crf"}
 _TRAINED_WITH: dict[str, dict[str, Any]] = {"class": {"rules": {"background": "class"}}}
-_MASK_FINDINGS = (
-    Finding("a CRF helps to segment (+4.5)", "threshold, CRF", "threshold, plain",
-            "mean_iou", _PAPER),
-    Finding("PAR helps to segment", "threshold, PAR", "threshold, plain", "mean_iou"),
-    Finding("a background class segments better than a threshold",
-            "class, plain", "threshold, plain", "mean_iou"),
-    Finding("a power of the heat segments better than a threshold",
-            "power, plain", "threshold, plain", "mean_iou"),
-)  # fmt: skip
 
 MASKS = _recipe(
     name="wildcat-masks",
@@ -345,26 +308,27 @@ MASKS = _recipe(
     papers_data="VOC 2012 Segmentation, 10,582 images to learn from",
     splits=("trainaug", "val"),
     cells=tuple(
-        Cell(
-            f"{background}, {name}",
-            "wildcat",
-            choices={**_STATE_OF_THE_ART, **_TRAINED_WITH.get(background, {})},
-            look={"background": background, "masks": masks},
-        )
+        Cell(f"{background}, {name}", "wildcat",
+             choices={**_STATE_OF_THE_ART, **_TRAINED_WITH.get(background, {})},
+             look={"background": background, "masks": masks})
         for background in _BACKGROUNDS
         for name, masks in _REFINEMENTS.items()
     ),
     metrics=("mean_iou", "classification_map"),
-    findings=_MASK_FINDINGS,
+    findings=(
+        Finding("a CRF helps to segment (+4.5)", "threshold, CRF", "threshold, plain",
+                "mean_iou", _PAPER),
+        Finding("PAR helps to segment", "threshold, PAR", "threshold, plain", "mean_iou"),
+        Finding("a background class segments better than a threshold",
+                "class, plain", "threshold, plain", "mean_iou"),
+        Finding("a power of the heat segments better than a threshold",
+                "power, plain", "threshold, plain", "mean_iou"),
+    ),
     published=(
-        Published(
-            f"{_PAPER} table 9",
-            "VOC 2012 val",
-            "mean_iou",
-            {"threshold, plain": 39.2, "threshold, CRF": 43.7},
-        ),
+        Published(f"{_PAPER} table 9", "VOC 2012 val", "mean_iou",
+                  {"threshold, plain": 39.2, "threshold, CRF": 43.7}),
     ),
     notes=("The paper does not say what stands for the background; its lists need --image-set.",),
-)
+)  # fmt: skip
 
 RECIPES = (ORDER, ALPHA, MAPS, BOTH, K, SIZES, POINTS, MASKS, HALVE)
