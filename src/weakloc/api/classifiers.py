@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError, WeightsError, did_you_mean
 from weakloc.methods.method import Looking, PlaceRules, settled
-from weakloc.model.weights import load_file_into
+from weakloc.model.weights import hub_cache_when_unreachable, load_file_into
 from weakloc.predictor.classifier_source import ClassifierSource, MapMethod
 from weakloc.predictor.parts import own_device
 from weakloc.predictor.predictor import Predictor
@@ -90,7 +91,8 @@ def _timm_model(name: str, weights: str) -> tuple[nn.Module, tuple[str, ...] | N
             f"timm has no model {name!r}", remedy=did_you_mean(name, timm.list_models())
         )
     try:
-        model = timm.create_model(name, pretrained=not weights)
+        with nullcontext() if weights else hub_cache_when_unreachable():
+            model = timm.create_model(name, pretrained=not weights)
     except Exception as error:
         raise WeightsError(
             f"the published weights of {name} are neither cached nor within reach "

@@ -260,7 +260,7 @@ class Method(ABC):
     name: ClassVar[str]
     localiser: ClassVar[Localiser] = "score_map"
 
-    backbone: str = "resnet50"
+    backbone: str = "lite0"
     trains_backbone: bool = True
     loss: LossKind = "auto"
     side: int = 224

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from weakloc.errors import ExtensionError, SettingError, did_you_mean
 from weakloc.extensions import Choices, package_of
-from weakloc.model.timm_trunk import build_timm_trunk
+from weakloc.model.timm_trunk import build_embedded_trunk, build_timm_trunk
 from weakloc.model.torchvision_trunks import ARCHITECTURES, build_torchvision_trunk
 from weakloc.model.trunk import DEPTHS, BackboneSpec, CellGeometry, Trunk, build_preact, build_tiny
+from weakloc.model.weights import EMBEDDED
 
 _LARGEST_MINIMUM = 512
 
@@ -109,6 +110,7 @@ BACKBONES: Mapping[str, Callable[[BackboneSpec], Trunk]] = Choices(
         "tiny": build_tiny,
         **dict.fromkeys(DEPTHS, build_preact),
         **dict.fromkeys(ARCHITECTURES, build_torchvision_trunk),
+        **dict.fromkeys(EMBEDDED, build_embedded_trunk),
     },
 )
 

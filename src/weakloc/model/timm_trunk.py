@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from weakloc.errors import SettingError
 from weakloc.model.trunk import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec, Trunk, TrunkFacts
 from weakloc.model.weights import (
+    EMBEDDED,
     hub_cache_when_unreachable,
     load_file_into,
     weights_not_at_hand,
@@ -100,6 +102,16 @@ def build_timm_trunk(spec: BackboneSpec) -> TimmTrunk:
     return trunk
 
 
+def build_embedded_trunk(spec: BackboneSpec) -> TimmTrunk:
+    """A network of timm by a name of ours; its published weights come with an installed package."""
+    embedded = EMBEDDED[spec.name]
+    if spec.weights != "default":
+        return build_timm_trunk(replace(spec, name=embedded.timm_name))
+    trunk = build_timm_trunk(replace(spec, name=embedded.timm_name, weights="none"))
+    trunk.loaded_weights = embedded.load_into(trunk.model, name=spec.name)
+    return trunk
+
+
 def _release_unused(trunk: TimmTrunk) -> None:
     """Parameters that the features do not depend on (a classifier's) are not trained.
 
@@ -116,12 +128,29 @@ def _release_unused(trunk: TimmTrunk) -> None:
 
 
 def _create(spec: BackboneSpec) -> Any:
+    overlay: dict[str, Any] | None = None
+    if spec.weights.startswith("hf-hub:"):
+        overlay = {"hf_hub_id": spec.weights.removeprefix("hf-hub:"), "url": "", "file": ""}
+    is_published = overlay is not None or spec.weights == "default"
+    asks_hub = is_published or spec.name.startswith("hf-hub:")
+    try:
+        with hub_cache_when_unreachable() if asks_hub else nullcontext():
+            return _of_any_size(spec, pretrained=is_published, pretrained_cfg_overlay=overlay)
+    except (OSError, RuntimeError, ValueError) as error:
+        if not asks_hub:
+            raise
+        raise weights_not_at_hand(spec.name, error) from error
+
+
+def _of_any_size(spec: BackboneSpec, **source: Any) -> Any:
+    import timm
+
     arguments = {**spec.arguments, "num_classes": 0}
     if spec.output_stride is not None and spec.output_stride != 32:
         arguments["output_stride"] = spec.output_stride
     for any_size in _ANY_SIZE:
         try:
-            return _create_model(spec, {**any_size, **arguments})
+            return timm.create_model(spec.name, **source, **{**any_size, **arguments})
         except TypeError as error:
             refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
             if refused is None or refused[1] not in any_size:
@@ -131,25 +160,6 @@ def _create(spec: BackboneSpec) -> Any:
                 raise _no_output_stride(spec) from error
             raise
     raise AssertionError("an empty set of arguments cannot be refused")
-
-
-def _create_model(spec: BackboneSpec, arguments: dict[str, Any]) -> Any:
-    import timm
-
-    overlay: dict[str, Any] | None = None
-    if spec.weights.startswith("hf-hub:"):
-        overlay = {"hf_hub_id": spec.weights.removeprefix("hf-hub:"), "url": "", "file": ""}
-    is_published = overlay is not None or spec.weights == "default"
-    asks_hub = is_published or spec.name.startswith("hf-hub:")
-    try:
-        with hub_cache_when_unreachable() if asks_hub else nullcontext():
-            return timm.create_model(
-                spec.name, pretrained=is_published, pretrained_cfg_overlay=overlay, **arguments
-            )
-    except (OSError, RuntimeError, ValueError) as error:
-        if not asks_hub:
-            raise
-        raise weights_not_at_hand(spec.name, error) from error
 
 
 def _refusal(spec: BackboneSpec, name: str | None, error: TypeError) -> Exception:

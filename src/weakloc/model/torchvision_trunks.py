@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
@@ -23,7 +25,7 @@ from weakloc.model.trunk import (
     arguments_of,
     run_stages,
 )
-from weakloc.model.weights import load_file_into, weights_not_at_hand
+from weakloc.model.weights import load_file_into, require_answer, weights_not_at_hand
 
 FullyConnected: TypeAlias = Literal["convolution", "head", "none"]
 
@@ -116,6 +118,9 @@ def _load(spec: BackboneSpec) -> tuple[Any, str | None]:
         # Those of the first publication, which papers of the time used.
         weights = torchvision.models.get_model_weights(spec.name)["IMAGENET1K_V1"]
         try:
+            cached = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+            if not cached.is_file():
+                require_answer(weights.url)
             tensors = weights.get_state_dict(progress=False, check_hash=True)
         except (OSError, RuntimeError) as error:
             raise weights_not_at_hand(spec.name, error) from error

