@@ -21,8 +21,17 @@ PRONOUNS = {"found", "each", "place", "where", "seen", "wanted", "thing", "thing
     *("told", "said", "own"),
 }
 # Called by users of the Python interface, or by the engine, with more than we give.
-SET_BY_USERS = {"calibrate", "demo", "evaluate", "localize", "oracle", "predict", "report"} | {
-    *("predict_to_folder", "train", "load_checkpoint", "save_checkpoint"),
+SET_BY_USERS = {
+    "calibrate",
+    "demo",
+    "evaluate",
+    "label",
+    "localize",
+    "oracle",
+    "predict",
+    "report",
+} | {
+    *("label", "predict_to_folder", "train", "load_checkpoint", "save_checkpoint"),
 }
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Sources = Mapping[str, ast.Module]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from weakloc.api.classifiers import localize
     from weakloc.api.data_sets import check, read, scenes
     from weakloc.api.evaluation import evaluate
+    from weakloc.api.label import label
     from weakloc.api.predictions import predict_to_folder
     from weakloc.api.reports import report
     from weakloc.api.runs import ExportedNetwork, TrainedRun, export, load
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         Cut,
         DataSettings,
         EvaluateSettings,
+        LabelSettings,
         Look,
         Places,
         RefineSettings,
@@ -37,6 +39,7 @@ __all__ = [
     "DataSettings",
     "EvaluateSettings",
     "ExportedNetwork",
+    "LabelSettings",
     "Look",
     "Places",
     "Prediction",
@@ -50,6 +53,7 @@ __all__ = [
     "demo",
     "evaluate",
     "export",
+    "label",
     "load",
     "localize",
     "predict_to_folder",
@@ -66,6 +70,7 @@ _MODULES = {
     "api.classifiers": ("localize",),
     "api.data_sets": ("check", "read", "scenes"),
     "api.evaluation": ("evaluate",),
+    "api.label": ("label",),
     "api.predictions": ("predict_to_folder",),
     "api.reports": ("report",),
     "api.runs": ("ExportedNetwork", "TrainedRun", "export", "load"),

@@ -563,38 +563,38 @@ class ReproduceSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeSettings:
-    """Where the server listens, what it may read, and how much it takes on at once."""
+class LabelSettings:
+    """How tagged photographs are labelled: what is learned from them, and what is said."""
 
-    host: str = "127.0.0.1"
-    """Address to listen on. One that other machines can reach needs --token."""
+    backbone: str | None = None
+    """Network below the class maps, as NAME or NAME[key=value,...]. Not given: that of `train`."""
 
-    port: int = 9090
-    """Port to listen on; 0 takes a free one."""
+    weights: str = "default"
+    """The backbone's weights: default (the published ones), none, a file, or a hub id."""
 
-    root: tuple[Path, ...] = ()
-    """Folder whose images requests may name; may be repeated. Not given: no image on disk."""
+    minutes: float | None = None
+    """Time there is: fewer images are learned from where all of them would take longer."""
 
-    allow_url: tuple[str, ...] = ()
-    """Address below which images may be fetched, such as http://images.lan/photos/; may be
-    repeated. Not given: nothing is fetched."""
+    images: int = 5000
+    """Tagged images to learn from at most, drawn at random, as many of each class as there are;
+    all tagged images are labelled."""
 
-    queue: int = 32
-    """Requests taken on at once; further ones are told to come back."""
+    image_size: int | None = None
+    """Side of the square the network sees, in pixels. Not given: by the size of the images."""
 
-    max_megabytes: int = 32
-    """Largest request, and largest image that is fetched."""
+    epochs: int | None = None
+    """Passes over the images to learn the tags. Not given: as the method says."""
 
-    score_threshold: float = 0.0
-    """Least score of a point, box or mask in answers to Label Studio."""
+    localiser: Literal["auto", "cells", "score_map"] = "auto"
+    """Where places are looked for: in the score maps, or in cells that are learned from all images.
+    auto: in cells, unless they find nothing in most tagged images."""
 
-    best_per_class: int | None = None
-    """Most points, boxes and masks of a class in answers to Label Studio. Not given: all."""
+    masks: Literal["none", "threshold", "par", "crf"] = "none"
+    """Masks of the tagged classes: none, by threshold, or refined along the edges of the image."""
+
+    seed: int = 0
+    """Number from which all randomness follows."""
 
     def __post_init__(self) -> None:
-        require(0 <= self.port <= 65535, "port", self.port, "Give 0 to 65535")
-        require_at_least(self, 1, "queue", "max_megabytes", "best_per_class")
-
-    @property
-    def max_bytes(self) -> int:
-        return self.max_megabytes * 2**20
+        require_at_least(self, 1, "images", "image_size", "epochs")
+        require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "Give minutes")

@@ -28,13 +28,16 @@ def silent(_done: int, _total: int | None) -> None:
 
 
 class Display:
-    """Where a training is shown; this one shows nothing."""
+    """Where long work is shown; this one shows nothing."""
 
     def count(self, work: str, done: int, total: int | None) -> None:
         """How far work is that comes before training."""
 
     def step(self, state: str, done: int, total: int) -> None:
         """How many batches of all epochs are done, and the latest numbers."""
+
+    def share(self, work: str, share: float, seconds_left: float | None) -> None:
+        """How much of several works one after the other is done, and which is under way."""
 
     def say(self, line: str) -> None:
         """What an epoch gave."""

@@ -22,7 +22,7 @@ from weakloc.predictor.network_source import RawMaps
 from weakloc.predictor.predictor import Predictor
 from weakloc.serving.allowed_images import allowed_images
 from weakloc.serving.app import bound_socket, build_app, server_of
-from weakloc.settings import ServeSettings
+from weakloc.serving.settings import ServeSettings
 
 VERSION = "dots-1"
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from weakloc.cli.use import require_token_beyond_this_machine
 from weakloc.errors import SettingError
 from weakloc.serving.app import bound_socket, url_of
-from weakloc.settings import ServeSettings
+from weakloc.serving.settings import ServeSettings, require_token_beyond_this_machine
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])

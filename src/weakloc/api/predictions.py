@@ -14,7 +14,7 @@ from PIL import Image
 
 from weakloc import __version__
 from weakloc.api.fused_runs import predictor_of
-from weakloc.data.sources import find_images, folder_of_images
+from weakloc.data.sources import ImageSource, find_images, folder_of_images
 from weakloc.errors import PredictionsError, SettingError
 from weakloc.files import file_name_of, read_json, write_json, write_whole
 from weakloc.localize.maps import minmax
@@ -25,7 +25,7 @@ from weakloc.predictor.parts import Part, PartStore, Ranks, cut_into_parts, join
 from weakloc.predictor.places import Tags, read_tags
 from weakloc.predictor.predictor import Located, Predictor
 from weakloc.settings import ExportOptions, Look, Places
-from weakloc.structures import BrokenImage, Problem, ScoreMaps
+from weakloc.structures import BrokenImage, DataSet, Problem, ScoreMaps
 from weakloc.work import Progress, silent
 
 
@@ -145,7 +145,7 @@ class Written:
 
 def predict_to_folder(
     run: str | Path,
-    images: str,
+    images: str | DataSet,
     out: str | Path,
     *,
     also: Sequence[str] = (),
@@ -159,21 +159,22 @@ def predict_to_folder(
     """predictions.jsonl, skipped.jsonl, predictions.json and what comes with them in `out`.
 
     `run` is a run folder, an exported file or `timm:NAME`; `also` are further runs on the same
-    classes, `tags` a table of what is in the images. `resume` goes on after an interruption, unless
-    something else made the parts that are there. Under torchrun the ranks share the parts.
+    classes, `tags` a table of what is in the images; a data set brings its own. `resume` goes on
+    after an interruption, unless something else made the parts that are there. Under torchrun the
+    ranks share the parts.
     """
     predictor, origin = predictor_of(str(run), also, look, places)
-    work = _Work(predictor, None, beside, Path(out))
-    problems: list[Problem] = []
-    if tags is not None:
-        known, problems = read_tags(Path(tags), predictor.source.class_names)
-        work = replace(work, tags=known)
-    elif beside.options.tagged_only:
+    class_names = predictor.source.class_names
+    sources, known, problems = _sources_and_tags(images, tags, class_names)
+    if isinstance(images, DataSet):
+        images = tags = str(images.root)
+    work = _Work(predictor, known, beside, Path(out))
+    if known is None and beside.options.tagged_only:
         remedy = "Give a table with --tags"
         raise SettingError("--tagged-only needs to know what is in the images", remedy=remedy)
     origin |= {"tags": None if tags is None else str(tags), "images": images}
     origin["settings"] = predictor.settings
-    parts = cut_into_parts(find_images(images), size=PART_SIZE)
+    parts = cut_into_parts(sources, size=PART_SIZE)
     first = next(parts)  # nothing is made in `out` before the first image is found
     store = PartStore(work.out / "parts")
     with joined_ranks() as ranks:
@@ -190,6 +191,19 @@ def predict_to_folder(
         work.write_summary({**origin, "num_done": num_done, "num_skipped": num_skipped})
         others = beside.finish(work.out, written.predictions)
     return replace(written, num_done=num_done, num_skipped=num_skipped, others=others)
+
+
+def _sources_and_tags(
+    images: str | DataSet, tags: str | Path | None, class_names: Sequence[str]
+) -> tuple[Iterator[ImageSource], Tags | None, list[Problem]]:
+    """The images with what a data set or a table says of them, and what was odd in the table."""
+    if isinstance(images, DataSet):
+        samples = list(images.samples())
+        labels = {sample.name: sample.labels for sample in samples}
+        sources = (ImageSource(sample.name, sample.path) for sample in samples)
+        return sources, Tags(labels, len(class_names)), []
+    known, problems = (None, []) if tags is None else read_tags(Path(tags), class_names)
+    return find_images(images), known, problems
 
 
 @dataclass(frozen=True)
@@ -214,17 +228,18 @@ class _Work:
         num_seen = 0
         for part in parts:
             if part.index % ranks.world_size == ranks.rank and not store.is_done(part):
-                store.write(part, *self._lines(part))
+                store.write(part, *self._lines(part, on_progress))
             num_seen += len(part.images)
             on_progress(num_seen, None)
             yield part.stem
 
-    def _lines(self, part: Part) -> tuple[list[str], list[str]]:
+    def _lines(self, part: Part, on_progress: Progress) -> tuple[list[str], list[str]]:
         """The lines of predictions.jsonl and of skipped.jsonl."""
         lines: list[str] = []
         skipped: list[str] = []
         answers = self.predictor.predict_with_heat(part.images, self.tags)
         for number, answer in enumerate(answers, start=part.index * PART_SIZE):
+            on_progress(number, None)
             if isinstance(answer, BrokenImage):
                 record = {"image": answer.name, "reason": answer.reason}
                 skipped.append(json.dumps(record, ensure_ascii=False) + "\n")

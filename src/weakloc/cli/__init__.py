@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 from weakloc import __version__
 from weakloc.cli.data import data, demo, scenes
 from weakloc.cli.judge import evaluate, report
+from weakloc.cli.label import label
 from weakloc.cli.learn import calibrate, refine, train
 from weakloc.cli.options import ALL_OPTIONS, FIRST_CHOICE, FirstChoiceFormatter
 from weakloc.cli.papers import reproduce
@@ -20,7 +21,7 @@ from weakloc.errors import WeaklocError
 INTERRUPTED = 130
 # In the order in which a newcomer meets them.
 COMMANDS = (
-    *(demo, scenes, data, train, refine, calibrate, predict),
+    *(demo, label, scenes, data, train, refine, calibrate, predict),
     *(evaluate, report, export, serve, reproduce),
 )
 

@@ -19,6 +19,7 @@ from weakloc.settings import (
     DataSettings,
     EvaluateSettings,
     ExportOptions,
+    LabelSettings,
     Look,
     Places,
     ReportSettings,
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 ReadingOptions: TypeAlias = Annotated[
     DataSettings, Parameter(name="*", group="How the data is read")
+]
+LabelOptions: TypeAlias = Annotated[
+    LabelSettings, Parameter(name="*", group="How much is learned, and what is said")
 ]
 TrainOptions: TypeAlias = Annotated[
     TrainSettings, Parameter(name="*", group="How the network is trained")
@@ -61,6 +65,8 @@ ALL_OPTIONS = "--help-all"
 FIRST_CHOICE: Mapping[str, frozenset[str]] = {
     command: frozenset(f"--{name}" for name in names.split())
     for command, names in {
+        "label": "out tags new open format minutes images backbone weights image-size localiser "
+        "masks seed layout class-names quiet json",
         "train": "out method preset set resume backbone weights frozen image-size epochs "
         "batch-size learning-rate seed labels layout class-names quiet json",
         "calibrate": "also boxes boxes-per-class split granularity oracle choose-rescoring scales "

@@ -92,6 +92,13 @@ class _Lines(Display):
             self._shown = step
             self.say(f"{work}: {done}" + (f" of {total}" if total else ""))
 
+    def share(self, work: str, share: float, seconds_left: float | None) -> None:
+        step = int(PLAIN_STEPS * share)
+        if step > self._shown:
+            self._shown = step
+            left = "" if seconds_left is None else f", about {in_words(seconds_left)} left"
+            self.say(f"{share:.0%} done{left} ({work})")
+
     def say(self, line: str) -> None:
         print(line, file=sys.stderr)
 
@@ -124,8 +131,16 @@ class _Bar(Display):
     def step(self, state: str, done: int, total: int) -> None:
         self.count(state, done, total)
 
+    def share(self, work: str, share: float, seconds_left: float | None) -> None:
+        left = "" if seconds_left is None else f", about {in_words(seconds_left)} left"
+        self.count(work + left, round(100 * share), 100)
+
     def say(self, line: str) -> None:
         self.bar.console.print(line, highlight=False)
+
+
+def in_words(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 100 else f"{seconds:.0f} s"
 
 
 def _cell(value: object) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import ipaddress
 import logging
 import os
 import signal
@@ -28,7 +27,8 @@ from weakloc.cli.options import (
 from weakloc.cli.terminal import Terminal
 from weakloc.errors import FailureError, MissingPackageError, SettingError
 from weakloc.extensions import names_of
-from weakloc.settings import ExportOptions, Look, Places, ServeSettings, flag_of, require
+from weakloc.serving.settings import ServeSettings, require_token_beyond_this_machine
+from weakloc.settings import ExportOptions, Look, Places, flag_of
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -276,20 +276,6 @@ def serve(
         # Without this, the process would end by the signal itself after the last answer.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         server_of(app).run(sockets=[listening])
-
-
-def require_token_beyond_this_machine(host: str, token: str | None) -> None:
-    """SettingError where anybody on the network could ask for predictions."""
-    require(token != "", "token", token, "Give a secret, or leave it out")
-    try:
-        only_here = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        only_here = host == "localhost"
-    if token is None and not only_here:
-        raise SettingError(
-            f"--host is {host!r}, which other machines can reach, and there is no token",
-            remedy="Set WEAKLOC_TOKEN (or --token) to a secret, or leave out --host",
-        )
 
 
 def _app(

@@ -41,7 +41,8 @@ from weakloc.output.exporters.selection import selected
 from weakloc.predictor.predictor import Predictor
 from weakloc.serving.allowed_images import AllowedImages
 from weakloc.serving.labelling_interface import LabellingInterface, read_interface
-from weakloc.settings import ExportOptions, ServeSettings
+from weakloc.serving.settings import ServeSettings
+from weakloc.settings import ExportOptions
 from weakloc.structures import BrokenImage, Prediction
 
 LOG = logging.getLogger(__name__)

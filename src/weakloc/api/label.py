@@ -1,0 +1,329 @@
+"""Tagged photographs in; boxes on these photographs, in the formats of other tools, and a report.
+
+    tags -> plan -> features -> a trained run -> cells -> places by tags -> exports, report
+
+Every stage is done once for its inputs (`api.stages`); the same call goes on after any end.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from msgspec import convert, structs, to_builtins
+
+from weakloc import __version__
+from weakloc.api import label_plan
+from weakloc.api.data_sets import opened
+from weakloc.api.label_plan import Costs, LabelPlan, LocaliserChoice
+from weakloc.api.predictions import SideFiles, export_predictions, predict_to_folder
+from weakloc.api.reports import report
+from weakloc.api.runs import load_folder
+from weakloc.api.stages import StageResult, Stages, digest_of_file, open_record
+from weakloc.api.training import refine, train
+from weakloc.data.sources import ImageSource, find_images
+from weakloc.errors import DataError, SettingError, StoppedError
+from weakloc.methods import method_named
+from weakloc.output.exporters import check_formats
+from weakloc.output.exporters.jsonl import read_predictions
+from weakloc.settings import DataSettings, LabelSettings, Look, Places, RefineSettings
+from weakloc.structures import PRESENT, DataSet
+from weakloc.training.features import content_key
+from weakloc.training.plan import make_plan
+from weakloc.training.run_folder import CELLS_NAME, CHECKPOINT_NAME, MODEL_NAME
+from weakloc.work import NO_DISPLAY, Display, Progress
+
+METHOD = "wildcat"
+FORMATS = ("coco", "yolo")
+USUAL_PASS = 0.02  # seconds of the backbone over an image: for the shares of the stages alone
+DOUBTFUL = 0.5  # doubt from which an image should be looked at
+GOES_ON = "The same command goes on where this one ended"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found in the images with tags; `tag_map` is the classification mAP of images that
+    were not learned from, None where none were kept back."""
+
+    num_images: int
+    boxes: Mapping[str, int]  # class -> how many
+    num_doubtful: int
+    num_disagreements: int  # tags that the network contradicts
+    unreadable: Sequence[str]
+    tag_map: float | None
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Where everything lies, and how it was made."""
+
+    folder: Path  # with the folders run, predictions and, of images without tags, new
+    exports: Mapping[str, Path]
+    report: Path
+    plan: LabelPlan
+    choice: LocaliserChoice
+    findings: Findings
+    data_set: DataSet
+
+
+def label(
+    photos: str | Path | DataSet,
+    out: str | Path = "labelled",
+    *,
+    tags: str | Path | None = None,
+    new: str | Path | None = None,
+    formats: Sequence[str] = (),
+    settings: LabelSettings = LabelSettings(),
+    reading: DataSettings = DataSettings(),
+    display: Display = NO_DISPLAY,
+) -> Labelled:
+    """Places for every tagged image, learned from nothing but these images' tags.
+
+    `tags` is a table, where the folders do not say it; `new` further images without tags. The
+    predictions are exported to COCO, YOLO and `formats`. What an earlier call finished in `out` is
+    not done again while its inputs stay.
+    """
+    check_formats(formats)
+    if tags is not None:
+        if reading.labels is not None:
+            raise SettingError("--tags and --labels are both given", remedy="Give one of them")
+        reading = replace(reading, labels=Path(tags))
+    data_set = opened(photos, reading)
+    if not any((sample.labels == PRESENT).any() for sample in data_set.samples()):
+        remedy = "Sort the images into a folder for each class, or give a table with --tags"
+        raise DataError("no image has a tag", location=str(data_set.root), remedy=remedy)
+    folder = Path(out)
+    for images in (
+        data_set.root,
+        *([] if new is None else [new]),
+    ):  # what is made would be met as a photograph
+        if folder.resolve().is_relative_to(Path(images).resolve()):
+            reason = f"--out is {str(folder)!r}, which lies in {images}"
+            raise SettingError(reason, remedy="Give a folder outside of the photographs")
+    stages = Stages(folder, open_record(folder, str(data_set.root)), display)
+    chosen = tuple(dict.fromkeys((*FORMATS, *formats)))
+    listing = _listing(data_set.samples())
+    try:
+        return _Labelling(data_set, settings, folder, chosen, stages, listing).all(new)
+    except StoppedError as error:
+        raise StoppedError(error.message, remedy=GOES_ON) from error
+
+
+def _listing(images: Iterable[Any]) -> list[str]:
+    """What there is to know of images without opening them: names, tags, sizes, times."""
+    lines = []
+    for image in images:
+        path = image.content if isinstance(image, ImageSource) else image.path
+        tags = b"" if isinstance(image, ImageSource) else image.labels.tobytes()
+        try:
+            key = content_key(path) if isinstance(path, str) else str(len(path))
+        except OSError:
+            key = "cannot be opened"
+        lines.append(f"{image.name}\n{tags.hex()}\n{key}")
+    return lines
+
+
+class _TrainDisplay(Display):
+    """A training as the first two stages of all."""
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+
+    def count(self, work: str, done: int, total: int | None) -> None:
+        self._stages.show("features", work, done / (total or done or 1))
+
+    def step(self, state: str, done: int, total: int) -> None:
+        del state
+        self._stages.show("features", "learning the tags", 1.0)
+        self._stages.show("tags", "learning the tags", done / total)
+
+
+@dataclass(frozen=True)
+class _Labelling:
+    """The stages in their order; each gives what the next ones depend on."""
+
+    data_set: DataSet
+    settings: LabelSettings
+    folder: Path
+    formats: tuple[str, ...]
+    stages: Stages
+    listing: Sequence[str]  # of the images of the data set
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def predictions(self) -> Path:
+        return self.folder / "predictions"
+
+    def all(self, new: str | Path | None) -> Labelled:
+        plan = self._plan()
+        learned = label_plan.learnable(self.data_set, plan.images, self.settings.seed)
+        trained = self._train(plan, learned)
+        run = {**trained, **self._refine(plan, learned, trained)}
+        choice = self._choose(learned, run)
+        placed = self._place("predictions", self.data_set, self.listing, run, choice)
+        exports = {name: self._export(name, placed) for name in self.formats}
+        page = self._report(placed)
+        if new is not None:
+            listing = _listing(find_images(str(new)))
+            self.stages.costs = {**self.stages.costs, "new": 3 * USUAL_PASS * len(listing)}
+            self._place("new", str(new), listing, run, choice)
+        findings = self._findings(trained["tag_map"])
+        return Labelled(self.folder, exports, page, plan, choice, findings, self.data_set)
+
+    def _plan(self) -> LabelPlan:
+        settings = {**asdict(self.settings), "localiser": None, "masks": None}
+        weights = self.settings.weights
+        key = content_key(weights) if Path(weights).is_file() else weights
+        inputs = [__version__, settings, self.listing, key]
+        made = self.stages.do("plan", inputs, lambda _: to_builtins(self._made_plan()))
+        plan = convert(dict(made), LabelPlan)
+        self.stages.costs = Costs(USUAL_PASS, len(self.listing)).of(plan)
+        return plan
+
+    def _made_plan(self) -> LabelPlan:
+        settings = self.settings
+        learned = label_plan.learnable(self.data_set, settings.images, settings.seed)
+        samples = next(iter(learned.splits.values()))
+        size, because = label_plan.chosen_size(samples, settings)
+        method = method_named(METHOD, "practical", {})
+        epochs = settings.epochs or method.optimisation.epochs
+        refined = min(len(samples), label_plan.REFINED_IMAGES)
+        plan = LabelPlan(size, because, len(samples), refined, epochs)
+        if settings.minutes is None:
+            return plan
+        training = make_plan(learned, method, label_plan.train_settings(plan, settings, ""))
+        costs = Costs(label_plan.seconds_a_pass(training), len(self.listing))
+        return label_plan.fitted(plan, costs, settings.minutes)
+
+    def _train(self, plan: LabelPlan, learned: DataSet) -> StageResult:
+        """Also keeps the features of a training that was stopped, until it is done."""
+        cache = self.folder / "features"
+        settings = label_plan.train_settings(plan, self.settings, str(cache))
+
+        def work(goes_on: bool) -> StageResult:
+            if not goes_on:
+                shutil.rmtree(cache, ignore_errors=True)
+            if not (goes_on and (self.run / CHECKPOINT_NAME).is_file()):
+                shutil.rmtree(self.run, ignore_errors=True)
+            shown = _TrainDisplay(self.stages)
+            run = train(
+                learned, method=METHOD, out=self.run, settings=settings, resume=True, display=shown
+            ).run
+            shutil.rmtree(cache, ignore_errors=True)
+            weights = digest_of_file(self.run / MODEL_NAME)
+            return {"weights": weights, "tag_map": run.history[-1].classification_map}
+
+        inputs = [self.stages.record.stages["plan"].digest, to_builtins(plan)]
+        return self.stages.do("tags", inputs, work, made=[self.run / MODEL_NAME])
+
+    def _refine(self, plan: LabelPlan, learned: DataSet, trained: StageResult) -> StageResult:
+        """The cells are kept beside the run as well, which has them only where they are chosen."""
+        if self.settings.localiser == "score_map":
+            return {"cells": None}
+
+        def work(_goes_on: bool) -> StageResult:
+            settings = RefineSettings(images=plan.refined, seed=self.settings.seed)
+            refine(self.run, learned, settings=settings, on_progress=self._progress("cells"))
+            shutil.copy(self.run / CELLS_NAME, self.folder)
+            return {"cells": digest_of_file(self.run / CELLS_NAME)}
+
+        inputs = [trained["weights"], plan.refined, self.settings.seed]
+        return self.stages.do("cells", inputs, work, made=[self.folder / CELLS_NAME])
+
+    def _choose(self, learned: DataSet, run: StageResult) -> LocaliserChoice:
+        if run["cells"] is not None and not (self.run / CELLS_NAME).is_file():
+            shutil.copy(self.folder / CELLS_NAME, self.run)
+
+        def work(_goes_on: bool) -> StageResult:
+            samples = next(iter(learned.splits.values()))
+            trained = load_folder(self.run)
+            choice = label_plan.chosen_localiser(trained, samples, self.settings)
+            return structs.asdict(choice)
+
+        inputs = [run["weights"], run["cells"], self.settings.localiser]
+        choice = convert(dict(self.stages.do("choice", inputs, work)), LocaliserChoice)
+        if choice.localiser == "score_map":  # the run predicts as it labelled
+            (self.run / CELLS_NAME).unlink(missing_ok=True)
+        return choice
+
+    def _place(
+        self,
+        stage: str,
+        images: str | DataSet,
+        listing: Sequence[str],
+        run: StageResult,
+        choice: LocaliserChoice,
+    ) -> StageResult:
+        """Of images with tags what these say, of others what is probable."""
+        out = self.folder / stage
+        formats = self.formats if isinstance(images, str) else ()
+
+        def work(goes_on: bool) -> StageResult:
+            predict_to_folder(
+                self.run,
+                images,
+                out,
+                look=Look(localiser=choice.localiser),
+                places=Places(masks=self.settings.masks),
+                beside=SideFiles(formats=formats),
+                resume=goes_on,
+                on_progress=self._progress(stage, len(listing)),
+            )
+            return {"digest": digest_of_file(out / "predictions.jsonl")}
+
+        looked = [run["weights"], run["cells"], choice.localiser, self.settings.masks]
+        source = images if isinstance(images, str) else ""
+        inputs = [*looked, formats, source, listing]
+        return self.stages.do(stage, inputs, work, made=[out / "predictions.jsonl"])
+
+    def _export(self, name: str, placed: StageResult) -> Path:
+        folder = self.folder / name
+
+        def work(_goes_on: bool) -> StageResult:
+            shutil.rmtree(folder, ignore_errors=True)  # images may be gone since
+            made = export_predictions(self.predictions, [name], self.folder)[name]
+            return {"path": made.relative_to(self.folder).as_posix()}
+
+        return self.folder / str(self.stages.do(name, placed, work, made=[folder])["path"])
+
+    def _report(self, placed: StageResult) -> Path:
+        page = self.folder / "report.html"
+
+        def work(_goes_on: bool) -> StageResult:
+            report(self.predictions, page, on_progress=self._progress("report"))
+            return {}
+
+        self.stages.do("report", placed, work, made=[page])
+        return page
+
+    def _progress(self, stage: str, num_images: int = 0) -> Progress:
+        def show(done: int, total: int | None) -> None:
+            self.stages.show(stage, _IN_WORDS[stage], done / (total or num_images or done or 1))
+
+        return show
+
+    def _findings(self, tag_map: float | None) -> Findings:
+        boxes: Counter[str] = Counter(dict.fromkeys(self.data_set.class_names, 0))
+        num_images = num_doubtful = num_disagreements = 0
+        for prediction in read_predictions(self.predictions / "predictions.jsonl"):
+            boxes.update(box.class_name for box in prediction.boxes)
+            num_images += 1
+            num_doubtful += prediction.doubt >= DOUBTFUL
+            num_disagreements += len(prediction.disagreements)
+        skipped = (self.predictions / "skipped.jsonl").read_text("utf-8").splitlines()
+        return Findings(num_images, dict(boxes), num_doubtful, num_disagreements, skipped, tag_map)
+
+
+_IN_WORDS = {
+    "cells": "learning what is object and what is background",
+    "predictions": "finding places",
+    "report": "writing the report",
+    "new": "finding places in images without tags",
+}

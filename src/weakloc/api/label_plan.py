@@ -1,0 +1,197 @@
+"""How tagged photographs are looked at and how much is learned from them, each with its reason.
+
+`chosen_size` and `chosen_localiser` are the one place where the way to look is decided; their
+reasons are kept in label.json and printed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from msgspec import Struct, structs
+
+from weakloc.api.runs import TrainedRun
+from weakloc.data.images import image_size
+from weakloc.data.readers.assembly import ALL
+from weakloc.data.sources import ImageSource
+from weakloc.errors import ImageError
+from weakloc.settings import LabelSettings, Look, Places, TrainSettings
+from weakloc.structures import PRESENT, UNKNOWN, BrokenImage, DataSet, Sample
+from weakloc.training.plan import TrainingPlan
+
+INPUT_SIZES = (224, 320)  # pixels
+JUDGED_IMAGES = 64  # drawn evenly, to choose by
+LEAST_SHARE = 0.5  # of the judged images in which cells must find something
+REFINED_IMAGES = 1500
+
+
+class LabelPlan(Struct, frozen=True):
+    """How many images are learned from, for so many epochs, seen at which size and why.
+
+    `cut` says what was left out for --minutes, empty where nothing was.
+    """
+
+    image_size: int
+    because: str
+    images: int
+    refined: int
+    epochs: int
+    cut: str = ""
+
+
+class LocaliserChoice(Struct, frozen=True):
+    """Where places are looked for, and why."""
+
+    localiser: Literal["cells", "score_map"]
+    because: str
+
+
+def evenly(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """At most so many of them, spread over all."""
+    count = min(count, len(samples))
+    return [samples[number * len(samples) // count] for number in range(count)]
+
+
+def chosen_size(samples: Sequence[Sample], settings: LabelSettings) -> tuple[int, str]:
+    """Side of the network's input in pixels, and why: the largest that enlarges few images."""
+    if settings.image_size is not None:
+        return settings.image_size, "as asked with --image-size"
+    sides = []
+    for sample in evenly(samples, JUDGED_IMAGES):
+        try:
+            sides.append(min(image_size(sample.path)))
+        except ImageError:
+            continue  # counted and listed when it is to be predicted
+    median = float(np.median(sides)) if sides else 0.0
+    fitting = [size for size in INPUT_SIZES if size <= median]
+    return max(
+        fitting, default=min(INPUT_SIZES)
+    ), f"most images have {median:.0f} px or more a side"
+
+
+def chosen_localiser(
+    run: TrainedRun, samples: Sequence[Sample], settings: LabelSettings
+) -> LocaliserChoice:
+    """Cells, unless the user says otherwise or most tagged images get no box from them.
+
+    With tags given every tag gets a box; here only what the cells find by themselves counts.
+    """
+    if settings.localiser != "auto":
+        return LocaliserChoice(settings.localiser, "as asked with --localiser")
+    tagged = [sample for sample in samples if (sample.labels == PRESENT).any()]
+    judged = evenly(tagged, JUDGED_IMAGES)
+    predictor = run.predictor(Look(localiser="cells"), Places(points=0))
+    sources = (ImageSource(sample.name, sample.path) for sample in judged)
+    num_readable = num_boxed = 0
+    for image, sample in zip(predictor.see(sources), judged, strict=True):
+        if not isinstance(image, BrokenImage):
+            classes = np.flatnonzero(sample.labels == PRESENT).tolist()
+            num_readable += 1
+            num_boxed += bool(predictor.measurable(image, classes).boxes)
+    because = f"cells find something in {num_boxed} of {num_readable} tagged images"
+    is_enough = num_boxed >= LEAST_SHARE * num_readable
+    return LocaliserChoice("cells" if is_enough else "score_map", because)
+
+
+def learnable(data_set: DataSet, images: int, seed: int) -> DataSet:
+    """What is learned from: at most so many images of the training split, else of all there are.
+
+    Classes take turns, so that the images of a rare one stay. A split to watch is cut likewise.
+    """
+    if not data_set.splits.get("train"):
+        return replace(data_set, splits={ALL: _drawn(list(data_set.samples()), images, seed)})
+    splits = {"train": _drawn(data_set.splits["train"], images, seed)}
+    if data_set.splits.get("val"):
+        splits["val"] = _drawn(data_set.splits["val"], max(images // 5, 1), seed)
+    return replace(data_set, splits=splits)
+
+
+def _drawn(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+    """In their order; images of which nothing is known teach nothing."""
+    known = [sample for sample in samples if (sample.labels != UNKNOWN).any()]
+    if len(known) <= count:
+        return known
+    turns: dict[bytes, int] = {}
+    ranks = {}
+    for index in np.random.default_rng(seed).permutation(len(known)).tolist():
+        tags = known[index].labels.tobytes()
+        ranks[index] = turns[tags] = turns.get(tags, -1) + 1
+    chosen = sorted(ranks, key=ranks.__getitem__)[:count]
+    return [known[index] for index in sorted(chosen)]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds that each part takes; `a_pass` is one of the backbone over one image."""
+
+    a_pass: float
+    predicted: int  # images
+
+    # In passes, but for the last: what was measured with MobileNetV2 at 224 px on two cores.
+    FEATURES = 2.6  # of an image and its mirror image, decoded and stored
+    CELLS = 2.2  # the early maps of a padded image; then what is learned from them
+    PREDICTED = 3.0
+    AN_EPOCH = 0.0008  # seconds an image
+
+    def of(self, plan: LabelPlan) -> dict[str, float]:
+        """Stage -> seconds."""
+        return {
+            "features": plan.images * self.FEATURES * self.a_pass,
+            "tags": plan.images * plan.epochs * self.AN_EPOCH,
+            "cells": plan.refined * self.CELLS * self.a_pass,
+            "predictions": self.predicted * self.PREDICTED * self.a_pass,
+            "report": min(self.predicted, 200) * self.PREDICTED * self.a_pass,
+        }
+
+
+def seconds_a_pass(plan: TrainingPlan) -> float:
+    """The network of a training, over a batch of its input size."""
+    width, height = plan.preprocessing.fixed_size or (INPUT_SIZES[0], INPUT_SIZES[0])
+    images = torch.zeros(8, 3, height, width)
+    with torch.inference_mode():
+        plan.network.backbone(images)  # the first is slower
+        began = time.perf_counter()
+        plan.network.backbone(images)
+    return (time.perf_counter() - began) / len(images)
+
+
+FIXED_SECONDS = 25.0  # imports, exports, opening networks
+FEWEST_IMAGES, FEWEST_EPOCHS = 200, 8
+
+
+def fitted(plan: LabelPlan, costs: Costs, minutes: float) -> LabelPlan:
+    """The plan with as much to learn as the time allows; all images are labelled all the same."""
+    for share in (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.0):
+        smaller = structs.replace(
+            plan,
+            images=min(plan.images, max(round(share * plan.images), FEWEST_IMAGES)),
+            refined=min(plan.refined, max(round(share * plan.refined), FEWEST_IMAGES)),
+            epochs=min(plan.epochs, max(round(2 * share * plan.epochs), FEWEST_EPOCHS)),
+        )
+        needed = FIXED_SECONDS + sum(costs.of(smaller).values())
+        if needed <= 60 * minutes:
+            break
+    nouns = {"images": "images to learn tags from", "refined": "to refine", "epochs": "epochs"}
+    pairs = [(getattr(smaller, name), getattr(plan, name), noun) for name, noun in nouns.items()]
+    cut = [f"{now} instead of {before} {noun}" for now, before, noun in pairs if now < before]
+    if needed > 60 * minutes:
+        cut.append(f"and still about {needed / 60:.1f} min instead of {minutes:g}")
+    return structs.replace(smaller, cut=", ".join(cut))
+
+
+def train_settings(plan: LabelPlan, settings: LabelSettings, feature_cache: str) -> TrainSettings:
+    """A frozen backbone, whose features are computed once."""
+    return TrainSettings(
+        backbone=settings.backbone,
+        weights=settings.weights,
+        frozen=True,
+        image_size=plan.image_size,
+        epochs=plan.epochs,
+        seed=settings.seed,
+        feature_cache=feature_cache,
+    )

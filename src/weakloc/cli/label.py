@@ -1,0 +1,116 @@
+"""`weakloc label`: the main job, from tagged photographs to boxes on them."""
+
+from __future__ import annotations
+
+import webbrowser
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from msgspec import structs
+
+from weakloc.cli.options import LabelOptions, ReadingOptions
+from weakloc.cli.terminal import Terminal
+from weakloc.cli.use import Formats, keep_freed_memory
+from weakloc.settings import DataSettings, LabelSettings
+
+if TYPE_CHECKING:
+    from weakloc.api.label import Labelled
+
+MOST_PROBLEMS = 5  # shown; `weakloc data` lists all
+MOST_CLASSES = 40
+
+
+def label(
+    photos: str,
+    /,
+    *,
+    out: Path = Path("labelled"),
+    tags: Path | None = None,
+    new: Path | None = None,
+    open_report: Annotated[bool, Parameter(name="--open", negative=())] = False,
+    formats: Formats = (),
+    settings: LabelOptions = LabelSettings(),
+    reading: ReadingOptions = DataSettings(),
+    terminal: Terminal = Terminal(),
+) -> None:
+    """Put boxes on tagged photographs: learn from their tags, find places, export, report.
+
+    The same command goes on where it was stopped, and does nothing twice.
+
+    Args:
+        photos: Folder with a folder of images for each class, or data in another known layout.
+        out: Folder for everything: run, predictions, coco, yolo, report.html.
+        tags: Table of what is in the images, where their folders do not say it.
+        new: Folder of further images, without tags, that get boxes as well.
+        open_report: Show the report in the browser.
+    """
+    from weakloc.api.label import label as label_photographs
+
+    keep_freed_memory()
+    with terminal.display() as display:
+        labelled = label_photographs(
+            photos,
+            out,
+            tags=tags,
+            new=new,
+            formats=formats,
+            settings=settings,
+            reading=reading,
+            display=display,
+        )
+    _say_what_was_found(labelled, terminal)
+    _say_how_sure(labelled, terminal)
+    _say_what_is_next(labelled, terminal)
+    if open_report:
+        webbrowser.open(labelled.report.absolute().as_uri())
+
+
+def _say_what_was_found(labelled: Labelled, terminal: Terminal) -> None:
+    findings, problems = labelled.findings, labelled.data_set.problems
+    rows = sorted(findings.boxes.items(), key=lambda row: -row[1])[:MOST_CLASSES]
+    terminal.table(f"Boxes in {findings.num_images} images", ("class", "boxes"), rows)
+    if findings.unreadable:
+        first = findings.unreadable[0]
+        terminal.say(f"{len(findings.unreadable)} images could not be read; the first: {first}")
+    for problem in problems[:MOST_PROBLEMS]:
+        terminal.say(f"{problem.location}: {problem.message}")
+    if len(problems) > MOST_PROBLEMS:
+        terminal.say(f"and {len(problems) - MOST_PROBLEMS} more oddities (weakloc data lists them)")
+
+
+def _say_how_sure(labelled: Labelled, terminal: Terminal) -> None:
+    findings, plan, choice = labelled.findings, labelled.plan, labelled.choice
+    terminal.say(f"Seen at {plan.image_size} px: {plan.because}")
+    heat = {"cells": "cells learned from all images", "score_map": "the class maps"}
+    terminal.say(f"Places are from {heat[choice.localiser]}: {choice.because}")
+    if plan.cut:
+        terminal.say(f"To fit the time: {plan.cut}")
+    if findings.tag_map is not None:
+        kept = "classification mAP of images kept back from learning"
+        terminal.say(f"The network knows the tags: {kept} is {findings.tag_map:.3f}")
+    terminal.say(
+        f"{findings.num_doubtful} of {findings.num_images} images are doubtful, "
+        f"{findings.num_disagreements} tags are contradicted: the report begins with them"
+    )
+    terminal.say("How well the boxes fit is not known: nothing drawn was looked at")
+
+
+def _say_what_is_next(labelled: Labelled, terminal: Terminal) -> None:
+    for name, path in labelled.exports.items():
+        terminal.say(f"{name}: {path}")
+    terminal.say(f"Next: look at {labelled.report}")
+    terminal.say(f'  some boxes are drawn: weakloc evaluate "{labelled.folder / "run"}" DRAWN')
+    predictions = labelled.folder / "predictions"
+    terminal.say(f'  other formats: weakloc export "{predictions}" --format voc --out voc')
+    terminal.give(
+        {
+            "folder": str(labelled.folder),
+            "report": str(labelled.report),
+            "exports": {name: str(path) for name, path in labelled.exports.items()},
+            "plan": structs.asdict(labelled.plan),
+            "localiser": structs.asdict(labelled.choice),
+            **asdict(labelled.findings),
+        }
+    )

@@ -1,0 +1,125 @@
+"""How tagged photographs are looked at, and what fits the time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from weakloc.api.label_plan import (
+    FEWEST_EPOCHS,
+    FEWEST_IMAGES,
+    FIXED_SECONDS,
+    Costs,
+    LabelPlan,
+    chosen_localiser,
+    chosen_size,
+    fitted,
+    learnable,
+)
+from weakloc.settings import LabelSettings
+from weakloc.structures import DataSet, Sample
+
+USUAL = LabelSettings()
+
+
+def samples_of(folder: Path, sizes: list[tuple[int, int]]) -> list[Sample]:
+    samples = []
+    for number, size in enumerate(sizes):
+        path = folder / f"{number}.png"
+        Image.new("L", size).save(path)
+        samples.append(Sample(path.name, str(path), np.array([1], dtype=np.int8)))
+    return samples
+
+
+@pytest.mark.parametrize(
+    ("sizes", "side"),
+    [
+        ([(100, 90)] * 3, 224),  # all smaller: the smallest
+        ([(300, 240)] * 3, 224),
+        ([(500, 320)] * 3, 320),
+        ([(500, 320), (500, 330), (40, 30)], 320),  # most are large enough
+        ([(400, 319)] * 3, 224),
+    ],
+)
+def test_the_input_is_the_largest_that_enlarges_few_images(
+    sizes: list[tuple[int, int]], side: int, tmp_path: Path
+) -> None:
+    assert chosen_size(samples_of(tmp_path, sizes), USUAL)[0] == side
+
+
+def test_a_size_that_was_asked_for_is_taken() -> None:
+    assert chosen_size([], LabelSettings(image_size=111)) == (111, "as asked with --image-size")
+
+
+@dataclass
+class CellsThatFind:
+    """A run whose cells find a box in the first so many images."""
+
+    num_boxed: int
+
+    def predictor(self, look: object, places: object) -> CellsThatFind:
+        del look, places
+        return self
+
+    def see(self, images: Any) -> Any:
+        return enumerate(images)
+
+    def measurable(self, image: Any, classes: list[int]) -> Any:
+        assert classes == [0]
+        return SimpleNamespace(boxes=["a box"] * (image[0] < self.num_boxed))
+
+
+@pytest.mark.parametrize(("num_boxed", "localiser"), [(4, "score_map"), (5, "cells")])
+def test_cells_that_find_nothing_in_most_tagged_images_are_not_taken(
+    num_boxed: int, localiser: str
+) -> None:
+    samples = [Sample(f"{n}", f"{n}", np.array([1], dtype=np.int8)) for n in range(10)]
+    untagged = [Sample("x", "x", np.array([-1], dtype=np.int8))]
+    run: Any = CellsThatFind(num_boxed)
+    choice = chosen_localiser(run, [*untagged, *samples], USUAL)
+    assert choice.localiser == localiser
+    assert f"{num_boxed} of 10" in choice.because
+    asked = chosen_localiser(run, samples, LabelSettings(localiser="cells"))
+    assert asked.localiser == "cells"
+
+
+PLAN = LabelPlan(224, "", images=4000, refined=1500, epochs=20)
+
+
+def test_what_takes_too_long_is_cut_and_said() -> None:
+    costs = Costs(a_pass=0.05, predicted=1000)
+    everything = FIXED_SECONDS + sum(costs.of(PLAN).values())
+    assert fitted(PLAN, costs, everything / 60 + 0.01) == PLAN
+    half = fitted(PLAN, costs, everything / 60 * 0.75)
+    assert FIXED_SECONDS + sum(costs.of(half).values()) <= everything * 0.75
+    assert half.images < PLAN.images
+    assert f"{half.images} instead of 4000 images" in half.cut
+    least = fitted(PLAN, costs, 0.1)
+    assert (least.images, least.refined) == (FEWEST_IMAGES, FEWEST_IMAGES)
+    assert least.epochs == FEWEST_EPOCHS
+    assert "and still about" in least.cut
+
+
+def test_a_few_images_are_never_cut_to_more() -> None:
+    few = LabelPlan(224, "", images=30, refined=30, epochs=3)
+    least = fitted(few, Costs(a_pass=1.0, predicted=30), 0.1)
+    assert (least.images, least.refined, least.epochs) == (30, 30, 3)
+
+
+def test_the_images_of_a_rare_class_stay() -> None:
+    tags = [[1, -1]] * 90 + [[-1, 1]] * 10 + [[0, 0]] * 5
+    samples = [
+        Sample(f"{n}", f"{n}", np.array(labels, dtype=np.int8)) for n, labels in enumerate(tags)
+    ]
+    data_set = DataSet(Path("x"), "folders", ("often", "rare"), {"all": samples})
+    (chosen,) = learnable(data_set, 30, seed=0).splits.values()
+    assert len(chosen) == 30
+    assert sum(sample.labels[1] == 1 for sample in chosen) == 10
+    (known,) = learnable(data_set, 1000, seed=0).splits.values()
+    assert len(known) == 100  # what is known of nothing teaches nothing
