@@ -49,7 +49,7 @@ class LevelBoxes:
 
     first_level: IntArray
     last_level: IntArray
-    boxes: IntArray
+    boxes: NDArray[np.number]
 
 
 def component_tree(

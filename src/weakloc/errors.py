@@ -76,10 +76,11 @@ class StoppedError(TrainingError):
 
 
 def require_setting(
-    fits: bool, name: str, value: object, *, remedy: str, location: str | None = None
+    settings: object, location: str | None, name: str, fits: bool, remedy: str
 ) -> None:
-    """SettingError that names the setting, the value met and what would do."""
+    """SettingError that names the field of the settings, the value met and what would do."""
     if not fits:
+        value = getattr(settings, name)
         raise SettingError(f"{name} is {value!r}", location=location, remedy=remedy)
 
 

@@ -3,7 +3,8 @@
 The commands are those that users type. The networks are small, all after their maps is literal:
 an oracle takes the score maps (of BEAM the heat) and what is drawn, and follows the text of the
 specification with loops: points 2.5 and 4.4, average precision 6.3, 6.4 and 6.6, boxes of a heat
-map 3.7, CAM 5.2 and 5.5. Nothing of `localize` or `metrics` is used here.
+map 3.7, CAM 5.2 and 5.5. Another takes the predictions and works out what is printed of tags,
+points and boxes. Nothing of `localize` or `metrics` is used here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +28,10 @@ from tests.papers.literal_runs import (
     write_voc,
 )
 from weakloc.data.sources import ImageSource
+from weakloc.methods import METHODS
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import Look, Places
+from weakloc.structures import Prediction
 
 CLASSES = ("bird", "boat", "train")
 SIDES = {"max_mil": 30, "wildcat": 64, "beam": 32, "cam": 64}  # of the network's input
@@ -71,6 +75,25 @@ def nonint(guesses: Sequence[Judged], num_positives: int) -> float:
 
 
 AveragePrecision = Callable[[Sequence[Judged], int], float]
+
+
+def classification_map(
+    drawn: Mapping[str, list[Drawn]],
+    scores: Mapping[str, Mapping[str, float]],
+    average_precision: AveragePrecision,
+) -> float:
+    """Images ranked by class score; one with difficult objects alone is not counted (6.3)."""
+    of_classes = []
+    for class_name in CLASSES:
+        guesses = []
+        for image_id, objects in drawn.items():
+            are_difficult = [difficult for name, _, difficult in objects if name == class_name]
+            verdict = -1 if not are_difficult else 0 if all(are_difficult) else 1
+            guesses.append(Judged(scores[image_id][class_name], verdict))
+        positives = sum(guess.verdict == 1 for guess in guesses)
+        if positives:
+            of_classes.append(average_precision(guesses, positives))
+    return sum(of_classes) / len(of_classes)
 
 
 def point_map(
@@ -119,6 +142,7 @@ def iou(first: Sequence[float], second: Sequence[float]) -> float:
 def box_map(
     drawn: Mapping[str, list[Drawn]],
     said: Mapping[str, Mapping[str, list[tuple[float, LTRB]]]],
+    average_precision: AveragePrecision,
 ) -> float:
     """VOC's average precision of boxes at IoU 0.5: each object is found once (6.6)."""
     of_classes = []
@@ -150,7 +174,7 @@ def box_map(
             for name, _, difficult in objects
         )
         if positives:
-            of_classes.append(voc12(guesses, positives))
+            of_classes.append(average_precision(guesses, positives))
     return sum(of_classes) / len(of_classes)
 
 
@@ -183,18 +207,75 @@ def box_of(part: Sequence[tuple[int, int]], shape: tuple[int, int]) -> LTRB:
     )
 
 
-def see(run: Path, data: Path, ids: Sequence[str], **asked: object) -> dict[str, SeenImage]:
-    """The images with their raw maps; `asked` are fields of `Look`, else the method's."""
-    sources = [ImageSource(image_id, str(data / f"JPEGImages/{image_id}.jpg")) for image_id in ids]
-    answers = weakloc.load(run).predictor(Look(**asked)).see(sources)  # type: ignore[arg-type]
-    return {answer.name: answer for answer in answers if isinstance(answer, SeenImage)}
+@dataclass(frozen=True)
+class Literal:
+    """A run that was trained and evaluated by command, and what is drawn in its images of val."""
+
+    run: Path
+    data: Path
+    drawn: dict[str, list[Drawn]]
+    printed: dict[str, float]
+    predictions: dict[str, Prediction]  # all classes have places
+
+    def see(self, **asked: object) -> dict[str, SeenImage]:
+        """The images with their raw maps; `asked` are fields of `Look`, else the method's."""
+        paths = {name: str(self.data / f"JPEGImages/{name}.jpg") for name in self.drawn}
+        predictor = weakloc.load(self.run).predictor(Look(**asked))  # type: ignore[arg-type]
+        answers = predictor.see(ImageSource(name, path) for name, path in paths.items())
+        return {answer.name: answer for answer in answers if isinstance(answer, SeenImage)}
 
 
 @pytest.fixture(scope="module")
-def voc(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[Drawn]]]:
-    root = tmp_path_factory.mktemp("devkit") / "VOC2012"
-    drawn = write_voc(root, images={"train": 12, "val": 8})
-    return root, {image_id: objects for image_id, objects in drawn.items() if "val" in image_id}
+def literal(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Literal]:
+    """The run of a method, made once; of CAM on images of one object each."""
+
+    @cache
+    def made(method: str) -> Literal:
+        folder = tmp_path_factory.mktemp(method)
+        data, flags = folder / "VOC2012", (*SMALL, f"--image-size={SIDES[method]}")
+        if method == "cam":
+            flags = (*flags, "--epochs=20")
+            drawn = write_voc(data, images={"train": 12, "val": 16}, most_objects=1, difficult=0.0)
+        else:
+            flags = (*flags, "--epochs=3")
+            drawn = write_voc(data, images={"train": 12, "val": 8})
+        run = train_literally(data, folder / "run", method, *flags)
+        of_val = {name: objects for name, objects in drawn.items() if name.startswith("val")}
+        paths = [data / f"JPEGImages/{name}.jpg" for name in of_val]
+        answers = weakloc.load(run).predict(paths, places=Places(min_score=0.0))
+        said = dict(zip(of_val, answers, strict=True))
+        assert all(isinstance(answer, Prediction) for answer in said.values())
+        return Literal(run, data, of_val, numbers_of(run, data), said)  # type: ignore[arg-type]
+
+    return made
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_predicted_gives_the_number_that_is_printed(
+    method: str, literal: Callable[[str], Literal]
+) -> None:
+    case = literal(method)
+    average_precision = nonint if method == "wildcat" else voc12
+    scores = {name: answer.scores for name, answer in case.predictions.items()}
+    points = {
+        name: {p.class_name: (answer.scores[p.class_name], (p.x, p.y)) for p in answer.points}
+        for name, answer in case.predictions.items()
+    }
+    boxes = {
+        name: {
+            class_name: [(b.score, b.box) for b in answer.boxes if b.class_name == class_name]
+            for class_name in CLASSES
+        }
+        for name, answer in case.predictions.items()
+    }
+    expected = {
+        "classification_map": classification_map(case.drawn, scores, average_precision),
+        "point_map": point_map(case.drawn, points, average_precision),
+        "box_map_50": box_map(case.drawn, boxes, average_precision),
+    }
+    suffix = "_nonint" if method == "wildcat" else ""
+    for number, value in expected.items():
+        assert case.printed[number + suffix] == pytest.approx(value, abs=1e-9), number
 
 
 def said_by_max_mil(image: SeenImage, class_index: int) -> tuple[float, XY]:
@@ -246,24 +327,20 @@ def test_points_are_those_of_the_paper_from_file_to_printed_number(
     says: Callable[[SeenImage, int], tuple[float, XY]],
     average_precision: AveragePrecision,
     number: str,
-    voc: tuple[Path, dict[str, list[Drawn]]],
-    tmp_path: Path,
+    literal: Callable[[str], Literal],
 ) -> None:
-    data, drawn = voc
-    small = (*SMALL, "--epochs=3", f"--image-size={SIDES[method]}")
-    run = train_literally(data, tmp_path / "run", method, *small)
+    case = literal(method)
     said = {
         image_id: {name: says(image, index) for index, name in enumerate(CLASSES)}
-        for image_id, image in see(run, data, list(drawn), map_scales=SCALES[method]).items()
+        for image_id, image in case.see(map_scales=SCALES[method]).items()
     }
-    paths = [data / f"JPEGImages/{image_id}.jpg" for image_id in drawn]
-    answers = weakloc.load(run).predict(paths, places=Places(min_score=0.0, boxes="none"))
-    for image_id, answer in zip(drawn, answers, strict=True):
+    for image_id, answer in case.predictions.items():
+        assert len(answer.points) == len(CLASSES)
         for point in answer.points:
             expected = said[image_id][point.class_name][1]
             assert (point.x, point.y) == pytest.approx(expected, abs=1e-3), image_id
-    expected_map = point_map(drawn, said, average_precision)
-    assert numbers_of(run, data)[number] == pytest.approx(expected_map, abs=1e-9)
+    expected_map = point_map(case.drawn, said, average_precision)
+    assert case.printed[number] == pytest.approx(expected_map, abs=1e-9)
     assert 0 < expected_map < 1
 
 
@@ -280,23 +357,19 @@ def boxes_of_beam(heat: np.ndarray) -> list[tuple[float, LTRB]]:
 
 
 def test_boxes_are_those_of_beam_from_file_to_printed_number(
-    voc: tuple[Path, dict[str, list[Drawn]]], tmp_path: Path
+    literal: Callable[[str], Literal],
 ) -> None:
-    data, drawn = voc
-    run = train_literally(
-        data, tmp_path / "run", "beam", *SMALL, "--epochs=3", f"--image-size={SIDES['beam']}"
-    )
-    predictor = weakloc.load(run).predictor()
+    case = literal("beam")
+    predictor = weakloc.load(case.run).predictor()
     said = {}
-    for image_id, image in see(run, data, list(drawn)).items():
+    for image_id, image in case.see().items():
         heat = predictor.heat(image, range(len(CLASSES)), predictor.look).values
         assert heat.shape == (len(CLASSES), SIZE[1], SIZE[0])
         said[image_id] = {
             name: boxes_of_beam(class_heat) for name, class_heat in zip(CLASSES, heat, strict=True)
         }
-    expected = box_map(drawn, said)
-    printed = numbers_of(run, data)
-    assert printed["box_map_50"] == pytest.approx(expected, abs=1e-9)
+    expected = box_map(case.drawn, said, voc12)
+    assert case.printed["box_map_50"] == pytest.approx(expected, abs=1e-9)
     assert 0 < expected < 1
 
 
@@ -327,21 +400,20 @@ def box_of_cam(values: np.ndarray) -> LTRB:
     return box_of(largest, shares.shape)
 
 
-def test_localisation_is_that_of_cam_from_file_to_printed_number(tmp_path: Path) -> None:
+def test_localisation_is_that_of_cam_from_file_to_printed_number(
+    literal: Callable[[str], Literal],
+) -> None:
     """GT-known Loc by the true class's map, Top-1 Loc where the class is right too (5.5)."""
-    data = tmp_path / "VOC2012"
-    drawn = write_voc(data, images={"train": 12, "val": 16}, most_objects=1, difficult=0.0)
-    run = train_literally(data, tmp_path / "run", "cam", *SMALL, "--epochs=20")
-    ids = [image_id for image_id in drawn if image_id.startswith("val")]
+    case = literal("cam")
     known = top_1 = 0
-    for image_id, image in see(run, data, ids).items():
-        ((class_name, box, _),) = drawn[image_id]
+    for image_id, image in case.see().items():
+        ((class_name, box, _),) = case.drawn[image_id]
         index = CLASSES.index(class_name)
         (view,) = image.views
         hit = iou(box_of_cam(view.maps.values[index]), box) >= 0.5
         known += hit
         top_1 += hit and int(np.argmax(image.logits)) == index
-    printed = numbers_of(run, data)
-    assert printed["gt_known_loc"] == pytest.approx(known / len(ids), abs=1e-9)
-    assert printed["top_1_loc"] == pytest.approx(top_1 / len(ids), abs=1e-9)
-    assert 0 < top_1 < known < len(ids)
+    count = len(case.drawn)
+    assert case.printed["gt_known_loc"] == pytest.approx(known / count, abs=1e-9)
+    assert case.printed["top_1_loc"] == pytest.approx(top_1 / count, abs=1e-9)
+    assert 0 < top_1 < known < count

@@ -15,7 +15,7 @@ from tests.training.small_data import settings
 from weakloc.methods.cam import Cam
 from weakloc.methods.method import Preset
 from weakloc.structures import DataSet, Sample
-from weakloc.training.inputs import Process, inputs_of
+from weakloc.training.inputs import inputs_of
 from weakloc.training.plan import TrainingPlan, make_plan
 from weakloc.work import silent
 
@@ -40,7 +40,7 @@ def _plan(samples: list[Sample], preset: Preset) -> TrainingPlan:
 
 def _levels(plan: TrainingPlan, epoch: int) -> NDArray[np.float64]:
     """One epoch's red and green from 0 to 255: (B, 2, SIDE, SIDE)"""
-    learned = inputs_of(plan, Path("/nowhere"), Process(0, 1), silent).learned
+    learned = inputs_of(plan, Path("/nowhere"), silent).learned
     learned.epoch = epoch
     (carried,) = learned
     mean, std = (

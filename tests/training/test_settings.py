@@ -11,7 +11,7 @@ import torch
 from tests.training.small_data import make_data_set, method, settings
 from weakloc.errors import SettingError
 from weakloc.settings import TrainSettings
-from weakloc.training.inputs import Process, inputs_of
+from weakloc.training.inputs import inputs_of
 from weakloc.training.plan import make_plan
 from weakloc.work import silent
 
@@ -55,7 +55,7 @@ def test_quarter_turns_reach_the_images_that_are_learned_from(tmp_path: Path) ->
     seen = {}
     for chosen in (upright, replace(upright, quarter_turns=True)):
         plan = make_plan(data_set, method(flip=False), chosen)
-        inputs = inputs_of(plan, tmp_path, Process(0, 1), silent)
+        inputs = inputs_of(plan, tmp_path, silent)
         seen[chosen.quarter_turns] = torch.cat([each.batch.images for each in inputs.learned])
     turns = [
         next(n for n in range(4) if torch.equal(turned, image.rot90(n, (1, 2))))

@@ -132,20 +132,14 @@ class Batch:
         return len(self.names)
 
     def pin_memory(self) -> Batch:
-        return replace(
-            self,
-            images=self.images.pin_memory(),
-            labels=self.labels.pin_memory(),
-            indices=self.indices.pin_memory(),
-        )
+        return self._moved(Tensor.pin_memory)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        return replace(
-            self,
-            images=self.images.to(device, non_blocking=non_blocking),
-            labels=self.labels.to(device, non_blocking=non_blocking),
-            indices=self.indices.to(device, non_blocking=non_blocking),
-        )
+        return self._moved(lambda values: values.to(device, non_blocking=non_blocking))
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        images, labels, indices = map(move, (self.images, self.labels, self.indices))
+        return replace(self, images=images, labels=labels, indices=indices)
 
 
 @dataclass(frozen=True, eq=False)

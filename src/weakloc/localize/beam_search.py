@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -82,25 +83,23 @@ class BeamSettings:
     interpolation: Interpolation = "half_pixel"
 
     def __post_init__(self) -> None:
-        self._require("beam_width", self.beam_width >= 1, "Use 1 or more")
+        require = partial(require_setting, self, "beam")
+        require("beam_width", self.beam_width >= 1, "Use 1 or more")
         levels = self.num_levels
-        self._require("num_levels", levels is None or levels >= 1, "Use 1 or more, or none")
+        require("num_levels", levels is None or levels >= 1, "Use 1 or more, or none")
         whole = self.recrop_every == math.inf or float(self.recrop_every).is_integer()
         remedy = "Use 1, 2, 3, ... levels, or inf for one feature map throughout"
-        self._require("recrop_every", whole and self.recrop_every >= 1, remedy)
+        require("recrop_every", whole and self.recrop_every >= 1, remedy)
         if self.search == "exhaustive" and self.recrop_every != math.inf:
             raise SettingError(
                 f"exhaustive search cannot re-crop every {self.recrop_every:g} levels",
                 location="beam",
                 remedy="Set recrop_every to inf",
             )
-        self._require("diverse_iou", 0 < self.diverse_iou <= 1, "Use 0 < value <= 1")
+        require("diverse_iou", 0 < self.diverse_iou <= 1, "Use 0 < value <= 1")
 
     def levels_on(self, grid_size: GridSize) -> int:
         return sum(grid_size) - 2 if self.num_levels is None else self.num_levels
-
-    def _require(self, name: str, fits: bool, remedy: str) -> None:
-        require_setting(fits, name, getattr(self, name), remedy=remedy, location="beam")
 
 
 @dataclass(frozen=True)

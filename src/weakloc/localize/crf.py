@@ -12,6 +12,7 @@ lock, so images can be refined in parallel threads.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numba import njit
@@ -37,14 +38,12 @@ class CrfSettings:
     color_weight: float = 10.0
 
     def __post_init__(self) -> None:
-        self._require("iterations", self.iterations >= 1, "Use 1 or more")
+        require = partial(require_setting, self, "dense CRF")
+        require("iterations", self.iterations >= 1, "Use 1 or more")
         for name in ("smooth_position_sigma", "color_position_sigma", "color_sigma"):
-            self._require(name, 0 < getattr(self, name) < np.inf, "Use more than 0")
+            require(name, 0 < getattr(self, name) < np.inf, "Use more than 0")
         for name in ("smooth_weight", "color_weight"):
-            self._require(name, 0 <= getattr(self, name) < np.inf, "Use 0 or more")
-
-    def _require(self, name: str, fits: bool, remedy: str) -> None:
-        require_setting(fits, name, getattr(self, name), remedy=remedy, location="dense CRF")
+            require(name, 0 <= getattr(self, name) < np.inf, "Use 0 or more")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ Cheaper than a dense CRF for few classes, and without its two scales to set.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numba import njit
@@ -32,14 +33,12 @@ class PixelAffinitySettings:
     position_weight: float = 0.01
 
     def __post_init__(self) -> None:
-        self._require("iterations", self.iterations >= 1, "Use 1 or more")
+        require = partial(require_setting, self, "pixel affinity")
+        require("iterations", self.iterations >= 1, "Use 1 or more")
         far_enough = min(self.dilations, default=0) >= 1
-        self._require("dilations", far_enough, "Name one or more distances of at least 1 pixel")
-        self._require("width", 0 < self.width < np.inf, "Use more than 0")
-        self._require("position_weight", 0 <= self.position_weight < np.inf, "Use 0 or more")
-
-    def _require(self, name: str, fits: bool, remedy: str) -> None:
-        require_setting(fits, name, getattr(self, name), remedy=remedy, location="pixel affinity")
+        require("dilations", far_enough, "Name one or more distances of at least 1 pixel")
+        require("width", 0 < self.width < np.inf, "Use more than 0")
+        require("position_weight", 0 <= self.position_weight < np.inf, "Use 0 or more")
 
 
 def refine_by_pixel_affinity(

@@ -12,11 +12,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from weakloc.component_tree import component_tree
+from weakloc.component_tree import LevelBoxes, component_tree
 from weakloc.geometry import (
     FloatArray,
     GridTransform,
-    IntArray,
     box_ious,
     image_box_in_grid,
     map_box_to_grid,
@@ -27,15 +26,6 @@ from weakloc.localize.maps import NORMALISATIONS, HeatMap
 NUM_LEVELS = 255
 THRESHOLDS: FloatArray = np.arange(1, NUM_LEVELS + 1) / 256.0
 Counted: TypeAlias = Literal["all", "largest"]
-
-
-@dataclass(frozen=True)
-class LevelComponents:
-    """The components of all levels, smallest first; each is there at levels first to last."""
-
-    first: IntArray  # (N,)
-    last: IntArray  # (N,)
-    boxes: FloatArray  # (N, 4) in the grid frame, cut to the image
 
 
 @dataclass(frozen=True)
@@ -65,13 +55,16 @@ def level_components(
     levels: NDArray[np.uint8],
     transform: GridTransform,
     limits: ComponentLimits = ComponentLimits(),
-) -> LevelComponents:
-    """Components within the limits, the heat of each level being that of its middle; the whole
-    image at all levels if constant."""
+) -> LevelBoxes:
+    """Boxes in the grid frame, cut to the image, of the components within the limits.
+
+    The smallest come first. The heat of each level is that of its middle; a constant map gives the
+    whole image at all levels.
+    """
     frame = np.array(image_box_in_grid(transform))
     if levels.min() == levels.max():
         ends = np.array([0]), np.array([NUM_LEVELS - 1])
-        return LevelComponents(*ends, boxes=frame[None])
+        return LevelBoxes(*ends, boxes=frame[None])
     tree = component_tree(levels)
     cells_in_image = float((frame[2] - frame[0]) * (frame[3] - frame[1]))
     heat = tree.heat_sum + 0.5 * tree.area
@@ -85,15 +78,15 @@ def level_components(
     hottest = levels.ravel()[tree.peak[shown]].astype(np.int64)
     shown = shown[np.lexsort((-tree.peak[shown], hottest, tree.area[shown]))]
     cut = np.clip(tree.box[shown], np.tile(frame[:2], 2), np.tile(frame[2:], 2))
-    return LevelComponents(
-        first=np.maximum(tree.parent_level[shown], 0).astype(np.int64),
-        last=tree.level[shown].astype(np.int64) - 1,
+    return LevelBoxes(
+        first_level=np.maximum(tree.parent_level[shown], 0).astype(np.int64),
+        last_level=tree.level[shown].astype(np.int64) - 1,
         boxes=cut.astype(np.float64),
     )
 
 
 def level_quality(
-    components: LevelComponents,
+    components: LevelBoxes,
     truth_boxes: ArrayLike,
     transform: GridTransform,
     *,
@@ -112,8 +105,8 @@ def level_quality(
         overlap = np.append(ious.max(axis=1, initial=0.0), 0.0)[winner]  # entry -1: no component
         return LevelQuality((overlap >= min_iou).astype(np.float64), overlap)
     num_boxes = np.zeros(NUM_LEVELS + 1)
-    np.add.at(num_boxes, components.first, 1.0)
-    np.add.at(num_boxes, components.last + 1, -1.0)
+    np.add.at(num_boxes, components.first_level, 1.0)
+    np.add.at(num_boxes, components.last_level + 1, -1.0)
     num_boxes = np.cumsum(num_boxes)[:NUM_LEVELS]
     greatest = []
     for column in ious.T:
@@ -127,10 +120,10 @@ def level_quality(
     return LevelQuality(2.0 * hits / in_all, 2.0 * overlaps / in_all)
 
 
-def _last_of_level(components: LevelComponents, order: NDArray[np.intp]) -> NDArray[np.intp]:
+def _last_of_level(components: LevelBoxes, order: NDArray[np.intp]) -> NDArray[np.intp]:
     """Of the components of each level the one that comes last in `order`; -1 if there is none."""
     winner = np.full(NUM_LEVELS, -1, dtype=np.intp)
-    first, last = components.first[order].tolist(), components.last[order].tolist()
-    for component, start, end in zip(order.tolist(), first, last, strict=True):
+    ends = components.first_level[order].tolist(), components.last_level[order].tolist()
+    for component, start, end in zip(order.tolist(), *ends, strict=True):
         winner[start : end + 1] = component
     return winner

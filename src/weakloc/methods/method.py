@@ -182,9 +182,8 @@ class PlaceRules:
 
     def __post_init__(self) -> None:
         for name in ("threshold", "min_share"):
-            value = getattr(self, name)
-            remedy = "Give a share from 0 to below 1"
-            require_setting(0 <= value < 1, name, value, remedy=remedy, location="rules")
+            fits = 0 <= getattr(self, name) < 1
+            require_setting(self, "rules", name, fits, "Give a share from 0 to below 1")
 
     def with_settings(self, places: Places) -> PlaceRules:
         """These rules with all that was set."""
@@ -284,8 +283,7 @@ class Method(ABC):
 
     def require(self, name: str, fits: bool, remedy: str) -> None:
         """SettingError that names the field, the value met and what would do."""
-        if not fits:
-            raise SettingError(f"{name} is {getattr(self, name)!r}", remedy=remedy)
+        require_setting(self, None, name, fits, remedy)
 
     @classmethod
     def practical(cls) -> Self:

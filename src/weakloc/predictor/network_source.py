@@ -37,17 +37,10 @@ class RawMaps:
 class MapSource(Protocol):
     """A trained run, somebody's classifier or an ONNX file."""
 
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-
-    @property
-    def preprocessing(self) -> Preprocessing: ...
-
-    @property
-    def activation(self) -> Activation: ...
-
-    @property
-    def map_kind(self) -> MapKind: ...
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    activation: Activation
+    map_kind: MapKind
 
     @property
     def cell_transform(self) -> CellTransform:

@@ -14,10 +14,9 @@ from typing import Literal, TypeAlias
 from xml.sax.saxutils import escape
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from weakloc.data.readers.voc import label_map_text, voc_palette
+from weakloc.data.readers.voc import label_map_text, write_label_image
 from weakloc.errors import DataError, SettingError, did_you_mean
 from weakloc.files import file_name_of, open_whole, write_text, write_whole
 from weakloc.geometry import box_to_voc
@@ -43,17 +42,11 @@ def write_scene(folder: Path, name: str, scene: Scene, *, class_names: Sequence[
         Image.fromarray(scene.pixels).save(temporary, quality=JPEG_QUALITY)
     values = np.zeros(len(scene.objects) + 1, dtype=np.uint8)
     values[1:] = [drawn.class_index + 1 for drawn in scene.objects]
-    _write_indices(folder / "SegmentationClass" / f"{name}.png", values[scene.instances])
-    _write_indices(folder / "SegmentationObject" / f"{name}.png", scene.instances)
+    painted = {"SegmentationClass": values[scene.instances], "SegmentationObject": scene.instances}
+    for kind, pixels in painted.items():
+        write_label_image(folder / kind / f"{name}.png", pixels, compress_level=1)
     text = annotation(name, scene, class_names=class_names)
     write_text(folder / "Annotations" / f"{name}.xml", text)
-
-
-def _write_indices(path: Path, values: NDArray[np.uint8]) -> None:
-    picture = Image.fromarray(values)
-    picture.putpalette(voc_palette())
-    with write_whole(path) as temporary:
-        picture.save(temporary, compress_level=1)
 
 
 def annotation(name: str, scene: Scene, *, class_names: Sequence[str]) -> str:

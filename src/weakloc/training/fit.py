@@ -27,7 +27,7 @@ from weakloc.files import open_synced
 from weakloc.methods.method import Method
 from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet
-from weakloc.training.inputs import Process, inputs_of
+from weakloc.training.inputs import inputs_of
 from weakloc.training.module import LocalizationModule
 from weakloc.training.plan import TrainingPlan, make_plan
 from weakloc.training.run_folder import (
@@ -74,8 +74,9 @@ def fit(
     writer = RunWriter(out, plan.header)
     checkpointing = Checkpointing(out, plan, writer.publish, after_epoch)
     trainer = make_trainer(plan, out, [checkpointing, Shown(display, checkpointing)])
-    process = Process(trainer.global_rank, trainer.world_size)
-    inputs = inputs_of(plan, out, process, partial(display.count, "computing features"))
+    show = partial(display.count, "computing features")
+    ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
+    inputs = inputs_of(plan, out, show, **ranks)
     module = LocalizationModule(plan, inputs)
     with quiet_engine():
         trainer.fit(
@@ -247,7 +248,6 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        del storage_options
         try:
             with open_synced(Path(path)) as file:
                 torch.save(checkpoint, file)
@@ -257,7 +257,6 @@ class WholeCheckpoints(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        del weights_only
         return read_checkpoint(Path(path), map_location)
 
 
@@ -315,14 +314,12 @@ class Checkpointing(Callback):
         self._seconds_before = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del trainer, pl_module
         self.interruption.listen()  # only now has the engine taken the signals over
         self._saved_at = self._epoch_began = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        del pl_module, outputs, batch
         due = time.monotonic() - self._saved_at > 60 * self._plan.settings.checkpoint_minutes
         stops, due = _agreed(trainer, self.interruption.signal_name is not None, due)
         is_last = batch_idx + 1 >= trainer.num_training_batches  # the epoch's end saves then
@@ -365,7 +362,6 @@ class Checkpointing(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        del trainer
         assert isinstance(pl_module, LocalizationModule)
         checkpoint[_OURS] = {
             "started_with": self._plan.start,
@@ -377,7 +373,6 @@ class Checkpointing(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        del trainer
         assert isinstance(pl_module, LocalizationModule)
         ours = checkpoint[_OURS]
         self.history = [EpochRecord(**record) for record in ours["history"]]
@@ -447,13 +442,11 @@ class Shown(Callback):
         self._images, self._began = 0, time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del trainer, pl_module
         self._images, self._began = 0, time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        del outputs
         assert isinstance(pl_module, LocalizationModule)
         self._images += len(batch.batch) * trainer.world_size
         if not trainer.is_global_zero:
@@ -471,7 +464,6 @@ class Shown(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the checkpointing's, which puts the numbers of the epoch together."""
-        del pl_module
         if trainer.is_global_zero:
             record = self._checkpointing.history[-1]
             seen_as = watched_as(self._checkpointing.method)

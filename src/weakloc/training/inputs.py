@@ -29,14 +29,6 @@ _MEMORY_SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Process:
-    """Which of the processes that train together this one is."""
-
-    rank: int
-    world_size: int
-
-
-@dataclass(frozen=True)
 class Inputs:
     learned: ResumableEpochs
     watched: ResumableEpochs | None
@@ -48,8 +40,13 @@ class Inputs:
         return list({image.name: image for image in broken}.values())
 
 
-def inputs_of(plan: TrainingPlan, folder: Path, process: Process, on_progress: Progress) -> Inputs:
-    """`folder` is the run's, where features of a frozen backbone are kept."""
+def inputs_of(
+    plan: TrainingPlan, folder: Path, on_progress: Progress, *, rank: int = 0, world_size: int = 1
+) -> Inputs:
+    """`folder` is the run's, where features of a frozen backbone are kept.
+
+    `rank` says which of the processes that train together this one is.
+    """
     batches_of: Callable[..., SampleLoader | FeatureBatches] = _image_batches(plan)
     learned, watched = plan.division.learned, plan.division.watched
     if plan.settings.frozen:
@@ -59,7 +56,7 @@ def inputs_of(plan: TrainingPlan, folder: Path, process: Process, on_progress: P
         batches_of = _feature_batches(plan, cache, broken)
     if not learned:
         raise DataError("no training image can be read", remedy="Look at them with 'weakloc data'")
-    shared = {"rank": process.rank, "world_size": process.world_size}
+    shared = {"rank": rank, "world_size": world_size}
     order = EpochBatches(
         len(learned),
         batch_size=min(plan.optimisation.batch_size, len(learned)),

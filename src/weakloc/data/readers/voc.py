@@ -21,8 +21,11 @@ from pathlib import Path
 from urllib.parse import unquote
 from xml.etree.ElementTree import Element, ParseError
 
+import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
+from numpy.typing import NDArray
+from PIL import Image
 
 from weakloc.data.readers.assembly import (
     ALL,
@@ -37,7 +40,7 @@ from weakloc.data.readers.assembly import (
 )
 from weakloc.data.readers.file_tree import file_names, is_image_name, require_one, subfolders
 from weakloc.errors import DataError, did_you_mean
-from weakloc.files import at_line, numbered_lines
+from weakloc.files import at_line, numbered_lines, write_whole
 from weakloc.geometry import BoxLTRB, Size, box_from_voc
 from weakloc.settings import ReaderOptions
 from weakloc.structures import (
@@ -122,6 +125,14 @@ def voc_palette() -> list[int]:
             channels[bit % 3] |= (index >> bit & 1) << (7 - bit // 3)
         colors += channels
     return colors
+
+
+def write_label_image(path: Path, values: NDArray[np.uint8], *, compress_level: int = 6) -> None:
+    """Masks (rows, columns) as a picture of VOC's colours."""
+    picture = Image.fromarray(values)
+    picture.putpalette(voc_palette())
+    with write_whole(path) as temporary:
+        picture.save(temporary, compress_level=compress_level)
 
 
 def label_map_text(class_names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from operator import methodcaller
 from pathlib import Path
 
@@ -21,9 +22,7 @@ from weakloc.rle import compressed, filling_runs
 from weakloc.structures import Prediction
 
 SCHEMA = "weakloc.predictions/1"
-_KEYS = (
-    "image", "width", "height", "scores", "points", "boxes", "masks", "doubt", "disagreements",
-)  # fmt: skip
+_KEYS = tuple(part.name for part in fields(Prediction) if part.name != "extra")
 CSV_COLUMNS = (
     "image", "width", "height", "kind", "class", "score", "x", "y", "left", "top", "right",
     "bottom", "rle",
@@ -49,11 +48,11 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> int:
 
 def prediction_line(prediction: Prediction) -> str:
     """One line, with its line feed."""
-    fields = msgspec.to_builtins(
+    plain = msgspec.to_builtins(
         prediction, builtin_types=(bytes,), enc_hook=methodcaller("item")
     )  # of NumPy's numbers
-    extra = fields.pop("extra")
-    record = {"schema": SCHEMA, **fields}
+    extra = plain.pop("extra")
+    record = {"schema": SCHEMA, **plain}
     return f"{_encode(record | extra | record)}\n"
 
 

@@ -17,11 +17,10 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from weakloc.data.readers.voc import label_map_text, mask_values, voc_palette
+from weakloc.data.readers.voc import label_map_text, mask_values, write_label_image
 from weakloc.errors import PredictionsError
-from weakloc.files import file_name_of, open_whole, write_text, write_whole
+from weakloc.files import file_name_of, open_whole, write_text
 from weakloc.geometry import box_to_voc
 from weakloc.output.exporters.objects import PlacedObject, objects_of
 from weakloc.output.exporters.selection import (
@@ -59,7 +58,7 @@ def export_voc_masks(content: Content, out: Path) -> Path:
             has_masks |= bool(prediction.masks)
             folders = (out / "SegmentationClass", out / "SegmentationObject")
             for folder, painted in zip(folders, _painted(prediction, values), strict=True):
-                _write_picture(sidecar(folder, prediction.image, ".png"), painted)
+                write_label_image(sidecar(folder, prediction.image, ".png"), painted)
             listing.write(f"{image_stem(prediction.image)}\n")
         if not has_masks:
             raise PredictionsError(
@@ -104,7 +103,7 @@ def export_voc_results(content: Content, out: Path) -> Path:
                 waiting.append((prediction.image, prediction.width, prediction.height))
                 continue
             for image in (*(Prediction(*empty, {}) for empty in waiting), prediction):
-                _write_picture(pictures / f"{image.image}.png", _painted(image, values)[0])
+                write_label_image(pictures / f"{image.image}.png", _painted(image, values)[0])
             waiting.clear()
     return results
 
@@ -182,10 +181,3 @@ def _painted(prediction: Prediction, values: Mapping[str, int]) -> tuple[Painted
         classes[mask] = values[item.class_name]
         instances[mask] = number
     return classes, instances
-
-
-def _write_picture(path: Path, painted: Painted) -> None:
-    picture = Image.fromarray(painted)
-    picture.putpalette(voc_palette())
-    with write_whole(path) as temporary:
-        picture.save(temporary)
