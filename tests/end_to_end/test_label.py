@@ -211,3 +211,17 @@ def test_few_images_and_one_class_are_enough_to_begin_with(
     assert "doubtful" in printed
     assert "weakloc evaluate" in printed
     assert str(out / "report.html") in printed
+
+
+def test_an_interruption_says_that_the_same_command_goes_on(
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("weakloc.api.label.refine", interrupted)
+    assert command(["label", str(photos), "--out", str(tmp_path / "out"), *SMALL_FLAGS]) == 130
+    assert "The same command goes on" in capsys.readouterr().out

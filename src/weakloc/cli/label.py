@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import webbrowser
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,20 +47,17 @@ def label(
         new: Folder of further images, without tags, that get boxes as well.
         open_report: Show the report in the browser.
     """
+    from weakloc.api.label import GOES_ON
     from weakloc.api.label import label as label_photographs
 
     keep_freed_memory()
-    with terminal.display() as display:
-        labelled = label_photographs(
-            photos,
-            out,
-            tags=tags,
-            new=new,
-            formats=formats,
-            settings=settings,
-            reading=reading,
-            display=display,
-        )
+    work = partial(label_photographs, photos, out, tags=tags, new=new, formats=formats)
+    try:
+        with terminal.display() as display:
+            labelled = work(settings=settings, reading=reading, display=display)
+    except KeyboardInterrupt:
+        terminal.say(GOES_ON)
+        raise
     _say_what_was_found(labelled, terminal)
     _say_how_sure(labelled, terminal)
     _say_what_is_next(labelled, terminal)
