@@ -31,7 +31,7 @@ BUILT_IN: Mapping[Listed, tuple[str, ...]] = {
     ),
     "exporters": (
         *("jsonl", "coco", "coco-results", "yolo", "yolo-segmentation", "voc", "voc-segmentation"),
-        *("label-studio", "cvat", "labelme", "csv"),
+        *("voc-results", "label-studio", "cvat", "labelme", "csv"),
     ),
 }
 

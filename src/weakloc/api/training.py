@@ -55,9 +55,10 @@ def train(
     """
     if backbone is not None:
         settings = replace(settings, backbone=backbone)
+    chosen = method_named(method, preset, choices or {})  # before any file is read
     run = fit(
         opened(data, reading),
-        method_named(method, preset, choices or {}),
+        chosen,
         settings,
         Path(out),
         resume=resume,
