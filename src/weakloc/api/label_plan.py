@@ -71,7 +71,7 @@ def chosen_size(samples: Sequence[Sample], settings: LabelSettings) -> tuple[int
     fitting = [size for size in INPUT_SIZES if size <= median]
     return max(
         fitting, default=min(INPUT_SIZES)
-    ), f"most images have {median:.0f} px or more a side"
+    ), f"half of the images have {median:.0f} px or more on their shorter side"
 
 
 def chosen_localiser(
@@ -132,7 +132,7 @@ class Costs:
     a_pass: float
     predicted: int  # images
 
-    # In passes, but for the last: what was measured with MobileNetV2 at 224 px on two cores.
+    # In passes, but for the last. Estimates, for the time left and --minutes alone.
     FEATURES = 2.6  # of an image and its mirror image, decoded and stored
     CELLS = 2.2  # the early maps of a padded image; then what is learned from them
     PREDICTED = 3.0
