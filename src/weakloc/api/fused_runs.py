@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -17,7 +16,7 @@ from weakloc.api.data_sets import require_same_classes
 from weakloc.api.runs import LoadedRun, TrainedRun, load, load_folder
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, SettingError
-from weakloc.files import write_whole
+from weakloc.files import digest_of_file, write_whole
 from weakloc.geometry import FloatArray
 from weakloc.methods.method import Looking
 from weakloc.metrics.average_precision import tag_mean_average_precision
@@ -32,7 +31,7 @@ from weakloc.predictor.score_fusion import (
 from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage, DataSet, LabelMatrix, LabelVector, Sample
 from weakloc.training.plan import divide
-from weakloc.training.run_folder import Run
+from weakloc.training.run_folder import MODEL_NAME, Run
 from weakloc.work import Progress, silent
 
 FILE_NAME = "fusion.npz"
@@ -178,9 +177,7 @@ def load_fused(paths: Sequence[str]) -> FusedRuns:
 
 
 def _digests(runs: Sequence[TrainedRun]) -> list[str]:
-    return [
-        hashlib.sha256((run.path / "model.safetensors").read_bytes()).hexdigest() for run in runs
-    ]
+    return [digest_of_file(run.path / MODEL_NAME) for run in runs]
 
 
 def held_out_of(runs: Sequence[TrainedRun], data_set: DataSet) -> list[Sample]:

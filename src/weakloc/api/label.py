@@ -23,10 +23,11 @@ from weakloc.api.label_plan import Costs, LabelPlan, LocaliserChoice
 from weakloc.api.predictions import SideFiles, export_predictions, predict_to_folder
 from weakloc.api.reports import report
 from weakloc.api.runs import load_folder
-from weakloc.api.stages import StageResult, Stages, digest_of_file, open_record
+from weakloc.api.stages import StageResult, Stages, open_record
 from weakloc.api.training import refine, train
 from weakloc.data.sources import ImageSource, find_images
 from weakloc.errors import DataError, SettingError, StoppedError
+from weakloc.files import digest_of_file
 from weakloc.methods import method_named
 from weakloc.output.exporters import check_formats
 from weakloc.output.exporters.jsonl import read_predictions
@@ -97,10 +98,8 @@ def label(
         remedy = "Sort the images into a folder for each class, or give a table with --tags"
         raise DataError("no image has a tag", location=str(data_set.root), remedy=remedy)
     folder = Path(out)
-    for images in (
-        data_set.root,
-        *([] if new is None else [new]),
-    ):  # what is made would be met as a photograph
+    for images in [data_set.root] if new is None else [data_set.root, new]:
+        # What is made in there would be met as a photograph.
         if folder.resolve().is_relative_to(Path(images).resolve()):
             reason = f"--out is {str(folder)!r}, which lies in {images}"
             raise SettingError(reason, remedy="Give a folder outside of the photographs")
@@ -172,7 +171,10 @@ class _Labelling:
         page = self._report(placed)
         if new is not None:
             listing = _listing(find_images(str(new)))
-            self.stages.costs = {**self.stages.costs, "new": 3 * USUAL_PASS * len(listing)}
+            self.stages.costs = {
+                **self.stages.costs,
+                "new": Costs.PREDICTED * USUAL_PASS * len(listing),
+            }
             self._place("new", str(new), listing, run, choice)
         findings = self._findings(trained["tag_map"])
         return Labelled(self.folder, exports, page, plan, choice, findings, self.data_set)

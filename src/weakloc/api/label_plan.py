@@ -69,9 +69,8 @@ def chosen_size(samples: Sequence[Sample], settings: LabelSettings) -> tuple[int
             continue  # counted and listed when it is to be predicted
     median = float(np.median(sides)) if sides else 0.0
     fitting = [size for size in INPUT_SIZES if size <= median]
-    return max(
-        fitting, default=min(INPUT_SIZES)
-    ), f"half of the images have {median:.0f} px or more on their shorter side"
+    size = max(fitting, default=min(INPUT_SIZES))
+    return size, f"half of the images have {median:.0f} px or more on their shorter side"
 
 
 def chosen_localiser(

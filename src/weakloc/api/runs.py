@@ -13,6 +13,7 @@ from weakloc import __version__
 from weakloc.api.classifiers import TIMM
 from weakloc.data.sources import ImageSource, find_images
 from weakloc.errors import RunError, SettingError
+from weakloc.files import digest_of_file
 from weakloc.localize.beam_search import BeamSettings
 from weakloc.localize.boxes import ThresholdMode
 from weakloc.localize.calibration import Calibration
@@ -366,7 +367,6 @@ def version_of(predictor: Predictor, runs: Sequence[str]) -> str:
             [path for path in run.iterdir() if path.suffix != ".ckpt"] if run.is_dir() else [run]
         )
         for path in filter(Path.is_file, sorted(files)):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(bytes.fromhex(digest_of_file(path)))
     first = runs[0] if runs[0].startswith(TIMM) else Path(runs[0]).resolve().stem
     return f"{first.removeprefix(TIMM)}-{digest.hexdigest()[:8]}"

@@ -66,11 +66,6 @@ def digest_of(inputs: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def digest_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-
-
 @dataclass
 class Stages:
     """The stages of a folder, in the order in which they are done.
