@@ -57,24 +57,6 @@ class PointMap:
     within: BoxLTRB
 
 
-@dataclass(frozen=True)
-class PointMaps:
-    """The map whose hottest cell is the first point, that of all further ones, and the heat.
-
-    The heat, on its fine grid, is for points that say where most of it is.
-    """
-
-    hottest: PointMap
-    further: PointMap
-    heat: PointMap
-
-
-def on_their_grid(heat: ScoreMaps, within: BoxLTRB) -> list[PointMaps]:
-    """Points of each class as the heat alone tells."""
-    grids = [PointMap(values, heat.transform, within) for values in heat.values]
-    return [PointMaps(grid, grid, grid) for grid in grids]
-
-
 def hottest_views(views: Sequence[ScoreMaps], normalise: Normalisation) -> list[int]:
     """For each class the view with the greatest normalised value, of several the greatest raw one.
 

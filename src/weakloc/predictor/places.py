@@ -31,7 +31,7 @@ from weakloc.localize.masks import (
     without_specks,
 )
 from weakloc.localize.pixel_affinity import PixelAffinitySettings, refine_by_pixel_affinity
-from weakloc.localize.points import FoundPeak, Peak, PointMaps, locate_point, locate_points
+from weakloc.localize.points import FoundPeak, Peak, PointMap, locate_point, locate_points
 from weakloc.methods.method import PlaceRules
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import Places, ReaderOptions
@@ -167,7 +167,7 @@ def name_places(
     tags: LabelVector | None,
     locating: Locating,
     *,
-    point_maps: Sequence[PointMaps],
+    point_maps: Sequence[tuple[PointMap, PointMap]],
     behind: ScoreMaps | None,
 ) -> Prediction:
     """All of the prediction of one image but its doubt; `heat` holds the maps of `classes`.
@@ -183,7 +183,7 @@ def name_places(
         is_tagged = tags is not None and bool(tags[index] == PRESENT)
         points += [
             Point(name, peak.x, peak.y, probability, peak.heat)
-            for peak in _peaks(own_maps, locating)
+            for peak in _peaks(*own_maps, locating)
         ]
         boxes += [
             Box(name, part.box, part.score)
@@ -226,14 +226,11 @@ def _held_against(
     )
 
 
-def _peaks(maps: PointMaps, locating: Locating) -> list[Peak]:
+def _peaks(first: PointMap, further: PointMap, locating: Locating) -> list[Peak]:
     """Where the points of a class are, the first of several being the only one of one."""
     places, method = locating.places, locating.rules.point_method
     if places.points == 0:
         return []
-    first, further = maps.hottest, maps.further
-    if method == "densest":  # an area is no cell, and has the heat of all views
-        first, further = maps.heat, maps.heat
     hottest = locate_point(first.values, first.transform, method=method, within=first.within)
     if places.points == 1:
         return [hottest]

@@ -26,9 +26,8 @@ from weakloc.localize.objectness import (
 )
 from weakloc.localize.points import (
     PointMap,
-    PointMaps,
+    PointMethod,
     hottest_views,
-    on_their_grid,
     outermost_centers,
     pixel_centers,
 )
@@ -71,10 +70,11 @@ def fused_maps(image: SeenImage, classes: Sequence[int], look: Look) -> ScoreMap
 
 
 def point_maps(
-    image: SeenImage, classes: Sequence[int], heat: ScoreMaps, look: Look
-) -> list[PointMaps]:
-    """In which cells the points of classes are looked for whose `fused_maps` are in `heat`.
+    image: SeenImage, classes: Sequence[int], heat: ScoreMaps, look: Look, method: PointMethod
+) -> list[tuple[PointMap, PointMap]]:
+    """Where the first point of each class is looked for, and where all further ones.
 
+    `heat` holds the `fused_maps` of the classes; what is densest is an area, no cell of a view.
     Of one view, and of the greatest of several, the hottest place is a cell of a view. All sizes
     count whose greatest scores make the class score (Oquab et al.: one location for each class,
     the best of all positions and scales). What is hottest in a mean of views or in a product is
@@ -85,18 +85,15 @@ def point_maps(
     counted = (*image.views, *image.only_scored) if has_best_view else image.views
     views = [replace(view.maps, values=view.maps.values[list(classes)]) for view in counted]
     within = outermost_centers([view.transform for view in views])
-    grids = on_their_grid(heat, within)
-    if is_weighed or not (has_best_view or len(views) == 1):
-        return grids
+    grids = [PointMap(values, heat.transform, within) for values in heat.values]
+    if method == "densest" or is_weighed or not (has_best_view or len(views) == 1):
+        return list(zip(grids, grids, strict=True))
     view_indices = hottest_views(views, "none" if look.normalise == "auto" else look.normalise)
     cells = [
         PointMap(views[index].values[row], views[index].transform, within)
         for row, index in enumerate(view_indices)
     ]
-    pairs = list(zip(grids, cells, strict=True))
-    if len(views) == 1:
-        return [replace(grid, hottest=alone, further=alone) for grid, alone in pairs]
-    return [replace(grid, hottest=best) for grid, best in pairs]
+    return list(zip(cells, cells if len(views) == 1 else grids, strict=True))
 
 
 def maps_in_words(look: Look) -> str:
@@ -274,9 +271,10 @@ class Predictor:
         self, image: SeenImage, heat: ScoreMaps, classes: Sequence[int], tags: LabelVector | None
     ) -> Prediction:
         if self.heat is fused_maps:
-            maps = point_maps(image, classes, heat, self.look)
+            maps = point_maps(image, classes, heat, self.look, self.rules.point_method)
         else:  # what was searched for has no views
-            maps = on_their_grid(heat, pixel_centers(heat.transform.image_size))
+            within = pixel_centers(heat.transform.image_size)
+            maps = [(PointMap(v, heat.transform, within),) * 2 for v in heat.values]
         behind = self._behind(image)
         return name_places(
             image, heat, classes, tags, self.locating, point_maps=maps, behind=behind
