@@ -28,7 +28,7 @@ from tests.output.chromium import Browser
 from tests.output.report_material import metrics_record, run_record, scene_report
 from weakloc.data.images import open_image
 from weakloc.output.report import write_report
-from weakloc.output.report_content import ReportContent, ReportPicture
+from weakloc.output.report_gallery import ReportContent, ReportPicture
 
 MOST_MEGABYTES, MOST_SECONDS_TO_WRITE, MOST_SECONDS_TO_USE = 25.0, 30.0, 2.0
 

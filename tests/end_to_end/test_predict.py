@@ -15,8 +15,8 @@ from PIL import Image
 
 from weakloc.api.runs import load_folder
 from weakloc.cli import run as weakloc
-from weakloc.localize.probabilities import shares_from_counts
 from weakloc.output.exporters.jsonl import prediction_line, read_predictions
+from weakloc.predictor.score_fusion import shares_from_counts
 from weakloc.structures import Prediction
 
 FAST = ["--map-side", "32", "--quiet"]

@@ -13,15 +13,13 @@ from scipy import ndimage
 from weakloc.geometry import BoxLTRB, GridTransform, box_ious
 from weakloc.localize.boxes import find_boxes
 from weakloc.localize.calibration import (
+    THRESHOLDS,
     Calibration,
     ClassBasis,
+    ComponentLimits,
     DrawnHeat,
     calibrate_oracle,
     calibrate_with_boxes,
-)
-from weakloc.localize.thresholds import (
-    THRESHOLDS,
-    ComponentLimits,
     heat_levels,
     level_components,
     level_quality,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from weakloc.localize.probabilities import choose_alpha, rescore, shares_from_counts
+from weakloc.predictor.score_fusion import choose_alpha, rescore, shares_from_counts
 from weakloc.structures import ABSENT, PRESENT
 
 # Images {p, m}, {p, m}, {p}, {c} of the classes p, m, c and one class without images.

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from weakloc.geometry import BoxLTRB
 from weakloc.metrics.result import Curve, EvaluationRecord, Interval, MetricRecord
-from weakloc.output.report_content import HEAT_CELLS, CoarseHeat, ReportContent, ReportPicture
+from weakloc.output.report_gallery import HEAT_CELLS, CoarseHeat, ReportContent, ReportPicture
 from weakloc.structures import (
     ABSENT,
     PRESENT,

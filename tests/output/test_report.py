@@ -26,9 +26,11 @@ from tests.output.report_material import (
 )
 from weakloc.errors import ImageError
 from weakloc.output.report import embedded_json, write_report
-from weakloc.output.report_content import ReportContent, ReportPicture, count_predictions
 from weakloc.output.report_gallery import (
+    ReportContent,
+    ReportPicture,
     TrueObject,
+    count_predictions,
     judge_box,
     outcomes_of,
     picture_side,

@@ -25,7 +25,7 @@ from weakloc.geometry import GridTransform
 from weakloc.localize.boxes import find_boxes
 from weakloc.localize.maps import resample
 from weakloc.output.report import write_report
-from weakloc.output.report_content import ReportContent, ReportPicture
+from weakloc.output.report_gallery import ReportContent, ReportPicture
 from weakloc.structures import Box, Prediction, ScoreMaps
 
 pytestmark = pytest.mark.browser

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from weakloc.localize.probabilities import shares_from_counts
-from weakloc.predictor.score_fusion import Rescoring
+from weakloc.predictor.score_fusion import Rescoring, shares_from_counts
 
 # 10 images of class 0, 4 of class 1 of which 3 also show class 0; class 2 has no image.
 TOGETHER = np.array([[10, 3, 0], [3, 4, 0], [0, 0, 0]])

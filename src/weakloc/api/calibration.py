@@ -16,15 +16,15 @@ from weakloc.api.runs import TrainedRun, opened_run, save_alpha
 from weakloc.errors import DataError, SettingError
 from weakloc.localize.calibration import (
     Calibration,
+    ComponentLimits,
     DrawnHeat,
     calibrate_oracle,
     calibrate_with_boxes,
 )
-from weakloc.localize.probabilities import AlphaChoice, choose_alpha, shares_from_counts
-from weakloc.localize.thresholds import ComponentLimits
 from weakloc.metrics.average_precision import tag_mean_average_precision
 from weakloc.predictor.calibration_heat import choose_drawn, drawn_boxes, drawn_heat
 from weakloc.predictor.predictor import Predictor, maps_in_words
+from weakloc.predictor.score_fusion import AlphaChoice, choose_alpha, shares_from_counts
 from weakloc.settings import CalibrateSettings, Cut, DataSettings, Look, Places
 from weakloc.structures import DataSet, Sample
 from weakloc.training.plan import learned_split

@@ -24,14 +24,14 @@ from weakloc.methods.settings import from_settings
 from weakloc.metrics.result import EvaluationRecord, read_evaluations
 from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.output.report import write_report
-from weakloc.output.report_content import (
+from weakloc.output.report_gallery import (
     HEAT_CELLS,
+    PICTURE_SIDES,
     CoarseHeat,
     ReportContent,
     ReportPicture,
     Totals,
 )
-from weakloc.output.report_gallery import PICTURE_SIDES
 from weakloc.predictor.places import read_tags
 from weakloc.predictor.predictor import Located, Predictor
 from weakloc.settings import DataSettings, Look, Places, ReportSettings, look_and_places

@@ -17,7 +17,6 @@ from weakloc.files import digest_of_file
 from weakloc.localize.beam_search import BeamSettings
 from weakloc.localize.boxes import ThresholdMode
 from weakloc.localize.calibration import Calibration
-from weakloc.localize.probabilities import AlphaChoice, shares_from_counts
 from weakloc.methods.beam import Beam
 from weakloc.methods.method import CELLS, Looking, PlaceRules, settled
 from weakloc.predictor.beam_heat import BeamHeat
@@ -32,7 +31,7 @@ from weakloc.predictor.onnx_file import (
 )
 from weakloc.predictor.places import read_tags
 from weakloc.predictor.predictor import HeatMaker, Predictor, fused_maps, maps_in_words
-from weakloc.predictor.score_fusion import Rescoring
+from weakloc.predictor.score_fusion import AlphaChoice, Rescoring, shares_from_counts
 from weakloc.settings import Look, Places, require
 from weakloc.structures import BrokenImage, Prediction
 from weakloc.training.plan import uses_bf16

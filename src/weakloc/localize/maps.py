@@ -1,4 +1,4 @@
-"""Score maps in, score maps on a common image-aligned grid out: normalised, resampled, fused."""
+"""Scores -> probabilities; score maps -> maps on a common grid: normalised, resampled, fused."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc.geometry import BoxLTRB, GridTransform, Size
-from weakloc.localize.probabilities import logistic
-from weakloc.structures import MapKind, ScoreMaps
+from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, Size
+from weakloc.structures import Activation, MapKind, ScoreMaps
 
 Maps: TypeAlias = NDArray[np.float32]  # (..., rows, columns)
 HeatMap: TypeAlias = NDArray[np.floating]  # (rows, columns) of one class
@@ -19,6 +18,21 @@ Combination: TypeAlias = Literal["max", "mean"]
 Axis: TypeAlias = tuple[float, float, float]  # scale, offset and length of a grid one way
 
 _SLIMMEST = 16  # a cap on the long side leaves a thin image at least a 16th of it across
+
+
+def logistic(logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    """1 / (1 + exp(-z)), in the precision of the logits."""
+    # tanh does not overflow, whatever the logit.
+    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logits))
+
+
+def probabilities(logits: NDArray[np.floating], activation: Activation) -> FloatArray:
+    """Class probabilities of (..., C) logits."""
+    values = np.asarray(logits, dtype=np.float64)
+    if activation == "sigmoid":
+        return np.asarray(logistic(values), dtype=np.float64)
+    exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
 
 
 def minmax(maps: NDArray[np.floating]) -> Maps:

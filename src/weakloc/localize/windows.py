@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.geometry import BoxLTRB, FloatArray, IntArray, Size, clip_box
-from weakloc.localize.probabilities import probabilities
+from weakloc.localize.maps import probabilities
 from weakloc.structures import Activation
 
 Window: TypeAlias = tuple[int, int, int, int]  # (x, y, width, height) in cells

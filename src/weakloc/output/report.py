@@ -22,8 +22,14 @@ from markupsafe import Markup
 
 from weakloc.files import open_whole
 from weakloc.output.drawing import heat_colors
-from weakloc.output.report_content import ReportContent, ReportPicture, count_predictions
-from weakloc.output.report_gallery import ClassNumbers, GalleryItem, gallery_items
+from weakloc.output.report_gallery import (
+    ClassNumbers,
+    GalleryItem,
+    ReportContent,
+    ReportPicture,
+    count_predictions,
+    gallery_items,
+)
 from weakloc.output.report_summary import (
     curve_charts,
     map_warnings,

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from weakloc.metrics.result import EvaluationRecord, MetricRecord
-from weakloc.output.report_content import CoarseHeat, ReportContent, Totals
-from weakloc.output.report_gallery import GalleryItem
+from weakloc.output.report_gallery import CoarseHeat, GalleryItem, ReportContent, Totals
 
 BASELINE_NAMES = {
     "center": "centre",

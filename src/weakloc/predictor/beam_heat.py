@@ -19,7 +19,7 @@ from weakloc.localize.beam_search import (
     beam_search,
     heat_maps,
 )
-from weakloc.localize.probabilities import probabilities
+from weakloc.localize.maps import probabilities
 from weakloc.localize.windows import (
     ClassMapScorer,
     GridHeadScorer,

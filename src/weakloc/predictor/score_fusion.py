@@ -2,6 +2,10 @@
 
 Durand et al. 2017 train one network for each input size and combine them late: the maps are
 averaged after each is brought to mean 0 and deviation 1, the scores by a `ScoreFusion`.
+
+Last, scores that know which classes occur together (Bency et al. 2016, Eq. 2 to 4): p(i|j) =
+N_ij / N_j and s'(i) = s(i) + alpha * sum_j p(i|j) s(j). Expect about +1 point of classification
+mAP on Pascal VOC.
 """
 
 from __future__ import annotations
@@ -15,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.data.sources import ImageSource
-from weakloc.geometry import FloatArray
-from weakloc.localize.probabilities import probabilities, rescore
+from weakloc.geometry import FloatArray, IntArray
+from weakloc.localize.maps import probabilities
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import SeenImage, map_scales
 from weakloc.settings import Look
-from weakloc.structures import ABSENT, PRESENT, Activation, BrokenImage
+from weakloc.structures import ABSENT, PRESENT, Activation, BrokenImage, LabelMatrix
 
 Logits: TypeAlias = NDArray[np.float64]  # (S, C), a row for each network
 ScoreFusion: TypeAlias = Callable[[Logits], NDArray[np.float64]]  # probabilities (C,)
@@ -109,12 +113,44 @@ def fit_late_classifier(logits: FloatArray, labels: NDArray[np.int8]) -> LateCla
     return LateClassifier(means, spreads, weights, biases)
 
 
+ALPHAS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class AlphaChoice:
+    """The weight of co-occurrence, and the mean average precision it reached on which images."""
+
+    alpha: float
+    mean_average_precision: float
+    chosen_on: str = ""
+
+
+def shares_from_counts(together: IntArray) -> FloatArray:
+    """p(i|j) = N_ij / N_j from counts of images with both classes, N_j on the diagonal.
+
+    Exact where no tag is unknown; an image of class j where i is unknown counts as one without.
+    """
+    counts = together.astype(np.float64)
+    of_class = np.diag(counts)
+    shares: FloatArray = np.zeros_like(counts)
+    np.divide(counts, of_class[None, :], out=shares, where=of_class[None, :] > 0)
+    np.fill_diagonal(shares, 0.0)
+    return shares
+
+
+def rescore(scores: NDArray[np.floating], shares: FloatArray, *, alpha: float) -> FloatArray:
+    """Scores (..., C), as probabilities, with what the other classes' scores suggest added.
+
+    Only the ranking of the result is used; it may exceed 1.
+    """
+    return np.asarray(scores + alpha * (scores @ shares.T), dtype=np.float64)
+
+
 @dataclass(frozen=True)
 class Rescoring:
-    """s'(i) = (s(i) + alpha * sum_j p(i|j) s(j)) / (1 + alpha * sum_j p(i|j)).
+    """s'(i) / (1 + alpha * sum_j p(i|j)): the sum, divided by the greatest value it can have.
 
-    Bency et al. 2016, Eq. 2 to 4, whose sum is divided by the greatest value it can have: every
-    class ranks the images as the sum does, and the result still lies between 0 and 1.
+    Every class ranks the images as the sum does, and the result still lies between 0 and 1.
     """
 
     shares: FloatArray  # (C, C) p(i|j), zero diagonal
@@ -123,3 +159,21 @@ class Rescoring:
     def __call__(self, probabilities: NDArray[np.float64]) -> FloatArray:
         greatest = 1.0 + self.alpha * self.shares.sum(axis=1)
         return np.asarray(rescore(probabilities, self.shares, alpha=self.alpha) / greatest)
+
+
+def choose_alpha(
+    scores: NDArray[np.floating],
+    labels: LabelMatrix,
+    shares: FloatArray,
+    mean_average_precision: Callable[[FloatArray, LabelMatrix], float],
+) -> AlphaChoice:
+    """The one of ALPHAS with the best mean average precision on held-out images; the first on ties.
+
+    `mean_average_precision(scores (N, C), labels (N, C))` is told image-level labels only.
+    """
+    reached = [
+        mean_average_precision(rescore(scores, shares, alpha=alpha), labels) for alpha in ALPHAS
+    ]
+    comparable = np.nan_to_num(np.asarray(reached), nan=-np.inf)
+    best = int(np.argmax(comparable))
+    return AlphaChoice(alpha=ALPHAS[best], mean_average_precision=float(reached[best]))

@@ -23,7 +23,7 @@ from weakloc.data.images import read_or_record
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import PixelSize, Preprocessing, jittered_size, resize_images
 from weakloc.geometry import BoxLTRB, GridTransform
-from weakloc.localize.probabilities import probabilities
+from weakloc.localize.maps import probabilities
 from weakloc.predictor.network_source import Floats, MapSource, RawMaps
 from weakloc.settings import Look
 from weakloc.structures import BrokenImage, ScoreMaps
