@@ -113,9 +113,9 @@ def test_drawn_boxes_behind_the_run_are_said_of_the_file(
     assert weakloc(["calibrate", str(folder), str(scenes), *flags]) == 0
     assert weakloc(["export", str(folder), "--out", str(tmp_path / "a.onnx"), "--quiet"]) == 0
     of_run, of_file = load_folder(folder), public.load(tmp_path / "a.onnx")
-    assert of_file.num_boxes_used == of_run.num_boxes_used == 6
-    assert of_file.hidden_supervision == of_run.hidden_supervision == 0
-    assert of_file.origin_of_thresholds == of_run.origin_of_thresholds
+    assert of_file.facts.num_boxes_used == of_run.facts.num_boxes_used == 6
+    assert of_file.facts.hidden_supervision == of_run.facts.hidden_supervision == 0
+    assert of_file.facts.origin_of_thresholds == of_run.facts.origin_of_thresholds
 
 
 def test_the_file_predicts_in_python_as_the_run_does(

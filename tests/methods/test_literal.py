@@ -245,7 +245,7 @@ def test_a_literal_run_resolves_all_that_is_left_open_to_the_papers(
 ) -> None:
     rules, predictor = dict(PAPERS[name]["rules"]), runs[name].predictor()  # type: ignore[call-overload]
     for judged in ("average_precision", "box_edges"):
-        assert getattr(runs[name].looking.rules, judged) == rules.pop(judged)
+        assert getattr(runs[name].facts.looking.rules, judged) == rules.pop(judged)
     threshold = rules.pop("threshold")
     kept = predictor.settings
     shared = {field: value for field, value in rules.items() if field in kept}
@@ -406,7 +406,7 @@ def test_a_run_from_before_the_rules_opens_with_what_was_done_then(
     path.write_text(json.dumps(record))
     try:
         run = load_folder(runs["cam"].path)
-        assert run.looking.rules == PlaceRules()
+        assert run.facts.looking.rules == PlaceRules()
         assert run.predictor().locating.thresholds == (0.3, 0.3)
         assert len(predicted(run, data_set)) == 4
     finally:

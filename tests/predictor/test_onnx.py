@@ -98,7 +98,7 @@ def test_a_file_names_places_by_the_rules_of_its_method(tmp_path: Path) -> None:
     network = ExportedNetwork(OnnxSource(brightness_file(tmp_path / "a.onnx", record)))
     predictor = network.predictor()
     assert predictor.rules == replace(rules, threshold_mode="relu_max")  # that of its thresholds
-    assert network.looking.rules.average_precision == "nonint"
+    assert network.facts.looking.rules.average_precision == "nonint"
     with pytest.raises(SettingError, match="--threshold-mode is 'minmax'") as caught:
         network.predictor(places=Places(threshold_mode="minmax"))
     assert "tuned for relu_max" in str(caught.value)

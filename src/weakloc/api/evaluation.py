@@ -181,7 +181,7 @@ def _evaluate_run(
     if truth & {"boxes", "masks"} and "maps" in read_of_predictions:
         resolutions = ("224", "original") if settings.original_size else ("224",)
     evaluation = Evaluation(
-        _setup(data_set, settings, run.looking.rules),
+        _setup(data_set, settings, run.facts.looking.rules),
         truth=truth,
         predicted=EVERYTHING if paints else EVERYTHING - {"masks"},
         metrics=metrics,
@@ -197,9 +197,9 @@ def _evaluate_run(
         evaluation.update(evaluation.setup.case(sample, prediction, maps))
         num_images += 1
     report = evaluation.report(
-        hidden_supervision=run.num_boxes_used, in_training=run.hidden_supervision
+        hidden_supervision=run.facts.num_boxes_used, in_training=run.facts.hidden_supervision
     )
-    tuned_by = str(run.origin_of_thresholds["thresholds_from"])
+    tuned_by = run.facts.thresholds_from
     if places.threshold is not None:
         tuned_by = f"--threshold {places.threshold:g}"
     num_broken = len(samples) - num_images

@@ -6,19 +6,17 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from weakloc.api.classifiers import TIMM, timm_predictor
 from weakloc.api.data_sets import require_same_classes
-from weakloc.api.runs import LoadedRun, TrainedRun, load, load_folder
+from weakloc.api.runs import LoadedRun, RunFacts, TrainedRun, load, load_folder
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, SettingError
 from weakloc.files import digest_of_file, write_whole
 from weakloc.geometry import FloatArray
-from weakloc.methods.method import Looking
 from weakloc.metrics.average_precision import tag_mean_average_precision
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.score_fusion import (
@@ -31,7 +29,7 @@ from weakloc.predictor.score_fusion import (
 from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage, DataSet, LabelMatrix, LabelVector, Sample
 from weakloc.training.plan import divide
-from weakloc.training.run_folder import MODEL_NAME, Run
+from weakloc.training.run_folder import MODEL_NAME
 from weakloc.work import Progress, silent
 
 FILE_NAME = "fusion.npz"
@@ -66,24 +64,10 @@ class FusedRuns(LoadedRun):
             )
 
     @property
-    def path(self) -> Path:
-        return self.runs[0].path
-
-    @property
-    def num_boxes_used(self) -> int:
-        return sum(run.num_boxes_used for run in self.runs)
-
-    @property
-    def thresholds_from(self) -> str:
-        return "mean of the runs'"
-
-    @property
-    def looking(self) -> Looking:
-        return self.runs[0].looking
-
-    @property
-    def _facts(self) -> Run:
-        return self.runs[0].run
+    def facts(self) -> RunFacts:
+        num_boxes = sum(run.facts.num_boxes_used for run in self.runs)
+        first = self.runs[0].facts
+        return replace(first, num_boxes_used=num_boxes, thresholds_from="mean of the runs'")
 
     @property
     def scores_from(self) -> str:
@@ -185,7 +169,17 @@ def held_out_of(runs: Sequence[TrainedRun], data_set: DataSet) -> list[Sample]:
 
     A network is too sure of images that it learned from, and of the watched split results are told.
     """
-    by_run = [_held_out(run, data_set) for run in runs]
+    by_run = []
+    for run in runs:
+        division, learned = divide(data_set, run.run.settings), run.run.labels.num_images
+        if division.held_out and len(division.learned) != learned:
+            raise DataError(
+                f"it learned from {learned} images, and all but the held out ones of this data are "
+                f"{len(division.learned)}",
+                location=str(run.path),
+                remedy="Give the data that it was trained on, or train anew with --hold-out 0.1",
+            )
+        by_run.append(division.held_out)
     names = set.intersection(*({sample.name for sample in samples} for samples in by_run))
     if not names:
         raise DataError(
@@ -194,18 +188,6 @@ def held_out_of(runs: Sequence[TrainedRun], data_set: DataSet) -> list[Sample]:
             remedy="Train with --hold-out 0.1, several runs with the same --seed",
         )
     return [sample for sample in by_run[0] if sample.name in names]
-
-
-def _held_out(trained: TrainedRun, data_set: DataSet) -> Sequence[Sample]:
-    division, learned = divide(data_set, trained.run.settings), trained.run.labels.num_images
-    if division.held_out and len(division.learned) != learned:
-        raise DataError(
-            f"it learned from {learned} images, and all but the held out ones of this data are "
-            f"{len(division.learned)}",
-            location=str(trained.path),
-            remedy="Give the data that it was trained on, or train anew with --hold-out 0.1",
-        )
-    return division.held_out
 
 
 def in_words(held_out: Sequence[Sample]) -> str:
@@ -245,10 +227,10 @@ def predictor_of(
             "run": run,
             "also": list(also),
             "scores_from": fused.scores_from,
-            **fused.origin_of_thresholds,
+            **fused.facts.origin_of_thresholds,
         }
         return fused.predictor(look, places), described
     if run.startswith(TIMM):
         return timm_predictor(run, look, places), {"run": run, "thresholds_from": "fixed 0.2"}
     loaded = load(run)
-    return loaded.predictor(look, places), {"run": run, **loaded.origin_of_thresholds}
+    return loaded.predictor(look, places), {"run": run, **loaded.facts.origin_of_thresholds}

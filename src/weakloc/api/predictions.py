@@ -228,25 +228,21 @@ class _Work:
         num_seen = 0
         for part in parts:
             if part.index % ranks.world_size == ranks.rank and not store.is_done(part):
-                store.write(part, *self._lines(part, on_progress))
+                lines: list[str] = []
+                skipped: list[str] = []
+                answers = self.predictor.predict_with_heat(part.images, self.tags)
+                for number, answer in enumerate(answers, start=part.index * PART_SIZE):
+                    on_progress(number, None)
+                    if isinstance(answer, BrokenImage):
+                        record = {"image": answer.name, "reason": answer.reason}
+                        skipped.append(json.dumps(record, ensure_ascii=False) + "\n")
+                    else:
+                        self.beside.write(self.out, number, answer)
+                        lines.append(prediction_line(answer.prediction))
+                store.write(part, lines, skipped)
             num_seen += len(part.images)
             on_progress(num_seen, None)
             yield part.stem
-
-    def _lines(self, part: Part, on_progress: Progress) -> tuple[list[str], list[str]]:
-        """The lines of predictions.jsonl and of skipped.jsonl."""
-        lines: list[str] = []
-        skipped: list[str] = []
-        answers = self.predictor.predict_with_heat(part.images, self.tags)
-        for number, answer in enumerate(answers, start=part.index * PART_SIZE):
-            on_progress(number, None)
-            if isinstance(answer, BrokenImage):
-                record = {"image": answer.name, "reason": answer.reason}
-                skipped.append(json.dumps(record, ensure_ascii=False) + "\n")
-            else:
-                self.beside.write(self.out, number, answer)
-                lines.append(prediction_line(answer.prediction))
-        return lines, skipped
 
     def write_summary(self, described: Mapping[str, Any]) -> None:
         names, locating = self.predictor.source.class_names, self.predictor.locating

@@ -49,10 +49,25 @@ def save_alpha(run_folder: Path, choice: AlphaChoice) -> None:
     write_record(run_folder, {**read_record(run_folder), KEY: calibrated})
 
 
-def stored_alpha(run_folder: Path) -> float:
-    """0 where nothing was calibrated."""
-    calibrated = read_record(run_folder).get(KEY)
-    return 0.0 if calibrated is None else float(calibrated["alpha"])
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known of a run in whatever form; `looking` also says how it is judged.
+
+    `hidden_supervision` counts drawn boxes or masks that training or selection looked at,
+    `num_boxes_used` those of calibration as well.
+    """
+
+    path: Path
+    class_names: tuple[str, ...]
+    looking: Looking
+    hidden_supervision: int
+    num_boxes_used: int
+    thresholds_from: str
+
+    @property
+    def origin_of_thresholds(self) -> dict[str, str | int]:
+        """What tuned the thresholds, for whoever keeps a record of predictions."""
+        return {"thresholds_from": self.thresholds_from, "num_boxes_used": self.num_boxes_used}
 
 
 class LoadedRun(ABC):
@@ -60,37 +75,15 @@ class LoadedRun(ABC):
 
     @property
     @abstractmethod
+    def facts(self) -> RunFacts: ...
+
+    @property
     def path(self) -> Path:
-        """Where it lies."""
-
-    @property
-    @abstractmethod
-    def num_boxes_used(self) -> int:
-        """Drawn boxes or masks that training, selection or calibration looked at."""
-
-    @property
-    @abstractmethod
-    def thresholds_from(self) -> str:
-        """What tuned the thresholds."""
-
-    @property
-    @abstractmethod
-    def looking(self) -> Looking:
-        """How its method looks at images, and by which definitions it is judged."""
+        return self.facts.path
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return self._facts.class_names
-
-    @property
-    def hidden_supervision(self) -> int:
-        """Drawn boxes or masks that training or selection looked at."""
-        return self._facts.hidden_supervision
-
-    @property
-    def origin_of_thresholds(self) -> dict[str, str | int]:
-        """What tuned the thresholds, for whoever keeps a record of predictions."""
-        return {"thresholds_from": self.thresholds_from, "num_boxes_used": self.num_boxes_used}
+        return self.facts.class_names
 
     @abstractmethod
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
@@ -115,10 +108,6 @@ class LoadedRun(ABC):
         sources = (ImageSource(str(path).replace("\\", "/"), str(path)) for path in images)
         return predictor.predict(sources, known)
 
-    @property
-    @abstractmethod
-    def _facts(self) -> Run | OnnxRecord: ...
-
 
 @dataclass(frozen=True)
 class TrainedRun(LoadedRun):
@@ -127,12 +116,17 @@ class TrainedRun(LoadedRun):
     run: Run
 
     @property
-    def path(self) -> Path:
-        return self.run.path
-
-    @property
-    def _facts(self) -> Run:
-        return self.run
+    def facts(self) -> RunFacts:
+        run, calibration = self.run, self.calibration
+        tuning = 0 if calibration is None else calibration.num_boxes_used
+        return RunFacts(
+            run.path,
+            run.class_names,
+            run.method.looking,
+            run.hidden_supervision,
+            num_boxes_used=run.hidden_supervision + tuning,
+            thresholds_from="a fixed value" if calibration is None else calibration.supervision,
+        )
 
     @property
     def calibration(self) -> Calibration | None:
@@ -143,24 +137,9 @@ class TrainedRun(LoadedRun):
         except ValueError as error:
             raise RunError(
                 f"its thresholds are damaged ({error})",
-                location=str(self.path / RECORD_NAME),
+                location=str(self.run.path / RECORD_NAME),
                 remedy="Calibrate again",
             ) from error
-
-    @property
-    def num_boxes_used(self) -> int:
-        calibration = self.calibration
-        tuning = 0 if calibration is None else calibration.num_boxes_used
-        return self.hidden_supervision + tuning
-
-    @property
-    def thresholds_from(self) -> str:
-        calibration = self.calibration
-        return "a fixed value" if calibration is None else calibration.supervision
-
-    @property
-    def looking(self) -> Looking:
-        return self.run.method.looking
 
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
         if look.localiser == "cells" and self.run.cells is None:
@@ -169,15 +148,22 @@ class TrainedRun(LoadedRun):
                 remedy="Run 'weakloc refine' first",
             )
         by_cells = look.localiser in ("auto", "cells") and self.run.cells is not None
-        look, rules = settled(look, CELLS if by_cells else self.looking)
+        look, rules = settled(look, CELLS if by_cells else self.run.method.looking)
         thresholds: tuple[float, ...] = ()
         calibration = self.calibration
         if calibration is not None and places.threshold is None:
-            self._check_maps(calibration, look)
+            asked = maps_in_words(look)
+            if calibration.maps not in ("", asked):
+                raise SettingError(
+                    f"the thresholds of {self.path} were tuned for {calibration.maps}, "
+                    f"not for {asked}",
+                    remedy="Run 'weakloc calibrate' with the same flags, or give --threshold",
+                )
             thresholds = calibration.thresholds
             rules = calibrated_rules(rules, calibration.threshold_mode, places, self.path)
         if places.rescoring is None:
-            places = replace(places, rescoring=stored_alpha(self.path))
+            calibrated = read_record(self.path).get(KEY) or {"alpha": 0.0}
+            places = replace(places, rescoring=float(calibrated["alpha"]))
         source = self._source(look)
         heat: HeatMaker = fused_maps
         if look.localiser == "beam_search":
@@ -193,14 +179,6 @@ class TrainedRun(LoadedRun):
             heat=heat,
             rescore=rescore,
         )
-
-    def _check_maps(self, calibration: Calibration, look: Look) -> None:
-        asked = maps_in_words(look)
-        if calibration.maps not in ("", asked):
-            raise SettingError(
-                f"the thresholds of {self.path} were tuned for {calibration.maps}, not for {asked}",
-                remedy="Run 'weakloc calibrate' with the same flags, or give --threshold",
-            )
 
     def _source(self, look: Look) -> NetworkSource:
         make: Callable[..., NetworkSource] = NetworkSource
@@ -260,28 +238,20 @@ class ExportedNetwork(LoadedRun):
     source: OnnxSource
 
     @property
-    def path(self) -> Path:
-        return self.source.path
-
-    @property
-    def _facts(self) -> OnnxRecord:
-        return self.source.record
-
-    @property
-    def num_boxes_used(self) -> int:
-        return self._facts.num_boxes_used
-
-    @property
-    def thresholds_from(self) -> str:
-        return self._facts.thresholds_from
-
-    @property
-    def looking(self) -> Looking:
-        return self._facts.looking
+    def facts(self) -> RunFacts:
+        record = self.source.record
+        return RunFacts(
+            self.source.path,
+            record.class_names,
+            record.looking,
+            record.hidden_supervision,
+            record.num_boxes_used,
+            record.thresholds_from,
+        )
 
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
-        record = self._facts
-        look, rules = settled(look, self.looking)
+        record = self.source.record
+        look, rules = settled(look, record.looking)
         _require_what_the_file_holds(look)
         if places.rescoring is None:
             places = replace(places, rescoring=record.rescoring)
@@ -322,9 +292,9 @@ def describe(run: TrainedRun) -> OnnxRecord:
         looking=method.looking,
         thresholds=predictor.locating.thresholds,
         threshold_mode=None if calibration is None else predictor.rules.threshold_mode,
-        thresholds_from=run.thresholds_from,
-        num_boxes_used=run.num_boxes_used,
-        hidden_supervision=run.hidden_supervision,
+        thresholds_from=run.facts.thresholds_from,
+        num_boxes_used=run.facts.num_boxes_used,
+        hidden_supervision=run.facts.hidden_supervision,
         smallest_side=backbone.min_input,
         version=__version__,
         rescoring=predictor.places.rescoring or 0.0,

@@ -36,7 +36,20 @@ def reproduce(
         choices: NAME=VALUE for a choice of the method in all cells.
     """
     if recipe is None:
-        _list(terminal)
+        rows = [
+            (recipe.name, recipe.reference, recipe.question, recipe.papers_data)
+            for recipe in RECIPES.values()
+        ]
+        terminal.table(
+            "Experiments of the papers", ("recipe", "from", "question", "there on"), rows
+        )
+        terminal.say("On drawn scenes each takes minutes: weakloc reproduce RECIPE --budget quick")
+        terminal.say(
+            "The papers' own data is not here, and nothing was run on it; give it with --data."
+        )
+        terminal.give(
+            [{"name": name, "question": recipe.question} for name, recipe in RECIPES.items()]
+        )
         return
     from weakloc.api.training import parse_choices
     from weakloc.papers.reproduce import Reproduction, reproduce
@@ -51,19 +64,6 @@ def reproduce(
     results = reproduce(recipe, reproduction, say=terminal.say, prepare=keep_freed_memory)
     _show(results, folder, terminal)
     terminal.give(results.to_json())
-
-
-def _list(terminal: Terminal) -> None:
-    rows = [
-        (recipe.name, recipe.reference, recipe.question, recipe.papers_data)
-        for recipe in RECIPES.values()
-    ]
-    terminal.table("Experiments of the papers", ("recipe", "from", "question", "there on"), rows)
-    terminal.say("On drawn scenes each takes minutes: weakloc reproduce RECIPE --budget quick")
-    terminal.say(
-        "The papers' own data is not here, and nothing was run on it; give it with --data."
-    )
-    terminal.give([{"name": name, "question": recipe.question} for name, recipe in RECIPES.items()])
 
 
 def _show(results: Results, folder: Path, terminal: Terminal) -> None:

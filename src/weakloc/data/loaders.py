@@ -88,18 +88,15 @@ class PicturesInMemory:
         size = picture.size if picture else size
         placement = self._preprocessing.place(size)
         columns, rows = placement.content_size
-        content = self._image_pixels(index)[:rows, :columns]
+        width, height = self._size
+        pixels: NDArray[np.uint8] = np.ctypeslib.as_array(self._shared_pixels)
+        slots = pixels.reshape(-1, height, width, 3)
+        content = np.asarray(slots[index])[:rows, :columns]
         if picture:
             content[:] = resample(picture.pixels, placement).permute(1, 2, 0).numpy()
             self._sizes()[index] = size
         base = GridTransform.identity(size).crop(placement.region_in_image)
         return Picture(content, base.resize(placement.content_size))
-
-    def _image_pixels(self, index: int) -> NDArray[np.uint8]:
-        width, height = self._size
-        pixels: NDArray[np.uint8] = np.ctypeslib.as_array(self._shared_pixels)
-        slots = pixels.reshape(-1, height, width, 3)
-        return np.asarray(slots[index])
 
     def _sizes(self) -> NDArray[np.int32]:
         sizes: NDArray[np.int32] = np.ctypeslib.as_array(self._shared_sizes)

@@ -9,7 +9,6 @@ from typing import Any, NoReturn, TypeAlias, cast
 
 import numpy as np
 from msgspec import Struct, to_builtins
-from numpy.typing import NDArray
 from PIL import Image
 
 from weakloc.data.transforms import PixelSize
@@ -107,6 +106,9 @@ def _summary(samples: Iterable[Sample], class_names: Sequence[str]) -> SplitSumm
     is_unlabelled = (vectors == UNKNOWN).all(axis=1)
     counts = [weights @ (vectors == state) for state in (PRESENT, UNKNOWN, ABSENT)]  # 3 x (C,)
     rows = np.stack([*counts, boxes, masks], 1).tolist()
+    co_occurrence = is_present.T @ (is_present * weights[:, None])
+    first, second = np.nonzero(np.triu(co_occurrence, k=1))  # in the order of the classes
+    images = co_occurrence[first, second]
     return SplitSummary(
         images=int(weights.sum()),
         unlabelled=int(weights[is_unlabelled].sum()),
@@ -116,18 +118,11 @@ def _summary(samples: Iterable[Sample], class_names: Sequence[str]) -> SplitSumm
             int(n): int(weights[num_present == n].sum()) for n in np.unique(num_present)
         },
         classes={name: ClassCounts(*row) for name, row in zip(class_names, rows, strict=True)},
-        co_occurrence=_pairs(is_present.T @ (is_present * weights[:, None]), class_names),
+        co_occurrence=[
+            Pair((class_names[first[k]], class_names[second[k]]), int(images[k]))
+            for k in np.argsort(-images, kind="stable")
+        ],
     )
-
-
-def _pairs(co_occurrence: NDArray[np.int64], class_names: Sequence[str]) -> list[Pair]:
-    """The pairs of a symmetric matrix (C, C) of images with both, the most frequent first."""
-    first, second = np.nonzero(np.triu(co_occurrence, k=1))  # in the order of the classes
-    images = co_occurrence[first, second]
-    return [
-        Pair((class_names[first[k]], class_names[second[k]]), int(images[k]))
-        for k in np.argsort(-images, kind="stable")
-    ]
 
 
 class SizeRange(Struct, frozen=True, rename={"smallest": "min", "largest": "max"}):

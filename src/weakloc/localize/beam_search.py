@@ -152,7 +152,17 @@ def beam_search(
         return SearchResult(image_size, (), np.zeros(0), 0, 0)
     memory = _Memory(scorer, image_size)
     if settings.search == "exhaustive":
-        levels = _exhaustive_levels(memory, scorer.grid_size, class_indices, settings)
+        # Only a beam's width is kept: all would put the maximum into the image's centre.
+        by_level: dict[int, list[_Node]] = {}
+        for window in all_windows(scorer.grid_size):
+            by_level.setdefault(window_level(window, scorer.grid_size), []).append(_Node(0, window))
+        num_levels = settings.levels_on(scorer.grid_size)
+        candidates = [by_level[level] for level in sorted(by_level) if 1 <= level <= num_levels]
+        memory.score(itertools.chain.from_iterable(candidates))
+        levels = [
+            [_best(memory.recall(nodes), index, settings) for index in class_indices]
+            for nodes in candidates
+        ]
     else:
         levels = _beam_levels(memory, class_indices, settings)
     kept = tuple(
@@ -243,28 +253,6 @@ def _beam_levels(
         else:
             nodes = [[scored.node for scored in beam] for beam in beams]
     return levels
-
-
-def _exhaustive_levels(
-    memory: _Memory[Grid],
-    grid_size: GridSize,
-    class_indices: Sequence[int],
-    settings: BeamSettings,
-) -> list[list[list[_Scored]]]:
-    """Every window scored in one call, yet only a beam's width kept per level.
-
-    Summing all windows would put the maximum into the image's centre whatever it shows.
-    """
-    by_level: dict[int, list[_Node]] = {}
-    for window in all_windows(grid_size):
-        by_level.setdefault(window_level(window, grid_size), []).append(_Node(0, window))
-    num_levels = settings.levels_on(grid_size)
-    candidates = [by_level[level] for level in sorted(by_level) if 1 <= level <= num_levels]
-    memory.score(itertools.chain.from_iterable(candidates))
-    return [
-        [_best(memory.recall(nodes), index, settings) for index in class_indices]
-        for nodes in candidates
-    ]
 
 
 def _best(candidates: list[_Scored], class_index: int, settings: BeamSettings) -> list[_Scored]:

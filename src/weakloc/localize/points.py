@@ -42,11 +42,6 @@ class FoundPeak:
     peak: Peak
     transform: GridTransform
 
-    def is_at(self, point: PointXY) -> bool:
-        """Whether a point lies less than a cell away."""
-        across = abs(point[0] - self.peak.x) * abs(self.transform.scale_x)
-        return across < 1.0 and abs(point[1] - self.peak.y) * abs(self.transform.scale_y) < 1.0
-
 
 @dataclass(frozen=True)
 class PointMap:
@@ -150,7 +145,11 @@ def locate_points(
             break
         x, y = nearest_inside(_point_of(usable, cell, transform, method), inside)
         is_apart = all(np.hypot(x - peak.x, y - peak.y) >= min_distance for peak in peaks)
-        if is_apart and not (first and first.is_at((x, y))):
+        if first is not None:
+            across = abs((x - first.peak.x) * first.transform.scale_x)
+            down = abs((y - first.peak.y) * first.transform.scale_y)
+            is_apart &= max(across, down) >= 1.0
+        if is_apart:
             peaks.append(Peak(x, y, float(heat.flat[cell])))
     return peaks
 
@@ -165,24 +164,20 @@ def _point_of(heat: HeatMap, cell: int, transform: GridTransform, method: PointM
     neighbours, at most half a cell away."""
     row, column = divmod(cell, heat.shape[1])
     if method == "plateau":
-        return _plateau_center(heat, row, column, transform)
+        # The centroid, moved to the nearest of its cells if it misses all.
+        labels, _ = label(heat == heat[row, column], np.ones((3, 3)))
+        rows, columns = np.nonzero(labels == labels[row, column])
+        center_row, center_column = rows.mean(), columns.mean()
+        distance = np.maximum(np.abs(rows - center_row), np.abs(columns - center_column))
+        if distance.min() > 0.5:  # the cell that holds the centroid is not one of them
+            nearest = np.argmin(np.hypot(rows - center_row, columns - center_column))
+            center_row, center_column = rows[nearest], columns[nearest]
+        return map_point_to_image((float(center_column) + 0.5, float(center_row) + 0.5), transform)
     if method != "sub_cell":
         return map_point_to_image((column + 0.5, row + 0.5), transform)
     across = _parabola_top(heat[row, :], column)
     down = _parabola_top(heat[:, column], row)
     return map_point_to_image((column + 0.5 + across, row + 0.5 + down), transform)
-
-
-def _plateau_center(heat: HeatMap, row: int, column: int, transform: GridTransform) -> PointXY:
-    """The centroid of a cell's plateau, moved to the nearest of its cells if it misses all."""
-    labels, _ = label(heat == heat[row, column], np.ones((3, 3)))
-    rows, columns = np.nonzero(labels == labels[row, column])
-    center_row, center_column = rows.mean(), columns.mean()
-    distance = np.maximum(np.abs(rows - center_row), np.abs(columns - center_column))
-    if distance.min() > 0.5:  # the cell that holds the centroid is not one of them
-        nearest = np.argmin(np.hypot(rows - center_row, columns - center_column))
-        center_row, center_column = rows[nearest], columns[nearest]
-    return map_point_to_image((float(center_column) + 0.5, float(center_row) + 0.5), transform)
 
 
 def _heat_around(heat: HeatMap, transform: GridTransform) -> HeatMap:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from weakloc.errors import DataError, PredictionsError, did_you_mean
-from weakloc.geometry import BoxLTRB, FloatArray, IntArray
+from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, ImageDraw, Resampling, draw_image
 from weakloc.rle import decode_mask
 from weakloc.structures import ABSENT, PRESENT, Box, Mask, Point, Prediction, Sample, TruthMask
@@ -301,7 +301,14 @@ def check_prediction(prediction: Prediction, classes: ClassIndex) -> None:
         if not (math.isfinite(point.x) and math.isfinite(point.y)):
             raise PredictionsError(f"a point lies at ({point.x}, {point.y})", location=image)
     for box in prediction.boxes:
-        _check_box(box.box, image)
+        if not all(math.isfinite(side) for side in box.box):
+            raise PredictionsError(f"box {list(box.box)} is not finite", location=image)
+        if box.box[2] < box.box[0] or box.box[3] < box.box[1]:
+            raise PredictionsError(
+                f"box {list(box.box)} is inside out",
+                location=image,
+                remedy="Boxes are (left, top, right, bottom), not (left, top, width, height)",
+            )
     for mask in prediction.masks:
         if list(mask.rle["size"]) != [prediction.height, prediction.width]:
             raise PredictionsError(
@@ -318,15 +325,4 @@ def _check_score(score: float, class_name: str, image: str, classes: ClassIndex)
             f"the score of class {class_name!r} is {score}",
             location=image,
             remedy="Scores must be finite numbers",
-        )
-
-
-def _check_box(box: BoxLTRB, image: str) -> None:
-    if not all(math.isfinite(side) for side in box):
-        raise PredictionsError(f"box {list(box)} is not finite", location=image)
-    if box[2] < box[0] or box[3] < box[1]:
-        raise PredictionsError(
-            f"box {list(box)} is inside out",
-            location=image,
-            remedy="Boxes are (left, top, right, bottom), not (left, top, width, height)",
         )

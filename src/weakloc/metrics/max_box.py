@@ -341,7 +341,13 @@ class MaxBoxAccuracy:
         """One class's map over the whole image, against the drawn boxes of that class."""
         if not len(objects):
             raise DataError("no box of the class is drawn", location=draw.image)
-        self._check_size(score_map, image_size)
+        original = self.convention.resolution == "original"
+        width, height = image_size if original else (SIDE, SIDE)
+        if score_map.shape != (height, width):
+            raise ValueError(
+                f"the map is {score_map.shape[1]} x {score_map.shape[0]}, but "
+                f"{self.convention.name} is defined at {width} x {height}"
+            )
         overlaps = best_overlaps(
             normalize_map(score_map, image=draw.image), objects, image_size, self.convention
         )
@@ -390,15 +396,6 @@ class MaxBoxAccuracy:
             f"accuracy_{100 * iou:g}": Curve(thresholds, tuple(row.tolist()))
             for iou, row in zip(self.convention.ious, accuracies, strict=True)
         }
-
-    def _check_size(self, score_map: ScoreMap, image_size: tuple[int, int]) -> None:
-        original = self.convention.resolution == "original"
-        width, height = image_size if original else (SIDE, SIDE)
-        if score_map.shape != (height, width):
-            raise ValueError(
-                f"the map is {score_map.shape[1]} x {score_map.shape[0]}, but "
-                f"{self.convention.name} is defined at {width} x {height}"
-            )
 
 
 def best_overlaps(

@@ -69,7 +69,15 @@ class TorchvisionTrunk(Trunk):
 
 def build_torchvision_trunk(spec: BackboneSpec) -> TorchvisionTrunk:
     architecture = ARCHITECTURES[spec.name]
-    mode = _fully_connected(spec, architecture)
+    arguments = arguments_of(spec, ["fully_connected"])
+    default = "none" if architecture.grid_side is None else "convolution"
+    mode: Any = arguments.get("fully_connected", default)
+    if mode not in get_args(FullyConnected) or (architecture.grid_side is None and mode != "none"):
+        raise SettingError(
+            f"fully_connected={mode!r} is not possible for {spec.name}",
+            location="--backbone",
+            remedy=did_you_mean(str(mode), get_args(FullyConnected)),
+        )
     model, loaded_weights = _load(spec)
     layers = list(model.features.children())
     strides, dilation = _dilate(layers, spec.output_stride or architecture.stride)
@@ -90,19 +98,6 @@ def build_torchvision_trunk(spec: BackboneSpec) -> TorchvisionTrunk:
     trunk = TorchvisionTrunk(nn.Sequential(*layers), facts, strides, kept)
     trunk.loaded_weights = loaded_weights
     return trunk
-
-
-def _fully_connected(spec: BackboneSpec, architecture: _Architecture) -> FullyConnected:
-    arguments = arguments_of(spec, ["fully_connected"])
-    default = "none" if architecture.grid_side is None else "convolution"
-    mode: Any = arguments.get("fully_connected", default)
-    if mode not in get_args(FullyConnected) or (architecture.grid_side is None and mode != "none"):
-        raise SettingError(
-            f"fully_connected={mode!r} is not possible for {spec.name}",
-            location="--backbone",
-            remedy=did_you_mean(str(mode), get_args(FullyConnected)),
-        )
-    return mode  # type: ignore[no-any-return]
 
 
 def _load(spec: BackboneSpec) -> tuple[Any, str | None]:

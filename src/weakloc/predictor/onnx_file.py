@@ -144,11 +144,7 @@ class OnnxSource:
         self.cell_transform: CellTransform = self.record.geometry.cell_transform
 
     def read(self, images: Tensor) -> RawMaps:
-        self._check_size(images.shape[3], images.shape[2])
-        scores, maps = self._session.run(["scores", "maps"], {"images": images.numpy()})
-        return RawMaps(scores, maps)
-
-    def _check_size(self, width: int, height: int) -> None:
+        height, width = images.shape[2:]
         fixed = self.record.fixed_size
         if fixed is not None and (width, height) != fixed:
             raise SettingError(
@@ -157,6 +153,8 @@ class OnnxSource:
                 location=str(self.path),
                 remedy="Leave out --scales and --map-scales",
             )
+        scores, maps = self._session.run(["scores", "maps"], {"images": images.numpy()})
+        return RawMaps(scores, maps)
 
 
 def open_session(path: Path, device: torch.device) -> Any:
@@ -248,7 +246,12 @@ def check_parity(
         images = torch.randn(batch, 3, height, width, generator=generator)
         with torch.inference_mode():
             output = network(images)
-        answers = _answers(session, images)
+        try:
+            answers = session.run(["scores", "maps"], {"images": images.numpy()})
+        except Exception as error:  # onnxruntime's errors share no narrower class
+            reason = str(error).strip().splitlines()[0]
+            message = f"onnxruntime cannot run what torch exported ({reason})"
+            raise FailureError(message, remedy=ANOTHER_WAY) from error
         expected = (output.scores.numpy(), output.maps.numpy())
         difference = max(map(_difference, answers, expected))
         if not difference <= TOLERANCE:  # so that NaN fails, too
@@ -261,19 +264,6 @@ def check_parity(
             )
         compared.append(Parity(batch, width, height, difference))
     return tuple(compared)
-
-
-def _answers(session: Any, images: Tensor) -> list[NDArray[np.float32]]:
-    try:
-        answers: list[NDArray[np.float32]] = session.run(
-            ["scores", "maps"], {"images": images.numpy()}
-        )
-    except Exception as error:  # onnxruntime's errors share no narrower class
-        raise FailureError(
-            f"onnxruntime cannot run what torch exported ({str(error).strip().splitlines()[0]})",
-            remedy=ANOTHER_WAY,
-        ) from error
-    return answers
 
 
 class _ScoresAndMaps(nn.Module):

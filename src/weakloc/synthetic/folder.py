@@ -36,19 +36,6 @@ from weakloc.work import Progress, silent
 JPEG_QUALITY = 92
 
 
-def write_scene(folder: Path, name: str, scene: Scene, *, class_names: Sequence[str]) -> None:
-    """The four files of one scene."""
-    with write_whole(folder / "JPEGImages" / f"{name}.jpg") as temporary:
-        Image.fromarray(scene.pixels).save(temporary, quality=JPEG_QUALITY)
-    values = np.zeros(len(scene.objects) + 1, dtype=np.uint8)
-    values[1:] = [drawn.class_index + 1 for drawn in scene.objects]
-    painted = {"SegmentationClass": values[scene.instances], "SegmentationObject": scene.instances}
-    for kind, pixels in painted.items():
-        write_label_image(folder / kind / f"{name}.png", pixels, compress_level=1)
-    text = annotation(name, scene, class_names=class_names)
-    write_text(folder / "Annotations" / f"{name}.xml", text)
-
-
 def annotation(name: str, scene: Scene, *, class_names: Sequence[str]) -> str:
     """The XML of one scene; boxes 1-based, right and bottom pixels counted in."""
     height, width = scene.instances.shape
@@ -155,7 +142,18 @@ def write_scenes(
     for done, (split, index) in enumerate(numbers, start=1):
         name = f"{split}_{index:05d}"
         scene = draw_scene(artist, split=split, index=index, seed=seed)
-        write_scene(folder, name, scene, class_names=artist.class_names)
+        with write_whole(folder / "JPEGImages" / f"{name}.jpg") as temporary:
+            Image.fromarray(scene.pixels).save(temporary, quality=JPEG_QUALITY)
+        values = np.zeros(len(scene.objects) + 1, dtype=np.uint8)
+        values[1:] = [drawn.class_index + 1 for drawn in scene.objects]
+        painted = {
+            "SegmentationClass": values[scene.instances],
+            "SegmentationObject": scene.instances,
+        }
+        for kind, pixels in painted.items():
+            write_label_image(folder / kind / f"{name}.png", pixels, compress_level=1)
+        text = annotation(name, scene, class_names=artist.class_names)
+        write_text(folder / "Annotations" / f"{name}.xml", text)
         tags[split][name] = frozenset(drawn.class_index for drawn in scene.objects)
         on_progress(done, len(numbers))
     write_lists(folder, tags, class_names=artist.class_names)

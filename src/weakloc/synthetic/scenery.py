@@ -39,7 +39,6 @@ from weakloc.synthetic.canvas import (
     Scene,
     Shape,
     Surface,
-    UnitPoint,
     background,
     body_shapes,
     clutter_shapes,
@@ -278,7 +277,17 @@ def draw_crops(random: np.random.Generator, crops: CropsByClass) -> Scene:
     def cut_out(class_index: int) -> Sequence[Image.Image]:
         candidates = crops[class_index]
         crop = candidates[int(random.integers(len(candidates)))]
-        return _cut_out(crop, extent=object_extent(random))
+        picture = open_image(Path(crop.path))
+        left, top, right, bottom = clip_box(crop.box, picture.size)
+        region = (math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom))
+        pixels = picture.crop(region)
+        alpha = Image.new("L", pixels.size, 255)
+        if crop.rle is not None:
+            mask = decode_mask(crop.rle) * np.uint8(255)
+            alpha = Image.fromarray(mask).crop(region)
+        factor = object_extent(random) / max(pixels.size)
+        size = (max(round(pixels.width * factor), 1), max(round(pixels.height * factor), 1))
+        return (pixels.resize(size, Image.Resampling.BICUBIC), alpha.resize(size))
 
     def draw_object(class_index: int) -> Layer:
         """Mirrored or not, and a little turned."""
@@ -297,21 +306,6 @@ def draw_crops(random: np.random.Generator, crops: CropsByClass) -> Scene:
     classes = tuple(crops)
     canvas = compose(random, classes, pair=None, draw_object=draw_object, draw_source=draw_source)
     return canvas.scene()
-
-
-def _cut_out(crop: Crop, *, extent: float) -> tuple[Image.Image, Image.Image]:
-    """The pixels of an object, its longer side scaled to `extent`, and their alpha."""
-    picture = open_image(Path(crop.path))
-    left, top, right, bottom = clip_box(crop.box, picture.size)
-    region = (math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom))
-    pixels = picture.crop(region)
-    alpha = Image.new("L", pixels.size, 255)
-    if crop.rle is not None:
-        mask = decode_mask(crop.rle) * np.uint8(255)
-        alpha = Image.fromarray(mask).crop(region)
-    factor = extent / max(pixels.size)
-    size = (max(round(pixels.width * factor), 1), max(round(pixels.height * factor), 1))
-    return pixels.resize(size, Image.Resampling.BICUBIC), alpha.resize(size)
 
 
 SIDE = 64
@@ -356,13 +350,6 @@ def _object(random: np.random.Generator, class_index: int) -> Layer:
     )
     layer, origin = paint(random, body, pose, surface)
     canvas = Canvas(layer.pixels)
-    _lay_emblem(canvas, random, class_index, pose=pose, origin=origin)
-    return Layer(canvas.scene().pixels, layer.coverage)
-
-
-def _lay_emblem(
-    canvas: Canvas, random: np.random.Generator, class_index: int, *, pose: Pose, origin: UnitPoint
-) -> None:
     half = 0.3 * pose.half_width + 2.0
     emblem_pose = Pose(half, half, pose.angle + math.pi * uniform(random, -0.1, 0.1))
     tone = (0.05, 0.05, 0.08) if class_index < 10 else (0.97, 0.97, 0.92)
@@ -370,3 +357,4 @@ def _lay_emblem(
     x, y = pose.place(HEAD)
     left, top = round(origin[0] + x - center[0]), round(origin[1] + y - center[1])
     canvas.lay_distraction(emblem, left=left, top=top)
+    return Layer(canvas.scene().pixels, layer.coverage)

@@ -66,7 +66,10 @@ class FeatureStore:
     ) -> None:
         """Adds maps (N, rows, columns, channels) of images that are not there yet."""
         if self.shape is None:
-            self._create(features.shape[1:])
+            rows, columns, channels = features.shape[1:]
+            self.shape = (rows, columns, channels)
+            header = {"format": FORMAT, "shape": self.shape, "made_by": self._description}
+            write_json(self.folder / "features.json", header)
         elif features.shape[1:] != self.shape:
             raise RunError(
                 f"feature maps of {features.shape[1:]} do not fit those of {self.shape}",
@@ -97,12 +100,6 @@ class FeatureStore:
             shape = (len(self.rows), *self.shape)
             self._maps = np.memmap(self._data_path, dtype=np.float16, mode="r", shape=shape)
         return self._maps
-
-    def _create(self, shape: tuple[int, ...]) -> None:
-        rows, columns, channels = shape
-        self.shape = (rows, columns, channels)
-        header = {"format": FORMAT, "shape": self.shape, "made_by": self._description}
-        write_json(self.folder / "features.json", header)
 
     def _read(self) -> None:
         """Takes up what is there and cuts off what a killed process left half-written."""
@@ -220,7 +217,13 @@ class FeatureCache:
 
     def fill(self, samples: Sequence[Sample], on_progress: Progress) -> list[BrokenImage]:
         """Computes what is not there yet; gives the images that could not be read."""
-        broken = self._find(samples)
+        lost = []
+        for sample in samples:
+            try:
+                self._keys[sample.path] = content_key(sample.path)
+            except OSError as error:
+                lost.append(BrokenImage(sample.name, f"cannot be opened ({error.strerror})"))
+        broken = lost
         by_key = {self._keys[s.path]: s for s in samples if s.path in self._keys}  # each once
         scales = sorted({view.scale for view in self._stores})
         done, total = 0, len(samples) * len(scales)
@@ -281,15 +284,6 @@ class FeatureCache:
         digest = hashlib.sha256(repr(sorted(made_by.items())).encode()).hexdigest()[:16]
         return FeatureStore(self._extraction.folder / digest, made_by)
 
-    def _find(self, samples: Sequence[Sample]) -> list[BrokenImage]:
-        lost = []
-        for sample in samples:
-            try:
-                self._keys[sample.path] = content_key(sample.path)
-            except OSError as error:
-                lost.append(BrokenImage(sample.name, f"cannot be opened ({error.strerror})"))
-        return lost
-
     def _append(self, batch: Batch, samples: Sequence[Sample], scale: float) -> None:
         keys = [self._keys[sample.path] for sample in samples]
         sizes = [transform.image_size for transform in batch.transforms if transform is not None]
@@ -331,8 +325,18 @@ class FeatureBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         for keys in self.order:
-            views = [FeatureView()] * len(keys)
-            yield self._batch(keys, self._drawn_views(keys) if self.order.is_training else views)
+            plain = [FeatureView()] * len(keys)
+            views = self._drawn_views(keys) if self.order.is_training else plain
+            samples = [self.samples[key.index] for key in keys]
+            features, transforms = self.cache.read(samples, views)
+            labels = np.stack([sample.labels for sample in samples])
+            yield Batch(
+                images=features.float().to(self.dtype),  # half to bfloat16 at once is slower
+                labels=torch.from_numpy(labels),
+                names=tuple(sample.name for sample in samples),
+                transforms=tuple(transforms),
+                indices=torch.tensor([key.index for key in keys]),
+            )
 
     def _drawn_views(self, keys: Sequence[SampleKey]) -> list[FeatureView]:
         """One scale for the batch, the same on all ranks; mirrored or not for each image."""
@@ -343,18 +347,6 @@ class FeatureBatches:
             FeatureView(scale, sides[mixed_seed(*step, key.index, key.num_repeat) % len(sides)])
             for key in keys
         ]
-
-    def _batch(self, keys: Sequence[SampleKey], views: Sequence[FeatureView]) -> Batch:
-        samples = [self.samples[key.index] for key in keys]
-        features, transforms = self.cache.read(samples, views)
-        labels = np.stack([sample.labels for sample in samples])
-        return Batch(
-            images=features.float().to(self.dtype),  # half to bfloat16 at once is slower
-            labels=torch.from_numpy(labels),
-            names=tuple(sample.name for sample in samples),
-            transforms=tuple(transforms),
-            indices=torch.tensor([key.index for key in keys]),
-        )
 
 
 def digest_of_weights(backbone: Backbone) -> str:

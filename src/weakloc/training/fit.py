@@ -333,7 +333,17 @@ class Checkpointing(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LocalizationModule)
-        self.history.append(self._record(trainer, pl_module))
+        watched = pl_module.watch.read()
+        self.history.append(
+            EpochRecord(
+                epoch=trainer.current_epoch + 1,
+                loss=pl_module.guard.mean(),
+                learning_rate=pl_module.learning_rate(),
+                classification_map=watched.classification_map,
+                point_map=watched.point_map,
+                seconds=round(self._epoch_seconds(), 3),
+            )
+        )
         gathered = trainer.strategy.lightning_module_state_dict()  # from all processes
         if trainer.is_global_zero:
             kept = self.kept_epoch()
@@ -401,17 +411,6 @@ class Checkpointing(Callback):
         trainer.save_checkpoint(self._path)
         self._saved_at = time.monotonic()
 
-    def _record(self, trainer: Trainer, module: LocalizationModule) -> EpochRecord:
-        watched = module.watch.read()
-        return EpochRecord(
-            epoch=trainer.current_epoch + 1,
-            loss=module.guard.mean(),
-            learning_rate=module.learning_rate(),
-            classification_map=watched.classification_map,
-            point_map=watched.point_map,
-            seconds=round(self._epoch_seconds(), 3),
-        )
-
     def _epoch_seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._epoch_began
 
@@ -467,7 +466,14 @@ class Shown(Callback):
         if trainer.is_global_zero:
             record = self._checkpointing.history[-1]
             seen_as = watched_as(self._checkpointing.method)
-            self._display.say(_line_of(record, trainer.max_epochs, seen_as))
+            numbers = [f"loss {record.loss:.4f}"]
+            for name, value in (("mAP", record.classification_map), ("point AP", record.point_map)):
+                if value is not None:
+                    numbers.append(f"{name} {value:.3f}")
+            if len(numbers) > 1:
+                numbers[-1] += seen_as
+            numbers.append(f"{record.seconds:.1f} s")
+            self._display.say(f"epoch {record.epoch}/{trainer.max_epochs}  " + "  ".join(numbers))
 
 
 def watched_as(method: Method) -> str:
@@ -475,14 +481,3 @@ def watched_as(method: Method) -> str:
     if method.localiser == "beam_search":
         return " (without the search)"
     return "" if {*method.score_scales, *method.map_scales} == {1.0} else " (at one size)"
-
-
-def _line_of(record: EpochRecord, epochs: int | None, seen_as: str) -> str:
-    numbers = [f"loss {record.loss:.4f}"]
-    for name, value in (("mAP", record.classification_map), ("point AP", record.point_map)):
-        if value is not None:
-            numbers.append(f"{name} {value:.3f}")
-    if len(numbers) > 1:
-        numbers[-1] += seen_as
-    numbers.append(f"{record.seconds:.1f} s")
-    return f"epoch {record.epoch}/{epochs}  " + "  ".join(numbers)

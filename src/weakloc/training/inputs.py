@@ -47,13 +47,27 @@ def inputs_of(
 
     `rank` says which of the processes that train together this one is.
     """
-    batches_of: Callable[..., SampleLoader | FeatureBatches] = _image_batches(plan)
+    batches_of: Callable[..., SampleLoader | FeatureBatches] = partial(
+        SampleLoader,
+        preprocessing=plan.preprocessing,
+        augmentation=plan.augmentation,
+        workers=plan.hardware.num_workers,
+        cache=_cache_kind(plan),
+        pin_memory=plan.hardware.accelerator == "gpu",
+    )
     learned, watched = plan.division.learned, plan.division.watched
     if plan.settings.frozen:
         cache, broken = _filled_cache(plan, folder, on_progress)
         learned = [sample for sample in learned if cache.holds(sample)]
         watched = [sample for sample in watched if cache.holds(sample)]
-        batches_of = _feature_batches(plan, cache, broken)
+        batches_of = partial(
+            FeatureBatches,
+            cache=cache,
+            scales=plan.settings.feature_scales,
+            # Straight to what autocast would make of them.
+            dtype=torch.bfloat16 if plan.hardware.in_bf16 else torch.float32,
+            broken=broken,
+        )
     if not learned:
         raise DataError("no training image can be read", remedy="Look at them with 'weakloc data'")
     shared = {"rank": rank, "world_size": world_size}
@@ -69,17 +83,6 @@ def inputs_of(
         return Inputs(epochs, None)
     once = EveryImageOnce(len(watched), batch_size=plan.optimisation.batch_size, **shared)
     return Inputs(epochs, ResumableEpochs(batches_of(watched, order=once)))
-
-
-def _image_batches(plan: TrainingPlan) -> Callable[..., SampleLoader]:
-    return partial(
-        SampleLoader,
-        preprocessing=plan.preprocessing,
-        augmentation=plan.augmentation,
-        workers=plan.hardware.num_workers,
-        cache=_cache_kind(plan),
-        pin_memory=plan.hardware.accelerator == "gpu",
-    )
 
 
 def _cache_kind(plan: TrainingPlan) -> Cache:
@@ -115,19 +118,6 @@ def _filled_cache(
         cache = FeatureCache(backbone, extraction, views)
         samples = [*plan.division.learned, *plan.division.watched]
         return cache, cache.fill(samples, on_progress)
-
-
-def _feature_batches(
-    plan: TrainingPlan, cache: FeatureCache, broken: Sequence[BrokenImage]
-) -> Callable[..., FeatureBatches]:
-    return partial(
-        FeatureBatches,
-        cache=cache,
-        scales=plan.settings.feature_scales,
-        # Straight to what autocast would make of them.
-        dtype=torch.bfloat16 if plan.hardware.in_bf16 else torch.float32,
-        broken=broken,
-    )
 
 
 class Carried:

@@ -61,7 +61,14 @@ def divide(data_set: DataSet, settings: TrainSettings) -> Division:
     Without a split to watch it is asked for.
     """
     samples = data_set.split(learned_split(data_set, settings.train_split), flag="--train-split")
-    _check_tags(samples, data_set)
+    if not data_set.class_names:
+        raise DataError("there is no class", location=str(data_set.root), remedy="Give tags first")
+    if all((sample.labels == UNKNOWN).all() for sample in samples):
+        raise DataError(
+            "the tags of all training images are unknown, so there is nothing to learn from",
+            location=str(data_set.root),
+            remedy="Say for some images which classes are there and which are not",
+        )
     watched = _watched(data_set, samples, settings.val_split)
     usual_share = 0.0 if watched else HOLD_OUT
     share = usual_share if settings.hold_out is None else settings.hold_out
@@ -107,17 +114,6 @@ def _watched(data_set: DataSet, learned: Sequence[Sample], name: str) -> Sequenc
             remedy="Take them out of one of the two, or give another --train-split or --val-split",
         )
     return watched
-
-
-def _check_tags(samples: Sequence[Sample], data_set: DataSet) -> None:
-    if not data_set.class_names:
-        raise DataError("there is no class", location=str(data_set.root), remedy="Give tags first")
-    if all((sample.labels == UNKNOWN).all() for sample in samples):
-        raise DataError(
-            "the tags of all training images are unknown, so there is nothing to learn from",
-            location=str(data_set.root),
-            remedy="Say for some images which classes are there and which are not",
-        )
 
 
 def _hold_out(

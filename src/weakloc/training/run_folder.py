@@ -231,6 +231,10 @@ class RunWriter:
         if broken:
             first = f"{broken[0].name}: {broken[0].reason}"
             notes += (f"{len(broken)} images could not be read; the first, {first}",)
+        versions = {"python": platform.python_version()}
+        for package in _PACKAGES:
+            with suppress(PackageNotFoundError):
+                versions[package] = version(package)
         return RunRecord(
             method=MethodRecord(
                 name=header.method.name,
@@ -253,7 +257,7 @@ class RunWriter:
             hidden_supervision=0,
             thresholds=None,
             notes=notes,
-            versions=_versions_of_run(),
+            versions=versions,
             git_revision=_git_revision(),
             history=tuple(history),
             finished=is_finished,
@@ -448,14 +452,6 @@ def _damaged(file: str, reason: str) -> RunError:
         location=file,
         remedy="Restore the file, or update weakloc if the run was made by a newer version",
     )
-
-
-def _versions_of_run() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return versions
 
 
 @cache

@@ -101,32 +101,24 @@ def _run_lengths(
         return None
     try:
         if isinstance(shape, list):
-            return _polygons(shape, size)
-        return _compressed(shape, size)
+            if size is None:
+                raise ValueError("the image has no width and height to draw polygons in")
+            for polygon in shape:
+                if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+                    raise ValueError("a polygon is not at least three pairs of numbers")
+                if not np.isfinite(np.asarray(polygon, dtype=np.float64)).all():
+                    raise ValueError("a polygon has a corner that is not finite")
+            return PolygonRle(shape, size)
+        height, width = (int(side) for side in shape["size"])
+        if size is not None and (width, height) != size:
+            raise ValueError(f"mask of {width} x {height} in an image of {size[0]} x {size[1]}")
+        num_pixels = int(run_lengths(shape["counts"]).sum())
+        if num_pixels != width * height:
+            raise ValueError(f"run lengths cover {num_pixels} pixels of {width * height}")
+        return compressed({"size": [height, width], "counts": shape["counts"]})
     except (KeyError, TypeError, ValueError) as error:
         problems.warning(Oddity.UNREADABLE_MASK, str(error))
         return None
-
-
-def _polygons(shape: list[Any], size: tuple[int, int] | None) -> Mapping[str, Any]:
-    if size is None:
-        raise ValueError("the image has no width and height to draw polygons in")
-    for polygon in shape:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError("a polygon is not at least three pairs of numbers")
-        if not np.isfinite(np.asarray(polygon, dtype=np.float64)).all():
-            raise ValueError("a polygon has a corner that is not finite")
-    return PolygonRle(shape, size)
-
-
-def _compressed(shape: Mapping[str, Any], size: tuple[int, int] | None) -> Mapping[str, Any]:
-    height, width = (int(side) for side in shape["size"])
-    if size is not None and (width, height) != size:
-        raise ValueError(f"mask of {width} x {height} in an image of {size[0]} x {size[1]}")
-    num_pixels = int(run_lengths(shape["counts"]).sum())
-    if num_pixels != width * height:
-        raise ValueError(f"run lengths cover {num_pixels} pixels of {width * height}")
-    return compressed({"size": [height, width], "counts": shape["counts"]})
 
 
 _NOT_INSTANCES = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
@@ -222,7 +214,14 @@ def _read_source(assembly: Assembly, file: Path, split: str) -> _Source:
         else:
             annotations.setdefault(record["image_id"], []).append(record)
     names = [record["file_name"] for record in images.values()]
-    folder = assembly.image_folder(_image_folders(assembly, file), names, str(file))
+    # Where its images may be, the likeliest first.
+    end = file.stem.removeprefix("instances_")
+    short = _split_of(file.stem) or end
+    bases = list(dict.fromkeys((assembly.root, file.parent, file.parent.parent)))
+    below = [end, f"images/{end}", short, f"images/{short}", "images", "JPEGImages", "."]
+    folder = assembly.image_folder(
+        [base / folder for base in bases for folder in below], names, str(file)
+    )
     return _Source(file, split, images, annotations, class_names, folder)
 
 
@@ -243,15 +242,6 @@ def _load(file: Path) -> dict[str, Any]:
         if "id" not in record or "name" not in record:
             raise DataError(f"category {record} has no id or no name", location=str(file))
     return content
-
-
-def _image_folders(assembly: Assembly, file: Path) -> list[Path]:
-    """Where the images of a file may be, the likeliest first."""
-    end = file.stem.removeprefix("instances_")
-    short = _split_of(file.stem) or end
-    bases = list(dict.fromkeys((assembly.root, file.parent, file.parent.parent)))
-    below = [end, f"images/{end}", short, f"images/{short}", "images", "JPEGImages", "."]
-    return [base / folder for base in bases for folder in below]
 
 
 def _add_source(assembly: Assembly, source: _Source) -> None:

@@ -24,7 +24,7 @@ from weakloc.errors import DataError
 from weakloc.files import fit_json, read_json
 from weakloc.geometry import BoxLTRB
 from weakloc.settings import ReaderOptions
-from weakloc.structures import UNKNOWN, DataSet, Truth, TruthBox
+from weakloc.structures import UNKNOWN, DataSet, TruthBox
 
 SCHEMA = "weakloc.review/1"
 
@@ -89,7 +89,15 @@ def read_review(path: Path) -> Review:
 
 def read_review_data(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
     """A folder of images and the review that speaks of them."""
-    file = _the_review(labels or path)
+    labels_at = labels or path
+    reviews = find_reviews(labels_at) if labels_at.is_dir() else [labels_at]
+    if len(reviews) != 1:
+        raise DataError(
+            f"holds {len(reviews)} reviews",
+            location=str(labels_at),
+            remedy="Give one file as the labels",
+        )
+    file = reviews[0]
     review = read_review(file)
     assembly = Assembly(path, "review", options)
     assembly.set_classes(review.class_names)
@@ -98,7 +106,13 @@ def read_review_data(path: Path, labels: Path | None, options: ReaderOptions) ->
         location = f"{file}, image {item.name!r}"
         image = assembly.find_image(item.name, [folder], location)
         if image is not None:
-            truth = _truth(item, assembly, location)
+            size = float(item.width), float(item.height)
+            drawn = []
+            for name, box in item.boxes:
+                usable = usable_box(box, image_size=size, problems=assembly.problems.at(location))
+                if usable is not None and name in assembly.class_index:
+                    drawn.append(TruthBox(assembly.class_index[name], usable))
+            truth = drawn_truth(drawn)
             assembly.add(item.name, image, item.claim, split=ALL, location=location, truth=truth)
     return assembly.finish()
 
@@ -113,24 +127,3 @@ def find_reviews(folder: Path) -> list[Path]:
     """The reviews right in a folder."""
     names = [name for name in file_names(str(folder)) if name.lower().endswith(".json")]
     return [folder / name for name in names if is_review(folder / name)]
-
-
-def _the_review(labels_at: Path) -> Path:
-    reviews = find_reviews(labels_at) if labels_at.is_dir() else [labels_at]
-    if len(reviews) != 1:
-        raise DataError(
-            f"holds {len(reviews)} reviews",
-            location=str(labels_at),
-            remedy="Give one file as the labels",
-        )
-    return reviews[0]
-
-
-def _truth(item: ReviewedImage, assembly: Assembly, location: str) -> Truth | None:
-    size = float(item.width), float(item.height)
-    drawn = []
-    for name, box in item.boxes:
-        usable = usable_box(box, image_size=size, problems=assembly.problems.at(location))
-        if usable is not None and name in assembly.class_index:
-            drawn.append(TruthBox(assembly.class_index[name], usable))
-    return drawn_truth(drawn)

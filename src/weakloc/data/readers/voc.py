@@ -209,7 +209,14 @@ def read_voc(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet
     root = voc_root(path)
     assembly = Assembly(root, "voc", options)
     images = _images(assembly)
-    folder = _lists_folder(root / "ImageSets", options.image_set)
+    image_sets = root / "ImageSets"
+    names = [name for name in subfolders(str(image_sets)) if _list_names(image_sets / name)]
+    if options.image_set is not None and options.image_set not in names:
+        remedy = f"{did_you_mean(options.image_set, names)} (--image-set)"
+        message = f"there is no list of images in {options.image_set!r}"
+        raise DataError(message, location=str(image_sets), remedy=remedy)
+    usual = next((name for name in IMAGE_SETS if name in names), "Main")
+    folder = image_sets / (options.image_set or usual)
     image_set = _read_image_set(folder, images, assembly.problems)
     annotations = _annotations(root, assembly.problems)
     mask_folders = IMAGE_SETS.get(folder.name, IMAGE_SETS["Main"])
@@ -229,7 +236,13 @@ def read_voc(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet
     states = (*material.in_xml.values(), *material.in_class_files.values())
     written = {name for named in states for name in named}
     assembly.set_classes([*values, *sorted(written - values.keys())])
-    _add_splits(assembly, material, splits)
+    # What is odd about an image is said where the first split names it.
+    met: set[str] = set()
+    for split, listed in splits.items():
+        for item in listed:
+            problems = Problems() if item.image_id in met else assembly.problems.at(item.location)
+            _add(assembly, material, item, split, problems)
+        met |= {item.image_id for item in listed}
     _report_unused(assembly, material, splits)
     values = values or mask_values(tuple(assembly.class_index))
     indices = {values[n]: index for n, index in assembly.class_index.items() if n in values}
@@ -261,17 +274,6 @@ def is_voc(path: Path) -> bool:
 
 def _list_names(folder: Path) -> list[str]:
     return [name for name in file_names(str(folder)) if name.endswith(".txt")]
-
-
-def _lists_folder(image_sets: Path, asked_for: str | None) -> Path:
-    """The folder whose lists are read: the one asked for, else the first with any."""
-    names = [name for name in subfolders(str(image_sets)) if _list_names(image_sets / name)]
-    if asked_for is not None and asked_for not in names:
-        remedy = f"{did_you_mean(asked_for, names)} (--image-set)"
-        message = f"there is no list of images in {asked_for!r}"
-        raise DataError(message, location=str(image_sets), remedy=remedy)
-    usual = next((name for name in IMAGE_SETS if name in names), "Main")
-    return image_sets / (asked_for or usual)
 
 
 def _read_image_set(folder: Path, images: Container[str], problems: Problems) -> _ImageSet:
@@ -371,18 +373,6 @@ def _acting(
                 drawn = replace(person, class_name=action, difficult=is_unsure)
                 acting.setdefault(image_id, []).append(drawn)
     return acting
-
-
-def _add_splits(
-    assembly: Assembly, material: _Material, splits: Mapping[str, Sequence[_Listed]]
-) -> None:
-    """What is odd about an image is said where the first split names it."""
-    met: set[str] = set()
-    for split, listed in splits.items():
-        for item in listed:
-            problems = Problems() if item.image_id in met else assembly.problems.at(item.location)
-            _add(assembly, material, item, split, problems)
-        met |= {item.image_id for item in listed}
 
 
 def _add(

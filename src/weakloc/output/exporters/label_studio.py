@@ -36,24 +36,20 @@ VALUES_PER_PIXEL = 4
 def export_label_studio(content: Content, out: Path) -> Path:
     prefix = content.options.image_prefix
     if prefix is None:
-        prefix = _local_files_prefix(content.image_root)
+        if content.image_root is None:
+            raise PredictionsError(
+                "Label Studio must be told where the images are, and their folder is not known",
+                remedy="Say with --image-prefix what goes before the path of each image",
+            )
+        # Not resolve(): a link is known to Label Studio by its own name.
+        folder = Path(os.path.abspath(content.image_root)).name  # noqa: PTH100
+        prefix = f"{LOCAL_FILES}{quote(folder)}/"
     options, path = content.options, out / "tasks.json"
     write_text(out / "config.xml", labelling_config(content.class_names, masks=options.mask_form))
     with open_whole(path) as stream:
         write_list(stream, ([task(item, prefix, options)] for item in content.predictions))
         stream.write("\n")
     return path
-
-
-def _local_files_prefix(image_root: Path | None) -> str:
-    if image_root is None:
-        raise PredictionsError(
-            "Label Studio must be told where the images are, and their folder is not known",
-            remedy="Say with --image-prefix what goes before the path of each image",
-        )
-    # Not resolve(): a link is known to Label Studio by its own name.
-    folder = Path(os.path.abspath(image_root)).name  # noqa: PTH100
-    return f"{LOCAL_FILES}{quote(folder)}/"
 
 
 def task(prediction: Prediction, image_prefix: str, options: ExportOptions) -> dict[str, Any]:
@@ -127,22 +123,14 @@ def pack_brush(mask: NDArray[np.bool_]) -> list[int]:
     bits = [f"{flat.size * VALUES_PER_PIXEL:032b}", f"{VALUE_BITS - 1:05b}"]
     bits += [f"{count - 1:04b}" for count in COUNTER_BITS]
     for start, run in zip(starts.tolist(), runs.tolist(), strict=True):
-        bits += _packed_run(run, 255 if flat[start] else 0)
+        value, largest = 255 if flat[start] else 0, 1 << COUNTER_BITS[-1]
+        for left in range(run, 0, -largest):  # in as many pieces as the largest counter asks for
+            piece = min(left, largest)
+            index = next(i for i, size in enumerate(COUNTER_BITS) if piece <= 1 << size)
+            bits.append(f"1{index:02b}{piece - 1:0{COUNTER_BITS[index]}b}{value:08b}")
     text = "".join(bits)
     text += "0" * (-len(text) % 8)
     return list(int(text, 2).to_bytes(len(text) // 8, "big"))
-
-
-def _packed_run(run: int, value: int) -> list[str]:
-    """One run, in as many pieces as the largest counter asks for."""
-    pieces = []
-    largest = 1 << COUNTER_BITS[-1]
-    while run > 0:
-        piece = min(run, largest)
-        index = next(i for i, bits in enumerate(COUNTER_BITS) if piece <= 1 << bits)
-        pieces.append(f"1{index:02b}{piece - 1:0{COUNTER_BITS[index]}b}{value:08b}")
-        run -= piece
-    return pieces
 
 
 def _polygons(mask: Mask, prediction: Prediction) -> list[dict[str, Any]]:

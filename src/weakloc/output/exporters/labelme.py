@@ -13,7 +13,6 @@ from typing import Any
 from weakloc.files import write_text
 from weakloc.output.exporters.objects import outlines_of_rle
 from weakloc.output.exporters.selection import Content, json_text, sidecar, with_stems_of_their_own
-from weakloc.settings import ExportOptions
 from weakloc.structures import Prediction
 
 FORMAT_VERSION = "5.5.0"
@@ -21,22 +20,23 @@ FORMAT_VERSION = "5.5.0"
 
 def export_labelme(content: Content, out: Path) -> Path:
     for prediction in with_stems_of_their_own(content.predictions):
-        text = json_text(_document(prediction, content.options))
+        tags = {
+            name: score >= content.options.tag_threshold
+            for name, score in prediction.scores.items()
+        }
+        text = json_text(
+            {
+                "version": FORMAT_VERSION,
+                "flags": tags,
+                "shapes": _shapes(prediction),
+                "imagePath": PurePosixPath(prediction.image).name,
+                "imageData": None,
+                "imageHeight": prediction.height,
+                "imageWidth": prediction.width,
+            }
+        )
         write_text(sidecar(out, prediction.image, ".json"), f"{text}\n")
     return out
-
-
-def _document(prediction: Prediction, options: ExportOptions) -> dict[str, Any]:
-    tags = {name: score >= options.tag_threshold for name, score in prediction.scores.items()}
-    return {
-        "version": FORMAT_VERSION,
-        "flags": tags,
-        "shapes": _shapes(prediction),
-        "imagePath": PurePosixPath(prediction.image).name,
-        "imageData": None,
-        "imageHeight": prediction.height,
-        "imageWidth": prediction.width,
-    }
 
 
 def _shapes(prediction: Prediction) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from weakloc.data.readers.voc import label_map_text, mask_values, write_label_im
 from weakloc.errors import PredictionsError
 from weakloc.files import file_name_of, open_whole, write_text
 from weakloc.geometry import box_to_voc
-from weakloc.output.exporters.objects import PlacedObject, objects_of
+from weakloc.output.exporters.objects import objects_of
 from weakloc.output.exporters.selection import (
     Content,
     image_stem,
@@ -144,24 +144,20 @@ def _annotation(prediction: Prediction) -> str:
         f"  <segmented>{bool(prediction.masks):d}</segmented>",
     ]
     for item in objects_of(prediction):
-        lines += _object_lines(item)
+        # Rounded to pixel borders, at least a pixel wide and high.
+        left, top, right, bottom = (round(side) for side in box_to_voc(item.box))
+        corner = f"<xmax>{max(right, left)}</xmax><ymax>{max(bottom, top)}</ymax>"
+        lines += [
+            "  <object>",
+            f"    <name>{xml_text(item.class_name)}</name>",
+            "    <pose>Unspecified</pose>",
+            "    <truncated>0</truncated>",
+            "    <difficult>0</difficult>",
+            f"    <score>{item.score!r}</score>",
+            f"    <bndbox><xmin>{left}</xmin><ymin>{top}</ymin>{corner}</bndbox>",
+            "  </object>",
+        ]
     return "\n".join([*lines, "</annotation>"]) + "\n"
-
-
-def _object_lines(item: PlacedObject) -> list[str]:
-    """The box is rounded to pixel borders, at least a pixel wide and high."""
-    left, top, right, bottom = (round(side) for side in box_to_voc(item.box))
-    corner = f"<xmax>{max(right, left)}</xmax><ymax>{max(bottom, top)}</ymax>"
-    return [
-        "  <object>",
-        f"    <name>{xml_text(item.class_name)}</name>",
-        "    <pose>Unspecified</pose>",
-        "    <truncated>0</truncated>",
-        "    <difficult>0</difficult>",
-        f"    <score>{item.score!r}</score>",
-        f"    <bndbox><xmin>{left}</xmin><ymin>{top}</ymin>{corner}</bndbox>",
-        "  </object>",
-    ]
 
 
 def _painted(prediction: Prediction, values: Mapping[str, int]) -> tuple[Painted, Painted]:
