@@ -35,7 +35,6 @@ UNSET = {
     "metrics/average_precision.py:average_precision(definition)",
     "metrics/average_precision.py:average_precision(ties)",
     "metrics/average_precision.py:average_precision(num_positives)",
-    "output/drawing.py:draw_prediction(truth)",
 }
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "tools"}
 PUBLIC_NAMES = {

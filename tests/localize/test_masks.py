@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,6 @@ from weakloc.structures import ScoreMaps
 
 SIZE = (40.0, 30.0)
 PIXELS = GridTransform.identity(SIZE)
-ALL = np.ones(3, dtype=np.bool_)
 
 
 def mean_iou(predicted: NDArray[np.int32], truth: NDArray[np.int32]) -> float:
@@ -55,27 +55,24 @@ def test_hot_regions_become_exact_masks_and_absent_classes_never_appear(
     """WC-14."""
     maps, truth = scene()
     normalised = ScoreMaps(minmax(maps.values), PIXELS)
-    gate = np.array([True, False, True])
-    labels = segment(normalised, gate, image_grid(SIZE), background=background)
-    assert mean_iou(labels, truth) == 1.0
-    assert [mask.class_index for mask in class_masks(labels)] == [0, 2]
-    everything = segment(normalised, ALL, image_grid(SIZE), background=background)
-    assert 2 in everything  # the gate was what kept class 1 out
+    present = replace(normalised, values=normalised.values[[0, 2]])
+    labels = segment(present, image_grid(SIZE), background=background)
+    assert mean_iou(labels, np.where(truth == 3, 2, truth)) == 1.0
+    assert [*class_masks(labels)] == [0, 1]
+    everything = segment(normalised, image_grid(SIZE), background=background)
+    assert 2 in everything  # its absence was what kept class 1 out
 
 
 def test_a_background_class_competes_and_is_never_labelled() -> None:
-    heat = np.array([[[0.1, 0.9, 0.5]], [[0.5, 0.5, 0.5]], [[0.4, 0.6, 0.2]]], dtype=np.float32)
+    heat = np.array([[[0.1, 0.9, 0.5]], [[0.4, 0.6, 0.2]], [[0.5, 0.5, 0.5]]], dtype=np.float32)
     transform = GridTransform.identity((3.0, 1.0))
-    background = Background("class", class_index=1)
-    gate = np.array([True, False, True])  # a background class needs no presence
-    labels = segment(ScoreMaps(heat, transform), gate, transform, background=background)
+    labels = segment(ScoreMaps(heat, transform), transform, background=Background("class"))
     assert labels.tolist() == [[0, 1, 0]]  # on a tie the background wins
 
 
 def test_power_background_by_hand() -> None:
     heat = np.array([[[0.2, 0.5]], [[0.1, 0.75]]], dtype=np.float32)
-    gate = np.array([True, True])
-    stack = score_stack(heat, gate, Background("power", exponent=2.0))
+    stack = score_stack(heat, Background("power", exponent=2.0))
     np.testing.assert_allclose(stack[0], [[0.64, 0.0625]], atol=1e-6)
 
 
@@ -84,7 +81,7 @@ def test_raising_the_background_level_never_enlarges_the_foreground(
 ) -> None:
     heat = ScoreMaps(random.random((3, 6, 8)).astype(np.float32), PIXELS.resize((8.0, 6.0)))
     areas = [
-        np.count_nonzero(segment(heat, ALL, PIXELS, background=Background(level=level)))
+        np.count_nonzero(segment(heat, PIXELS, background=Background(level=level)))
         for level in np.linspace(0, 1, 11)
     ]
     assert areas == sorted(areas, reverse=True)
@@ -98,7 +95,7 @@ def test_strips_of_a_tall_image_join_without_a_seam(random: np.random.Generator)
         random.random((3, 20, 3)).astype(np.float32),
         GridTransform.identity(size).resize((3.0, 20.0)),
     )
-    labels = segment(maps, ALL, image_grid(size), background=Background(level=0.6))
+    labels = segment(maps, image_grid(size), background=Background(level=0.6))
     whole = score_stack(
         np.stack(
             [
@@ -116,21 +113,18 @@ def test_strips_of_a_tall_image_join_without_a_seam(random: np.random.Generator)
                 for m in maps.values
             ]
         ),
-        ALL,
         Background(level=0.6),
     )
     assert np.mean(labels[240:280] == np.argmax(whole, axis=0)) > 0.999
 
 
 @pytest.mark.parametrize("mode", ["threshold", "power"])
-def test_no_present_class_or_no_classes_gives_background_only(mode: str) -> None:
-    heat = np.ones((3, 30, 40), dtype=np.float32)
+def test_no_classes_give_background_only(mode: str) -> None:
+    heat = np.ones((0, 30, 40), dtype=np.float32)
     background = Background(mode)  # type: ignore[arg-type]
-    for classes in (3, 0):
-        gate = np.zeros(classes, dtype=np.bool_)
-        labels = segment(ScoreMaps(heat[:classes], PIXELS), gate, PIXELS, background=background)
-        assert not labels.any()
-        assert class_masks(labels) == []
+    labels = segment(ScoreMaps(heat, PIXELS), PIXELS, background=background)
+    assert not labels.any()
+    assert class_masks(labels) == {}
 
 
 def test_specks_are_removed_class_by_class() -> None:
@@ -151,9 +145,3 @@ def test_run_lengths_there_and_back(random: np.random.Generator) -> None:
         rle = json.loads(json.dumps(encode_mask(mask)))
         assert rle["size"] == list(shape)
         assert np.array_equal(coco_masks.decode(rle), mask)
-
-
-def test_a_background_class_index_belongs_to_the_mode_class() -> None:
-    for settings in ({"mode": "class"}, {"mode": "power", "class_index": 0}):
-        with pytest.raises(ValueError, match="background class index"):
-            Background(**settings)

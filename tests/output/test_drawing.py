@@ -24,8 +24,6 @@ from weakloc.structures import (
     Point,
     Prediction,
     ScoreMaps,
-    Truth,
-    TruthBox,
 )
 
 NAMES = ("dog", "日本 'x'", "a" * 300, "<b>\n\t\x07", "")
@@ -68,38 +66,23 @@ def test_small_images_are_enlarged_with_their_boxes() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
-def test_boxes_points_and_truth_show_on_any_ground(value: int) -> None:
-    truth = Truth((TruthBox(0, (220.0, 150.0, 300.0, 250.0)),))
+def test_boxes_and_points_show_on_any_ground(value: int) -> None:
     drawn = prediction_of(
         400,
         300,
         boxes=(Box("dog", (50.0, 60.0, 150.0, 140.0), 0.5),),
         points=(Point("dog", 30.0, 250.0, 0.5),),
     )
-    picture = draw_prediction(flat(400, 300, value), drawn, truth=truth)
+    picture = draw_prediction(flat(400, 300, value), drawn)
     pixels = np.asarray(picture).astype(int)
     regions = {
         "box": (slice(100, 140), slice(40, 160)),
         "point": (slice(240, 260), slice(20, 40)),
-        "truth": (slice(180, 252), slice(215, 305)),
     }
     for region in regions.values():
         difference = np.abs(pixels[region] - value).max(axis=2)
         assert (difference > 100).sum() > 40
     assert changed(picture, value)[:, 310:].sum() == 0
-
-
-def test_the_truths_outline_is_dashed_and_lies_on_the_box() -> None:
-    truth = Truth((TruthBox(9, (100.0, 50.0, 300.0, 250.0)),))  # a class without a name
-    picture = draw_prediction(flat(400, 300, 60), prediction_of(400, 300), truth=truth)
-    pixels = np.asarray(picture)
-    top = (pixels[50, 100:300] == 255).all(axis=1)
-    assert top[0]
-    assert top[-1]
-    runs = np.flatnonzero(np.diff(top))
-    assert len(runs) >= 6
-    assert 0.4 < top.mean() < 0.7
-    assert not changed(picture, 60)[60:240, 110:290].any()
 
 
 def test_a_hot_cell_glows_in_its_place_and_cold_pixels_stay_as_they_are() -> None:
@@ -159,7 +142,7 @@ def test_every_kind_of_place_and_name_can_be_drawn_and_the_image_stays_as_it_was
         points=tuple(Point(name, 83.0, 51.0, 0.5) for name in (*NAMES, "not scored")),
         masks=(Mask("dog", rle, 0.5),),
     )
-    picture = draw_prediction(image, places, truth=Truth((TruthBox(1, (0.0, 0.0, 0.2, 0.1)),)))
+    picture = draw_prediction(image, places)
     assert picture.size == (83 * 4, 51 * 4)
     assert image.tobytes() == before
 

@@ -1,15 +1,14 @@
-"""Pictures of predictions: heat map, masks, boxes, points and truth over the image, and grids.
+"""Pictures of predictions: heat map, masks, boxes and points over the image, and grids.
 
 Every line has a dark edge around a light or coloured core and every label its own ground, so that
-both show on any picture. Truth is white and dashed.
+both show on any picture.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,7 +22,7 @@ from weakloc.files import file_name_of, write_whole
 from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, PointXY, box_overlap
 from weakloc.localize.maps import resample, sigmoid
 from weakloc.rle import decode_mask
-from weakloc.structures import Prediction, ScoreMaps, Truth
+from weakloc.structures import Prediction, ScoreMaps
 
 Color: TypeAlias = tuple[int, int, int]
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -116,16 +115,12 @@ def image_maps(maps: ScoreMaps) -> NDArray[np.float32]:
 
 
 def draw_prediction(
-    image: Image.Image,
-    prediction: Prediction,
-    *,
-    score_map: ScoreMaps | None = None,
-    truth: Truth | None = None,
+    image: Image.Image, prediction: Prediction, *, score_map: ScoreMaps | None = None
 ) -> Image.Image:
     """A new picture; a small image is enlarged a whole number of times.
 
-    Of several score maps the highest value counts at each pixel. The order of the classes, for
-    colours and truth, is that of `prediction.scores`.
+    Of several score maps the highest value counts at each pixel. Colours follow the order of
+    `prediction.scores`.
     """
     factor = max(math.ceil(SMALLEST_SIDE / max(image.size)), 1)
     size = (image.width * factor, image.height * factor)
@@ -138,18 +133,12 @@ def draw_prediction(
     for mask in prediction.masks:
         picture = overlay_mask(picture, decode_mask(mask.rle), color=colors[mask.class_name])
     pen = _Pen(picture, image_size=(prediction.width, prediction.height))
-    drawn_boxes = truth.boxes if truth else ()
-    for drawn in drawn_boxes:
-        pen.dashed_box(drawn.box, WHITE)
     for box in prediction.boxes:
         pen.box(box.box, colors[box.class_name])
     for point in prediction.points:
         pen.point((point.x, point.y), colors[point.class_name])
     for box in prediction.boxes:
         pen.label(f"{box.class_name} {box.score:.2f}", box.box, colors[box.class_name])
-    for drawn in drawn_boxes:
-        if drawn.class_index < len(prediction.scores):
-            pen.label(list(prediction.scores)[drawn.class_index], drawn.box, WHITE)
     for point in () if prediction.boxes else prediction.points:
         at = (point.x, point.y, point.x, point.y)
         pen.label(f"{point.class_name} {point.score:.2f}", at, colors[point.class_name])
@@ -222,14 +211,6 @@ class _Pen:
         for grown, ink, width in ((1, BLACK, self._width + 2), (0, color, self._width)):
             self._draw.rectangle(self._corners(box, grown), outline=ink, width=width)
 
-    def dashed_box(self, box: BoxLTRB, color: Color) -> None:
-        left, top, right, bottom = self._corners(box, 0)
-        corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-        for ink, width in ((BLACK, self._width + 2), (color, self._width)):
-            for start, end in pairwise(corners):
-                for dash in _dashes(start, end, length=6 * self._width):
-                    self._draw.line(dash, fill=ink, width=width)
-
     def point(self, point: PointXY, color: Color) -> None:
         x, y = point[0] * self._scale[0], point[1] * self._scale[1]
         for ink, radius in ((BLACK, 3.5), (WHITE, 2.8), (color, 2.0)):
@@ -273,21 +254,6 @@ class _Pen:
 
 def _line_width(size: tuple[int, int]) -> int:
     return max(round(max(size) / 260), 2)
-
-
-def _dashes(
-    start: PointXY, end: PointXY, *, length: float
-) -> Iterator[tuple[float, float, float, float]]:
-    """Every other piece of a straight line."""
-    total = math.dist(start, end)
-    count = max(round(total / length) // 2 * 2 + 1, 1)  # odd: both ends are drawn
-    for piece in range(0, count, 2):
-        shares = piece / count, (piece + 1) / count
-        (x1, y1), (x2, y2) = (
-            (start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1]))
-            for share in shares
-        )
-        yield x1, y1, x2, y2
 
 
 def _shortened(text: str, font: Font, width: int) -> str:

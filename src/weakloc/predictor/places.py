@@ -22,7 +22,6 @@ from weakloc.localize.doubt import disagreements
 from weakloc.localize.maps import NORMALISATIONS, HeatMap, Maps, image_grid, resample
 from weakloc.localize.masks import (
     Background,
-    ClassMask,
     LabelGrid,
     class_masks,
     labels_of_stack,
@@ -44,6 +43,7 @@ from weakloc.structures import (
     Point,
     Prediction,
     Problem,
+    RunLengths,
     ScoreMaps,
 )
 
@@ -56,20 +56,20 @@ def find_masks(
     behind: ScoreMaps | None,
     thresholds: Sequence[float],
     locating: Locating,
-) -> list[ClassMask]:
+) -> dict[int, RunLengths]:
     """Masks of the maps that win pixels; each pixel belongs to one of them or to none.
 
     `behind` is the map of a background class, where that is what stands against the classes.
-    `thresholds` are one a map of `heat`, and `class_index` of a mask is the place of its map.
+    `thresholds` are one a map of `heat`; a mask goes by the position of its map.
     """
     places, rules = locating.places, locating.rules
     if places.masks == "none" or not thresholds:
-        return []
+        return {}
     if behind is None:
         maps, background = _against_a_level(heat, thresholds, rules)
     else:  # raw scores compete, with one another and with the background's
         maps = replace(heat, values=np.concatenate([heat.values, behind.values]))
-        background = Background("class", class_index=len(heat.values))
+        background = Background("class")
     labels = _LABELLING[places.masks](maps, image, background, rules)
     return class_masks(without_specks(labels, min_area=places.min_area))
 
@@ -111,7 +111,7 @@ def _by_pixel_affinity(
 
 _LABELLING: dict[str, Callable[[ScoreMaps, SeenImage, Background, PlaceRules], LabelGrid]] = {
     "threshold": lambda maps, image, background, _rules: segment(
-        maps, _all_present(maps), image_grid(image.picture.size), background=background
+        maps, image_grid(image.picture.size), background=background
     ),
     "crf": _by_crf,
     "par": _by_pixel_affinity,
@@ -128,14 +128,8 @@ def _refined(
     grid = image_grid(image.picture.size, long_side=REFINED_SIDE)
     columns, rows = (round(side) for side in grid.grid_size)
     pixels = np.asarray(image.picture.resize((columns, rows)))
-    present = _all_present(maps)
-    stack = refine(score_stack(resample(maps, grid).values, present, background), pixels)
-    labels = labels_of_stack(stack, present, background)
+    labels = labels_of_stack(refine(score_stack(resample(maps, grid).values, background), pixels))
     return np.asarray(labels[nearest_cells(labels.shape, image.picture.size)])
-
-
-def _all_present(maps: ScoreMaps) -> NDArray[np.bool_]:
-    return np.ones(len(maps.values), dtype=np.bool_)
 
 
 @dataclass(frozen=True)
@@ -198,7 +192,7 @@ def name_places(
         ]
     thresholds = [locating.thresholds[index] for index in classes]
     won_masks = find_masks(image, heat, behind, thresholds, locating)
-    masks = [(classes[mask.class_index], mask.rle) for mask in won_masks]
+    masks = [(classes[row], rle) for row, rle in won_masks.items()]
     width, height = (int(side) for side in image.picture.size)
     prediction = Prediction(
         image=image.name,
