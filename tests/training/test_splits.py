@@ -159,5 +159,5 @@ def test_labels_are_counted_by_hand() -> None:
 def test_classes_that_cannot_be_learned_are_reported() -> None:
     samples = data_set([[1, 1, -1, 0], [-1, 1, -1, 0]]).splits["train"]
     odd = odd_classes(count_labels(samples, 4), ("good", "always", "never", "unsaid"))
-    assert [problem.message.split(" ")[1] for problem in odd] == ["'always'", "'never'", "'unsaid'"]
-    assert "is on no image" in odd[1].message
+    assert [note.split(" ")[1] for note in odd] == ["'always'", "'never'", "'unsaid'"]
+    assert "is on no image" in odd[1]

@@ -63,14 +63,21 @@ def localize(
 
 def timm_predictor(name: str, look: Look, places: Places) -> Predictor:
     """`timm:NAME` with its published weights, or `timm:NAME:FILE` with those of a file."""
+    from timm.data.config import resolve_model_data_config
+
     model_name, _, weights = name.removeprefix(TIMM).partition(":")
     model, label_names = _timm_model(model_name, weights)
+    config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    _, height, width = config["input_size"]
+    (red, green, blue), spread = config["mean"], config["std"]
     places = places if places.top else replace(places, top=1)
     source = ClassifierSource(
         model,
         places,
         class_names=label_names,
-        preprocessing=_timm_preprocessing(model),
+        preprocessing=Preprocessing(
+            size=(width, height), mean=(red, green, blue), std=(spread[0], spread[1], spread[2])
+        ),
         activation="softmax",
     )
     return _predictor(source, look, places)
@@ -85,6 +92,7 @@ def _predictor(source: ClassifierSource, look: Look, places: Places) -> Predicto
 
 def _timm_model(name: str, weights: str) -> tuple[nn.Module, tuple[str, ...] | None]:
     import timm
+    from timm.data.imagenet_info import ImageNetInfo
 
     if not timm.is_model(name):
         raise SettingError(
@@ -101,28 +109,11 @@ def _timm_model(name: str, weights: str) -> tuple[nn.Module, tuple[str, ...] | N
         ) from error
     if weights:
         load_file_into(model, weights)
-    return model.eval().to(own_device()), _label_names(model)
-
-
-def _label_names(model: nn.Module) -> tuple[str, ...] | None:
-    from timm.data.imagenet_info import ImageNetInfo
-
-    if getattr(model, "num_classes", 0) != 1000:
-        return None
-    info = ImageNetInfo()
-    return tuple(info.index_to_description(index) for index in range(1000))
-
-
-def _timm_preprocessing(model: nn.Module) -> Preprocessing:
-    from timm.data.config import resolve_model_data_config
-
-    config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
-    _, height, width = config["input_size"]
-    red, green, blue = config["mean"]
-    spread = config["std"]
-    return Preprocessing(
-        size=(width, height), mean=(red, green, blue), std=(spread[0], spread[1], spread[2])
-    )
+    label_names = None
+    if getattr(model, "num_classes", 0) == 1000:
+        info = ImageNetInfo()
+        label_names = tuple(info.index_to_description(index) for index in range(1000))
+    return model.eval().to(own_device()), label_names
 
 
 def _image_source(image: str | Path | bytes | Image.Image) -> ImageSource:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -28,26 +29,16 @@ _RANDOM_CELLS = 7  # of each side, in the random map: the coarseness of a usual 
 
 def baseline_case(name: str, case: Case) -> Case:
     """The same image with the baseline's answer, which is measured without resamples."""
-    return replace(
-        case,
-        prediction=baseline_prediction(name, case.prediction, seed=case.resampling.seed),
-        maps=tuple(
-            _class_map(name, class_map, case, draw.image)
-            for class_map, draw in zip(case.maps, case.map_draws, strict=True)
-            if name in MAPS
-        ),
-        resampling=NO_RESAMPLING,
-    )
-
-
-def _class_map(name: str, class_map: ClassMap, case: Case, image_name: str) -> ClassMap:
-    """Of the size of every map that it stands for."""
-    seed = image_key(image_name, case.resampling.seed)
-    maps = {}
-    for resolution, shown in class_map.by_resolution.items():
-        height, width = shown.shape
-        maps[resolution] = MAPS[name](width, height, np.random.default_rng(seed))
-    return ClassMap(class_map.class_index, maps)
+    prediction = baseline_prediction(name, case.prediction, seed=case.resampling.seed)
+    maps = []
+    for class_map, draw in zip(case.maps, case.map_draws, strict=True) if name in MAPS else ():
+        seed = image_key(draw.image, case.resampling.seed)
+        of_class = {
+            resolution: MAPS[name](shown.shape[1], shown.shape[0], np.random.default_rng(seed))
+            for resolution, shown in class_map.by_resolution.items()
+        }
+        maps.append(ClassMap(class_map.class_index, of_class))
+    return replace(case, prediction=prediction, maps=tuple(maps), resampling=NO_RESAMPLING)
 
 
 def baseline_prediction(name: str, prediction: Prediction, *, seed: int = 0) -> Prediction:
@@ -96,16 +87,14 @@ def rectangle_rle(box: BoxLTRB, image_size: tuple[int, int]) -> RunLengths:
     return {"size": [height, width], "counts": [left * height + top, *between]}
 
 
-def center_place(prediction: Prediction, _: np.random.Generator) -> tuple[PointXY, BoxLTRB]:
+def middle_place(
+    prediction: Prediction, _: np.random.Generator, *, share: float
+) -> tuple[PointXY, BoxLTRB]:
+    """The middle of the image, and the box around it with that share of the image's area."""
     width, height = prediction.width, prediction.height
-    margin = (1.0 - CENTER_SHARE**0.5) / 2
+    margin = (1.0 - share**0.5) / 2
     left, top = margin * width, margin * height
     return (width / 2, height / 2), (left, top, width - left, height - top)
-
-
-def full_image_place(prediction: Prediction, _: np.random.Generator) -> tuple[PointXY, BoxLTRB]:
-    width, height = float(prediction.width), float(prediction.height)
-    return (width / 2, height / 2), (0.0, 0.0, width, height)
 
 
 def random_place(prediction: Prediction, random: np.random.Generator) -> tuple[PointXY, BoxLTRB]:
@@ -144,8 +133,8 @@ def _interpolation(size: int) -> FloatArray:
 
 
 PLACES: Mapping[str, Placer] = {
-    "center": center_place,
-    "full_image": full_image_place,
+    "center": partial(middle_place, share=CENTER_SHARE),
+    "full_image": partial(middle_place, share=1.0),
     "random": random_place,
 }
 MAPS: Mapping[str, MapMaker] = {

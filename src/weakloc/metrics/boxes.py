@@ -337,14 +337,6 @@ def rank_coco(
 ) -> list[list[Ranking]]:
     """The rankings of all classes at each of the ten IoU thresholds."""
     order = class_order(detections.classes, detections.scores)
-    verdicts = _coco_verdicts(detections, truth, max_detections)[:, order]  # (T, D)
-    return [_rank_verdicts(detections, order, row, num_classes, "stable") for row in verdicts]
-
-
-def _coco_verdicts(
-    detections: DetectionArrays, truth: TruthArrays, max_detections: int
-) -> NDArray[np.int8]:
-    """(T, D) in the order of the input; detections beyond the limit are IGNORED."""
     by_group = np.lexsort((-detections.scores, detections.images, detections.classes))
     objects = np.lexsort((truth.ignored, truth.images, truth.classes))  # ignored ones last
     # Distinct classes and images share no key.
@@ -362,7 +354,8 @@ def _coco_verdicts(
         max_detections,
     )
     verdicts[:, ~detections.judged] = IGNORED
-    return verdicts
+    verdicts = verdicts[:, order]  # (T, D)
+    return [_rank_verdicts(detections, order, row, num_classes, "stable") for row in verdicts]
 
 
 @njit(cache=True, nogil=True)

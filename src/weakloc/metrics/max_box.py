@@ -356,21 +356,27 @@ class MaxBoxAccuracy:
         self._sums.add(draw, np.append(hits, 1))
 
     def compute(self) -> tuple[MetricResult, ...]:
-        sums = self._sums
+        convention, sums = self.convention, self._sums
+        thresholds = tuple(convention.thresholds.tolist())
         accuracies = self._accuracies(sums.total)  # (I, thresholds)
-        is_defined = sums.num_images > 0
+        details: dict[str, Detail] = {}
+        curves: dict[str, Curve] = {}
+        for iou, row in zip(convention.ious, accuracies, strict=True) if sums.num_images else ():
+            level, best = f"{100 * iou:g}", int(row.argmax())
+            details[f"accuracy_{level}"] = float(row[best])
+            details[f"threshold_{level}"] = thresholds[best]
+            curves[f"accuracy_{level}"] = Curve(thresholds, tuple(row.tolist()))
         result = measured(
-            self.convention.name,
+            convention.name,
             sums.evaluate(
                 lambda block: np.asarray(self._accuracies(block).max(axis=-1).mean(axis=-1))
             ),
             sums,
-            convention=str(self.convention),
+            convention=str(convention),
             lacking="no score map was given",
             per_class={},
-            details=self._details(accuracies) if is_defined else {},
+            details=details,
         )
-        curves = self._curves(accuracies) if is_defined else {}
         return (replace(result, hidden_supervision=self._num_objects, curves=curves),)
 
     def _accuracies(self, sums: FloatArray) -> FloatArray:
@@ -381,21 +387,6 @@ class MaxBoxAccuracy:
             levels = (thresholds * 255).astype(np.int64)
         hits = sums[..., :-1].reshape(*sums.shape[:-1], len(self.convention.ious), NUM_LEVELS)
         return ratio(hits[..., levels], sums[..., -1, None, None])
-
-    def _details(self, accuracies: FloatArray) -> dict[str, Detail]:
-        best = accuracies.argmax(axis=-1)
-        details: dict[str, Detail] = {}
-        for iou, row, k in zip(self.convention.ious, accuracies, best, strict=True):
-            details[f"accuracy_{100 * iou:g}"] = float(row[k])
-            details[f"threshold_{100 * iou:g}"] = float(self.convention.thresholds[k])
-        return details
-
-    def _curves(self, accuracies: FloatArray) -> dict[str, Curve]:
-        thresholds = tuple(self.convention.thresholds.tolist())
-        return {
-            f"accuracy_{100 * iou:g}": Curve(thresholds, tuple(row.tolist()))
-            for iou, row in zip(self.convention.ious, accuracies, strict=True)
-        }
 
 
 def best_overlaps(

@@ -32,7 +32,6 @@ from weakloc.structures import (
     BrokenImage,
     DataSet,
     LabelStatistics,
-    Problem,
     Sample,
 )
 from weakloc.training.run_folder import RunHeader
@@ -145,23 +144,21 @@ def count_labels(samples: Sequence[Sample], num_classes: int) -> LabelStatistics
     )
 
 
-def odd_classes(statistics: LabelStatistics, class_names: Sequence[str]) -> tuple[Problem, ...]:
-    """The classes from whose tags little can be learned; training goes on with them."""
-    return tuple(
-        Problem("class without contrast", f"class {name!r} {reason}", "training images")
-        for index, name in enumerate(class_names)
-        if (reason := _oddity(statistics, index))
-    )
-
-
-def _oddity(statistics: LabelStatistics, index: int) -> str | None:
-    if statistics.unknown[index] == statistics.num_images:
-        return "is unknown on every image: nothing will be learned for it"
-    if statistics.present[index] == 0:
-        return "is on no image: its scores will only say 'absent'"
-    if statistics.absent[index] == 0 and len(statistics.present) > 1:
-        return "is absent from no image: its scores will only say 'present'"
-    return None
+def odd_classes(statistics: LabelStatistics, class_names: Sequence[str]) -> list[str]:
+    """The classes from whose tags little can be learned, and why; training goes on with them."""
+    counts = zip(statistics.present, statistics.absent, statistics.unknown, strict=True)
+    notes = []
+    for name, (present, absent, unknown) in zip(class_names, counts, strict=True):
+        if unknown == statistics.num_images:
+            oddity = "is unknown on every image: nothing will be learned for it"
+        elif present == 0:
+            oddity = "is on no image: its scores will only say 'absent'"
+        elif absent == 0 and len(class_names) > 1:
+            oddity = "is absent from no image: its scores will only say 'present'"
+        else:
+            continue
+        notes.append(f"class {name!r} {oddity}")
+    return notes
 
 
 _FROZEN_NOTE = (
@@ -282,7 +279,7 @@ def make_plan(data_set: DataSet, method: Method, settings: TrainSettings) -> Tra
         backbone = build_backbone(method.backbone_spec(spec))
         prepared = _preprocessing(method, backbone, division.learned)
         network = method.build_network(backbone, num_classes)
-    notes = [problem.message for problem in odd_classes(statistics, data_set.class_names)]
+    notes = odd_classes(statistics, data_set.class_names)
     if division.watched is not division.held_out and division.held_out:
         notes.append(
             f"{len(division.held_out)} training images are held out, to choose by their tags"
@@ -298,7 +295,9 @@ def make_plan(data_set: DataSet, method: Method, settings: TrainSettings) -> Tra
         watched=division.watched_name,
         notes=tuple([*notes, _FROZEN_NOTE] if settings.frozen else notes),
     )
-    augmentation = _augmentation(method, backbone, settings)
+    augmentation = Augmentation() if settings.frozen else method.augmentation(backbone)
+    if settings.quarter_turns:
+        augmentation = replace(augmentation, steps=(*augmentation.steps, QuarterTurns()))
     return TrainingPlan(network, loss, augmentation, division, header, chosen_hardware(settings))
 
 
@@ -343,15 +342,6 @@ def with_settings(method: Method, settings: TrainSettings) -> Method:
 def _replaced(value: Any, **changes: Any) -> Any:
     """`dataclasses.replace` with the changes that are not None."""
     return replace(value, **{name: new for name, new in changes.items() if new is not None})
-
-
-def _augmentation(method: Method, backbone: Backbone, settings: TrainSettings) -> Augmentation:
-    if settings.frozen:
-        return Augmentation()
-    augmentation = method.augmentation(backbone)
-    if not settings.quarter_turns:
-        return augmentation
-    return replace(augmentation, steps=(*augmentation.steps, QuarterTurns()))
 
 
 def _digest(samples: Sequence[Sample]) -> str:

@@ -307,7 +307,11 @@ def finished_data_set(data_set: DataSet, vectors: Mapping[str, Sequence[LabelVec
     `vectors` holds the different label vectors of each split.
     """
     if not any(data_set.splits.values()):
-        raise _nothing_usable(data_set)
+        reason, remedy = "holds no image with labels", None
+        if problems := data_set.problems:
+            reason = f"holds no usable image; {len(problems)} problems were met"
+            remedy = f"The first: {problems[0].location}: {problems[0].message}"
+        raise DataError(reason, location=str(data_set.root), remedy=remedy)
     known = [name for name in _SPLIT_ORDER if name in data_set.splits]
     others = sorted(data_set.splits.keys() - set(known))
     return replace(
@@ -335,17 +339,6 @@ def _class_problems(
         elif lacking:
             message = f"'{name}' is in {' and '.join(having)}, not in {' nor '.join(lacking)}"
             yield Problem(str(Oddity.CLASS_MISSING_IN_SPLIT), message, location)
-
-
-def _nothing_usable(data_set: DataSet) -> DataError:
-    if not data_set.problems:
-        return DataError("holds no image with labels", location=str(data_set.root))
-    first = data_set.problems[0]
-    return DataError(
-        f"holds no usable image; {len(data_set.problems)} problems were met",
-        location=str(data_set.root),
-        remedy=f"The first: {first.location}: {first.message}",
-    )
 
 
 def usable_box(box: BoxLTRB, *, image_size: Size | None, problems: Problems) -> BoxLTRB | None:

@@ -51,7 +51,10 @@ def read_wsol(path: Path, labels: Path | None, options: ReaderOptions) -> DataSe
     assembly = Assembly(path, "wsol", options)
     names = [n for n in subfolders(str(metadata)) if (metadata / n / "image_ids.txt").is_file()]
     splits = [_read_split(metadata / name, assembly.problems) for name in names]
-    folder = _image_folder(assembly, metadata, splits)
+    name, root = metadata.name, assembly.root
+    folders = [root, root / name, root / "dataset" / name, root / "data" / name]
+    images = [image for split in splits for image in split.images]
+    folder = assembly.image_folder(folders, images, str(metadata))
     names_of = _class_names(splits, options)
     assembly.set_classes(names_of.values())
     for split in splits:
@@ -103,7 +106,13 @@ def _read_split(folder: Path, problems: Problems) -> _Split:
     )
     for location, (image, *cells) in shapes:
         drawn.setdefault(image, []).append((tuple(cells), location))
-    sizes = _sizes(folder / "image_sizes.txt", problems)
+    sizes: dict[str, tuple[float, float]] = {}
+    for location, (image, *sides) in _records(folder / "image_sizes.txt", lambda _: 3, problems):
+        try:
+            sizes[image] = (float(sides[0]), float(sides[1]))
+        except ValueError:
+            message = f"{sides} is not a width and a height"
+            problems.at(location).error(Oddity.UNREADABLE_LABEL, message)
     return _Split(split_name(folder.name), images, classes, drawn, sizes)
 
 
@@ -129,25 +138,6 @@ def _records(
             problems.at(location).error(Oddity.LABEL_FOR_NO_IMAGE, message)
         else:
             yield location, cells
-
-
-def _sizes(path: Path, problems: Problems) -> dict[str, tuple[float, float]]:
-    sizes: dict[str, tuple[float, float]] = {}
-    for location, (image, *sides) in _records(path, lambda _: 3, problems):
-        try:
-            sizes[image] = (float(sides[0]), float(sides[1]))
-        except ValueError:
-            message = f"{sides} is not a width and a height"
-            problems.at(location).error(Oddity.UNREADABLE_LABEL, message)
-    return sizes
-
-
-def _image_folder(assembly: Assembly, metadata: Path, splits: Sequence[_Split]) -> str:
-    """The folder that the ids are relative to: the one with the most of some of them."""
-    name, root = metadata.name, assembly.root
-    folders = [root, root / name, root / "dataset" / name, root / "data" / name]
-    images = [image for split in splits for image in split.images]
-    return assembly.image_folder(folders, images, str(metadata))
 
 
 def _class_names(splits: Sequence[_Split], options: ReaderOptions) -> dict[int, str]:
