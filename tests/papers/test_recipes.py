@@ -17,14 +17,16 @@ from weakloc.methods.method import Method
 from weakloc.methods.settings import from_settings, merged_settings, to_settings
 from weakloc.metrics.evaluation import METRICS
 from weakloc.papers.cells import Measurement
-from weakloc.papers.conditions import (
+from weakloc.papers.recipe import (
     EFFORTS,
+    Cell,
     Conditions,
+    Finding,
+    Recipe,
     as_published,
     from_scratch,
     given_backbone,
 )
-from weakloc.papers.recipe import Cell, Finding, Recipe
 from weakloc.papers.tables import RECIPES
 from weakloc.settings import CalibrateSettings, Look, Places, TrainSettings, look_and_places
 

@@ -13,15 +13,16 @@ from weakloc.errors import FailureError, SettingError, did_you_mean
 from weakloc.methods import method_named
 from weakloc.methods.settings import merged_settings, to_settings
 from weakloc.papers.cells import DataSetOnDisk, Measurement, Training, digest_of_data, drawn_scenes
-from weakloc.papers.conditions import (
+from weakloc.papers.page import write_results
+from weakloc.papers.recipe import (
     EFFORTS,
+    Cell,
     Conditions,
+    Recipe,
     as_published,
     from_scratch,
     given_backbone,
 )
-from weakloc.papers.page import write_results
-from weakloc.papers.recipe import Cell, Recipe
 from weakloc.papers.results import Results
 from weakloc.papers.tables import RECIPES
 from weakloc.settings import (
