@@ -135,7 +135,7 @@ def test_selection_by_the_best_epoch_and_patience_use_tags_alone(
     for sample in data_set.splits["val"]:
         from weakloc.data.images import open_image
 
-        pixels, _ = run.preprocessing(open_image(sample.path))
+        pixels, _ = run.preprocessing.apply(open_image(sample.path))
         with torch.inference_mode():
             scores.append(run.network(pixels[None]).scores[0].numpy())
     labels = np.array([sample.labels for sample in data_set.splits["val"]])

@@ -45,7 +45,7 @@ def test_a_loaded_run_scores_images_like_the_trained_network(
     seen: list[torch.Tensor] = []
     trained = fit(data_set, method(), settings(epochs=1), tmp_path)
     sample = data_set.splits["val"][0]
-    pixels, _ = trained.preprocessing(open_image(sample.path))
+    pixels, _ = trained.preprocessing.apply(open_image(sample.path))
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     prefix = "network."
     trained.network.load_state_dict({k.removeprefix(prefix): v for k, v in content.items()})

@@ -176,7 +176,7 @@ def test_a_frozen_run_predicts_like_any_other(data_set: DataSet, tmp_path: Path)
     loaded = load_run(run.path)
     assert any("frozen" in note for note in loaded.notes)
     picture = Image.fromarray(np.zeros((57, 41, 3), dtype=np.uint8))
-    pixels, _ = loaded.preprocessing(picture)
+    pixels, _ = loaded.preprocessing.apply(picture)
     with torch.inference_mode():
         output = loaded.network(pixels[None])
         rebuilt = loaded.network.from_features(output.features[8])

@@ -33,7 +33,6 @@ from weakloc.data.transforms import (
     Preprocessing,
     lay_on_canvas,
     normalise,
-    place_region,
     resample,
     resize_images,
 )
@@ -208,7 +207,7 @@ class BatchReader(Dataset[Batch]):
         if self.augmentation.crop is not None:
             canvas = placement.canvas_size
             region = self.augmentation.crop.draw_box(generator, picture.size, output=canvas)
-            placement = place_region(region, canvas)
+            placement = Placement(region, canvas, (0, 0), canvas)
         return PlacedImage(
             index=index,
             content=resample(picture.pixels, placement),

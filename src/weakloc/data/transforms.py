@@ -97,9 +97,9 @@ class Preprocessing:
         """Where the picture goes on the canvas."""
         target, region = self._target(), (0.0, 0.0, *picture_size)
         if self.resize == "warp":
-            return place_region(region, target)
+            return Placement(region, target, (0, 0), target)
         if self.resize == "crop":
-            return place_region(middle_box(picture_size, shape=target), target)
+            return Placement(middle_box(picture_size, shape=target), target, (0, 0), target)
         content, canvas = picture_size, self.round_up(picture_size)
         if self.resize == "pad":
             factor = min(target[0] / picture_size[0], target[1] / picture_size[1])
@@ -124,9 +124,6 @@ class Preprocessing:
         transform = placement.transform(base or GridTransform.identity(picture.size))
         return self.finish(content, placement), transform
 
-    def __call__(self, picture: Image.Image) -> tuple[Tensor, GridTransform]:
-        return self.apply(picture)
-
     def finish(self, content: Tensor, placement: Placement) -> Tensor:
         """Normalise the resampled content and lay it on the zero canvas: (3, H, W)."""
         normalised = normalise(content, mean=self.mean, std=self.std)
@@ -139,11 +136,6 @@ class Preprocessing:
 
     def _target(self) -> PixelSize:
         return self.round_up((self.size, self.size) if isinstance(self.size, int) else self.size)
-
-
-def place_region(region_in_image: BoxLTRB, size: PixelSize) -> Placement:
-    """The region stretched over the whole canvas."""
-    return Placement(region_in_image, size, (0, 0), size)
 
 
 def middle_box(image_size: PixelSize, *, shape: PixelSize) -> BoxLTRB:

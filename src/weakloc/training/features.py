@@ -49,6 +49,7 @@ class FeatureStore:
 
     def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
         self.folder = folder
+        self._index_path, self._data_path = folder / "index.txt", folder / "features.f16"
         self.shape: tuple[int, int, int] | None = None
         self._description = dict(description)
         self.rows: dict[str, StoredMap] = {}
@@ -124,14 +125,6 @@ class FeatureStore:
         kept = "".join(f"{line}\n" for line in lines[:held]).encode()
         if index != kept:
             self._index_path.write_bytes(kept)
-
-    @property
-    def _index_path(self) -> Path:
-        return self.folder / "index.txt"
-
-    @property
-    def _data_path(self) -> Path:
-        return self.folder / "features.f16"
 
 
 def content_key(path: str) -> str:
