@@ -176,7 +176,7 @@ def _index(
     prediction = picture.prediction
     objects = () if picture.truth is None else true_objects(picture.truth, truth_names)
     has_truth = picture.truth is not None and picture.truth.truth is not None
-    outcomes = outcomes_of(prediction, objects) if has_truth else ()
+    outcomes = outcomes_of(prediction, objects) if has_truth else []
     # Likely, or with something shown.
     scores = picture.prediction.scores
     shown = {*classes_with_places(picture.prediction, SHOWN_SCORE), *picture.heat}
@@ -203,7 +203,7 @@ def _index(
             for item in objects
         ],
         "tags": _tags(picture, truth_names, numbers),
-        "outcomes": [[numbers[item.class_name], item.outcome] for item in outcomes],
+        "outcomes": [[numbers[name], outcome] for name, outcome in outcomes],
         "disagreements": [
             [numbers[item.class_name], item.kind, _short(item.score)]
             for item in prediction.disagreements
@@ -276,12 +276,6 @@ class TrueObject:
     is_optional: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ClassOutcome:
-    class_name: str
-    outcome: OutcomeName
-
-
 def true_objects(sample: Sample, class_names: Sequence[str]) -> tuple[TrueObject, ...]:
     """The drawn boxes, or the boxes around the drawn masks where there are no boxes."""
     truth = sample.truth
@@ -298,7 +292,9 @@ def true_objects(sample: Sample, class_names: Sequence[str]) -> tuple[TrueObject
     )
 
 
-def outcomes_of(prediction: Prediction, objects: Sequence[TrueObject]) -> tuple[ClassOutcome, ...]:
+def outcomes_of(
+    prediction: Prediction, objects: Sequence[TrueObject]
+) -> list[tuple[str, OutcomeName]]:
     """Each outcome of each class once, in the order of OUTCOMES; points count where no box is."""
     outcomes: set[tuple[str, OutcomeName]] = set()
     names = {item.class_name for item in objects}
@@ -319,8 +315,7 @@ def outcomes_of(prediction: Prediction, objects: Sequence[TrueObject]) -> tuple[
         missed = (item.box for item in drawn if not item.is_optional)
         if any(not any(touches(box, missing) for box in boxes) for missing in missed):
             outcomes.add((name, "miss"))
-    ordered = sorted(outcomes, key=lambda pair: (OUTCOMES.index(pair[1]), pair[0]))
-    return tuple(ClassOutcome(name, outcome) for name, outcome in ordered)
+    return sorted(outcomes, key=lambda pair: (OUTCOMES.index(pair[1]), pair[0]))
 
 
 def judge_box(box: BoxLTRB, objects: Sequence[TrueObject]) -> OutcomeName:
