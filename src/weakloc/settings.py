@@ -235,8 +235,8 @@ class Look:
 class Cut:
     """What part of a map gets a box, in calibration as in prediction."""
 
-    threshold_mode: Literal["auto", "minmax", "relu_max", "none"] = "auto"
-    """What the threshold is a share of: the map's range, its maximum, nothing; auto: as tuned."""
+    threshold_mode: Literal["auto", "minmax", "relu_max", "otsu", "none"] = "auto"
+    """What 1 is: the map's range, its maximum, nothing; otsu: 0.5 is Otsu's. auto: as tuned."""
 
     min_area: float = 0.001
     """Smallest part of the map that gets a box, as a share of the image."""
@@ -372,13 +372,13 @@ class RefineSettings:
     """How a trained run learns which cells are the object."""
 
     images: int = 1500
-    """Images to learn from at most, drawn at random; each takes about 0.4 MB at 320 pixels."""
+    """Images to learn from at most, drawn at random; each takes about 0.2 MB at 320 pixels."""
 
     rounds: int = 2
     """How often places are learned: first from what stands out, then from the round before."""
 
-    epochs: int = 8
-    """Passes over the images in each round."""
+    epochs: int = 4
+    """Passes over the cells of all images in each round."""
 
     learning_rate: float = 2e-3
     """Step size at the start and, three times as large, at its highest."""

@@ -13,13 +13,19 @@ import torch
 from tests.training.small_data import make_data_set, make_sample
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError, RunError
+from weakloc.localize.maps import otsu_threshold
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import Backbone, build_backbone
-from weakloc.model.cell_classifier import CellClassifier, fine_features, fine_levels
+from weakloc.model.cell_classifier import (
+    CellClassifier,
+    fine_features,
+    fine_levels,
+    on_one_grid,
+)
 from weakloc.model.trunk import BackboneSpec
 from weakloc.settings import RefineSettings
 from weakloc.structures import PRESENT, UNKNOWN, Sample
-from weakloc.training.cells import learn_cells, otsu_threshold, standing_out
+from weakloc.training.cells import learn_cells, standing_out
 from weakloc.training.run_folder import CELLS_NAME, load_cells, save_cells
 
 PREPROCESSING = Preprocessing(size=(64, 64), resize="warp")
@@ -51,29 +57,27 @@ def test_otsu_threshold_is_the_best_of_all_divisions() -> None:
         for cut in sorted(values)[:-1]
     }
 
-    assert otsu_threshold(torch.from_numpy(values)) == max(spread, key=lambda cut: spread[cut])
+    assert otsu_threshold(values) == max(spread, key=lambda cut: spread[cut])
 
 
 def test_standing_out_is_the_distance_from_the_median() -> None:
-    features = torch.zeros(1, 2, 3, 3)
-    features[0, :, 1, 2] = torch.tensor([3.0, 4.0])
+    cells = torch.zeros(9, 2)
+    cells[5] = torch.tensor([3.0, 4.0])
 
-    found = standing_out([features])
+    distances = standing_out([cells, torch.zeros(9, 1)])
 
-    expected = torch.zeros(1, 3, 3)
-    expected[0, 1, 2] = (25 / 2) ** 0.5
-    assert torch.allclose(found, expected)
+    expected = torch.zeros(9)
+    expected[5] = (25 / 2) ** 0.5 / 2  # over two levels
+    assert torch.allclose(distances, expected)
 
 
-def test_standing_out_averages_fine_levels_onto_the_coarsest_grid() -> None:
-    fine, coarse = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 2, 2)
+def test_fine_levels_are_averaged_onto_the_coarsest_grid() -> None:
+    fine, coarse = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 2, 2)
     fine[0, 0, 0, 3] = 8.0
 
-    found = standing_out([fine, coarse])
+    cells = on_one_grid([fine, coarse])
 
-    assert torch.allclose(
-        found[0], torch.tensor([[0.0, 1.0], [0.0, 0.0]])
-    )  # 8 / 4 cells / 2 levels
+    assert torch.equal(cells[0], torch.tensor([[[0.0, 2.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]]]))
 
 
 def test_an_even_image_leaves_no_trace_of_its_border(backbone: Backbone) -> None:

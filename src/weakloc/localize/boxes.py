@@ -25,7 +25,7 @@ from weakloc.geometry import (
 )
 from weakloc.localize.maps import NORMALISATIONS, HeatMap
 
-ThresholdMode: TypeAlias = Literal["minmax", "relu_max", "none"]
+ThresholdMode: TypeAlias = Literal["minmax", "relu_max", "otsu", "none"]
 BoxChoice: TypeAlias = Literal["all", "largest", "best"]
 Overlap: TypeAlias = Literal["keep", "merge", "nms"]
 BoxScore: TypeAlias = Literal["mean", "raw_mean", "blob_mean", "max", "share"]

@@ -13,10 +13,11 @@ from weakloc.structures import Activation, MapKind, ScoreMaps
 
 Maps: TypeAlias = NDArray[np.float32]  # (..., rows, columns)
 HeatMap: TypeAlias = NDArray[np.floating]  # (rows, columns) of one class
-Normalisation: TypeAlias = Literal["none", "minmax", "relu_max", "sigmoid", "zscore"]
+Normalisation: TypeAlias = Literal["none", "minmax", "relu_max", "otsu", "sigmoid", "zscore"]
 Combination: TypeAlias = Literal["max", "mean"]
 Axis: TypeAlias = tuple[float, float, float]  # scale, offset and length of a grid one way
 
+_TINY = np.finfo(np.float32).tiny
 _SLIMMEST = 16  # a cap on the long side leaves a thin image at least a 16th of it across
 
 
@@ -49,6 +50,27 @@ def relu_max(maps: NDArray[np.floating]) -> Maps:
     return np.asarray(np.where(finite, np.maximum(maps, 0.0), 0.0) / top, dtype=np.float32)
 
 
+def otsu(maps: NDArray[np.floating]) -> Maps:
+    """m / (m + t) of each map without its negative part, t being the threshold of its own by Otsu:
+    what is hotter lies above a half; zeros where it is constant or not all is finite."""
+    finite, low, high = _ranges(maps)
+    positive = np.maximum(np.where(finite & (high > low), maps, 0.0), 0.0)
+    flat = positive.reshape(-1, positive.shape[-2] * positive.shape[-1])
+    thresholds = [otsu_threshold(values) if values.any() else 1.0 for values in flat]
+    level = np.array(thresholds).reshape(low.shape)
+    return np.asarray(positive / np.maximum(positive + level, _TINY), dtype=np.float32)
+
+
+def otsu_threshold(values: NDArray[np.floating]) -> float:
+    """The highest value of the lower of two groups that differ most in their means (Otsu 1979)."""
+    ordered = np.sort(values, axis=None).astype(np.float64)
+    below = np.arange(1, len(ordered))
+    above = len(ordered) - below
+    sums = ordered.cumsum()
+    difference = sums[:-1] / below - (sums[-1] - sums[:-1]) / above
+    return float(ordered[int((below * above * np.square(difference)).argmax())])
+
+
 def sigmoid(maps: NDArray[np.floating]) -> Maps:
     """1 / (1 + exp(-m)), for logit maps; zeros for maps that are not finite."""
     finite, _, _ = _ranges(maps)
@@ -75,6 +97,7 @@ NORMALISATIONS: dict[Normalisation, Callable[[NDArray[np.floating]], Maps]] = {
     "none": unchanged,
     "minmax": minmax,
     "relu_max": relu_max,
+    "otsu": otsu,
     "sigmoid": sigmoid,
     "zscore": zscore,
 }

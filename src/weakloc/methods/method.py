@@ -195,14 +195,14 @@ class PlaceRules:
 # For each kind of heat, where no method has rules of its own for it. A search sums rectangles: its
 # greatest heat is a plateau. Cells are divided finely and judged one by one: the hottest may be a
 # speck, crumbs are no objects; hot all over an object and its parts, the larger part is the better
-# box. Their heat is a probability already.
+# box. How hot an object is differs from image to image: each divides itself.
 RULES: Mapping[Localiser, PlaceRules] = {
     "score_map": PlaceRules(),
     "beam_search": PlaceRules(point_method="plateau", threshold=0.5),
     "cells": PlaceRules(
         point_method="densest",
         threshold=0.5,
-        threshold_mode="none",
+        threshold_mode="otsu",
         min_share=0.02,
         box_score="share",
     ),

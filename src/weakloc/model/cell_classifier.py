@@ -16,7 +16,7 @@ from torch.nn import functional
 from weakloc.model.backbones import Backbone
 
 FINE_STRIDES = (4, 8)
-MARGIN = 32  # pixels of mirrored image on each side, rounded up to whole cells
+MARGIN = 40  # pixels of mirrored image on each side: cells of stride 8 see 37 beyond their own
 HIDDEN = 96
 EVIDENCE = 0.25  # power of the probability that a cell betrays the tag: the place decides
 
@@ -65,22 +65,11 @@ class CellClassifier(nn.Module):
         self.tags = _layers(size, num_classes)
         self.places = _layers(size, 1 + num_classes)  # background first
 
-    def standardised(self, features: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        """Every channel with mean 0 and spread 1 over the images learned from."""
-        sizes = [self.channels[level] for level in self.levels]
-        means, spreads = torch.split(self.mean, sizes), torch.split(self.std, sizes)
-        return {
-            level: (features[level] - mean[:, None, None]) / std[:, None, None]
-            for level, mean, std in zip(self.levels, means, spreads, strict=True)
-        }
-
-    def cells(self, standardised: Mapping[int, Tensor]) -> Tensor:
-        """All levels on the grid of the coarsest: (B, D, rows, columns)."""
-        return torch.cat(on_coarsest_grid([standardised[level] for level in self.levels]), dim=1)
-
     def forward(self, features: Mapping[int, Tensor]) -> Tensor:
-        """Heat (B, C, rows, columns)."""
-        return self.heat(self.cells(self.standardised(features)))
+        """Heat (B, C, rows, columns), by every channel with mean 0 and spread 1 over the images
+        learned from."""
+        cells = on_one_grid([features[level] for level in self.levels])
+        return self.heat((cells - self.mean[:, None, None]) / self.std[:, None, None])
 
     def heat(self, cells: Tensor) -> Tensor:
         return self.is_object(cells) * self.evidence(cells)
@@ -98,13 +87,17 @@ class CellClassifier(nn.Module):
         return torch.sigmoid(logits[:, 1:] - logits[:, :1])
 
 
-def on_coarsest_grid(levels: Sequence[Tensor]) -> list[Tensor]:
-    """Maps of several strides, finest first, each averaged onto the cells of the last."""
+def on_one_grid(levels: Sequence[Tensor]) -> Tensor:
+    """Maps of several strides, finest first, each averaged onto the cells of the last:
+    (B, D, rows, columns)."""
     grid = (levels[-1].shape[2], levels[-1].shape[3])
-    return [
-        level if level.shape[2:] == grid else functional.adaptive_avg_pool2d(level, grid)
-        for level in levels
-    ]
+    return torch.cat(
+        [
+            level if level.shape[2:] == grid else functional.adaptive_avg_pool2d(level, grid)
+            for level in levels
+        ],
+        dim=1,
+    )
 
 
 def _layers(size: int, outputs: int) -> nn.Sequential:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,13 +21,13 @@ from weakloc.data.loaders import SampleLoader
 from weakloc.data.sampling import EveryImageOnce
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError
-from weakloc.localize.maps import cells_inside, shares_of_range
+from weakloc.localize.maps import cells_inside, otsu_threshold, shares_of_range
 from weakloc.model.cell_classifier import (
     EVIDENCE,
     CellClassifier,
     fine_features,
     fine_levels,
-    on_coarsest_grid,
+    on_one_grid,
 )
 from weakloc.model.network import LocalizationNetwork
 from weakloc.settings import RefineSettings
@@ -34,22 +35,35 @@ from weakloc.structures import PRESENT, UNKNOWN, BrokenImage, Sample, ScoreMaps
 from weakloc.work import Progress
 
 IGNORED = -1
-_IMAGES_A_STEP = 16
+_CELLS_A_STEP = 8192  # fewer where that would be less than so many steps in an epoch:
+_LEAST_STEPS = 4
+_CELLS_AT_ONCE = 65536  # bounds the memory of what is computed of all cells
 _SMALLEST_SPREAD = 1e-6
 _LEAST_RATE = 1e-3
 
 
 @dataclass(frozen=True)
 class KeptImage:
-    """What is kept of an image: half-precision features by stride, its tags, where it has cells.
+    """What is kept of an image beside its cells: its tags, where it has cells, and its class maps.
 
-    `shares` are the class maps of its tags, each over its own range.
+    `shares` are those of its tags, each over its own range.
     """
 
-    features: dict[int, Tensor]  # stride -> (D, h, w)
     labels: Tensor  # (C,)
-    shares: Tensor  # (tags, rows, columns)
+    shares: Tensor  # (tags, rows, columns), half precision
     inside: Tensor  # (rows, columns): not padding
+
+
+@dataclass(frozen=True)
+class KeptCells:
+    """The cells inside all images, one image after the other."""
+
+    values: Tensor  # (cells, D), half precision
+    image: Tensor  # (cells,) number of the image
+    starts: Sequence[int]  # of each image, and the end of the last
+
+    def of(self, number: int) -> Tensor:
+        return self.values[self.starts[number] : self.starts[number + 1]].float()
 
 
 def learn_cells(
@@ -63,215 +77,191 @@ def learn_cells(
     draw = torch.Generator().manual_seed(settings.seed)
     drawn = torch.randperm(len(samples), generator=draw)[: settings.images]
     chosen = [samples[index] for index in sorted(drawn.tolist())]
-    kept, broken = _keep_images(network, chosen, preprocessing, on_progress)
-    if not any((image.labels == PRESENT).any() for image in kept):
+    classifier = _unlearned(network, len(chosen[0].labels), settings.seed)
+    images, cells, broken = _keep_images(network, classifier, chosen, preprocessing, on_progress)
+    if not any((image.labels == PRESENT).any() for image in images):
         raise DataError(
-            f"none of {len(kept)} readable images has a tag",
+            f"none of {len(images)} readable images has a tag",
             remedy="Give images of which some are known to show a class",
         )
-    torch.manual_seed(settings.seed)
-    classifier = CellClassifier(
-        {level: len(values) for level, values in kept[0].features.items()}, len(kept[0].labels)
-    )
-    _measure(classifier, kept)
-    _learn_tags(classifier, kept, settings)
-    division = [_guess(classifier, image) for image in kept]
+    labels = torch.stack([image.labels for image in images])
+    _measure(classifier, labels, cells)
+    _learn(classifier.tags, cells, _tag_loss(labels, cells), settings)
+    division = _divided_anew(classifier, images, cells, _standing_out_and_telling)
     for number in range(settings.rounds):
         if number:
-            division = [_divided(_is_object(classifier, image), image) for image in kept]
-        _learn_places(classifier, kept, division, settings)
+            division = _divided_anew(classifier, images, cells, _learned_division)
+        _learn(classifier.places, cells, _place_loss(division), settings)
     return classifier.eval(), broken
 
 
-@torch.inference_mode()
+def _unlearned(network: LocalizationNetwork, num_classes: int, seed: int) -> CellClassifier:
+    backbone = network.eval().backbone
+    side = max(backbone.min_input, 64)
+    device = next(network.parameters()).device
+    levels = fine_levels(backbone)
+    with torch.no_grad():
+        fine = fine_features(backbone, torch.zeros(1, 3, side, side, device=device), levels)
+    torch.manual_seed(seed)
+    return CellClassifier({level: fine[level].shape[1] for level in levels}, num_classes)
+
+
+@torch.no_grad()
 def _keep_images(
     network: LocalizationNetwork,
+    classifier: CellClassifier,
     samples: Sequence[Sample],
     preprocessing: Preprocessing,
     on_progress: Progress,
-) -> tuple[list[KeptImage], list[BrokenImage]]:
-    network.eval()
-    levels = fine_levels(network.backbone)
+) -> tuple[list[KeptImage], KeptCells, list[BrokenImage]]:
     # Images of one size share a pass through the network; others come one by one, unpadded.
     batch_size = 8 if preprocessing.fixed_size is not None else 1
     order = EveryImageOnce(len(samples), batch_size=batch_size)
     loader = SampleLoader(samples, preprocessing, order)
     device = next(network.parameters()).device
-    kept: list[KeptImage] = []
+    images: list[KeptImage] = []
+    values: list[Tensor] = []
     for batch in loader:
-        images = batch.images.to(device)
-        fine = fine_features(network.backbone, images, levels)
-        maps = network(images).maps.float().cpu().numpy()
+        pixels = batch.images.to(device)
+        fine = fine_features(network.backbone, pixels, classifier.levels)
+        grids = on_one_grid([fine[level] for level in classifier.levels]).half().cpu()
+        maps = network(pixels).maps.float().cpu().numpy()
         for row, transform in enumerate(batch.transforms):
-            features = {level: values[row].half().cpu() for level, values in fine.items()}
-            rows, columns = features[max(levels)].shape[1:]
             assert transform is not None
-            cells = network.backbone.geometry.cell_transform(transform, rows, columns)
-            inside = cells_inside((0.0, 0.0, *transform.image_size), cells)
+            geometry = network.backbone.geometry
+            cells = geometry.cell_transform(transform, *grids.shape[2:])
+            inside = torch.from_numpy(cells_inside((0.0, 0.0, *transform.image_size), cells))
             labels = batch.labels[row]
             tagged = maps[row][(labels == PRESENT).numpy()]
-            tagged_at = network.backbone.geometry.cell_transform(transform, *tagged.shape[1:])
+            tagged_at = geometry.cell_transform(transform, *tagged.shape[1:])
             shares = shares_of_range(ScoreMaps(tagged, tagged_at), cells)
-            kept.append(
-                KeptImage(
-                    features,
-                    labels,
-                    torch.from_numpy(shares).half(),
-                    torch.from_numpy(inside),
-                )
-            )
-        on_progress(len(kept), len(samples))
-    return kept, list(loader.broken)
+            images.append(KeptImage(labels, torch.from_numpy(shares).half(), inside))
+            values.append(grids[row][:, inside].T.contiguous())
+        on_progress(len(images), len(samples))
+    counts = torch.tensor([len(part) for part in values], dtype=torch.long)
+    numbers = torch.arange(len(values), dtype=torch.int32).repeat_interleave(counts)
+    starts = [0, *counts.cumsum(0).tolist()]
+    joined = torch.cat(values) if values else torch.zeros(0, 0)
+    return images, KeptCells(joined, numbers, starts), list(loader.broken)
 
 
-def _measure(classifier: CellClassifier, kept: Sequence[KeptImage]) -> None:
-    """Mean and spread of every channel, and how common each tag is."""
-    labels = torch.stack([image.labels for image in kept])
+def _measure(classifier: CellClassifier, labels: Tensor, cells: KeptCells) -> None:
+    """Mean and spread of every channel, and how common each tag is; the cells are standardised."""
     known = (labels != UNKNOWN).sum(0).clamp(min=1)
     rates = (labels == PRESENT).sum(0) / known
     classifier.base_rates.copy_(rates.clamp(_LEAST_RATE, 1 - _LEAST_RATE))
-    means, spreads = [], []
-    for level in classifier.levels:
-        total = torch.zeros(classifier.channels[level], dtype=torch.float64)
-        squares, count = torch.zeros_like(total), 0
-        for image in kept:
-            values = image.features[level].flatten(1).double()
-            total += values.sum(1)
-            squares += values.square().sum(1)
-            count += values.shape[1]
-        mean = total / count
-        means.append(mean)
-        spreads.append((squares / count - mean.square()).clamp(min=0).sqrt())
-    classifier.mean.copy_(torch.cat(means))
-    classifier.std.copy_(torch.cat(spreads).clamp(min=_SMALLEST_SPREAD))
+    total = torch.zeros(cells.values.shape[1], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for part in torch.split(cells.values, _CELLS_AT_ONCE):
+        total += part.double().sum(0)
+        squares += part.double().square().sum(0)
+    mean = total / len(cells.values)
+    spread = (squares / len(cells.values) - mean.square()).clamp(min=0).sqrt()
+    classifier.mean.copy_(mean)
+    classifier.std.copy_(spread.clamp(min=_SMALLEST_SPREAD))
+    for part in torch.split(cells.values, _CELLS_AT_ONCE):
+        part.copy_((part.float() - classifier.mean) / classifier.std)
 
 
-def _standardised(classifier: CellClassifier, image: KeptImage) -> dict[int, Tensor]:
-    return classifier.standardised({k: value[None].float() for k, value in image.features.items()})
-
-
-def standing_out(standardised: Sequence[Tensor]) -> Tensor:
-    """Distance of every cell from its image's median, averaged over the levels: (B, rows, columns).
+def standing_out(levels: Sequence[Tensor]) -> Tensor:
+    """Distance of every cell (cells, channels) from the median, averaged over the levels: (cells,).
 
     The median is the background's as long as it covers more than half of the image.
     """
-    maps = []
-    for features in standardised:
-        middle = features.flatten(2).median(dim=2).values[:, :, None, None]
-        maps.append((features - middle).square().mean(1, keepdim=True).sqrt())
-    return torch.stack(on_coarsest_grid(maps)).mean(0)[:, 0]
+    distances = [(level - level.median(dim=0).values).square().mean(1).sqrt() for level in levels]
+    return torch.stack(distances).mean(0)
+
+
+Heat = Callable[[CellClassifier, Tensor], Tensor]  # (cells, D) of one image -> (cells, C)
+
+
+def _standing_out_and_telling(classifier: CellClassifier, cells: Tensor) -> Tensor:
+    sizes = [classifier.channels[level] for level in classifier.levels]
+    levels = torch.split(cells, sizes, dim=1)
+    return standing_out(levels)[:, None] * _flat(classifier.evidence, cells)
+
+
+def _learned_division(classifier: CellClassifier, cells: Tensor) -> Tensor:
+    return _flat(classifier.is_object, cells)
 
 
 @torch.no_grad()
-def _guess(classifier: CellClassifier, image: KeptImage) -> Tensor:
-    levels = _standardised(classifier, image)
-    evidence = classifier.evidence(classifier.cells(levels))[0]
-    out = standing_out([levels[level] for level in classifier.levels])[0]
-    return _divided(out * evidence, image)
-
-
-@torch.no_grad()
-def _is_object(classifier: CellClassifier, image: KeptImage) -> Tensor:
-    return classifier.is_object(classifier.cells(_standardised(classifier, image)))[0]
+def _divided_anew(
+    classifier: CellClassifier, images: Sequence[KeptImage], cells: KeptCells, heat: Heat
+) -> Tensor:
+    """Of every cell its class + 1, 0 for background, IGNORED where nothing is known: (cells,)."""
+    parts = [
+        _divided(heat(classifier, cells.of(number)), image) for number, image in enumerate(images)
+    ]
+    return torch.cat(parts)
 
 
 def _divided(heat: Tensor, image: KeptImage) -> Tensor:
-    """Each cell's class + 1, 0 for background, IGNORED where nothing is known: (rows, columns).
-
-    Where two tagged classes want a cell, the one gets it that is nearer to its own maximum.
-    """
+    """Where two tagged classes want a cell, the one gets it that is nearer to its own maximum."""
     present = [int(index) for index in (image.labels == PRESENT).nonzero()]
     if not present and bool((image.labels == UNKNOWN).any()):
-        return torch.full(image.inside.shape, IGNORED)
-    target = torch.zeros(image.inside.shape, dtype=torch.int64)
-    best = torch.zeros(image.inside.shape)
+        return torch.full((len(heat),), IGNORED)
+    target = torch.zeros(len(heat), dtype=torch.int64)
+    best = torch.zeros(len(heat))
     for index, share_of_map in zip(present, image.shares.float(), strict=True):
-        weighed = (heat[index] * share_of_map**EVIDENCE)[None]
-        smooth = functional.avg_pool2d(weighed, 3, 1, 1, count_include_pad=False)[0]
+        weighed = torch.zeros(image.inside.shape)
+        weighed[image.inside] = heat[:, index] * share_of_map[image.inside] ** EVIDENCE
+        smooth = functional.avg_pool2d(weighed[None], 3, 1, 1, count_include_pad=False)[0]
         known = smooth[image.inside]
         if known.min() == known.max():
-            return torch.full(image.inside.shape, IGNORED)
-        share = torch.where(smooth > otsu_threshold(known), smooth / known.max(), 0.0)
+            return torch.full((len(heat),), IGNORED)
+        threshold = otsu_threshold(known.numpy().astype(np.float64))
+        share = torch.where(known > threshold, known / known.max(), 0.0)
         target[share > best] = index + 1
         best = torch.maximum(best, share)
-    target[~image.inside] = IGNORED
     return target
 
 
-def otsu_threshold(values: Tensor) -> float:
-    """Otsu 1979: the highest value of the lower of two groups that differ most in their means."""
-    ordered = values.flatten().double().sort().values
-    below = torch.arange(1, len(ordered), dtype=torch.float64)
-    above = len(ordered) - below
-    sums = ordered.cumsum(0)
-    difference = sums[:-1] / below - (sums[-1] - sums[:-1]) / above
-    return float(ordered[int((below * above * difference.square()).argmax())])
+Loss = Callable[[Tensor, Tensor], Tensor]  # logits of the drawn cells, which they are -> loss
 
 
-def _learn_tags(
-    classifier: CellClassifier, kept: Sequence[KeptImage], settings: RefineSettings
-) -> None:
+def _tag_loss(labels: Tensor, cells: KeptCells) -> Loss:
     """Every cell is asked for the tags of its image; unknown ones do not count."""
 
-    def loss(cells: Tensor, chosen: Sequence[int]) -> Tensor:
-        counts = [int(kept[index].inside.sum()) for index in chosen]
-        labels = torch.stack([kept[index].labels for index in chosen])
-        labels = labels.repeat_interleave(torch.tensor(counts), dim=0)
-        logits = _flat(classifier.tags, cells)
+    def loss(logits: Tensor, drawn: Tensor) -> Tensor:
+        tags = labels[cells.image[drawn].long()]
         losses = functional.binary_cross_entropy_with_logits(
-            logits, (labels == PRESENT).float(), reduction="none"
+            logits, (tags == PRESENT).float(), reduction="none"
         )
-        known = labels != UNKNOWN
+        known = tags != UNKNOWN
         return (losses * known).sum() / known.sum().clamp(min=1)
 
-    _learn(classifier, classifier.tags, kept, loss, settings)
+    return loss
 
 
-def _learn_places(
-    classifier: CellClassifier,
-    kept: Sequence[KeptImage],
-    division: Sequence[Tensor],
-    settings: RefineSettings,
-) -> None:
-    def loss(cells: Tensor, chosen: Sequence[int]) -> Tensor:
-        targets = torch.cat([division[index][kept[index].inside] for index in chosen])
-        logits = _flat(classifier.places, cells)
+def _place_loss(division: Tensor) -> Loss:
+    def loss(logits: Tensor, drawn: Tensor) -> Tensor:
+        targets = division[drawn]
         total = functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
         return total / (targets != IGNORED).sum().clamp(min=1)
 
-    _learn(classifier, classifier.places, kept, loss, settings)
+    return loss
 
 
-def _learn(
-    classifier: CellClassifier,
-    layers: nn.Module,
-    kept: Sequence[KeptImage],
-    loss: Callable[[Tensor, Sequence[int]], Tensor],
-    settings: RefineSettings,
-) -> None:
-    steps = settings.epochs * -(-len(kept) // _IMAGES_A_STEP)
+def _learn(layers: nn.Module, cells: KeptCells, loss: Loss, settings: RefineSettings) -> None:
+    """On batches of cells of all images."""
+    count = len(cells.values)
+    batch = min(_CELLS_A_STEP, -(-count // _LEAST_STEPS))
+    steps = settings.epochs * -(-count // batch)
     optimiser = torch.optim.AdamW(layers.parameters(), settings.learning_rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, 3 * settings.learning_rate, total_steps=steps
     )
     draw = torch.Generator().manual_seed(settings.seed)
     for _ in range(settings.epochs):
-        for drawn in torch.split(torch.randperm(len(kept), generator=draw), _IMAGES_A_STEP):
-            chosen = drawn.tolist()
-            with torch.no_grad():
-                cells = torch.cat(  # (cells inside the images, D)
-                    [
-                        classifier.cells(_standardised(classifier, image))[0][:, image.inside].T
-                        for image in (kept[index] for index in chosen)
-                    ]
-                )
+        for drawn in torch.split(torch.randperm(count, generator=draw), batch):
             optimiser.zero_grad()
-            loss(cells, chosen).backward()  # type: ignore[no-untyped-call]
+            logits = _flat(layers, cells.values[drawn].float())
+            loss(logits, drawn).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
 
 
-def _flat(layers: nn.Module, cells: Tensor) -> Tensor:
-    """1x1 convolutions over a list of cells: (cells, D) -> (cells, outputs)."""
-    outputs: Tensor = layers(cells.T[None, :, :, None])
-    return outputs[0, :, :, 0].T
+def _flat(layers: Callable[[Tensor], Tensor], cells: Tensor) -> Tensor:
+    """What is made for maps, over a list of cells: (cells, D) -> (cells, outputs)."""
+    return layers(cells.T[None, :, :, None])[0, :, :, 0].T
