@@ -53,6 +53,9 @@ class TrainSettings:
     frozen: bool = False
     """Keep the backbone as it is: compute features once, then train the head on them."""
 
+    refine: bool = True
+    """Also learn which cells are the object, where the backbone knows images already."""
+
     output_stride: Literal[8, 16, 32] | None = None
     """Input pixels per map cell, by dilation. Not given: as the backbone is built."""
 
@@ -245,8 +248,7 @@ class Cut:
     """Largest part of the map that gets a box, as a share of the image."""
 
     min_share: float | None = None
-    """Least share of a class's heat that a part of the map needs for a box. Not given: the
-    method's, 0.02 where places come from cells."""
+    """Least share of a class's heat for a box. Not given: the method's, or 0.02 from cells."""
 
     def __post_init__(self) -> None:
         require_shares(self, "min_area", "max_area")
@@ -576,8 +578,7 @@ class LabelSettings:
     """Time there is: fewer images are learned from where all of them would take longer."""
 
     images: int = 5000
-    """Tagged images to learn from at most, drawn at random, as many of each class as there are;
-    all tagged images are labelled."""
+    """Tagged images to learn from at most, the classes taking turns; all of them are labelled."""
 
     image_size: int | None = None
     """Side of the square the network sees, in pixels. Not given: by the size of the images."""
@@ -585,9 +586,8 @@ class LabelSettings:
     epochs: int | None = None
     """Passes over the images to learn the tags. Not given: as the method says."""
 
-    localiser: Literal["auto", "cells", "score_map"] = "auto"
-    """Where places are looked for: in the score maps, or in cells that are learned from all images.
-    auto: in cells, unless they find nothing in most tagged images."""
+    localiser: Literal["cells", "score_map"] = "cells"
+    """Where places are looked for: in cells learned from all images, or in the class maps."""
 
     masks: Literal["none", "threshold", "par", "crf"] = "none"
     """Masks of the tagged classes: none, by threshold, or refined along the edges of the image."""

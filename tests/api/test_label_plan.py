@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +14,6 @@ from weakloc.api.label_plan import (
     FIXED_SECONDS,
     Costs,
     LabelPlan,
-    chosen_localiser,
     chosen_size,
     fitted,
     learnable,
@@ -55,38 +51,6 @@ def test_the_input_is_the_largest_that_enlarges_few_images(
 
 def test_a_size_that_was_asked_for_is_taken() -> None:
     assert chosen_size([], LabelSettings(image_size=111)) == (111, "as asked with --image-size")
-
-
-@dataclass
-class CellsThatFind:
-    """A run whose cells find a box in the first so many images."""
-
-    num_boxed: int
-
-    def predictor(self, look: object, places: object) -> CellsThatFind:
-        del look, places
-        return self
-
-    def see(self, images: Any) -> Any:
-        return enumerate(images)
-
-    def measurable(self, image: Any, classes: list[int]) -> Any:
-        assert classes == [0]
-        return SimpleNamespace(boxes=["a box"] * (image[0] < self.num_boxed))
-
-
-@pytest.mark.parametrize(("num_boxed", "localiser"), [(4, "score_map"), (5, "cells")])
-def test_cells_that_find_nothing_in_most_tagged_images_are_not_taken(
-    num_boxed: int, localiser: str
-) -> None:
-    samples = [Sample(f"{n}", f"{n}", np.array([1], dtype=np.int8)) for n in range(10)]
-    untagged = [Sample("x", "x", np.array([-1], dtype=np.int8))]
-    run: Any = CellsThatFind(num_boxed)
-    choice = chosen_localiser(run, [*untagged, *samples], USUAL)
-    assert choice.localiser == localiser
-    assert f"{num_boxed} of 10" in choice.because
-    asked = chosen_localiser(run, samples, LabelSettings(localiser="cells"))
-    assert asked.localiser == "cells"
 
 
 PLAN = LabelPlan(224, "", images=4000, refined=1500, epochs=20)

@@ -14,25 +14,26 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from msgspec import convert, structs, to_builtins
+import numpy as np
+from msgspec import convert, to_builtins
 
 from weakloc import __version__
 from weakloc.api import label_plan
 from weakloc.api.data_sets import opened
-from weakloc.api.label_plan import Costs, LabelPlan, LocaliserChoice
+from weakloc.api.label_plan import Costs, LabelPlan
 from weakloc.api.predictions import SideFiles, export_predictions, predict_to_folder
 from weakloc.api.reports import report
-from weakloc.api.runs import load_folder
 from weakloc.api.stages import StageResult, Stages, open_record
 from weakloc.api.training import refine, train
 from weakloc.data.sources import ImageSource, find_images
 from weakloc.errors import DataError, SettingError, StoppedError
 from weakloc.files import digest_of_file
+from weakloc.geometry import box_ious
 from weakloc.methods import method_named
 from weakloc.output.exporters import check_formats
 from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.settings import DataSettings, LabelSettings, Look, Places, RefineSettings
-from weakloc.structures import PRESENT, DataSet
+from weakloc.structures import PRESENT, DataSet, Prediction
 from weakloc.training.features import content_key
 from weakloc.training.plan import make_plan
 from weakloc.training.run_folder import CELLS_NAME, CHECKPOINT_NAME, MODEL_NAME
@@ -42,13 +43,15 @@ METHOD = "wildcat"
 FORMATS = ("coco", "yolo")
 USUAL_PASS = 0.02  # seconds of the backbone over an image: for the shares of the stages alone
 DOUBTFUL = 0.5  # doubt from which an image should be looked at
+MIDDLE = 0.7  # of each side: the best box that knows nothing, where objects are large and centred
 GOES_ON = "The same command goes on where this one ended"
 
 
 @dataclass(frozen=True)
 class Findings:
     """What was found in the images with tags; `tag_map` is the classification mAP of images that
-    were not learned from, None where none were kept back."""
+    were not learned from, None where none were kept back. `in_the_middle` is the share of images
+    whose first box overlaps with a plain one in the middle, by an IoU of 0.5."""
 
     num_images: int
     boxes: Mapping[str, int]  # class -> how many
@@ -56,6 +59,7 @@ class Findings:
     num_disagreements: int  # tags that the network contradicts
     unreadable: Sequence[str]
     tag_map: float | None
+    in_the_middle: float
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,6 @@ class Labelled:
     exports: Mapping[str, Path]
     report: Path
     plan: LabelPlan
-    choice: LocaliserChoice
     findings: Findings
     data_set: DataSet
 
@@ -165,8 +168,7 @@ class _Labelling:
         learned = label_plan.learnable(self.data_set, plan.images, self.settings.seed)
         trained = self._train(plan, learned)
         run = {**trained, **self._refine(plan, learned, trained)}
-        choice = self._choose(learned, run)
-        placed = self._place("predictions", self.data_set, self.listing, run, choice)
+        placed = self._place("predictions", self.data_set, self.listing, run)
         exports = {name: self._export(name, placed) for name in self.formats}
         page = self._report(placed)
         if new is not None:
@@ -175,9 +177,9 @@ class _Labelling:
                 **self.stages.costs,
                 "new": Costs.PREDICTED * USUAL_PASS * len(listing),
             }
-            self._place("new", str(new), listing, run, choice)
+            self._place("new", str(new), listing, run)
         findings = self._findings(trained["tag_map"])
-        return Labelled(self.folder, exports, page, plan, choice, findings, self.data_set)
+        return Labelled(self.folder, exports, page, plan, findings, self.data_set)
 
     def _plan(self) -> LabelPlan:
         settings = {**asdict(self.settings), "localiser": None, "masks": None}
@@ -226,34 +228,18 @@ class _Labelling:
         return self.stages.do("tags", inputs, work, made=[self.run / MODEL_NAME])
 
     def _refine(self, plan: LabelPlan, learned: DataSet, trained: StageResult) -> StageResult:
-        """The cells are kept beside the run as well, which has them only where they are chosen."""
+        cells = self.run / CELLS_NAME
         if self.settings.localiser == "score_map":
+            cells.unlink(missing_ok=True)  # the run predicts as it labelled
             return {"cells": None}
 
         def work(_goes_on: bool) -> StageResult:
             settings = RefineSettings(images=plan.refined, seed=self.settings.seed)
             refine(self.run, learned, settings=settings, on_progress=self._progress("cells"))
-            shutil.copy(self.run / CELLS_NAME, self.folder)
-            return {"cells": digest_of_file(self.run / CELLS_NAME)}
+            return {"cells": digest_of_file(cells)}
 
         inputs = [trained["weights"], plan.refined, self.settings.seed]
-        return self.stages.do("cells", inputs, work, made=[self.folder / CELLS_NAME])
-
-    def _choose(self, learned: DataSet, run: StageResult) -> LocaliserChoice:
-        if run["cells"] is not None and not (self.run / CELLS_NAME).is_file():
-            shutil.copy(self.folder / CELLS_NAME, self.run)
-
-        def work(_goes_on: bool) -> StageResult:
-            samples = next(iter(learned.splits.values()))
-            trained = load_folder(self.run)
-            choice = label_plan.chosen_localiser(trained, samples, self.settings)
-            return structs.asdict(choice)
-
-        inputs = [run["weights"], run["cells"], self.settings.localiser]
-        choice = convert(dict(self.stages.do("choice", inputs, work)), LocaliserChoice)
-        if choice.localiser == "score_map":  # the run predicts as it labelled
-            (self.run / CELLS_NAME).unlink(missing_ok=True)
-        return choice
+        return self.stages.do("cells", inputs, work, made=[cells])
 
     def _place(
         self,
@@ -261,7 +247,6 @@ class _Labelling:
         images: str | DataSet,
         listing: Sequence[str],
         run: StageResult,
-        choice: LocaliserChoice,
     ) -> StageResult:
         """Of images with tags what these say, of others what is probable."""
         out = self.folder / stage
@@ -272,7 +257,7 @@ class _Labelling:
                 self.run,
                 images,
                 out,
-                look=Look(localiser=choice.localiser),
+                look=Look(localiser=self.settings.localiser),
                 places=Places(masks=self.settings.masks),
                 beside=SideFiles(formats=formats),
                 resume=goes_on,
@@ -280,7 +265,7 @@ class _Labelling:
             )
             return {"digest": digest_of_file(out / "predictions.jsonl")}
 
-        looked = [run["weights"], run["cells"], choice.localiser, self.settings.masks]
+        looked = [run["weights"], run["cells"], self.settings.masks]
         source = images if isinstance(images, str) else ""
         inputs = [*looked, formats, source, listing]
         return self.stages.do(stage, inputs, work, made=[out / "predictions.jsonl"])
@@ -313,14 +298,33 @@ class _Labelling:
 
     def _findings(self, tag_map: float | None) -> Findings:
         boxes: Counter[str] = Counter(dict.fromkeys(self.data_set.class_names, 0))
-        num_images = num_doubtful = num_disagreements = 0
+        num_images = num_doubtful = num_disagreements = num_in_the_middle = 0
         for prediction in read_predictions(self.predictions / "predictions.jsonl"):
             boxes.update(box.class_name for box in prediction.boxes)
             num_images += 1
             num_doubtful += prediction.doubt >= DOUBTFUL
             num_disagreements += len(prediction.disagreements)
+            num_in_the_middle += _is_in_the_middle(prediction)
         skipped = (self.predictions / "skipped.jsonl").read_text("utf-8").splitlines()
-        return Findings(num_images, dict(boxes), num_doubtful, num_disagreements, skipped, tag_map)
+        return Findings(
+            num_images=num_images,
+            boxes=dict(boxes),
+            num_doubtful=num_doubtful,
+            num_disagreements=num_disagreements,
+            unreadable=skipped,
+            tag_map=tag_map,
+            in_the_middle=num_in_the_middle / max(num_images, 1),
+        )
+
+
+def _is_in_the_middle(prediction: Prediction) -> bool:
+    """Whether the first box is much like one of MIDDLE of each side in the middle."""
+    if not prediction.boxes:
+        return False
+    width, height = prediction.width, prediction.height
+    margin = (1 - MIDDLE) / 2
+    middle = (margin * width, margin * height, (1 - margin) * width, (1 - margin) * height)
+    return float(box_ious(prediction.boxes[0].box, np.array([middle])).item()) >= 0.5
 
 
 _IN_WORDS = {

@@ -1,7 +1,6 @@
 """How tagged photographs are looked at and how much is learned from them, each with its reason.
 
-`chosen_size` and `chosen_localiser` are the one place where the way to look is decided; their
-reasons are kept in label.json and printed.
+The reasons are kept in label.json and printed.
 """
 
 from __future__ import annotations
@@ -9,24 +8,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
 from msgspec import Struct, structs
 
-from weakloc.api.runs import TrainedRun
 from weakloc.data.images import image_size
 from weakloc.data.readers.assembly import ALL
-from weakloc.data.sources import ImageSource
 from weakloc.errors import ImageError
-from weakloc.settings import LabelSettings, Look, Places, TrainSettings
-from weakloc.structures import PRESENT, UNKNOWN, BrokenImage, DataSet, Sample
+from weakloc.settings import LabelSettings, TrainSettings
+from weakloc.structures import UNKNOWN, DataSet, Sample
 from weakloc.training.plan import TrainingPlan
 
 INPUT_SIZES = (224, 320)  # pixels
 JUDGED_IMAGES = 64  # drawn evenly, to choose by
-LEAST_SHARE = 0.5  # of the judged images in which cells must find something
 REFINED_IMAGES = 1500
 
 
@@ -42,13 +37,6 @@ class LabelPlan(Struct, frozen=True):
     refined: int
     epochs: int
     cut: str = ""
-
-
-class LocaliserChoice(Struct, frozen=True):
-    """Where places are looked for, and why."""
-
-    localiser: Literal["cells", "score_map"]
-    because: str
 
 
 def evenly(samples: Sequence[Sample], count: int) -> list[Sample]:
@@ -71,30 +59,6 @@ def chosen_size(samples: Sequence[Sample], settings: LabelSettings) -> tuple[int
     fitting = [size for size in INPUT_SIZES if size <= median]
     size = max(fitting, default=min(INPUT_SIZES))
     return size, f"half of the images have {median:.0f} px or more on their shorter side"
-
-
-def chosen_localiser(
-    run: TrainedRun, samples: Sequence[Sample], settings: LabelSettings
-) -> LocaliserChoice:
-    """Cells, unless the user says otherwise or most tagged images get no box from them.
-
-    With tags given every tag gets a box; here only what the cells find by themselves counts.
-    """
-    if settings.localiser != "auto":
-        return LocaliserChoice(settings.localiser, "as asked with --localiser")
-    tagged = [sample for sample in samples if (sample.labels == PRESENT).any()]
-    judged = evenly(tagged, JUDGED_IMAGES)
-    predictor = run.predictor(Look(localiser="cells"), Places(points=0))
-    sources = (ImageSource(sample.name, sample.path) for sample in judged)
-    num_readable = num_boxed = 0
-    for image, sample in zip(predictor.see(sources), judged, strict=True):
-        if not isinstance(image, BrokenImage):
-            classes = np.flatnonzero(sample.labels == PRESENT).tolist()
-            num_readable += 1
-            num_boxed += bool(predictor.measurable(image, classes).boxes)
-    because = f"cells find something in {num_boxed} of {num_readable} tagged images"
-    is_enough = num_boxed >= LEAST_SHARE * num_readable
-    return LocaliserChoice("cells" if is_enough else "score_map", because)
 
 
 def learnable(data_set: DataSet, images: int, seed: int) -> DataSet:
@@ -189,6 +153,7 @@ def train_settings(plan: LabelPlan, settings: LabelSettings, feature_cache: str)
         backbone=settings.backbone,
         weights=settings.weights,
         frozen=True,
+        refine=False,  # a stage of its own
         image_size=plan.image_size,
         epochs=plan.epochs,
         seed=settings.seed,

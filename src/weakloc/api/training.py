@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ from weakloc.predictor.views import see_images
 from weakloc.settings import DataSettings, Look, RefineSettings, TrainSettings
 from weakloc.structures import PRESENT, BrokenImage, DataSet
 from weakloc.training.cells import learn_cells
-from weakloc.training.fit import fit
+from weakloc.training.fit import fit, is_first_process
 from weakloc.training.plan import TrainingPlan, divide
-from weakloc.training.run_folder import save_cells, save_thresholds
+from weakloc.training.run_folder import Run, save_cells, save_thresholds
 from weakloc.work import NO_DISPLAY, Display, Progress, silent
 
 
@@ -51,13 +52,15 @@ def train(
     """Learns from the tags of a data set; what was drawn in it is never looked at.
 
     `backbone` is short for the setting of that name; `choices` overrides fields of the method,
-    such as `{"maps_per_class": 8}`.
+    such as `{"maps_per_class": 8}`. A pretrained backbone's cells are learned as `refine` does, but
+    not in a literal reproduction.
     """
     if backbone is not None:
         settings = replace(settings, backbone=backbone)
     chosen = method_named(method, preset, choices or {})  # before any file is read
+    data_set = opened(data, reading)
     run = fit(
-        opened(data, reading),
+        data_set,
         chosen,
         settings,
         Path(out),
@@ -65,7 +68,11 @@ def train(
         display=display,
         after_epoch=WatchedMaps(Path(out)),
     )
-    return TrainedRun(run)
+    knows_images = preset == "practical" and run.network.backbone.is_pretrained
+    if not (settings.refine and knows_images and run.cells is None and is_first_process()):
+        return TrainedRun(run)
+    show = partial(display.count, "learning what is object and what is background")
+    return refine(run, data_set, settings=RefineSettings(seed=settings.seed), on_progress=show).run
 
 
 MAPS_NAME = "maps"  # of the folder, and of the picture beside it
@@ -172,7 +179,7 @@ class Refined:
 
 
 def refine(
-    run: str | Path | TrainedRun,
+    run: str | Path | TrainedRun | Run,
     data: str | Path | DataSet,
     *,
     settings: RefineSettings = RefineSettings(),
@@ -186,7 +193,7 @@ def refine(
     nothing is written, and the run that is given back alone has the cells.
     """
     data_set = opened(data, reading)
-    trained = opened_run(run).run
+    trained = run if isinstance(run, Run) else opened_run(run).run
     require_same_classes(
         data_set.class_names,
         trained.class_names,

@@ -67,7 +67,7 @@ FIRST_CHOICE: Mapping[str, frozenset[str]] = {
     for command, names in {
         "label": "out tags new open format minutes images backbone weights image-size localiser "
         "masks seed layout class-names quiet json",
-        "train": "out method preset set resume backbone weights frozen image-size epochs "
+        "train": "out method preset set resume backbone weights frozen refine image-size epochs "
         "batch-size learning-rate seed labels layout class-names quiet json",
         "calibrate": "also boxes boxes-per-class split granularity oracle choose-rescoring scales "
         "flip localiser objectness batch-size workers min-area min-share labels layout quiet json",

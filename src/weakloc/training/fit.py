@@ -31,6 +31,7 @@ from weakloc.training.inputs import inputs_of
 from weakloc.training.module import LocalizationModule
 from weakloc.training.plan import TrainingPlan, make_plan
 from weakloc.training.run_folder import (
+    CELLS_NAME,
     CHECKPOINT_NAME,
     MODEL_NAME,
     RECORD_NAME,
@@ -71,6 +72,7 @@ def fit(
         check_same_start(checkpoint, plan.start)
         if is_complete(out, plan):
             return load_run(out)
+    (out / CELLS_NAME).unlink(missing_ok=True)  # those of fewer epochs
     writer = RunWriter(out, plan.header)
     checkpointing = Checkpointing(out, plan, writer.publish, after_epoch)
     trainer = make_trainer(plan, out, [checkpointing, Shown(display, checkpointing)])
