@@ -172,7 +172,7 @@ def standing_out(levels: Sequence[Tensor]) -> Tensor:
     return torch.stack(distances).mean(0)
 
 
-Heat = Callable[[CellClassifier, Tensor], Tensor]  # (cells, D) of one image -> (cells, C)
+CellHeat = Callable[[CellClassifier, Tensor], Tensor]  # (cells, D) of one image -> (cells, C)
 
 
 def _standing_out_and_telling(classifier: CellClassifier, cells: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ def _learned_division(classifier: CellClassifier, cells: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _divided_anew(
-    classifier: CellClassifier, images: Sequence[KeptImage], cells: KeptCells, heat: Heat
+    classifier: CellClassifier, images: Sequence[KeptImage], cells: KeptCells, heat: CellHeat
 ) -> Tensor:
     """Of every cell its class + 1, 0 for background, IGNORED where nothing is known: (cells,)."""
     parts = [
@@ -217,10 +217,10 @@ def _divided(heat: Tensor, image: KeptImage) -> Tensor:
     return target
 
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # logits of the drawn cells, which they are -> loss
+CellLoss = Callable[[Tensor, Tensor], Tensor]  # logits of the drawn cells, which they are -> loss
 
 
-def _tag_loss(labels: Tensor, cells: KeptCells) -> Loss:
+def _tag_loss(labels: Tensor, cells: KeptCells) -> CellLoss:
     """Every cell is asked for the tags of its image; unknown ones do not count."""
 
     def loss(logits: Tensor, drawn: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ def _tag_loss(labels: Tensor, cells: KeptCells) -> Loss:
     return loss
 
 
-def _place_loss(division: Tensor) -> Loss:
+def _place_loss(division: Tensor) -> CellLoss:
     def loss(logits: Tensor, drawn: Tensor) -> Tensor:
         targets = division[drawn]
         total = functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
@@ -243,7 +243,7 @@ def _place_loss(division: Tensor) -> Loss:
     return loss
 
 
-def _learn(layers: nn.Module, cells: KeptCells, loss: Loss, settings: RefineSettings) -> None:
+def _learn(layers: nn.Module, cells: KeptCells, loss: CellLoss, settings: RefineSettings) -> None:
     """On batches of cells of all images."""
     count = len(cells.values)
     batch = min(_CELLS_A_STEP, -(-count // _LEAST_STEPS))
