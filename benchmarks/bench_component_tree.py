@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import Timing, paired_ratio, time_interleaved, write_results
-from weakloc.component_tree import LevelBoxes, hole_level_boxes, level_boxes
+from weakloc.component_tree import LevelBoxes, component_tree, hole_level_boxes, level_boxes
 from weakloc.geometry import box_ious
 
 ByteMap = NDArray[np.uint8]
@@ -61,7 +61,7 @@ def contour_boxes(levels: ByteMap, cut: int) -> list[tuple[int, int, int, int]]:
 
 
 def all_boxes(levels: ByteMap) -> LevelBoxes:
-    outer, holes = level_boxes(levels), hole_level_boxes(levels)
+    outer, holes = level_boxes(component_tree(levels)), hole_level_boxes(levels)
     return LevelBoxes(
         np.concatenate([outer.first_level, holes.first_level]),
         np.concatenate([outer.last_level, holes.last_level]),

@@ -36,7 +36,14 @@ from weakloc.metrics.boxes import (
     rank_coco,
     rank_detections,
 )
-from weakloc.metrics.case import VOID, ClassIndex, DetectionArrays, TruthArrays, truth_arrays
+from weakloc.metrics.case import (
+    VOID,
+    ClassIndex,
+    ClassMap,
+    DetectionArrays,
+    TruthArrays,
+    truth_arrays,
+)
 from weakloc.metrics.max_box import MapConvention, MaxBoxAccuracy
 from weakloc.metrics.pixels import MeanIoU, PixelPrecision, count_pixels, histogram_edges
 from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, NO_RESAMPLING, draw_image
@@ -107,7 +114,8 @@ def _box_evaluators(
         accuracy = MaxBoxAccuracy(convention)
         for sample, heat in zip(samples, maps, strict=True):
             draw = draw_image(sample.name, NO_RESAMPLING)
-            accuracy.add(draw, heat, truth_arrays(sample).boxes, (SIDE, SIDE))
+            class_map = ClassMap(0, {"224": heat})
+            accuracy.add(draw, class_map, truth_arrays(sample).boxes, (SIDE, SIDE))
         (result,) = accuracy.compute()
         return [value for iou in IOUS for value in result.curves[f"accuracy_{100 * iou:g}"].values]
 

@@ -75,7 +75,7 @@ def test_boxes_of_all_levels_equal_contour_following(
 ) -> None:
     levels = MAPS[kind](random)
     outer, holes = contour_boxes(levels)
-    assert by_threshold(level_boxes(levels)) == outer
+    assert by_threshold(level_boxes(component_tree(levels))) == outer
     assert by_threshold(hole_level_boxes(levels)) == holes
 
 
@@ -122,6 +122,16 @@ def test_bytes_and_floats_give_the_same_tree(random: np.random.Generator) -> Non
     assert np.array_equal(from_bytes.peak, from_floats.peak)
 
 
+def test_single_and_double_precision_give_the_same_tree(random: np.random.Generator) -> None:
+    single = np.round(random.normal(size=(23, 31)), 1).astype(np.float32)
+    single[4, 5:9] = 0.0, -0.0, np.inf, -np.inf
+    double = single.astype(np.float64) / 3.0  # of the same order, but no single precision holds it
+    for above in (-np.inf, 0.0):
+        trees = component_tree(single, above=above), component_tree(double, above=above)
+        for name in ("parent", "box", "area", "peak", "node_of"):
+            assert np.array_equal(*(getattr(tree, name) for tree in trees))
+
+
 def test_children_lie_inside_their_parents_and_come_first(random: np.random.Generator) -> None:
     tree = component_tree(random.normal(size=(15, 22)))
     children = np.flatnonzero(tree.parent >= 0)
@@ -144,4 +154,4 @@ def test_wrong_arrays_are_refused() -> None:
     with pytest.raises(ValueError, match="two-dimensional"):
         component_tree(np.zeros(4))
     with pytest.raises(ValueError, match="float64"):
-        level_boxes(np.zeros((2, 3)))  # type: ignore[arg-type]
+        hole_level_boxes(np.zeros((2, 3)))  # type: ignore[arg-type]

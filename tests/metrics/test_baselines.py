@@ -16,7 +16,7 @@ from weakloc.metrics.baselines import (
     rectangle_rle,
 )
 from weakloc.metrics.boxes import BoxPrecision
-from weakloc.metrics.case import ClassIndex
+from weakloc.metrics.case import ClassIndex, ClassMap
 from weakloc.metrics.image_rankings import ClassificationPrecision, PointPrecision
 from weakloc.metrics.max_box import MAX_BOX_ACC, MaxBoxAccuracy
 from weakloc.metrics.uncertainty import NO_RESAMPLING, draw_image
@@ -108,9 +108,10 @@ def test_baseline_maps_find_what_they_point_at():
     for name in MAPS:
         accuracy = MaxBoxAccuracy(MAX_BOX_ACC)
         for number, box in enumerate([(70, 50, 330, 250), (0, 0, 400, 300), (0, 0, 60, 60)]):
-            trivial = MAPS[name](224, 224, np.random.default_rng(number))
+            heat = MAPS[name](224, 224, np.random.default_rng(number))
             draw = draw_image(str(number), NO_RESAMPLING)
-            accuracy.add(draw, trivial, np.array([box], dtype=float), (400, 300))
+            drawn = np.array([box], dtype=float)
+            accuracy.add(draw, ClassMap(0, {"224": heat}), drawn, (400, 300))
         values[name] = accuracy.compute()[0].value
     assert values["center"] == pytest.approx(2 / 3)
     assert values["full_image"] == pytest.approx(1 / 3)

@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from weakloc.metrics.baselines import rectangle_rle
+from weakloc.component_tree import component_tree
+from weakloc.metrics import max_box
+from weakloc.metrics.baselines import _kept_map, rectangle_rle
 from weakloc.metrics.case import ClassIndex, ClassMap
 from weakloc.metrics.evaluation import Evaluation, MetricSetup, reading_differences
 from weakloc.metrics.max_box import READINGS
@@ -92,6 +94,24 @@ def test_the_original_size_is_a_reading_of_its_own(random):
     values = {name: result.value for name, result in _measured(_images(random), readings).items()}
     assert values["max_box_acc_original"] == values["max_box_acc_v2_original"] == 1.0
     assert len(READINGS) == 8
+
+
+def test_a_map_is_cut_into_components_once_for_all_that_reads_it(random, monkeypatch):
+    shapes = []
+
+    def counted(levels, connectivity):
+        shapes.append(levels.shape)
+        return component_tree(levels, connectivity)
+
+    monkeypatch.setattr(max_box, "component_tree", counted)
+    _kept_map.cache_clear()
+    images = [
+        (drawn, ClassMap(0, {"224": class_map.by_resolution["224"]}))
+        for drawn, class_map in _images(random, 6)
+    ]
+    _measured(images, ("max_box_acc", "max_box_acc_v2"))
+    # Of the run and of noise one for each image; center and full image are the same for all.
+    assert shapes == [(224, 224)] * (2 * 6 + 2)
 
 
 def test_each_class_that_is_present_counts_for_itself(random):

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from weakloc.component_tree import component_tree
 from weakloc.errors import DataError, PredictionsError
+from weakloc.metrics.case import ClassMap
 from weakloc.metrics.max_box import (
     MAX_BOX_ACC,
     MAX_BOX_ACC_V2,
@@ -19,6 +20,7 @@ from weakloc.metrics.max_box import (
     floor_to_bytes,
     largest_by_contour,
     normalize_map,
+    read_levels,
 )
 from weakloc.metrics.uncertainty import NO_RESAMPLING, Resampling, draw_image
 
@@ -34,6 +36,14 @@ def _objects(random):
     corners = random.random((random.integers(1, 4), 2)) * np.array([60.0, 30.0])
     sides = 3 + random.random(corners.shape) * np.array([50.0, 30.0])
     return np.concatenate([corners, np.minimum(corners + sides, IMAGE_SIZE)], axis=1)
+
+
+def _levels(score_map, convention):
+    return read_levels(normalize_map(score_map, image="a"), convention)
+
+
+def _at_224(score_map):
+    return ClassMap(0, {"224": score_map})
 
 
 def _contour_boxes(binary, contours):
@@ -89,7 +99,7 @@ def test_the_compatible_reading_equals_one_contour_search_a_threshold_on_1000_ma
     # 1,000 thresholds are 255 distinct ones; a few of them a map, different ones each time.
     for score_map in random_maps(1000, seed=1):
         objects = _objects(random)
-        ours = best_overlaps(normalize_map(score_map, image="a"), objects, IMAGE_SIZE, convention)
+        ours = best_overlaps(_levels(score_map, convention), objects, IMAGE_SIZE, convention)
         chosen = np.sort(random.choice(convention.thresholds.size, 8, replace=False))
         slow = _slow_compatible(score_map, objects, contours, convention.thresholds[chosen])
         assert ours[levels[chosen]].tolist() == pytest.approx(slow, abs=1e-12)
@@ -101,7 +111,7 @@ def test_the_clean_reading_equals_labelling_the_map_at_each_threshold_on_1000_ma
     convention = MapConvention(contours, (0.5,))
     for score_map in random_maps(1000, seed=2):
         objects = _objects(random)
-        ours = best_overlaps(normalize_map(score_map, image="a"), objects, IMAGE_SIZE, convention)
+        ours = best_overlaps(_levels(score_map, convention), objects, IMAGE_SIZE, convention)
         chosen = np.sort(random.choice(100, 8, replace=False))
         slow = _slow_clean(score_map, objects, contours, convention.thresholds[chosen])
         assert ours[chosen].tolist() == pytest.approx(slow, abs=1e-12)
@@ -133,7 +143,9 @@ def _fed(convention, maps, truths, order=None, resampling=RESAMPLING):
     accuracy = MaxBoxAccuracy(convention)
     for i in range(len(maps)) if order is None else order:
         draw = draw_image(f"{i}.jpg", resampling)
-        accuracy.add(draw, maps[i], truths[i], (WIDTH, HEIGHT))
+        accuracy.add(
+            draw, ClassMap(0, {convention.resolution: maps[i]}), truths[i], (WIDTH, HEIGHT)
+        )
     return accuracy
 
 
@@ -158,7 +170,7 @@ def test_the_accuracy_is_the_best_threshold_of_the_whole_set_and_not_of_each_map
     convention = MapConvention("all", (0.3, 0.5, 0.7), reading, "original")
     per_image = np.array(
         [
-            best_overlaps(normalize_map(m, image="a"), t, (WIDTH, HEIGHT), convention)
+            best_overlaps(_levels(m, convention), t, (WIDTH, HEIGHT), convention)
             for m, t in zip(maps, truths, strict=True)
         ]
     )
@@ -219,7 +231,7 @@ def test_a_square_blob_on_its_object_is_found_at_every_threshold_by_both_reading
     for reading in ("clean", "compatible"):
         accuracy = MaxBoxAccuracy(MapConvention("all", (0.3, 0.5, 0.7), reading))
         objects = np.array([(80.0, 30.0, 320.0, 150.0)])
-        accuracy.add(draw_image("a", NO_RESAMPLING), score_map, objects, (448, 336))
+        accuracy.add(draw_image("a", NO_RESAMPLING), _at_224(score_map), objects, (448, 336))
         (result,) = accuracy.compute()
         values[result.name] = set(result.curves["accuracy_70"].values)
     assert values == {"max_box_acc_v2": {1.0}, "max_box_acc_v2_compatible": {1.0}}
@@ -230,12 +242,12 @@ def test_bad_maps_and_missing_boxes_are_errors_by_name():
     drawn = np.array([(0.0, 0.0, 9.0, 9.0)])
     first, second = (draw_image(name, NO_RESAMPLING) for name in ("a.jpg", "b.jpg"))
     with pytest.raises(ValueError, match="defined at 224 x 224"):
-        accuracy.add(first, np.zeros((40, 60)), drawn, (60, 40))
+        accuracy.add(first, _at_224(np.zeros((40, 60))), drawn, (60, 40))
     broken = np.full((224, 224), np.nan)
     with pytest.raises(PredictionsError, match=r"a\.jpg: the score map holds values"):
-        accuracy.add(first, broken, drawn, (60, 40))
+        accuracy.add(first, _at_224(broken), drawn, (60, 40))
     with pytest.raises(DataError, match=r"b\.jpg: no box of the class"):
-        accuracy.add(second, np.zeros((224, 224)), drawn[:0], (60, 40))
+        accuracy.add(second, _at_224(np.zeros((224, 224))), drawn[:0], (60, 40))
     assert accuracy.compute()[0].unavailable == "no score map was given"
     with pytest.raises(ValueError, match="255 apart"):
         MapConvention(step=0.001)

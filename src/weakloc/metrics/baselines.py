@@ -7,15 +7,15 @@ average precision is the frequency of the class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeAlias
 
 import numpy as np
 
 from weakloc.geometry import BoxLTRB, FloatArray, PointXY
-from weakloc.metrics.case import Case, ClassMap
+from weakloc.metrics.case import Case, ClassMap, Resolution
 from weakloc.metrics.uncertainty import NO_RESAMPLING, image_key
 from weakloc.structures import Box, Mask, Point, Prediction, RunLengths
 
@@ -32,13 +32,26 @@ def baseline_case(name: str, case: Case) -> Case:
     prediction = baseline_prediction(name, case.prediction, seed=case.resampling.seed)
     maps = []
     for class_map, draw in zip(case.maps, case.map_draws, strict=True) if name in MAPS else ():
-        seed = image_key(draw.image, case.resampling.seed)
-        of_class = {
-            resolution: MAPS[name](shown.shape[1], shown.shape[0], np.random.default_rng(seed))
-            for resolution, shown in class_map.by_resolution.items()
-        }
-        maps.append(ClassMap(class_map.class_index, of_class))
+        shapes = tuple((size, shown.shape) for size, shown in class_map.by_resolution.items())
+        # Noise differs from image to image, and maps of the images' own sizes are large.
+        is_kept = name != "random" and "original" not in class_map.by_resolution
+        seed = 0 if is_kept else image_key(draw.image, case.resampling.seed)
+        trivial = (_kept_map if is_kept else _trivial_map)(name, shapes, seed)
+        maps.append(replace(trivial, class_index=class_map.class_index))
     return replace(case, prediction=prediction, maps=tuple(maps), resampling=NO_RESAMPLING)
+
+
+def _trivial_map(
+    name: str, shapes: Sequence[tuple[Resolution, tuple[int, ...]]], seed: int
+) -> ClassMap:
+    maps = {
+        resolution: MAPS[name](width, height, np.random.default_rng(seed))
+        for resolution, (height, width) in shapes
+    }
+    return ClassMap(0, maps)
+
+
+_kept_map = lru_cache(maxsize=2)(_trivial_map)  # center and full image
 
 
 def baseline_prediction(name: str, prediction: Prediction, *, seed: int = 0) -> Prediction:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from weakloc.component_tree import ComponentTree
 from weakloc.errors import DataError, PredictionsError, did_you_mean
 from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, ImageDraw, Resampling, draw_image
@@ -22,6 +23,7 @@ from weakloc.structures import ABSENT, PRESENT, Box, Mask, Point, Prediction, Sa
 LabelPixels: TypeAlias = NDArray[np.uint8]  # (height, width)
 ScoreMap: TypeAlias = NDArray[np.floating[Any]]  # (height, width)
 Resolution: TypeAlias = Literal["224", "original"]
+MapReading: TypeAlias = Literal["clean", "compatible"]
 BACKGROUND, VOID = 0, 255
 FOUND, IGNORED, FALSE_ALARM = 1, 0, -1
 
@@ -109,12 +111,25 @@ class ImageTruth:
         return int(present[0])
 
 
+class Levels(NamedTuple):
+    """A score map as threshold levels, with the components of all of them."""
+
+    of_cells: NDArray[np.uint8]  # (height, width)
+    tree: ComponentTree
+
+
 @dataclass(frozen=True)
 class ClassMap:
-    """One class's score map over the whole image, at every size that is asked for."""
+    """One class's score map over the whole image, at every size that is asked for.
+
+    `levels` keep what was made of it, by size, reading and step between thresholds.
+    """
 
     class_index: int
     by_resolution: Mapping[Resolution, ScoreMap]
+    levels: dict[tuple[Resolution, MapReading, float], Levels] = field(
+        default_factory=dict, compare=False
+    )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from weakloc.component_tree import ComponentTree, component_tree, hole_level_box
 from weakloc.errors import DataError, PredictionsError
 from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.boxes import box_iou
-from weakloc.metrics.case import Case, Resolution, ScoreMap
+from weakloc.metrics.case import Case, ClassMap, Levels, MapReading, Resolution, ScoreMap
 from weakloc.metrics.result import Curve, Detail, MetricResult
 from weakloc.metrics.uncertainty import ImageDraw, ResampledSums, measured, ratio
 
@@ -45,7 +45,7 @@ def largest_by_pixels(tree: ComponentTree) -> IntArray:
 
     Of equal ones the one that starts first in row-major order. The map must be of bytes.
     """
-    first_cell = _cells_and_blocks(tree)[:, 0]
+    first_cell = np.asarray(_first_cells(tree.node_of, tree.parent))
     nodes = _ranges(tree, first_cell, tree.area, tree.area)
     return np.asarray(_pick(nodes, tree.area, -1))
 
@@ -55,10 +55,11 @@ def largest_by_contour(map_uint8: NDArray[np.uint8], tree: ComponentTree) -> Int
 
     OpenCV lists contours from the bottom of the image upwards, and the first maximum is taken.
     """
-    summed = _cells_and_blocks(tree)
-    twice_area, num_holes = summed[:, 1], 1 - summed[:, 2] // 4
+    first_cell = np.asarray(_first_cells(tree.node_of, tree.parent))
+    twice_area, quarters = _sum_blocks(tree.node_of, tree.parent, tree.level, tree.shape[1]).T
+    num_holes = 1 - quarters // 4
     width, height = (tree.box[:, 2:] - tree.box[:, :2]).T
-    nodes = _ranges(tree, summed[:, 0], twice_area, 2 * (width - 1) * (height - 1))
+    nodes = _ranges(tree, first_cell, twice_area, 2 * (width - 1) * (height - 1))
     sizes = np.where(num_holes > 0, -1, twice_area)
     _follow_contenders(np.ascontiguousarray(map_uint8), nodes, sizes)
     return np.asarray(_pick(nodes, sizes, 1))
@@ -74,26 +75,32 @@ def _ranges(tree: ComponentTree, first_cell: IntArray, lower: IntArray, upper: I
     )
 
 
-def _cells_and_blocks(tree: ComponentTree) -> IntArray:
-    """First cell, twice the unfilled contour area and four times the Euler number: (N, 3)."""
-    return np.asarray(_sum_blocks(tree.node_of, tree.parent, tree.level, tree.shape[1]))
+@njit(cache=True, nogil=True)
+def _first_cells(node_of: IntArray, parent: IntArray) -> IntArray:
+    """The first cell of each node in row-major order."""
+    first = np.full(parent.size, node_of.size)
+    for cell in range(node_of.size - 1, -1, -1):
+        first[node_of[cell]] = cell
+    for node in range(parent.size):
+        if parent[node] >= 0:
+            first[parent[node]] = min(first[parent[node]], first[node])
+    return first
 
 
 @njit(cache=True, nogil=True)
 def _sum_blocks(
     node_of: IntArray, parent: IntArray, level: NDArray[np.float64], width: int
 ) -> IntArray:
-    """Adds up 2 x 2 blocks of cells, those over the border included.
+    """Twice the unfilled contour area and four times the Euler number of each node: (N, 2).
+
+    Adds up 2 x 2 blocks of cells, those over the border included.
 
     As the threshold falls, the cells of a block join one by one. The third and the fourth add half
     a square each to the area. The Euler number counts blocks with one cell (+1), three (-1) and
     two in diagonal (-2), each a quarter.
     """
     num_nodes = parent.size
-    summed = np.zeros((num_nodes, 3), dtype=np.int64)
-    summed[:, 0] = node_of.size
-    for cell in range(node_of.size - 1, -1, -1):
-        summed[node_of[cell], 0] = cell
+    summed = np.zeros((num_nodes, 2), dtype=np.int64)
     height = node_of.size // width
     corners = np.empty(4, dtype=np.int64)  # nodes, around the block; -1 over the border
     for row in range(height + 1):
@@ -106,9 +113,8 @@ def _sum_blocks(
             _add_block(summed, corners, level)
     for node in range(num_nodes):
         if parent[node] >= 0:
-            summed[parent[node], 0] = min(summed[parent[node], 0], summed[node, 0])
+            summed[parent[node], 0] += summed[node, 0]
             summed[parent[node], 1] += summed[node, 1]
-            summed[parent[node], 2] += summed[node, 2]
     return summed
 
 
@@ -129,8 +135,8 @@ def _add_block(summed: IntArray, corners: IntArray, level: NDArray[np.float64]) 
         present += 1
         is_diagonal = present == 2 and (best + 2) % 4 == last
         after = (0, 1, -2 if is_diagonal else 0, -1, 0)[present]
-        summed[corners[best], 1] += present > 2
-        summed[corners[best], 2] += after - euler
+        summed[corners[best], 0] += present > 2
+        summed[corners[best], 1] += after - euler
         euler, last = after, best
 
 
@@ -253,7 +259,6 @@ def _count_below(scores: FloatArray, thresholds: FloatArray, per_unit: float) ->
 
 
 Contours: TypeAlias = Literal["largest", "all"]
-MapReading: TypeAlias = Literal["clean", "compatible"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,29 +333,34 @@ class MaxBoxAccuracy:
         for class_map, draw in zip(case.maps, case.map_draws, strict=True):
             objects = case.truth.objects.boxes_of(class_map.class_index)
             if len(objects):
-                score_map = class_map.by_resolution[self.convention.resolution]
-                self.add(draw, score_map, objects, image_size)
+                self.add(draw, class_map, objects, image_size)
 
     def add(
         self,
         draw: ImageDraw,
-        score_map: ScoreMap,
+        class_map: ClassMap,
         objects: FloatArray,
         image_size: tuple[int, int],
     ) -> None:
-        """One class's map over the whole image, against the drawn boxes of that class."""
+        """One class's map over the whole image, against the drawn boxes of that class.
+
+        Its levels are told apart once for all conventions that read them alike.
+        """
         if not len(objects):
             raise DataError("no box of the class is drawn", location=draw.image)
-        original = self.convention.resolution == "original"
-        width, height = image_size if original else (SIDE, SIDE)
-        if score_map.shape != (height, width):
-            raise ValueError(
-                f"the map is {score_map.shape[1]} x {score_map.shape[0]}, but "
-                f"{self.convention.name} is defined at {width} x {height}"
-            )
-        overlaps = best_overlaps(
-            normalize_map(score_map, image=draw.image), objects, image_size, self.convention
-        )
+        key = self.convention.resolution, self.convention.reading, self.convention.step
+        if key not in class_map.levels:
+            score_map = class_map.by_resolution[self.convention.resolution]
+            original = self.convention.resolution == "original"
+            width, height = image_size if original else (SIDE, SIDE)
+            if score_map.shape != (height, width):
+                raise ValueError(
+                    f"the map is {score_map.shape[1]} x {score_map.shape[0]}, but "
+                    f"{self.convention.name} is defined at {width} x {height}"
+                )
+            normalized_map = normalize_map(score_map, image=draw.image)
+            class_map.levels[key] = read_levels(normalized_map, self.convention)
+        overlaps = best_overlaps(class_map.levels[key], objects, image_size, self.convention)
         hits = overlaps >= np.array(self.convention.ious)[:, None]  # (I, levels)
         self._num_objects += len(objects)
         self._sums.add(draw, np.append(hits, 1))
@@ -389,53 +399,53 @@ class MaxBoxAccuracy:
         return ratio(hits[..., levels], sums[..., -1, None, None])
 
 
+def read_levels(normalized_map: ScoreMap, convention: MapConvention) -> Levels:
+    """Level k is the k-th threshold, or int(tau * 255) = k in the compatible reading."""
+    if convention.reading == "clean":
+        levels = count_below(normalized_map, convention.thresholds)
+    else:
+        levels = floor_to_bytes(normalized_map)
+    return Levels(levels, component_tree(levels, 8))
+
+
 def best_overlaps(
-    normalized_map: ScoreMap,
+    levels: Levels,
     objects: FloatArray,
     image_size: tuple[float, float],
     convention: MapConvention,
 ) -> FloatArray:
-    """The largest IoU between a box of the map and a drawn one, at each of 255 levels.
-
-    Level k is the convention's k-th threshold, or int(tau * 255) = k in the compatible reading.
-    """
-    height, width = normalized_map.shape
+    """The largest IoU between a box of the map and a drawn one, at each of 255 levels."""
+    height, width = levels.of_cells.shape
     scale = np.array([width, height, width, height], dtype=np.float64)
     drawn = objects * scale / np.array([*image_size, *image_size], dtype=np.float64)
-    if convention.reading == "clean":
-        levels = count_below(normalized_map, convention.thresholds)
-        first, last, boxes = _shown_boxes(levels, convention)
-        return np.asarray(_overlap_per_level(first, last, boxes.astype(np.float64), drawn, 0.0))
-    levels = floor_to_bytes(normalized_map)
     first, last, boxes = _shown_boxes(levels, convention)
+    if convention.reading == "clean":
+        return np.asarray(_overlap_per_level(first, last, boxes.astype(np.float64), drawn, 0.0))
     inclusive = np.minimum(boxes, [width, height, width - 1, height - 1]).astype(np.float64)
     drawn = np.trunc(drawn)
     overlaps = np.asarray(_overlap_per_level(first, last, inclusive, drawn, 1.0))
     nothing = np.zeros((1, 4))
-    empty = np.full(1, levels.max()), np.full(1, NUM_LEVELS - 1)
+    empty = np.full(1, levels.of_cells.max()), np.full(1, NUM_LEVELS - 1)
     return np.maximum(overlaps, _overlap_per_level(*empty, nothing, drawn, 1.0))
 
 
-def _shown_boxes(
-    levels: NDArray[np.uint8], convention: MapConvention
-) -> tuple[IntArray, IntArray, IntArray]:
+def _shown_boxes(levels: Levels, convention: MapConvention) -> tuple[IntArray, IntArray, IntArray]:
     """First level, last level and half-open box of what the convention looks at."""
     if convention.contours == "all":
-        shown = [level_boxes(levels)]
+        shown = [level_boxes(levels.tree)]
         if convention.reading == "compatible":
-            shown.append(hole_level_boxes(levels))
+            shown.append(hole_level_boxes(levels.of_cells))
         return (
             np.concatenate([boxes.first_level for boxes in shown]),
             np.concatenate([boxes.last_level for boxes in shown]),
             np.concatenate([boxes.boxes for boxes in shown]),
         )
-    tree = component_tree(levels, 8)
     if convention.reading == "compatible":
-        largest = largest_by_contour(levels, tree)
+        largest = largest_by_contour(levels.of_cells, levels.tree)
     else:
-        largest = largest_by_pixels(tree)
+        largest = largest_by_pixels(levels.tree)
     shown_at = np.flatnonzero(largest >= 0)
-    return shown_at, shown_at, tree.box[largest[shown_at]]
+    return shown_at, shown_at, levels.tree.box[largest[shown_at]]
 
 
 @njit(cache=True, nogil=True)
