@@ -13,6 +13,7 @@ from weakloc.data.readers import READERS
 from weakloc.errors import ExtensionError
 from weakloc.extensions import BUILT_IN, Choices, names_of, package_of
 from weakloc.methods import METHODS
+from weakloc.model.backbones import BACKBONES
 from weakloc.output.exporters import EXPORTERS
 
 Install = Callable[..., None]
@@ -41,6 +42,7 @@ def test_what_is_listed_without_importing_is_what_there_is() -> None:
     assert set(BUILT_IN["methods"]) == set(METHODS)
     assert set(BUILT_IN["readers"]) == set(READERS)
     assert set(BUILT_IN["exporters"]) == set(EXPORTERS)
+    assert set(BUILT_IN["backbones"]) == set(BACKBONES)
 
 
 def test_an_added_name_stands_after_the_built_in_ones_and_is_imported_late(install) -> None:

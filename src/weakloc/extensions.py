@@ -11,15 +11,18 @@ Its names can be listed at once; nothing of it is imported before one of them is
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
-from weakloc.errors import ExtensionError, MissingPackageError
+from weakloc.errors import ExtensionError, MissingPackageError, SettingError, did_you_mean
 
-Listed: TypeAlias = Literal["methods", "readers", "exporters"]
-Group: TypeAlias = Listed | Literal["metrics", "backbones"]
+Listed: TypeAlias = Literal["methods", "readers", "exporters", "backbones"]
+Group: TypeAlias = Listed | Literal["metrics"]
 Choice = TypeVar("Choice")
 
 # What the command line offers without importing it; the dict literals say what these names mean.
@@ -33,12 +36,36 @@ BUILT_IN: Mapping[Listed, tuple[str, ...]] = {
         *("jsonl", "coco", "coco-results", "yolo", "yolo-segmentation", "voc", "voc-segmentation"),
         *("voc-results", "label-studio", "cvat", "labelme", "csv"),
     ),
+    "backbones": (
+        *("lite0", "lite1", "lite2", "tiny", "preact18", "preact34"),
+        *("alexnet", "vgg16", "squeezenet1_1"),
+    ),
 }
 
 
 def names_of(group: Listed) -> tuple[str, ...]:
     """The built-in names in the order of the help, then the added ones; imports none of them."""
     return tuple(dict.fromkeys((*BUILT_IN[group], *sorted(_added(group)))))
+
+
+def require_known(group: Listed, name: str, complaint: str) -> None:
+    """SettingError with the complaint where nothing that is installed brings this name."""
+    if name not in names_of(group):
+        raise SettingError(complaint, remedy=did_you_mean(name, names_of(group)))
+
+
+def require_backbone(name: str | None, *, location: str = "--backbone") -> None:
+    """SettingError where neither weakloc nor timm, by its source alone, can know a network."""
+    timm, known = find_spec("timm"), names_of("backbones")
+    architecture = re.split(r"[\[.]", name or known[0])[0]
+    if architecture in known or architecture.startswith("hf-hub:") or timm is None:
+        return
+    files = Path(timm.origin or "").parent.glob("models/*.py")
+    source = "\n".join(file.read_text("utf-8") for file in files)
+    if not re.search(rf"\b{re.escape(architecture)}\b", source):
+        names = re.findall(r"^def ([a-z]\w+)\(pretrained", source, re.MULTILINE)
+        remedy = did_you_mean(architecture, (*known, *names))
+        raise SettingError(f"backbone {name!r} is not known", location=location, remedy=remedy)
 
 
 def package_of(group: Group, name: str) -> str | None:

@@ -20,6 +20,7 @@ from weakloc.localize.calibration import (
     DrawnHeat,
     calibrate_oracle,
     calibrate_with_boxes,
+    require_boxes,
 )
 from weakloc.metrics.average_precision import tag_mean_average_precision
 from weakloc.predictor.calibration_heat import choose_drawn, drawn_boxes, drawn_heat
@@ -43,12 +44,7 @@ def calibrate(
     on_progress: Progress = silent,
 ) -> TrainedRun:
     """The run with thresholds from as many drawn boxes as are allowed, also on disk."""
-    if not settings.boxes and not settings.boxes_per_class:
-        raise SettingError(
-            "thresholds are tuned on drawn boxes, and none may be looked at",
-            remedy="Give --boxes 20 (in all) or --boxes-per-class 10; without boxes keep the "
-            "method's threshold, which was better than any tuned on tags",
-        )
+    require_boxes(settings.boxes or settings.boxes_per_class)
     trained, data_set = opened_run(run), opened(data, reading)
     learned_from, judged = trained.run.settings.train_split, trained.run.settings.val_split
     split = settings.split or learned_split(data_set, learned_from)

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from weakloc.api.data_sets import opened, require_same_classes
-from weakloc.api.predictions import predictions_file, summary_beside
+from weakloc.api.predictions import summary_beside
 from weakloc.api.runs import SUFFIX, LoadedRun, load
 from weakloc.data.readers.coco import read_coco_results
 from weakloc.data.sources import ImageSource
@@ -36,7 +36,7 @@ from weakloc.metrics.evaluation import (
 from weakloc.metrics.max_box import READINGS, SIDE
 from weakloc.metrics.result import EvaluationRecord
 from weakloc.metrics.uncertainty import Difference, Resampling
-from weakloc.output.exporters.jsonl import read_predictions
+from weakloc.output.exporters.jsonl import predictions_file, read_predictions
 from weakloc.predictor.places import wanted_classes
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import SeenImage

@@ -20,19 +20,17 @@ from weakloc.files import file_name_of, read_json, write_json, write_whole
 from weakloc.localize.maps import minmax
 from weakloc.output.drawing import draw_grid, draw_prediction, write_heat_maps
 from weakloc.output.exporters import check_formats, export_all
-from weakloc.output.exporters.jsonl import prediction_line, read_predictions
+from weakloc.output.exporters.jsonl import (
+    prediction_line,
+    predictions_file,
+    read_predictions,
+)
 from weakloc.predictor.parts import Part, PartStore, Ranks, cut_into_parts, joined_ranks
 from weakloc.predictor.places import Tags, read_tags
 from weakloc.predictor.predictor import Located, Predictor
 from weakloc.settings import ExportOptions, Look, Places
 from weakloc.structures import BrokenImage, DataSet, Problem, ScoreMaps
 from weakloc.work import Progress, silent
-
-
-def predictions_file(source: str | Path) -> Path:
-    """The predictions.jsonl of a folder; a file is taken as it is."""
-    path = Path(source)
-    return path / "predictions.jsonl" if path.is_dir() else path
 
 
 def summary_beside(file: Path) -> Mapping[str, Any]:

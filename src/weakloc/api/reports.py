@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from weakloc.api.data_sets import opened
-from weakloc.api.predictions import predictions_file, summary_beside
+from weakloc.api.predictions import summary_beside
 from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.images import open_image
 from weakloc.data.sources import ImageSource, find_images
@@ -22,7 +22,7 @@ from weakloc.files import ByName
 from weakloc.localize.maps import NORMALISATIONS, image_grid, resample
 from weakloc.methods.settings import from_settings
 from weakloc.metrics.result import EvaluationRecord, read_evaluations
-from weakloc.output.exporters.jsonl import read_predictions
+from weakloc.output.exporters.jsonl import predictions_file, read_predictions
 from weakloc.output.report import write_report
 from weakloc.output.report_gallery import (
     HEAT_CELLS,

@@ -30,7 +30,6 @@ from weakloc.predictor.views import see_images
 from weakloc.settings import DataSettings, Look, RefineSettings, TrainSettings
 from weakloc.structures import PRESENT, BrokenImage, DataSet
 from weakloc.training.cells import learn_cells
-from weakloc.training.fit import fit, is_first_process
 from weakloc.training.plan import TrainingPlan, divide
 from weakloc.training.run_folder import Run, save_cells, save_thresholds
 from weakloc.work import NO_DISPLAY, Display, Progress, silent
@@ -59,6 +58,8 @@ def train(
         settings = replace(settings, backbone=backbone)
     chosen = method_named(method, preset, choices or {})  # before any file is read
     data_set = opened(data, reading)
+    from weakloc.training.fit import fit, is_first_process  # loads Lightning: seconds
+
     run = fit(
         data_set,
         chosen,

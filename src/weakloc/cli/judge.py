@@ -14,6 +14,7 @@ from weakloc.cli.options import (
     ReportOptions,
     UntaggedPlaces,
     UntaggedPlacesOptions,
+    require_there,
 )
 from weakloc.cli.terminal import Terminal
 from weakloc.settings import DataSettings, EvaluateSettings, Look, Places, ReportSettings
@@ -48,9 +49,13 @@ def evaluate(
         compare: Another run or file on the same images; differences are resampled in pairs.
         out: File for all numbers as JSON; a Markdown table is written beside it.
     """
-    from weakloc.api import data_sets, evaluation
+    from weakloc.api import data_sets
 
+    require_there(run, *compare)
     data_set = data_sets.read(data, reading)
+    data_set.split(settings.split)  # refuses one that it has not
+    from weakloc.api import evaluation
+
     evaluated = []
     for source in (run, *compare):
         with terminal.progress(source) as show:
@@ -132,6 +137,13 @@ def report(
         out: File for the page, which is complete in itself.
         data: Data set with drawn truth, to show where it is hit and missed.
     """
+    from weakloc.api import data_sets
+    from weakloc.data.sources import find_images
+
+    require_there(source)
+    if images is not None:
+        find_images(images)  # refuses what is not there
+    data_set = None if data is None else data_sets.read(data, reading)
     from weakloc.api import reports
 
     with terminal.progress("images") as show:
@@ -139,11 +151,10 @@ def report(
             source,
             out,
             images=images,
-            data=data,
+            data=data_set,
             settings=settings,
             look=look,
             places=places,
-            reading=reading,
             on_progress=show,
         )
     shown = "all" if written.num_shown == written.num_images else "the most doubtful"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,7 @@ from msgspec import structs
 from weakloc.cli.options import LabelOptions, ReadingOptions
 from weakloc.cli.terminal import Terminal
 from weakloc.cli.use import Formats, keep_freed_memory
+from weakloc.extensions import require_backbone
 from weakloc.settings import DataSettings, LabelSettings
 
 if TYPE_CHECKING:
@@ -48,11 +49,18 @@ def label(
         new: Folder of further images, without tags, that get boxes as well.
         open_report: Show the report in the browser.
     """
+    from weakloc.api import data_sets
+    from weakloc.output.exporters import check_formats
+
+    check_formats(formats)
+    require_backbone(settings.backbone)
+    by_table = reading if tags is None else replace(reading, labels=tags)
+    data_set = data_sets.read(photos, by_table)
     from weakloc.api.label import GOES_ON
     from weakloc.api.label import label as label_photographs
 
     keep_freed_memory()
-    work = partial(label_photographs, photos, out, tags=tags, new=new, formats=formats)
+    work = partial(label_photographs, data_set, out, tags=tags, new=new, formats=formats)
     try:
         with terminal.display() as display:
             labelled = work(settings=settings, reading=reading, display=display)

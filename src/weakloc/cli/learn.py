@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 
-from weakloc.cli.options import CutOptions, LookOptions, ReadingOptions, TrainOptions
+from weakloc.cli.options import (
+    CutOptions,
+    LookOptions,
+    ReadingOptions,
+    TrainOptions,
+    require_there,
+)
 from weakloc.cli.terminal import Terminal
 from weakloc.cli.use import keep_freed_memory
 from weakloc.errors import SettingError
-from weakloc.extensions import names_of
+from weakloc.extensions import names_of, require_backbone, require_known
 from weakloc.settings import (
     CalibrateSettings,
     Cut,
@@ -27,6 +33,8 @@ if TYPE_CHECKING:
     from weakloc.api.runs import TrainedRun
     from weakloc.localize.calibration import Calibration
     from weakloc.structures import DataSet
+
+    Tuning: TypeAlias = tuple[TrainedRun, DataSet, CalibrateSettings, Look, Cut]
 
 
 def train(
@@ -53,17 +61,21 @@ def train(
         choices: NAME=VALUE for a choice of the method, such as alpha=0.7 or optimisation.kind=sgd.
         resume: Continue the run in --out where it stopped.
     """
+    from weakloc.api import data_sets
+
+    require_known("methods", method, f"method {method!r} is not known")
+    require_backbone(settings.backbone)
+    data_set = data_sets.read(data, reading)
     from weakloc.api import training
 
     with terminal.display() as display:
         run = training.train(
-            data,
+            data_set,
             method=method,
             preset=preset,
             choices=training.parse_choices(choices),
             out=out,
             settings=settings,
-            reading=reading,
             resume=resume,
             display=display,
         ).run
@@ -94,11 +106,17 @@ def refine(
         run: Folder of a run; what is learned is kept in it.
         data: The data it was trained on.
     """
+    from weakloc.api import data_sets
+
+    require_there(run)
+    data_set = data_sets.read(data, reading)
     from weakloc.api import training
 
     keep_freed_memory()
     with terminal.progress("images") as show:
-        refined = training.refine(run, data, settings=settings, reading=reading, on_progress=show)
+        refined = training.refine(
+            run, data_set, settings=settings, reading=reading, on_progress=show
+        )
     for broken in refined.broken:
         terminal.say(f"{broken.name}: {broken.reason}")
     terminal.say(f"Learned from {refined.num_images} images, kept in {refined.run.path}")
@@ -135,27 +153,30 @@ def calibrate(
         data: The data it was trained on, or other data with the same classes.
         also: Further runs on the same classes: only fit how the scores of all are combined, by tags
             alone, for `weakloc predict --also`. May be repeated.
-        choose_rescoring: Choose the weight of classes tagged together, by tags kept back in
-            training.
-        oracle: Only print the thresholds that fit all boxes of the split best: an upper bound, not
-            kept.
+        choose_rescoring: Choose the weight of classes tagged together, by tags kept back.
+        oracle: Only print the thresholds that fit all boxes of the split best: an upper bound.
     """
-    from weakloc.api import data_sets, runs
+    from weakloc.api import data_sets
+    from weakloc.localize.calibration import require_boxes
 
-    trained, data_set = runs.load_folder(run), data_sets.read(data, reading)
-    document: dict[str, Any] = {"run": run}
+    require_there(run, *also)
+    if not (also or oracle or choose_rescoring):
+        require_boxes(settings.boxes or settings.boxes_per_class)
+    data_set = data_sets.read(data, reading)
+    from weakloc.api import runs
+
+    trained = runs.load_folder(run)
+    tuning, document = (trained, data_set, settings, look, cut), dict[str, Any](run=run)
     if also:
         if oracle or choose_rescoring or settings != CalibrateSettings():
-            raise SettingError(
-                "--also fits how the scores of several runs are combined, and nothing else",
-                remedy="Leave it out to tune one run, or leave out the other choices",
-            )
+            remedy = "Leave it out to tune one run, or leave out the other choices"
+            raise SettingError("--also combines the scores of several runs, no more", remedy=remedy)
         document |= _fit_fusion((run, *also), data_set, look, terminal)
     elif oracle:
-        document |= _oracle(trained, data_set, settings, look=look, cut=cut, terminal=terminal)
+        document |= _oracle(tuning, terminal)
     else:
         if not choose_rescoring or settings.boxes or settings.boxes_per_class:
-            trained = _tuned(trained, data_set, settings, look=look, cut=cut, terminal=terminal)
+            trained = _tuned(tuning, terminal)
             document["thresholds"] = trained.run.thresholds
         if choose_rescoring:
             document["rescoring"] = _choose_rescoring(trained, data_set, look, terminal)
@@ -163,17 +184,10 @@ def calibrate(
     terminal.give(document)
 
 
-def _oracle(
-    trained: TrainedRun,
-    data_set: DataSet,
-    settings: CalibrateSettings,
-    *,
-    look: Look,
-    cut: Cut,
-    terminal: Terminal,
-) -> dict[str, Any]:
+def _oracle(tuning: Tuning, terminal: Terminal) -> dict[str, Any]:
     from weakloc.api import calibration
 
+    trained, data_set, settings, look, cut = tuning
     with terminal.progress("images") as show:
         bound = calibration.oracle(
             trained, data_set, settings, look=look, cut=cut, on_progress=show
@@ -182,17 +196,10 @@ def _oracle(
     return {"oracle": bound.to_json()}
 
 
-def _tuned(
-    trained: TrainedRun,
-    data_set: DataSet,
-    settings: CalibrateSettings,
-    *,
-    look: Look,
-    cut: Cut,
-    terminal: Terminal,
-) -> TrainedRun:
+def _tuned(tuning: Tuning, terminal: Terminal) -> TrainedRun:
     from weakloc.api import calibration
 
+    trained, data_set, settings, look, cut = tuning
     with terminal.progress("images") as show:
         tuned = calibration.calibrate(
             trained, data_set, settings, look=look, cut=cut, on_progress=show

@@ -1,9 +1,10 @@
-"""Settings as groups of options, and the help of a command: its options of first choice, or all."""
+"""Settings as groups of options, the help of a command, and what is refused before torch loads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -14,6 +15,8 @@ from typing import (
 from cyclopts import Parameter
 from cyclopts.help import DefaultFormatter
 
+from weakloc.errors import RunError
+from weakloc.extensions import require_backbone
 from weakloc.settings import (
     Cut,
     DataSettings,
@@ -59,6 +62,17 @@ class UntaggedPlaces(Places):
 UntaggedPlacesOptions: TypeAlias = Annotated[
     UntaggedPlaces, Parameter(name="*", group="What is said of them")
 ]
+
+
+def require_there(*sources: str | Path | None) -> None:
+    """RunError where a run, or what was made by one, is named by a path at which nothing is."""
+    for source in map(str, filter(None, sources)):
+        if source.startswith("timm:"):
+            require_backbone(source.split(":")[1], location=source)
+        elif not Path(source).exists():
+            reason = "there is no such file or folder"
+            raise RunError(reason, location=source, remedy="Check the path")
+
 
 ALL_OPTIONS = "--help-all"
 # What a newcomer needs of a command with more options than fit on a page.

@@ -10,6 +10,8 @@ from cyclopts import Parameter
 from weakloc.cli.options import ReadingOptions, TrainOptions
 from weakloc.cli.terminal import Terminal
 from weakloc.cli.use import keep_freed_memory
+from weakloc.errors import SettingError, did_you_mean
+from weakloc.extensions import require_backbone
 from weakloc.papers.tables import RECIPES
 from weakloc.settings import DataSettings, ReproduceSettings, TrainSettings
 
@@ -51,6 +53,9 @@ def reproduce(
             [{"name": name, "question": recipe.question} for name, recipe in RECIPES.items()]
         )
         return
+    if recipe not in RECIPES:
+        raise SettingError(f"there is no recipe {recipe!r}", remedy=did_you_mean(recipe, RECIPES))
+    require_backbone(settings.backbone)
     from weakloc.api.training import parse_choices
     from weakloc.papers.reproduce import Reproduction, reproduce
 
@@ -61,7 +66,7 @@ def reproduce(
         reading=reading,
         choices=parse_choices(choices),
     )
-    results = reproduce(recipe, reproduction, say=terminal.say, prepare=keep_freed_memory)
+    results = reproduce(RECIPES[recipe], reproduction, say=terminal.say, prepare=keep_freed_memory)
     _show(results, folder, terminal)
     terminal.give(results.to_json())
 

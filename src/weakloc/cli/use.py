@@ -23,6 +23,7 @@ from weakloc.cli.options import (
     PlacesOptions,
     UntaggedPlaces,
     UntaggedPlacesOptions,
+    require_there,
 )
 from weakloc.cli.terminal import Terminal
 from weakloc.errors import FailureError, MissingPackageError, SettingError
@@ -42,8 +43,20 @@ _FORMAT_HELP = (
 Formats: TypeAlias = Annotated[tuple[str, ...], Parameter(name="--format", help=_FORMAT_HELP)]
 
 
-def _refuse_idle(filters: ExportOptions, formats: tuple[str, ...]) -> None:
-    """SettingError where filters are given, but nothing that they would filter."""
+def _refuse(
+    filters: ExportOptions,
+    formats: tuple[str, ...],
+    images: str | None,
+    *sources: str | Path | None,
+) -> None:
+    """What is not there or not known, and filters without anything that they would filter."""
+    from weakloc.data.sources import find_images
+    from weakloc.output.exporters import check_formats
+
+    if images is not None:
+        find_images(images)
+    require_there(*sources)
+    check_formats(formats)
     changed = [
         flag_of(field.name)
         for field in fields(filters)
@@ -71,10 +84,13 @@ def export(
         source: Folder of a run; with --format, predictions (their folder or predictions.jsonl).
         out: File for the network, such as model.onnx; with --format, folder for all formats.
     """
-    _refuse_idle(filters, formats)
+    _refuse(filters, formats, None, source)
     if not formats:
         _export_network(source, out, terminal)
         return
+    from weakloc.output.exporters.jsonl import predictions_file, read_predictions
+
+    next(read_predictions(predictions_file(source)), None)  # refuses what cannot be read
     from weakloc.api.predictions import export_predictions
 
     written = export_predictions(source, formats, out, filters)
@@ -84,8 +100,7 @@ def export(
 
 
 def _export_network(run: str, out: Path, terminal: Terminal) -> None:
-    from weakloc.api import runs
-    from weakloc.api.predictions import predictions_file
+    from weakloc.output.exporters.jsonl import predictions_file
 
     if predictions_file(run).is_file() and not Path(run, "run.json").is_file():
         raise SettingError(
@@ -93,6 +108,8 @@ def _export_network(run: str, out: Path, terminal: Terminal) -> None:
             location=run,
             remedy="Say which, such as --format coco",
         )
+    from weakloc.api import runs
+
     written = runs.export(run, out)
     record = written.record
     terminal.say(f"{out}: opset {record.opset}, {len(record.class_names)} classes")
@@ -184,9 +201,9 @@ def predict(
     if devices > 1 and "WORLD_SIZE" not in os.environ:
         _run_on_devices(devices)
         return
+    _refuse(filters, formats, images, run, *also, tags)
     from weakloc.api.predictions import SideFiles, predict_to_folder
 
-    _refuse_idle(filters, formats)
     beside = SideFiles(heat_maps, draw, formats, filters)
     keep_freed_memory()
     with terminal.progress("images") as show:
@@ -259,6 +276,7 @@ def serve(
         token: Secret that requests must bring: as Bearer token, or as password in Label Studio.
     """
     require_token_beyond_this_machine(serving.host, token)
+    require_there(run, *also)
     try:
         from weakloc.serving.app import bound_socket, server_of, url_of
     except ImportError as error:

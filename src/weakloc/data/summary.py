@@ -11,7 +11,6 @@ import numpy as np
 from msgspec import Struct, to_builtins
 from PIL import Image
 
-from weakloc.data.transforms import PixelSize
 from weakloc.errors import FailureError, ImageError
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, BrokenImage, DataSet, Problem, Sample
 from weakloc.work import Progress, map_in_processes
@@ -145,7 +144,7 @@ class OddImage(Struct, frozen=True):
     """An image whose (width, height) is far from the median."""
 
     image: str
-    size: PixelSize
+    size: tuple[int, int]
 
 
 class ImageCheck(Struct, frozen=True):
@@ -190,7 +189,7 @@ def check_images(
 
     paths = [sample.path for sample in samples]
     chunks = ((start, paths[start : start + _CHUNK]) for start in range(0, len(samples), _CHUNK))
-    outcomes: dict[int, PixelSize | str] = {}
+    outcomes: dict[int, tuple[int, int] | str] = {}
     for (start, _), sizes_or_reasons in map_in_processes(
         partial(_check_chunk, open_image),
         chunks,
@@ -203,9 +202,11 @@ def check_images(
     return _checked(samples, [outcomes[index] for index in range(len(samples))])
 
 
-def _check_chunk(open_image: OpenImage, chunk: tuple[int, Sequence[str]]) -> list[PixelSize | str]:
+def _check_chunk(
+    open_image: OpenImage, chunk: tuple[int, Sequence[str]]
+) -> list[tuple[int, int] | str]:
     """The size of each image, or the reason why it cannot be read."""
-    outcomes: list[PixelSize | str] = []
+    outcomes: list[tuple[int, int] | str] = []
     for path in chunk[1]:
         try:
             with open_image(path) as image:
@@ -216,7 +217,7 @@ def _check_chunk(open_image: OpenImage, chunk: tuple[int, Sequence[str]]) -> lis
     return outcomes
 
 
-def _checked(samples: Sequence[Sample], outcomes: Sequence[PixelSize | str]) -> ImageCheck:
+def _checked(samples: Sequence[Sample], outcomes: Sequence[tuple[int, int] | str]) -> ImageCheck:
     named = [(sample.name, outcome) for sample, outcome in zip(samples, outcomes, strict=True)]
     sizes = [(name, outcome) for name, outcome in named if not isinstance(outcome, str)]
     broken = tuple(BrokenImage(name, reason) for name, reason in named if isinstance(reason, str))

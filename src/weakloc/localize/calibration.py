@@ -17,6 +17,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
 from weakloc.component_tree import LevelBoxes, component_tree
+from weakloc.errors import SettingError
 from weakloc.files import fit_json
 from weakloc.geometry import (
     BoxLTRB,
@@ -217,6 +218,15 @@ class _Curves:
         return tuple(
             ClassBasis(int(rows.sum()), int(self.num_boxes[rows].sum()), index in groups)
             for index, rows in enumerate(of_class)
+        )
+
+
+def require_boxes(most: int) -> None:
+    if not most:
+        raise SettingError(
+            "thresholds are tuned on drawn boxes, and none may be looked at",
+            remedy="Give --boxes 20 (in all) or --boxes-per-class 10; without boxes keep the "
+            "method's threshold, which was better than any tuned on tags",
         )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from weakloc.errors import ExtensionError, SettingError, did_you_mean
-from weakloc.extensions import Choices
+from weakloc.errors import ExtensionError
+from weakloc.extensions import Choices, require_known
 from weakloc.methods.beam import Beam
 from weakloc.methods.cam import Cam
 from weakloc.methods.max_mil import MaxMil
@@ -26,8 +26,7 @@ def method_named(
 
     `prefix` stands before a field's name in errors.
     """
-    if name not in METHODS:
-        raise SettingError(f"method {name!r} is not known", remedy=did_you_mean(name, METHODS))
+    require_known("methods", name, f"method {name!r} is not known")
     kind = METHODS[name]
     is_method = isinstance(kind, type) and issubclass(kind, Method)
     if not is_method or getattr(kind, "name", None) != name:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from weakloc.api.data_sets import read
-from weakloc.errors import FailureError, SettingError, did_you_mean
+from weakloc.errors import FailureError, SettingError
 from weakloc.methods import method_named
 from weakloc.methods.settings import merged_settings, to_settings
 from weakloc.papers.cells import DataSetOnDisk, Measurement, Training, digest_of_data, drawn_scenes
@@ -24,7 +24,6 @@ from weakloc.papers.recipe import (
     given_backbone,
 )
 from weakloc.papers.results import Results
-from weakloc.papers.tables import RECIPES
 from weakloc.settings import (
     DataSettings,
     Look,
@@ -58,7 +57,7 @@ class Reproduction(ReproduceSettings):
 
 
 def reproduce(
-    recipe: Recipe | str,
+    recipe: Recipe,
     reproduction: Reproduction,
     *,
     say: Say = lambda _text: None,
@@ -68,12 +67,6 @@ def reproduce(
 
     `prepare` is called in every process that works. Cells that fail are named in the results.
     """
-    if isinstance(recipe, str):
-        if recipe not in RECIPES:
-            raise SettingError(
-                f"there is no recipe {recipe!r}", remedy=did_you_mean(recipe, RECIPES)
-            )
-        recipe = RECIPES[recipe]
     measurements, untestable = planned(recipe, reproduction, say)
     failures = _work_through(measurements, reproduction.jobs, say, prepare)
     results = Results.collected(

@@ -24,8 +24,8 @@ from weakloc.data.readers.tiny_imagenet import read_tiny_imagenet
 from weakloc.data.readers.voc import is_voc, read_voc
 from weakloc.data.readers.wsol import is_metadata, read_wsol
 from weakloc.data.readers.yolo import read_yolo
-from weakloc.errors import DataError, SettingError, did_you_mean
-from weakloc.extensions import Choices
+from weakloc.errors import DataError
+from weakloc.extensions import Choices, require_known
 from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet
 
@@ -68,8 +68,7 @@ def read_data_set(
         if named is not None and not named.exists() and "{" not in named.name:
             raise DataError("there is no such file or folder", location=str(named))
     chosen = layout or detect_layout(root, label_place)
-    if chosen not in READERS:
-        raise SettingError(f"there is no layout '{chosen}'", remedy=did_you_mean(chosen, READERS))
+    require_known("readers", chosen, f"there is no layout {chosen!r}")
     return READERS[chosen](root, label_place, options)
 
 

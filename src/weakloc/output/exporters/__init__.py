@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from weakloc.errors import SettingError, did_you_mean
-from weakloc.extensions import Choices
+from weakloc.extensions import Choices, require_known
 from weakloc.output.exporters.coco import export_coco_instances, export_coco_results
 from weakloc.output.exporters.cvat import export_cvat
 from weakloc.output.exporters.jsonl import (
@@ -63,8 +62,7 @@ EXPORTERS: Mapping[str, Exporter] = Choices(
 
 def check_formats(names: Iterable[str]) -> None:
     for name in names:
-        if name not in EXPORTERS:
-            raise SettingError(f"--format is {name!r}", remedy=did_you_mean(name, EXPORTERS))
+        require_known("exporters", name, f"--format is {name!r}")
 
 
 def export_all(

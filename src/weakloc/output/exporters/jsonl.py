@@ -29,6 +29,12 @@ CSV_COLUMNS = (
 )  # fmt: skip
 
 
+def predictions_file(source: str | Path) -> Path:
+    """The predictions.jsonl of a folder; a file is taken as it is."""
+    path = Path(source)
+    return path / "predictions.jsonl" if path.is_dir() else path
+
+
 def export_jsonl(content: Content, out: Path) -> Path:
     """A predictions.jsonl of what the options select."""
     path = out / "predictions.jsonl"
