@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -91,11 +92,11 @@ class Preprocessing:
     @property
     def fixed_size(self) -> PixelSize | None:
         """(width, height) that every input has, or None where it follows the picture."""
-        return None if self.resize == "none" else self._target()
+        return None if self.resize == "none" else self._target
 
     def place(self, picture_size: PixelSize) -> Placement:
         """Where the picture goes on the canvas."""
-        target, region = self._target(), (0.0, 0.0, *picture_size)
+        target, region = self._target, (0.0, 0.0, *picture_size)
         if self.resize == "warp":
             return Placement(region, target, (0, 0), target)
         if self.resize == "crop":
@@ -134,6 +135,7 @@ class Preprocessing:
         width, height = (math.ceil(side / self.multiple_of) * self.multiple_of for side in size)
         return width, height
 
+    @cached_property
     def _target(self) -> PixelSize:
         return self.round_up((self.size, self.size) if isinstance(self.size, int) else self.size)
 

@@ -6,10 +6,10 @@ A head gives class maps (channel c * M + m is map m of class c), or scores a fix
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -177,8 +177,8 @@ class ClassPool:
     sharpness: float = 1.0  # of kind "lse"
 
     def __post_init__(self) -> None:
-        if self.kind not in _CLASS_POOLS:
-            raise ValueError(f"class pooling {self.kind!r} is not among {', '.join(_CLASS_POOLS)}")
+        if self.kind not in (kinds := get_args(ClassPoolKind)):
+            raise ValueError(f"class pooling {self.kind!r} is not among {', '.join(kinds)}")
         if self.gradient == "released" and self.kind != "mean":
             raise ValueError("the released gradient belongs to class pooling 'mean'")
 
@@ -187,16 +187,13 @@ class ClassPool:
             return maps
         batch, _, rows, columns = maps.shape
         per_class = maps.reshape(batch, -1, self.maps_per_class, rows, columns)  # (B, C, M, h, w)
-        return _CLASS_POOLS[self.kind](per_class, self)
-
-
-_CLASS_POOLS: Mapping[ClassPoolKind, Callable[[Tensor, ClassPool], Tensor]] = {
-    "mean": lambda maps, pool: (
-        maps.mean(dim=2) if pool.gradient == "mean" else _MeanWithSumGradient.apply(maps)
-    ),
-    "max": lambda maps, _: maps.max(dim=2).values,
-    "lse": lambda maps, pool: log_mean_exp(maps, pool.sharpness, dim=2),
-}
+        if self.kind == "max":
+            return per_class.max(dim=2).values
+        if self.kind == "lse":
+            return log_mean_exp(per_class, self.sharpness, dim=2)
+        if self.gradient == "released":
+            return _MeanWithSumGradient.apply(per_class)  # type: ignore[no-any-return]
+        return per_class.mean(dim=2)
 
 
 class _MeanWithSumGradient(torch.autograd.Function):

@@ -151,7 +151,23 @@ def see_images(
     pictures = _decoded(images, look)
     # One bounded group at a time: views of equal shape within it share network calls.
     while group := list(itertools.islice(pictures, look.batch_size)):
-        yield from _see_group(group, source, look)
+        jobs = [
+            (index, picture, view)
+            for index, (_, picture) in enumerate(group)
+            if isinstance(picture, Image.Image)
+            for view in list_views(picture.size, look)
+        ]
+        answers: dict[int, list[_Answer]] = {index: [] for index, _, _ in jobs}
+        for start in range(0, len(jobs), look.batch_size):
+            chunk = jobs[start : start + look.batch_size]
+            read = _read([job[1:] for job in chunk], source, look)
+            for (index, _, _), answer in zip(chunk, read, strict=True):
+                answers[index].append(answer)
+        for index, (name, picture) in enumerate(group):
+            if isinstance(picture, Image.Image):
+                yield _summed_up(name, picture, answers.pop(index), source, look)
+            else:
+                yield picture
 
 
 def _decoded(
@@ -178,30 +194,6 @@ def _decoded(
         while waiting:
             name, future = waiting.popleft()
             yield name, future.result()
-
-
-def _see_group(
-    group: Sequence[tuple[str, Image.Image | BrokenImage]],
-    source: MapSource,
-    look: Look,
-) -> Iterator[SeenImage | BrokenImage]:
-    jobs = [
-        (index, picture, view)
-        for index, (_, picture) in enumerate(group)
-        if isinstance(picture, Image.Image)
-        for view in list_views(picture.size, look)
-    ]
-    answers: dict[int, list[_Answer]] = {index: [] for index, _, _ in jobs}
-    for start in range(0, len(jobs), look.batch_size):
-        chunk = jobs[start : start + look.batch_size]
-        read = _read([job[1:] for job in chunk], source, look)
-        for (index, _, _), answer in zip(chunk, read, strict=True):
-            answers[index].append(answer)
-    for index, (name, picture) in enumerate(group):
-        if isinstance(picture, Image.Image):
-            yield _summed_up(name, picture, answers.pop(index), source, look)
-        else:
-            yield picture
 
 
 def _read(
