@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from weakloc.api.data_sets import opened
+from weakloc.api.data_sets import Data, opened
 from weakloc.api.fused_runs import held_out_of, in_words, scores_and_tags
 from weakloc.api.runs import TrainedRun, opened_run, save_alpha
 from weakloc.errors import DataError, SettingError
@@ -35,7 +35,7 @@ from weakloc.work import Progress, silent
 
 def calibrate(
     run: str | Path | TrainedRun,
-    data: str | Path | DataSet,
+    data: Data,
     settings: CalibrateSettings = CalibrateSettings(),
     *,
     look: Look = Look(),
@@ -61,7 +61,7 @@ def calibrate(
 
 def oracle(
     run: str | Path | TrainedRun,
-    data: str | Path | DataSet,
+    data: Data,
     settings: CalibrateSettings = CalibrateSettings(),
     *,
     look: Look = Look(),

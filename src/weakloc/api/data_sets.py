@@ -2,32 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from weakloc.data.images import open_image
-from weakloc.data.readers import raise_if_strict, read_data_set
+from weakloc.data.readers import raise_if_strict, read_data_set, table
+from weakloc.data.readers.assembly import ALL, SPLIT_NAMES, Assembly, Problems, split_name
 from weakloc.data.summary import ImageCheck, check_images
-from weakloc.errors import DataError
+from weakloc.errors import DataError, SettingError
+from weakloc.files import file_name_of, write_whole
 from weakloc.settings import DataSettings
 from weakloc.structures import DataSet
 from weakloc.synthetic.folder import Kind, artist_from, artist_of, write_scenes
 from weakloc.synthetic.scenery import Difficulty
 from weakloc.work import Progress, num_cores, silent
 
+# Iterable: a `datasets.Dataset` of Hugging Face, or a mapping of its splits.
+Data: TypeAlias = str | Path | DataSet | Iterable[Any]
 
-def read(data: str | Path, settings: DataSettings = DataSettings()) -> DataSet:
-    """The data set that lies at a path, in whatever layout."""
+
+def read(data: str | Path | Iterable[Any], settings: DataSettings = DataSettings()) -> DataSet:
+    """The data set that lies at a path, in whatever layout, or a Dataset (or DatasetDict)."""
     layout, labels = settings.layout, settings.labels
-    data_set = read_data_set(data, layout=layout, labels=labels, options=settings)
+    if isinstance(data, str | Path):
+        data_set = read_data_set(data, layout=layout, labels=labels, options=settings)
+    elif layout or labels:
+        raise SettingError("a Dataset brings its own labels", remedy="Leave out labels and layout")
+    else:
+        data_set = _read_records(data, settings)
     if settings.strict:
         raise_if_strict(data_set)
     return data_set
 
 
-def opened(data: str | Path | DataSet, reading: DataSettings = DataSettings()) -> DataSet:
+def opened(data: Data, reading: DataSettings = DataSettings()) -> DataSet:
     """What a verb is given as its data, which may have been read already."""
     return data if isinstance(data, DataSet) else read(data, reading)
+
+
+def _read_records(data: Iterable[Any], settings: DataSettings) -> DataSet:
+    """Images that are no files are written once, below the user's folder of caches."""
+    split = SPLIT_NAMES.get(str(getattr(data, "split", None)), ALL)
+    splits: Mapping[str, Any] = data if isinstance(data, Mapping) else {split: data}
+    marks = [getattr(records, "_fingerprint", None) for records in splits.values()]
+    if None in marks or not splits:
+        reason = f"data of the type {type(data).__name__} is neither a path nor a datasets.Dataset"
+        raise DataError(reason, remedy="Load it without streaming, or give the folder it lies in")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = caches / "weakloc" / "images" / "-".join(map(str, marks))
+    rows: list[table.TableRow] = []
+    names: list[str] = []
+    problems = Problems()
+    for split, records in splits.items():
+        features = records.features.to_dict()
+        described = ((n, f) for n, f in features.items() if isinstance(f, dict))
+        images = [name for name, feature in described if feature.get("_type") == "Image"]
+        usual = (n for n in (*table.PATH_HEADERS, *images) if n in (images or features))
+        column = settings.path_column or next(usual, table.PATH_HEADERS[0])
+        plain = _plain_records(records, features, column, cache / file_name_of(split))
+        options = replace(settings, path_column=column)
+        added = table.record_rows(enumerate(plain, start=1), split, options, problems)
+        rows += [replace(row, split=split_name(split)) for row in added]
+        columns = (settings.labels_column, *table.LABELS_HEADERS, "objects")
+        labels = next((features[name] for name in columns if name in features), None)
+        while isinstance(labels, Mapping) and "names" not in labels:
+            labels = next(
+                (labels[n] for n in ("feature", *table.OBJECT_HEADERS) if n in labels), None
+            )
+        names += labels["names"] if isinstance(labels, Mapping) else ()
+    root = Path(os.path.commonpath([Path(row.image).parent for row in rows])) if rows else cache
+    assembly = Assembly(root, "datasets", settings)
+    assembly.problems.listed.extend(problems.listed)
+    assembly.set_classes(names or sorted({name for row in rows for name in row.claim.names}))
+    table.add_rows(assembly, rows, [root.as_posix()])
+    return assembly.finish()
+
+
+def _plain_records(
+    records: Any, features: Mapping[str, Any], column: str, cache: Path
+) -> Iterator[Mapping[str, Any]]:
+    """The rows with the paths of their images and the names of their classes."""
+    records = records.with_format(None)
+    for name, feature in records.features.items():
+        if hasattr(feature, "decode"):
+            records = records.cast_column(name, type(feature)(decode=False))
+    for number, record in enumerate(records):
+        image = record.get(column)
+        if not isinstance(image, Mapping):
+            image = {"path": image} if isinstance(image, str) else {"bytes": image}
+        path, content = image.get("path"), image.get("bytes")
+        if isinstance(content, bytes):
+            path = cache / f"{number:06}{Path(path or '').suffix or '.png'}"
+            if not path.is_file() or path.stat().st_size != len(content):
+                with write_whole(path) as temporary:
+                    temporary.write_bytes(content)
+        located = path and Path(path).absolute().as_posix()
+        yield {**table.with_class_names(record, features), column: located}
 
 
 def require_same_classes(

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import msgspec
 import numpy as np
 
-from weakloc.api.data_sets import opened, require_same_classes
+from weakloc.api.data_sets import Data, opened, require_same_classes
 from weakloc.api.predictions import summary_beside
 from weakloc.api.runs import SUFFIX, LoadedRun, load
 from weakloc.data.readers.coco import read_coco_results
@@ -77,7 +77,7 @@ class Evaluated:
 
 def evaluate(
     source: str | Path | LoadedRun,
-    data: str | Path | DataSet,
+    data: Data,
     settings: EvaluateSettings = EvaluateSettings(),
     *,
     numbers: Collection[str] | None = None,

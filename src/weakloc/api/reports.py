@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from weakloc.api.data_sets import opened
+from weakloc.api.data_sets import Data, opened
 from weakloc.api.predictions import summary_beside
 from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.images import open_image
@@ -109,7 +109,7 @@ def report(
     out: str | Path,
     *,
     images: str | None = None,
-    data: str | Path | DataSet | None = None,
+    data: Data | None = None,
     settings: ReportSettings = ReportSettings(),
     look: Look | None = None,
     places: Places | None = None,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from weakloc.api.data_sets import opened, require_same_classes
+from weakloc.api.data_sets import Data, opened, require_same_classes
 from weakloc.api.runs import TrainedRun, opened_run
 from weakloc.data.sources import ImageSource
 from weakloc.errors import SettingError
@@ -28,7 +28,7 @@ from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import joined_maps
 from weakloc.predictor.views import see_images
 from weakloc.settings import DataSettings, Look, RefineSettings, TrainSettings
-from weakloc.structures import PRESENT, BrokenImage, DataSet
+from weakloc.structures import PRESENT, BrokenImage
 from weakloc.training.cells import learn_cells
 from weakloc.training.plan import TrainingPlan, divide
 from weakloc.training.run_folder import Run, save_cells, save_thresholds
@@ -36,7 +36,7 @@ from weakloc.work import NO_DISPLAY, Display, Progress, silent
 
 
 def train(
-    data: str | Path | DataSet,
+    data: Data,
     *,
     method: str = "wildcat",
     backbone: str | None = None,
@@ -181,7 +181,7 @@ class Refined:
 
 def refine(
     run: str | Path | TrainedRun | Run,
-    data: str | Path | DataSet,
+    data: Data,
     *,
     settings: RefineSettings = RefineSettings(),
     reading: DataSettings = DataSettings(),

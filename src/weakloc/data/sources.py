@@ -24,12 +24,14 @@ from weakloc.structures import Problem
 class ImageSource:
     """One image to predict: its name in the output, and a path or the encoded bytes.
 
-    `flaw` says why there is nothing to read: the name is then of a shard that is damaged.
+    `flaw` says why there is nothing to read: the name is then of a shard that is damaged. `split`
+    is what a data set says the image is for.
     """
 
     name: str
     content: str | bytes
     flaw: str | None = None
+    split: str | None = None
 
 
 def find_images(source: str) -> Iterator[ImageSource]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from weakloc.data.readers.assembly import LabelVectors, Problems
-from weakloc.data.readers.table import read_rows
+from weakloc.data.readers.table import table_rows
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import ByName
 from weakloc.geometry import GridTransform, nearest_cells
@@ -297,12 +297,12 @@ def read_tags(path: Path, class_names: Sequence[str]) -> tuple[Tags, list[Proble
     """
     problems, shared = Problems(), LabelVectors(class_names)
     vectors: dict[str, LabelVector] = {}
-    for row in read_rows(path, ReaderOptions(), problems).rows:
+    for row in table_rows(path, ReaderOptions(), problems):
         for name in sorted(row.claim.names - shared.class_index.keys()):
             raise DataError(
                 f"the run has no class {name!r}",
                 location=str(path.with_name(row.location)),
                 remedy=did_you_mean(name, class_names),
             )
-        vectors[row.image.replace("\\", "/").removeprefix("./")] = shared.of(row.claim)
+        vectors[row.image] = shared.of(row.claim)
     return Tags(vectors, len(class_names)), list(problems.listed)

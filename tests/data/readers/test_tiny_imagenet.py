@@ -75,7 +75,7 @@ def test_every_flaw_is_reported_with_its_line(write, states, places):
     }
     assert places(data_set, "zero-area box") == ["n1_boxes.txt, line 1"]
     assert places(data_set, "box outside the image") == ["n1_boxes.txt, line 2"]
-    assert places(data_set, "unreadable label") == ["n1_boxes.txt, line 4"]
+    assert places(data_set, "unreadable box") == ["n1_boxes.txt, line 4"]
     assert places(data_set, "label for no image") == ["n1_boxes.txt, line 3"]
     assert places(data_set, "unknown class") == ["train/n9"]
     assert places(data_set, "image without labels") == [

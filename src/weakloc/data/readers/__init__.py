@@ -19,7 +19,7 @@ from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
 from weakloc.data.readers.folders import read_folders
 from weakloc.data.readers.review import find_reviews, is_review, read_review_data
 from weakloc.data.readers.shards import SHARD_SUFFIXES, read_shards
-from weakloc.data.readers.table import TABLE_SUFFIXES, read_table
+from weakloc.data.readers.table import METADATA_NAMES, TABLE_SUFFIXES, read_table
 from weakloc.data.readers.tiny_imagenet import read_tiny_imagenet
 from weakloc.data.readers.voc import is_voc, read_voc
 from weakloc.data.readers.wsol import is_metadata, read_wsol
@@ -94,7 +94,7 @@ def detect_layout(path: Path, labels: Path | None) -> str:
     below = {name: file_names(str(shown / name)) for name in subfolders(str(shown))}
     listing = _Listing(shown, file_names(str(shown)), below)
     # Tables often lie beside the material of another layout, which then says more.
-    for stage in (_OWN_STRUCTURE, _LOOSE):
+    for stage in (_OWN_STRUCTURE, _METADATA, _LOOSE):
         layouts = [layout for layout, fits in stage.items() if fits(listing)]
         if len(layouts) > 1:
             raise DataError(
@@ -105,8 +105,8 @@ def detect_layout(path: Path, labels: Path | None) -> str:
         if layouts:
             return layouts[0]
     raise DataError(
-        "no known layout was found; looked for class folders with images, a CSV, TSV or "
-        "JSONL table, Annotations (VOC), instance JSON files (COCO), data.yaml (YOLO), wnids.txt "
+        "no known layout was found; looked for class folders with images, a CSV, TSV, JSONL or "
+        "Parquet table, Annotations (VOC), instance JSON files (COCO), data.yaml (YOLO), wnids.txt "
         "(Tiny ImageNet), image_ids.txt (wsolevaluation) and tar shards",
         location=str(shown),
         remedy="Name the layout, or give a label file",
@@ -196,6 +196,11 @@ _OWN_STRUCTURE: Mapping[str, Callable[[_Listing], bool]] = {
         name.lower().endswith(SHARD_SUFFIXES)
         for names in (listing.files, *listing.below.values())
         for name in names
+    ),
+}
+_METADATA: Mapping[str, Callable[[_Listing], bool]] = {
+    "table": lambda listing: any(
+        not METADATA_NAMES.isdisjoint(names) for names in (listing.files, *listing.below.values())
     ),
 }
 _LOOSE: Mapping[str, Callable[[_Listing], bool]] = {

@@ -1,10 +1,14 @@
-"""Tables: CSV, TSV or JSON lines with a path and labels on each line.
+"""Tables: CSV, TSV, JSON lines or Parquet with a path and labels on each line.
 
 `path,labels` with `cat;dog` between labels: classes that are not listed are absent, an empty
 cell means that no class is present, `?cat` that cat is unknown, a lone `?` that all not listed
 are. Or one column for each class: 1, 0, or blank for unknown. A column `split` is optional; without
 it, tables named train.csv, val.csv and test.csv are splits. An image on several lines has all
 their labels.
+
+Hugging Face's image folders have a table `metadata` in the root or in the folders right below it.
+Its paths are relative to its own folder and never leave it; folders named like splits are splits.
+`objects`, with `bbox` (x, y, width, height) and `categories`, are drawn boxes.
 """
 
 from __future__ import annotations
@@ -12,8 +16,9 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,16 +31,28 @@ from weakloc.data.readers.assembly import (
     Oddity,
     Problems,
     claim_of_states,
+    drawn_truth,
+    read_box,
     split_name,
 )
-from weakloc.data.readers.file_tree import file_names, image_paths_below, is_image_name, require_one
-from weakloc.errors import DataError, did_you_mean
+from weakloc.data.readers.file_tree import (
+    file_names,
+    image_paths_below,
+    is_image_name,
+    join,
+    require_one,
+    subfolders,
+)
+from weakloc.errors import DataError, MissingPackageError, did_you_mean
 from weakloc.files import at_line, numbered_lines, text_lines
+from weakloc.geometry import box_from_xywh
 from weakloc.settings import ReaderOptions
-from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet
+from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, TruthBox
 
 JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
-TABLE_SUFFIXES = frozenset({".csv", ".tsv", *JSON_SUFFIXES})
+RECORD_SUFFIXES = JSON_SUFFIXES | {".parquet"}
+TABLE_SUFFIXES = RECORD_SUFFIXES | {".csv", ".tsv"}
+METADATA_NAMES = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})
 PATH_HEADERS = (
     "path", "image", "file", "filename", "file_name", "filepath", "file_path", "image_path",
     "image_name", "image_file", "img", "img_path", "image_id", "name", "id",
@@ -44,6 +61,7 @@ LABELS_HEADERS = (
     "labels", "label", "tags", "tag", "classes", "class", "categories", "category", "class_name",
     "class_names", "label_name",
 )  # fmt: skip
+OBJECT_HEADERS = ("categories", "category", "labels", "label")  # of the classes in `objects`
 SPLIT_HEADERS = ("split", "subset", "set", "partition")
 _STATES: Mapping[str, int] = {
     "1": PRESENT, "1.0": PRESENT, "true": PRESENT, "yes": PRESENT, "y": PRESENT, "+1": PRESENT,
@@ -62,12 +80,15 @@ class TableRow:
     claim: LabelClaim
     split: str | None
     location: str
+    objects: tuple[tuple[str, Any], ...] = ()  # (class, box as it is written)
 
 
 @dataclass(frozen=True, slots=True)
 class TableContent:
     """The rows of one table; `class_names` are in column order, None for lists of labels."""
 
+    path: Path
+    folder: str  # that its images are named below, empty for that of the data
     rows: tuple[TableRow, ...]
     class_names: tuple[str, ...] | None
 
@@ -82,21 +103,26 @@ class _Columns:
     split: int | None
     classes: Mapping[int, str]
 
-    def flaw_of(self, cells: Sequence[str]) -> str | None:
-        """What is wrong with the cells of a line."""
+    def record_of(self, cells: Sequence[str]) -> Mapping[str, Any]:
+        """A line as a record; ValueError where it has too few cells, too many or no path."""
         if len(cells) < self.width:
-            return f"there are {len(cells)} cells where {self.width} are expected"
+            raise ValueError(f"there are {len(cells)} cells where {self.width} are expected")
         if any(cells[self.width :]):
-            return f"there are more than {self.width} cells; a comma may lack its quotes"
-        return None if cells[self.path] else "there is no image path"
+            raise ValueError(f"there are more than {self.width} cells; a comma may lack its quotes")
+        if not cells[self.path]:
+            raise ValueError("there is no image path")
+        of_classes = {name: cells[at] for at, name in self.classes.items()}
+        labels = of_classes if self.labels is None else cells[self.labels]
+        split = None if self.split is None else cells[self.split]
+        return {"path": cells[self.path], "labels": labels, "split": split}
 
 
 def image_paths(path: Path) -> Iterator[str]:
     """The images that a table names, as written there; lines without one are passed over."""
-    if path.suffix.lower() in JSON_SUFFIXES:
-        for number, line in numbered_lines(path):
+    if path.suffix.lower() in RECORD_SUFFIXES:
+        for number, written in _records_of(path):
             try:
-                yield _image_of(_record_of(line), None)
+                yield _image_of(_record_of(written), None)
             except ValueError as error:
                 raise DataError(str(error), location=at_line(path, number)) from error
         return
@@ -110,22 +136,25 @@ def image_paths(path: Path) -> Iterator[str]:
     yield from (cells[column] for _, cells in records if len(cells) > column and cells[column])
 
 
-def read_rows(path: Path, options: ReaderOptions, problems: Problems) -> TableContent:
+def _read_rows(path: Path, folder: str, options: ReaderOptions, problems: Problems) -> TableContent:
     """All rows of a table file."""
-    if path.suffix.lower() in JSON_SUFFIXES:
-        return TableContent(tuple(_json_rows(path, options, problems)), None)
-    records = _records(path)
-    number, header = next(records, (1, None))
+    table = join(folder, path.name)
+    if path.suffix.lower() in RECORD_SUFFIXES:
+        rows = tuple(record_rows(_records_of(path), table, options, problems))
+        return TableContent(path, folder, rows, None)
+    lines = _records(path)
+    number, header = next(lines, (1, None))
     if header is None:
         raise DataError("the table is empty", location=str(path), remedy="Give one line an image")
     if any(map(is_image_name, header)):
         columns = _columns_without_header(header, path)
-        records = chain([(number, header)], records)
+        lines = chain([(number, header)], lines)
     else:
         columns = _columns_of_header(header, path, options)
-    rows = tuple(_delimited_rows(records, columns, path, options, problems))
+    renamed = ReaderOptions(label_delimiter=options.label_delimiter)
+    rows = tuple(record_rows(lines, table, renamed, problems, record_of=columns.record_of))
     names = None if columns.labels is not None else tuple(columns.classes.values())
-    return TableContent(rows, names)
+    return TableContent(path, folder, rows, names)
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -203,51 +232,91 @@ def _find(
     return next((lowered.index(guess) for guess in guesses if guess in lowered), None)
 
 
-def _delimited_rows(
-    lines: Iterable[tuple[int, Sequence[str]]],
-    columns: _Columns,
-    path: Path,
-    options: ReaderOptions,
-    problems: Problems,
-) -> Iterator[TableRow]:
-    lists: dict[str, LabelClaim] = {}  # equal cells share one claim
-    for number, written in lines:
-        location = at_line(path, number)
-        if flaw := columns.flaw_of(written):
-            problems.at(location).error(Oddity.UNREADABLE_LABEL, f"{flaw}; left out")
-            continue
-        if columns.labels is not None:
-            text = written[columns.labels]
-            if text not in lists:
-                lists[text] = claim_of_list(text.split(options.label_delimiter))
-            claim = lists[text]
-        else:
-            states = {name: written[at] for at, name in columns.classes.items()}
-            claim = claim_of_cells(states, problems.at(location))
-        split = written[columns.split] if columns.split is not None else ""
-        yield TableRow(written[columns.path], claim, split or None, location)
+def _records_of(path: Path) -> Iterator[tuple[int, Any]]:
+    """The numbered lines of JSON, or rows of Parquet with the names of Hugging Face's classes."""
+    if path.suffix.lower() in JSON_SUFFIXES:
+        yield from numbered_lines(path)
+        return
+    try:
+        from pyarrow import ArrowException, parquet
+
+        with parquet.ParquetFile(path) as file:
+            described = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+            features = described.get("info", {}).get("features", {})
+            rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches())
+            yield from enumerate((with_class_names(row, features) for row in rows), start=1)
+    except ImportError as error:
+        raise MissingPackageError(
+            "reading Parquet needs the package pyarrow",
+            location=str(path),
+            remedy='Install it: pip install "weakloc[parquet]"',
+        ) from error
+    except (ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"is not readable Parquet ({reason})", location=str(path)) from error
 
 
-def _json_rows(path: Path, options: ReaderOptions, problems: Problems) -> Iterator[TableRow]:
-    for number, line in numbered_lines(path):
-        location = at_line(path, number)
-        try:
-            record = _record_of(line)
-            image = _image_of(record, options.path_column)
-            written = _value(record, options.labels_column, LABELS_HEADERS)
-            split = _value(record, options.split_column, SPLIT_HEADERS)
-            claim = claim_of_json(written, options.label_delimiter, problems.at(location))
-        except ValueError as error:
-            problems.at(location).error(Oddity.UNREADABLE_LABEL, str(error))
-            continue
-        yield TableRow(image, claim, str(split) if split else None, location)
+def with_class_names(value: Any, feature: Any) -> Any:
+    """A value with names for the numbers of its classes, as Hugging Face's feature tells them."""
+    if isinstance(feature, list):  # one of the ways in which lists are described
+        feature = {"_type": "List", "feature": feature[0]}
+    elif not isinstance(feature, Mapping):
+        return value
+    kind = feature.get("_type")
+    inner = feature if kind in (None, "ClassLabel") else feature.get("feature")
+    if isinstance(value, list):
+        return [with_class_names(item, inner) for item in value]
+    if isinstance(value, Mapping):
+        of_name = inner if isinstance(inner, Mapping) else {}
+        return {name: with_class_names(item, of_name.get(name)) for name, item in value.items()}
+    if kind == "ClassLabel" and isinstance(value, int):
+        return feature["names"][value] if 0 <= value < len(feature["names"]) else None
+    return value
 
 
-def _record_of(line: str) -> dict[str, Any]:
-    record = json.loads(line)
-    if not isinstance(record, dict):
+def _record_of(written: Any) -> Mapping[str, Any]:
+    record = json.loads(written) if isinstance(written, str) else written
+    if not isinstance(record, Mapping):
         raise ValueError("the line is not an object")
     return record
+
+
+def record_rows(
+    records: Iterable[tuple[int, Any]],
+    table: str,
+    options: ReaderOptions,
+    problems: Problems,
+    record_of: Callable[[Any], Mapping[str, Any]] = _record_of,
+) -> Iterator[TableRow]:
+    """Numbered records as rows; without labels the classes of their objects are present."""
+    for number, written in records:
+        location = f"{table}, line {number}"
+        try:
+            record = record_of(written)
+            image = _image_of(record, options.path_column)
+            objects = _objects_of(record.get("objects"))
+            labels = _value(record, options.labels_column, LABELS_HEADERS)
+            if labels is None and objects is not None:
+                labels = [class_name for class_name, _ in objects]
+            split = _value(record, options.split_column, SPLIT_HEADERS)
+            claim = claim_of_json(labels, options.label_delimiter, problems.at(location))
+        except ValueError as error:
+            problems.at(location).error(Oddity.UNREADABLE_LABEL, f"{error}; left out")
+            continue
+        yield TableRow(image, claim, str(split) if split else None, location, objects or ())
+
+
+def _objects_of(written: Any) -> tuple[tuple[str, Any], ...] | None:
+    """(class, box) of a list of objects or an object of lists; None for what is neither."""
+    if isinstance(written, list) and all(isinstance(item, Mapping) for item in written):
+        names = next(iter(written), {"bbox": None, "category": None})
+        written = {name: [item.get(name) for item in written] for name in names}
+    if not isinstance(written, Mapping) or "bbox" not in written:
+        return None
+    boxes, classes = written["bbox"], _value(written, None, OBJECT_HEADERS)
+    if not isinstance(boxes, list) or not isinstance(classes, list) or len(boxes) != len(classes):
+        raise ValueError("objects have not as many classes (categories) as boxes (bbox)")
+    return tuple(zip(map(str, classes), boxes, strict=True))
 
 
 def _image_of(record: Mapping[str, Any], named: str | None) -> str:
@@ -271,10 +340,15 @@ def claim_of_json(written: Any, delimiter: str, problems: Problems) -> LabelClai
         states = {n: "" if s is None else str(s) for n, s in written.items()}
         return claim_of_cells(states, problems)
     if isinstance(written, list):
-        return claim_of_list([str(name) for name in written])
+        return claim_of_list([str(name) for name in written if name is not None])
     if isinstance(written, str | int):
-        return claim_of_list(str(written).split(delimiter))
+        return _claim_of_text(str(written), delimiter)
     raise ValueError(f"labels {written!r} are neither a list, text nor an object")
+
+
+@lru_cache(maxsize=4096)  # equal cells share one claim
+def _claim_of_text(text: str, delimiter: str) -> LabelClaim:
+    return claim_of_list(text.split(delimiter))
 
 
 def claim_of_list(names: Iterable[str]) -> LabelClaim:
@@ -305,36 +379,46 @@ def claim_of_cells(written: Mapping[str, str], problems: Problems) -> LabelClaim
 
 
 def read_table(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
-    """A folder of images and the table (or folder of tables) that labels them."""
-    tables = find_tables(path, labels)
+    """A folder of images and the table (or tables) that labels them."""
     assembly = Assembly(path, "table", options)
-    image_root = Path(options.image_root or assembly.root)
-    contents = {table: read_rows(table, options, assembly.problems) for table in tables}
+    contents = _contents(labels or path, options, assembly.problems)
     rows = _joined_rows(contents, assembly.problems)
-    assembly.set_classes(_names(list(contents.values())))
-    folders = dict.fromkeys((image_root, *(table.parent for table in tables)))
-    if not _add_rows(assembly, rows, [folder.absolute().as_posix() for folder in folders]):
+    assembly.set_classes(_names(contents))
+    image_root = Path(options.image_root or assembly.root)
+    folders = dict.fromkeys((image_root, *(content.path.parent for content in contents)))
+    if not add_rows(assembly, rows, [folder.absolute().as_posix() for folder in folders]) and rows:
         raise DataError(
             f"none of the {len(rows)} images named in the table exists",
-            location=str(tables[0]),
-            remedy=f"Looked for '{rows[0].image}' below {image_root}" if rows else None,
+            location=str(contents[0].path),
+            remedy=f"Looked for '{rows[0].image}' below {image_root}",
         )
     beside = image_paths_below(image_root.absolute().as_posix())
     assembly.warn_of_unlisted(beside, "the table does not name it; left out")
     return assembly.finish()
 
 
-def find_tables(path: Path, labels: Path | None) -> tuple[Path, ...]:
+def table_rows(tables_at: Path, options: ReaderOptions, problems: Problems) -> list[TableRow]:
+    """One row for each image of a table, or of the tables in a folder."""
+    return _joined_rows(_contents(tables_at, options, problems), problems)
+
+
+def _contents(tables_at: Path, options: ReaderOptions, problems: Problems) -> list[TableContent]:
     """The table that is meant, or the tables of the splits; an error where that is not clear."""
-    tables_at = labels or path
-    if tables_at.is_file():
-        return (tables_at,)
-    names = [n for n in file_names(str(tables_at)) if Path(n).suffix.lower() in TABLE_SUFFIXES]
-    if not names:
-        raise DataError("there is no CSV, TSV or JSONL table", location=str(tables_at))
-    if not all(Path(name).stem.lower() in SPLIT_NAMES for name in names):
-        require_one(names, "tables", tables_at, "Name the one with the labels")
-    return tuple(tables_at / name for name in names)
+    if not tables_at.is_dir():
+        return [_read_rows(tables_at, "", options, problems)]
+    tables = []
+    for folder in ("", *subfolders(str(tables_at))):
+        names = [name for name in file_names(str(tables_at / folder)) if name in METADATA_NAMES]
+        require_one(names, "tables of metadata", tables_at / folder, "Keep one of them")
+        tables += [(tables_at / folder / name, folder) for name in names]
+    if not tables:
+        names = [n for n in file_names(str(tables_at)) if Path(n).suffix.lower() in TABLE_SUFFIXES]
+        if not names:
+            raise DataError("there is no CSV, TSV, JSONL or Parquet table", location=str(tables_at))
+        if not all(Path(name).stem.lower() in SPLIT_NAMES for name in names):
+            require_one(names, "tables", tables_at, "Name the one with the labels")
+        tables = [(tables_at / name, "") for name in names]
+    return [_read_rows(path, folder, options, problems) for path, folder in tables]
 
 
 def _names(contents: Sequence[TableContent]) -> list[str]:
@@ -350,14 +434,22 @@ def _names(contents: Sequence[TableContent]) -> list[str]:
     return [*columns, *sorted(listed)]
 
 
-def _joined_rows(contents: Mapping[Path, TableContent], problems: Problems) -> list[TableRow]:
+def _joined_rows(contents: Sequence[TableContent], problems: Problems) -> list[TableRow]:
     """One row for each image of a split, with what all lines about it say together."""
     rows: dict[tuple[str, str], TableRow] = {}  # (split, image)
-    for table, content in contents.items():
-        split_of_table = SPLIT_NAMES.get(table.stem.lower(), ALL) if len(contents) > 1 else ALL
+    for content in contents:
+        stem = content.path.stem.lower()
+        split_of_table = SPLIT_NAMES.get(stem, ALL) if len(contents) > 1 else ALL
         for row in content.rows:
             # One spelling for each path: no `./`, no doubled slash, none of Windows' backslashes.
             image = os.path.normpath(row.image.replace("\\", "/")).replace(os.sep, "/")
+            if content.path.name in METADATA_NAMES:
+                if image.startswith(("../", "/")) or image[1:3] == ":/":
+                    message = f"'{row.image}' leads out of the folder of the table; left out"
+                    problems.at(row.location).error(Oddity.LABEL_FOR_NO_IMAGE, message)
+                    continue
+                image = join(content.folder, image)
+                split_of_table = SPLIT_NAMES.get(image.partition("/")[0].lower(), ALL)
             split = split_name(row.split) if row.split else split_of_table
             earlier = rows.get((split, image))
             if earlier is None:
@@ -371,18 +463,24 @@ def _joined_rows(contents: Mapping[Path, TableContent], problems: Problems) -> l
             else:
                 message += "its labels are joined"
                 problems.at(row.location).note(Oddity.DUPLICATE_IMAGE, message)
-            rows[split, image] = replace(earlier, claim=merged)
+            objects = earlier.objects + row.objects
+            rows[split, image] = replace(earlier, claim=merged, objects=objects)
     return list(rows.values())
 
 
-def _add_rows(assembly: Assembly, rows: Sequence[TableRow], folders: Sequence[str]) -> bool:
+def add_rows(assembly: Assembly, rows: Iterable[TableRow], folders: Sequence[str]) -> bool:
     """Adds the images that exist; whether any does."""
     any_exists = False
     for row in rows:
         path = assembly.find_image(row.image, folders, row.location)
         if path is not None:
-            name = path.removeprefix(f"{folders[0]}/")
-            split = row.split or ALL
-            assembly.add(name, path, row.claim, split=split, location=row.location)
+            name, split = path.removeprefix(f"{folders[0]}/"), row.split or ALL
+            problems, boxes = assembly.problems.at(row.location), []
+            for class_name, written in row.objects:
+                box = read_box(written, box_from_xywh, image_size=None, problems=problems)
+                if box is not None and class_name in assembly.class_index:
+                    boxes.append(TruthBox(assembly.class_index[class_name], box))
+            truth = drawn_truth(boxes)
+            assembly.add(name, path, row.claim, split=split, location=row.location, truth=truth)
             any_exists = True
     return any_exists

@@ -17,7 +17,7 @@ from weakloc.data.readers.assembly import (
     Oddity,
     Problems,
     drawn_truth,
-    usable_box,
+    read_box,
 )
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
 from weakloc.errors import DataError, did_you_mean
@@ -122,16 +122,6 @@ def _rows(path: Path, problems: Problems) -> Iterator[_Row]:
         location = at_line(path, number)
         image, *corners = line.split("\t")
         class_id = corners.pop(0) if len(corners) == 5 else None
-        try:
-            left, top, right, bottom = map(float, corners)
-        except ValueError:
-            message = f"{line!r} is not a name, a class and four corners"
-            problems.at(location).error(Oddity.UNREADABLE_LABEL, message)
-            box = None
-        else:
-            box = usable_box(
-                box_from_inclusive((left, top, right, bottom)),
-                image_size=IMAGE_SIZE,
-                problems=problems.at(location),
-            )
+        of_line = problems.at(location)
+        box = read_box(corners, box_from_inclusive, image_size=IMAGE_SIZE, problems=of_line)
         yield _Row(image, class_id, box, location)
