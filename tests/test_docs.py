@@ -19,7 +19,8 @@ from weakloc.data.readers import READERS
 from weakloc.metrics.baselines import BASELINES
 from weakloc.metrics.evaluation import METRICS
 from weakloc.output.exporters import EXPORTERS
-from weakloc.settings import ExportOptions, flag_of
+from weakloc.output.settings import ExportOptions
+from weakloc.settings import flag_of
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -33,8 +33,8 @@ BUILT_IN: Mapping[Listed, tuple[str, ...]] = {
         *("tiny_imagenet", "wsol", "shards", "review"),
     ),
     "exporters": (
-        *("jsonl", "coco", "coco-results", "yolo", "yolo-segmentation", "voc", "voc-segmentation"),
-        *("voc-results", "label-studio", "cvat", "labelme", "csv"),
+        *("jsonl", "coco", "coco-splits", "coco-results", "yolo", "yolo-segmentation", "voc"),
+        *("voc-segmentation", "voc-results", "label-studio", "cvat", "labelme", "csv"),
     ),
     "backbones": (
         *("lite0", "lite1", "lite2", "tiny", "preact18", "preact34"),

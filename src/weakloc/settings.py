@@ -321,55 +321,6 @@ def look_and_places(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """What of the predictions goes into other formats, and how; each uses what it has a place for.
-
-    The best few are counted for points, boxes and masks apart.
-    """
-
-    score_threshold: float = 0.0
-    """Least score of a point, box or mask in --format's files."""
-
-    best_per_class: int | None = None
-    """Most points, boxes and masks of a class in an image, the best ones. Not given: all."""
-
-    best_per_image: int | None = None
-    """Most points, boxes and masks of an image, the best ones. Not given: all."""
-
-    tagged_only: bool = False
-    """Only what is tagged; needs predictions that were made with --tags."""
-
-    tag_threshold: float = 0.5
-    """Probability from which a format with image tags says that a class is there."""
-
-    mask_form: Literal["rle", "polygon"] = "rle"
-    """Masks as run lengths or as polygons, in formats that know both."""
-
-    model_version: str = "weakloc"
-    """What Label Studio shows as the version of the model."""
-
-    image_prefix: str | None = None
-    """What goes before the path of an image in Label Studio's tasks. Not given: its local files,
-    where the document root is the folder above the images."""
-
-    voc_challenge: str = "VOC2012"
-    """Folder that voc-results are written for, as VOC's development kit names its data."""
-
-    voc_split: str = "test"
-    """Split that voc-results are named after."""
-
-    voc_training: Literal["own", "external"] = "own"
-    """What voc-results say was learned from: VOC's own images (competitions 1, 3 and 5), or others
-    too, such as ImageNet's (2, 4 and 6)."""
-
-    def __post_init__(self) -> None:
-        require_at_least(self, 1, "best_per_class", "best_per_image")
-        require_shares(self, "tag_threshold")
-        fits = self.mask_form in ("rle", "polygon")
-        require(fits, "mask_form", self.mask_form, "Give rle or polygon")
-
-
-@dataclass(frozen=True, kw_only=True)
 class RefineSettings:
     """How a trained run learns which cells are the object."""
 

@@ -110,7 +110,11 @@ def test_yolo_finds_the_images_that_were_predicted(
 ) -> None:
     flags = ["--out", str(tmp_path), "--format", "yolo", "--quiet"]
     assert weakloc(["export", str(found), *flags]) == 0
-    assert (tmp_path / "yolo" / "images").resolve() == (scenes / "JPEGImages").resolve()
+    images = {path.name: path.resolve() for path in (tmp_path / "yolo" / "images").rglob("*.*")}
+    lines = (found / "predictions.jsonl").read_text("utf-8").splitlines()
+    predicted = [json.loads(line)["image"] for line in lines]
+    assert images == {name: (scenes / "JPEGImages" / name).resolve() for name in predicted}
+    assert all(path.is_file() for path in images.values())
 
 
 def test_predictions_of_others_bring_their_classes_along(tmp_path: Path) -> None:

@@ -238,3 +238,42 @@ def test_an_interruption_says_that_the_same_command_goes_on(
         command(["label", str(photos), "--out", str(tmp_path / "out"), *SMALL_FLAGS])
     assert ended.value.code == 130
     assert "The same command goes on" in capsys.readouterr().out
+
+
+def test_the_splits_of_tagged_photographs_become_those_of_yolo(
+    photos: Path, tmp_path: Path
+) -> None:
+    lines = ["path,labels,patient,split"]
+    for number in range(8):
+        split = ("train", "val", "test", "train")[number % 4]
+        lines += [f"ründ/{number}.png,round,{number // 2},{split}"]
+        lines += [f"square box/{number}.png,square,{number // 2},{split}"]
+    table = tmp_path / "my tags.csv"
+    table.write_text("\n".join(lines), "utf-8")
+    given = ["label", str(photos), "--out", str(tmp_path / "out"), "--tags", str(table), "--quiet"]
+    given += [*SMALL_FLAGS, "--epochs", "1", "--images", "16", "--localiser", "score_map"]
+    assert command([*given, "--format", "coco-splits"]) == 0
+    yolo = tmp_path / "out/yolo"
+    names = {path.parent.parent.name: set[str]() for path in yolo.glob("labels/*/*/*.txt")}
+    for path in yolo.glob("labels/*/*/*.txt"):
+        names[path.parent.parent.name].add(path.name)
+    assert names == {
+        "train": {f"{n}.txt" for n in (0, 3, 4, 7)},
+        "val": {"1.txt", "5.txt"},
+        "test": {"2.txt", "6.txt"},
+    }
+    images = {folder: len(list((tmp_path / "out/coco-splits" / folder).rglob("*.png")))
+              for folder in ("train", "valid", "test")}  # fmt: skip
+    assert images == {"train": 8, "valid": 4, "test": 4}
+
+    without_splits = [line.rpartition(",")[0] for line in lines]
+    table.write_text("\n".join(without_splits), "utf-8")
+    assert command([*given, "--group-by", "patient", "--val-share", "0.3"]) == 0
+    patients = [
+        {int(path.stem) // 2 for path in yolo.glob(f"labels/{split}/*/*.txt")}
+        for split in ("train", "val")
+    ]
+    assert not patients[0] & patients[1]
+    assert patients[1]
+    assert not list(yolo.glob("labels/test"))
+    assert command([*given, "--group-by", "patinet"]) == 2

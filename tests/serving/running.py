@@ -18,11 +18,11 @@ from torch import Tensor
 
 from tests.predictor.dot_source import DotSource, chosen
 from weakloc.data.transforms import Preprocessing
+from weakloc.output.settings import ServeSettings
 from weakloc.predictor.network_source import RawMaps
 from weakloc.predictor.predictor import Predictor
 from weakloc.serving.allowed_images import allowed_images
 from weakloc.serving.app import bound_socket, build_app, server_of
-from weakloc.serving.settings import ServeSettings
 
 VERSION = "dots-1"
 

@@ -30,8 +30,7 @@ from tests.serving.running import (
 from weakloc.data.sources import ImageSource
 from weakloc.output.exporters.jsonl import parse_line
 from weakloc.output.exporters.label_studio import labelling_config, pre_annotation, results
-from weakloc.serving.settings import ServeSettings
-from weakloc.settings import ExportOptions
+from weakloc.output.settings import ExportOptions, ServeSettings
 from weakloc.structures import Prediction
 
 CLASSES = ("red", "green", "blue")

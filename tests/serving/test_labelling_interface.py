@@ -11,8 +11,8 @@ import pytest
 from tests.output.exporters.conftest import CLASS_NAMES, IMAGES, one_prediction
 from weakloc.errors import DataError
 from weakloc.output.exporters.label_studio import labelling_config, results
+from weakloc.output.settings import ExportOptions
 from weakloc.serving.labelling_interface import LabellingInterface, read_interface
-from weakloc.settings import ExportOptions
 from weakloc.structures import Box, Mask, Point, Prediction
 
 OPTIONS = ExportOptions()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from weakloc.errors import SettingError
+from weakloc.output.settings import ServeSettings, require_token_beyond_this_machine
 from weakloc.serving.app import bound_socket, url_of
-from weakloc.serving.settings import ServeSettings, require_token_beyond_this_machine
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])

@@ -20,8 +20,7 @@ from weakloc.synthetic.folder import Kind, artist_from, artist_of, write_scenes
 from weakloc.synthetic.scenery import Difficulty
 from weakloc.work import Progress, num_cores, silent
 
-# Iterable: a `datasets.Dataset` of Hugging Face, or a mapping of its splits.
-Data: TypeAlias = str | Path | DataSet | Iterable[Any]
+Data: TypeAlias = str | Path | DataSet | Iterable[Any]  # any: a `datasets.Dataset`, or a dict
 
 
 def read(data: str | Path | Iterable[Any], settings: DataSettings = DataSettings()) -> DataSet:
@@ -62,9 +61,9 @@ def _read_records(data: Iterable[Any], settings: DataSettings) -> DataSet:
         images = [name for name, feature in described if feature.get("_type") == "Image"]
         usual = (n for n in (*table.PATH_HEADERS, *images) if n in (images or features))
         column = settings.path_column or next(usual, table.PATH_HEADERS[0])
-        plain = _plain_records(records, features, column, cache / file_name_of(split))
+        plain = _plain_records(records, column, cache / file_name_of(split))
         options = replace(settings, path_column=column)
-        added = table.record_rows(enumerate(plain, start=1), split, options, problems)
+        added = table.record_rows(enumerate(plain, start=1), options, problems.at(split))
         rows += [replace(row, split=split_name(split)) for row in added]
         columns = (settings.labels_column, *table.LABELS_HEADERS, "objects")
         labels = next((features[name] for name in columns if name in features), None)
@@ -81,11 +80,9 @@ def _read_records(data: Iterable[Any], settings: DataSettings) -> DataSet:
     return assembly.finish()
 
 
-def _plain_records(
-    records: Any, features: Mapping[str, Any], column: str, cache: Path
-) -> Iterator[Mapping[str, Any]]:
+def _plain_records(records: Any, column: str, cache: Path) -> Iterator[Mapping[str, Any]]:
     """The rows with the paths of their images and the names of their classes."""
-    records = records.with_format(None)
+    records, features = records.with_format(None), records.features.to_dict()
     for name, feature in records.features.items():
         if hasattr(feature, "decode"):
             records = records.cast_column(name, type(feature)(decode=False))

@@ -19,7 +19,7 @@ from msgspec import convert, to_builtins
 
 from weakloc import __version__
 from weakloc.api import label_plan
-from weakloc.api.data_sets import opened
+from weakloc.api.data_sets import Data, opened
 from weakloc.api.label_plan import Costs, LabelPlan
 from weakloc.api.predictions import SideFiles, export_predictions, predict_to_folder
 from weakloc.api.reports import report
@@ -32,6 +32,7 @@ from weakloc.geometry import box_ious
 from weakloc.methods import method_named
 from weakloc.output.exporters import check_formats
 from weakloc.output.exporters.jsonl import read_predictions
+from weakloc.output.settings import ExportOptions
 from weakloc.settings import DataSettings, LabelSettings, Look, Places, RefineSettings
 from weakloc.structures import PRESENT, DataSet, Prediction
 from weakloc.training.features import content_key
@@ -75,13 +76,14 @@ class Labelled:
 
 
 def label(
-    photos: str | Path | DataSet,
+    photos: Data,
     out: str | Path = "labelled",
     *,
     tags: str | Path | None = None,
     new: str | Path | None = None,
     formats: Sequence[str] = (),
     settings: LabelSettings = LabelSettings(),
+    exporting: ExportOptions = ExportOptions(),
     reading: DataSettings = DataSettings(),
     display: Display = NO_DISPLAY,
 ) -> Labelled:
@@ -110,7 +112,8 @@ def label(
     chosen = tuple(dict.fromkeys((*FORMATS, *formats)))
     listing = _listing(data_set.samples())
     try:
-        return _Labelling(data_set, settings, folder, chosen, stages, listing).all(new)
+        tags, exports = reading.labels, SideFiles(formats=chosen, options=exporting)
+        return _Labelling(data_set, tags, settings, folder, exports, stages, listing).all(new)
     except StoppedError as error:
         raise StoppedError(error.message, remedy=GOES_ON) from error
 
@@ -149,9 +152,10 @@ class _Labelling:
     """The stages in their order; each gives what the next ones depend on."""
 
     data_set: DataSet
+    tags: Path | None  # the table that the data set was read with
     settings: LabelSettings
     folder: Path
-    formats: tuple[str, ...]
+    exports: SideFiles
     stages: Stages
     listing: Sequence[str]  # of the images of the data set
 
@@ -169,7 +173,7 @@ class _Labelling:
         trained = self._train(plan, learned)
         run = {**trained, **self._refine(plan, learned, trained)}
         placed = self._place("predictions", self.data_set, self.listing, run)
-        exports = {name: self._export(name, placed) for name in self.formats}
+        exports = {name: self._export(name, placed) for name in self.exports.formats}
         page = self._report(placed)
         if new is not None:
             listing = _listing(find_images(str(new)))
@@ -250,16 +254,18 @@ class _Labelling:
     ) -> StageResult:
         """Of images with tags what these say, of others what is probable."""
         out = self.folder / stage
-        formats = self.formats if isinstance(images, str) else ()
+        options = replace(self.exports.options, tagged_only=False)
+        formats = self.exports.formats if isinstance(images, str) else ()
 
         def work(goes_on: bool) -> StageResult:
             predict_to_folder(
                 self.run,
                 images,
                 out,
+                tags=None if isinstance(images, str) else self.tags,
                 look=Look(localiser=self.settings.localiser),
                 places=Places(masks=self.settings.masks),
-                beside=SideFiles(formats=formats),
+                beside=SideFiles(formats=formats, options=options),
                 resume=goes_on,
                 on_progress=self._progress(stage, len(listing)),
             )
@@ -275,10 +281,13 @@ class _Labelling:
 
         def work(_goes_on: bool) -> StageResult:
             shutil.rmtree(folder, ignore_errors=True)  # images may be gone since
-            made = export_predictions(self.predictions, [name], self.folder)[name]
+            made = export_predictions(self.predictions, [name], self.folder, self.exports.options)[
+                name
+            ]
             return {"path": made.relative_to(self.folder).as_posix()}
 
-        return self.folder / str(self.stages.do(name, placed, work, made=[folder])["path"])
+        inputs = [placed, asdict(self.exports.options)]
+        return self.folder / str(self.stages.do(name, inputs, work, made=[folder])["path"])
 
     def _report(self, placed: StageResult) -> Path:
         page = self.folder / "report.html"

@@ -13,22 +13,22 @@ from typing import Any
 from PIL import Image
 
 from weakloc import __version__
+from weakloc.api.data_sets import Data, opened, require_same_classes
 from weakloc.api.fused_runs import predictor_of
+from weakloc.data.readers.assembly import Problems
+from weakloc.data.readers.table import table_rows
 from weakloc.data.sources import ImageSource, find_images, folder_of_images
 from weakloc.errors import PredictionsError, SettingError
-from weakloc.files import file_name_of, read_json, write_json, write_whole
+from weakloc.files import ByName, file_name_of, read_json, write_json, write_whole
 from weakloc.localize.maps import minmax
 from weakloc.output.drawing import draw_grid, draw_prediction, write_heat_maps
 from weakloc.output.exporters import check_formats, export_all
-from weakloc.output.exporters.jsonl import (
-    prediction_line,
-    predictions_file,
-    read_predictions,
-)
+from weakloc.output.exporters.jsonl import prediction_line, predictions_file, read_predictions
+from weakloc.output.settings import ExportOptions
 from weakloc.predictor.parts import Part, PartStore, Ranks, cut_into_parts, joined_ranks
 from weakloc.predictor.places import Tags, read_tags
 from weakloc.predictor.predictor import Located, Predictor
-from weakloc.settings import ExportOptions, Look, Places
+from weakloc.settings import Look, Places, ReaderOptions
 from weakloc.structures import BrokenImage, DataSet, Problem, ScoreMaps
 from weakloc.work import Progress, silent
 
@@ -57,7 +57,22 @@ def export_predictions(
         class_names=summary.get("classes") or list(dict.fromkeys(scored)),
         image_root=folder_of_images(images) if isinstance(images, str) else None,
         options=options,
+        groups=_groups(summary.get("tags"), options.group_by),
     )
+
+
+def _groups(tags: str | None, column: str | None) -> ByName[str] | None:
+    """Image -> what a column of the table of tags says of it."""
+    if column in (None, "folder"):
+        return None
+    # Read as the one label of each image, whatever signs are in it.
+    options = ReaderOptions(labels_column=column, label_delimiter="\n")
+    rows = table_rows(Path(tags), options, Problems()) if tags else []
+    groups = {row.image: group for row in rows for group in row.claim.present}
+    if not groups:
+        reason = f"--group-by is {column!r}, of which no table of tags says anything"
+        raise SettingError(reason, remedy="Give folder, or a column of the table of --tags")
+    return ByName(groups)
 
 
 SHEET_COLUMNS = 4
@@ -143,7 +158,7 @@ class Written:
 
 def predict_to_folder(
     run: str | Path,
-    images: str | DataSet,
+    images: Data,
     out: str | Path,
     *,
     also: Sequence[str] = (),
@@ -163,14 +178,15 @@ def predict_to_folder(
     """
     predictor, origin = predictor_of(str(run), also, look, places)
     class_names = predictor.source.class_names
-    sources, known, problems = _sources_and_tags(images, tags, class_names)
-    if isinstance(images, DataSet):
-        images = tags = str(images.root)
+    data_set = None if isinstance(images, str | Path) else opened(images)
+    sources, known, problems = _sources_and_tags(data_set or str(images), tags, class_names)
+    if data_set:
+        images, tags = data_set.root, tags or data_set.root
     work = _Work(predictor, known, beside, Path(out))
     if known is None and beside.options.tagged_only:
         remedy = "Give a table with --tags"
         raise SettingError("--tagged-only needs to know what is in the images", remedy=remedy)
-    origin |= {"tags": None if tags is None else str(tags), "images": images}
+    origin |= {"tags": None if tags is None else str(tags), "images": str(images)}
     origin["settings"] = predictor.settings
     parts = cut_into_parts(sources, size=PART_SIZE)
     first = next(parts)  # nothing is made in `out` before the first image is found
@@ -196,12 +212,25 @@ def _sources_and_tags(
 ) -> tuple[Iterator[ImageSource], Tags | None, list[Problem]]:
     """The images with what a data set or a table says of them, and what was odd in the table."""
     if isinstance(images, DataSet):
-        samples = list(images.samples())
-        labels = {sample.name: sample.labels for sample in samples}
-        sources = (ImageSource(sample.name, sample.path) for sample in samples)
-        return sources, Tags(labels, len(class_names)), []
+        names, location, kept = images.class_names, str(images.root), _kept_splits(images)
+        sources = (ImageSource(s.name, s.path, split=kept.get(s.name)) for s in images.samples())
+        if not names:
+            return sources, None, []
+        remedy = "Name the classes of the run, in its order"
+        require_same_classes(names, class_names, of="the run", location=location, remedy=remedy)
+        return sources, Tags({s.name: s.labels for s in images.samples()}, len(names)), []
     known, problems = (None, []) if tags is None else read_tags(Path(tags), class_names)
     return find_images(images), known, problems
+
+
+def _kept_splits(data_set: DataSet) -> dict[str, str]:
+    """Image -> train, val or test; where no image is for val, only those for test are kept so."""
+    kept: dict[str, str] = {}
+    for split, samples in reversed(list(data_set.splits.items())):  # the first that has it counts
+        use = split if split in ("val", "test") else "train"
+        if use != "train" or "val" in data_set.splits:
+            kept |= dict.fromkeys((sample.name for sample in samples), use)
+    return kept if data_set.splits.keys() - {"val", "test"} else {}
 
 
 @dataclass(frozen=True)
@@ -229,14 +258,17 @@ class _Work:
                 lines: list[str] = []
                 skipped: list[str] = []
                 answers = self.predictor.predict_with_heat(part.images, self.tags)
-                for number, answer in enumerate(answers, start=part.index * PART_SIZE):
+                pairs = zip(part.images, answers, strict=True)
+                for number, (image, answer) in enumerate(pairs, start=part.index * PART_SIZE):
                     on_progress(number, None)
                     if isinstance(answer, BrokenImage):
                         record = {"image": answer.name, "reason": answer.reason}
                         skipped.append(json.dumps(record, ensure_ascii=False) + "\n")
                     else:
                         self.beside.write(self.out, number, answer)
-                        lines.append(prediction_line(answer.prediction))
+                        split = {"split": image.split} if image.split else {}
+                        extra = {**answer.prediction.extra, **split}
+                        lines.append(prediction_line(replace(answer.prediction, extra=extra)))
                 store.write(part, lines, skipped)
             num_seen += len(part.images)
             on_progress(num_seen, None)

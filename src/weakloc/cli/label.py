@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from msgspec import structs
 
-from weakloc.cli.options import LabelOptions, ReadingOptions
+from weakloc.cli.options import FilterOptions, LabelOptions, ReadingOptions
 from weakloc.cli.terminal import Terminal
 from weakloc.cli.use import Formats, keep_freed_memory
 from weakloc.extensions import require_backbone
+from weakloc.output.settings import ExportOptions
 from weakloc.settings import DataSettings, LabelSettings
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def label(
     open_report: Annotated[bool, Parameter(name="--open", negative=())] = False,
     formats: Formats = (),
     settings: LabelOptions = LabelSettings(),
+    exporting: FilterOptions = ExportOptions(),
     reading: ReadingOptions = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
@@ -62,8 +64,8 @@ def label(
     keep_freed_memory()
     work = partial(label_photographs, data_set, out, tags=tags, new=new, formats=formats)
     try:
-        with terminal.display() as display:
-            labelled = work(settings=settings, reading=reading, display=display)
+        with terminal.display() as shown:
+            labelled = work(settings=settings, exporting=exporting, reading=reading, display=shown)
     except KeyboardInterrupt:
         terminal.say(GOES_ON)
         raise

@@ -17,11 +17,11 @@ from cyclopts.help import DefaultFormatter
 
 from weakloc.errors import RunError
 from weakloc.extensions import require_backbone
+from weakloc.output.settings import ExportOptions
 from weakloc.settings import (
     Cut,
     DataSettings,
     EvaluateSettings,
-    ExportOptions,
     LabelSettings,
     Look,
     Places,
@@ -80,7 +80,7 @@ FIRST_CHOICE: Mapping[str, frozenset[str]] = {
     command: frozenset(f"--{name}" for name in names.split())
     for command, names in {
         "label": "out tags new open format minutes images backbone weights image-size localiser "
-        "masks seed layout class-names quiet json",
+        "masks seed val-share group-by layout class-names quiet json",
         "train": "out method preset set resume backbone weights frozen refine image-size epochs "
         "batch-size learning-rate seed labels layout class-names quiet json",
         "calibrate": "also boxes boxes-per-class split granularity oracle choose-rescoring scales "

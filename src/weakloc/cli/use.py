@@ -28,8 +28,8 @@ from weakloc.cli.options import (
 from weakloc.cli.terminal import Terminal
 from weakloc.errors import FailureError, MissingPackageError, SettingError
 from weakloc.extensions import names_of
-from weakloc.serving.settings import ServeSettings, require_token_beyond_this_machine
-from weakloc.settings import ExportOptions, Look, Places, flag_of
+from weakloc.output.settings import ExportOptions, ServeSettings, require_token_beyond_this_machine
+from weakloc.settings import Look, Places, flag_of
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

@@ -24,14 +24,13 @@ from weakloc.structures import Problem
 class ImageSource:
     """One image to predict: its name in the output, and a path or the encoded bytes.
 
-    `flaw` says why there is nothing to read: the name is then of a shard that is damaged. `split`
-    is what a data set says the image is for.
+    `flaw` says why there is nothing to read: the name is then of a shard that is damaged.
     """
 
     name: str
     content: str | bytes
     flaw: str | None = None
-    split: str | None = None
+    split: str | None = None  # what a data set says that it is for
 
 
 def find_images(source: str) -> Iterator[ImageSource]:

@@ -38,11 +38,10 @@ from weakloc.errors import DataError, ImageError, SettingError, WeaklocError
 from weakloc.output.exporters.jsonl import prediction_line
 from weakloc.output.exporters.label_studio import pre_annotation
 from weakloc.output.exporters.selection import selected
+from weakloc.output.settings import ExportOptions, ServeSettings
 from weakloc.predictor.predictor import Predictor
 from weakloc.serving.allowed_images import AllowedImages
 from weakloc.serving.labelling_interface import LabellingInterface, read_interface
-from weakloc.serving.settings import ServeSettings
-from weakloc.settings import ExportOptions
 from weakloc.structures import BrokenImage, Prediction
 
 LOG = logging.getLogger(__name__)

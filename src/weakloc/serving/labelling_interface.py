@@ -19,7 +19,7 @@ from defusedxml.ElementTree import fromstring
 from weakloc.errors import DataError
 from weakloc.output.exporters.label_studio import results
 from weakloc.output.exporters.selection import MaskForm
-from weakloc.settings import ExportOptions
+from weakloc.output.settings import ExportOptions
 from weakloc.structures import Prediction
 
 Labels: TypeAlias = Mapping[str, str]  # class name -> what the interface calls it

@@ -97,7 +97,7 @@ def test_yolo(tmp_path: Path) -> None:
         "yolo",
         tmp_path,
         "yolo",
-        [Prediction("train/one image.jpg", 60, 40, {}, boxes=prediction.boxes)],
+        [prediction],
         class_names=("dog", "a b é"),
         options=ExportOptions(),
     )

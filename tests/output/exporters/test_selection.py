@@ -7,7 +7,7 @@ import pytest
 from tests.output.exporters.conftest import CLASS_NAMES
 from weakloc.errors import PredictionsError, SettingError
 from weakloc.output.exporters.selection import selected
-from weakloc.settings import ExportOptions
+from weakloc.output.settings import ExportOptions
 from weakloc.structures import Box, Prediction
 
 BOXES = (

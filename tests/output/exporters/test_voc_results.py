@@ -15,7 +15,8 @@ from tests.output.exporters.conftest import encoded
 from weakloc.api.evaluation import evaluate
 from weakloc.errors import PredictionsError
 from weakloc.output.exporters import export_all, export_format, write_predictions
-from weakloc.settings import DataSettings, EvaluateSettings, ExportOptions
+from weakloc.output.settings import ExportOptions
+from weakloc.settings import DataSettings, EvaluateSettings
 from weakloc.structures import Box, Mask, Prediction
 
 NAMES = ("cat", "dog", "person")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import yaml
 from tests.output.exporters.conftest import CLASS_NAMES
 from tests.output.exporters.oracles import fill_outline
 from weakloc.errors import PredictionsError
-from weakloc.output.exporters import export_format
+from weakloc.output.exporters import ExportOptions, export_format
 from weakloc.rle import decode_mask
 from weakloc.structures import Prediction
 
@@ -20,12 +21,17 @@ def export(
     name: str, predictions: list[Prediction], out: Path, image_root: Path | None = None
 ) -> Path:
     return export_format(
-        name, iter(predictions), out, class_names=CLASS_NAMES, image_root=image_root
+        name,
+        iter(predictions),
+        out,
+        class_names=CLASS_NAMES,
+        image_root=image_root,
+        options=ExportOptions(val_share=0),
     )
 
 
 def label_lines(out: Path, prediction: Prediction) -> list[list[str]]:
-    path = out / "labels" / Path(prediction.image).with_suffix(".txt")
+    (path,) = (out / "labels").glob(f"*/{glob.escape(prediction.image.rpartition('.')[0])}.txt")
     return [line.split(" ") for line in path.read_text().splitlines()]
 
 
@@ -60,16 +66,16 @@ def test_polygons_filled_again_are_the_masks(tmp_path: Path, predictions: list[P
                 assert corners[2] == pytest.approx(box.box[2:], abs=1e-5)
 
 
-def test_supervision_reads_the_boxes_through_the_link_to_the_images(
+def test_supervision_reads_the_boxes_through_the_links_to_the_images(
     tmp_path: Path, predictions: list[Prediction], image_root: Path
 ) -> None:
     import supervision
 
     flat = [prediction for prediction in predictions if "/" not in prediction.image]
     path = export("yolo", flat, tmp_path / "yolo", image_root)
-    assert (tmp_path / "yolo/images/plain.jpg").is_file()
+    assert (tmp_path / "yolo/images/train/plain.jpg").is_file()
     data_set = supervision.DetectionDataset.from_yolo(
-        str(tmp_path / "yolo/images"), str(tmp_path / "yolo/labels"), str(path)
+        str(tmp_path / "yolo/images/train"), str(tmp_path / "yolo/labels/train"), str(path)
     )
     assert tuple(data_set.classes) == CLASS_NAMES
     by_name = {Path(image).name: found for image, found in data_set.annotations.items()}
@@ -87,7 +93,7 @@ def test_an_image_without_objects_has_an_empty_file(
     tmp_path: Path, predictions: list[Prediction]
 ) -> None:
     export("yolo", predictions, tmp_path)
-    assert (tmp_path / "labels/empty.txt").read_text() == ""
+    assert (tmp_path / "labels/train/empty.txt").read_text() == ""
 
 
 @pytest.mark.parametrize("name", ["yolo", "voc", "labelme"])

@@ -6,9 +6,9 @@ are. Or one column for each class: 1, 0, or blank for unknown. A column `split` 
 it, tables named train.csv, val.csv and test.csv are splits. An image on several lines has all
 their labels.
 
-Hugging Face's image folders have a table `metadata` in the root or in the folders right below it.
-Its paths are relative to its own folder and never leave it; folders named like splits are splits.
-`objects`, with `bbox` (x, y, width, height) and `categories`, are drawn boxes.
+Hugging Face's image folders have a table `metadata` in the root or in folders right below it: paths
+are relative to its folder and never leave it, folders named like splits are splits, and `objects`,
+with `bbox` (x, y, width, height) and `categories`, are drawn boxes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -138,9 +138,9 @@ def image_paths(path: Path) -> Iterator[str]:
 
 def _read_rows(path: Path, folder: str, options: ReaderOptions, problems: Problems) -> TableContent:
     """All rows of a table file."""
-    table = join(folder, path.name)
+    problems = problems.at(join(folder, path.name))
     if path.suffix.lower() in RECORD_SUFFIXES:
-        rows = tuple(record_rows(_records_of(path), table, options, problems))
+        rows = tuple(record_rows(_records_of(path), options, problems))
         return TableContent(path, folder, rows, None)
     lines = _records(path)
     number, header = next(lines, (1, None))
@@ -152,7 +152,8 @@ def _read_rows(path: Path, folder: str, options: ReaderOptions, problems: Proble
     else:
         columns = _columns_of_header(header, path, options)
     renamed = ReaderOptions(label_delimiter=options.label_delimiter)
-    rows = tuple(record_rows(lines, table, renamed, problems, record_of=columns.record_of))
+    records = ((number, partial(columns.record_of, cells)) for number, cells in lines)
+    rows = tuple(record_rows(records, renamed, problems))
     names = None if columns.labels is not None else tuple(columns.classes.values())
     return TableContent(path, folder, rows, names)
 
@@ -252,8 +253,7 @@ def _records_of(path: Path) -> Iterator[tuple[int, Any]]:
             remedy='Install it: pip install "weakloc[parquet]"',
         ) from error
     except (ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"is not readable Parquet ({reason})", location=str(path)) from error
+        raise DataError(f"is not readable Parquet ({error})", location=str(path)) from error
 
 
 def with_class_names(value: Any, feature: Any) -> Any:
@@ -267,8 +267,7 @@ def with_class_names(value: Any, feature: Any) -> Any:
     if isinstance(value, list):
         return [with_class_names(item, inner) for item in value]
     if isinstance(value, Mapping):
-        of_name = inner if isinstance(inner, Mapping) else {}
-        return {name: with_class_names(item, of_name.get(name)) for name, item in value.items()}
+        return {name: with_class_names(v, (inner or {}).get(name)) for name, v in value.items()}
     if kind == "ClassLabel" and isinstance(value, int):
         return feature["names"][value] if 0 <= value < len(feature["names"]) else None
     return value
@@ -282,17 +281,13 @@ def _record_of(written: Any) -> Mapping[str, Any]:
 
 
 def record_rows(
-    records: Iterable[tuple[int, Any]],
-    table: str,
-    options: ReaderOptions,
-    problems: Problems,
-    record_of: Callable[[Any], Mapping[str, Any]] = _record_of,
+    records: Iterable[tuple[int, Any]], options: ReaderOptions, problems: Problems
 ) -> Iterator[TableRow]:
     """Numbered records as rows; without labels the classes of their objects are present."""
     for number, written in records:
-        location = f"{table}, line {number}"
+        location = f"{problems.location}, line {number}"
         try:
-            record = record_of(written)
+            record = written() if callable(written) else _record_of(written)
             image = _image_of(record, options.path_column)
             objects = _objects_of(record.get("objects"))
             labels = _value(record, options.labels_column, LABELS_HEADERS)

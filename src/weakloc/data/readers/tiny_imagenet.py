@@ -119,9 +119,8 @@ def _add_images(
 
 def _rows(path: Path, problems: Problems) -> Iterator[_Row]:
     for number, line in numbered_lines(path) if path.exists() else ():
-        location = at_line(path, number)
+        at = problems.at(at_line(path, number))
         image, *corners = line.split("\t")
         class_id = corners.pop(0) if len(corners) == 5 else None
-        of_line = problems.at(location)
-        box = read_box(corners, box_from_inclusive, image_size=IMAGE_SIZE, problems=of_line)
-        yield _Row(image, class_id, box, location)
+        box = read_box(corners, box_from_inclusive, image_size=IMAGE_SIZE, problems=at)
+        yield _Row(image, class_id, box, at.location)

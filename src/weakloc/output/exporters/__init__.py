@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from weakloc.extensions import Choices, require_known
-from weakloc.output.exporters.coco import export_coco_instances, export_coco_results
+from weakloc.files import ByName
+from weakloc.output.exporters.coco import export_coco_instances, export_coco_results, export_splits
 from weakloc.output.exporters.cvat import export_cvat
 from weakloc.output.exporters.jsonl import (
     export_csv,
@@ -25,7 +26,7 @@ from weakloc.output.exporters.labelme import export_labelme
 from weakloc.output.exporters.selection import Content, selected
 from weakloc.output.exporters.voc import export_voc_boxes, export_voc_masks, export_voc_results
 from weakloc.output.exporters.yolo import export_yolo_boxes, export_yolo_polygons
-from weakloc.settings import ExportOptions
+from weakloc.output.settings import ExportOptions
 from weakloc.structures import Prediction
 
 __all__ = [
@@ -46,6 +47,7 @@ EXPORTERS: Mapping[str, Exporter] = Choices(
     {
         "jsonl": export_jsonl,
         "coco": export_coco_instances,
+        "coco-splits": export_splits,
         "coco-results": export_coco_results,
         "yolo": export_yolo_boxes,
         "yolo-segmentation": export_yolo_polygons,
@@ -73,6 +75,7 @@ def export_all(
     class_names: Sequence[str],
     image_root: Path | None = None,
     options: ExportOptions,
+    groups: ByName[str] | None = None,
 ) -> dict[str, Path]:
     """Every format into the folder of its name, reading the predictions once for each."""
     check_formats(formats)
@@ -84,6 +87,7 @@ def export_all(
             class_names=class_names,
             image_root=image_root,
             options=options,
+            groups=groups,
         )
         for name in dict.fromkeys(formats)
     }
@@ -97,7 +101,8 @@ def export_format(
     class_names: Sequence[str],
     image_root: Path | None = None,
     options: ExportOptions = ExportOptions(),
+    groups: ByName[str] | None = None,
 ) -> Path:
     """One format into a folder, and where to point a tool; the predictions may be a stream."""
     chosen = selected(predictions, class_names=class_names, options=options)
-    return EXPORTERS[name](Content(chosen, class_names, image_root, options), out)
+    return EXPORTERS[name](Content(chosen, class_names, image_root, options, groups), out)

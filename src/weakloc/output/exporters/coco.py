@@ -1,4 +1,4 @@
-"""COCO: annotations/instances_predicted.json (with scores) and results.json.
+"""COCO: annotations/instances_predicted.json (with scores), results.json, and a file a split.
 
 Images are numbered from 1 in the order of the predictions, categories from 1 in the order of the
 classes; both files use the same numbers. `mask_form="polygon"` writes one polygon for each
@@ -11,19 +11,33 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from weakloc.files import open_whole
 from weakloc.geometry import box_area, box_to_xywh
+from weakloc.output.exporters.jsonl import prediction_line, read_predictions
 from weakloc.output.exporters.objects import PlacedObject, objects_of, outlines_of_rle
-from weakloc.output.exporters.selection import Content, ItemWriter, json_text, write_list
+from weakloc.output.exporters.selection import (
+    Content,
+    ImageSplits,
+    ItemWriter,
+    json_text,
+    put_image,
+    write_list,
+)
 from weakloc.rle import mask_area
+from weakloc.structures import Prediction
 
 
 def export_coco_instances(content: Content, out: Path) -> Path:
     """A whole data set: what COCO calls instances, each with a score."""
-    path = out / "annotations" / "instances_predicted.json"
+    return _write_instances(content, out / "annotations" / "instances_predicted.json")
+
+
+def _write_instances(content: Content, path: Path) -> Path:
     numbers = _category_numbers(content.class_names)
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
     # The images wait on disk until all annotations are written: a single pass, little memory.
@@ -43,6 +57,35 @@ def export_coco_instances(content: Content, out: Path) -> Path:
             stream.write(line)
         stream.write("]}\n")
     return path
+
+
+SPLIT_FOLDERS = {"train": "train", "val": "valid", "test": "test"}  # as Roboflow names them
+
+
+def export_splits(content: Content, out: Path) -> Path:
+    """`train`, `valid` (and `test`) with `_annotations.coco.json` and the images beside it."""
+    out.mkdir(parents=True, exist_ok=True)
+    splits = ImageSplits(content)
+    with tempfile.TemporaryDirectory(dir=out) as waiting, ExitStack() as opened:
+        files = {split: Path(waiting, split) for split in SPLIT_FOLDERS}
+        streams = {split: opened.enter_context(file.open("wb")) for split, file in files.items()}
+        for prediction in content.predictions:
+            streams[splits.split_of(prediction)].write(prediction_line(prediction).encode())
+        opened.close()
+        if not files["val"].stat().st_size:  # training tools insist on something to watch
+            files["val"] = files["train"]
+        for split, name in SPLIT_FOLDERS.items():
+            if files[split].stat().st_size:
+                placed = _beside_their_images(files[split], content, out / name)
+                of_split = replace(content, predictions=placed)
+                _write_instances(of_split, out / name / "_annotations.coco.json")
+    return out
+
+
+def _beside_their_images(file: Path, content: Content, folder: Path) -> Iterator[Prediction]:
+    for prediction in read_predictions(file):
+        put_image(content, prediction.image, folder / prediction.image)
+        yield prediction
 
 
 def export_coco_results(content: Content, out: Path) -> Path:

@@ -15,8 +15,8 @@ import numpy as np
 from weakloc.files import open_whole
 from weakloc.output.exporters.objects import PlacedObject, objects_of, outlines_of_rle
 from weakloc.output.exporters.selection import Content, MaskForm, xml_attribute, xml_text
+from weakloc.output.settings import ExportOptions
 from weakloc.rle import decode_mask, tight_box
-from weakloc.settings import ExportOptions
 from weakloc.structures import Prediction
 
 

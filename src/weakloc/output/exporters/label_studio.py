@@ -23,7 +23,7 @@ from weakloc.errors import PredictionsError
 from weakloc.files import open_whole, write_text
 from weakloc.output.exporters.objects import mask_of_rle, outlines_of_rle
 from weakloc.output.exporters.selection import Content, MaskForm, write_list, xml_attribute
-from weakloc.settings import ExportOptions
+from weakloc.output.settings import ExportOptions
 from weakloc.structures import Box, Mask, Point, Prediction
 
 LOCAL_FILES = "/data/local-files/?d="

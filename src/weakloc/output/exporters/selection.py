@@ -1,18 +1,21 @@
-"""What all exporters share: selected predictions, names of files, lists of JSON, text of XML."""
+"""What all exporters share: selected predictions, splits of images, files, JSON and XML."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from random import Random
 from typing import IO, Any, Literal, TypeAlias, TypeVar
 from xml.sax.saxutils import escape, quoteattr
 
 from weakloc.errors import PredictionsError, did_you_mean
-from weakloc.settings import ExportOptions
+from weakloc.files import ByName
+from weakloc.output.settings import ExportOptions
 from weakloc.structures import Box, Mask, Point, Prediction
 
 MaskForm: TypeAlias = Literal["rle", "polygon"]
@@ -31,6 +34,7 @@ class Content:
     class_names: Sequence[str]
     image_root: Path | None
     options: ExportOptions
+    groups: ByName[str] | None  # image -> what it must not be parted from
 
 
 def selected(
@@ -86,6 +90,61 @@ def _best(
         if options.best_per_class is None or counts[name] <= options.best_per_class:
             kept.append(index)
     return tuple(places[index] for index in sorted(kept[: options.best_per_image]))
+
+
+class ImageSplits:
+    """Says of one image after the other in which split it is.
+
+    What a data set says an image is for stays. Of others some are drawn for val: of each class the
+    second and then one at random out of every 1 / `val_share`. For an image the rarest of its
+    classes decides, for a group its first image.
+    """
+
+    def __init__(self, content: Content) -> None:
+        self._options = content.options
+        self._groups = content.groups
+        self._split_of_group: dict[str, str] = {}
+        self._num_images: Counter[str] = Counter()  # of each class, watched ones included
+        self._num_watched: Counter[str] = Counter()
+
+    def split_of(self, prediction: Prediction) -> str:
+        """train, val or test."""
+        if (kept := prediction.extra.get("split")) in ("train", "val", "test"):
+            return str(kept)
+        tags = prediction.extra.get("tags")
+        if not isinstance(tags, list | tuple):  # tags stay the same, whatever is selected
+            tags = [item.class_name for item in (*prediction.boxes, *prediction.masks)]
+        classes = set(map(str, tags)) or {""}
+        self._num_images.update(classes)
+        group = self._groups.get(prediction.image) if self._groups else None
+        if self._options.group_by == "folder":
+            group = str(image_stem(prediction.image).parent)
+        split = self._split_of_group.get(group or "") or self._drawn(classes)
+        if group:
+            self._split_of_group[group] = split
+        if split == "val":
+            self._num_watched.update(classes)
+        return split
+
+    def _drawn(self, classes: Collection[str]) -> str:
+        rarest = min(classes, key=lambda name: (self._num_images[name], name))
+        num_watched = self._num_watched[rarest]
+        # Not every tenth: what comes in turns (poses, cameras) would be watched in one of them.
+        wait = Random(f"{rarest} {num_watched}").random() if num_watched else 0.0
+        num_due = self._options.val_share * (self._num_images[rarest] - 1)
+        return "val" if num_due > num_watched + wait else "train"
+
+
+def put_image(content: Content, image: str, target: Path) -> None:
+    """A link to an image that is there, or its copy where the file system knows no links."""
+    image_stem(image)  # an error where it leads out
+    if content.image_root is not None and (source := content.image_root / image).is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        try:
+            target.symlink_to(source.resolve())
+        except OSError:
+            shutil.copyfile(source, target)
 
 
 def image_stem(image: str) -> PurePosixPath:

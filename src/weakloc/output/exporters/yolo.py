@@ -1,14 +1,13 @@
-"""YOLO: `labels/<image>.txt` with one line an object, and `data.yaml`.
+"""YOLO: `images/SPLIT/...`, `labels/SPLIT/<image>.txt` with one line an object, and `data.yaml`.
 
-Numbers are shares of the image's width and height. The format has no place for scores. Training
-tools look for an image's labels where `images` in its path is `labels`, so `images` becomes a
-link to the folder of the images where the file system knows links.
+Numbers are shares of the image's width and height. The format has no place for scores. Images are
+links where the file system knows them, else copies. Training tools look for an image's labels where
+the last `images` in its path is `labels`, so a folder of that name is written `images_`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -24,7 +23,13 @@ from weakloc.output.exporters.objects import (
     objects_of,
     outlines_of_rle,
 )
-from weakloc.output.exporters.selection import Content, sidecar, with_stems_of_their_own
+from weakloc.output.exporters.selection import (
+    Content,
+    ImageSplits,
+    put_image,
+    sidecar,
+    with_stems_of_their_own,
+)
 from weakloc.structures import Prediction
 
 Shares: TypeAlias = NDArray[np.float64]  # of the image's width and height
@@ -58,21 +63,32 @@ def export_yolo_polygons(content: Content, out: Path) -> Path:
 
 def _export(content: Content, out: Path, describe: Describe) -> Path:
     numbers = {name: number for number, name in enumerate(content.class_names)}
+    splits, filled = ImageSplits(content), set()
+    if (out / "images").is_symlink():  # of an earlier version, to the folder of the images
+        (out / "images").unlink()
     for prediction in with_stems_of_their_own(content.predictions):
-        with open_whole(sidecar(out / "labels", prediction.image, ".txt")) as stream:
+        split, name = splits.split_of(prediction), _image_below_split(prediction.image)
+        filled.add(split)
+        for other in {"train", "val", "test"} - {split}:  # of an export that divided otherwise
+            sidecar(out / "labels" / other, name, ".txt").unlink(missing_ok=True)
+            (out / "images" / other / name).unlink(missing_ok=True)
+        put_image(content, prediction.image, out / "images" / split / name)
+        with open_whole(sidecar(out / "labels" / split, name, ".txt")) as stream:
             for item in objects_of(prediction):
                 shares = " ".join(f"{share:.9g}" for share in describe(item, prediction).tolist())
                 stream.write(f"{numbers[item.class_name]} {shares}\n")
-    link = out / "images"
-    if content.image_root is not None and not link.exists() and not link.is_symlink():
-        with suppress(OSError):  # without links (some file systems) images can be moved there
-            link.symlink_to(content.image_root.resolve(), target_is_directory=True)
     description = {
-        "path": ".",
-        "train": "images",
-        "val": "images",
+        "path": str(out.resolve()),  # else Ultralytics looks in a folder of its own settings
+        "train": "images/train",
+        "val": "images/val" if "val" in filled else "images/train",
+        **({"test": "images/test"} if "test" in filled else {}),
         "names": dict(enumerate(content.class_names)),
     }
     with open_whole(out / "data.yaml") as stream:
         yaml.safe_dump(description, stream, allow_unicode=True, sort_keys=False)
     return out / "data.yaml"
+
+
+def _image_below_split(image: str) -> str:
+    *folders, name = image.split("/")
+    return "/".join([*("images_" if folder == "images" else folder for folder in folders), name])
