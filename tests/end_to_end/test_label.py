@@ -266,6 +266,14 @@ def test_the_splits_of_tagged_photographs_become_those_of_yolo(
               for folder in ("train", "valid", "test")}  # fmt: skip
     assert images == {"train": 8, "valid": 4, "test": 4}
 
+    table.write_text("\n".join(line.replace(",val", ",train") for line in lines), "utf-8")
+    assert command(given) == 0  # images are drawn of those to learn from, not of those for tests
+    stems = {split: {int(path.stem) for path in yolo.glob(f"labels/{split}/*/*.txt")}
+             for split in ("train", "val", "test")}  # fmt: skip
+    assert stems["test"] == {2, 6}
+    assert stems["val"]
+    assert stems["train"] | stems["val"] == {0, 1, 3, 4, 5, 7}
+
     without_splits = [line.rpartition(",")[0] for line in lines]
     table.write_text("\n".join(without_splits), "utf-8")
     assert command([*given, "--group-by", "patient", "--val-share", "0.3"]) == 0
