@@ -1,0 +1,122 @@
+"""What each command costs on the same images, against what the network alone takes for them.
+
+    python -m benchmarks.bench_commands [--data FOLDER] [--images 100] [--rounds 3]
+
+A run with a frozen backbone and learned cells is trained once, then every command looks at the
+same images in turn. "network" reads them as the commands do, in batches that are decoded and
+resized beforehand. Without --data, scenes are drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import Timing, time_interleaved, write_results
+from weakloc.api import calibration, data_sets, evaluation, reports, training
+from weakloc.api.predictions import predict_to_folder
+from weakloc.api.runs import TrainedRun, load_folder
+from weakloc.cli.use import keep_freed_memory
+from weakloc.data.images import open_image
+from weakloc.predictor.views import View, make_view
+from weakloc.settings import Look, Places, TrainSettings
+from weakloc.structures import DataSet, Sample
+
+BATCH = 8
+SIDE = 224
+
+
+def read_data(folder: str | None, scratch: Path, num_images: int) -> DataSet:
+    """At most so many images to learn from, and as many to look at."""
+    if folder is None:
+        folder = str(scratch / "scenes")
+        data_sets.scenes(Path(folder), kind="single", num_train=num_images, num_val=num_images)
+    data_set = data_sets.read(folder)
+    splits = {name: _spread(data_set.split(name), num_images) for name in ("train", "val")}
+    return replace(data_set, splits=splits)
+
+
+def _spread(samples: Sequence[Sample], count: int) -> tuple[Sample, ...]:
+    count = min(count, len(samples))
+    return tuple(samples[number * len(samples) // count] for number in range(count))
+
+
+def network_alone(run: TrainedRun, samples: Sequence[Sample]) -> Callable[[], None]:
+    source = run.predictor(Look(), Places()).source
+    inputs = [
+        make_view(open_image(sample.path, name=sample.name), View(), source.preprocessing)[0]
+        for sample in samples
+    ]
+    batches = [torch.stack(inputs[at : at + BATCH]) for at in range(0, len(inputs), BATCH)]
+
+    def work() -> None:
+        for images in batches:
+            source.read(images)
+
+    return work
+
+
+def training_of(data_set: DataSet, folder: Path) -> Callable[[], object]:
+    settings = TrainSettings(frozen=True, image_size=SIDE, epochs=5, val_split="val")
+    return partial(training.train, data_set, out=folder, settings=settings)
+
+
+def looks(data_set: DataSet, folder: Path, scratch: Path) -> dict[str, Callable[[], object]]:
+    samples, images = data_set.split("val"), scratch / "val.txt"
+    images.write_text("".join(f"{Path(sample.path).absolute()}\n" for sample in samples))
+    numbers = iter(range(10**6))
+    return {
+        "network": network_alone(load_folder(folder), samples),
+        "predict": lambda: predict_to_folder(folder, str(images), scratch / f"p{next(numbers)}"),
+        "evaluate": partial(evaluation.evaluate, str(folder), data_set),
+        "calibrate": partial(calibration.oracle, folder, data_set),
+        "report": partial(reports.report, folder, scratch / "report.html", data=data_set),
+    }
+
+
+def row(name: str, timings: dict[str, Timing], num_images: int) -> dict[str, object]:
+    return {
+        "command": name,
+        "CPU ms an image": 1000 * timings[name].cpu / num_images,
+        "times the network": timings[name].cpu / timings["network"].cpu,
+        "times predict": timings[name].cpu / timings["predict"].cpu,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data")
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as scratch:
+        data_set = read_data(arguments.data, Path(scratch), arguments.images)
+        num_images = len(data_set.split("val"))
+        folder = Path(scratch, "run")
+        trained = {"train": training_of(data_set, folder)}
+        once = time_interleaved(trained, rounds=1, warmup=0)
+        commands = looks(data_set, folder, Path(scratch))
+        timings = time_interleaved(commands, rounds=arguments.rounds) | once
+    write_results(
+        "commands",
+        [row(name, timings, num_images) for name in timings],
+        title="Commands against the network alone",
+        notes=[
+            f"{num_images} images of {data_set.root.name}, a frozen lite0 at {SIDE} px with cells",
+            "calibrate by all boxes; train is 5 epochs and cells over as many others",
+            "evaluate with every metric, its baselines and 1,000 resamples; report with all images",
+            "CPU time without imports, medians of interleaved rounds; train once",
+        ],
+        timings=timings,
+    )
+
+
+if __name__ == "__main__":
+    main()
