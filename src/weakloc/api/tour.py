@@ -1,31 +1,31 @@
-"""`weakloc demo`: the whole tour in one folder, offline, from nothing but tags.
+"""`weakloc demo`: the main job on photographs that it draws, offline, from nothing but tags.
 
-Drawn scenes, three methods trained on their tags, metrics with baselines, a closer look at what
-stands out, predictions, exports to COCO and YOLO, and the report.
+Scenes of large objects are labelled by their tags; then the boxes are held against the drawn
+truth of scenes that were not learned from, beside the class maps alone and trivial answers.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weakloc.api.data_sets import read, scenes
 from weakloc.api.evaluation import Evaluated, evaluate, write_markdown, write_metrics
-from weakloc.api.predictions import SideFiles, predict_to_folder
-from weakloc.api.reports import report
-from weakloc.api.runs import TrainedRun
-from weakloc.api.training import train
+from weakloc.api.label import Labelled, label
+from weakloc.data.images import open_image
 from weakloc.errors import DataError
-from weakloc.settings import EvaluateSettings, Look, Places, ReportSettings, TrainSettings
+from weakloc.files import write_whole
+from weakloc.output.drawing import draw_grid, draw_prediction
+from weakloc.output.exporters.jsonl import read_predictions
+from weakloc.settings import EvaluateSettings, LabelSettings, Look
 from weakloc.structures import DataSet
+from weakloc.work import NO_DISPLAY, Display
 
-METHODS = ("wildcat", "max_mil", "cam")
-SHOWN_METHOD = "wildcat"  # the default of `weakloc train`
-CLOSER = Look(objectness="distance")  # drawn objects stand out from what is around
-SHOWN_METRICS = "metrics-shown.json"  # of the look that the report and the predictions show
-FORMATS = ("coco", "yolo")
+LOOKS = {"label": Look(), "class maps alone": Look(localiser="score_map")}
+PICTURES = 12  # shown, in so many columns of such cells:
+COLUMNS, CELL_SIZE = 4, (320, 320)
 MARK = "weakloc-demo"  # names the folder as one that a new tour may replace
 SEED = 0
 
@@ -34,26 +34,26 @@ SEED = 0
 class TourSize:
     """The defaults take about two minutes on two cores."""
 
-    num_train: int = 480
+    num_train: int = 240
     num_val: int = 60
-    epochs: int = 10
-    image_size: int = 128
+    epochs: int | None = None  # the method's
+    image_size: int = 224
 
 
 @dataclass(frozen=True)
 class Tour:
-    """What the tour made; `evaluated` begins with the shown method, as it comes and closer."""
+    """What the tour made; `evaluated` has one entry a look."""
 
     folder: Path
+    labelled: Labelled
+    pictures: Path
     evaluated: tuple[Evaluated, ...]
-    exports: Mapping[str, Path]
-    report: Path
 
     @property
     def headline(self) -> dict[str, dict[str, float]]:
         """What was measured -> number -> value."""
         return {
-            Path(evaluated.name).name: {
+            evaluated.name: {
                 result.name: result.value
                 for result in evaluated.report.results
                 if result.value is not None
@@ -67,42 +67,31 @@ def demo(
     *,
     size: TourSize | None = None,
     say: Callable[[str], None] = lambda _text: None,
+    display: Display = NO_DISPLAY,
 ) -> Tour:
-    """Everything that weakloc does, on scenes that it draws itself."""
+    """Labels scenes that it draws itself, and measures the boxes."""
     folder, size = Path(out), size or TourSize()
     _clear(folder)
-    say(f"Drawing {size.num_train} training and {size.num_val} validation scenes")
-    scenes(folder / "scenes", num_train=size.num_train, num_val=size.num_val, seed=SEED)
-    data_set = read(folder / "scenes")
-    measured = EvaluateSettings(resamples=200)
-    runs: dict[str, TrainedRun] = {}
-    evaluated: list[Evaluated] = []
-    for method in METHODS:
-        say(f"Training {method} on the tags of {size.num_train} scenes")
-        runs[method] = _train(data_set, method, folder / method, size)
-        evaluated.append(evaluate(runs[method], data_set, measured))
-    shown = runs[SHOWN_METHOD]
-    say(f"Looking with {SHOWN_METHOD} at what stands out as well")
-    closer = evaluate(shown, data_set, measured, look=CLOSER)
-    evaluated.insert(1, replace(closer, name=f"{SHOWN_METHOD} x objectness"))
-    write_metrics(folder / "metrics.json", evaluated)
-    write_metrics(folder / SHOWN_METRICS, evaluated[1:2])
-    write_markdown(folder / "metrics.md", evaluated)
-    say(f"Predicting with {SHOWN_METHOD}, exporting to {' and '.join(FORMATS)}")
-    predicted = predict_to_folder(
-        shown.path,
-        str(folder / "scenes" / "JPEGImages"),
-        folder / "predictions",
-        tags=folder / "scenes" / "tags.csv",  # known, as to somebody who wants images annotated
-        look=CLOSER,
-        places=Places(masks="threshold"),
-        beside=SideFiles(formats=FORMATS),
+    say(f"Drawing {size.num_train} scenes to learn from and {size.num_val} to measure with")
+    drawn = folder / "scenes"
+    scenes(drawn, kind="large", num_train=size.num_train, num_val=size.num_val, seed=SEED)
+    data_set = read(drawn)
+    say("Labelling them by their tags alone")
+    settings = LabelSettings(
+        image_size=size.image_size, epochs=size.epochs, masks="threshold", seed=SEED
     )
-    settings = ReportSettings(metrics=folder / SHOWN_METRICS)
-    page = report(
-        shown.path, folder / "report.html", data=data_set, settings=settings, look=CLOSER
-    ).path
-    return Tour(folder, tuple(evaluated), predicted.others, page)
+    labelled = label(data_set, folder / "labelled", settings=settings, display=display)
+    pictures = folder / "labelled.jpg"
+    _draw(labelled, data_set, pictures)
+    say("Measuring the boxes of scenes that were not learned from")
+    measured = EvaluateSettings(resamples=200)
+    evaluated = [
+        replace(evaluate(labelled.folder / "run", data_set, measured, look=look), name=name)
+        for name, look in LOOKS.items()
+    ]
+    write_metrics(folder / "metrics.json", evaluated)
+    write_markdown(folder / "metrics.md", evaluated)
+    return Tour(folder, labelled, pictures, tuple(evaluated))
 
 
 def _clear(folder: Path) -> None:
@@ -119,16 +108,11 @@ def _clear(folder: Path) -> None:
     (folder / MARK).write_text("made by weakloc demo, which may replace it\n")
 
 
-def _train(data_set: DataSet, method: str, out: Path, size: TourSize) -> TrainedRun:
-    settings = TrainSettings(
-        backbone="tiny",
-        weights="none",
-        image_size=size.image_size,
-        epochs=size.epochs,
-        batch_size=32,
-        learning_rate=3e-3,
-        cache="memory",
-        workers=0,
-        seed=SEED,
-    )
-    return train(data_set, method=method, out=out, settings=settings)
+def _draw(labelled: Labelled, data_set: DataSet, to: Path) -> None:
+    """The first images that were not learned from, with their boxes and masks."""
+    paths = {sample.name: Path(sample.path) for sample in data_set.splits["val"]}
+    predictions = read_predictions(labelled.folder / "predictions" / "predictions.jsonl")
+    shown = [item for item in predictions if item.image in paths][:PICTURES]
+    drawn = [draw_prediction(open_image(paths[item.image]), item) for item in shown]
+    with write_whole(to) as unfinished:
+        draw_grid(drawn, num_columns=COLUMNS, cell_size=CELL_SIZE).save(unfinished, "JPEG")

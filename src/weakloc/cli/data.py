@@ -23,7 +23,7 @@ def scenes(
     folder: Path,
     /,
     *,
-    kind: Literal["clutter", "single"] = "clutter",
+    kind: Literal["clutter", "large", "single"] = "clutter",
     difficulty: Literal["normal", "hard"] = "normal",
     source: Annotated[Path | None, Parameter(name="--from")] = None,
     train: int = 1500,
@@ -35,7 +35,8 @@ def scenes(
 
     Args:
         folder: New folder to write to.
-        kind: clutter: several objects among distractors; single: one object in 64 px.
+        kind: clutter: several objects among distractors; large: one or two large objects; single:
+            one object in 64 px.
         difficulty: hard: shape alone tells the classes apart.
         source: Paste the boxed objects of this data set instead of drawing.
         train: Training images.
@@ -153,25 +154,26 @@ SHOWN = {
 
 
 def demo(*, out: Path = Path("demo"), terminal: Terminal = Terminal()) -> None:
-    """Make data, train, evaluate, predict, report: the whole tour, offline.
+    """Draw scenes, label them by their tags, measure the boxes: the whole tour, offline.
 
     Args:
         out: Folder for everything the tour makes.
     """
     from weakloc.api.tour import demo as take_tour
 
-    tour = take_tour(out, say=terminal.say)
+    with terminal.display() as display:
+        tour = take_tour(out, say=terminal.say, display=display)
+    terminal.say(f"{'pictures':>12}: {tour.pictures}")
     rows = [
-        (method, *(numbers.get(name) for name in SHOWN))
-        for method, numbers in tour.headline.items()
+        (look, *(numbers.get(name) for name in SHOWN)) for look, numbers in tour.headline.items()
     ]
     baselines = tour.evaluated[0].report.baselines
     best = [max(baselines.get(name, {}).values(), default=None) for name in SHOWN]
-    title = "Learned from tags alone, measured on scenes never seen"
-    terminal.table(title, ("method", *SHOWN.values()), [*rows, ("best baseline", *best)])
-    for name, path in tour.exports.items():
+    title = "Learned from tags alone, measured on drawn scenes that were not learned from"
+    terminal.table(title, ("places from", *SHOWN.values()), [*rows, ("best trivial answer", *best)])
+    for name, path in tour.labelled.exports.items():
         terminal.say(f"{name:>12}: {path}")
     terminal.say(f"{'all numbers':>12}: {tour.folder / 'metrics.md'}")
-    terminal.say(f"{'report':>12}: {tour.report}")
-    terminal.say('Next, with your own photographs: weakloc data "PHOTOS"')
+    terminal.say(f"{'report':>12}: {tour.labelled.report}")
+    terminal.say('Next, with your own photographs: weakloc label "PHOTOS" --out labelled')
     terminal.give({"folder": str(tour.folder), "metrics": tour.headline})

@@ -29,6 +29,7 @@ from weakloc.synthetic.scenery import (
     crops_by_split,
     draw_clutter,
     draw_crops,
+    draw_large,
     draw_single,
 )
 from weakloc.work import Progress, silent
@@ -81,7 +82,7 @@ def write_lists(
                 table.writerow((f"JPEGImages/{name}.jpg", labels, split))
 
 
-Kind: TypeAlias = Literal["clutter", "single"]
+Kind: TypeAlias = Literal["clutter", "large", "single"]
 SPLITS = ("train", "val")
 
 
@@ -100,6 +101,7 @@ ARTISTS: Mapping[tuple[str, str], Artist] = {
     ("clutter", "hard"): Artist(
         CLUTTER_CLASSES, lambda random, _: draw_clutter(random, difficulty="hard")
     ),
+    ("large", "normal"): Artist(CLUTTER_CLASSES, lambda random, _: draw_large(random)),
     ("single", "normal"): Artist(SINGLE_CLASSES, lambda random, _: draw_single(random)),
 }
 

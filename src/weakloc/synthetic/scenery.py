@@ -1,4 +1,4 @@
-"""Cluttered scenes, scenes of objects cut out of real photographs, and single objects.
+"""Cluttered scenes, large objects, objects cut out of real photographs, and single objects.
 
 Clutter: several objects of several classes on a textured canvas. In `normal`, shape, hue and
 texture together tell a class: each hue (with jitter) is shared by two shapes, each texture by two
@@ -60,6 +60,10 @@ EMPTY_SHARE = 0.06
 CLOSE_SHARE = 0.3  # of objects that are laid over or beside the one before
 CANVAS_SIDES = (160, 320)
 OBJECT_EXTENTS = (28.0, 84.0)  # pixels across, a 3x range
+LARGE_SIDES = (224, 360)
+LARGE_EXTENTS = (0.45, 0.85)  # of the shorter side
+TWO_SHARE = 0.35  # of scenes with two large objects
+NUM_FRAGMENTS = 3
 
 # Two shapes share each hue, and two others each texture.
 HUES = {
@@ -74,14 +78,42 @@ HUE_JITTER = 20.0
 TEXTURE_SHARE = 0.67  # of objects that show their class's texture
 
 
+def draw_large(random: np.random.Generator) -> Scene:
+    """One or two objects of different classes, as somebody photographs them: large, and whole."""
+    low, high = LARGE_SIDES
+    size = (int(random.integers(low, high + 1)), int(random.integers(low, high + 1)))
+    canvas = Canvas(background(random, size=size))
+    for number in random.permutation(len(CLUTTER_CLASSES))[:NUM_FRAGMENTS].tolist():
+        source = _object_of_class(random, number, extent=80.0, difficulty="normal")
+        lay_somewhere(canvas, random, break_out(random, source))
+    num_objects = 1 + int(random.random() < TWO_SHARE)
+    for number in random.permutation(len(CLUTTER_CLASSES))[:num_objects].tolist():
+        extent = uniform(random, *LARGE_EXTENTS) * min(size) / num_objects**0.5
+        layer = _object_of_class(random, number, extent=extent, difficulty="normal")
+        height, width = layer.coverage.shape
+        for _ in range(30):
+            left = int(random.integers(max(size[0] - width, 0) + 1))
+            top = int(random.integers(max(size[1] - height, 0) + 1))
+            if canvas.lay_object(layer, left=left, top=top, class_index=number):
+                break
+    return canvas.scene()
+
+
+def _object_of_class(
+    random: np.random.Generator, class_index: int, *, extent: float, difficulty: Difficulty
+) -> Layer:
+    name = CLUTTER_CLASSES[class_index]
+    half, stretch = extent / 2, uniform(random, 0.85, 1.15)
+    angle = uniform(random, 0, 2 * math.pi)
+    pose = Pose(half * min(stretch, 1.0), half / max(stretch, 1.0), angle)
+    surface = surface_of(random, name, difficulty=difficulty)
+    return paint(random, clutter_shapes()[name], pose, surface)[0]
+
+
 def draw_clutter(random: np.random.Generator, *, difficulty: Difficulty) -> Scene:
     def draw_object(class_index: int) -> Layer:
-        name = CLUTTER_CLASSES[class_index]
-        half, stretch = object_extent(random) / 2, uniform(random, 0.85, 1.15)
-        angle = uniform(random, 0, 2 * math.pi)
-        pose = Pose(half * min(stretch, 1.0), half / max(stretch, 1.0), angle)
-        surface = surface_of(random, name, difficulty=difficulty)
-        return paint(random, clutter_shapes()[name], pose, surface)[0]
+        extent = object_extent(random)
+        return _object_of_class(random, class_index, extent=extent, difficulty=difficulty)
 
     classes = range(len(CLUTTER_CLASSES))
     canvas = compose(
