@@ -6,9 +6,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from weakloc.api.runs import load_folder
 from weakloc.cli import run as weakloc
+from weakloc.data.sources import ImageSource
+from weakloc.predictor.places import Tags
+from weakloc.settings import Look, Places
+from weakloc.structures import ABSENT, PRESENT, BrokenImage
 
 SMALL = ["--epochs", "1", "--images", "12", "--quiet"]
 
@@ -71,3 +78,23 @@ def test_data_with_other_classes_is_refused(
     assert weakloc(["refine", str(trained), str(tmp_path / "one"), *SMALL]) != 0
 
     assert "classes" in capsys.readouterr().err
+
+
+def test_objects_of_several_tags_are_told_apart(refined: Path, scenes: Path) -> None:
+    """What two tags claim each for itself is divided between them and the background."""
+    predictor = load_folder(refined).predictor(Look(), Places())
+    path = sorted((scenes / "JPEGImages").iterdir())[0]
+
+    def heat(*present: int) -> NDArray[np.float32]:
+        labels = np.full(len(predictor.source.class_names), ABSENT, np.int8)
+        labels[list(present)] = PRESENT
+        tags = Tags({"a": labels}, len(labels))
+        (located,) = predictor.predict_with_heat([ImageSource("a", str(path))], tags)
+        assert not isinstance(located, BrokenImage)
+        assert located.classes == present
+        return located.heat.values
+
+    claims = np.concatenate([heat(0), heat(1)]).astype(np.float64)
+    odds = claims / (1 - claims)
+
+    np.testing.assert_allclose(heat(0, 1), odds / (1 + odds.sum(axis=0)), atol=1e-4)

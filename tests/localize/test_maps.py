@@ -21,8 +21,10 @@ from weakloc.localize.maps import (
     fuse,
     image_grid,
     minmax,
+    otsu,
     relu_max,
     resample,
+    shared_out,
     shares_of_range,
     sigmoid,
     zscore,
@@ -243,3 +245,32 @@ def test_shares_of_range_by_hand() -> None:
     assert (same[1:] == 1).all()
     assert finer.shape == (3, 4, 4)
     assert finer[0, 0].tolist() == [0, 0.25, 0.75, 1]
+
+
+def test_by_otsu_a_half_divides_each_map_where_two_groups_differ_most() -> None:
+    random = np.random.default_rng(7)
+    cold, hot = random.uniform(0.0, 0.2, (2, 6, 4)), random.uniform(0.6, 0.9, (2, 6, 3))
+    maps = np.concatenate([cold, hot], axis=2) * np.array([1.0, 0.01])[:, None, None]
+    is_hot = np.zeros(maps.shape, dtype=bool)
+    is_hot[:, :, 4:] = True
+
+    normalised = otsu(maps)
+
+    assert np.array_equal(normalised > 0.5, is_hot)
+    threshold = cold.max(axis=(1, 2))[:, None, None] * np.array([1.0, 0.01])[:, None, None]
+    np.testing.assert_allclose(normalised, maps / (maps + threshold), rtol=1e-5)
+    assert not otsu(np.full((1, 3, 3), 0.4)).any()
+    assert not otsu(np.array([[[0.1, np.nan], [0.9, 0.2]]])).any()
+    assert otsu(np.array([[[-1.0, 0.0], [0.0, 2.0]]])).tolist() == [[[0.0, 0.0], [0.0, 1.0]]]
+
+
+def test_classes_that_share_an_image_compete_as_in_a_softmax_with_background() -> None:
+    logits = np.random.default_rng(2).normal(0, 3, (4, 5, 6))  # background first
+    against_background = 1 / (1 + np.exp(logits[:1] - logits[1:]))
+    softmax = np.exp(logits) / np.exp(logits).sum(axis=0)
+
+    shared = shared_out(against_background.astype(np.float32))
+
+    np.testing.assert_allclose(shared, softmax[1:], atol=1e-4)
+    alone = against_background[:1].astype(np.float32)
+    np.testing.assert_allclose(shared_out(alone), alone, atol=1e-4)

@@ -103,6 +103,13 @@ NORMALISATIONS: dict[Normalisation, Callable[[NDArray[np.floating]], Maps]] = {
 }
 
 
+def shared_out(heat: Maps) -> Maps:
+    """Of each class's probability against background (C, rows, columns) its probability against
+    background and the other classes: for classes that are all in the image."""
+    odds = heat / np.maximum(1.0 - heat, _TINY)
+    return np.asarray(odds / (1.0 + odds.sum(axis=0)), dtype=np.float32)
+
+
 def image_grid(image_size: Size, *, long_side: float | None = None) -> GridTransform:
     """The grid of (about) square cells over the whole image whose long side has so many cells.
 

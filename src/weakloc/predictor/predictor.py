@@ -15,7 +15,7 @@ from weakloc.errors import SettingError
 from weakloc.geometry import BoxLTRB
 from weakloc.localize.boxes import ThresholdMode, find_boxes
 from weakloc.localize.doubt import doubt, heat_entropy, instability
-from weakloc.localize.maps import HeatMap, fuse, image_grid, minmax, resample
+from weakloc.localize.maps import HeatMap, fuse, image_grid, minmax, resample, shared_out
 from weakloc.localize.objectness import (
     axis_projection,
     bipartition,
@@ -36,7 +36,7 @@ from weakloc.predictor.network_source import Floats, MapSource
 from weakloc.predictor.places import Locating, Tags, name_places, wanted_classes
 from weakloc.predictor.views import SeenImage, see_images
 from weakloc.settings import Look, Places
-from weakloc.structures import BrokenImage, LabelVector, Prediction, ScoreMaps
+from weakloc.structures import PRESENT, BrokenImage, LabelVector, Prediction, ScoreMaps
 
 HeatMaker: TypeAlias = Callable[[SeenImage, Sequence[int], Look], ScoreMaps]
 
@@ -252,6 +252,10 @@ class Predictor:
             labels = None if tags is None else tags.of(image.name)
             classes = wanted_classes(image.probabilities, labels, self.places)
             heat = self.heat(image, classes, self.look)
+            if labels is not None and self.look.localiser == "cells":
+                values, rows = heat.values.copy(), labels[classes] == PRESENT
+                values[rows] = shared_out(values[rows])  # all of them are there
+                heat = replace(heat, values=values)
             prediction = self._named(image, heat, classes, labels)
             doubt = doubt_of(
                 image,
