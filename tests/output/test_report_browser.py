@@ -272,8 +272,8 @@ def test_what_is_judged_is_downloaded_and_read_back(browser, scenes, tmp_path):
     (image,) = review.images
     assert review.class_names == NAMES
     assert (image.name, image.width, image.height) == (name, said.width, said.height)
-    assert image.present == {first}
-    assert image.absent == {second}
+    assert image.claim.present == {first}
+    assert image.claim.absent == {second}
     expected = [box.box for box in said.boxes if box.class_name == first]
     expected += [box.box for box in said.boxes if box.class_name == second]
     np.testing.assert_allclose([box for _, box in image.boxes], expected, atol=1e-3)
