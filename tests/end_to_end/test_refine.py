@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from weakloc.api.runs import load_folder
 from weakloc.cli import run as weakloc
@@ -16,6 +18,7 @@ from weakloc.data.sources import ImageSource
 from weakloc.predictor.places import Tags
 from weakloc.settings import Look, Places
 from weakloc.structures import ABSENT, PRESENT, BrokenImage
+from weakloc.training.run_folder import CELLS_NAME
 
 SMALL = ["--epochs", "1", "--images", "12", "--quiet"]
 
@@ -98,3 +101,26 @@ def test_objects_of_several_tags_are_told_apart(refined: Path, scenes: Path) -> 
     odds = claims / (1 - claims)
 
     np.testing.assert_allclose(heat(0, 1), odds / (1 + odds.sum(axis=0)), atol=1e-4)
+
+
+def test_a_pretrained_backbone_learns_its_cells_with_the_run(scenes: Path, tmp_path: Path) -> None:
+    small = ["--frozen", "--image-size", "64", "--workers", "0", "--precision", "fp32", "--quiet"]
+
+    def train(name: str, *more: str) -> Path:
+        assert weakloc(["train", str(scenes), "--out", str(tmp_path / name), *small, *more]) == 0
+        return tmp_path / name / CELLS_NAME
+
+    cells = train("run", "--epochs", "1")
+    learned = load_file(cells)
+    assert not train("asked not to", "--epochs", "1", "--no-refine").exists()
+    cells.unlink()  # as if it had been stopped before they were learned
+    train("run", "--epochs", "1", "--resume")
+    assert all(torch.equal(value, learned[name]) for name, value in load_file(cells).items())
+    train("run", "--epochs", "2", "--resume")
+    again = load_file(cells)  # the class maps, which have a say, are others
+    assert not all(torch.equal(value, learned[name]) for name, value in again.items())
+    assert load_folder(tmp_path / "run").run.cells is not None
+
+
+def test_a_network_that_knows_no_images_learns_no_cells(trained: Path) -> None:
+    assert not (trained / CELLS_NAME).exists()

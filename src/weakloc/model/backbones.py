@@ -45,9 +45,12 @@ class Backbone(nn.Module):
         self.input_multiple = facts.input_multiple
         self.level_strides = facts.level_strides
         self.loaded_weights = trunk.loaded_weights
-        self.is_pretrained = trunk.loaded_weights is not None
         self.pretrained_layers = trunk.pretrained_layers
         self.min_input = _smallest_input(trunk)
+
+    @property
+    def is_pretrained(self) -> bool:
+        return self.loaded_weights is not None
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.trunk(images)[self.stride]

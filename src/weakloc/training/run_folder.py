@@ -377,6 +377,7 @@ def load_run(path: Path) -> Run:
     except (ValueError, TypeError, AttributeError) as error:
         raise _damaged(file, str(error)) from error
     _load_weights(network, path)
+    network.backbone.loaded_weights = record.backbone.loaded or None
     return replace(run, cells=load_cells(path, network.backbone, len(run.class_names)))
 
 
