@@ -122,5 +122,18 @@ def test_a_pretrained_backbone_learns_its_cells_with_the_run(scenes: Path, tmp_p
     assert load_folder(tmp_path / "run").run.cells is not None
 
 
+def test_each_work_of_a_training_shows_its_own_progress(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--frozen", "--image-size", "64", "--epochs", "1", "--workers", "0"]
+    assert weakloc(["train", str(scenes), "--out", str(tmp_path / "run"), *small]) == 0
+
+    lines = capsys.readouterr().err.splitlines()
+    for work in ("computing features", "learning what is object and what is background"):
+        counts = [line for line in lines if line.startswith(f"{work}: ")]
+        assert counts
+        assert counts[-1].split()[-1] == counts[-1].split()[-3]  # all of all
+
+
 def test_a_network_that_knows_no_images_learns_no_cells(trained: Path) -> None:
     assert not (trained / CELLS_NAME).exists()

@@ -34,8 +34,8 @@ SEED = 0
 class TourSize:
     """The defaults take about two minutes on two cores."""
 
-    num_train: int = 240
-    num_val: int = 60
+    num_train: int = 180
+    num_val: int = 48
     epochs: int | None = None  # the method's
     image_size: int = 224
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,21 +82,21 @@ class Terminal:
 
 
 class _Lines(Display):
-    """A line for each tenth of the work, on standard error."""
+    """A line for each tenth of each work, on standard error."""
 
     def __init__(self) -> None:
-        self._shown = 0
+        self._shown: Counter[str] = Counter()  # tenths, by work
 
     def count(self, work: str, done: int, total: int | None) -> None:
         step = PLAIN_STEPS * done // total if total else done.bit_length()
-        if step > self._shown:
-            self._shown = step
+        if step > self._shown[work]:
+            self._shown[work] = step
             self.say(f"{work}: {done}" + (f" of {total}" if total else ""))
 
     def share(self, work: str, share: float, seconds_left: float | None) -> None:
         step = int(PLAIN_STEPS * share)
-        if step > self._shown:
-            self._shown = step
+        if step > self._shown["all"]:
+            self._shown["all"] = step
             left = "" if seconds_left is None else f", about {in_words(seconds_left)} left"
             self.say(f"{share:.0%} done{left} ({work})")
 
