@@ -56,7 +56,7 @@ def test_cached_maps_are_those_of_the_backbone(
     cache = FeatureCache(backbone, extraction(tmp_path), [FeatureView(), view])
     filled(cache, samples)
     side = round(SIDE * view.scale)
-    pixels, place = Preprocessing(size=side)(open_image(samples[2].path))
+    pixels, place = Preprocessing(size=side).apply(open_image(samples[2].path))
     with torch.inference_mode():
         shown = pixels.flip(-1) if view.mirrored else pixels
         expected = backbone(shown[None])
@@ -73,7 +73,7 @@ def test_cached_maps_of_another_size_see_the_padded_canvas_at_that_size(
     padded = Preprocessing(size=SIDE, resize="pad")
     cache = FeatureCache(backbone, extraction(tmp_path, preprocessing=padded), [view])
     filled(cache, [sample])
-    pixels, place = padded(open_image(sample.path))
+    pixels, place = padded.apply(open_image(sample.path))
     with torch.inference_mode():
         expected = backbone(resize_images(pixels[None], (48, 48)))
     maps, transforms = cache.read([sample], [view])

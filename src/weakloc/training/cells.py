@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ from weakloc.model.cell_classifier import (
     fine_levels,
     on_one_grid,
 )
-from weakloc.model.network import LocalizationNetwork
+from weakloc.model.network import LocalizationNetwork, fold_batch_norms
 from weakloc.settings import RefineSettings
 from weakloc.structures import PRESENT, UNKNOWN, BrokenImage, Sample, ScoreMaps
 from weakloc.work import Progress
@@ -77,7 +78,15 @@ def learn_cells(
     draw = torch.Generator().manual_seed(settings.seed)
     drawn = torch.randperm(len(samples), generator=draw)[: settings.images]
     chosen = [samples[index] for index in sorted(drawn.tolist())]
-    classifier = _unlearned(network, len(chosen[0].labels), settings.seed)
+    side = 32 * max(math.ceil(network.backbone.min_input / 32), 2)
+    network = fold_batch_norms(network, side=side).to(memory_format=torch.channels_last)
+    probe = torch.zeros(1, 3, side, side, device=next(network.parameters()).device)
+    levels = fine_levels(network.backbone)
+    with torch.no_grad():
+        fine = fine_features(network.backbone, probe, levels)
+    torch.manual_seed(settings.seed)
+    channels = {level: fine[level].shape[1] for level in levels}
+    classifier = CellClassifier(channels, len(chosen[0].labels))
     images, cells, broken = _keep_images(network, classifier, chosen, preprocessing, on_progress)
     if not any((image.labels == PRESENT).any() for image in images):
         raise DataError(
@@ -93,17 +102,6 @@ def learn_cells(
             division = _divided_anew(classifier, images, cells, _learned_division)
         _learn(classifier.places, cells, _place_loss(division), settings)
     return classifier.eval(), broken
-
-
-def _unlearned(network: LocalizationNetwork, num_classes: int, seed: int) -> CellClassifier:
-    backbone = network.eval().backbone
-    side = max(backbone.min_input, 64)
-    device = next(network.parameters()).device
-    levels = fine_levels(backbone)
-    with torch.no_grad():
-        fine = fine_features(backbone, torch.zeros(1, 3, side, side, device=device), levels)
-    torch.manual_seed(seed)
-    return CellClassifier({level: fine[level].shape[1] for level in levels}, num_classes)
 
 
 @torch.no_grad()
@@ -122,7 +120,7 @@ def _keep_images(
     images: list[KeptImage] = []
     values: list[Tensor] = []
     for batch in loader:
-        pixels = batch.images.to(device)
+        pixels = batch.images.to(device, memory_format=torch.channels_last)
         fine = fine_features(network.backbone, pixels, classifier.levels)
         grids = on_one_grid([fine[level] for level in classifier.levels]).half().cpu()
         maps = network(pixels).maps.float().cpu().numpy()

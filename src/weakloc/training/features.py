@@ -198,7 +198,8 @@ class FeatureCache:
     def __init__(
         self, backbone: Backbone, extraction: Extraction, views: Sequence[FeatureView]
     ) -> None:
-        self._backbone, self._extraction = backbone, extraction
+        self._backbone = backbone.to(memory_format=torch.channels_last)
+        self._extraction = extraction
         self._keys: dict[str, str] = {}  # sample.path -> the image's key
         weights = digest_of_weights(backbone)
         self._stores = {view: self._store(view, weights) for view in views}
@@ -293,7 +294,7 @@ class FeatureCache:
     def _compute(self, images: Tensor) -> FeatureMaps:
         device = self._extraction.device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._extraction.in_bf16):
-            features = self._backbone(images.to(device))
+            features = self._backbone(images.to(device, memory_format=torch.channels_last))
         bounded = features.float().clamp(-_LARGEST_HALF, _LARGEST_HALF)
         maps: FeatureMaps = bounded.permute(0, 2, 3, 1).half().cpu().numpy()  # (B, h, w, D)
         return maps
