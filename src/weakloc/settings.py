@@ -195,15 +195,6 @@ class Look:
     """Where places are looked for: in the score maps, in the cells that `weakloc refine` learned,
     or by searching windows of the image. auto: cells where there are any, else the method's."""
 
-    objectness: Literal["none", "distance", "axis", "cut"] = "none"
-    """Weigh the maps by what stands out in the backbone's own features, whatever its class."""
-
-    objectness_stride: int = 8
-    """Pixels per cell of the features that objectness is taken from."""
-
-    center_prior: bool = False
-    """Also weigh the maps by how central a place is, as photographs tend to be."""
-
     map_side: int = 224
     """Cells along the long side of the map in which boxes are found."""
 
@@ -226,7 +217,7 @@ class Look:
     """Largest image that is opened, in pixels."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "map_side", "batch_size", "max_pixels", "objectness_stride")
+        require_at_least(self, 1, "map_side", "batch_size", "max_pixels")
         require_at_least(self, 0, "tile", "workers")
         require(0 <= self.tile_overlap < 1, "tile_overlap", self.tile_overlap, "Give 0 to 0.99")
         for name in ("scales", "map_scales"):

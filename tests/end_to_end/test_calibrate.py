@@ -85,19 +85,37 @@ def test_without_a_box_to_look_at_it_says_what_to_give(
 def test_thresholds_of_other_maps_are_refused(
     folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    look = ["--objectness", "distance", "--objectness-stride", "4"]
+    look = ["--localiser", "beam_search"]
     found = calibrate(folder, scenes, capsys, "--boxes", "9", *look)["thresholds"]
-    assert found["maps"] == "score_map x objectness distance of stride 4"
+    assert found["maps"] == "beam_search"
     image = str(next((scenes / "JPEGImages").iterdir()))
     predict = ["predict", str(folder), image, "--quiet", "--out"]
     out = str(tmp_path / "out")
-    for others in ([], ["--objectness", "axis"], ["--localiser", "beam_search"]):
+    for others in ([], ["--localiser", "score_map"]):
         assert weakloc([*predict, out, *others]) != 0
-        assert "were tuned for score_map x objectness distance" in capsys.readouterr().err
+        assert "were tuned for beam_search, not for score_map" in capsys.readouterr().err
     assert weakloc([*predict, str(tmp_path / "own"), "--threshold", "0.4"]) == 0
     assert weakloc([*predict, out, *look]) == 0
     summary = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert list(summary["thresholds"].values()) == found["thresholds"]
+
+
+def test_thresholds_of_maps_that_are_made_no_more_are_refused_until_calibrated_again(
+    folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    calibrate(folder, scenes, capsys, "--boxes", "9")
+    earlier = record(folder)
+    earlier["thresholds"]["maps"] = "score_map x objectness distance of stride 8"
+    (folder / "run.json").write_text(json.dumps(earlier))
+    image = str(next((scenes / "JPEGImages").iterdir()))
+    predict = ["predict", str(folder), image, "--quiet", "--out"]
+    assert weakloc([*predict, str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "were tuned for score_map x objectness distance of stride 8, not for score_map" in said
+    assert "Run 'weakloc calibrate' again" in said
+    assert weakloc([*predict, str(tmp_path / "own"), "--threshold", "0.4"]) == 0
+    calibrate(folder, scenes, capsys, "--boxes", "9")
+    assert weakloc([*predict, str(tmp_path / "out")]) == 0
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from weakloc.settings import EvaluateSettings, Look, Places, ReportSettings
 
 # Makers, checks and copies of settings, which read all of them and use none.
 COPIERS = ("dataclasses.py", "<string>", "weakloc/settings.py", "weakloc/methods/settings.py")
-SEVERAL_VIEWS = ("--scales", "0.5", "--scales", "1", "--tile", "48", "--objectness", "distance")
+SEVERAL_VIEWS = ("--scales", "0.5", "--scales", "1", "--tile", "48")
 SEVERAL_PLACES = ("--points", "2", "--masks", "threshold")
 
 
@@ -69,7 +69,7 @@ def test_every_flag_is_read(
 
 
 def test_every_flag_of_a_server_is_read(trained: Path, scenes: Path, reads: set[str]) -> None:
-    look = Look(scales=(0.5, 1.0), tile=48, objectness="distance")
+    look = Look(scales=(0.5, 1.0), tile=48)
     places = Places(top=2, points=2, masks="threshold")
     predictor, _ = predictor_of(str(trained), (), look, places)
     assert list(predictor.predict(find_images(str(scenes / "JPEGImages"))))

@@ -45,7 +45,7 @@ def test_levels_have_the_stated_strides_and_channels(name: str) -> None:
     backbone = make_backbone(name)
     multiple = max(32, 2 * backbone.input_multiple) if backbone.input_multiple == 1 else 14 * 16
     with torch.inference_mode():
-        levels = backbone.forward_levels(
+        levels = backbone.early_levels(
             torch.randn(1, 3, multiple, 2 * multiple), backbone.level_strides
         )
     assert set(levels) == set(backbone.level_strides)

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from weakloc.errors import SettingError
 from weakloc.geometry import GridTransform, cell_center_in_image
 from weakloc.model.backbones import build_backbone
 from weakloc.model.network import ClassPool, GridHead, LocalizationNetwork, TransferHead
@@ -40,15 +39,13 @@ def test_cached_features_give_the_same_scores_and_maps() -> None:
 
 def test_asking_for_further_levels_changes_no_score() -> None:
     network = make_network().eval()
-    output = network(images(), levels=(2, 4))
-    assert torch.equal(output.scores, network(images()).scores)
-    assert {stride: map_.shape[2:] for stride, map_ in output.features.items()} == {
+    levels = network.backbone.early_levels(images(), (2, 4, 8))
+    assert torch.equal(network.from_features(levels[8]).scores, network(images()).scores)
+    assert {stride: map_.shape[2:] for stride, map_ in levels.items()} == {
         2: (20, 28),
         4: (10, 14),
         8: (5, 7),
     }
-    with pytest.raises(SettingError, match=r"no feature maps of stride 3.*2, 4, 8"):
-        network(images(), levels=(3,))
 
 
 def test_training_mode_leaves_a_frozen_backbone_in_evaluation() -> None:

@@ -12,7 +12,7 @@ from tests.predictor.dot_source import DotSource
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.localize.maps import image_grid, resample, zscore
-from weakloc.predictor.predictor import Predictor, joined_maps
+from weakloc.predictor.predictor import Predictor, fused_maps
 from weakloc.predictor.score_fusion import joint_look, mean_scores, see_with_all
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import Look, Places
@@ -57,7 +57,7 @@ def test_maps_are_averaged_after_each_has_mean_0_and_deviation_1(
         )
         standard = ScoreMaps(zscore(view.maps.values), view.maps.transform, "cam")
         expected.append(resample(standard, grid).values)
-    fused = joined_maps(joined, range(3), joint_look(members))
+    fused = fused_maps(joined, range(3), joint_look(members))
     np.testing.assert_allclose(fused.values, np.mean(expected, axis=0), atol=1e-5)
 
 

@@ -169,13 +169,6 @@ def test_the_network_that_was_given_stays_as_it_was(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_features_that_nobody_asked_for_are_let_go(
-    network: LocalizationNetwork, random: np.random.Generator
-) -> None:
-    seen = see(predictor(network, scales=(0.5, 1.0)), noise(random))
-    assert all(not view.features for view in seen.views)
-
-
 def test_maps_of_sizes_that_only_score_are_let_go(
     network: LocalizationNetwork, random: np.random.Generator
 ) -> None:

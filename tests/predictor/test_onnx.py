@@ -168,7 +168,6 @@ def test_a_file_of_one_size_refuses_others(tmp_path: Path) -> None:
     "setting",
     [
         {"localiser": "beam_search", "scales": (1.0,)},
-        {"objectness": "distance"},
         {"compile": True},
         {"precision": "bf16"},
     ],

@@ -314,7 +314,7 @@ def test_where_most_heat_is_is_told_by_all_views_on_their_common_grid(
             assert (point.x, point.y) == (expected.x, expected.y)
 
 
-@pytest.mark.parametrize("look", [{"flip": True}, {"center_prior": True}, {"tile": 24}])
+@pytest.mark.parametrize("look", [{"flip": True}, {"tile": 24}])
 @pytest.mark.parametrize("fuse", ["mean", "max"])
 def test_no_point_is_nearer_to_the_border_than_what_was_seen(
     data_set: DataSet, runs: dict[str, TrainedRun], look: dict[str, object], fuse: str

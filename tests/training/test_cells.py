@@ -91,14 +91,14 @@ def test_an_even_image_leaves_no_trace_of_its_border(backbone: Backbone) -> None
     }
     for values in features.values():
         assert values.flatten(2).std(dim=2).max() < 1e-5
-    assert backbone.forward_levels(images, [4])[4].flatten(2).std(dim=2).max() > 1e-3
+    assert backbone.early_levels(images, [4])[4].flatten(2).std(dim=2).max() > 1e-3
 
 
 def test_fine_cells_lie_where_the_plain_ones_do(backbone: Backbone) -> None:
     images = torch.zeros(1, 3, 96, 96)
     images[:, :, 40:56, 64:80] = 1.0
 
-    plain = backbone.forward_levels(images, [8])[8]
+    plain = backbone(images)
     found = fine_features(backbone, images, [8])[8]
 
     assert torch.allclose(found[:, :, 5:7, 6:10], plain[:, :, 5:7, 6:10], atol=1e-4)

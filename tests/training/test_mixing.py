@@ -124,8 +124,8 @@ def test_aug_10_training_learns_from_both_tags_by_area(
     losses: list[tuple[torch.Tensor, torch.Tensor]] = []
     forward, step = LocalizationNetwork.forward, LocalizationModule.training_step
 
-    def recording_forward(network, images, levels=()):
-        output = forward(network, images, levels)
+    def recording_forward(network, images):
+        output = forward(network, images)
         if network.training:
             seen.append((images.detach().clone(), output.scores.detach()))
         return output

@@ -24,7 +24,7 @@ from weakloc.localize.calibration import (
 )
 from weakloc.metrics.average_precision import tag_mean_average_precision
 from weakloc.predictor.calibration_heat import choose_drawn, drawn_boxes, drawn_heat
-from weakloc.predictor.predictor import Predictor, maps_in_words
+from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.score_fusion import AlphaChoice, choose_alpha, shares_from_counts
 from weakloc.settings import CalibrateSettings, Cut, DataSettings, Look, Places
 from weakloc.structures import DataSet, Sample
@@ -137,7 +137,7 @@ class _Tuning:
         }
 
     def _named(self, tuned: Calibration) -> Calibration:
-        return replace(tuned, maps=maps_in_words(self.predictor.look), split=self.split)
+        return replace(tuned, maps=self.predictor.look.localiser, split=self.split)
 
 
 def calibrate_rescoring(

@@ -189,7 +189,8 @@ def _report_predictions(
 
     shown = _most_doubtful(pictures(), material)
     contents = material.contents_of({picture.prediction.image for picture in shown})
-    run = _run_behind(described, material.settings.run)
+    weighing = "" if look else _weighing_of_maps(described)
+    run = None if weighing else _run_behind(described, material.settings.run)
     if run is None:
         shown = [_opened(picture, contents) for picture in shown]
         class_names = tuple(described.get("classes") or names)
@@ -200,6 +201,8 @@ def _report_predictions(
         shown = list(_with_heat(shown, contents, predictor, on_progress))
         content = _content_of_run(run, predictor, material)
     facts = {**content.facts, "Predictions": str(file)}
+    if weighing:
+        facts["Heat"] = f"not shown: predicted with {weighing}, which weakloc no longer has"
     metrics = content.metrics or material.metrics(file.parent)
     content = replace(content, facts=facts, metrics=metrics)
     return _written(out, content, shown, totals, material)
@@ -221,12 +224,26 @@ def _run_behind(described: Mapping[str, Any], named: Path | None) -> TrainedRun 
     return None
 
 
+# What weighed the maps once, with the values that left them as they were.
+TAKEN_OUT = {"objectness": "none", "center_prior": False}
+
+
+def _weighing_of_maps(described: Mapping[str, Any]) -> str:
+    """The flags that weighed the maps of predictions of an earlier version; mostly none."""
+    stored = described.get("settings")
+    if not isinstance(stored, Mapping):
+        return ""
+    flags = (name for name, idle in TAKEN_OUT.items() if stored.get(name, idle) != idle)
+    return " and ".join("--" + name.replace("_", "-") for name in flags)
+
+
 def _settings_of(described: Mapping[str, Any]) -> tuple[Look, Places]:
     """How the predictions were made; the defaults where that is not known."""
     stored = described.get("settings")
     if not isinstance(stored, Mapping):
         return Look(), Places()
-    look, places = look_and_places(stored)
+    gone = {*TAKEN_OUT, "objectness_stride"}
+    look, places = look_and_places({name: stored[name] for name in stored if name not in gone})
     try:
         return from_settings(Look, look), from_settings(Places, places)
     except SettingError:  # of another version

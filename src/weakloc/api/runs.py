@@ -30,7 +30,7 @@ from weakloc.predictor.onnx_file import (
     write_onnx,
 )
 from weakloc.predictor.places import read_tags
-from weakloc.predictor.predictor import HeatMaker, Predictor, fused_maps, maps_in_words
+from weakloc.predictor.predictor import HeatMaker, Predictor, fused_maps
 from weakloc.predictor.score_fusion import AlphaChoice, Rescoring, shares_from_counts
 from weakloc.settings import Look, Places, require
 from weakloc.structures import BrokenImage, Prediction
@@ -152,12 +152,12 @@ class TrainedRun(LoadedRun):
         thresholds: tuple[float, ...] = ()
         calibration = self.calibration
         if calibration is not None and places.threshold is None:
-            asked = maps_in_words(look)
-            if calibration.maps not in ("", asked):
+            if calibration.maps not in ("", look.localiser):
                 raise SettingError(
                     f"the thresholds of {self.path} were tuned for {calibration.maps}, "
-                    f"not for {asked}",
-                    remedy="Run 'weakloc calibrate' with the same flags, or give --threshold",
+                    f"not for {look.localiser}",
+                    remedy="Run 'weakloc calibrate' again with the flags of this command, "
+                    "or give --threshold",
                 )
             thresholds = calibration.thresholds
             rules = calibrated_rules(rules, calibration.threshold_mode, places, self.path)
@@ -194,7 +194,6 @@ class TrainedRun(LoadedRun):
             preprocessing=self.run.preprocessing,
             activation=loss.activation,
             uses_bf16=uses_bf16(look.precision),
-            levels=() if look.objectness == "none" else (look.objectness_stride,),
         )
 
 
@@ -309,11 +308,6 @@ def _require_what_the_file_holds(look: Look) -> None:
             "localiser",
             look.localiser == "score_map",
             f"The file holds no network for parts of an image: give score_map, {instead}",
-        ),
-        (
-            "objectness",
-            look.objectness == "none",
-            f"The file gives no feature maps: leave it out, {instead}",
         ),
         ("compile", not look.compile, "An ONNX file is compiled already"),
         ("precision", look.precision != "bf16", "An ONNX file computes in fp32: leave it out"),

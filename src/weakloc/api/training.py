@@ -25,7 +25,7 @@ from weakloc.methods import method_named
 from weakloc.methods.method import Preset
 from weakloc.output.drawing import draw_grid, overlay_heat
 from weakloc.predictor.network_source import NetworkSource
-from weakloc.predictor.predictor import joined_maps
+from weakloc.predictor.predictor import fused_maps
 from weakloc.predictor.views import see_images
 from weakloc.settings import DataSettings, Look, RefineSettings, TrainSettings
 from weakloc.structures import PRESENT, BrokenImage
@@ -148,7 +148,7 @@ def _heats_now(plan: TrainingPlan) -> Iterator[tuple[Image.Image, int, HeatMap]]
     for image, sample in zip(see_images(sources, source, look), samples, strict=True):
         if not isinstance(image, BrokenImage):
             class_index = int(np.argmax(sample.labels == PRESENT))
-            heat = joined_maps(image, [class_index], look)
+            heat = fused_maps(image, [class_index], look)
             yield image.picture.copy(), class_index, sigmoid(heat.values[0])
 
 

@@ -84,7 +84,7 @@ FIRST_CHOICE: Mapping[str, frozenset[str]] = {
         "train": "out method preset set resume backbone weights frozen refine image-size epochs "
         "batch-size learning-rate seed labels layout class-names quiet json",
         "calibrate": "also boxes boxes-per-class split granularity oracle choose-rescoring scales "
-        "flip localiser objectness batch-size workers min-area min-share labels layout quiet json",
+        "flip localiser batch-size workers min-area min-share labels layout quiet json",
         "predict": "out also tags resume devices heat-maps draw format scales flip localiser "
         "batch-size workers min-score threshold boxes points masks quiet json",
         "evaluate": "split compare ap resamples compatible out scales flip localiser batch-size "

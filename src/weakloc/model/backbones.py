@@ -56,17 +56,6 @@ class Backbone(nn.Module):
         features: Tensor = self.trunk(images)[self.stride]
         return features
 
-    def forward_levels(self, images: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:
-        """Feature maps by stride: those asked for and always the last one."""
-        for level in levels:
-            if level not in self.level_strides:
-                raise SettingError(
-                    f"{self.name} has no feature maps of stride {level}",
-                    remedy=f"There are {', '.join(map(str, self.level_strides))}",
-                )
-        outputs: dict[int, Tensor] = self.trunk(images, tuple(levels))
-        return outputs
-
     def early_levels(self, images: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:
         """Feature maps by stride, without computing what comes after them."""
         outputs: dict[int, Tensor] = self.trunk.early(images, tuple(levels))

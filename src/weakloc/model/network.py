@@ -6,7 +6,7 @@ A head gives class maps (channel c * M + m is map m of class c), or scores a fix
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args
@@ -217,7 +217,6 @@ class NetworkOutput:
 
     scores: Tensor  # (B, C) logits
     maps: Tensor  # (B, C, rows, columns) logits
-    features: Mapping[int, Tensor]  # stride -> (B, D, rows, columns)
     background: tuple[Tensor, Tensor] | None = None  # (B, 1), (B, 1, rows, columns) logits
 
     @property
@@ -255,11 +254,8 @@ class LocalizationNetwork(nn.Module):
         self.has_background = False
         self.backbone_is_frozen = False
 
-    def forward(self, images: Tensor, levels: Sequence[int] = ()) -> NetworkOutput:
-        """`levels` asks for further feature maps by their stride."""
-        features = self.backbone.forward_levels(images, levels)
-        output = self.from_features(features[self.backbone.stride])
-        return NetworkOutput(output.scores, output.maps, features, output.background)
+    def forward(self, images: Tensor) -> NetworkOutput:
+        return self.from_features(self.backbone(images))
 
     def from_features(self, features: Tensor) -> NetworkOutput:
         """What `forward` gives for images whose backbone features are at hand."""
@@ -271,11 +267,10 @@ class LocalizationNetwork(nn.Module):
         else:
             pooled = self.spatial_pool(features)[:, :, None, None]  # (B, D, 1, 1)
             scores = self.class_pool(self.head(pooled)).flatten(start_dim=1)
-        at_stride = {self.backbone.stride: features}
         if not self.has_background:
-            return NetworkOutput(scores, maps, at_stride)
+            return NetworkOutput(scores, maps)
         background = scores[:, -1:], maps[:, -1:]
-        return NetworkOutput(scores[:, :-1], maps[:, :-1], at_stride, background)
+        return NetworkOutput(scores[:, :-1], maps[:, :-1], background)
 
     def freeze_backbone(self) -> None:
         """No gradient and no new batch statistics in the backbone, whatever mode is set later."""

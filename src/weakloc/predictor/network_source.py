@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -31,7 +31,6 @@ class RawMaps:
 
     scores: Floats  # (B, C) logits
     maps: Floats  # (B, C, rows, columns), or C + 1 where the last is the background's
-    features: Mapping[int, Floats] = field(default_factory=dict)  # stride -> (B, D, rows, columns)
 
 
 class MapSource(Protocol):
@@ -50,10 +49,7 @@ class MapSource(Protocol):
 
 
 class NetworkSource:
-    """Maps of a `LocalizationNetwork`; the network passed in stays as it is.
-
-    `levels` are strides of further feature maps that the heat needs (objectness).
-    """
+    """Maps of a `LocalizationNetwork`; the network passed in stays as it is."""
 
     map_kind: MapKind = "logit"
 
@@ -66,13 +62,11 @@ class NetworkSource:
         preprocessing: Preprocessing,
         activation: Activation,
         uses_bf16: bool,
-        levels: Sequence[int] = (),
     ) -> None:
         self.class_names = tuple(class_names)
         self.preprocessing = preprocessing
         self.activation: Activation = activation
         self.cell_transform: CellTransform = network.backbone.geometry.cell_transform
-        self.levels = tuple(levels)
         self.device = own_device()
         self.uses_bf16 = uses_bf16
         self._layout = torch.channels_last if look.channels_last else torch.contiguous_format
@@ -87,11 +81,9 @@ class NetworkSource:
     def read(self, images: Tensor) -> RawMaps:
         images = images.to(self.device, memory_format=self._layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
-            output = self._forward(images, levels=self.levels)
-        # The last features are always there; kept for every view they would fill the memory.
-        features = {level: _array(output.features[level]) for level in self.levels}
+            output = self._forward(images)
         maps = [output.maps] if output.background is None else [output.maps, output.background[1]]
-        return RawMaps(_array(output.scores), _array(torch.cat(maps, dim=1)), features)
+        return RawMaps(_array(output.scores), _array(torch.cat(maps, dim=1)))
 
     @torch.inference_mode()
     def read_features(self, images: Tensor) -> Floats:
@@ -130,4 +122,4 @@ class CellSource(NetworkSource):
         )
         shares = shares_of_range(views, self.cell_transform(whole, *heat.shape[2:]))
         heat *= shares.reshape(heat.shape) ** EVIDENCE
-        return RawMaps(answer.scores, heat, answer.features)
+        return RawMaps(answer.scores, heat)

@@ -15,15 +15,7 @@ from weakloc.errors import SettingError
 from weakloc.geometry import BoxLTRB
 from weakloc.localize.boxes import ThresholdMode, find_boxes
 from weakloc.localize.doubt import doubt, heat_entropy, instability
-from weakloc.localize.maps import HeatMap, fuse, image_grid, minmax, resample, shared_out
-from weakloc.localize.objectness import (
-    axis_projection,
-    bipartition,
-    center_prior,
-    feature_distance,
-    fuse_product,
-    principal_axis,
-)
+from weakloc.localize.maps import HeatMap, fuse, image_grid, resample, shared_out
 from weakloc.localize.points import (
     PointMap,
     PointMethod,
@@ -32,7 +24,7 @@ from weakloc.localize.points import (
     pixel_centers,
 )
 from weakloc.methods.method import RULES, PlaceRules
-from weakloc.predictor.network_source import Floats, MapSource
+from weakloc.predictor.network_source import MapSource
 from weakloc.predictor.places import Locating, Tags, name_places, wanted_classes
 from weakloc.predictor.views import SeenImage, see_images
 from weakloc.settings import Look, Places
@@ -41,7 +33,7 @@ from weakloc.structures import PRESENT, BrokenImage, LabelVector, Prediction, Sc
 HeatMaker: TypeAlias = Callable[[SeenImage, Sequence[int], Look], ScoreMaps]
 
 
-def joined_maps(image: SeenImage, classes: Sequence[int], look: Look) -> ScoreMaps:
+def fused_maps(image: SeenImage, classes: Sequence[int], look: Look) -> ScoreMaps:
     """The maps of some classes from the views meant for maps, on a grid over the image."""
     grid = image_grid(image.picture.size, long_side=look.map_side)
     maps = [replace(view.maps, values=view.maps.values[list(classes)]) for view in image.views]
@@ -56,19 +48,6 @@ def joined_maps(image: SeenImage, classes: Sequence[int], look: Look) -> ScoreMa
     )
 
 
-def fused_maps(image: SeenImage, classes: Sequence[int], look: Look) -> ScoreMaps:
-    """The maps of all views as one; weighed where the look says so."""
-    maps = joined_maps(image, classes, look)
-    if look.objectness == "none" and not look.center_prior:
-        return maps
-    heat = minmax(maps.values)
-    if look.objectness != "none":
-        heat = fuse_product(heat, _objectness(image, maps, look))
-    if look.center_prior:
-        heat = fuse_product(heat, center_prior(maps.transform))
-    return ScoreMaps(heat, maps.transform, "cam")
-
-
 def point_maps(
     image: SeenImage, classes: Sequence[int], heat: ScoreMaps, look: Look, method: PointMethod
 ) -> list[tuple[PointMap, PointMap]]:
@@ -77,16 +56,15 @@ def point_maps(
     `heat` holds the `fused_maps` of the classes; what is densest is an area, no cell of a view.
     Of one view, and of the greatest of several, the hottest place is a cell of a view. All sizes
     count whose greatest scores make the class score (Oquab et al.: one location for each class,
-    the best of all positions and scales). What is hottest in a mean of views or in a product is
-    known on the common grid alone.
+    the best of all positions and scales). What is hottest in a mean of views is known on the common
+    grid alone.
     """
-    is_weighed = look.objectness != "none" or look.center_prior
-    has_best_view = look.fuse == "max" and not is_weighed
+    has_best_view = look.fuse == "max"
     counted = (*image.views, *image.only_scored) if has_best_view else image.views
     views = [replace(view.maps, values=view.maps.values[list(classes)]) for view in counted]
     within = outermost_centers([view.transform for view in views])
     grids = [PointMap(values, heat.transform, within) for values in heat.values]
-    if method == "densest" or is_weighed or not (has_best_view or len(views) == 1):
+    if method == "densest" or not (has_best_view or len(views) == 1):
         return list(zip(grids, grids, strict=True))
     view_indices = hottest_views(views, "none" if look.normalise == "auto" else look.normalise)
     cells = [
@@ -94,38 +72,6 @@ def point_maps(
         for row, index in enumerate(view_indices)
     ]
     return list(zip(cells, cells if len(views) == 1 else grids, strict=True))
-
-
-def maps_in_words(look: Look) -> str:
-    """What thresholds are for: those of other maps do not fit."""
-    factors: list[str] = [look.localiser]
-    if look.localiser != "beam_search" and look.objectness != "none":
-        factors.append(f"objectness {look.objectness} of stride {look.objectness_stride}")
-    if look.localiser != "beam_search" and look.center_prior:
-        factors.append("center prior")
-    return " x ".join(factors)
-
-
-def _objectness(image: SeenImage, maps: ScoreMaps, look: Look) -> Floats:
-    """What stands out in the features of each view of the whole image, averaged."""
-    stride = look.objectness_stride
-    maps_of_views = []
-    for view in image.views:
-        if view.view.tile is None and stride in view.features:
-            features = view.features[stride]
-            values = OBJECTNESS[look.objectness](features.values)
-            alone = ScoreMaps(values[None], features.transform, "cam")
-            maps_of_views.append(resample(alone, maps.transform).values[0])
-    if not maps_of_views:
-        raise ValueError(f"the source gave no features of stride {stride}")
-    return np.asarray(np.mean(maps_of_views, axis=0), dtype=np.float32)
-
-
-OBJECTNESS: dict[str, Callable[[Floats], Floats]] = {
-    "distance": feature_distance,
-    "axis": lambda features: axis_projection(features, principal_axis([features])),
-    "cut": bipartition,
-}
 
 
 JUDGED_SIDE = 64  # cells along the long side: enough to see a box move
@@ -289,9 +235,8 @@ class Predictor:
         if self.places.masks == "none" or self.rules.background != "class":
             return None
         look, index = self.look, len(self.source.class_names)
-        is_weighed = look.objectness != "none" or look.center_prior
-        is_plain = self.heat is fused_maps and not is_weighed
-        if not is_plain or any(len(view.maps.values) <= index for view in image.views):
+        has_map = all(len(view.maps.values) > index for view in image.views)
+        if self.heat is not fused_maps or not has_map:
             raise SettingError(
                 "--background is 'class', and there is no map of a background class",
                 remedy="Give threshold or power; or train with --set rules.background=class, and "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -24,7 +24,7 @@ from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import PixelSize, Preprocessing, jittered_size, resize_images
 from weakloc.geometry import BoxLTRB, GridTransform
 from weakloc.localize.maps import probabilities
-from weakloc.predictor.network_source import Floats, MapSource, RawMaps
+from weakloc.predictor.network_source import Floats, MapSource
 from weakloc.settings import Look
 from weakloc.structures import BrokenImage, ScoreMaps
 
@@ -116,7 +116,6 @@ class ViewMaps:
 
     view: View
     maps: ScoreMaps
-    features: Mapping[int, ScoreMaps]
 
 
 @dataclass(frozen=True)
@@ -212,22 +211,10 @@ def _read(
         for row, index in enumerate(indices):
             view, maps = views[index][1], None
             if look.fuse == "max" or view.scale in map_scales(look):
-                maps = _view_maps(raw, row, view, inputs[index][1], source)
+                transform = source.cell_transform(inputs[index][1], *raw.maps.shape[2:])
+                maps = ViewMaps(view, ScoreMaps(raw.maps[row], transform, source.map_kind))
             answers[index] = _Answer(view, raw.scores[row], maps)
     return [answers[index] for index in range(len(views))]
-
-
-def _view_maps(
-    raw: RawMaps, row: int, view: View, input_transform: GridTransform, source: MapSource
-) -> ViewMaps:
-    features = {
-        level: ScoreMaps(
-            values[row], source.cell_transform(input_transform, *values.shape[2:]), "cam"
-        )
-        for level, values in raw.features.items()
-    }
-    transform = source.cell_transform(input_transform, *raw.maps.shape[2:])
-    return ViewMaps(view, ScoreMaps(raw.maps[row], transform, source.map_kind), features)
 
 
 def _summed_up(
