@@ -202,10 +202,11 @@ def _divided(heat: Tensor, image: KeptImage) -> Tensor:
     target = torch.zeros(len(heat), dtype=torch.int64)
     best = torch.zeros(len(heat))
     for index, share_of_map in zip(present, image.shares.float(), strict=True):
-        weighed = torch.zeros(image.inside.shape)
-        weighed[image.inside] = heat[:, index] * share_of_map[image.inside] ** EVIDENCE
-        smooth = functional.avg_pool2d(weighed[None], 3, 1, 1, count_include_pad=False)[0]
-        known = smooth[image.inside]
+        weighed = torch.zeros(2, *image.inside.shape)  # heat where there are cells; are there any
+        weighed[0, image.inside] = heat[:, index] * share_of_map[image.inside] ** EVIDENCE
+        weighed[1, image.inside] = 1.0
+        around = functional.avg_pool2d(weighed, 3, 1, 1, count_include_pad=False)
+        known = (around[0] / around[1])[image.inside]
         if known.min() == known.max():
             return torch.full((len(heat),), IGNORED)
         threshold = otsu_threshold(known.numpy().astype(np.float64))
