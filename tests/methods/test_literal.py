@@ -369,7 +369,7 @@ def test_heat_that_is_not_the_methods_own_goes_by_rules_for_its_kind(
         (1.0,),
     )
     assert (rules.point_method, rules.box_score) == ("densest", "share")
-    assert (rules.threshold, rules.threshold_mode, rules.min_share) == (0.5, "none", 0.02)
+    assert (rules.threshold, rules.threshold_mode, rules.min_share) == (0.5, "otsu", 0.02)
 
 
 def test_a_method_looks_as_its_fields_say() -> None:
