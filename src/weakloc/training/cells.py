@@ -81,11 +81,10 @@ def learn_cells(
     side = 32 * max(math.ceil(network.backbone.min_input / 32), 2)
     network = fold_batch_norms(network, side=side).to(memory_format=torch.channels_last)
     probe = torch.zeros(1, 3, side, side, device=next(network.parameters()).device)
-    levels = fine_levels(network.backbone)
     with torch.no_grad():
-        fine = fine_features(network.backbone, probe, levels)
+        fine = fine_features(network.backbone, probe, fine_levels(network.backbone))
     torch.manual_seed(settings.seed)
-    channels = {level: fine[level].shape[1] for level in levels}
+    channels = {level: values.shape[1] for level, values in fine.items()}
     classifier = CellClassifier(channels, len(chosen[0].labels))
     images, cells, broken = _keep_images(network, classifier, chosen, preprocessing, on_progress)
     if not any((image.labels == PRESENT).any() for image in images):
