@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from PIL import Image
 
 from weakloc.api.runs import load_folder
 from weakloc.cli import run as weakloc
+from weakloc.errors import PredictionsError
 from weakloc.output.exporters.jsonl import prediction_line, read_predictions
 from weakloc.predictor.score_fusion import shares_from_counts
 from weakloc.structures import Prediction
@@ -117,6 +119,86 @@ def test_a_killed_run_is_resumed_to_the_very_same_file(
     skipped = [(out / "skipped.jsonl").read_bytes() for out in (tmp_path, uninterrupted)]
     assert skipped[0] == skipped[1]
     assert len(repeated) == 60 - 28
+
+
+def interrupt(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends the command within the third part of 7 images."""
+    said: list[str] = []
+
+    def dies(prediction: Prediction) -> str:
+        said.append(prediction.image)
+        if len(said) == 17:
+            raise PredictionsError("stopped")
+        return prediction_line(prediction)
+
+    monkeypatch.setattr("weakloc.api.predictions.PART_SIZE", PART_SIZE)
+    with monkeypatch.context() as dying:
+        dying.setattr("weakloc.api.predictions.prediction_line", dies)
+        assert weakloc(flags) == 2
+
+
+@pytest.fixture
+def interrupted(
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """A command with own copies of the run, the images and a table of tags, stopped half way."""
+    run, images, table = tmp_path / "run", tmp_path / "images", tmp_path / "tags.csv"
+    shutil.copytree(trained, run)
+    shutil.copytree(photos, images)
+    names = load_folder(run).class_names
+    table.write_text(f"path,labels\na b/01.png,{names[0]}\na b/03.png,{names[1]}\n")
+    flags = ["predict", str(run), str(images), "--tags", str(table)]
+    flags += ["--out", str(tmp_path / "out"), *FAST]
+    interrupt(flags, monkeypatch)
+    assert len(list((tmp_path / "out" / "parts").glob("*.jsonl"))) == 2
+    return flags
+
+
+@pytest.mark.parametrize("changed", ["weights", "calibration"])
+def test_parts_of_a_run_that_was_changed_at_its_place_are_refused(
+    interrupted: list[str],
+    changed: str,
+    held_out: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    if changed == "weights":
+        shutil.copy(held_out / "model.safetensors", run)
+    else:
+        record = json.loads((run / "run.json").read_text())
+        shares = [0.6] * len(record["class_names"])
+        record["thresholds"] = {"thresholds": shares, "threshold_mode": "minmax", "method": "own"}
+        (run / "run.json").write_text(json.dumps(record))
+    assert weakloc([*interrupted, "--resume"]) == 2
+    assert "another run" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "predictions.jsonl").exists()
+
+
+@pytest.mark.parametrize("changed", ["image", "tags"])
+def test_what_was_changed_since_the_interruption_is_predicted_again_and_no_more(
+    interrupted: list[str], changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if changed == "image":
+        Image.new("RGB", (64, 24), "red").save(tmp_path / "images" / "a b" / "01.png")
+    else:
+        table = tmp_path / "tags.csv"
+        _, first, second = (line.split(",") for line in table.read_text().splitlines())
+        table.write_text(f"path,labels\n{first[0]},{second[1]}\n{second[0]},{second[1]}\n")
+    repeated: list[str] = []
+
+    def counted(prediction: Prediction) -> str:
+        repeated.append(prediction.image)
+        return prediction_line(prediction)
+
+    with monkeypatch.context() as counting:
+        counting.setattr("weakloc.api.predictions.prediction_line", counted)
+        assert weakloc([*interrupted, "--resume"]) == 0
+    assert "a b/01.png" in repeated
+    assert len(repeated) == 59 - 7  # the part of the change and those that were not done
+    resumed = lines(tmp_path / "out")
+    assert weakloc(interrupted) == 0
+    assert lines(tmp_path / "out") == resumed
 
 
 def test_two_devices_share_the_parts_and_give_the_same_file(

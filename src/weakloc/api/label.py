@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from msgspec import convert, to_builtins
@@ -21,7 +20,7 @@ from weakloc import __version__
 from weakloc.api import label_plan
 from weakloc.api.data_sets import Data, opened
 from weakloc.api.label_plan import Costs, LabelPlan
-from weakloc.api.predictions import SideFiles, export_predictions, predict_to_folder
+from weakloc.api.predictions import SideFiles, export_predictions, predict_to_folder, unopened
 from weakloc.api.reports import report
 from weakloc.api.stages import StageResult, Stages, open_record
 from weakloc.api.training import refine, train
@@ -110,26 +109,12 @@ def label(
             raise SettingError(reason, remedy="Give a folder outside of the photographs")
     stages = Stages(folder, open_record(folder, str(data_set.root)), display)
     chosen = tuple(dict.fromkeys((*FORMATS, *formats)))
-    listing = _listing(data_set.samples())
+    listing = [unopened(ImageSource(s.name, s.path), s.labels) for s in data_set.samples()]
     try:
         tags, exports = reading.labels, SideFiles(formats=chosen, options=exporting)
         return _Labelling(data_set, tags, settings, folder, exports, stages, listing).all(new)
     except StoppedError as error:
         raise StoppedError(error.message, remedy=GOES_ON) from error
-
-
-def _listing(images: Iterable[Any]) -> list[str]:
-    """What there is to know of images without opening them: names, tags, sizes, times."""
-    lines = []
-    for image in images:
-        path = image.content if isinstance(image, ImageSource) else image.path
-        tags = b"" if isinstance(image, ImageSource) else image.labels.tobytes()
-        try:
-            key = content_key(path) if isinstance(path, str) else str(len(path))
-        except OSError:
-            key = "cannot be opened"
-        lines.append(f"{image.name}\n{tags.hex()}\n{key}")
-    return lines
 
 
 class _TrainDisplay(Display):
@@ -176,7 +161,7 @@ class _Labelling:
         exports = {name: self._export(name, placed) for name in self.exports.formats}
         page = self._report(placed)
         if new is not None:
-            listing = _listing(find_images(str(new)))
+            listing = [unopened(image, None) for image in find_images(str(new))]
             self.stages.costs = {
                 **self.stages.costs,
                 "new": Costs.PREDICTED * USUAL_PASS * len(listing),

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from operator import truediv
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from weakloc import __version__
 from weakloc.api.data_sets import Data, opened, require_same_classes
 from weakloc.api.fused_runs import predictor_of
+from weakloc.api.runs import version_of
 from weakloc.data.readers.assembly import Problems
 from weakloc.data.readers.table import table_rows
 from weakloc.data.sources import ImageSource, find_images, folder_of_images
@@ -29,7 +31,8 @@ from weakloc.predictor.parts import Part, PartStore, Ranks, cut_into_parts, join
 from weakloc.predictor.places import Tags, read_tags
 from weakloc.predictor.predictor import Located, Predictor
 from weakloc.settings import Look, Places, ReaderOptions
-from weakloc.structures import BrokenImage, DataSet, Problem, ScoreMaps
+from weakloc.structures import BrokenImage, DataSet, LabelVector, Problem, ScoreMaps
+from weakloc.training.features import content_key
 from weakloc.work import Progress, silent
 
 
@@ -174,7 +177,7 @@ def predict_to_folder(
     `run` is a run folder, an exported file or `timm:NAME`; `also` are further runs on the same
     classes, `tags` a table of what is in the images; a data set brings its own. `resume` goes on
     after an interruption, unless something else made the parts that are there. Under torchrun the
-    ranks share the parts.
+    ranks share the parts. What was changed in images or tags since is predicted again.
     """
     predictor, origin = predictor_of(str(run), also, look, places)
     class_names = predictor.source.class_names
@@ -193,7 +196,8 @@ def predict_to_folder(
     store = PartStore(work.out / "parts")
     with joined_ranks() as ranks:
         if ranks.rank == 0:
-            store.open({**origin, **work.guarded}, resume=resume)
+            version = version_of(predictor, (str(run), *also))
+            store.open({**origin, **work.guarded, "version": version}, resume=resume)
         ranks.wait_for_all()
         stems = list(work.fill(store, itertools.chain((first,), parts), ranks, on_progress))
         ranks.wait_for_all()
@@ -233,6 +237,16 @@ def _kept_splits(data_set: DataSet) -> dict[str, str]:
     return kept if data_set.splits.keys() - {"val", "test"} else {}
 
 
+def unopened(image: ImageSource, tags: LabelVector | None) -> str:
+    """All that is known of an image without opening it: name, split, tags, place, size, time."""
+    content = image.content
+    try:
+        key = content_key(content) if isinstance(content, str) else sha256(content).hexdigest()
+    except (OSError, ValueError):  # missing, a circle of links, a zero byte in the name
+        key = "cannot be opened"
+    return f"{image.name}\n{image.split}\n{'' if tags is None else tags.tobytes().hex()}\n{key}"
+
+
 @dataclass(frozen=True)
 class _Work:
     """What is done with every part, and said of all of them."""
@@ -254,7 +268,10 @@ class _Work:
         """Writes this rank's parts; the stems of all."""
         num_seen = 0
         for part in parts:
-            if part.index % ranks.world_size == ranks.rank and not store.is_done(part):
+            images = part.images if part.index % ranks.world_size == ranks.rank else ()
+            tags = (None if self.tags is None else self.tags.of(i.name) for i in images)
+            known = "\n".join(map(unopened, images, tags)).encode("utf-8", "surrogateescape")
+            if images and not store.is_done(part, key := sha256(known).hexdigest()):
                 lines: list[str] = []
                 skipped: list[str] = []
                 answers = self.predictor.predict_with_heat(part.images, self.tags)
@@ -269,7 +286,7 @@ class _Work:
                         split = {"split": image.split} if image.split else {}
                         extra = {**answer.prediction.extra, **split}
                         lines.append(prediction_line(replace(answer.prediction, extra=extra)))
-                store.write(part, lines, skipped)
+                store.write(part, key, lines, skipped)
             num_seen += len(part.images)
             on_progress(num_seen, None)
             yield part.stem

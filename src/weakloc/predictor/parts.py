@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -53,27 +53,28 @@ class PartStore:
             raise PredictionsError(
                 "these parts were made with other settings, another run or other images",
                 location=str(self.folder),
-                remedy="Leave out --resume to start again, or give another --out",
+                remedy="Leave out --resume, delete this folder, or give another --out",
             )
         if not goes_on and self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(settings, text)
 
-    def is_done(self, part: Part) -> bool:
-        return (self.folder / f"{part.stem}.jsonl").is_file()
+    def is_done(self, part: Part, key: str) -> bool:
+        file = self.folder / f"{part.stem}.key"
+        return file.is_file() and file.read_text(encoding="utf-8") == key
 
-    def write(self, part: Part, lines: Iterable[str], skipped: Iterable[str]) -> None:
-        """Whole lines. The skipped first: a part is done once its predictions are there."""
+    def write(self, part: Part, key: str, lines: Iterable[str], skipped: Iterable[str]) -> None:
+        """Whole lines. The key of images and tags comes last: all the rest is there then."""
         write_text(self.folder / f"{part.stem}.skipped", "".join(skipped))
         write_text(self.folder / f"{part.stem}.jsonl", "".join(lines))
+        write_text(self.folder / f"{part.stem}.key", key)
 
-    def join(self, stems: Iterable[str], predictions: Path, skipped: Path) -> tuple[int, int]:
+    def join(self, stems: Sequence[str], predictions: Path, skipped: Path) -> tuple[int, int]:
         """All parts in order into the two final files; the numbers of lines of both."""
-        names = list(stems)
         counts = (
-            _concatenate([self.folder / f"{stem}.jsonl" for stem in names], predictions),
-            _concatenate([self.folder / f"{stem}.skipped" for stem in names], skipped),
+            _concatenate([self.folder / f"{stem}.jsonl" for stem in stems], predictions),
+            _concatenate([self.folder / f"{stem}.skipped" for stem in stems], skipped),
         )
         shutil.rmtree(self.folder)
         return counts
@@ -81,11 +82,8 @@ class PartStore:
 
 def cut_into_parts(images: Iterable[ImageSource], *, size: int) -> Iterator[Part]:
     iterator = iter(images)
-    for index in itertools.count():
-        chunk = tuple(itertools.islice(iterator, size))
-        if not chunk:
-            return
-        yield Part(index, chunk)
+    pieces = iter(lambda: tuple(itertools.islice(iterator, size)), ())
+    return itertools.starmap(Part, enumerate(pieces))
 
 
 def _concatenate(sources: Iterable[Path], target: Path) -> int:
