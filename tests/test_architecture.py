@@ -26,7 +26,7 @@ FRAMES = {"__init__.py", "__main__.py"}
 # The ratchet: both may only fall. Whoever leaves something out lowers them.
 MOST_LINES = 31080
 MOST_MODULES = 148
-SLACK = 2500  # lines that may be left out before the ratchet has to be lowered
+SLACK = 250  # lines that may be left out before the ratchet has to be lowered
 
 # Activities that are things as well.
 NOUNS_IN_ING = {"checkpointing", "drawing", "pooling", "sampling", "serving", "training"}
