@@ -29,11 +29,12 @@ from weakloc.errors import DataError, SettingError, StoppedError
 from weakloc.files import digest_of_file
 from weakloc.geometry import box_ious
 from weakloc.methods import method_named
+from weakloc.metrics.baselines import middle_box
 from weakloc.output.exporters import check_formats
 from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.output.settings import ExportOptions
 from weakloc.settings import DataSettings, LabelSettings, Look, Places, RefineSettings
-from weakloc.structures import PRESENT, DataSet, Prediction
+from weakloc.structures import PRESENT, DataSet
 from weakloc.training.features import content_key
 from weakloc.training.plan import make_plan
 from weakloc.training.run_folder import CELLS_NAME, CHECKPOINT_NAME, MODEL_NAME
@@ -231,11 +232,7 @@ class _Labelling:
         return self.stages.do("cells", inputs, work, made=[cells])
 
     def _place(
-        self,
-        stage: str,
-        images: str | DataSet,
-        listing: Sequence[str],
-        run: StageResult,
+        self, stage: str, images: str | DataSet, listing: Sequence[str], run: StageResult
     ) -> StageResult:
         """Of images with tags what these say, of others what is probable."""
         out = self.folder / stage
@@ -262,16 +259,14 @@ class _Labelling:
         return self.stages.do(stage, inputs, work, made=[out / "predictions.jsonl"])
 
     def _export(self, name: str, placed: StageResult) -> Path:
-        folder = self.folder / name
+        folder, options = self.folder / name, self.exports.options
 
         def work(_goes_on: bool) -> StageResult:
             shutil.rmtree(folder, ignore_errors=True)  # images may be gone since
-            made = export_predictions(self.predictions, [name], self.folder, self.exports.options)[
-                name
-            ]
+            made = export_predictions(self.predictions, [name], self.folder, options)[name]
             return {"path": made.relative_to(self.folder).as_posix()}
 
-        inputs = [placed, asdict(self.exports.options)]
+        inputs = [placed, asdict(options)]
         return self.folder / str(self.stages.do(name, inputs, work, made=[folder])["path"])
 
     def _report(self, placed: StageResult) -> Path:
@@ -298,7 +293,9 @@ class _Labelling:
             num_images += 1
             num_doubtful += prediction.doubt >= DOUBTFUL
             num_disagreements += len(prediction.disagreements)
-            num_in_the_middle += _is_in_the_middle(prediction)
+            middle = np.array([middle_box(prediction.width, prediction.height, side=MIDDLE)])
+            first = [box.box for box in prediction.boxes[:1]]
+            num_in_the_middle += any(box_ious(box, middle).item() >= 0.5 for box in first)
         skipped = (self.predictions / "skipped.jsonl").read_text("utf-8").splitlines()
         return Findings(
             num_images=num_images,
@@ -309,16 +306,6 @@ class _Labelling:
             tag_map=tag_map,
             in_the_middle=num_in_the_middle / max(num_images, 1),
         )
-
-
-def _is_in_the_middle(prediction: Prediction) -> bool:
-    """Whether the first box is much like one of MIDDLE of each side in the middle."""
-    if not prediction.boxes:
-        return False
-    width, height = prediction.width, prediction.height
-    margin = (1 - MIDDLE) / 2
-    middle = (margin * width, margin * height, (1 - margin) * width, (1 - margin) * height)
-    return float(box_ious(prediction.boxes[0].box, np.array([middle])).item()) >= 0.5
 
 
 _IN_WORDS = {

@@ -31,7 +31,7 @@ from weakloc.settings import DataSettings, Look, RefineSettings, TrainSettings
 from weakloc.structures import PRESENT, BrokenImage
 from weakloc.training.cells import learn_cells
 from weakloc.training.plan import TrainingPlan, divide
-from weakloc.training.run_folder import Run, save_cells, save_thresholds
+from weakloc.training.run_folder import save_cells, save_thresholds
 from weakloc.work import NO_DISPLAY, Display, Progress, silent
 
 
@@ -73,7 +73,8 @@ def train(
     if not (settings.refine and knows_images and run.cells is None and is_first_process()):
         return TrainedRun(run)
     show = partial(display.count, "learning what is object and what is background")
-    return refine(run, data_set, settings=RefineSettings(seed=settings.seed), on_progress=show).run
+    of_cells = RefineSettings(seed=settings.seed)
+    return refine(TrainedRun(run), data_set, settings=of_cells, on_progress=show).run
 
 
 MAPS_NAME = "maps"  # of the folder, and of the picture beside it
@@ -180,7 +181,7 @@ class Refined:
 
 
 def refine(
-    run: str | Path | TrainedRun | Run,
+    run: str | Path | TrainedRun,
     data: Data,
     *,
     settings: RefineSettings = RefineSettings(),
@@ -194,7 +195,7 @@ def refine(
     nothing is written, and the run that is given back alone has the cells.
     """
     data_set = opened(data, reading)
-    trained = run if isinstance(run, Run) else opened_run(run).run
+    trained = opened_run(run).run
     require_same_classes(
         data_set.class_names,
         trained.class_names,

@@ -104,7 +104,7 @@ def _say_how_sure(labelled: Labelled, terminal: Terminal) -> None:
     if findings.in_the_middle >= MOSTLY:
         terminal.say(
             f"{findings.in_the_middle:.0%} of the boxes lie about the middle of the image: a plain "
-            f"box of 0.7 of each side may fit as well there; draw some before you trust these"
+            "box of 0.7 of each side may fit as well there; draw some before you trust these"
         )
     terminal.say("How well the boxes fit is not known: nothing drawn was looked at")
 

@@ -105,9 +105,13 @@ def middle_place(
 ) -> tuple[PointXY, BoxLTRB]:
     """The middle of the image, and the box around it with that share of the image's area."""
     width, height = prediction.width, prediction.height
-    margin = (1.0 - share**0.5) / 2
-    left, top = margin * width, margin * height
-    return (width / 2, height / 2), (left, top, width - left, height - top)
+    return (width / 2, height / 2), middle_box(width, height, side=share**0.5)
+
+
+def middle_box(width: int, height: int, *, side: float) -> BoxLTRB:
+    """Around the middle of the image, with that share of each of its sides."""
+    left, top = (1.0 - side) / 2 * width, (1.0 - side) / 2 * height
+    return left, top, width - left, height - top
 
 
 def random_place(prediction: Prediction, random: np.random.Generator) -> tuple[PointXY, BoxLTRB]:

@@ -12,6 +12,7 @@ ConvNeXt and vision transformers tile their input, so that both answers agree.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -51,6 +52,11 @@ class Backbone(nn.Module):
     @property
     def is_pretrained(self) -> bool:
         return self.loaded_weights is not None
+
+    @property
+    def probe_side(self) -> int:
+        """A side that leaves cells on every level: whole strides of 32, at least two."""
+        return 32 * max(math.ceil(self.min_input / 32), 2)
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.trunk(images)[self.stride]

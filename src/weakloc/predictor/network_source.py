@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -70,8 +69,8 @@ class NetworkSource:
         self.device = own_device()
         self.uses_bf16 = uses_bf16
         self._layout = torch.channels_last if look.channels_last else torch.contiguous_format
-        side = 32 * max(math.ceil(network.backbone.min_input / 32), 2)
-        self.network = fold_batch_norms(network, side=side).to(self.device)
+        folded = fold_batch_norms(network, side=network.backbone.probe_side)
+        self.network = folded.to(self.device)
         self.network = self.network.to(memory_format=self._layout)
         self._forward: nn.Module = self.network
         if look.compile:

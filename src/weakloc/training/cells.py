@@ -9,11 +9,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -78,7 +76,7 @@ def learn_cells(
     draw = torch.Generator().manual_seed(settings.seed)
     drawn = torch.randperm(len(samples), generator=draw)[: settings.images]
     chosen = [samples[index] for index in sorted(drawn.tolist())]
-    side = 32 * max(math.ceil(network.backbone.min_input / 32), 2)
+    side = network.backbone.probe_side
     network = fold_batch_norms(network, side=side).to(memory_format=torch.channels_last)
     probe = torch.zeros(1, 3, side, side, device=next(network.parameters()).device)
     with torch.no_grad():
@@ -208,7 +206,7 @@ def _divided(heat: Tensor, image: KeptImage) -> Tensor:
         known = (around[0] / around[1])[image.inside]
         if known.min() == known.max():
             return torch.full((len(heat),), IGNORED)
-        threshold = otsu_threshold(known.numpy().astype(np.float64))
+        threshold = otsu_threshold(known.numpy())
         share = torch.where(known > threshold, known / known.max(), 0.0)
         target[share > best] = index + 1
         best = torch.maximum(best, share)
