@@ -25,7 +25,7 @@ from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.cli.use import keep_freed_memory
 from weakloc.data.images import open_image
 from weakloc.predictor.views import View, make_view
-from weakloc.settings import Look, Places, TrainSettings
+from weakloc.settings import CalibrateSettings, Look, Places, TrainSettings
 from weakloc.structures import DataSet, Sample
 
 BATCH = 8
@@ -75,7 +75,9 @@ def looks(data_set: DataSet, folder: Path, scratch: Path) -> dict[str, Callable[
         "network": network_alone(load_folder(folder), samples),
         "predict": lambda: predict_to_folder(folder, str(images), scratch / f"p{next(numbers)}"),
         "evaluate": partial(evaluation.evaluate, str(folder), data_set),
-        "calibrate": partial(calibration.oracle, folder, data_set),
+        "calibrate": partial(
+            calibration.oracle, load_folder(folder), data_set, CalibrateSettings()
+        ),
         "report": partial(reports.report, folder, scratch / "report.html", data=data_set),
     }
 

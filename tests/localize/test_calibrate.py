@@ -18,8 +18,7 @@ from weakloc.localize.calibration import (
     ClassBasis,
     ComponentLimits,
     DrawnHeat,
-    calibrate_oracle,
-    calibrate_with_boxes,
+    Tuning,
     heat_levels,
     level_components,
     level_quality,
@@ -136,8 +135,8 @@ def test_parts_that_get_no_box_are_no_components_while_tuning() -> None:
 
 
 def test_threshold_of_drawn_boxes_is_where_the_boxes_are(random: np.random.Generator) -> None:
-    found = calibrate_with_boxes(
-        drawn(random, 12, edge=0.5), 1, threshold_mode="minmax", random=random
+    found = Tuning(num_classes=1, threshold_mode="minmax").with_boxes(
+        drawn(random, 12, edge=0.5), random
     )
     assert abs(found.thresholds[0] - 0.5) < 0.07
     assert found.num_boxes_used == 12
@@ -155,12 +154,12 @@ def test_each_class_has_its_own_threshold_unless_it_has_too_few_boxes(
         *drawn(random, 8, edge=0.7, class_index=2),
         *drawn(random, 4, edge=0.7, class_index=3),
     ]
-    found = calibrate_with_boxes(samples, 5, threshold_mode="minmax", random=random)
+    found = Tuning(num_classes=5, threshold_mode="minmax").with_boxes(samples, random)
     assert abs(found.thresholds[0] - 0.3) < 0.07
     assert abs(found.thresholds[2] - 0.7) < 0.07
     assert found.thresholds[1] == found.thresholds[3] == found.thresholds[4]
-    together = calibrate_with_boxes(
-        samples, 5, threshold_mode="minmax", random=random, granularity="global"
+    together = Tuning(num_classes=5, threshold_mode="minmax", granularity="global").with_boxes(
+        samples, random
     )
     assert set(together.thresholds) == {found.thresholds[1]}
 
@@ -174,7 +173,7 @@ def test_it_is_said_which_classes_have_a_threshold_of_their_own(
         *drawn(random, 1, edge=0.7, class_index=1),
         *(replace(heat, boxes=[*heat.boxes, (0.0, 0.0, 4.0, 4.0)]) for heat in two_boxes),
     ]
-    found = calibrate_with_boxes(samples, 4, threshold_mode="minmax", random=random)
+    found = Tuning(num_classes=4, threshold_mode="minmax").with_boxes(samples, random)
     assert found.basis == (
         ClassBasis(8, 8, is_own=True),
         ClassBasis(1, 1, is_own=False),
@@ -183,8 +182,8 @@ def test_it_is_said_which_classes_have_a_threshold_of_their_own(
     )
     assert found.num_boxes_used == 19
     assert "2 of 4 classes by themselves" in found.supervision
-    together = calibrate_with_boxes(
-        samples, 4, threshold_mode="minmax", random=random, granularity="global"
+    together = Tuning(num_classes=4, threshold_mode="minmax", granularity="global").with_boxes(
+        samples, random
     )
     assert together.basis is not None
     assert not any(basis.is_own for basis in together.basis)
@@ -193,17 +192,13 @@ def test_it_is_said_which_classes_have_a_threshold_of_their_own(
 
 def test_leave_one_out_equals_leaving_one_out(random: np.random.Generator) -> None:
     samples = [*drawn(random, 4, edge=0.3), *drawn(random, 4, edge=0.9)]
-    found = calibrate_with_boxes(
-        samples, 1, threshold_mode="minmax", random=random, granularity="global"
+    found = Tuning(num_classes=1, threshold_mode="minmax", granularity="global").with_boxes(
+        samples, random
     )
     reached = []
     for left_out in range(8):
-        others = calibrate_with_boxes(
-            samples[:left_out] + samples[left_out + 1 :],
-            1,
-            threshold_mode="minmax",
-            random=random,
-            granularity="global",
+        others = Tuning(num_classes=1, threshold_mode="minmax", granularity="global").with_boxes(
+            samples[:left_out] + samples[left_out + 1 :], random
         )
         reached.append(accuracy([samples[left_out]], others.thresholds[0]))
     assert found.leave_one_out == pytest.approx(np.mean(reached))
@@ -216,7 +211,7 @@ def test_more_boxes_give_a_narrower_interval(random: np.random.Generator) -> Non
             for edge in np.linspace(0.2, 0.8, number)
             for each in drawn(random, 1, edge=float(edge))
         ]
-        found = calibrate_with_boxes(samples, 1, threshold_mode="minmax", random=random)
+        found = Tuning(num_classes=1, threshold_mode="minmax").with_boxes(samples, random)
         assert found.intervals is not None
         return found.intervals[0][1] - found.intervals[0][0]
 
@@ -226,15 +221,15 @@ def test_more_boxes_give_a_narrower_interval(random: np.random.Generator) -> Non
 def test_resampling_is_repeatable() -> None:
     samples = [*drawn(np.random.default_rng(3), 6, edge=0.4)]
     first, second = (
-        calibrate_with_boxes(samples, 1, threshold_mode="minmax", random=np.random.default_rng(5))
+        Tuning(num_classes=1, threshold_mode="minmax").with_boxes(samples, np.random.default_rng(5))
         for _ in range(2)
     )
     assert first == second
 
 
 def test_a_single_drawn_box_has_no_leave_one_out_estimate(random: np.random.Generator) -> None:
-    found = calibrate_with_boxes(
-        drawn(random, 1, edge=0.4), 2, threshold_mode="minmax", random=random
+    found = Tuning(num_classes=2, threshold_mode="minmax").with_boxes(
+        drawn(random, 1, edge=0.4), random
     )
     assert found.leave_one_out is None
     assert found.num_boxes_used == 1
@@ -242,7 +237,7 @@ def test_a_single_drawn_box_has_no_leave_one_out_estimate(random: np.random.Gene
 
 def test_the_oracle_is_not_exceeded_and_says_what_it_is(random: np.random.Generator) -> None:
     samples = [DrawnHeat(0, smooth(random), CELLS, [(10.0, 10.0, 60.0, 50.0)]) for _ in range(25)]
-    oracle = calibrate_oracle(samples, 1, threshold_mode="minmax")
+    oracle = Tuning(num_classes=1, threshold_mode="minmax", granularity="global").oracle(samples)
     best = max(accuracy(samples, threshold) for threshold in THRESHOLDS)
     assert accuracy(samples, oracle.thresholds[0]) == best
     assert oracle.is_oracle
@@ -252,7 +247,7 @@ def test_the_oracle_is_not_exceeded_and_says_what_it_is(random: np.random.Genera
 
 def test_no_drawn_box_is_refused(random: np.random.Generator) -> None:
     with pytest.raises(ValueError, match="no drawn box"):
-        calibrate_with_boxes([], 1, threshold_mode="minmax", random=random)
+        Tuning(num_classes=1, threshold_mode="minmax").with_boxes([], random)
 
 
 def test_a_calibration_of_tags_alone_still_opens() -> None:
@@ -276,7 +271,9 @@ def test_a_calibration_of_tags_alone_still_opens() -> None:
 
 def test_a_calibration_survives_json(random: np.random.Generator) -> None:
     for original in (
-        calibrate_with_boxes(drawn(random, 6, edge=0.4), 2, threshold_mode="minmax", random=random),
+        Tuning(num_classes=2, threshold_mode="minmax").with_boxes(
+            drawn(random, 6, edge=0.4), random
+        ),
         Calibration((0.2, 0.3), "relu_max", "fixed"),
     ):
         assert Calibration.from_json(json.loads(json.dumps(original.to_json()))) == original

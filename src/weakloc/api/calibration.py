@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,13 +16,11 @@ from weakloc.errors import DataError, SettingError
 from weakloc.localize.calibration import (
     Calibration,
     ComponentLimits,
-    DrawnHeat,
-    calibrate_oracle,
-    calibrate_with_boxes,
+    Tuning,
     require_boxes,
 )
 from weakloc.metrics.average_precision import tag_mean_average_precision
-from weakloc.predictor.calibration_heat import choose_drawn, drawn_boxes, drawn_heat
+from weakloc.predictor.calibration_heat import DrawnImage, choose_drawn, drawn_boxes, drawn_heat
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.score_fusion import AlphaChoice, choose_alpha, shares_from_counts
 from weakloc.settings import CalibrateSettings, Cut, DataSettings, Look, Places
@@ -49,95 +46,74 @@ def calibrate(
     learned_from, judged = trained.run.settings.train_split, trained.run.settings.val_split
     split = settings.split or learned_split(data_set, learned_from)
     samples = data_set.split(split)
-    tuning = _Tuning(_uncalibrated(trained, look, cut), settings, split, on_progress)
+    predictor = _uncalibrated(trained, look, cut)
     kept = {sample.name for sample in data_set.splits.get(judged, ())}
     if split != learned_from and any(sample.name in kept for sample in samples):
         raise SettingError(
             f"this would look at the boxes of split {judged!r}, which is kept to judge",
             remedy="Give another --split, or --oracle for the upper bound",
         )
-    return TrainedRun(save_thresholds(trained.run, tuning.with_boxes(samples).to_json()))
+    drawn = _drawn_images(samples, settings, split, len(trained.class_names))
+    tuned = _tuning(predictor, settings).with_boxes(
+        drawn_heat(predictor, drawn, on_progress), np.random.default_rng(settings.seed)
+    )
+    tuned = replace(tuned, maps=predictor.look.localiser, split=split)
+    return TrainedRun(save_thresholds(trained.run, tuned.to_json()))
 
 
 def oracle(
-    run: str | Path | TrainedRun,
-    data: Data,
-    settings: CalibrateSettings = CalibrateSettings(),
+    trained: TrainedRun,
+    data_set: DataSet,
+    settings: CalibrateSettings,
     *,
     look: Look = Look(),
     cut: Cut = Cut(),
-    reading: DataSettings = DataSettings(),
     on_progress: Progress = silent,
 ) -> Calibration:
     """The thresholds that fit the evaluated boxes best: an upper bound, which is never stored."""
-    trained, data_set = opened_run(run), opened(data, reading)
     split = settings.split or trained.run.settings.val_split
-    tuning = _Tuning(_uncalibrated(trained, look, cut), settings, split, on_progress)
-    return tuning.oracle(data_set.split(split))
+    predictor = _uncalibrated(trained, look, cut)
+    every = replace(settings, boxes=0, boxes_per_class=0)
+    drawn = _drawn_images(data_set.split(split), every, split, len(trained.class_names))
+    tuned = _tuning(predictor, settings).oracle(drawn_heat(predictor, drawn, on_progress))
+    return replace(tuned, maps=predictor.look.localiser, split=split)
 
 
-@dataclass(frozen=True)
-class _Tuning:
-    """How one run looks at the images of one split, and what is kept of its maps."""
-
-    predictor: Predictor
-    settings: CalibrateSettings
-    split: str
-    on_progress: Progress
-
-    def with_boxes(self, samples: Sequence[Sample]) -> Calibration:
-        heat = self._drawn_heat(
-            samples,
-            most_boxes=self.settings.boxes or math.inf,
-            most_of_class=self.settings.boxes_per_class or math.inf,
+def _drawn_images(
+    samples: Sequence[Sample], settings: CalibrateSettings, split: str, num_classes: int
+) -> list[DrawnImage]:
+    drawn = choose_drawn(
+        samples,
+        num_classes,
+        np.random.default_rng(settings.seed),
+        most_boxes=settings.boxes or math.inf,
+        most_of_class=settings.boxes_per_class or math.inf,
+    )
+    if not drawn and any(drawn_boxes(s, index) for s in samples for index in range(num_classes)):
+        raise DataError(
+            f"every image of split {split!r} has more boxes than may be looked at",
+            remedy="Give more --boxes or --boxes-per-class",
         )
-        random = np.random.default_rng(self.settings.seed)
-        return self._named(calibrate_with_boxes(heat, random=random, **self._conditions))
-
-    def oracle(self, samples: Sequence[Sample]) -> Calibration:
-        return self._named(calibrate_oracle(self._drawn_heat(samples), **self._conditions))
-
-    def _drawn_heat(
-        self,
-        samples: Sequence[Sample],
-        *,
-        most_boxes: float = math.inf,
-        most_of_class: float = math.inf,
-    ) -> Iterator[DrawnHeat]:
-        num_classes = len(self.predictor.source.class_names)
-        random = np.random.default_rng(self.settings.seed)
-        drawn = choose_drawn(
-            samples, num_classes, random, most_boxes=most_boxes, most_of_class=most_of_class
+    if not drawn:
+        raise DataError(
+            f"split {split!r} holds no drawn box",
+            remedy="Name a split that does with --split, or give a review with --labels",
         )
-        if not drawn:
-            is_drawn = any(drawn_boxes(s, index) for s in samples for index in range(num_classes))
-            raise DataError(
-                f"every image of split {self.split!r} has more boxes than may be looked at"
-                if is_drawn
-                else f"split {self.split!r} holds no drawn box",
-                remedy="Give more --boxes or --boxes-per-class"
-                if is_drawn
-                else "Name a split that does with --split, or give a review with --labels",
-            )
-        return drawn_heat(self.predictor, drawn, self.on_progress)
+    return drawn
 
-    @property
-    def _conditions(self) -> dict[str, Any]:
-        """Judged by all boxes where the run will name all, else by the largest."""
-        places, rules = self.predictor.places, self.predictor.rules
-        boxes = self.settings.boxes_of_a_class
-        return {
-            "num_classes": len(self.predictor.source.class_names),
-            "counted": "all" if (rules.boxes if boxes == "auto" else boxes) == "all" else "largest",
-            "threshold_mode": rules.threshold_mode,
-            "limits": ComponentLimits(
-                min_area=places.min_area, max_area=places.max_area, min_share=rules.min_share
-            ),
-            "granularity": self.settings.granularity,
-        }
 
-    def _named(self, tuned: Calibration) -> Calibration:
-        return replace(tuned, maps=self.predictor.look.localiser, split=self.split)
+def _tuning(predictor: Predictor, settings: CalibrateSettings) -> Tuning:
+    """Judged by all boxes where the run will name all, else by the largest."""
+    places, rules, boxes = predictor.places, predictor.rules, settings.boxes_of_a_class
+    return Tuning(
+        num_classes=len(predictor.source.class_names),
+        threshold_mode=rules.threshold_mode,
+        counted="all" if (rules.boxes if boxes == "auto" else boxes) == "all" else "largest",
+        limits=ComponentLimits(
+            min_area=places.min_area, max_area=places.max_area, min_share=rules.min_share
+        ),
+        granularity=settings.granularity,
+    )
 
 
 def calibrate_rescoring(

@@ -1,7 +1,7 @@
 """Heat maps of a validation set in, the threshold that cuts boxes from them out.
 
-Two sources, never mixed up: a few drawn boxes (`calibrate_with_boxes`), or the boxes of the very
-set that is evaluated (`calibrate_oracle`, an upper bound and not a result). Both ask what each of
+Two sources, never mixed up: a few drawn boxes (`with_boxes`), or the boxes of the very
+set that is evaluated (`oracle`, an upper bound and not a result). Both ask what each of
 255 levels, a byte of the normalised heat, makes of a map: boxes, and how well they fit drawn ones.
 """
 
@@ -213,13 +213,6 @@ class _Curves:
     overlap: FloatArray
     num_boxes: NDArray[np.int64]  # (N,)
 
-    def basis(self, groups: Groups, num_classes: int) -> tuple[ClassBasis, ...]:
-        of_class = [self.class_indices == index for index in range(num_classes)]
-        return tuple(
-            ClassBasis(int(rows.sum()), int(self.num_boxes[rows].sum()), index in groups)
-            for index, rows in enumerate(of_class)
-        )
-
 
 def require_boxes(most: int) -> None:
     if not most:
@@ -230,108 +223,84 @@ def require_boxes(most: int) -> None:
         )
 
 
-def calibrate_with_boxes(
-    drawn: Iterable[DrawnHeat],
-    num_classes: int,
-    *,
-    threshold_mode: ThresholdMode,
-    random: Generator,
-    counted: Counted = "largest",
-    limits: ComponentLimits = ComponentLimits(),
-    granularity: Granularity = "class",
-) -> Calibration:
-    """Thresholds from a few drawn images (5 to 50), with what that number leaves uncertain.
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What thresholds are tuned for: the kind of heat, and the components that get a box of it."""
 
-    The sum of success and overlap is maximised: with few images success alone is a staircase. A
-    class with fewer than FEWEST_IMAGES takes the threshold of all classes together.
-    """
-    curves = _curves(drawn, threshold_mode, counted, limits)
-    groups = _groups(curves.class_indices, num_classes, granularity)
-    gain = curves.success + curves.overlap
-    intervals = {key: _interval(gain[rows], random) for key, rows in groups.items()}
-    return replace(
-        _calibration(curves, gain, groups, num_classes, threshold_mode, counted),
-        intervals=tuple(intervals[k if k in groups else None] for k in range(num_classes)),
-        confidence=CONFIDENCE,
-        leave_one_out=_leave_one_out(curves, gain, groups),
-    )
+    num_classes: int
+    threshold_mode: ThresholdMode
+    counted: Counted = "largest"
+    limits: ComponentLimits = ComponentLimits()
+    granularity: Granularity = "class"
 
+    def with_boxes(self, drawn: Iterable[DrawnHeat], random: Generator) -> Calibration:
+        """Thresholds from a few drawn images (5 to 50), with what that number leaves uncertain.
 
-def calibrate_oracle(
-    drawn: Iterable[DrawnHeat],
-    num_classes: int,
-    *,
-    threshold_mode: ThresholdMode,
-    counted: Counted = "largest",
-    limits: ComponentLimits = ComponentLimits(),
-    granularity: Granularity = "global",
-) -> Calibration:
-    """The best thresholds for the boxes they are evaluated on: what no honest tuning exceeds."""
-    curves = _curves(drawn, threshold_mode, counted, limits)
-    groups = _groups(curves.class_indices, num_classes, granularity, fewest=1)
-    gain = curves.success + _OVERLAP_BREAKS_TIES * curves.overlap
-    calibration = _calibration(curves, gain, groups, num_classes, threshold_mode, counted)
-    return replace(calibration, is_oracle=True)
-
-
-def _curves(
-    drawn: Iterable[DrawnHeat],
-    threshold_mode: ThresholdMode,
-    counted: Counted,
-    limits: ComponentLimits,
-) -> _Curves:
-    class_indices, success, overlap, num_boxes = [], [], [], []
-    for heat in drawn:
-        levels = heat_levels(heat.heat, threshold_mode=threshold_mode)
-        components = level_components(levels, heat.transform, limits)
-        quality = level_quality(
-            components, heat.boxes, heat.transform, counted=counted, min_iou=MIN_IOU
+        The sum of success and overlap is maximised: with few images success alone is a staircase.
+        A class with fewer than FEWEST_IMAGES takes the threshold of all classes together.
+        """
+        curves = self._curves(drawn)
+        groups = self._groups(curves.class_indices, FEWEST_IMAGES)
+        gain = curves.success + curves.overlap
+        intervals = {key: _interval(gain[rows], random) for key, rows in groups.items()}
+        return replace(
+            self._calibration(curves, gain, groups),
+            intervals=tuple(intervals[k if k in groups else None] for k in range(self.num_classes)),
+            confidence=CONFIDENCE,
+            leave_one_out=_leave_one_out(curves, gain, groups),
         )
-        class_indices.append(heat.class_index)
-        success.append(quality.success)
-        overlap.append(quality.overlap)
-        num_boxes.append(len(heat.boxes))
-    if not num_boxes:
-        raise ValueError("there is no drawn box to calibrate with")
-    curves = np.stack(success), np.stack(overlap)
-    return _Curves(np.array(class_indices), *curves, np.array(num_boxes))
 
+    def oracle(self, drawn: Iterable[DrawnHeat]) -> Calibration:
+        """The best for the boxes they are evaluated on: what no honest tuning exceeds."""
+        curves = self._curves(drawn)
+        groups = self._groups(curves.class_indices, 1)
+        gain = curves.success + _OVERLAP_BREAKS_TIES * curves.overlap
+        return replace(self._calibration(curves, gain, groups), is_oracle=True)
 
-def _groups(
-    class_indices: NDArray[np.int64],
-    num_classes: int,
-    granularity: Granularity,
-    fewest: int = FEWEST_IMAGES,
-) -> Groups:
-    """Which images give a threshold together: those of a class with enough, and (None) all."""
-    groups: dict[int | None, NDArray[np.intp]] = {None: np.arange(len(class_indices))}
-    for class_index in range(num_classes if granularity == "class" else 0):
-        rows = np.flatnonzero(class_indices == class_index)
-        if len(rows) >= fewest:
-            groups[class_index] = rows
-    return groups
+    def _curves(self, drawn: Iterable[DrawnHeat]) -> _Curves:
+        class_indices, success, overlap, num_boxes = [], [], [], []
+        for heat in drawn:
+            levels = heat_levels(heat.heat, threshold_mode=self.threshold_mode)
+            components = level_components(levels, heat.transform, self.limits)
+            quality = level_quality(
+                components, heat.boxes, heat.transform, counted=self.counted, min_iou=MIN_IOU
+            )
+            class_indices.append(heat.class_index)
+            success.append(quality.success)
+            overlap.append(quality.overlap)
+            num_boxes.append(len(heat.boxes))
+        if not num_boxes:
+            raise ValueError("there is no drawn box to calibrate with")
+        curves = np.stack(success), np.stack(overlap)
+        return _Curves(np.array(class_indices), *curves, np.array(num_boxes))
 
+    def _groups(self, class_indices: NDArray[np.int64], fewest: int) -> Groups:
+        """Which images give a threshold together: those of a class with enough, (None) all."""
+        groups: dict[int | None, NDArray[np.intp]] = {None: np.arange(len(class_indices))}
+        for class_index in range(self.num_classes if self.granularity == "class" else 0):
+            rows = np.flatnonzero(class_indices == class_index)
+            if len(rows) >= fewest:
+                groups[class_index] = rows
+        return groups
 
-def _calibration(  # noqa: PLR0917 (all that was found out)
-    curves: _Curves,
-    gain: FloatArray,
-    groups: Groups,
-    num_classes: int,
-    threshold_mode: ThresholdMode,
-    counted: Counted,
-) -> Calibration:
-    """The thresholds of the greatest gain."""
-    levels = {key: _best_level(gain[rows].mean(axis=0)) for key, rows in groups.items()}
-    chosen = [levels[key if key in groups else None] for key in range(num_classes)]
-    num_own = len(groups) - 1
-    shared = "one threshold" if not num_own else f"{num_own} of {num_classes} classes by themselves"
-    return Calibration(
-        thresholds=tuple(float(THRESHOLDS[level]) for level in chosen),
-        threshold_mode=threshold_mode,
-        method=f"{counted} box, {shared}",
-        num_boxes_used=int(curves.num_boxes.sum()),
-        basis=curves.basis(groups, num_classes),
-    )
+    def _calibration(self, curves: _Curves, gain: FloatArray, groups: Groups) -> Calibration:
+        """The thresholds of the greatest gain."""
+        levels = {key: _best_level(gain[rows].mean(axis=0)) for key, rows in groups.items()}
+        classes = range(self.num_classes)
+        in_words = f"{len(groups) - 1} of {self.num_classes} classes by themselves"
+        of_class = [curves.class_indices == index for index in classes]
+        return Calibration(
+            thresholds=tuple(
+                float(THRESHOLDS[levels[index if index in groups else None]]) for index in classes
+            ),
+            threshold_mode=self.threshold_mode,
+            method=f"{self.counted} box, {in_words if len(groups) > 1 else 'one threshold'}",
+            num_boxes_used=int(curves.num_boxes.sum()),
+            basis=tuple(
+                ClassBasis(int(rows.sum()), int(curves.num_boxes[rows].sum()), index in groups)
+                for index, rows in enumerate(of_class)
+            ),
+        )
 
 
 def _best_level(gain: FloatArray) -> int:
