@@ -98,38 +98,32 @@ def test_the_heat_of_predictions_is_that_of_the_run_that_made_them(
     assert index["thresholds"] == [0.3] * 8
 
 
-def earlier(predicted: Path, folder: Path, **settings: object) -> Path:
-    """The predictions as a version that weighed maps recorded them."""
-    record = json.loads((predicted / "predictions.json").read_text())
-    plain = {"objectness": "none", "objectness_stride": 8, "center_prior": False}
-    record["settings"] |= {**plain, **settings}
-    shutil.copytree(predicted, folder)
-    (folder / "predictions.json").write_text(json.dumps(record))
-    return folder
-
-
-def test_predictions_that_could_have_been_weighed_keep_the_settings_they_were_made_with(
-    predicted, tmp_path, capsys
-):
-    stored = {"min_area": 0.125, "threshold": 0.625}
-    report(tmp_path / "r.html", capsys, earlier(predicted, tmp_path / "earlier", **stored))
+def test_predictions_keep_the_settings_they_were_made_with(predicted, tmp_path, capsys):
+    folder = recorded(predicted, tmp_path / "kept", min_area=0.125, threshold=0.625)
+    report(tmp_path / "r.html", capsys, folder)
     index = index_of(tmp_path / "r.html")
     assert index["thresholds"] == [0.625] * 8
     assert index["minArea"] == 0.125
     assert any(block_of(tmp_path / "r.html", number)["heat"] for number in range(40))
 
 
-@pytest.mark.parametrize(
-    ("settings", "flag"),
-    [({"objectness": "distance"}, "--objectness"), ({"center_prior": True}, "--center-prior")],
-)
-def test_predictions_of_weighed_maps_are_shown_without_heat_and_it_says_why(
-    predicted, tmp_path, capsys, settings, flag
+def recorded(predicted: Path, folder: Path, **settings: object) -> Path:
+    """The predictions as if they had been made with these settings."""
+    record = json.loads((predicted / "predictions.json").read_text())
+    record["settings"] |= settings
+    shutil.copytree(predicted, folder)
+    (folder / "predictions.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.mark.parametrize("settings", [{"objectness": "distance"}, {"masks": "par"}])
+def test_predictions_with_unknown_settings_are_shown_without_heat_and_it_says_why(
+    predicted, tmp_path, capsys, settings
 ):
     out = tmp_path / "r.html"
-    folder = earlier(predicted, tmp_path / "earlier", **settings)
+    folder = recorded(predicted, tmp_path / "earlier", **settings)
     assert report(out, capsys, folder)["shown"] == 40
-    assert f"predicted with {flag}, which weakloc no longer has" in out.read_text("utf-8")
+    assert "predicted with settings that this weakloc does not have" in out.read_text("utf-8")
     images = index_of(out)["images"]
     assert any(image["boxes"] for image in images)
     for number in range(len(images)):

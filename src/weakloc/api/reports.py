@@ -189,20 +189,21 @@ def _report_predictions(
 
     shown = _most_doubtful(pictures(), material)
     contents = material.contents_of({picture.prediction.image for picture in shown})
-    weighing = "" if look else _weighing_of_maps(described)
-    run = None if weighing else _run_behind(described, material.settings.run)
-    if run is None:
+    made_with = _settings_of(described)
+    if look is not None and made_with is None:
+        made_with = look, Places()
+    run = _run_behind(described, material.settings.run)
+    if run is None or made_with is None:
         shown = [_opened(picture, contents) for picture in shown]
         class_names = tuple(described.get("classes") or names)
         content = ReportContent(class_names, (), thresholds=described.get("thresholds") or {})
     else:
-        used_look, used_places = _settings_of(described)
-        predictor = run.predictor(look or used_look, places or used_places)
+        predictor = run.predictor(look or made_with[0], places or made_with[1])
         shown = list(_with_heat(shown, contents, predictor, on_progress))
         content = _content_of_run(run, predictor, material)
     facts = {**content.facts, "Predictions": str(file)}
-    if weighing:
-        facts["Heat"] = f"not shown: predicted with {weighing}, which weakloc no longer has"
+    if made_with is None:
+        facts["Heat"] = "not shown: predicted with settings that this weakloc does not have"
     metrics = content.metrics or material.metrics(file.parent)
     content = replace(content, facts=facts, metrics=metrics)
     return _written(out, content, shown, totals, material)
@@ -224,30 +225,14 @@ def _run_behind(described: Mapping[str, Any], named: Path | None) -> TrainedRun 
     return None
 
 
-# What weighed the maps once, with the values that left them as they were.
-TAKEN_OUT = {"objectness": "none", "center_prior": False}
-
-
-def _weighing_of_maps(described: Mapping[str, Any]) -> str:
-    """The flags that weighed the maps of predictions of an earlier version; mostly none."""
+def _settings_of(described: Mapping[str, Any]) -> tuple[Look, Places] | None:
+    """How the predictions were made, the defaults where nobody says; None: by another version."""
     stored = described.get("settings")
-    if not isinstance(stored, Mapping):
-        return ""
-    flags = (name for name, idle in TAKEN_OUT.items() if stored.get(name, idle) != idle)
-    return " and ".join("--" + name.replace("_", "-") for name in flags)
-
-
-def _settings_of(described: Mapping[str, Any]) -> tuple[Look, Places]:
-    """How the predictions were made; the defaults where that is not known."""
-    stored = described.get("settings")
-    if not isinstance(stored, Mapping):
-        return Look(), Places()
-    gone = {*TAKEN_OUT, "objectness_stride"}
-    look, places = look_and_places({name: stored[name] for name in stored if name not in gone})
+    look, places = look_and_places(stored if isinstance(stored, Mapping) else {})
     try:
         return from_settings(Look, look), from_settings(Places, places)
-    except SettingError:  # of another version
-        return Look(), Places()
+    except SettingError:
+        return None
 
 
 def _missing_image(name: str) -> NoReturn:
