@@ -1,4 +1,4 @@
-"""Refining maps by the image's edges: dense CRF against pydensecrf2, pixel affinity beside it.
+"""Refining maps by the image's edges: dense CRF against pydensecrf2.
 
     python -m benchmarks.bench_crf [--rounds 7] [--photograph FILE]
 
@@ -18,7 +18,6 @@ from PIL import Image
 
 from benchmarks.measure import paired_ratio, time_interleaved, write_results
 from weakloc.localize.crf import CrfSettings, refine_unary
-from weakloc.localize.pixel_affinity import PixelAffinitySettings, refine_by_pixel_affinity
 
 PEER = "pydensecrf2"
 
@@ -110,7 +109,6 @@ def _variants(
     unary: np.ndarray, image: np.ndarray, *, has_peer: bool
 ) -> dict[str, Callable[[], object]]:
     settings = CrfSettings()
-    probabilities = np.exp(-unary)
 
     def two_in_threads() -> None:
         with ThreadPoolExecutor(2) as pool:
@@ -124,9 +122,6 @@ def _variants(
         "dense CRF": lambda: refine_unary(unary, image, settings),
         "dense CRF, two images in turn": two_in_turn,
         "dense CRF, two images in two threads": two_in_threads,
-        "pixel affinity": lambda: refine_by_pixel_affinity(
-            probabilities, image, PixelAffinitySettings()
-        ),
     }
     if has_peer:
         variants = {PEER: lambda: refine_by_peer(unary, image, settings), **variants}

@@ -288,7 +288,7 @@ class Places(Cut):
     peak_distance: float = 0.1
     """Least distance of two points of a class, as a share of the image's long side."""
 
-    masks: Literal["none", "threshold", "par", "crf"] = "none"
+    masks: Literal["none", "threshold", "crf"] = "none"
     """Masks of present classes: none, by threshold, or refined along the edges of the image."""
 
     background: Literal["auto", "threshold", "class", "power"] = "auto"
@@ -531,7 +531,7 @@ class LabelSettings:
     localiser: Literal["cells", "score_map"] = "cells"
     """Where places are looked for: in cells learned from all images, or in the class maps."""
 
-    masks: Literal["none", "threshold", "par", "crf"] = "none"
+    masks: Literal["none", "threshold", "crf"] = "none"
     """Masks of the tagged classes: none, by threshold, or refined along the edges of the image."""
 
     seed: int = 0

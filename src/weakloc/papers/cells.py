@@ -282,10 +282,13 @@ class Measurement:
         write_json(self.path, self._record(evaluated, seconds, searched))
 
     def _measured_run(self, data_set: DataSet) -> LoadedRun:
-        runs = [self._searching(load_folder(training.run_folder)) for training in self.trainings]
-        if len(runs) == 1:
-            return self._tuned(self._refined(runs[0], data_set), data_set)
-        fused = FusedRuns(tuple(runs))
+        first, *others = [self._searching(load_folder(part.run_folder)) for part in self.trainings]
+        if not others:
+            if self.look.localiser == "cells":
+                settings = RefineSettings(seed=self.training.settings.seed)
+                first = refine(first, data_set, settings=settings, keep=False).run
+            return self._tuned(first, data_set)
+        fused = FusedRuns((first, *others))
         return fused if self.fusion == "mean" else fused.fitted(data_set, look=self.look)
 
     def _searching(self, trained: TrainedRun) -> TrainedRun:
@@ -295,12 +298,6 @@ class Measurement:
             return TrainedRun(run)
         fields = merged_settings(to_settings(run.method), self.search)
         return TrainedRun(replace(run, method=from_settings(METHODS[run.method.name], fields)))
-
-    def _refined(self, trained: TrainedRun, data_set: DataSet) -> TrainedRun:
-        if self.look.localiser != "cells":
-            return trained
-        settings = RefineSettings(seed=self.training.settings.seed)
-        return refine(trained, data_set, settings=settings, keep=False).run
 
     def _tuned(self, trained: TrainedRun, data_set: DataSet) -> TrainedRun:
         if self.tuning == "fixed":

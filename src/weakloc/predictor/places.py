@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from weakloc.geometry import GridTransform, nearest_cells
 from weakloc.localize.boxes import HeatBox, find_boxes, whole_image_box
 from weakloc.localize.crf import CrfSettings, refine_unary
 from weakloc.localize.doubt import disagreements
-from weakloc.localize.maps import NORMALISATIONS, HeatMap, Maps, image_grid, resample
+from weakloc.localize.maps import NORMALISATIONS, HeatMap, image_grid, resample
 from weakloc.localize.masks import (
     Background,
     LabelGrid,
@@ -29,7 +29,6 @@ from weakloc.localize.masks import (
     segment,
     without_specks,
 )
-from weakloc.localize.pixel_affinity import PixelAffinitySettings, refine_by_pixel_affinity
 from weakloc.localize.points import FoundPeak, Peak, PointMap, locate_point, locate_points
 from weakloc.methods.method import PlaceRules
 from weakloc.predictor.views import SeenImage
@@ -70,7 +69,10 @@ def find_masks(
     else:  # raw scores compete, with one another and with the background's
         maps = replace(heat, values=np.concatenate([heat.values, behind.values]))
         background = Background("class")
-    labels = _LABELLING[places.masks](maps, image, background, rules)
+    if places.masks == "crf":
+        labels = _by_crf(maps, image, background, rules)
+    else:
+        labels = segment(maps, image_grid(image.picture.size), background=background)
     return class_masks(without_specks(labels, min_area=places.min_area))
 
 
@@ -90,45 +92,16 @@ def _against_a_level(
 def _by_crf(
     maps: ScoreMaps, image: SeenImage, background: Background, rules: PlaceRules
 ) -> LabelGrid:
-    def refine(stack: Maps, pixels: NDArray[np.uint8]) -> Maps:
-        likely = log_softmax(stack, axis=0)
-        if rules.crf_unary == "shares" and background.mode != "class":
-            positive = np.maximum(stack, 1e-3)
-            likely = np.log(positive / positive.sum(axis=0))
-        return refine_unary(np.asarray(-likely, dtype=np.float32), pixels, CrfSettings())
-
-    return _refined(maps, image, background, refine)
-
-
-def _by_pixel_affinity(
-    maps: ScoreMaps, image: SeenImage, background: Background, _rules: PlaceRules
-) -> LabelGrid:
-    def refine(stack: Maps, pixels: NDArray[np.uint8]) -> Maps:
-        return np.asarray(refine_by_pixel_affinity(stack, pixels, PixelAffinitySettings()))
-
-    return _refined(maps, image, background, refine)
-
-
-_LABELLING: dict[str, Callable[[ScoreMaps, SeenImage, Background, PlaceRules], LabelGrid]] = {
-    "threshold": lambda maps, image, background, _rules: segment(
-        maps, image_grid(image.picture.size), background=background
-    ),
-    "crf": _by_crf,
-    "par": _by_pixel_affinity,
-}
-
-
-def _refined(
-    maps: ScoreMaps,
-    image: SeenImage,
-    background: Background,
-    refine: Callable[[Maps, NDArray[np.uint8]], Maps],
-) -> LabelGrid:
     """Refined at a bounded size, then each pixel of the image takes the nearest label."""
     grid = image_grid(image.picture.size, long_side=REFINED_SIDE)
     columns, rows = (round(side) for side in grid.grid_size)
     pixels = np.asarray(image.picture.resize((columns, rows)))
-    labels = labels_of_stack(refine(score_stack(resample(maps, grid).values, background), pixels))
+    stack = score_stack(resample(maps, grid).values, background)
+    likely = log_softmax(stack, axis=0)
+    if rules.crf_unary == "shares" and background.mode != "class":
+        positive = np.maximum(stack, 1e-3)
+        likely = np.log(positive / positive.sum(axis=0))
+    labels = labels_of_stack(refine_unary(np.asarray(-likely, np.float32), pixels, CrfSettings()))
     return np.asarray(labels[nearest_cells(labels.shape, image.picture.size)])
 
 

@@ -296,7 +296,7 @@ POINTS = _recipe(
 )  # fmt: skip
 
 _BACKGROUNDS = ("threshold", "power", "class")
-_REFINEMENTS = {"plain": "threshold", "PAR": "par", "CRF": "crf"}
+_REFINEMENTS = {"plain": "threshold", "CRF": "crf"}
 _TRAINED_WITH: dict[str, dict[str, Any]] = {"class": {"rules": {"background": "class"}}}
 
 MASKS = _recipe(
@@ -318,7 +318,6 @@ MASKS = _recipe(
     findings=(
         Finding("a CRF helps to segment (+4.5)", "threshold, CRF", "threshold, plain",
                 "mean_iou", _PAPER),
-        Finding("PAR helps to segment", "threshold, PAR", "threshold, plain", "mean_iou"),
         Finding("a background class segments better than a threshold",
                 "class, plain", "threshold, plain", "mean_iou"),
         Finding("a power of the heat segments better than a threshold",
