@@ -1,0 +1,105 @@
+"""Hostile inputs for the readers, counted by what came of them.
+
+    python -m tests.fuzz TARGET --runs N --seed S --seconds T [--start N] [--keep FOLDER]
+        [--log FILE]
+
+TARGET is one of the readers, several with commas between them, or `all`, which shares the runs and
+the seconds. The same target, seed and number are the same input on every machine. The exit code is
+1 where an input ended in anything but an answer, a listed problem or an error in one line; `--keep`
+makes each of those smaller and writes it as a case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.fuzz.arena import GOOD, OUTCOMES, REPOSITORY, Tally, generated, prepare, run
+from tests.fuzz.readers import READERS
+from tests.fuzz.shrinking import keep
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("target", help=f"all, or some of: {', '.join(READERS)}")
+    parser.add_argument("--runs", type=int, default=1_000_000, help="inputs in all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=int, default=0, help="number of the first input")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time in all")
+    parser.add_argument("--keep", type=Path, help="folder for cases")
+    parser.add_argument("--log", type=Path, help="a line of JSON for each target is added to it")
+    chosen = parser.parse_args()
+    targets = list(READERS) if chosen.target == "all" else chosen.target.split(",")
+    for target in targets:
+        if target not in READERS:
+            parser.error(f"{target!r} is not one of {', '.join(READERS)}")
+    prepare(targets)
+    tallies = {}
+    end = time.monotonic() + chosen.seconds
+    for number, target in enumerate(targets):
+        left = len(targets) - number
+        until = time.monotonic() + max(0.1, (end - time.monotonic()) / left)
+        tally = run(
+            generated(target, chosen.seed),
+            chosen.runs // len(targets),
+            target=target,
+            until=until,
+            start=chosen.start,
+        )
+        tallies[target] = tally
+        print(_line(target, tally), flush=True)
+        for finding in tally.findings.values():
+            times = tally.times[finding.signature]
+            print(f"    {times} x {finding.signature}: input {finding.number}", flush=True)
+        if chosen.log is not None:
+            _log(chosen.log, target, tally, chosen.seed, chosen.start)
+    whole = Tally()
+    for tally in tallies.values():
+        whole.counts.update(tally.counts)
+        whole.seconds += tally.seconds
+    print(_line("all", whole))
+    for tally in tallies.values() if chosen.keep is not None else ():
+        for finding in tally.findings.values():
+            print(keep(finding, seed=chosen.seed, folder=chosen.keep), flush=True)
+    return int(any(tally.findings for tally in tallies.values()))
+
+
+def _line(target: str, tally: Tally) -> str:
+    counts = ", ".join(f"{tally.counts[name]:,} {name}" for name in OUTCOMES if tally.counts[name])
+    rate = tally.num_inputs / max(tally.seconds, 1e-9)
+    return f"{target}: {tally.num_inputs:,} inputs at {rate:,.0f}/s: {counts}"
+
+
+def _log(file: Path, target: str, tally: Tally, seed: int, start: int) -> None:
+    commit = subprocess.run(
+        ["git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    record = {
+        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "commit": commit,
+        "target": target,
+        "seed": seed,
+        "start": start,
+        "inputs": tally.num_inputs,
+        "seconds": round(tally.seconds, 1),
+        "counts": dict(tally.counts),
+        "bad": sum(count for name, count in tally.counts.items() if name not in GOOD),
+        "signatures": dict(tally.times),
+    }
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(record) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
