@@ -226,7 +226,9 @@ def _work(
 ) -> None:
     """Inputs one after the other; those that end badly are told, the last number as well."""
     folder = scratch / "data"
-    faulthandler.register(signal.SIGUSR1, (scratch / STACK).open("w"), all_threads=False)
+    stack = (scratch / STACK).open("w")
+    faulthandler.enable(stack, all_threads=False)
+    faulthandler.register(signal.SIGUSR1, stack, all_threads=False)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders in C complain there
     guard = _Guard(scratch)
     confine()
