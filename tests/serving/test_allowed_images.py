@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -49,8 +50,7 @@ def test_images_below_the_root_are_found_by_every_kind_of_name(
     names += [f"/data/local-files/?d=/{quote(name)}"]
     for each in names:
         found = images.find(each)
-        assert found.name == name
-        assert found.content == str(folders.resolve() / "photos" / name)
+        assert (found.name, found.content) == (name, b"inside")
 
 
 def test_label_studios_uploads_are_found_below_its_media_folder(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_label_studios_uploads_are_found_below_its_media_folder(tmp_path: Path) 
     path.parent.mkdir(parents=True)
     path.write_bytes(b"inside")
     images = allowed_images([tmp_path / "media"], [], max_bytes=100)
-    assert images.find("/data/upload/3/1a2b-%C3%BC%20b.png").content == str(path.resolve())
+    assert images.find("/data/upload/3/1a2b-%C3%BC%20b.png").content == b"inside"
 
 
 ESCAPES = (
@@ -148,7 +148,38 @@ def test_a_root_may_itself_be_a_link_and_there_may_be_several(folders: Path) -> 
     (folders / "link").symlink_to("photos")
     images = allowed_images([folders / "secret", folders / "link"], [], max_bytes=100)
     assert images.find("plain.png").name == "plain.png"
-    assert images.find("s.png").content == str((folders / "secret" / "s.png").resolve())
+    assert images.find("s.png").content == b"outside"
+
+
+def test_an_image_larger_than_the_limit_is_refused(images: AllowedImages, folders: Path) -> None:
+    for size, fits in ((100, True), (101, False)):
+        (folders / "photos" / "plain.png").write_bytes(b"x" * size)
+        with nullcontext() if fits else pytest.raises(ImageError, match="larger than 100 bytes"):
+            assert len(images.find("plain.png").content) == size
+
+
+@pytest.mark.parametrize("swapped", ["photos/a b", "photos/a b/x.png"])
+def test_a_link_that_takes_the_place_of_what_was_checked_is_not_followed(
+    images: AllowedImages, folders: Path, swapped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folders / "photos" / "a b" / "x.png").write_bytes(b"inside")
+    (folders / "secret" / "x.png").write_bytes(b"outside")
+    assert images.find("a b/x.png").content == b"inside"
+    look_first = os.path.realpath
+
+    def resolve_and_swap(path: str, **named: bool) -> str:
+        found = look_first(path, **named)
+        place = folders / swapped
+        if not place.is_symlink():
+            place.rename(folders / "moved")
+            place.symlink_to(folders / "secret" / place.relative_to(folders / "photos/a b"))
+        return found
+
+    monkeypatch.setattr(os.path, "realpath", resolve_and_swap)
+    with pytest.raises(ImageError, match="no such image"):
+        images.find("a b/x.png")
+    monkeypatch.undo()
+    assert (folders / "photos" / "a b" / "x.png").read_bytes() == b"outside"
 
 
 def test_a_root_that_is_no_folder_is_named(folders: Path) -> None:
@@ -172,6 +203,12 @@ class _Site(BaseHTTPRequestHandler):
         if self.path == "/open/redirect":
             self.send_response(302)
             self.send_header("Location", "/hidden/image.png")
+        elif self.path == "/open/dripping":
+            with suppress(OSError):
+                for byte in b"HTTP/1.1 200 OK\r\nX: " + b"a" * 40:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.02)
+            return
         elif self.path == "/open/missing":
             self.send_response(404)
         else:
@@ -212,6 +249,15 @@ def test_only_addresses_below_an_allowed_one_are_fetched() -> None:
             f"{here}/open/..%2fhidden/image.png",
             f"{here}/open/..%5chidden/image.png",
             f"{here}/open/..\\hidden/image.png",
+            f"{here}/open/..;/hidden/image.png",
+            f"{here}/open/..;a=1/hidden/image.png",
+            f"{here}/open/%2e%2e%3b/hidden/image.png",
+            f"{here}/open/%252e%252e/hidden/image.png",
+            f"{here}/open/%25252e./hidden/image.png",
+            f"{here}/open/a%3f/../hidden/image.png",
+            f"{here}/open/a%0d%0aX-Header:%201",
+            f"{here}/open/a?b=%250d%250aX-Header:%201",
+            f"{here}/open/{'25' * 3000}",
             f"http://user@127.0.0.1:{port}/open/image.png",
             f"http://127.0.0.1:{port}@evil.example/open/image.png",
             f"http://evil.example\t@127.0.0.1:{port}/open/image.png",
@@ -238,6 +284,16 @@ def test_what_cannot_be_fetched_says_why_and_redirects_are_not_followed() -> Non
         assert "/hidden/image.png" not in _Site.asked
     with pytest.raises(ImageError, match="cannot be fetched"):
         images.find(f"{here}/nobody-listens-any-more")
+
+
+def test_an_address_that_drips_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weakloc.serving.allowed_images.FETCH_SECONDS", 0.1)
+    with site() as port:
+        here = f"http://127.0.0.1:{port}/open"
+        start = time.monotonic()
+        with pytest.raises(ImageError, match="timed out"):
+            allowed_images([], [here], max_bytes=100).find(f"{here}/dripping")
+        assert time.monotonic() - start < 0.6  # all of it takes 1.2
 
 
 BAD_ADDRESSES = ("ftp://host/", "host/path", "file:///etc", "http://", "http://u@h/", "http://h/?a")

@@ -6,10 +6,12 @@ import http.client
 import json
 import logging
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,7 +170,11 @@ def test_a_broken_task_has_no_regions_and_only_broken_ones_are_an_error(
     assert [bool(each["result"]) for each in found] == [True, False, False, True, False]
     assert [each["model_version"] for each in found] == [VERSION] * 5
     assert found[1]["score"] == 0
-    for task, reason in ((tasks[1], "damaged"), (tasks[2], "--root"), (tasks[4], "'image'")):
+    for task, reason in (
+        (tasks[1], "not an image that can"),
+        (tasks[2], "--root"),
+        (tasks[4], "'image'"),
+    ):
         reply = client.post_json("/predict", label_studio([task]))
         assert (reply.status, reason in reply.error) == (422, True), reply.error
     assert client.post_json("/predict", label_studio([])).json == {"results": []}
@@ -230,11 +236,14 @@ def test_filters_apply_to_label_studio(photos: Path) -> None:
         (b"{", "application/json", 400, "not JSON"),
         (b"\xff", "application/json", 400, "not JSON"),
         (b"[" * 100_000, "application/json", 400, "not JSON"),
+        (b"[" + b"0," * 400_000 + b"0]", "application/json", 400, "no JSON object"),
+        (b"[" + b"9" * 5000 + b"]", "application/json", 400, "not JSON"),
+        (b"[" * 1_000_001, "application/json", 413, "1,000,000 values"),
         (b"[]", "application/json", 400, "no JSON object"),
         (b"{}", "application/json", 400, "neither"),
         (b'{"image": 3}', "application/json", 400, "neither"),
         (b'{"tasks": [3]}', "application/json", 400, "neither"),
-        (b'{"image": "broken.png"}', "application/json", 422, "damaged"),
+        (b'{"image": "broken.png"}', "application/json", 422, "not an image that can"),
         (b'{"image": "../../etc/passwd"}', "application/json", 422, "--root"),
         (b'{"image": "/etc/passwd"}', "application/json", 422, "--root"),
         (b'{"image": "http://127.0.0.1:1/a.png"}', "application/json", 422, "--allow-url"),
@@ -242,7 +251,7 @@ def test_filters_apply_to_label_studio(photos: Path) -> None:
         (b"nonsense", "multipart/form-data; boundary=x", 400, ""),
         (b"nonsense", "multipart/form-data", 400, "boundary"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 def test_what_cannot_be_answered_says_why(
     client: Client, body: bytes, content_type: str | None, status: int, reason: str
@@ -292,6 +301,115 @@ def wait_for_requests(client: Client, count: int) -> None:
     while client.ask("GET", "/health").json["requests"] != count:
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def opened(client: Client, sent: bytes = b"") -> socket.socket:
+    """A connection on which no more is sent than this."""
+    connection = socket.create_connection(("127.0.0.1", client.port), timeout=10)
+    connection.sendall(sent)
+    return connection
+
+
+@contextmanager
+def many_opened(count: int, client: Client, sent: bytes = b"") -> Iterator[list[socket.socket]]:
+    """In their order, as the server has met them."""
+    with ExitStack() as stack:
+        connections = []
+        for _ in range(count):
+            connections.append(stack.enter_context(opened(client, sent)))
+            time.sleep(0.002)
+        yield connections
+
+
+UNFINISHED = (
+    b"POST /predict HTTP/1.1\r\nHost: h\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\n"
+)
+
+
+def test_whoever_sends_slowly_takes_no_place_and_does_not_hold_up_the_end() -> None:
+    with (
+        serving(predictor_on(watched_source()), ServeSettings(queue=1)) as client,
+        many_opened(40, client, UNFINISHED + b"ab"),
+    ):
+        assert client.post_image(png()).status == 200
+        start = time.monotonic()
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize(
+    ("constant", "value", "status"),
+    [("BODY_SECONDS", 0.1, 408), ("MOST_BODIES", 3, 503), ("BODIES_IN_MEMORY", 7e-6, 503)],
+)
+def test_a_body_too_long_on_its_way_is_given_up(
+    constant: str, value: float, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"weakloc.serving.app.{constant}", value)
+    with (
+        serving(predictor_on(watched_source()), ServeSettings(max_megabytes=1)) as client,
+        # The fourth is one too many, and 8 bytes are more than 7.
+        many_opened(4, client, UNFINISHED + b"ab") as slow,
+    ):
+        assert slow[0].recv(100).startswith(f"HTTP/1.1 {status} ".encode())
+        if status == 503:  # the others may go on
+            slow[1].settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                slow[1].recv(100)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nX: "])
+def test_a_header_that_does_not_come_closes_the_connection(
+    sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weakloc.serving.app.HEADER_SECONDS", 0.1)
+    whole = b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n"
+    with serving(predictor_on(watched_source())) as client:
+        for before in (b"", whole):  # also after an answer
+            with opened(client, before) as connection:
+                answer = b""
+                while before and not answer.endswith(b"}"):
+                    answer += connection.recv(10_000)
+                connection.sendall(sent)
+                assert connection.recv(100) == b""
+
+
+def test_idle_connections_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weakloc.serving.app.MOST_CONNECTIONS", 5)
+    with serving(predictor_on(watched_source())) as client, many_opened(20, client) as idle:
+        assert all(client.post_image(png()).status == 200 for _ in range(3))
+        assert [connection.recv(100) for connection in idle[:15]] == [b""] * 15
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")]
+)
+def test_too_little_memory_is_503_and_the_next_one_is_answered(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = watched_source()
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with serving(predictor_on(source)) as client:
+        for place in ("weakloc.data.images._to_rgb", "weakloc.predictor.views.make_view"):
+            with monkeypatch.context() as patch:
+                patch.setattr(place, fail)
+                reply = client.post_image(png())
+            expected = 503 if isinstance(error, MemoryError) or "views" in place else 422
+            assert (reply.status, "retry-after" in reply.headers) == (expected, expected == 503)
+            assert client.post_image(png()).status == 200
+
+
+def test_what_is_in_a_file_that_is_no_image_is_not_told(tmp_path: Path) -> None:
+    starts = (b"", b"P1", b"P6", b"BM", b"II*\0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF1234WEBP")
+    with serving(predictor_on(watched_source()), ServeSettings(root=(tmp_path,))) as client:
+        for start in starts:
+            (tmp_path / "hidden").write_bytes(start + b"PASSWORD=secret")
+            task = {"id": 1, "data": {"image": "hidden"}}
+            for document in ({"image": "hidden"}, label_studio([task])):
+                reply = client.post_json("/predict", document)
+                assert reply.status == 422
+                assert reply.error == "hidden: is not an image that can be read"
 
 
 def test_a_prediction_that_fails_is_500_and_the_next_one_is_answered() -> None:

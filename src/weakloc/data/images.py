@@ -66,6 +66,7 @@ def read_member(path: str) -> bytes:
 
 Openable: TypeAlias = str | Path | bytes
 
+NO_MEMORY = "needs more memory than there is now"
 DEFAULT_MAX_PIXELS = 178_956_970  # what Pillow itself refuses: 0.5 GiB of RGB pixels
 # fmt: off
 IMAGE_SUFFIXES = frozenset((
@@ -130,7 +131,7 @@ def open_image(
             with _quiet_pillow(max_pixels) if may_warn else nullcontext():
                 opened.load()
             picture = _to_rgb(opened, location)
-        except ImageError:
+        except (ImageError, MemoryError):
             raise
         except Exception as error:  # a decoder fed with damaged bytes may raise anything
             raise ImageError(
@@ -159,6 +160,8 @@ def read_or_record(
     except ImageError as error:
         remedy = f". {error.remedy}" if error.remedy else ""
         return BrokenImage(sample_name, error.message + remedy)
+    except MemoryError:
+        return BrokenImage(sample_name, NO_MEMORY)
 
 
 def _open_file(source: Openable) -> IO[bytes]:

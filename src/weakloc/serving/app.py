@@ -15,10 +15,11 @@ import json
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeAlias
@@ -32,9 +33,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from weakloc.data.images import NO_MEMORY
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, ImageError, SettingError, WeaklocError
+from weakloc.files import parse_json
 from weakloc.output.exporters.jsonl import prediction_line
 from weakloc.output.exporters.label_studio import pre_annotation
 from weakloc.output.exporters.selection import selected
@@ -57,7 +61,7 @@ class Gate:
 
     app: ASGIApp
     token: str | None
-    max_bytes: int
+    bodies: Bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -85,7 +89,7 @@ class Gate:
             refusal = JSONResponse({"error": "the token is missing or wrong"}, 401, headers=asks)
             await refusal(scope, receive, send)
             return
-        await self.app(scope, bounded(receive, self.max_bytes), send)
+        await self.app(scope, self.bodies.whole(receive), send)
 
 
 def is_token(authorization: str | None, token: str) -> bool:
@@ -102,22 +106,66 @@ def is_token(authorization: str | None, token: str) -> bool:
     return hmac.compare_digest(secret, token.encode())
 
 
-def bounded(receive: Receive, max_bytes: int) -> Receive:
-    """The same body, ended by HTTP 413 where it is larger: it is never all in memory."""
-    num_bytes = 0
+BODY_SECONDS = 60  # a client may take so long to send its question
+MOST_BODIES = 256  # on their way at once
+BODIES_IN_MEMORY = 8  # of the largest size
+RETRY_SECONDS = 1
 
-    async def counting() -> Message:
-        nonlocal num_bytes
-        message = await receive()
-        num_bytes += len(message.get("body", b""))
-        if num_bytes > max_bytes:
-            raise HTTPException(413, f"the request is larger than {max_bytes:,} bytes")
-        return message
 
-    return counting
+@dataclass(frozen=True)
+class Bodies:
+    """Those on their way, the longest first: it has to go where they are too much together."""
+
+    max_bytes: int
+    unread: dict[asyncio.Timeout, bytearray] = field(default_factory=dict)
+
+    def whole(self, receive: Receive) -> Receive:
+        """The same body in one message; HTTP 408, 413 or 503 where it does not come."""
+        is_read = False
+
+        async def next_message() -> Message:
+            nonlocal is_read
+            if is_read:
+                return await receive()
+            is_read = True
+            return {"type": "http.request", "body": await self._read(receive)}
+
+        return next_message
+
+    async def _read(self, receive: Receive) -> bytes:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_SECONDS) as limit:
+                self.unread[limit] = body
+                while (message := await receive())["type"] == "http.request":
+                    body += message.get("body", b"")
+                    if len(body) > self.max_bytes:
+                        raise HTTPException(413, f"the body is over {self.max_bytes:,} bytes")
+                    self._make_room()
+                    if not message.get("more_body", False):
+                        return bytes(body)
+                raise ClientDisconnect
+        except TimeoutError as error:
+            if limit in self.unread:
+                raise HTTPException(408, f"the body took over {BODY_SECONDS} seconds") from error
+            raise _try_later("quicker bodies need the memory") from error
+        finally:
+            self.unread.pop(limit, None)
+
+    def _make_room(self) -> None:
+        num_bytes = sum(map(len, self.unread.values()))
+        if num_bytes > BODIES_IN_MEMORY * self.max_bytes or len(self.unread) > MOST_BODIES:
+            longest = next(iter(self.unread))
+            del self.unread[longest]
+            longest.reschedule(0.0)
+
+
+def _try_later(reason: str) -> HTTPException:
+    return HTTPException(503, reason, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
 UNNAMED = "image"
+MOST_VALUES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -150,9 +198,12 @@ async def read_question(request: Request) -> ImageSource | str | Tasks:
 
 
 async def read_json(request: Request) -> dict[str, Any]:
+    content = await request.body()
+    if content.count(b",") + content.count(b"[") > MOST_VALUES:  # they take far more as objects
+        raise HTTPException(413, f"the body has over {MOST_VALUES:,} values")
     try:
-        body = json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
+        body = parse_json(content)
+    except ValueError as error:
         raise HTTPException(400, f"the body is not JSON ({error})") from error
     if not isinstance(body, dict):
         raise HTTPException(400, "the body is no JSON object")
@@ -198,9 +249,9 @@ class PredictionWorker(Thread):
         return self._predictor.source.class_names
 
     def close(self) -> None:
-        """Answers what was submitted, then ends the thread."""
+        """Answers what was submitted, then ends the thread, which has seconds for it."""
         self._jobs.put(None)
-        self.join()
+        self.join(LAST_SECONDS)
 
     def submit(self, image: ImageSource) -> Future[Answer]:
         answer: Future[Answer] = Future()
@@ -245,10 +296,6 @@ class PredictionWorker(Thread):
                 job.answer.set_exception(error)
 
 
-BODY_SECONDS = 60  # a client may take so long to send its question
-RETRY_SECONDS = 1
-
-
 def build_app(
     predictor: Predictor,
     images: AllowedImages,
@@ -275,8 +322,10 @@ def build_app(
             Route("/webhook", service.ignore, methods=["POST"]),
             Route("/train", service.ignore, methods=["POST"]),
         ],
-        middleware=[Middleware(Gate, token=token, max_bytes=settings.max_bytes)],
-        exception_handlers={HTTPException: _refusal, WeaklocError: _refusal},
+        middleware=[Middleware(Gate, token=token, bodies=Bodies(settings.max_bytes))],
+        exception_handlers=dict.fromkeys(
+            (HTTPException, WeaklocError, MemoryError, ClientDisconnect), _refusal
+        ),
         lifespan=service.running,
     )
 
@@ -284,6 +333,8 @@ def build_app(
 def _refusal(request: Request, error: Exception) -> Response:
     """What is wrong, for the client and for the log."""
     reason, status, headers = str(error), 422, None
+    if isinstance(error, MemoryError):
+        error = _try_later(NO_MEMORY)
     if isinstance(error, HTTPException):
         reason, status, headers = error.detail, error.status_code, error.headers
     request.scope[REASON] = reason
@@ -303,6 +354,8 @@ class _Service:
     @asynccontextmanager
     async def running(self, _: Starlette) -> AsyncIterator[None]:
         self.worker.start()
+        threads = ThreadPoolExecutor(self.most_requests)  # what is slow to fetch keeps one
+        asyncio.get_running_loop().set_default_executor(threads)
         yield
         await asyncio.to_thread(self.worker.close)
 
@@ -331,36 +384,37 @@ class _Service:
         return JSONResponse({"status": "ok", "message": "weakloc serve predicts only"})
 
     async def predict(self, request: Request) -> Response:
+        question = await read_question(request)  # whoever sends slowly takes no place
         if self.num_requests >= self.most_requests:
-            later = {"Retry-After": str(RETRY_SECONDS)}
-            raise HTTPException(503, f"{self.num_requests} requests wait already", headers=later)
+            raise _try_later(f"{self.num_requests} requests wait already")
         self.num_requests += 1
         try:
-            try:
-                async with asyncio.timeout(BODY_SECONDS):
-                    question = await read_question(request)
-            except TimeoutError as error:
-                reason = f"the body took over {BODY_SECONDS} seconds"
-                raise HTTPException(408, reason) from error
             if isinstance(question, Tasks):
                 return await self._annotations(question, request)
             line = prediction_line(await self._prediction(question))
             return Response(line, media_type="application/json")
-        except ClientDisconnect:
-            return Response(status_code=400)  # only the log will know
         finally:
             self.num_requests -= 1
 
     async def _prediction(self, image: ImageSource | str) -> Prediction:
         """ImageError where the image is forbidden or broken."""
+        is_named = isinstance(image, str)
         if isinstance(image, str):
             image = await asyncio.to_thread(self.images.find, image)
         try:
             answer = await asyncio.wrap_future(self.worker.submit(image))
         except Exception as error:  # the worker has logged it
+            if isinstance(error, MemoryError) or "allocate" in str(error):  # torch has no own class
+                raise MemoryError from None  # which would keep what fills the memory
             raise HTTPException(500, f"the prediction failed: {error!r}") from error
         if isinstance(answer, BrokenImage):
-            raise ImageError(answer.reason, location=answer.name)
+            if answer.reason == NO_MEMORY:
+                raise MemoryError
+            reason = answer.reason
+            if is_named:  # why may hold what is in a file that is no image
+                LOG.warning("image=%r error=%r", answer.name, reason)
+                reason = "is not an image that can be read"
+            raise ImageError(reason, location=answer.name)
         return answer
 
     async def _annotations(self, question: Tasks, request: Request) -> Response:
@@ -413,12 +467,55 @@ def url_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+HEADER_SECONDS = 10  # from the connection, or the last answer, to the end of a request's header
+MOST_CONNECTIONS = 400  # a process may usually have 1,024 files open
+GRACE_SECONDS = 6  # for what was taken on before the end
+LAST_SECONDS = 3  # for the batch that is then in the network
+
+
+class Connection(H11Protocol):
+    """Closed where no request comes in time, or, of the peer with most, to make room for others."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.await_request()
+        open_ones: list[Any] = [c for c in self.connections if not c.transport.is_closing()]
+        if len(open_ones) > MOST_CONNECTIONS:
+            idle = [connection for connection in open_ones if connection.is_idle]
+            num_of = Counter(connection.client and connection.client[0] for connection in idle)
+            oldest_first = sorted(idle, key=lambda connection: float(connection.timer.when()))
+            peer = num_of.most_common(1)[0][0]
+            next(c for c in oldest_first if (c.client and c.client[0]) == peer).transport.close()
+
+    @property
+    def is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def await_request(self) -> None:
+        self.timer = self.loop.call_later(HEADER_SECONDS, self.close_idle)
+
+    def close_idle(self) -> None:
+        if self.is_idle:
+            self.transport.close()
+
+    def on_response_complete(self) -> None:
+        self.timer.cancel()
+        self.await_request()
+        super().on_response_complete()
+
+    def shutdown(self) -> None:
+        if not self.is_idle and self.cycle.more_body:  # not taken on yet
+            self.transport.close()
+        super().shutdown()
+
+
 def server_of(app: ASGIApp) -> uvicorn.Server:
-    """A server that, told to stop, answers what it has taken on; logging is the caller's."""
+    """A server that, told to stop, soon answers what it has taken on; logging is the caller's."""
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",  # the same on every machine, whatever else is installed
+        http=Connection,  # the same on every machine, whatever else is installed
+        timeout_graceful_shutdown=GRACE_SECONDS,
         ws="none",
         lifespan="on",
         log_config=None,
