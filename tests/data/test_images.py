@@ -102,7 +102,11 @@ def test_orientation_6_puts_the_top_left_corner_at_the_top_right() -> None:
     assert opened.getpixel((3, 0)) == (255, 255, 255)
 
 
-def test_16_bit_grey_is_scaled_over_its_whole_range() -> None:
+@pytest.mark.parametrize("band", [1, 3 * WIDTH + 1, 10**6])
+def test_16_bit_grey_is_scaled_over_its_whole_range(
+    band: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weakloc.data.images._BAND_PIXELS", band)
     grey = np.linspace(0, 65535, WIDTH * HEIGHT).astype(np.uint16).reshape(HEIGHT, WIDTH)
     expected = np.rint(grey / 257.0)
     for kind in ("PNG", "TIFF"):
@@ -110,7 +114,11 @@ def test_16_bit_grey_is_scaled_over_its_whole_range() -> None:
         np.testing.assert_array_equal(opened, np.repeat(expected[..., None], 3, axis=2))
 
 
-def test_float_and_32_bit_grey_are_scaled_from_the_smallest_known_range() -> None:
+@pytest.mark.parametrize("band", [1, 3 * WIDTH + 1, 10**6])
+def test_float_and_32_bit_grey_are_scaled_from_the_smallest_known_range(
+    band: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weakloc.data.images._BAND_PIXELS", band)
     ramp = np.linspace(0, 1, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH)
     cases = [
         (ramp.astype(np.float32), ramp * 255),

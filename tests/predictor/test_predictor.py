@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from tests.predictor.dot_source import DotSource, chosen
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing, ResizeMode
+from weakloc.predictor import views
 from weakloc.predictor.places import Tags
 from weakloc.predictor.predictor import Predictor
 from weakloc.rle import decode_mask
@@ -251,6 +253,33 @@ def test_memory_holds_a_bounded_number_of_pictures() -> None:
     stream = predictor(workers=2, batch_size=4).predict(images())
     next(stream)
     assert asked <= 4 * 3 + 1
+
+
+@pytest.mark.parametrize("most_pixels", [1, 60 * 40 * 3])
+def test_few_pixels_are_decoded_ahead_and_the_answers_are_the_same(
+    most_pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = encoded(picture_with_square((60, 40), (8, 8), 12, channel=0))
+    images = [ImageSource(f"{i}", content if i % 5 else b"none") for i in range(30)]
+    expected = list(predictor(workers=2, batch_size=4).predict(images))
+    decode, num_decoded = views.read_or_record, 0
+
+    def counting(*given: Any, **named: Any) -> Any:
+        nonlocal num_decoded
+        num_decoded += 1
+        return decode(*given, **named)
+
+    monkeypatch.setattr(views, "MOST_PIXELS", most_pixels)
+    monkeypatch.setattr(views, "read_or_record", counting)
+    found = []
+    for answer in predictor(workers=2, batch_size=4).predict(images):
+        found.append(answer)
+        if most_pixels == 1:  # one is asked for, as many as threads are decoded, one is broken
+            assert num_decoded <= len(found) + 5
+    assert found == expected
+    stream = predictor(workers=2, batch_size=4).predict(images)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]  # ends, though threads wait for room
 
 
 def test_settings_reject_what_cannot_work() -> None:

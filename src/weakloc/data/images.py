@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import (
     BmpImagePlugin,
     ExifTags,
@@ -101,6 +102,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+
+_BAND_PIXELS = 2**18
 
 _pillow_settings = threading.Lock()
 
@@ -260,19 +263,30 @@ def _to_rgb(image: Image.Image, location: str | None) -> Image.Image:
 
 def _from_wide_values(image: Image.Image) -> Image.Image:
     """Grey of 16 or 32 bits as 8-bit grey."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
     bits = 16
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # some scanners write 12
         bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (bits,))[0]
     low, high = 0.0, float(2 ** int(bits) - 1)
     if not image.mode.startswith("I;"):
-        smallest, largest = float(values.min()), float(values.max())
+        extremes = [(float(band.min()), float(band.max())) for _, band in _bands(image)]
+        smallest, largest = min(least for least, _ in extremes), max(most for _, most in extremes)
         known_ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
         high = next((top for top in known_ranges if largest <= top), largest)
         if smallest < 0 or largest > 65535:
             low, high = smallest, max(largest, smallest + 1e-12)
-    scaled = np.rint((values - low) * (255.0 / (high - low)))
-    return Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+    grey = Image.new("L", image.size)
+    for top, values in _bands(image):
+        scaled = np.rint((values - low) * (255.0 / (high - low)))
+        grey.paste(Image.fromarray(scaled.clip(0, 255).astype(np.uint8)), (0, top))
+    return grey
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """(top, values) of some rows at a time: a whole image as floats would fill the memory."""
+    height = max(_BAND_PIXELS // image.width, 1)
+    for top in range(0, image.height, height):
+        band = image.crop((0, top, image.width, min(top + height, image.height)))
+        yield top, np.nan_to_num(np.asarray(band, dtype=np.float64))
 
 
 def _say(error: BaseException) -> str:

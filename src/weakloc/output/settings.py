@@ -91,7 +91,7 @@ class ServeSettings:
     """Requests taken on at once; further ones are told to come back."""
 
     max_megabytes: int = 32
-    """Largest request, and largest image that is fetched."""
+    """Largest request, and largest image that is fetched or read."""
 
     score_threshold: float = 0.0
     """Least score of a point, box or mask in answers to Label Studio."""

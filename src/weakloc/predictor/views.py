@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -149,7 +151,7 @@ def see_images(
     """Every image in input order, or the record of why it could not be read."""
     pictures = _decoded(images, look)
     # One bounded group at a time: views of equal shape within it share network calls.
-    while group := list(itertools.islice(pictures, look.batch_size)):
+    while group := _next_group(pictures, look.batch_size):
         jobs = [
             (index, picture, view)
             for index, (_, picture) in enumerate(group)
@@ -169,30 +171,70 @@ def see_images(
                 yield picture
 
 
-def _decoded(
-    images: Iterable[ImageSource], look: Look
-) -> Iterator[tuple[str, Image.Image | BrokenImage]]:
-    """Pictures in input order, at most two batches ahead of whoever takes them."""
+MOST_PIXELS = 2**26  # of the pictures of one group, and of those decoded ahead: 256 MB
+Decoded: TypeAlias = tuple[str, Image.Image | BrokenImage]
 
-    def read(image: ImageSource) -> Image.Image | BrokenImage:
-        if image.flaw is not None:
-            return BrokenImage(image.name, image.flaw)
-        return read_or_record(image.name, image.content, max_pixels=look.max_pixels)
+
+def _next_group(pictures: Iterator[Decoded], most: int) -> list[Decoded]:
+    """The next pictures, fewer where they are large: one at least."""
+    group: list[Decoded] = []
+    pixels = 0
+    while len(group) < most and pixels < MOST_PIXELS and (decoded := next(pictures, None)):
+        group.append(decoded)
+        pixels += _pixels_of(decoded[1])
+    return group
+
+
+def _pixels_of(picture: Image.Image | BrokenImage) -> int:
+    return picture.width * picture.height if isinstance(picture, Image.Image) else 0
+
+
+def _decoded(images: Iterable[ImageSource], look: Look) -> Iterator[Decoded]:
+    """Pictures in input order, at most two batches ahead of whoever takes them.
+
+    A thread decodes while there is room, or where its picture is the one that is waited for.
+    """
+    room, pixels, awaited = threading.Condition(), 0, 0.0
+
+    def read(number: int, image: ImageSource) -> Decoded:
+        nonlocal pixels
+        with room:
+            room.wait_for(lambda: pixels < MOST_PIXELS or number <= awaited)
+        picture: Image.Image | BrokenImage = BrokenImage(image.name, image.flaw or "")
+        if image.flaw is None:
+            picture = read_or_record(image.name, image.content, max_pixels=look.max_pixels)
+        with room:
+            pixels += _pixels_of(picture)
+        return image.name, picture
+
+    def wait_for(number: float) -> None:
+        nonlocal awaited
+        with room:
+            awaited = number
+            room.notify_all()
+
+    def taken(number: int, future: Future[Decoded]) -> Decoded:
+        nonlocal pixels
+        wait_for(number)
+        decoded = future.result()
+        with room:
+            pixels -= _pixels_of(decoded[1])
+        return decoded
 
     if look.workers == 0:
-        yield from ((image.name, read(image)) for image in images)
+        yield from (read(0, image) for image in images)
         return
-    waiting: deque[tuple[str, Future[Image.Image | BrokenImage]]] = deque()
-    ahead = 2 * look.batch_size
+    waiting: deque[tuple[int, Future[Decoded]]] = deque()
     with ThreadPoolExecutor(look.workers) as pool:
-        for image in images:
-            waiting.append((image.name, pool.submit(read, image)))
-            if len(waiting) > ahead:
-                name, future = waiting.popleft()
-                yield name, future.result()
-        while waiting:
-            name, future = waiting.popleft()
-            yield name, future.result()
+        try:
+            for number, image in enumerate(images):
+                waiting.append((number, pool.submit(read, number, image)))
+                if len(waiting) > 2 * look.batch_size:
+                    yield taken(*waiting.popleft())
+            while waiting:
+                yield taken(*waiting.popleft())
+        finally:
+            wait_for(math.inf)
 
 
 def _read(
