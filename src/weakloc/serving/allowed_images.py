@@ -68,7 +68,7 @@ class AllowedImages:
         path, query = (quote(part, safe=_KEPT_SIGNS) for part in (checked.path, checked.query))
         make: Any = _CONNECTIONS[checked.scheme]
         connection = make(checked.hostname, checked.port, timeout=FETCH_SECONDS)
-        connection.response_class = partial(_response_until, time.monotonic() + FETCH_SECONDS)
+        connection.response_class = partial(_TimedResponse, time.monotonic() + FETCH_SECONDS)
         try:
             connection.request("GET", f"{path}?{query}" if query else path)
             with connection.getresponse() as response:
@@ -88,11 +88,12 @@ class AllowedImages:
         return content
 
 
-def _response_until(until: float, connection: Any, **named: Any) -> HTTPResponse:
-    """The response that comes over a socket, all of it by a moment of the monotonic clock."""
-    response = HTTPResponse(connection, **named)
-    response.fp = BufferedReader(_TimedStream(connection, until))
-    return response
+class _TimedResponse(HTTPResponse):
+    """What comes over a socket, all of it by a moment of the monotonic clock."""
+
+    def __init__(self, until: float, connection: Any, **named: Any) -> None:
+        super().__init__(connection, **named)
+        self.fp = BufferedReader(_TimedStream(connection, until))
 
 
 class _TimedStream(RawIOBase):

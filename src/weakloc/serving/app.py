@@ -141,7 +141,12 @@ class Bodies:
                     body += message.get("body", b"")
                     if len(body) > self.max_bytes:
                         raise HTTPException(413, f"the body is over {self.max_bytes:,} bytes")
-                    self._make_room()
+                    size = sum(map(len, self.unread.values()))
+                    most = BODIES_IN_MEMORY * self.max_bytes
+                    if size > most or len(self.unread) > MOST_BODIES:
+                        longest = next(iter(self.unread))
+                        del self.unread[longest]
+                        longest.reschedule(0.0)
                     if not message.get("more_body", False):
                         return bytes(body)
                 raise ClientDisconnect
@@ -151,13 +156,6 @@ class Bodies:
             raise _try_later("quicker bodies need the memory") from error
         finally:
             self.unread.pop(limit, None)
-
-    def _make_room(self) -> None:
-        num_bytes = sum(map(len, self.unread.values()))
-        if num_bytes > BODIES_IN_MEMORY * self.max_bytes or len(self.unread) > MOST_BODIES:
-            longest = next(iter(self.unread))
-            del self.unread[longest]
-            longest.reschedule(0.0)
 
 
 def _try_later(reason: str) -> HTTPException:
