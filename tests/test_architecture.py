@@ -40,11 +40,20 @@ VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "
 PUBLIC_NAMES = {
     *("DataSettings", "LabelSettings", "Look", "Places", "RefineSettings", "TrainSettings"),
     *("EvaluateSettings", "ReportSettings"),
-    *("CalibrateSettings", "Cut", "calibrate", "export", "predict_to_folder", "report"),
+    *(
+        "CalibrateSettings",
+        "Cut",
+        "DistilSettings",
+        "calibrate",
+        "export",
+        "predict_to_folder",
+        "report",
+    ),
     *("Prediction", "ExportedNetwork", "TrainedRun", "WeaklocError"),
     *(
         "check",
         "demo",
+        "distil",
         "evaluate",
         "label",
         "load",

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from weakloc.api.reports import report
     from weakloc.api.runs import ExportedNetwork, TrainedRun, export, load
     from weakloc.api.tour import demo
-    from weakloc.api.training import refine, train
+    from weakloc.api.training import distil, refine, train
     from weakloc.errors import WeaklocError
     from weakloc.settings import (
         CalibrateSettings,
         Cut,
         DataSettings,
+        DistilSettings,
         EvaluateSettings,
         LabelSettings,
         Look,
@@ -37,6 +38,7 @@ __all__ = [
     "CalibrateSettings",
     "Cut",
     "DataSettings",
+    "DistilSettings",
     "EvaluateSettings",
     "ExportedNetwork",
     "LabelSettings",
@@ -51,6 +53,7 @@ __all__ = [
     "calibrate",
     "check",
     "demo",
+    "distil",
     "evaluate",
     "export",
     "label",
@@ -75,7 +78,7 @@ _MODULES = {
     "api.reports": ("report",),
     "api.runs": ("ExportedNetwork", "TrainedRun", "export", "load"),
     "api.tour": ("demo",),
-    "api.training": ("refine", "train"),
+    "api.training": ("distil", "refine", "train"),
     "errors": ("WeaklocError",),
     "structures": ("Prediction",),
 }  # all others are settings

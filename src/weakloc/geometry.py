@@ -126,6 +126,14 @@ def map_box_to_image(box_in_grid: BoxLTRB, transform: GridTransform) -> BoxLTRB:
     return min(left, right), min(top, bottom), max(left, right), max(top, bottom)
 
 
+def map_boxes_to_image(boxes_in_grid: FloatArray, transform: GridTransform) -> FloatArray:
+    """(N, 4) boxes of the grid frame in the image frame."""
+    scale = np.array([transform.scale_x, transform.scale_y])
+    offset = np.array([transform.offset_x, transform.offset_y])
+    corners = (boxes_in_grid.reshape(-1, 2, 2) - offset) / scale
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+
+
 def cell_center_in_image(row: int, column: int, transform: GridTransform) -> PointXY:
     return map_point_to_image((column + 0.5, row + 0.5), transform)
 

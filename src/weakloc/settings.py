@@ -33,6 +33,13 @@ def require_at_least(settings: object, least: int, *names: str) -> None:
         require(value is None or value >= least, name, value, f"Give {least} or more")
 
 
+def require_one_of(settings: object, *names: str) -> None:
+    """SettingError where more than one of these fields is given."""
+    given = [f"{flag_of(name)} is {value}" for name in names if (value := getattr(settings, name))]
+    if len(given) > 1:
+        raise SettingError(" and ".join(given), remedy="Give one of them")
+
+
 def require_shares(settings: object, *names: str) -> None:
     """`require` of each of these fields that it is a share."""
     for name in names:
@@ -191,9 +198,10 @@ class Look:
     normalise: Literal["auto", "none", "minmax", "relu_max", "sigmoid", "zscore"] = "auto"
     """What is done to each of several maps before they become one; auto: the method's."""
 
-    localiser: Literal["auto", "score_map", "cells", "beam_search"] = "auto"
+    localiser: Literal["auto", "score_map", "cells", "detector", "beam_search"] = "auto"
     """Where places are looked for: in the score maps, in the cells that `weakloc refine` learned,
-    or by searching windows of the image. auto: cells where there are any, else the method's."""
+    by the detector of `weakloc distil`, or by searching windows of the image. auto: the detector,
+    else the cells where there are any, else the method's."""
 
     map_side: int = 224
     """Cells along the long side of the map in which boxes are found."""
@@ -239,7 +247,8 @@ class Cut:
     """Largest part of the map that gets a box, as a share of the image."""
 
     min_share: float | None = None
-    """Least share of a class's heat for a box. Not given: the method's, or 0.02 from cells."""
+    """Least share of a class's heat for a box, or of its best box's score from a detector.
+    Not given: the method's, 0.02 from cells, 0.3 from a detector."""
 
     def __post_init__(self) -> None:
         require_shares(self, "min_area", "max_area")
@@ -337,6 +346,36 @@ class RefineSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistilSettings:
+    """Whose boxes a detector learns, and how."""
+
+    boxes: int = 0
+    """Drawn boxes to learn from in all, the classes in turn. Not given: the run's own boxes."""
+
+    boxes_per_class: int = 0
+    """Drawn boxes to learn from of each class, instead of --boxes."""
+
+    split: str | None = None
+    """Images to learn from. Not given: those that the run learned from."""
+
+    epochs: int = 24
+    """Passes over the images, of which fewer than 200 are shown several times."""
+
+    learning_rate: float = 2e-3
+    """Step size at the start and, twice as large, at its highest."""
+
+    seed: int = 0
+    """Number from which weights, order and the choice of images follow."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 0, "boxes", "boxes_per_class")
+        require_at_least(self, 1, "epochs")
+        require_one_of(self, "boxes", "boxes_per_class")
+        rate = self.learning_rate
+        require(0 < rate < 1, "learning_rate", rate, "Give a number between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibrateSettings:
     """What thresholds are tuned on."""
 
@@ -362,11 +401,7 @@ class CalibrateSettings:
         for name in ("boxes", "boxes_per_class"):
             value = getattr(self, name)
             require(value >= 0, name, value, "Give 5 to 50, or leave out")
-        if self.boxes and self.boxes_per_class:
-            raise SettingError(
-                f"--boxes is {self.boxes} and --boxes-per-class is {self.boxes_per_class}",
-                remedy="Give one of them",
-            )
+        require_one_of(self, "boxes", "boxes_per_class")
 
 
 @dataclass(frozen=True, kw_only=True)

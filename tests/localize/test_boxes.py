@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from weakloc.geometry import GridTransform
-from weakloc.localize.boxes import find_boxes, whole_image_box
+from weakloc.localize.boxes import BoxChoice, find_boxes, voted_boxes, whole_image_box
 from weakloc.localize.maps import image_grid, resample
 from weakloc.structures import ScoreMaps
 
@@ -238,3 +238,53 @@ def test_parts_with_too_little_of_the_heat_get_no_box() -> None:
     assert areas(1 / 14) == [1, 4, 9]
     assert areas(0.08) == [4, 9]
     assert areas(0.3) == [9]
+
+
+def test_proposals_that_agree_become_one_box_by_their_scores() -> None:
+    boxes = np.array(
+        [
+            [10, 10, 30, 30],  # the best, and one beside it that agrees
+            [12, 10, 32, 30],
+            [13, 15, 33, 35],  # agrees with neither, and overlaps the best by less than half
+            [60, 60, 90, 200],  # reaches beyond the image, which is 100 pixels on each side
+            [-50, -50, -10, -10],  # in the padding
+            [0, 0, 100, 100],
+        ],
+        dtype=float,
+    )
+    scores = np.array([0.8, 0.4, 0.3, 0.6, 0.9, 0.1])
+
+    parts = voted_boxes(
+        boxes, scores, (100, 100), select="all", min_area=0.0, max_area=1.0, min_share=0.2
+    )
+
+    left = (0.8 * 10 + 0.4 * 12) / 1.2
+    assert [part.score for part in parts] == [0.8, 0.6, 0.3]
+    assert parts[0].box == pytest.approx((left, 10, left + 20, 30))
+    assert parts[1].box == pytest.approx((60, 60, 90, 100))
+    assert parts[2].box == pytest.approx((13, 15, 33, 35))
+
+
+@pytest.mark.parametrize(("select", "expected"), [("best", 0.8), ("largest", 0.6)])
+def test_one_of_several_proposals_is_chosen(select: BoxChoice, expected: float) -> None:
+    boxes = np.array([[0, 0, 20, 20], [40, 40, 90, 90]], dtype=float)
+
+    (part,) = voted_boxes(
+        boxes,
+        np.array([0.8, 0.6]),
+        (100, 100),
+        select=select,
+        min_area=0.0,
+        max_area=1.0,
+        min_share=0.0,
+    )
+
+    assert part.score == expected
+
+
+def test_proposals_of_odd_sizes_get_no_box() -> None:
+    limits = {"select": "all", "min_area": 0.01, "max_area": 0.5, "min_share": 0.0}
+    boxes = np.array([[0, 0, 5, 5], [0, 0, 100, 90]], dtype=float)
+
+    assert not voted_boxes(boxes, np.array([0.8, 0.6]), (100, 100), **limits)  # type: ignore[arg-type]
+    assert not voted_boxes(np.zeros((0, 4)), np.zeros(0), (100, 100), **limits)  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ def test_heat_is_that_of_the_cells_times_the_fourth_root_of_the_stretched_class_
     cells = CellClassifier({4: 16, 8: 32}, 3)
     source = CellSource(
         cells,
+        None,
         network,
         Look(),
         class_names=("a", "b", "c"),

@@ -17,6 +17,7 @@ from weakloc.localize.maps import otsu_threshold
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.cell_classifier import (
+    CELL_STRIDES,
     CellClassifier,
     fine_features,
     fine_levels,
@@ -26,7 +27,7 @@ from weakloc.model.trunk import BackboneSpec
 from weakloc.settings import RefineSettings
 from weakloc.structures import PRESENT, UNKNOWN, Sample
 from weakloc.training.cells import learn_cells, standing_out
-from weakloc.training.run_folder import CELLS_NAME, load_cells, save_cells
+from weakloc.training.run_folder import CELLS_NAME, load_learned, save_learned
 
 PREPROCESSING = Preprocessing(size=(64, 64), resize="warp")
 SETTINGS = RefineSettings(epochs=20, learning_rate=5e-3)
@@ -83,7 +84,7 @@ def test_fine_levels_are_averaged_onto_the_coarsest_grid() -> None:
 def test_an_even_image_leaves_no_trace_of_its_border(backbone: Backbone) -> None:
     images = torch.full((1, 3, 50, 70), 0.3)
 
-    features = fine_features(backbone, images, fine_levels(backbone))
+    features = fine_features(backbone, images, fine_levels(backbone, CELL_STRIDES))
 
     assert {stride: values.shape[2:] for stride, values in features.items()} == {
         4: (13, 18),
@@ -186,9 +187,9 @@ def test_kept_cells_come_back_and_belong_to_their_weights(
     backbone: Backbone, tmp_path: Path
 ) -> None:
     classifier = CellClassifier({4: 16, 8: 32}, 3)
-    save_cells(tmp_path, classifier, backbone, SETTINGS)
+    save_learned(tmp_path, classifier, backbone, SETTINGS)
 
-    found = load_cells(tmp_path, backbone, 3)
+    found = load_learned(CellClassifier, tmp_path, backbone, 3)
 
     assert found is not None
     for name, value in classifier.state_dict().items():
@@ -196,7 +197,7 @@ def test_kept_cells_come_back_and_belong_to_their_weights(
     torch.manual_seed(1)
     other = build_backbone(BackboneSpec.parse("tiny[width=8]", weights="none"))
     with pytest.raises(RunError, match="other weights"):
-        load_cells(tmp_path, other, 3)
+        load_learned(CellClassifier, tmp_path, other, 3)
 
 
 @pytest.mark.parametrize("content", [b"", b"no tensors"])
@@ -204,11 +205,11 @@ def test_a_broken_file_of_cells_is_said(backbone: Backbone, tmp_path: Path, cont
     (tmp_path / CELLS_NAME).write_bytes(content)
 
     with pytest.raises(RunError, match="cannot be read"):
-        load_cells(tmp_path, backbone, 3)
+        load_learned(CellClassifier, tmp_path, backbone, 3)
 
 
 def test_cells_of_other_classes_are_said(backbone: Backbone, tmp_path: Path) -> None:
-    save_cells(tmp_path, CellClassifier({4: 16, 8: 32}, 2), backbone, SETTINGS)
+    save_learned(tmp_path, CellClassifier({4: 16, 8: 32}, 2), backbone, SETTINGS)
 
     with pytest.raises(RunError, match="cannot be read"):
-        load_cells(tmp_path, backbone, 3)
+        load_learned(CellClassifier, tmp_path, backbone, 3)

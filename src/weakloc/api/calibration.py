@@ -23,7 +23,7 @@ from weakloc.metrics.average_precision import tag_mean_average_precision
 from weakloc.predictor.calibration_heat import DrawnImage, choose_drawn, drawn_boxes, drawn_heat
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.score_fusion import AlphaChoice, choose_alpha, shares_from_counts
-from weakloc.settings import CalibrateSettings, Cut, DataSettings, Look, Places
+from weakloc.settings import CalibrateSettings, Cut, DataSettings, DistilSettings, Look, Places
 from weakloc.structures import DataSet, Sample
 from weakloc.training.plan import learned_split
 from weakloc.training.run_folder import save_thresholds
@@ -43,22 +43,30 @@ def calibrate(
     """The run with thresholds from as many drawn boxes as are allowed, also on disk."""
     require_boxes(settings.boxes or settings.boxes_per_class)
     trained, data_set = opened_run(run), opened(data, reading)
-    learned_from, judged = trained.run.settings.train_split, trained.run.settings.val_split
-    split = settings.split or learned_split(data_set, learned_from)
-    samples = data_set.split(split)
+    split, samples = images_to_draw_in(trained, data_set, settings.split)
     predictor = _uncalibrated(trained, look, cut)
-    kept = {sample.name for sample in data_set.splits.get(judged, ())}
-    if split != learned_from and any(sample.name in kept for sample in samples):
-        raise SettingError(
-            f"this would look at the boxes of split {judged!r}, which is kept to judge",
-            remedy="Give another --split, or --oracle for the upper bound",
-        )
-    drawn = _drawn_images(samples, settings, split, len(trained.class_names))
+    drawn = drawn_images(samples, settings, split, len(trained.class_names))
     tuned = _tuning(predictor, settings).with_boxes(
         drawn_heat(predictor, drawn, on_progress), np.random.default_rng(settings.seed)
     )
     tuned = replace(tuned, maps=predictor.look.localiser, split=split)
     return TrainedRun(save_thresholds(trained.run, tuned.to_json()))
+
+
+def images_to_draw_in(
+    trained: TrainedRun, data_set: DataSet, split: str | None
+) -> tuple[str, Sequence[Sample]]:
+    """The split whose boxes may be looked at, None standing for what the run learned from."""
+    learned_from, judged = trained.run.settings.train_split, trained.run.settings.val_split
+    split = split or learned_split(data_set, learned_from)
+    samples = data_set.split(split)
+    kept = {sample.name for sample in data_set.splits.get(judged, ())}
+    if split != learned_from and any(sample.name in kept for sample in samples):
+        raise SettingError(
+            f"this would look at the boxes of split {judged!r}, which is kept to judge",
+            remedy="Give another --split; 'weakloc calibrate --oracle' says the upper bound",
+        )
+    return split, samples
 
 
 def oracle(
@@ -74,14 +82,18 @@ def oracle(
     split = settings.split or trained.run.settings.val_split
     predictor = _uncalibrated(trained, look, cut)
     every = replace(settings, boxes=0, boxes_per_class=0)
-    drawn = _drawn_images(data_set.split(split), every, split, len(trained.class_names))
+    drawn = drawn_images(data_set.split(split), every, split, len(trained.class_names))
     tuned = _tuning(predictor, settings).oracle(drawn_heat(predictor, drawn, on_progress))
     return replace(tuned, maps=predictor.look.localiser, split=split)
 
 
-def _drawn_images(
-    samples: Sequence[Sample], settings: CalibrateSettings, split: str, num_classes: int
+def drawn_images(
+    samples: Sequence[Sample],
+    settings: CalibrateSettings | DistilSettings,
+    split: str,
+    num_classes: int,
 ) -> list[DrawnImage]:
+    """As many images as their drawn boxes allow."""
     drawn = choose_drawn(
         samples,
         num_classes,
@@ -140,4 +152,10 @@ def calibrate_rescoring(
 def _uncalibrated(trained: TrainedRun, look: Look, cut: Cut) -> Predictor:
     """Without an earlier calibration, which would set the mode of the threshold."""
     run = TrainedRun(replace(trained.run, thresholds=None))
-    return run.predictor(look, Places(**asdict(cut)))
+    predictor = run.predictor(look, Places(**asdict(cut)))
+    if predictor.look.localiser == "detector":
+        raise SettingError(
+            f"the boxes of {trained.path} are its detector's, which no threshold cuts",
+            remedy="Give --localiser cells or score_map",
+        )
+    return predictor

@@ -18,7 +18,7 @@ from weakloc.localize.beam_search import BeamSettings
 from weakloc.localize.boxes import ThresholdMode
 from weakloc.localize.calibration import Calibration
 from weakloc.methods.beam import Beam
-from weakloc.methods.method import CELLS, Looking, PlaceRules, settled
+from weakloc.methods.method import LEARNED, Looking, PlaceRules, settled
 from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.network_source import CellSource, NetworkSource
 from weakloc.predictor.onnx_file import (
@@ -142,13 +142,19 @@ class TrainedRun(LoadedRun):
             ) from error
 
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
-        if look.localiser == "cells" and self.run.cells is None:
+        learned = {"detector": self.run.detector, "cells": self.run.cells}
+        if look.localiser in learned and learned[look.localiser] is None:
+            command = {"detector": "distil", "cells": "refine"}[look.localiser]
             raise SettingError(
-                f"--localiser is cells, and {self.path} has learned none",
-                remedy="Run 'weakloc refine' first",
+                f"--localiser is {look.localiser}, and {self.path} has learned none",
+                remedy=f"Run 'weakloc {command}' first",
             )
-        by_cells = look.localiser in ("auto", "cells") and self.run.cells is not None
-        look, rules = settled(look, CELLS if by_cells else self.run.method.looking)
+        best = [
+            looking
+            for name, looking in LEARNED.items()
+            if look.localiser in ("auto", name) and learned[name] is not None
+        ]
+        look, rules = settled(look, [*best, self.run.method.looking][0])
         thresholds: tuple[float, ...] = ()
         calibration = self.calibration
         if calibration is not None and places.threshold is None:
@@ -182,8 +188,9 @@ class TrainedRun(LoadedRun):
 
     def _source(self, look: Look) -> NetworkSource:
         make: Callable[..., NetworkSource] = NetworkSource
-        if look.localiser == "cells" and self.run.cells is not None:
-            make = partial(CellSource, self.run.cells)
+        if look.localiser in LEARNED and self.run.cells is not None:
+            detector = self.run.detector if look.localiser == "detector" else None
+            make = partial(CellSource, self.run.cells, detector)
         loss = self.run.method.build_loss(
             num_classes=len(self.class_names), single_label=self.run.labels.is_single_label
         )

@@ -1,4 +1,4 @@
-"""Tags to a run by name of method, and a run to one that has learned which cells are the object.
+"""Tags to a run by name of method, and a run to one that has learned cells or a detector.
 
 While a run learns, the maps of some images can be drawn after every epoch.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from weakloc.api.calibration import drawn_images, images_to_draw_in
 from weakloc.api.data_sets import Data, opened, require_same_classes
 from weakloc.api.runs import TrainedRun, opened_run
 from weakloc.data.sources import ImageSource
@@ -24,14 +25,17 @@ from weakloc.localize.maps import HeatMap, sigmoid
 from weakloc.methods import method_named
 from weakloc.methods.method import Preset
 from weakloc.output.drawing import draw_grid, overlay_heat
+from weakloc.predictor.calibration_heat import drawn_boxes
 from weakloc.predictor.network_source import NetworkSource
+from weakloc.predictor.places import Tags
 from weakloc.predictor.predictor import fused_maps
 from weakloc.predictor.views import see_images
-from weakloc.settings import DataSettings, Look, RefineSettings, TrainSettings
-from weakloc.structures import PRESENT, BrokenImage
+from weakloc.settings import DataSettings, DistilSettings, Look, RefineSettings, TrainSettings
+from weakloc.structures import ABSENT, PRESENT, UNKNOWN, BrokenImage, DataSet, Sample
 from weakloc.training.cells import learn_cells
+from weakloc.training.detection import Lesson, learn_detector
 from weakloc.training.plan import TrainingPlan, divide
-from weakloc.training.run_folder import save_cells, save_thresholds
+from weakloc.training.run_folder import save_learned, save_thresholds, save_with_detector
 from weakloc.work import NO_DISPLAY, Display, Progress, silent
 
 
@@ -208,8 +212,102 @@ def refine(
         trained.network, samples, trained.preprocessing, settings, on_progress
     )
     if keep:
-        save_cells(trained.path, cells, trained.network.backbone, settings)
+        save_learned(trained.path, cells, trained.network.backbone, settings)
         trained = save_thresholds(trained, None)
     trained = replace(trained, cells=cells, thresholds=None)
     num_images = min(len(samples), settings.images) - len(broken)
     return Refined(TrainedRun(trained), num_images, tuple(broken))
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """The run with its detector, what it learned from, and what could not be read on the way."""
+
+    run: TrainedRun
+    num_images: int
+    num_boxes: int
+    broken: tuple[BrokenImage, ...]
+
+
+def distil(
+    run: str | Path | TrainedRun,
+    data: Data,
+    out: str | Path,
+    settings: DistilSettings = DistilSettings(),
+    *,
+    reading: DataSettings = DataSettings(),
+    display: Display = NO_DISPLAY,
+) -> Distilled:
+    """A new run folder `out`: the run, and a detector of boxes on its frozen backbone.
+
+    It learns from as many drawn boxes as are allowed, which are counted as hidden supervision; by
+    default from the boxes that the run itself names in the images it learned from, given the tags.
+    """
+    trained, data_set, out = opened_run(run), opened(data, reading), Path(out)
+    if trained.run.cells is None:
+        raise SettingError(
+            f"{trained.path} has learned no cells, whose heat says where points are",
+            remedy="Run 'weakloc refine' first",
+        )
+    if out.exists() and any(out.iterdir()):
+        raise SettingError(f"--out is {str(out)!r}, which holds something", remedy="Give a new one")
+    require_same_classes(
+        data_set.class_names,
+        trained.class_names,
+        of=str(trained.path),
+        location=str(data_set.root),
+        remedy="Give data with the classes of the run",
+    )
+    lessons, num_drawn = _lessons(trained, data_set, settings, display)
+    with_boxes = replace(trained.run, hidden_supervision=trained.run.hidden_supervision + num_drawn)
+    detector, broken = learn_detector(
+        with_boxes.network,
+        lessons,
+        with_boxes.preprocessing,
+        settings,
+        partial(display.count, "learning boxes"),
+    )
+    with_boxes = save_with_detector(with_boxes, out, detector, settings)
+    num_boxes = sum(len(lesson.boxes) for lesson in lessons)
+    return Distilled(TrainedRun(with_boxes), len(lessons) - len(broken), num_boxes, tuple(broken))
+
+
+def _lessons(
+    trained: TrainedRun, data_set: DataSet, settings: DistilSettings, display: Display
+) -> tuple[list[Lesson], int]:
+    """What the detector is to learn, and how many boxes people drew for it."""
+    if not (settings.boxes or settings.boxes_per_class):
+        samples = divide(data_set, trained.run.settings).learned
+        return _own_lessons(trained, samples, partial(display.count, "looking for boxes")), 0
+    split, samples = images_to_draw_in(trained, data_set, settings.split)
+    drawn = drawn_images(samples, settings, split, len(trained.class_names))
+    lessons = []
+    for image in drawn:
+        not_absent = set(np.flatnonzero(image.sample.labels != ABSENT).tolist())
+        boxes = [(c, box) for c in image.classes for box in drawn_boxes(image.sample, c)]
+        lessons.append(Lesson(image.sample, tuple(boxes), frozenset(not_absent - {*image.classes})))
+    return lessons, sum(image.num_boxes for image in drawn)
+
+
+def _own_lessons(
+    trained: TrainedRun, samples: Sequence[Sample], on_progress: Progress
+) -> list[Lesson]:
+    """Images with the boxes that the run names where the tags say that there is something."""
+    predictor = trained.predictor()
+    index_of = {name: index for index, name in enumerate(trained.class_names)}
+    tags = Tags({sample.name: sample.labels for sample in samples}, len(index_of))
+    sources = (ImageSource(sample.name, sample.path) for sample in samples)
+    lessons = []
+    predictions = predictor.predict(sources, tags)
+    for done, (sample, prediction) in enumerate(zip(samples, predictions, strict=True), start=1):
+        on_progress(done, len(samples))
+        if isinstance(prediction, BrokenImage):
+            continue
+        boxes = tuple(
+            (index_of[box.class_name], box.box)
+            for box in prediction.boxes
+            if sample.labels[index_of[box.class_name]] == PRESENT
+        )
+        unknown = frozenset(np.flatnonzero(sample.labels == UNKNOWN).tolist())
+        lessons.append(Lesson(sample, boxes, unknown))
+    return lessons

@@ -12,7 +12,7 @@ from weakloc import __version__
 from weakloc.cli.data import data, demo, scenes
 from weakloc.cli.judge import evaluate, report
 from weakloc.cli.label import label
-from weakloc.cli.learn import calibrate, refine, train
+from weakloc.cli.learn import calibrate, distil, refine, train
 from weakloc.cli.options import ALL_OPTIONS, FIRST_CHOICE, FirstChoiceFormatter
 from weakloc.cli.papers import reproduce
 from weakloc.cli.use import export, predict, serve
@@ -21,7 +21,7 @@ from weakloc.errors import WeaklocError
 INTERRUPTED = 130
 # In the order in which a newcomer meets them.
 COMMANDS = (
-    *(demo, label, scenes, data, train, refine, calibrate, predict),
+    *(demo, label, scenes, data, train, refine, distil, calibrate, predict),
     *(evaluate, report, export, serve, reproduce),
 )
 

@@ -24,6 +24,7 @@ from weakloc.settings import (
     CalibrateSettings,
     Cut,
     DataSettings,
+    DistilSettings,
     Look,
     RefineSettings,
     TrainSettings,
@@ -127,6 +128,45 @@ def refine(
             "broken": [broken.name for broken in refined.broken],
         }
     )
+
+
+def distil(
+    run: str,
+    data: str,
+    /,
+    *,
+    out: Path,
+    settings: Annotated[DistilSettings, Parameter(name="*")] = DistilSettings(),
+    reading: ReadingOptions = DataSettings(),
+    terminal: Terminal = Terminal(),
+) -> None:
+    """Learn to say boxes at once: from a few that were drawn, or from the run's own.
+
+    With --boxes a few drawn boxes teach how far the objects of a class reach. Without it the boxes
+    of the run itself do, in all the images that it learned from: what they have in common is
+    learned, what is odd about single ones is not.
+
+    Args:
+        run: Folder of a run that has learned cells; it stays as it is.
+        data: The data it was trained on, or other data with the same classes.
+        out: Folder for the run with the detector.
+    """
+    from weakloc.api import data_sets
+
+    require_there(run)
+    data_set = data_sets.read(data, reading)
+    from weakloc.api import training
+
+    keep_freed_memory()
+    with terminal.display() as display:
+        distilled = training.distil(run, data_set, out, settings, reading=reading, display=display)
+    for broken in distilled.broken:
+        terminal.say(f"{broken.name}: {broken.reason}")
+    is_drawn = settings.boxes or settings.boxes_per_class
+    boxes = f"{distilled.num_boxes} {'drawn boxes' if is_drawn else 'boxes of its own'}"
+    terminal.say(f"Learned {boxes} in {distilled.num_images} images; run in {out}")
+    terminal.say(f'Next: weakloc predict "{out}" IMAGES --out predictions')
+    terminal.give({"run": str(out), "images": distilled.num_images, "boxes": distilled.num_boxes})
 
 
 MOST_CLASSES = 40  # shown on the terminal; --json lists all

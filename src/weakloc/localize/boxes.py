@@ -18,7 +18,9 @@ from weakloc.geometry import (
     FloatArray,
     GridTransform,
     IntArray,
+    Size,
     box_area,
+    box_areas,
     box_ious,
     clip_box,
     map_box_to_image,
@@ -30,6 +32,7 @@ BoxChoice: TypeAlias = Literal["all", "largest", "best"]
 Overlap: TypeAlias = Literal["keep", "merge", "nms"]
 BoxScore: TypeAlias = Literal["mean", "raw_mean", "blob_mean", "max", "share"]
 MAX_IOU = 0.5  # of two boxes that are both kept where overlap is not
+AGREEING_IOU = 0.6  # of boxes that mean the same object
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,42 @@ def find_boxes(
         ranked = ranked[:1]
     boxes = [_in_image(blob, value, transform) for value, blob in ranked]
     return [heat_box for heat_box in boxes if box_area(heat_box.box) > 0.0]
+
+
+def voted_boxes(
+    boxes: FloatArray,
+    scores: FloatArray,
+    image_size: Size,
+    *,
+    select: BoxChoice,
+    min_area: float,
+    max_area: float,
+    min_share: float,
+) -> list[HeatBox]:
+    """What many proposals (N, 4) with their scores (N,) agree on, best first.
+
+    The best stands, with all that overlap it by more than AGREEING_IOU, for one box: their mean,
+    weighed by their scores. Then the best of those that overlap none of these by MAX_IOU, and so
+    on. Areas are shares of the image, `min_share` is one of the best score.
+    """
+    width, height = image_size
+    boxes = np.clip(boxes, 0.0, (width, height, width, height))
+    boxes, scores = boxes[(known := box_areas(boxes) > 0.0)], scores[known]  # not in the padding
+    order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] >= min_share * scores.max(initial=0.0)]
+    voted: list[HeatBox] = []
+    while len(order):
+        overlaps = box_ious(boxes[order[0]], boxes[order]).ravel()
+        agreeing = order[overlaps > AGREEING_IOU]
+        left, top, right, bottom = np.average(boxes[agreeing], axis=0, weights=scores[agreeing])
+        box = clip_box((float(left), float(top), float(right), float(bottom)), image_size)
+        share = box_area(box) / (width * height)
+        if min_area <= share <= max_area:
+            voted.append(HeatBox(box, float(scores[order[0]]), share))
+        order = order[1:][overlaps[1:] < MAX_IOU]
+    if select == "largest":
+        voted = sorted(voted, key=lambda part: -part.area_share)[:1]
+    return voted[:1] if select == "best" else voted
 
 
 def whole_image_box(transform: GridTransform, score: float) -> HeatBox:

@@ -155,7 +155,7 @@ LossKind: TypeAlias = Literal[
 ]
 Fuse: TypeAlias = Literal["max", "mean"]
 MapNormalisation: TypeAlias = Literal["none", "minmax", "relu_max", "sigmoid", "zscore"]
-Localiser: TypeAlias = Literal["score_map", "cells", "beam_search"]
+Localiser: TypeAlias = Literal["score_map", "cells", "detector", "beam_search"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,17 +195,20 @@ class PlaceRules:
 # For each kind of heat, where no method has rules of its own for it. A search sums rectangles: its
 # greatest heat is a plateau. Cells are divided finely and judged one by one: the hottest may be a
 # speck, crumbs are no objects; hot all over an object and its parts, the larger part is the better
-# box. How hot an object is differs from image to image: each divides itself.
+# box. How hot an object is differs from image to image: each divides itself. A detector says boxes
+# without a map, and points like the cells whose heat it comes with.
+_CELL_RULES = PlaceRules(
+    point_method="densest",
+    threshold=0.5,
+    threshold_mode="otsu",
+    min_share=0.02,
+    box_score="share",
+)
 RULES: Mapping[Localiser, PlaceRules] = {
     "score_map": PlaceRules(),
     "beam_search": PlaceRules(point_method="plateau", threshold=0.5),
-    "cells": PlaceRules(
-        point_method="densest",
-        threshold=0.5,
-        threshold_mode="otsu",
-        min_share=0.02,
-        box_score="share",
-    ),
+    "cells": _CELL_RULES,
+    "detector": replace(_CELL_RULES, min_share=0.3),
 }
 
 
@@ -222,7 +225,9 @@ class Looking:
     rules: PlaceRules = PlaceRules()
 
 
-CELLS = Looking(localiser="cells", rules=RULES["cells"])
+LEARNED: Mapping[Localiser, Looking] = {  # after the training of a method, the best first
+    name: Looking(localiser=name, rules=RULES[name]) for name in ("detector", "cells")
+}
 
 
 def settled(look: Look, looking: Looking) -> tuple[Look, PlaceRules]:

@@ -15,15 +15,15 @@ from torch.nn import functional
 
 from weakloc.model.backbones import Backbone
 
-FINE_STRIDES = (4, 8)
+CELL_STRIDES = (4, 8)
 MARGIN = 40  # pixels of mirrored image on each side: cells of stride 8 see 37 beyond their own
 HIDDEN = 96
 EVIDENCE = 0.25  # power of the probability that a cell betrays the tag: the place decides
 
 
-def fine_levels(backbone: Backbone) -> tuple[int, ...]:
-    """Strides of the levels to look at: the early ones, else the finest there is."""
-    early = tuple(stride for stride in backbone.level_strides if stride in FINE_STRIDES)
+def fine_levels(backbone: Backbone, strides: Sequence[int]) -> tuple[int, ...]:
+    """Those of the strides at which the backbone has a level, else the finest it has."""
+    early = tuple(stride for stride in backbone.level_strides if stride in strides)
     return early or (min(backbone.level_strides),)
 
 

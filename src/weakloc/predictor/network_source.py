@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weakloc.data.transforms import Preprocessing
-from weakloc.geometry import GridTransform
+from weakloc.geometry import FloatArray, GridTransform
 from weakloc.localize.maps import shares_of_range
 from weakloc.model.cell_classifier import EVIDENCE, CellClassifier, fine_features
+from weakloc.model.detector import CellBoxes, Detector
 from weakloc.model.network import LocalizationNetwork, fold_batch_norms
 from weakloc.model.trunk import CellTransform
 from weakloc.predictor.parts import own_device
@@ -25,11 +26,20 @@ Floats: TypeAlias = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Proposals:
+    """Boxes that the cells of an image, or of several views of it, propose."""
+
+    boxes: FloatArray  # (N, 4)
+    scores: FloatArray  # (C, N) probability that the box holds an object
+
+
+@dataclass(frozen=True)
 class RawMaps:
     """A batch of answers as arrays."""
 
     scores: Floats  # (B, C) logits
     maps: Floats  # (B, C, rows, columns), or C + 1 where the last is the background's
+    proposals: Sequence[Proposals] = ()  # of each image, in pixels of the input
 
 
 class MapSource(Protocol):
@@ -97,22 +107,30 @@ def _array(values: Tensor) -> Floats:
 
 
 class CellSource(NetworkSource):
-    """Every view is seen twice: as it is for the scores, going on in the mirror for the cells."""
+    """Every view is seen twice: as it is for the scores, going on in the mirror for the cells.
+
+    With a detector the cells also propose boxes.
+    """
 
     map_kind: MapKind = "probability"
 
-    def __init__(self, cells: CellClassifier, *arguments: Any, **options: Any) -> None:
+    def __init__(
+        self, cells: CellClassifier, detector: Detector | None, *arguments: Any, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
         self.cells = cells.to(self.device)
+        self.detector = None if detector is None else detector.to(self.device)
+        further = () if detector is None else detector.levels
+        self._levels = tuple(sorted({*cells.levels, *further}))
 
     @torch.inference_mode()
     def read(self, images: Tensor) -> RawMaps:
         answer = super().read(images)
         images = images.to(self.device, memory_format=self._layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
-            features = fine_features(self.network.backbone, images, self.cells.levels)
-        cells = self.cells({stride: values.float() for stride, values in features.items()})
-        heat = cells.cpu().numpy()
+            levels = fine_features(self.network.backbone, images, self._levels)
+        features = {stride: values.float() for stride, values in levels.items()}
+        heat = self.cells(features).cpu().numpy()
         height, width = images.shape[2:]
         whole = GridTransform.identity((width, height))
         maps = answer.maps[:, : len(self.class_names)]  # (B, C, rows, columns), of fewer cells
@@ -121,4 +139,12 @@ class CellSource(NetworkSource):
         )
         shares = shares_of_range(views, self.cell_transform(whole, *heat.shape[2:]))
         heat *= shares.reshape(heat.shape) ** EVIDENCE
-        return RawMaps(answer.scores, heat)
+        proposals = () if self.detector is None else proposals_of(self.detector(features))
+        return RawMaps(answer.scores, heat, proposals)
+
+
+def proposals_of(cells: CellBoxes) -> list[Proposals]:
+    """Of each image of a batch."""
+    boxes = cells.boxes.flatten(2).transpose(1, 2).double().cpu().numpy()
+    scores = cells.logits.flatten(2).sigmoid().double().cpu().numpy()
+    return [Proposals(*pair) for pair in zip(boxes, scores, strict=True)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,8 @@ from weakloc.data.readers.assembly import LabelVectors, Problems
 from weakloc.data.readers.table import table_rows
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import ByName
-from weakloc.geometry import GridTransform, nearest_cells
-from weakloc.localize.boxes import HeatBox, find_boxes, whole_image_box
+from weakloc.geometry import GridTransform, Size, nearest_cells
+from weakloc.localize.boxes import HeatBox, find_boxes, voted_boxes, whole_image_box
 from weakloc.localize.crf import CrfSettings, refine_unary
 from weakloc.localize.doubt import disagreements
 from weakloc.localize.maps import NORMALISATIONS, HeatMap, image_grid, resample
@@ -31,6 +32,7 @@ from weakloc.localize.masks import (
 )
 from weakloc.localize.points import FoundPeak, Peak, PointMap, locate_point, locate_points
 from weakloc.methods.method import PlaceRules
+from weakloc.predictor.network_source import Proposals
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import Places, ReaderOptions
 from weakloc.structures import (
@@ -148,21 +150,16 @@ def name_places(
     for class_map, own_maps, index in zip(heat.values, point_maps, classes, strict=True):
         name, probability = names[index], probabilities[index]
         is_tagged = tags is not None and bool(tags[index] == PRESENT)
-        points += [
-            Point(name, peak.x, peak.y, probability, peak.heat)
-            for peak in _peaks(*own_maps, locating)
-        ]
-        boxes += [
-            Box(name, part.box, part.score)
-            for part in _parts(
-                class_map,
-                heat.transform,
-                locating,
-                threshold=locating.thresholds[index],
-                weight=probability if rules.box_times_class else 1.0,
-                min_count=int(is_tagged),
-            )
-        ]
+        weight = probability if rules.box_times_class else 1.0
+        if image.proposals is None:
+            find = _cutter(class_map, heat.transform, locating, index, weight)
+            peaks = _peaks(*own_maps, locating)
+        else:
+            find = _voter(image.proposals, image.picture.size, locating, index, weight)
+            peaks = _middles(find, locating)
+        parts = _parts(find, heat.transform, locating, weight, min_count=int(is_tagged))
+        points += [Point(name, peak.x, peak.y, probability, peak.heat) for peak in peaks]
+        boxes += [Box(name, part.box, part.score) for part in parts]
     thresholds = [locating.thresholds[index] for index in classes]
     won_masks = find_masks(image, heat, behind, thresholds, locating)
     masks = [(classes[row], rle) for row, rle in won_masks.items()]
@@ -212,31 +209,66 @@ def _peaks(first: PointMap, further: PointMap, locating: Locating) -> list[Peak]
     )
 
 
-def _parts(
+BoxFinder: TypeAlias = Callable[..., list[HeatBox]]  # choice and least area -> boxes, best first
+
+
+def _cutter(
     class_map: HeatMap,
     transform: GridTransform,
     locating: Locating,
-    *,
-    threshold: float,
+    class_index: int,
     weight: float,
-    min_count: int,
-) -> list[HeatBox]:
-    """The parts of a class's map that get a box."""
-    places, rules = locating.places, locating.rules
-    if rules.boxes == "none":
-        return []
-    find = partial(
+) -> BoxFinder:
+    rules = locating.rules
+    return partial(
         find_boxes,
         class_map,
         transform,
-        threshold=threshold,
+        threshold=locating.thresholds[class_index],
         threshold_mode=rules.threshold_mode,
-        max_area=places.max_area,
+        max_area=locating.places.max_area,
         min_share=rules.min_share,
-        overlap=places.overlap,
+        overlap=locating.places.overlap,
         score=rules.box_score,
         class_probability=weight,
     )
+
+
+def _voter(
+    proposals: Proposals, image_size: Size, locating: Locating, class_index: int, weight: float
+) -> BoxFinder:
+    return partial(
+        voted_boxes,
+        proposals.boxes,
+        weight * proposals.scores[class_index],
+        image_size,
+        max_area=locating.places.max_area,
+        min_share=locating.rules.min_share,
+    )
+
+
+def _middles(find: BoxFinder, locating: Locating) -> list[Peak]:
+    """Where the points of a class are that has the boxes of a detector."""
+    parts = find(select="all", min_area=locating.places.min_area)[: locating.places.points]
+    return [
+        Peak((left + right) / 2, (top + bottom) / 2, part.score)
+        for part in parts
+        for left, top, right, bottom in [part.box]
+    ]
+
+
+def _parts(
+    find: BoxFinder,
+    transform: GridTransform,
+    locating: Locating,
+    weight: float,
+    *,
+    min_count: int,
+) -> list[HeatBox]:
+    """The parts of the image that get a box of a class."""
+    places, rules = locating.places, locating.rules
+    if rules.boxes == "none":
+        return []
     parts = find(select=rules.boxes, min_area=places.min_area)
     if len(parts) < min_count:  # the largest part whatever its size, else the whole image
         parts = find(select="largest", min_area=0.0, max_area=1.0, min_share=0.0)

@@ -23,7 +23,7 @@ from weakloc.localize.points import (
     outermost_centers,
     pixel_centers,
 )
-from weakloc.methods.method import RULES, PlaceRules
+from weakloc.methods.method import LEARNED, RULES, PlaceRules
 from weakloc.predictor.network_source import MapSource
 from weakloc.predictor.places import Locating, Tags, name_places, wanted_classes
 from weakloc.predictor.views import SeenImage, see_images
@@ -198,7 +198,7 @@ class Predictor:
             labels = None if tags is None else tags.of(image.name)
             classes = wanted_classes(image.probabilities, labels, self.places)
             heat = self.heat(image, classes, self.look)
-            if labels is not None and self.look.localiser == "cells":
+            if labels is not None and self.look.localiser in LEARNED:
                 values, rows = heat.values.copy(), labels[classes] == PRESENT
                 values[rows] = shared_out(values[rows])  # all of them are there
                 heat = replace(heat, values=values)

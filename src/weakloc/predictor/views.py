@@ -24,9 +24,9 @@ from torch import Tensor
 from weakloc.data.images import read_or_record
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import PixelSize, Preprocessing, jittered_size, resize_images
-from weakloc.geometry import BoxLTRB, GridTransform
+from weakloc.geometry import BoxLTRB, GridTransform, map_boxes_to_image
 from weakloc.localize.maps import probabilities
-from weakloc.predictor.network_source import Floats, MapSource
+from weakloc.predictor.network_source import Floats, MapSource, Proposals
 from weakloc.settings import Look
 from weakloc.structures import BrokenImage, ScoreMaps
 
@@ -114,10 +114,11 @@ def scaled(preprocessing: Preprocessing, factor: float, picture_size: PixelSize)
 
 @dataclass(frozen=True)
 class ViewMaps:
-    """Where the network saw the classes in one view."""
+    """Where the network saw the classes in one view; `proposals` are in the image frame."""
 
     view: View
     maps: ScoreMaps
+    proposals: Proposals | None
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,15 @@ class SeenImage:
     logits: NDArray[np.float64]  # (C,) of all views together
     probabilities: NDArray[np.float64]  # (C,)
     only_scored: tuple[ViewMaps, ...] = ()
+
+    @property
+    def proposals(self) -> Proposals | None:
+        """Those of all views together."""
+        proposals = [view.proposals for view in self.views if view.proposals is not None]
+        if not proposals:
+            return None
+        boxes = np.concatenate([part.boxes for part in proposals])
+        return Proposals(boxes, np.concatenate([part.scores for part in proposals], axis=1))
 
 
 def see_images(
@@ -254,9 +264,17 @@ def _read(
             view, maps = views[index][1], None
             if look.fuse == "max" or view.scale in map_scales(look):
                 transform = source.cell_transform(inputs[index][1], *raw.maps.shape[2:])
-                maps = ViewMaps(view, ScoreMaps(raw.maps[row], transform, source.map_kind))
+                proposals = None
+                if raw.proposals:
+                    proposals = _in_image(raw.proposals[row], inputs[index][1])
+                score_maps = ScoreMaps(raw.maps[row], transform, source.map_kind)
+                maps = ViewMaps(view, score_maps, proposals)
             answers[index] = _Answer(view, raw.scores[row], maps)
     return [answers[index] for index in range(len(views))]
+
+
+def _in_image(proposals: Proposals, to_input: GridTransform) -> Proposals:
+    return replace(proposals, boxes=map_boxes_to_image(proposals.boxes, to_input))
 
 
 def _summed_up(

@@ -22,6 +22,7 @@ from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError
 from weakloc.localize.maps import cells_inside, otsu_threshold, shares_of_range
 from weakloc.model.cell_classifier import (
+    CELL_STRIDES,
     EVIDENCE,
     CellClassifier,
     fine_features,
@@ -80,7 +81,8 @@ def learn_cells(
     network = fold_batch_norms(network, side=side).to(memory_format=torch.channels_last)
     probe = torch.zeros(1, 3, side, side, device=next(network.parameters()).device)
     with torch.no_grad():
-        fine = fine_features(network.backbone, probe, fine_levels(network.backbone))
+        levels = fine_levels(network.backbone, CELL_STRIDES)
+        fine = fine_features(network.backbone, probe, levels)
     torch.manual_seed(settings.seed)
     channels = {level: values.shape[1] for level, values in fine.items()}
     classifier = CellClassifier(channels, len(chosen[0].labels))

@@ -33,6 +33,7 @@ from weakloc.training.plan import TrainingPlan, make_plan
 from weakloc.training.run_folder import (
     CELLS_NAME,
     CHECKPOINT_NAME,
+    DETECTOR_NAME,
     MODEL_NAME,
     RECORD_NAME,
     EpochRecord,
@@ -72,7 +73,8 @@ def fit(
         check_same_start(checkpoint, plan.start)
         if is_complete(out, plan):
             return load_run(out)
-    (out / CELLS_NAME).unlink(missing_ok=True)  # those of fewer epochs
+    for name in (CELLS_NAME, DETECTOR_NAME):  # what was learned of the weights of fewer epochs
+        (out / name).unlink(missing_ok=True)
     writer = RunWriter(out, plan.header)
     checkpointing = Checkpointing(out, plan, writer.publish, after_epoch)
     trainer = make_trainer(plan, out, [checkpointing, Shown(display, checkpointing)])

@@ -5,6 +5,7 @@ run.json            what they belong to: method, settings, classes, history, thr
 epochs.csv          the history once more, for spreadsheets
 last.ckpt           where --resume continues
 cells.safetensors   what `weakloc refine` learned, where it was run
+detector.safetensors   what `weakloc distil` learned, where it was run
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import csv
 import json
 import platform
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +22,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -38,9 +40,10 @@ from weakloc.methods.method import Method
 from weakloc.methods.settings import from_settings, to_settings
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.cell_classifier import CellClassifier
+from weakloc.model.detector import Detector
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
-from weakloc.settings import RefineSettings, TrainSettings
+from weakloc.settings import DistilSettings, RefineSettings, TrainSettings
 from weakloc.structures import BrokenImage, LabelStatistics
 from weakloc.training.features import digest_of_weights
 
@@ -49,9 +52,11 @@ RECORD_NAME = "run.json"
 TABLE_NAME = "epochs.csv"
 CHECKPOINT_NAME = "last.ckpt"
 CELLS_NAME = "cells.safetensors"
+DETECTOR_NAME = "detector.safetensors"
 FORMAT = "weakloc.run"
 FORMAT_VERSION = 1
 CELLS_FORMAT = "weakloc.cells.1"
+DETECTOR_FORMAT = "weakloc.detector.1"
 _NUMBERS = re.compile(r"\[\n[-+\d.eE,\s]+\]")  # a list of numbers goes on one line
 _COUNTS = ("present", "absent", "unknown", "co_occurrence")
 _PACKAGES = ("weakloc", "torch", "torchvision", "lightning", "timm", "numpy", "pillow")
@@ -101,7 +106,8 @@ class Run:
     """What `load_run` gives; the network is in evaluation mode.
 
     `thresholds` is what a calibration wrote, None before one. `hidden_supervision` counts drawn
-    boxes or masks that training or selection used. `cells` is what `weakloc refine` learned.
+    boxes or masks that training or selection used. `cells` is what `weakloc refine` learned,
+    `detector` what `weakloc distil` did.
     """
 
     path: Path
@@ -118,58 +124,90 @@ class Run:
     hidden_supervision: int = 0
     thresholds: Mapping[str, Any] | None = None
     cells: CellClassifier | None = None
+    detector: Detector | None = None
 
 
-def save_cells(
-    folder: Path, cells: CellClassifier, backbone: Backbone, settings: RefineSettings
+Learned: TypeAlias = CellClassifier | Detector
+_LEARNED: Mapping[type[Learned], tuple[str, str, str]] = {  # file, format, command that learns it
+    CellClassifier: (CELLS_NAME, CELLS_FORMAT, "refine"),
+    Detector: (DETECTOR_NAME, DETECTOR_FORMAT, "distil"),
+}
+
+
+def save_learned(
+    folder: Path, learned: Learned, backbone: Backbone, settings: RefineSettings | DistilSettings
 ) -> None:
+    """What was learned on fine features of a backbone, with what tells that it belongs to it."""
+    name, version, _ = _LEARNED[type(learned)]
     facts = {
-        "channels": {str(level): count for level, count in cells.channels.items()},
+        "channels": {str(level): count for level, count in learned.channels.items()},
         "backbone": digest_of_weights(backbone),
         "settings": to_settings(settings),
     }
-    metadata = {"format": CELLS_FORMAT, "facts": json.dumps(facts)}
+    metadata = {"format": version, "facts": json.dumps(facts)}
     try:
-        _write_tensors(folder / CELLS_NAME, cells.state_dict(), metadata)
+        _write_tensors(folder / name, learned.state_dict(), metadata)
     except OSError as error:
         raise cannot_save(folder, error) from error
 
 
-class CellFacts(Struct):
-    """What is read of the facts beside cells: channels by stride, the backbone's digest."""
+class LearnedFacts(Struct):
+    """What is read of the facts beside the weights: channels by stride, the backbone's digest."""
 
     channels: dict[str, int]
     backbone: str
 
 
-def load_cells(folder: Path, backbone: Backbone, num_classes: int) -> CellClassifier | None:
-    """None where the run was never refined."""
-    path = folder / CELLS_NAME
+LearnedKind = TypeVar("LearnedKind", CellClassifier, Detector)
+
+
+def load_learned(
+    kind: type[LearnedKind], folder: Path, backbone: Backbone, num_classes: int
+) -> LearnedKind | None:
+    """None where the run never learned it."""
+    name, version, _ = _LEARNED[kind]
+    path = folder / name
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata.get("format") != CELLS_FORMAT:
-            raise ValueError(f"its format is not {CELLS_FORMAT}")
-        facts = fit_json(parse_json(metadata.get("facts", "")), CellFacts)
-        channels = {int(stride): count for stride, count in facts.channels.items()}
-        cells = CellClassifier(channels, num_classes)
-        cells.load_state_dict(tensors)
+        if metadata.get("format") != version:
+            raise ValueError(f"its format is not {version}")
+        facts = fit_json(parse_json(metadata.get("facts", "")), LearnedFacts)
+        learned = kind({int(stride): n for stride, n in facts.channels.items()}, num_classes)
+        learned.load_state_dict(tensors)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise _unfit(path, f"it cannot be read ({str(error).splitlines()[0]})") from error
+        raise _unfit(kind, path, f"it cannot be read ({str(error).splitlines()[0]})") from error
     if facts.backbone != digest_of_weights(backbone):
-        raise _unfit(path, "it belongs to other weights than those of this run")
-    return cells.eval()
+        raise _unfit(kind, path, "it belongs to other weights than those of this run")
+    return learned.eval()
 
 
-def _unfit(path: Path, reason: str) -> RunError:
+def _unfit(kind: type[Learned], path: Path, reason: str) -> RunError:
+    command = _LEARNED[kind][2]
     return RunError(
         reason,
         location=str(path),
-        remedy="Delete the file, and run 'weakloc refine' again for a new one",
+        remedy=f"Delete the file, and run 'weakloc {command}' again for a new one",
     )
+
+
+def save_with_detector(run: Run, folder: Path, detector: Detector, settings: DistilSettings) -> Run:
+    """A folder of its own for the run with its detector; thresholds tune no box any more."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (MODEL_NAME, CELLS_NAME, TABLE_NAME):
+            if (run.path / name).is_file():
+                shutil.copyfile(run.path / name, folder / name)
+    except OSError as error:
+        raise cannot_save(folder, error) from error
+    save_learned(folder, detector, run.network.backbone, settings)
+    hidden = run.hidden_supervision
+    record = {**read_record(run.path), "hidden_supervision": hidden, "thresholds": None}
+    write_record(folder, record)  # last: without it the folder is no run
+    return replace(run, path=folder, detector=detector, thresholds=None)
 
 
 @dataclass(frozen=True)
@@ -378,7 +416,12 @@ def load_run(path: Path) -> Run:
         raise _damaged(file, str(error)) from error
     _load_weights(network, path)
     network.backbone.loaded_weights = record.backbone.loaded or None
-    return replace(run, cells=load_cells(path, network.backbone, len(run.class_names)))
+    backbone, num_classes = network.backbone, len(run.class_names)
+    return replace(
+        run,
+        cells=load_learned(CellClassifier, path, backbone, num_classes),
+        detector=load_learned(Detector, path, backbone, num_classes),
+    )
 
 
 def read_record(path: Path) -> dict[str, Any]:

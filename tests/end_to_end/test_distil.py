@@ -1,0 +1,120 @@
+"""`weakloc distil` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weakloc.api.runs import load_folder
+from weakloc.cli import run as weakloc
+from weakloc.settings import Look
+from weakloc.training.run_folder import DETECTOR_NAME
+
+SMALL = ["--epochs", "1", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def refined(trained: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("refined") / "run"
+    shutil.copytree(trained, run)
+    assert weakloc(["refine", str(run), str(scenes), "--images", "12", *SMALL]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def distilled(refined: Path, scenes: Path) -> Path:
+    out = refined.parent / "mit Rahmen ü"
+    assert (
+        weakloc(["distil", str(refined), str(scenes), "--boxes", "6", "--out", str(out), *SMALL])
+        == 0
+    )
+    return out
+
+
+def predictions(run: Path, images: Path, out: Path, *more: str) -> list[dict[str, Any]]:
+    arguments = ["predict", str(run), str(images), "--out", str(out), "--top", "1", "--quiet"]
+    assert weakloc([*arguments, *more]) == 0
+    return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_a_detector_says_other_boxes_and_the_same_scores(
+    distilled: Path, refined: Path, scenes: Path, tmp_path: Path
+) -> None:
+    cells = predictions(refined, scenes, tmp_path / "cells")
+    boxes = predictions(distilled, scenes, tmp_path / "boxes")
+    mirrored = predictions(distilled, scenes, tmp_path / "mirrored", "--flip", "--points", "2")
+
+    assert [line["scores"] for line in boxes] == [line["scores"] for line in cells]
+    assert [line["boxes"] for line in boxes] != [line["boxes"] for line in cells]
+    for line in [*boxes, *mirrored]:
+        assert line["boxes"]
+        for box in line["boxes"]:
+            left, top, right, bottom = box["box"]
+            assert 0 <= left < right <= line["width"]
+            assert 0 <= top < bottom <= line["height"]
+            assert 0 < box["score"] <= 1
+    for line in boxes:  # a point is the middle of its class's best box
+        left, top, right, bottom = line["boxes"][0]["box"]
+        x, y = line["points"][0]["x"], line["points"][0]["y"]
+        assert (x, y) == pytest.approx(((left + right) / 2, (top + bottom) / 2), abs=0.02)
+
+
+def test_cells_stay_at_hand(distilled: Path, refined: Path, scenes: Path, tmp_path: Path) -> None:
+    cells = predictions(refined, scenes, tmp_path / "cells")
+    again = predictions(distilled, scenes, tmp_path / "again", "--localiser", "cells")
+
+    assert again == cells
+
+
+def test_drawn_boxes_are_counted_and_the_run_stays(distilled: Path, refined: Path) -> None:
+    record = json.loads((distilled / "run.json").read_text())
+
+    assert 0 < record["hidden_supervision"] <= 6
+    assert load_folder(distilled).facts.num_boxes_used == record["hidden_supervision"]
+    assert json.loads((refined / "run.json").read_text())["hidden_supervision"] == 0
+    assert not (refined / DETECTOR_NAME).exists()
+
+
+def test_a_run_teaches_itself(
+    refined: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "own"
+
+    assert weakloc(["distil", str(refined), str(scenes), "--out", str(out), "--epochs", "1"]) == 0
+
+    assert "boxes of its own" in capsys.readouterr().out
+    assert json.loads((out / "run.json").read_text())["hidden_supervision"] == 0
+    assert load_folder(out).predictor(Look()).look.localiser == "detector"
+
+
+def test_what_cannot_be_is_refused(
+    trained: Path,
+    refined: Path,
+    distilled: Path,
+    scenes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    new = ["--out", str(tmp_path / "new")]
+    for arguments, complaint in (
+        (["distil", str(trained), str(scenes), *new], "weakloc refine"),
+        (["distil", str(refined), str(scenes), "--out", str(distilled)], "holds something"),
+        (
+            ["distil", str(refined), str(scenes), "--boxes", "5", "--split", "val", *new],
+            "kept to judge",
+        ),
+        (
+            ["distil", str(refined), str(scenes), "--boxes", "5", "--boxes-per-class", "5", *new],
+            "Give one of them",
+        ),
+        (["distil", str(refined), str(scenes), "--boxes", "-1", *new], "Give 0 or more"),
+        (["calibrate", str(distilled), str(scenes), "--boxes", "20"], "no threshold cuts"),
+        (["predict", str(refined), str(scenes), "--localiser", "detector", *new], "weakloc distil"),
+    ):
+        assert weakloc(arguments) == 2, arguments
+        assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
