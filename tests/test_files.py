@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import re
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from weakloc.errors import RunError
+from weakloc.errors import DataError, FailureError, OutputError, RunError
 from weakloc.files import (
+    LOCK_NAME,
+    append_synced,
     file_name_of,
     fit_json,
+    only_writer,
     open_whole,
     parse_json,
     read_json,
+    require_own,
     write_json,
+    write_text,
     write_whole,
 )
 
@@ -130,3 +140,81 @@ def test_what_does_not_fit_is_said_with_its_place_and_value(text: str) -> None:
 def test_what_fits_becomes_the_structure() -> None:
     text = '{"parts": [{"shares": {"x": 1}, "kind": "b"}], "more": 1}'
     assert fit_json(parse_json(text), Whole) == Whole((Part({"x": 1.0}, None, "b"),))
+
+
+REFUSING = {
+    "a full disk": "/dev/full",
+    "a file where a folder is needed": "file/deeper/a.txt",
+    "a folder where a file is needed": "folder",
+    "a name that is too long": "x" * 300,
+    "a link to itself": "circle/a.txt",
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSING)
+def test_what_the_system_refuses_to_write_is_one_line_that_says_how_to_go_on(
+    tmp_path: Path, refusal: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    before = sorted(tmp_path.rglob("*"))
+    path = tmp_path / REFUSING[refusal]
+    is_device = path == Path("/dev/full")
+    write = partial(append_synced, content=b"x") if is_device else partial(write_text, text="x")
+    with pytest.raises(OutputError, match=r"cannot be written \(.*\)\. (Free|Give)") as caught:
+        write(path)
+    assert caught.value.location == str(path)
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from weakloc.files import only_writer
+with only_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_has_one_writer_and_a_killed_one_is_none(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(folder)], stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(FailureError, match=r"is writing here\. Wait") as refused,
+            only_writer(folder),
+        ):
+            raise AssertionError
+        host, year = socket.gethostname(), time.strftime("%Y")
+        assert refused.value.message.startswith(f"process {holder.pid} on {host} since {year}-")
+        holder.kill()
+    (folder / f".{'0a' * 16}.part.json").write_text("of the killed one")
+    assert (folder / LOCK_NAME).is_file()
+    with only_writer(folder):
+        assert [path.name for path in folder.iterdir()] == [LOCK_NAME]
+    assert not list(folder.iterdir())
+
+
+def test_an_exception_gives_the_folder_back(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), only_writer(tmp_path):
+        raise KeyError
+    with only_writer(tmp_path):
+        pass
+
+
+def test_only_what_weakloc_made_may_be_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("mine")
+    require_own(tmp_path, ["other.csv"])
+    with pytest.raises(DataError, match=r"table.csv: is there already.*Move it"):
+        require_own(tmp_path, ["*.csv"], marks=["record.json"])
+    (tmp_path / "record.json").write_text('{"format": "of another program"}')
+    with pytest.raises(DataError):
+        require_own(tmp_path, ["*.csv"], marks=["record.json"])
+    (tmp_path / "record.json").write_text('{"format": "weakloc.record/1"}')
+    require_own(tmp_path, ["*.csv"], marks=["record.json"])

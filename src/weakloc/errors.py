@@ -70,12 +70,18 @@ class FailureError(WeaklocError):
     exit_code = 1
 
 
+class OutputError(FailureError):
+    """The system does not let results be written: full disk, read-only folder, file in the way."""
+
+
 class TrainingError(FailureError):
-    """Training stopped: not-a-number loss, full disk, interrupted."""
+    """Training stopped: not-a-number loss, interrupted."""
 
 
 class StoppedError(TrainingError):
     """A signal asked training to stop; what was learned so far is saved."""
+
+    exit_code = 130  # as of everything that Ctrl-C ends
 
 
 def require_setting(

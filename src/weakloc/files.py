@@ -1,22 +1,32 @@
-"""Files written whole or not at all, JSON and text read with every check, and safe file names."""
+"""Files written whole or not at all, JSON and text read with every check, and safe file names.
+
+A folder has one writer at a time, and what weakloc did not make in it is left alone.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
+import socket
+import sys
+import time
 import uuid
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
-from weakloc.errors import DataError, WeaklocError
+from weakloc.errors import DataError, FailureError, OutputError, WeaklocError
+
+if sys.platform != "win32":
+    import fcntl
 
 Structure = TypeVar("Structure")
 Value = TypeVar("Value")
@@ -27,6 +37,119 @@ _UTF16_MARKS = (BOM_UTF16_LE, BOM_UTF16_BE)
 _PLAIN = " !#$&'()+,-.;=@[]^_`{}~"
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # None: Pillow and torch say no number
+
+
+def refusal(path: Path, error: Exception) -> OutputError:
+    """What is said where the system does not let `path` be written."""
+    number = getattr(error, "errno", None)
+    reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "no reason")
+    remedy = "Give another --out, or move what is in the way and allow writing there"
+    if number in _FULL:
+        remedy = (
+            "Free space on the disk and give the command again (--resume where it has that): "
+            "what was written before is whole"
+        )
+    return OutputError(f"cannot be written ({reason})", location=str(path), remedy=remedy)
+
+
+@contextmanager
+def on_disk(path: Path) -> Iterator[None]:
+    """Where all that the system refuses becomes one error, which says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(path, error) from error
+
+
+def remove_unfinished(paths: Iterable[Path]) -> None:
+    """Those of some files that processes left behind which were killed in `write_whole`."""
+    for path in paths:
+        if re.fullmatch(r"\.[0-9a-f]{32}\.part.*", path.name):
+            path.unlink(missing_ok=True)
+
+
+LOCK_NAME = ".weakloc.lock"
+UNFINISHED = ".weakloc-unfinished"  # lies in a data set until all of it is written
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """The folder, made if need be, is written by no other process while the block runs.
+
+    One that was made and stayed empty is taken away again.
+    The lock ends with its process, however that ends. Systems without such locks guard nothing.
+    """
+    is_new = not folder.exists()
+    with on_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = folder.resolve() / LOCK_NAME  # the block may change directory
+        descriptor = _locked(lock)
+        remove_unfinished(folder.iterdir())
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+        if is_new:
+            with suppress(OSError):
+                lock.parent.rmdir()
+
+
+def _locked(lock: Path) -> int:
+    """The open lock file, which says who holds it."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if sys.platform != "win32":
+            # Not flock: children would inherit that, and hold it when we were killed.
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
+        os.close(descriptor)
+        raise FailureError(
+            f"{holder} is writing here",
+            location=str(lock.parent),
+            remedy="Wait for its end, or give another --out",
+        ) from error
+    except OSError:  # a file system without locks
+        pass
+    with suppress(FileNotFoundError):
+        if os.path.samestat(lock.stat(), os.fstat(descriptor)):
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            os.truncate(descriptor, 0)
+            os.write(
+                descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now}".encode()
+            )
+            return descriptor
+    os.close(descriptor)  # of a file that its holder has just taken away
+    return _locked(lock)
+
+
+def require_own(folder: Path, results: Iterable[str], *, marks: Iterable[str] = ()) -> None:
+    """Refuses to overwrite results (patterns of names) that weakloc did not make.
+
+    It made all of them where one of the files `marks` lies there and names weakloc.
+    """
+    if any(_is_marked(folder / mark) for mark in marks):
+        return
+    for path in (path for pattern in results for path in sorted(folder.glob(pattern))):
+        if path.name != LOCK_NAME:
+            raise DataError(
+                "is there already, and weakloc did not make it",
+                location=str(path),
+                remedy="Move it, or give another --out",
+            )
+
+
+def _is_marked(path: Path) -> bool:
+    """Whether a file names weakloc as its format near its beginning."""
+    try:
+        with path.open("rb") as file:
+            return b"weakloc" in file.read(4096)
+    except OSError:
+        return False
+
+
 @contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, moved onto it when the block ends without an exception.
@@ -34,13 +157,14 @@ def write_whole(path: Path) -> Iterator[Path]:
     Whoever reads `path` meets the old content or the whole new one; a failed block leaves the
     old one. Folders on the way are made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.part{path.suffix[:16]}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with on_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -64,7 +188,7 @@ def open_synced(path: Path) -> Iterator[IO[bytes]]:
 
 def append_synced(path: Path, content: bytes) -> None:
     """Returns once all of it is on the disk."""
-    with path.open("ab") as file:
+    with on_disk(path), path.open("ab") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -384,9 +384,35 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         artist_of("single", "hard")
     artist = artist_of("single", "normal")
     (tmp_path / "old.txt").write_text("here")
-    with pytest.raises(DataError, match="not empty"):
+    with pytest.raises(DataError, match="is there already"):
         write_scenes(tmp_path, num_train=1, num_val=1, seed=0, artist=artist)
     with pytest.raises(SettingError, match="seed is -1"):
         draw_scene(artist, split="train", index=0, seed=-1)
     with pytest.raises(DataError, match="0 objects"):
         artist_from(DataSet(tmp_path, "folders", ("a",), {}))
+
+
+def test_scenes_that_were_stopped_are_no_data_set_and_the_same_command_finishes_them(
+    tmp_path: Path,
+) -> None:
+    artist, folder, whole = artist_of("single", "normal"), tmp_path / "stopped", tmp_path / "whole"
+
+    def stop(done: int, _total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_scenes(folder, num_train=2, num_val=2, seed=0, artist=artist, on_progress=stop)
+    with pytest.raises(DataError, match="stopped: is not finished"):
+        read_data_set(folder, options=ReaderOptions())
+    with pytest.raises(DataError, match=r"was begun with other scenes .*2 \+ 2 of"):
+        write_scenes(folder, num_train=3, num_val=2, seed=0, artist=artist)
+    for to in (folder, whole):
+        write_scenes(to, num_train=2, num_val=2, seed=0, artist=artist)
+    contents = [
+        {path.relative_to(to): path.read_bytes() for path in to.rglob("*") if path.is_file()}
+        for to in (folder, whole)
+    ]
+    assert contents[0] == contents[1]
+    with pytest.raises(DataError, match="is there already"):
+        write_scenes(folder, num_train=2, num_val=2, seed=0, artist=artist)

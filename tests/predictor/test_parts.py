@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from weakloc.data.sources import ImageSource
-from weakloc.errors import PredictionsError
+from weakloc.errors import DataError, PredictionsError
 from weakloc.predictor.parts import PartStore, cut_into_parts
 
 IMAGES = [ImageSource(f"{index}.png", "") for index in range(11)]
@@ -34,6 +34,7 @@ def test_parts_are_joined_in_input_order_whatever_order_they_were_written_in(
     order = ["0", "1", "2", "4", "5", "6", "8", "9"]
     assert (tmp_path / "done").read_text().split() == [f"{number}.png" for number in order]
     assert (tmp_path / "skipped").read_text().split() == ["3.png", "7.png", "10.png"]
+    store.remove()
     assert not (tmp_path / "parts").exists()
 
 
@@ -65,15 +66,39 @@ def test_parts_of_other_settings_are_an_error_and_stay(tmp_path: Path) -> None:
     assert store.is_done(next(cut_into_parts(IMAGES, size=4)), "key")
 
 
-def test_a_fresh_start_and_parts_of_unknown_settings_begin_with_nothing(tmp_path: Path) -> None:
+def test_a_fresh_start_begins_with_nothing(tmp_path: Path) -> None:
     store = PartStore(tmp_path / "parts")
-    for resume in (False, True):
-        store.open(SETTINGS, resume=False)
-        write_all(store, {0})
-        if resume:
-            (store.folder / "settings.json").unlink()
+    store.open(SETTINGS, resume=False)
+    write_all(store, {0})
+    store.open(SETTINGS, resume=False)
+    assert not store.is_done(next(cut_into_parts(IMAGES, size=4)), "key")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["photo.jpg", "settings.json", "part-1.jsonl", "deeper"])
+def test_a_folder_of_parts_that_is_somebody_elses_is_left_alone(
+    tmp_path: Path, name: str, resume: bool
+) -> None:
+    store = PartStore(tmp_path / "parts")
+    store.folder.mkdir()
+    strange = store.folder / name
+    strange.mkdir() if name == "deeper" else strange.write_text("{}")
+    with pytest.raises(DataError, match=rf"parts/{name}: is there already, and weakloc did not"):
         store.open(SETTINGS, resume=resume)
-        assert not store.is_done(next(cut_into_parts(IMAGES, size=4)), "key")
+    assert list(store.folder.iterdir()) == [strange]
+
+
+def test_what_others_put_beside_parts_outlives_them(tmp_path: Path) -> None:
+    store = PartStore(tmp_path / "parts")
+    store.open(SETTINGS, resume=False)
+    write_all(store, {0})
+    kept = [store.folder / name for name in ("part-1.jpg", "part-0000001-of-mine.jsonl")]
+    for path in kept:
+        path.write_text("mine")
+    (store.folder / f".{'0a' * 16}.part.jsonl").write_text("left behind by a killed process")
+    store.open(SETTINGS, resume=False)
+    store.remove()
+    assert sorted(store.folder.iterdir()) == sorted(kept)
 
 
 def test_a_part_is_done_only_with_all_of_its_files(tmp_path: Path) -> None:

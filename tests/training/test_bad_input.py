@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.training.small_data import make_data_set, method, settings
-from weakloc.errors import DataError, FailureError, SettingError, WeaklocError
+from weakloc.errors import DataError, OutputError, SettingError, WeaklocError
 from weakloc.methods.cam import Cam
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, Sample
 from weakloc.training.fit import fit
@@ -117,8 +117,17 @@ def test_an_unknown_backbone_names_the_nearest(data_set: DataSet, tmp_path: Path
 
 def test_a_folder_that_cannot_be_made_is_said(data_set: DataSet, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(FailureError, match="folder cannot be made"):
+    with pytest.raises(OutputError, match=r"run: cannot be written .*another --out"):
         fit(data_set, method(), settings(), tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "cells.safetensors", "epochs.csv"])
+def test_what_others_made_is_not_overwritten(data_set: DataSet, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("of another program")
+    for resume in (False, True):
+        with pytest.raises(DataError, match=f"{name}: is there already, and weakloc did not make"):
+            fit(data_set, method(), settings(), tmp_path, resume=resume)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_selection_by_the_best_epoch_and_patience_use_tags_alone(

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tests.training.small_data import method, settings
-from weakloc.errors import RunError, TrainingError
+from weakloc.errors import OutputError, RunError, TrainingError
 from weakloc.methods.max_mil import MaxMil
 from weakloc.methods.method import Method, Optimisation
 from weakloc.settings import TrainSettings
@@ -229,7 +229,7 @@ def test_a_full_disk_is_said_and_the_last_good_checkpoint_stays(
     train_until_killed(data_set, settings(), tmp_path, epoch=2, batch=0)
     good = (tmp_path / "last.ckpt").read_bytes()
     limit = int(share * len(good))
-    with files_of_at_most(limit), pytest.raises(TrainingError, match=r"cannot be saved.*Free"):
+    with files_of_at_most(limit), pytest.raises(OutputError, match=r"cannot be written.*Free"):
         fit(data_set, method(), saving_always(), tmp_path, resume=True)
     assert (tmp_path / "last.ckpt").read_bytes() == good
     assert not list(tmp_path.glob(".*.part*"))

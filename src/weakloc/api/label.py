@@ -26,7 +26,7 @@ from weakloc.api.stages import StageResult, Stages, open_record
 from weakloc.api.training import refine, train
 from weakloc.data.sources import ImageSource, find_images
 from weakloc.errors import DataError, SettingError, StoppedError
-from weakloc.files import digest_of_file
+from weakloc.files import digest_of_file, only_writer
 from weakloc.geometry import box_ious
 from weakloc.methods import method_named
 from weakloc.metrics.baselines import middle_box
@@ -108,12 +108,14 @@ def label(
         if folder.resolve().is_relative_to(Path(images).resolve()):
             reason = f"--out is {str(folder)!r}, which lies in {images}"
             raise SettingError(reason, remedy="Give a folder outside of the photographs")
-    stages = Stages(folder, open_record(folder, str(data_set.root)), display)
+    open_record(folder, str(data_set.root))  # refuses what is not ours, and makes nothing
     chosen = tuple(dict.fromkeys((*FORMATS, *formats)))
     listing = [unopened(ImageSource(s.name, s.path), s.labels) for s in data_set.samples()]
     try:
-        tags, exports = reading.labels, SideFiles(formats=chosen, options=exporting)
-        return _Labelling(data_set, tags, settings, folder, exports, stages, listing).all(new)
+        with only_writer(folder):
+            stages = Stages(folder, open_record(folder, str(data_set.root)), display)
+            tags, exports = reading.labels, SideFiles(formats=chosen, options=exporting)
+            return _Labelling(data_set, tags, settings, folder, exports, stages, listing).all(new)
     except StoppedError as error:
         raise StoppedError(error.message, remedy=GOES_ON) from error
 

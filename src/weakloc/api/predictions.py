@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from operator import truediv
@@ -21,13 +22,28 @@ from weakloc.data.readers.assembly import Problems
 from weakloc.data.readers.table import table_rows
 from weakloc.data.sources import ImageSource, find_images, folder_of_images
 from weakloc.errors import PredictionsError, SettingError
-from weakloc.files import ByName, file_name_of, read_json, write_json, write_whole
+from weakloc.files import (
+    ByName,
+    file_name_of,
+    only_writer,
+    read_json,
+    require_own,
+    write_json,
+    write_whole,
+)
 from weakloc.localize.maps import minmax
 from weakloc.output.drawing import draw_grid, draw_prediction, write_heat_maps
 from weakloc.output.exporters import check_formats, export_all
 from weakloc.output.exporters.jsonl import prediction_line, predictions_file, read_predictions
 from weakloc.output.settings import ExportOptions
-from weakloc.predictor.parts import Part, PartStore, Ranks, cut_into_parts, joined_ranks
+from weakloc.predictor.parts import (
+    SETTINGS_NAME,
+    Part,
+    PartStore,
+    Ranks,
+    cut_into_parts,
+    joined_ranks,
+)
 from weakloc.predictor.places import Tags, read_tags
 from weakloc.predictor.predictor import Located, Predictor
 from weakloc.settings import Look, Places, ReaderOptions
@@ -35,10 +51,13 @@ from weakloc.structures import BrokenImage, DataSet, LabelVector, Problem, Score
 from weakloc.training.features import content_key
 from weakloc.work import Progress, silent
 
+SUMMARY_NAME = "predictions.json"
+RESULTS = ("predictions.jsonl", "skipped.jsonl", SUMMARY_NAME, "pictures.png")
+
 
 def summary_beside(file: Path) -> Mapping[str, Any]:
     """What predictions.json says of the predictions beside it; empty where it is missing."""
-    path = file.with_name("predictions.json")
+    path = file.with_name(SUMMARY_NAME)
     return read_json(path, error=PredictionsError) if path.is_file() else {}
 
 
@@ -194,8 +213,9 @@ def predict_to_folder(
     parts = cut_into_parts(sources, size=PART_SIZE)
     first = next(parts)  # nothing is made in `out` before the first image is found
     store = PartStore(work.out / "parts")
-    with joined_ranks() as ranks:
+    with joined_ranks() as ranks, nullcontext() if ranks.rank else only_writer(work.out):
         if ranks.rank == 0:
+            require_own(work.out, RESULTS, marks=(SUMMARY_NAME, f"parts/{SETTINGS_NAME}"))
             version = version_of(predictor, (str(run), *also))
             store.open({**origin, **work.guarded, "version": version}, resume=resume)
         ranks.wait_for_all()
@@ -208,6 +228,7 @@ def predict_to_folder(
         num_done, num_skipped = store.join(stems, *paths)
         work.write_summary({**origin, "num_done": num_done, "num_skipped": num_skipped})
         others = beside.finish(work.out, written.predictions)
+        store.remove()
     return replace(written, num_done=num_done, num_skipped=num_skipped, others=others)
 
 
@@ -300,4 +321,4 @@ class _Work:
             "classes": list(names),
             "thresholds": dict(zip(names, locating.thresholds, strict=True)),
         }
-        write_json(self.out / "predictions.json", record)
+        write_json(self.out / SUMMARY_NAME, record)

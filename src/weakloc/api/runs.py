@@ -334,7 +334,9 @@ def version_of(predictor: Predictor, runs: Sequence[str]) -> str:
     for run in map(Path, runs):
         # Predictions may follow from everything in a run but the state for resuming.
         files = (
-            [path for path in run.iterdir() if path.suffix != ".ckpt"] if run.is_dir() else [run]
+            [path for path in run.glob("[!.]*") if path.suffix != ".ckpt"]
+            if run.is_dir()
+            else [run]
         )
         for path in filter(Path.is_file, sorted(files)):
             digest.update(bytes.fromhex(digest_of_file(path)))

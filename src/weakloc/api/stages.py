@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from msgspec import Struct, to_builtins
 
 from weakloc.errors import DataError
-from weakloc.files import fit_json, read_json, write_json
+from weakloc.files import fit_json, read_json, require_own, write_json
 from weakloc.work import Display
 
 StageResult: TypeAlias = Mapping[str, Any]  # what later stages need of one, as JSON values
@@ -46,9 +46,7 @@ def open_record(folder: Path, source: str) -> FolderRecord:
     """What was done in the folder; DataError where somebody else's work lies there."""
     file, remedy = folder / RECORD_NAME, "Give another --out"
     if not file.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            reason = "is there already, and no earlier labelling made it"
-            raise DataError(reason, location=str(folder), remedy=remedy)
+        require_own(folder, ("*",))
         return FolderRecord(source, {})
     content = read_json(file, error=DataError, remedy=remedy)
     try:

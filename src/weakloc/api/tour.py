@@ -15,8 +15,7 @@ from weakloc.api.data_sets import read, scenes
 from weakloc.api.evaluation import Evaluated, evaluate, write_markdown, write_metrics
 from weakloc.api.label import Labelled, label
 from weakloc.data.images import open_image
-from weakloc.errors import DataError
-from weakloc.files import write_whole
+from weakloc.files import on_disk, require_own, write_text, write_whole
 from weakloc.output.drawing import draw_grid, draw_prediction
 from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.settings import EvaluateSettings, LabelSettings, Look
@@ -96,16 +95,11 @@ def demo(
 
 def _clear(folder: Path) -> None:
     """Only what an earlier tour made is ever removed."""
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / MARK).is_file():
-            raise DataError(
-                "is there already, and no earlier tour made it",
-                location=str(folder),
-                remedy="Give another --out",
-            )
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).write_text("made by weakloc demo, which may replace it\n")
+    require_own(folder, ("*",), marks=(MARK,))
+    with on_disk(folder):
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    write_text(folder / MARK, "made by weakloc demo, which may replace it\n")
 
 
 def _draw(labelled: Labelled, data_set: DataSet, to: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from weakloc.api.data_sets import Data, opened, require_same_classes
 from weakloc.api.runs import TrainedRun, opened_run
 from weakloc.data.sources import ImageSource
 from weakloc.errors import SettingError
-from weakloc.files import write_whole
+from weakloc.files import only_writer, write_whole
 from weakloc.localize.maps import HeatMap, sigmoid
 from weakloc.methods import method_named
 from weakloc.methods.method import Preset
@@ -208,12 +209,13 @@ def refine(
         remedy="Give the data that the run was trained on",
     )
     samples = divide(data_set, trained.settings).learned
-    cells, broken = learn_cells(
-        trained.network, samples, trained.preprocessing, settings, on_progress
-    )
-    if keep:
-        save_learned(trained.path, cells, trained.network.backbone, settings)
-        trained = save_thresholds(trained, None)
+    with only_writer(trained.path) if keep else nullcontext():
+        cells, broken = learn_cells(
+            trained.network, samples, trained.preprocessing, settings, on_progress
+        )
+        if keep:
+            save_learned(trained.path, cells, trained.network.backbone, settings)
+            trained = save_thresholds(trained, None)
     trained = replace(trained, cells=cells, thresholds=None)
     num_images = min(len(samples), settings.images) - len(broken)
     return Refined(TrainedRun(trained), num_images, tuple(broken))

@@ -28,7 +28,7 @@ from weakloc.api.training import refine, train
 from weakloc.data.images import open_image
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, ImageError
-from weakloc.files import read_json, write_json, write_whole
+from weakloc.files import UNFINISHED, read_json, write_json, write_whole
 from weakloc.methods import METHODS, method_named
 from weakloc.methods.method import Preset
 from weakloc.methods.settings import from_settings, merged_settings, to_settings
@@ -58,12 +58,9 @@ def drawn_scenes(
 ) -> Path:
     """A folder of scenes, drawn unless it is there already."""
     path = folder / f"scenes-{kind}-{num_train}-{num_val}"
-    if not path.is_dir():
+    if not path.is_dir() or (path / UNFINISHED).is_file():
         say(f"Drawing {num_train} training and {num_val} validation scenes")
-        unfinished = path.with_name(path.name + ".part")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        scenes(unfinished, kind=kind, num_train=num_train, num_val=num_val, seed=SEED)
-        unfinished.rename(path)
+        scenes(path, kind=kind, num_train=num_train, num_val=num_val, seed=SEED)
     return path
 
 

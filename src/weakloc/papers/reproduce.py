@@ -10,6 +10,7 @@ from typing import Any
 
 from weakloc.api.data_sets import read
 from weakloc.errors import FailureError, SettingError
+from weakloc.files import only_writer
 from weakloc.methods import method_named
 from weakloc.methods.settings import merged_settings, to_settings
 from weakloc.papers.cells import DataSetOnDisk, Measurement, Training, digest_of_data, drawn_scenes
@@ -67,12 +68,13 @@ def reproduce(
 
     `prepare` is called in every process that works. Cells that fail are named in the results.
     """
-    measurements, untestable = planned(recipe, reproduction, say)
-    failures = _work_through(measurements, reproduction.jobs, say, prepare)
-    results = Results.collected(
-        recipe, reproduction.range_of_seeds, measurements, untestable, failures
-    )
-    write_results(results, reproduction.out)
+    with only_writer(reproduction.out):
+        measurements, untestable = planned(recipe, reproduction, say)
+        failures = _work_through(measurements, reproduction.jobs, say, prepare)
+        results = Results.collected(
+            recipe, reproduction.range_of_seeds, measurements, untestable, failures
+        )
+        write_results(results, reproduction.out)
     if not results.rows:
         first = next(iter(failures.values()), "no cell can be tested here")
         raise FailureError(f"nothing was measured: {first}", location=recipe.name)

@@ -11,9 +11,9 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,8 +23,8 @@ import torch
 from torch import distributed
 
 from weakloc.data.sources import ImageSource
-from weakloc.errors import PredictionsError
-from weakloc.files import open_whole, write_text
+from weakloc.errors import FailureError, PredictionsError
+from weakloc.files import on_disk, open_whole, remove_unfinished, require_own, write_text
 
 
 @dataclass(frozen=True)
@@ -38,27 +38,31 @@ class Part:
         return f"part-{self.index:07d}-{hashlib.sha256(names).hexdigest()[:12]}"
 
 
+SETTINGS_NAME = "settings.json"
+_PART = re.compile(r"part-\d{7}-[0-9a-f]{12}\.(jsonl|skipped|key)")
+
+
 class PartStore:
-    """The folder of the parts beside the final file."""
+    """The folder of the parts beside the final file; what others put in it stays."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._settings = folder / SETTINGS_NAME
 
     def open(self, fingerprint: Mapping[str, Any], *, resume: bool) -> None:
         """Start afresh, or go on where parts made with the very same settings lie."""
-        text = json.dumps(fingerprint, sort_keys=True)
-        settings = self.folder / "settings.json"
-        goes_on = resume and settings.is_file()  # parts of unknown settings are worth nothing
-        if goes_on and settings.read_text(encoding="utf-8") != text:
-            raise PredictionsError(
-                "these parts were made with other settings, another run or other images",
-                location=str(self.folder),
-                remedy="Leave out --resume, delete this folder, or give another --out",
-            )
-        if not goes_on and self.folder.exists():
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(settings, text)
+        require_own(self.folder, ("*",), marks=(SETTINGS_NAME,))
+        text = json.dumps({"format": "weakloc.parts/1", **fingerprint}, sort_keys=True)
+        if resume and self._settings.is_file():
+            if self._settings.read_text(encoding="utf-8") != text:
+                raise PredictionsError(
+                    "these parts were made with other settings, another run or other images",
+                    location=str(self.folder),
+                    remedy="Leave out --resume, delete this folder, or give another --out",
+                )
+            return
+        self.remove()
+        write_text(self._settings, text)
 
     def is_done(self, part: Part, key: str) -> bool:
         file = self.folder / f"{part.stem}.key"
@@ -72,12 +76,20 @@ class PartStore:
 
     def join(self, stems: Sequence[str], predictions: Path, skipped: Path) -> tuple[int, int]:
         """All parts in order into the two final files; the numbers of lines of both."""
-        counts = (
+        return (
             _concatenate([self.folder / f"{stem}.jsonl" for stem in stems], predictions),
             _concatenate([self.folder / f"{stem}.skipped" for stem in stems], skipped),
         )
-        shutil.rmtree(self.folder)
-        return counts
+
+    def remove(self) -> None:
+        """What `open` and `write` have made, the settings last: until then it is known as ours."""
+        with on_disk(self.folder):
+            paths = list(self.folder.glob("*"))
+            remove_unfinished(paths)
+            for path in (*(p for p in paths if _PART.fullmatch(p.name)), self._settings):
+                path.unlink(missing_ok=True)
+            with suppress(OSError):  # there is none, or more in it
+                self.folder.rmdir()
 
 
 def cut_into_parts(images: Iterable[ImageSource], *, size: int) -> Iterator[Part]:
@@ -103,13 +115,20 @@ class Ranks:
 
     rank: int = 0
     world_size: int = 1
+    group: distributed.ProcessGroup | None = None
 
     def wait_for_all(self) -> None:
-        if self.world_size > 1:
-            distributed.barrier()
+        if self.world_size == 1:
+            return
+        try:
+            distributed.barrier(self.group)
+        except RuntimeError as error:
+            remedy = "Its message says why; the same command with --resume goes on"
+            raise FailureError("another process of this job has ended", remedy=remedy) from error
 
 
-TIMEOUT_HOURS = 72.0  # how far apart the first and the last rank may finish
+START_LIMIT = timedelta(minutes=30)  # how far apart the first and the last rank may begin
+END_LIMIT = timedelta(hours=72)  # and finish
 
 
 @contextmanager
@@ -120,10 +139,9 @@ def joined_ranks() -> Iterator[Ranks]:
         yield Ranks()
         return
     rank = int(os.environ["RANK"])
-    limit = timedelta(hours=TIMEOUT_HOURS)
-    distributed.init_process_group("gloo", rank=rank, world_size=world_size, timeout=limit)
+    distributed.init_process_group("gloo", rank=rank, world_size=world_size, timeout=START_LIMIT)
     try:
-        yield Ranks(rank, world_size)
+        yield Ranks(rank, world_size, distributed.new_group(timeout=END_LIMIT))
     finally:
         distributed.destroy_process_group()
 

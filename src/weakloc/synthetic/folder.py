@@ -18,7 +18,15 @@ from PIL import Image
 
 from weakloc.data.readers.voc import label_map_text, write_label_image
 from weakloc.errors import DataError, SettingError, did_you_mean
-from weakloc.files import file_name_of, open_whole, write_text, write_whole
+from weakloc.files import (
+    UNFINISHED,
+    file_name_of,
+    only_writer,
+    open_whole,
+    require_own,
+    write_text,
+    write_whole,
+)
 from weakloc.geometry import box_to_voc
 from weakloc.structures import DataSet
 from weakloc.synthetic.canvas import Scene
@@ -134,28 +142,40 @@ def write_scenes(
     artist: Artist,
     on_progress: Progress = silent,
 ) -> None:
-    """Fills an empty folder with scenes in Pascal VOC layout."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(
-            "is there already and not empty", location=str(folder), remedy="Name a new folder"
-        )
-    tags: dict[str, dict[str, frozenset[int]]] = {split: {} for split in SPLITS}
-    numbers = [("train", n) for n in range(num_train)] + [("val", n) for n in range(num_val)]
-    for done, (split, index) in enumerate(numbers, start=1):
-        name = f"{split}_{index:05d}"
-        scene = draw_scene(artist, split=split, index=index, seed=seed)
-        with write_whole(folder / "JPEGImages" / f"{name}.jpg") as temporary:
-            Image.fromarray(scene.pixels).save(temporary, quality=JPEG_QUALITY)
-        values = np.zeros(len(scene.objects) + 1, dtype=np.uint8)
-        values[1:] = [drawn.class_index + 1 for drawn in scene.objects]
-        painted = {
-            "SegmentationClass": values[scene.instances],
-            "SegmentationObject": scene.instances,
-        }
-        for kind, pixels in painted.items():
-            write_label_image(folder / kind / f"{name}.png", pixels, compress_level=1)
-        text = annotation(name, scene, class_names=artist.class_names)
-        write_text(folder / "Annotations" / f"{name}.xml", text)
-        tags[split][name] = frozenset(drawn.class_index for drawn in scene.objects)
-        on_progress(done, len(numbers))
-    write_lists(folder, tags, class_names=artist.class_names)
+    """Fills an empty folder with scenes in Pascal VOC layout, or one in which this was stopped.
+
+    Until the end a mark in it says that it is not a whole data set.
+    """
+    require_own(folder, ("*",), marks=(UNFINISHED,))
+    mark = folder / UNFINISHED
+    files = f"weakloc scenes: {num_train} + {num_val} of {', '.join(artist.class_names)}\n"
+    with only_writer(folder):
+        if mark.is_file() and mark.read_text("utf-8") != files:  # some would stay
+            reason = f"was begun with other scenes ({mark.read_text('utf-8').strip()})"
+            raise DataError(reason, location=str(folder), remedy="Name a new folder")
+        write_text(mark, files)
+        tags: dict[str, dict[str, frozenset[int]]] = {split: {} for split in SPLITS}
+        numbers = [("train", n) for n in range(num_train)] + [("val", n) for n in range(num_val)]
+        for done, (split, index) in enumerate(numbers, start=1):
+            name = f"{split}_{index:05d}"
+            scene = draw_scene(artist, split=split, index=index, seed=seed)
+            _write_scene(folder, name, scene, class_names=artist.class_names)
+            tags[split][name] = frozenset(drawn.class_index for drawn in scene.objects)
+            on_progress(done, len(numbers))
+        write_lists(folder, tags, class_names=artist.class_names)
+        mark.unlink()
+
+
+def _write_scene(folder: Path, name: str, scene: Scene, *, class_names: Sequence[str]) -> None:
+    with write_whole(folder / "JPEGImages" / f"{name}.jpg") as temporary:
+        Image.fromarray(scene.pixels).save(temporary, quality=JPEG_QUALITY)
+    values = np.zeros(len(scene.objects) + 1, dtype=np.uint8)
+    values[1:] = [drawn.class_index + 1 for drawn in scene.objects]
+    painted = {
+        "SegmentationClass": values[scene.instances],
+        "SegmentationObject": scene.instances,
+    }
+    for kind, pixels in painted.items():
+        write_label_image(folder / kind / f"{name}.png", pixels, compress_level=1)
+    text = annotation(name, scene, class_names=class_names)
+    write_text(folder / "Annotations" / f"{name}.xml", text)

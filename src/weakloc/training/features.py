@@ -25,7 +25,7 @@ from weakloc.data.images import is_member_path
 from weakloc.data.loaders import Batch, SampleLoader
 from weakloc.data.sampling import EpochBatches, EveryImageOnce, SampleKey, mixed_seed
 from weakloc.data.transforms import PixelSize, Preprocessing, jittered_size, resize_images
-from weakloc.errors import FailureError, RunError, SettingError
+from weakloc.errors import RunError, SettingError
 from weakloc.files import append_synced, write_json
 from weakloc.geometry import GridTransform, Size
 from weakloc.model.backbones import Backbone
@@ -77,19 +77,11 @@ class FeatureStore:
                 location=str(self.folder),
                 remedy="Delete this folder; it is computed again",
             )
-        try:
-            append_synced(self._data_path, np.ascontiguousarray(features).tobytes())
-            lines = "".join(
-                f"{key} {size[0]:g} {size[1]:g}\n"
-                for key, size in zip(image_keys, sizes, strict=True)
-            )
-            append_synced(self._index_path, lines.encode())
-        except OSError as error:
-            raise FailureError(
-                f"features cannot be written ({error.strerror})",
-                location=str(self.folder),
-                remedy="Free space, or give a folder elsewhere with --feature-cache",
-            ) from error
+        append_synced(self._data_path, np.ascontiguousarray(features).tobytes())
+        lines = "".join(
+            f"{key} {size[0]:g} {size[1]:g}\n" for key, size in zip(image_keys, sizes, strict=True)
+        )
+        append_synced(self._index_path, lines.encode())
         self._maps = None
         for key, size in zip(image_keys, sizes, strict=True):
             self.rows[key] = StoredMap(len(self.rows), size)

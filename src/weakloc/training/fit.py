@@ -22,8 +22,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from weakloc.errors import FailureError, RunError, StoppedError
-from weakloc.files import open_synced
+from weakloc.errors import RunError, StoppedError
+from weakloc.files import only_writer, open_synced, refusal, require_own
 from weakloc.methods.method import Method
 from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet
@@ -36,10 +36,10 @@ from weakloc.training.run_folder import (
     DETECTOR_NAME,
     MODEL_NAME,
     RECORD_NAME,
+    TABLE_NAME,
     EpochRecord,
     Run,
     RunWriter,
-    cannot_save,
     load_run,
     read_record,
 )
@@ -63,11 +63,16 @@ def fit(
 
     `after_epoch` is called before the epoch counts as done: a run killed on the way calls it again.
     """
-    if is_first_process():
-        _check_folder(out, resume=resume)
+    if not is_first_process():
+        return _fitted(make_plan(data_set, method, settings), out, display, after_epoch)
+    _check_folder(out, resume=resume)
     plan = make_plan(data_set, method, settings)
-    if is_first_process():
-        _make_folder(out)  # only now, so that a mistake leaves nothing behind
+    with only_writer(out):  # only now, so that a mistake leaves nothing behind
+        _check_folder(out, resume=resume)
+        return _fitted(plan, out, display, after_epoch)
+
+
+def _fitted(plan: TrainingPlan, out: Path, display: Display, after_epoch: AfterEpoch) -> Run:
     checkpoint = out / CHECKPOINT_NAME
     if checkpoint.is_file():
         check_same_start(checkpoint, plan.start)
@@ -106,6 +111,9 @@ def is_first_process() -> bool:
 def _check_folder(out: Path, *, resume: bool) -> None:
     """Refuses to overwrite a run."""
     begun = [name for name in (CHECKPOINT_NAME, RECORD_NAME) if (out / name).exists()]
+    if not begun:
+        results = (MODEL_NAME, CELLS_NAME, TABLE_NAME, "maps.png")
+        require_own(out, results, marks=(MODEL_NAME,))
     if begun and not resume:
         raise RunError(
             f"there is a run here already ({begun[0]})",
@@ -118,19 +126,6 @@ def _check_folder(out: Path, *, resume: bool) -> None:
             location=str(out),
             remedy="Train anew into another --out; this run still predicts",
         )
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FailureError(
-            f"the folder cannot be made ({error.strerror})",
-            location=str(out),
-            remedy="Give another --out",
-        ) from error
-    for leftover in out.glob(".*.part*"):  # of a killed process
-        leftover.unlink(missing_ok=True)
 
 
 def is_complete(out: Path, plan: TrainingPlan) -> bool:
@@ -255,8 +250,8 @@ class WholeCheckpoints(TorchCheckpointIO):
         try:
             with open_synced(Path(path)) as file:
                 torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:
-            raise cannot_save(Path(path), error) from error
+        except RuntimeError as error:  # of torch, about the disk
+            raise refusal(Path(path), error) from error
 
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True

@@ -32,7 +32,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from weakloc.data.transforms import Preprocessing
-from weakloc.errors import RunError, SettingError, TrainingError
+from weakloc.errors import RunError, SettingError
 from weakloc.extensions import package_of, require_package
 from weakloc.files import fit_json, open_synced, open_whole, parse_json, write_text
 from weakloc.methods import method_named
@@ -69,15 +69,6 @@ def _write_tensors(
     content = save_tensors(here, metadata=metadata)
     with open_synced(path) as file:
         file.write(content)
-
-
-def cannot_save(path: Path, error: Exception) -> TrainingError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return TrainingError(
-        f"cannot be saved ({reason})",
-        location=str(path),
-        remedy="Free space on the disk and continue with --resume from what was saved before",
-    )
 
 
 @dataclass(frozen=True)
@@ -145,10 +136,7 @@ def save_learned(
         "settings": to_settings(settings),
     }
     metadata = {"format": version, "facts": json.dumps(facts)}
-    try:
-        _write_tensors(folder / name, learned.state_dict(), metadata)
-    except OSError as error:
-        raise cannot_save(folder, error) from error
+    _write_tensors(folder / name, learned.state_dict(), metadata)
 
 
 class LearnedFacts(Struct):
@@ -242,18 +230,15 @@ class RunWriter:
         is_finished: bool = False,
     ) -> None:
         """Weights before the record: the record never speaks of weights that are not there."""
-        try:
-            if weights is not None:
-                _write_tensors(self.folder / MODEL_NAME, weights, {"format": FORMAT})
-            record = self._record(history, kept_epoch, broken, is_finished)
-            write_record(self.folder, to_builtins(record))
-            with open_whole(self.folder / TABLE_NAME) as file:
-                names = [field.name for field in fields(EpochRecord)]
-                table = csv.DictWriter(file, names, lineterminator="\n")
-                table.writeheader()
-                table.writerows(asdict(epoch) for epoch in history)
-        except OSError as error:
-            raise cannot_save(self.folder, error) from error
+        if weights is not None:
+            _write_tensors(self.folder / MODEL_NAME, weights, {"format": FORMAT})
+        record = self._record(history, kept_epoch, broken, is_finished)
+        write_record(self.folder, to_builtins(record))
+        with open_whole(self.folder / TABLE_NAME) as file:
+            names = [field.name for field in fields(EpochRecord)]
+            table = csv.DictWriter(file, names, lineterminator="\n")
+            table.writeheader()
+            table.writerows(asdict(epoch) for epoch in history)
 
     def _record(
         self,

@@ -26,6 +26,7 @@ from weakloc.data.readers.wsol import is_metadata, read_wsol
 from weakloc.data.readers.yolo import read_yolo
 from weakloc.errors import DataError
 from weakloc.extensions import Choices, require_known
+from weakloc.files import UNFINISHED
 from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet
 
@@ -67,6 +68,9 @@ def read_data_set(
     for named in (root, label_place):
         if named is not None and not named.exists() and "{" not in named.name:
             raise DataError("there is no such file or folder", location=str(named))
+    if (root / UNFINISHED).exists():
+        remedy = "The command that was stopped while it wrote it finishes it when given again"
+        raise DataError("is not finished", location=str(root), remedy=remedy)
     chosen = layout or detect_layout(root, label_place)
     require_known("readers", chosen, f"there is no layout {chosen!r}")
     return READERS[chosen](root, label_place, options)

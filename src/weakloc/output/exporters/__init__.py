@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from weakloc.extensions import Choices, require_known
-from weakloc.files import ByName
+from weakloc.files import ByName, only_writer, remove_unfinished
 from weakloc.output.exporters.coco import export_coco_instances, export_coco_results, export_splits
 from weakloc.output.exporters.cvat import export_cvat
 from weakloc.output.exporters.jsonl import (
@@ -105,4 +105,6 @@ def export_format(
 ) -> Path:
     """One format into a folder, and where to point a tool; the predictions may be a stream."""
     chosen = selected(predictions, class_names=class_names, options=options)
-    return EXPORTERS[name](Content(chosen, class_names, image_root, options, groups), out)
+    with only_writer(out):
+        remove_unfinished(out.rglob(".*"))
+        return EXPORTERS[name](Content(chosen, class_names, image_root, options, groups), out)
