@@ -46,8 +46,9 @@ def test_every_kind_survives_pickling_and_copying(kind: type[WeaklocError]) -> N
 def test_a_users_mistake_exits_with_2_and_a_failure_with_1() -> None:
     codes = {kind.__name__: kind.exit_code for kind in all_kinds()}
     failures = {name for name, code in codes.items() if code == 1}
-    assert failures == {"FailureError", "StoppedError", "TrainingError"}
-    assert set(codes.values()) == {1, 2}
+    assert failures == {"FailureError", "OutputError", "TrainingError"}
+    assert codes["StoppedError"] == 130
+    assert set(codes.values()) == {1, 2, 130}
     assert issubclass(ImageError, DataError)
 
 

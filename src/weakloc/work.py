@@ -122,15 +122,19 @@ def _pool(processes: int, prepare: Callable[[], object]) -> ProcessPoolExecutor:
 
 
 def _begin(prepare: Callable[[], object]) -> None:
-    """Without its own end, a process whose parent was killed would wait for an item forever."""
-
-    def end_with_parent() -> None:
-        if parent := multiprocessing.parent_process():
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    if parent := multiprocessing.parent_process():
+        end_after(parent.join)
     prepare()
+
+
+def end_after(wait: Callable[[], object]) -> None:
+    """Ends this process when `wait` returns; without its parent it may wait for ever."""
+
+    def end() -> None:
+        wait()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 class Work(Protocol):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -16,9 +18,10 @@ from weakloc.cli.learn import calibrate, distil, refine, train
 from weakloc.cli.options import ALL_OPTIONS, FIRST_CHOICE, FirstChoiceFormatter
 from weakloc.cli.papers import reproduce
 from weakloc.cli.use import export, predict, serve
-from weakloc.errors import WeaklocError
+from weakloc.errors import FailureError, StoppedError, WeaklocError
+from weakloc.files import refusal
 
-INTERRUPTED = 130
+TERMINATED = 143
 # In the order in which a newcomer meets them.
 COMMANDS = (
     *(demo, label, scenes, data, train, refine, distil, calibrate, predict),
@@ -36,6 +39,8 @@ for _command in COMMANDS:
 
 
 def main() -> None:
+    # As an exception, so that nothing half-written stays behind and no process goes on alone.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     sys.exit(run(sys.argv[1:]))
 
 
@@ -53,15 +58,19 @@ def run(arguments: Sequence[str]) -> int:
         app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
         if formatter and {"--help", "-h"} & set(arguments):
             print(f"All options: weakloc {command} {ALL_OPTIONS}")
+        sys.stdout.flush()
     except CycloptsError as error:
         return _complain(f"{error} (weakloc {' '.join(arguments[:1])} --help tells more)", 2)
     except WeaklocError as error:
         return _complain(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
+        return _complain("interrupted", StoppedError.exit_code)
     except BrokenPipeError:  # `weakloc ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # whatever no module has met, such as a full disk behind a pipe
+        where = Path(error.filename or "standard output")
+        return _complain(str(refusal(where, error)), FailureError.exit_code)
     return 0
 
 

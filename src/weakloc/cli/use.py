@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from weakloc.errors import FailureError, MissingPackageError, SettingError
 from weakloc.extensions import names_of
 from weakloc.output.settings import ExportOptions, ServeSettings, require_token_beyond_this_machine
 from weakloc.settings import Look, Places, flag_of
+from weakloc.work import end_after
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -199,8 +201,10 @@ def predict(
             leave it.
     """
     if devices > 1 and "WORLD_SIZE" not in os.environ:
-        _run_on_devices(devices)
+        run_on_devices(devices)
         return
+    if "RANK" in os.environ:
+        end_after(partial(wait_for_end_of, os.getppid()))
     _refuse(filters, formats, images, run, *also, tags)
     from weakloc.api.predictions import SideFiles, predict_to_folder
 
@@ -231,26 +235,42 @@ def _say(written: Written, terminal: Terminal) -> None:
     )
 
 
-def _run_on_devices(devices: int) -> None:
+POLL_SECONDS = 0.1
+
+
+def wait_for_end_of(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+
+
+def run_on_devices(devices: int) -> None:
     """This very command once for each device, as torchrun would start it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = []
-    for rank in range(devices):
-        environment = os.environ | {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(devices),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
-        command = [sys.executable, "-m", "weakloc.cli", *sys.argv[1:]]
-        processes.append(subprocess.Popen(command, env=environment))
-    codes = [process.wait() for process in processes]
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank in range(devices):
+            environment = os.environ | {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(devices),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
+            command = [sys.executable, "-m", "weakloc.cli", *sys.argv[1:]]
+            processes.append(subprocess.Popen(command, env=environment))
+        codes: list[int | None] = [None]
+        while None in codes and not any(codes):  # the others would wait for one that has failed
+            time.sleep(POLL_SECONDS)
+            codes = [process.poll() for process in processes]
+    finally:
+        for process in processes:
+            process.terminate()
+        ends = [process.wait() for process in processes]
     if any(codes):
         raise FailureError(
-            f"{sum(map(bool, codes))} of {devices} processes failed",
+            f"{sum(map(bool, ends))} of {devices} processes failed or were stopped for it",
             remedy="Their messages are above; the same command with --resume goes on",
         )
 

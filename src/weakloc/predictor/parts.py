@@ -115,7 +115,7 @@ class Ranks:
 
     rank: int = 0
     world_size: int = 1
-    group: distributed.ProcessGroup | None = None
+    group: Any = None  # of torch.distributed
 
     def wait_for_all(self) -> None:
         if self.world_size == 1:
