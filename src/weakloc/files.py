@@ -130,8 +130,10 @@ def require_own(folder: Path, results: Iterable[str], *, marks: Iterable[str] = 
 
     It made all of them where one of the files `marks` lies there and names weakloc.
     """
-    if any(_is_marked(folder / mark) for mark in marks):
-        return
+    for mark in marks:
+        with suppress(OSError), (folder / mark).open("rb") as file:
+            if b"weakloc" in file.read(4096):
+                return
     for path in (path for pattern in results for path in sorted(folder.glob(pattern))):
         if path.name != LOCK_NAME:
             raise DataError(
@@ -139,15 +141,6 @@ def require_own(folder: Path, results: Iterable[str], *, marks: Iterable[str] = 
                 location=str(path),
                 remedy="Move it, or give another --out",
             )
-
-
-def _is_marked(path: Path) -> bool:
-    """Whether a file names weakloc as its format near its beginning."""
-    try:
-        with path.open("rb") as file:
-            return b"weakloc" in file.read(4096)
-    except OSError:
-        return False
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from operator import truediv
@@ -22,22 +21,14 @@ from weakloc.data.readers.assembly import Problems
 from weakloc.data.readers.table import table_rows
 from weakloc.data.sources import ImageSource, find_images, folder_of_images
 from weakloc.errors import PredictionsError, SettingError
-from weakloc.files import (
-    ByName,
-    file_name_of,
-    only_writer,
-    read_json,
-    require_own,
-    write_json,
-    write_whole,
-)
+from weakloc.files import ByName, file_name_of, read_json, write_json, write_whole
 from weakloc.localize.maps import minmax
 from weakloc.output.drawing import draw_grid, draw_prediction, write_heat_maps
 from weakloc.output.exporters import check_formats, export_all
 from weakloc.output.exporters.jsonl import prediction_line, predictions_file, read_predictions
 from weakloc.output.settings import ExportOptions
 from weakloc.predictor.parts import (
-    SETTINGS_NAME,
+    SUMMARY_NAME,
     Part,
     PartStore,
     Ranks,
@@ -50,9 +41,6 @@ from weakloc.settings import Look, Places, ReaderOptions
 from weakloc.structures import BrokenImage, DataSet, LabelVector, Problem, ScoreMaps
 from weakloc.training.features import content_key
 from weakloc.work import Progress, silent
-
-SUMMARY_NAME = "predictions.json"
-RESULTS = ("predictions.jsonl", "skipped.jsonl", SUMMARY_NAME, "pictures.png")
 
 
 def summary_beside(file: Path) -> Mapping[str, Any]:
@@ -205,17 +193,13 @@ def predict_to_folder(
     if data_set:
         images, tags = data_set.root, tags or data_set.root
     work = _Work(predictor, known, beside, Path(out))
-    if known is None and beside.options.tagged_only:
-        remedy = "Give a table with --tags"
-        raise SettingError("--tagged-only needs to know what is in the images", remedy=remedy)
     origin |= {"tags": None if tags is None else str(tags), "images": str(images)}
     origin["settings"] = predictor.settings
     parts = cut_into_parts(sources, size=PART_SIZE)
     first = next(parts)  # nothing is made in `out` before the first image is found
     store = PartStore(work.out / "parts")
-    with joined_ranks() as ranks, nullcontext() if ranks.rank else only_writer(work.out):
+    with joined_ranks(work.out) as ranks:
         if ranks.rank == 0:
-            require_own(work.out, RESULTS, marks=(SUMMARY_NAME, f"parts/{SETTINGS_NAME}"))
             version = version_of(predictor, (str(run), *also))
             store.open({**origin, **work.guarded, "version": version}, resume=resume)
         ranks.wait_for_all()
@@ -276,6 +260,11 @@ class _Work:
     tags: Tags | None
     beside: SideFiles
     out: Path
+
+    def __post_init__(self) -> None:
+        if self.tags is None and self.beside.options.tagged_only:
+            remedy = "Give a table with --tags"
+            raise SettingError("--tagged-only needs to know what is in the images", remedy=remedy)
 
     @property
     def guarded(self) -> dict[str, Any]:

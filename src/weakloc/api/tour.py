@@ -15,7 +15,7 @@ from weakloc.api.data_sets import read, scenes
 from weakloc.api.evaluation import Evaluated, evaluate, write_markdown, write_metrics
 from weakloc.api.label import Labelled, label
 from weakloc.data.images import open_image
-from weakloc.files import on_disk, require_own, write_text, write_whole
+from weakloc.files import require_own, write_text, write_whole
 from weakloc.output.drawing import draw_grid, draw_prediction
 from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.settings import EvaluateSettings, LabelSettings, Look
@@ -70,7 +70,9 @@ def demo(
 ) -> Tour:
     """Labels scenes that it draws itself, and measures the boxes."""
     folder, size = Path(out), size or TourSize()
-    _clear(folder)
+    require_own(folder, ("*",), marks=(MARK,))
+    shutil.rmtree(folder, ignore_errors=True)
+    write_text(folder / MARK, "made by weakloc demo, which may replace it\n")
     say(f"Drawing {size.num_train} scenes to learn from and {size.num_val} to measure with")
     drawn = folder / "scenes"
     scenes(drawn, kind="large", num_train=size.num_train, num_val=size.num_val, seed=SEED)
@@ -91,15 +93,6 @@ def demo(
     write_metrics(folder / "metrics.json", evaluated)
     write_markdown(folder / "metrics.md", evaluated)
     return Tour(folder, labelled, pictures, tuple(evaluated))
-
-
-def _clear(folder: Path) -> None:
-    """Only what an earlier tour made is ever removed."""
-    require_own(folder, ("*",), marks=(MARK,))
-    with on_disk(folder):
-        if folder.is_dir():
-            shutil.rmtree(folder)
-    write_text(folder / MARK, "made by weakloc demo, which may replace it\n")
 
 
 def _draw(labelled: Labelled, data_set: DataSet, to: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cyclopts import App, CycloptsError, Parameter
@@ -17,9 +18,10 @@ from weakloc.cli.label import label
 from weakloc.cli.learn import calibrate, distil, refine, train
 from weakloc.cli.options import ALL_OPTIONS, FIRST_CHOICE, FirstChoiceFormatter
 from weakloc.cli.papers import reproduce
-from weakloc.cli.use import export, predict, serve
+from weakloc.cli.use import PARENT, export, predict, serve, wait_for_end_of
 from weakloc.errors import FailureError, StoppedError, WeaklocError
 from weakloc.files import refusal
+from weakloc.work import end_after
 
 TERMINATED = 143
 # In the order in which a newcomer meets them.
@@ -41,6 +43,8 @@ for _command in COMMANDS:
 def main() -> None:
     # As an exception, so that nothing half-written stays behind and no process goes on alone.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    if parent := os.environ.get(PARENT):
+        end_after(partial(wait_for_end_of, int(parent)))
     sys.exit(run(sys.argv[1:]))
 
 
@@ -69,8 +73,8 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # whatever no module has met, such as a full disk behind a pipe
-        where = Path(error.filename or "standard output")
-        return _complain(str(refusal(where, error)), FailureError.exit_code)
+        path = Path(error.filename or "standard output")
+        return _complain(str(refusal(path, error)), FailureError.exit_code)
     return 0
 
 

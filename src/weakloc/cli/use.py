@@ -31,7 +31,6 @@ from weakloc.errors import FailureError, MissingPackageError, SettingError
 from weakloc.extensions import names_of
 from weakloc.output.settings import ExportOptions, ServeSettings, require_token_beyond_this_machine
 from weakloc.settings import Look, Places, flag_of
-from weakloc.work import end_after
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -203,8 +202,6 @@ def predict(
     if devices > 1 and "WORLD_SIZE" not in os.environ:
         run_on_devices(devices)
         return
-    if "RANK" in os.environ:
-        end_after(partial(wait_for_end_of, os.getppid()))
     _refuse(filters, formats, images, run, *also, tags)
     from weakloc.api.predictions import SideFiles, predict_to_folder
 
@@ -235,6 +232,7 @@ def _say(written: Written, terminal: Terminal) -> None:
     )
 
 
+PARENT = "WEAKLOC_PARENT"
 POLL_SECONDS = 0.1
 
 
@@ -257,6 +255,7 @@ def run_on_devices(devices: int) -> None:
                 "WORLD_SIZE": str(devices),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
+                PARENT: str(os.getpid()),
             }
             command = [sys.executable, "-m", "weakloc.cli", *sys.argv[1:]]
             processes.append(subprocess.Popen(command, env=environment))

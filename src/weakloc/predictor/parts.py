@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +24,14 @@ from torch import distributed
 
 from weakloc.data.sources import ImageSource
 from weakloc.errors import FailureError, PredictionsError
-from weakloc.files import on_disk, open_whole, remove_unfinished, require_own, write_text
+from weakloc.files import (
+    on_disk,
+    only_writer,
+    open_whole,
+    remove_unfinished,
+    require_own,
+    write_text,
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,8 @@ class Part:
         return f"part-{self.index:07d}-{hashlib.sha256(names).hexdigest()[:12]}"
 
 
-SETTINGS_NAME = "settings.json"
+SETTINGS_NAME, SUMMARY_NAME = "settings.json", "predictions.json"
+RESULTS = ("predictions.jsonl", "skipped.jsonl", SUMMARY_NAME, "pictures.png")  # beside the parts
 _PART = re.compile(r"part-\d{7}-[0-9a-f]{12}\.(jsonl|skipped|key)")
 
 
@@ -52,6 +60,8 @@ class PartStore:
     def open(self, fingerprint: Mapping[str, Any], *, resume: bool) -> None:
         """Start afresh, or go on where parts made with the very same settings lie."""
         require_own(self.folder, ("*",), marks=(SETTINGS_NAME,))
+        marks = (SUMMARY_NAME, f"{self.folder.name}/{SETTINGS_NAME}")
+        require_own(self.folder.parent, RESULTS, marks=marks)
         text = json.dumps({"format": "weakloc.parts/1", **fingerprint}, sort_keys=True)
         if resume and self._settings.is_file():
             if self._settings.read_text(encoding="utf-8") != text:
@@ -132,16 +142,21 @@ END_LIMIT = timedelta(hours=72)  # and finish
 
 
 @contextmanager
-def joined_ranks() -> Iterator[Ranks]:
-    """The ranks that torchrun names in the environment, able to wait for one another."""
+def joined_ranks(folder: Path) -> Iterator[Ranks]:
+    """The ranks that torchrun names in the environment, which wait for one another.
+
+    Together they are the one writer of the folder.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
-        yield Ranks()
+        with only_writer(folder):
+            yield Ranks()
         return
     rank = int(os.environ["RANK"])
     distributed.init_process_group("gloo", rank=rank, world_size=world_size, timeout=START_LIMIT)
     try:
-        yield Ranks(rank, world_size, distributed.new_group(timeout=END_LIMIT))
+        with nullcontext() if rank else only_writer(folder):
+            yield Ranks(rank, world_size, distributed.new_group(timeout=END_LIMIT))
     finally:
         distributed.destroy_process_group()
 
