@@ -102,7 +102,7 @@ def test_what_cannot_be_is_refused(
     new = ["--out", str(tmp_path / "new")]
     for arguments, complaint in (
         (["distil", str(trained), str(scenes), *new], "weakloc refine"),
-        (["distil", str(refined), str(scenes), "--out", str(distilled)], "holds something"),
+        (["distil", str(refined), str(scenes), "--out", str(distilled)], "is there already"),
         (
             ["distil", str(refined), str(scenes), "--boxes", "5", "--split", "val", *new],
             "kept to judge",

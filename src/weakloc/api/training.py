@@ -21,7 +21,7 @@ from weakloc.api.data_sets import Data, opened, require_same_classes
 from weakloc.api.runs import TrainedRun, opened_run
 from weakloc.data.sources import ImageSource
 from weakloc.errors import SettingError
-from weakloc.files import only_writer, write_whole
+from weakloc.files import only_writer, require_own, write_whole
 from weakloc.localize.maps import HeatMap, sigmoid
 from weakloc.methods import method_named
 from weakloc.methods.method import Preset
@@ -251,8 +251,7 @@ def distil(
             f"{trained.path} has learned no cells, whose heat says where points are",
             remedy="Run 'weakloc refine' first",
         )
-    if out.exists() and any(out.iterdir()):
-        raise SettingError(f"--out is {str(out)!r}, which holds something", remedy="Give a new one")
+    require_own(out, ("*",))
     require_same_classes(
         data_set.class_names,
         trained.class_names,
@@ -269,7 +268,8 @@ def distil(
         settings,
         partial(display.count, "learning boxes"),
     )
-    with_boxes = save_with_detector(with_boxes, out, detector, settings)
+    with only_writer(out):
+        with_boxes = save_with_detector(with_boxes, out, detector, settings)
     num_boxes = sum(len(lesson.boxes) for lesson in lessons)
     return Distilled(TrainedRun(with_boxes), len(lessons) - len(broken), num_boxes, tuple(broken))
 

@@ -34,7 +34,7 @@ from safetensors.torch import save as save_tensors
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import RunError, SettingError
 from weakloc.extensions import package_of, require_package
-from weakloc.files import fit_json, open_synced, open_whole, parse_json, write_text
+from weakloc.files import fit_json, on_disk, open_synced, open_whole, parse_json, write_text
 from weakloc.methods import method_named
 from weakloc.methods.method import Method
 from weakloc.methods.settings import from_settings, to_settings
@@ -184,13 +184,10 @@ def _unfit(kind: type[Learned], path: Path, reason: str) -> RunError:
 
 def save_with_detector(run: Run, folder: Path, detector: Detector, settings: DistilSettings) -> Run:
     """A folder of its own for the run with its detector; thresholds tune no box any more."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with on_disk(folder):
         for name in (MODEL_NAME, CELLS_NAME, TABLE_NAME):
             if (run.path / name).is_file():
                 shutil.copyfile(run.path / name, folder / name)
-    except OSError as error:
-        raise cannot_save(folder, error) from error
     save_learned(folder, detector, run.network.backbone, settings)
     hidden = run.hidden_supervision
     record = {**read_record(run.path), "hidden_supervision": hidden, "thresholds": None}
