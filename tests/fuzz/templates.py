@@ -21,7 +21,12 @@ from weakloc.data.transforms import Preprocessing
 from weakloc.methods.settings import to_settings
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import build_backbone
-from weakloc.model.cell_classifier import CellClassifier, fine_features, fine_levels
+from weakloc.model.cell_classifier import (
+    CELL_STRIDES,
+    CellClassifier,
+    fine_features,
+    fine_levels,
+)
 from weakloc.model.trunk import BackboneSpec
 from weakloc.settings import RefineSettings, TrainSettings
 from weakloc.structures import LabelStatistics
@@ -32,7 +37,7 @@ from weakloc.training.run_folder import (
     RunHeader,
     RunWriter,
     load_run,
-    save_cells,
+    save_learned,
 )
 
 SIDE = 32
@@ -70,10 +75,10 @@ def template() -> Template:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         RunWriter(folder, header).publish(network.state_dict(), (), 1)
-        levels = fine_levels(backbone)
+        levels = fine_levels(backbone, CELL_STRIDES)
         features = fine_features(backbone, torch.zeros(1, 3, 64, 64), levels)
         channels = {stride: values.shape[1] for stride, values in features.items()}
-        save_cells(folder, CellClassifier(channels, len(CLASSES)), backbone, RefineSettings())
+        save_learned(folder, CellClassifier(channels, len(CLASSES)), backbone, RefineSettings())
         run = load_run(folder)
         torch.save(network.state_dict(), folder / "weights.pt")
         record = json.loads((folder / RECORD_NAME).read_text())
