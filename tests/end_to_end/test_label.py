@@ -285,3 +285,39 @@ def test_the_splits_of_tagged_photographs_become_those_of_yolo(
     assert patients[1]
     assert not list(yolo.glob("labels/test"))
     assert command([*given, "--group-by", "patinet"]) == 2
+
+
+def test_boxes_that_people_drew_teach_how_far_objects_reach(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["label", str(photos), "--out", str(out), *SMALL_FLAGS, "--epochs", "1", "--quiet"]
+    assert command(arguments) == 0
+    from_tags, weights = predictions(out), (out / "run" / "model.safetensors").read_bytes()
+    names = ["ründ", "square box"]
+    drawn = [
+        {
+            "image": f"{name}/{number}.png",
+            "width": 96,
+            "height": 72,
+            "decisions": [{"class": name, "verdict": "accepted", "boxes": [[20, 20, 56, 50]]}],
+        }
+        for name in names
+        for number in range(3)
+    ]
+    review = tmp_path / "review.json"
+    review.write_text(
+        json.dumps({"schema": "weakloc.review/1", "class_names": names[::-1], "images": drawn})
+    )
+
+    assert command([*arguments, "--drawn", str(review)]) == 0
+
+    assert (out / "run" / "model.safetensors").read_bytes() == weights
+    record = json.loads((out / "detector" / "run.json").read_text("utf-8"))
+    assert (record["hidden_supervision"], record["class_names"]) == (6, names)
+    assert [line["scores"] for line in predictions(out)] == [line["scores"] for line in from_tags]
+    assert [line["boxes"] for line in predictions(out)] != [line["boxes"] for line in from_tags]
+    assert command(arguments) == 0
+    assert predictions(out) == from_tags
+    assert command([*arguments, "--drawn", str(review), "--localiser", "score_map"]) == 2
+    assert "--drawn teaches a detector" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Tagged photographs in; boxes on these photographs, in the formats of other tools, and a report.
 
     tags -> plan -> features -> a trained run -> cells -> places by tags -> exports, report
+                                   drawn boxes -> a detector -^
 
 Every stage is done once for its inputs (`api.stages`); the same call goes on after any end.
 """
@@ -23,7 +24,7 @@ from weakloc.api.label_plan import Costs, LabelPlan
 from weakloc.api.predictions import SideFiles, export_predictions, predict_to_folder, unopened
 from weakloc.api.reports import report
 from weakloc.api.stages import StageResult, Stages, open_record
-from weakloc.api.training import refine, train
+from weakloc.api.training import distil, refine, train
 from weakloc.data.sources import ImageSource, find_images
 from weakloc.errors import DataError, SettingError, StoppedError
 from weakloc.files import digest_of_file, only_writer
@@ -33,11 +34,18 @@ from weakloc.metrics.baselines import middle_box
 from weakloc.output.exporters import check_formats
 from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.output.settings import ExportOptions
-from weakloc.settings import DataSettings, LabelSettings, Look, Places, RefineSettings
+from weakloc.settings import (
+    DataSettings,
+    DistilSettings,
+    LabelSettings,
+    Look,
+    Places,
+    RefineSettings,
+)
 from weakloc.structures import PRESENT, DataSet
 from weakloc.training.features import content_key
 from weakloc.training.plan import make_plan
-from weakloc.training.run_folder import CELLS_NAME, CHECKPOINT_NAME, MODEL_NAME
+from weakloc.training.run_folder import CELLS_NAME, CHECKPOINT_NAME, DETECTOR_NAME, MODEL_NAME
 from weakloc.work import NO_DISPLAY, Display, Progress
 
 METHOD = "wildcat"
@@ -152,6 +160,11 @@ class _Labelling:
         return self.folder / "run"
 
     @property
+    def detector(self) -> Path:
+        """The run with what drawn boxes taught it."""
+        return self.folder / "detector"
+
+    @property
     def predictions(self) -> Path:
         return self.folder / "predictions"
 
@@ -160,6 +173,7 @@ class _Labelling:
         learned = label_plan.learnable(self.data_set, plan.images, self.settings.seed)
         trained = self._train(plan, learned)
         run = {**trained, **self._refine(plan, learned, trained)}
+        run = {**run, **self._learn_drawn(run)}
         placed = self._place("predictions", self.data_set, self.listing, run)
         exports = {name: self._export(name, placed) for name in self.exports.formats}
         page = self._report(placed)
@@ -174,7 +188,7 @@ class _Labelling:
         return Labelled(self.folder, exports, page, plan, findings, self.data_set)
 
     def _plan(self) -> LabelPlan:
-        settings = {**asdict(self.settings), "localiser": None, "masks": None}
+        settings = {**asdict(self.settings), "localiser": None, "masks": None, "drawn": None}
         weights = self.settings.weights
         key = content_key(weights) if Path(weights).is_file() else weights
         inputs = [__version__, settings, self.listing, key]
@@ -233,6 +247,22 @@ class _Labelling:
         inputs = [trained["weights"], plan.refined, self.settings.seed]
         return self.stages.do("cells", inputs, work, made=[cells])
 
+    def _learn_drawn(self, run: StageResult) -> StageResult:
+        if self.settings.drawn is None:
+            return {}
+        reading = DataSettings(labels=self.settings.drawn, class_names=self.data_set.class_names)
+        drawn = opened(str(self.data_set.root), reading)
+        count = sum(len(sample.drawn.boxes) for sample in drawn.samples())
+
+        def work(_goes_on: bool) -> StageResult:
+            shutil.rmtree(self.detector, ignore_errors=True)
+            settings = DistilSettings(boxes=count, seed=self.settings.seed)
+            distil(self.run, drawn, self.detector, settings)
+            return {"detector": digest_of_file(self.detector / DETECTOR_NAME)}
+
+        inputs = [run, digest_of_file(self.settings.drawn), self.settings.seed]
+        return self.stages.do("detector", inputs, work, made=[self.detector / DETECTOR_NAME])
+
     def _place(
         self, stage: str, images: str | DataSet, listing: Sequence[str], run: StageResult
     ) -> StageResult:
@@ -243,11 +273,11 @@ class _Labelling:
 
         def work(goes_on: bool) -> StageResult:
             predict_to_folder(
-                self.run,
+                self.detector if "detector" in run else self.run,
                 images,
                 out,
                 tags=None if isinstance(images, str) else self.tags,
-                look=Look(localiser=self.settings.localiser),
+                look=Look(localiser="detector" if "detector" in run else self.settings.localiser),
                 places=Places(masks=self.settings.masks),
                 beside=SideFiles(formats=formats, options=options),
                 resume=goes_on,
@@ -255,7 +285,7 @@ class _Labelling:
             )
             return {"digest": digest_of_file(out / "predictions.jsonl")}
 
-        looked = [run["weights"], run["cells"], self.settings.masks]
+        looked = [run, self.settings.masks]
         source = images if isinstance(images, str) else ""
         inputs = [*looked, formats, source, listing]
         return self.stages.do(stage, inputs, work, made=[out / "predictions.jsonl"])

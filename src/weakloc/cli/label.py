@@ -71,6 +71,8 @@ def label(
         raise
     _say_what_was_found(labelled, terminal)
     _say_how_sure(labelled, terminal)
+    if settings.drawn is None:
+        terminal.say("How well the boxes fit is not known: nothing drawn was looked at")
     _say_what_is_next(labelled, terminal)
     if open_report:
         webbrowser.open(labelled.report.absolute().as_uri())
@@ -106,14 +108,14 @@ def _say_how_sure(labelled: Labelled, terminal: Terminal) -> None:
             f"{findings.in_the_middle:.0%} of the boxes lie about the middle of the image: a plain "
             "box of 0.7 of each side may fit as well there; draw some before you trust these"
         )
-    terminal.say("How well the boxes fit is not known: nothing drawn was looked at")
 
 
 def _say_what_is_next(labelled: Labelled, terminal: Terminal) -> None:
     for name, path in labelled.exports.items():
         terminal.say(f"{name}: {path}")
     terminal.say(f"Next: look at {labelled.report}")
-    terminal.say(f'  some boxes are drawn: weakloc evaluate "{labelled.folder / "run"}" DRAWN')
+    terminal.say("  they reach too far or not far enough: draw 20, and add --drawn FILE")
+    terminal.say(f'  more are drawn: weakloc evaluate "{labelled.folder / "run"}" DRAWN')
     predictions = labelled.folder / "predictions"
     terminal.say(f'  other formats: weakloc export "{predictions}" --format voc --out voc')
     terminal.give(

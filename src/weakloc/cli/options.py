@@ -80,7 +80,7 @@ FIRST_CHOICE: Mapping[str, frozenset[str]] = {
     command: frozenset(f"--{name}" for name in names.split())
     for command, names in {
         "label": "out tags new open format minutes images backbone weights image-size localiser "
-        "masks seed val-share group-by layout class-names quiet json",
+        "masks drawn seed val-share group-by layout quiet json",
         "train": "out method preset set resume backbone weights frozen refine image-size epochs "
         "batch-size learning-rate seed labels layout class-names quiet json",
         "calibrate": "also boxes boxes-per-class split granularity oracle choose-rescoring scales "
