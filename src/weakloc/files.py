@@ -220,6 +220,14 @@ def parse_json(text: bytes | str) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
+def parse_foreign_json(text: str | bytes) -> Any:
+    """Like `parse_json` of other tools' files, which may hold NaN."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def fit_json(content: Any, kind: type[Structure]) -> Structure:
     """`content`, as `parse_json` gave it, as a typed structure.
 
@@ -293,8 +301,15 @@ def file_name_of(name: str) -> str:
     return escaped
 
 
+def require_regular(path: Path, error: type[WeaklocError]) -> None:
+    """The error for a pipe or the like, which would be waited for without end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise error("is not a regular file", location=str(path))
+
+
 def read_text(path: Path) -> str:
     """The whole text of a UTF-8 or marked UTF-16 file."""
+    require_regular(path, DataError)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -313,6 +328,7 @@ def read_text(path: Path) -> str:
 
 def text_lines(path: Path, *, newline: str = "\n") -> Iterator[str]:
     """The lines of such a file with their ends, one after the other, never all in memory."""
+    require_regular(path, DataError)
     try:
         with path.open("rb") as content:
             is_wide = content.read(2) in _UTF16_MARKS

@@ -17,6 +17,8 @@ from pycocotools import mask as coco_mask
 from weakloc.geometry import BoxLTRB, box_from_xywh
 from weakloc.structures import RunLengths
 
+MOST_PIXELS = 2**30  # of a mask
+
 
 def encode_mask(mask: NDArray[np.generic]) -> RunLengths:
     """Compressed run lengths of a mask (height, width), with text so that JSON can hold them."""
@@ -63,7 +65,8 @@ def filling_runs(rle: Mapping[str, Any]) -> NDArray[np.int64]:
     """The runs of a mask; ValueError where they are damaged or do not fill it."""
     height, width = (int(side) for side in rle["size"])
     runs = run_lengths(rle["counts"])
-    if runs.min(initial=0) < 0 or runs.sum() != height * width:
+    is_full = runs.min(initial=0) >= 0 and float(runs.sum()) == height * width
+    if not is_full or min(width, height) < 0 or width * height > MOST_PIXELS:
         raise ValueError(f"runs of {runs.sum()} pixels do not fill {width} x {height}")
     return runs
 

@@ -53,13 +53,16 @@ def read_member(path: str) -> bytes:
     member = _MEMBER.fullmatch(path)
     if member is None:
         raise ValueError(f"{path!r} is not of the form archive::offset+size")
-    size = int(member["size"])
+    archive, size = Path(member["archive"]), int(member["size"])
     try:
-        with Path(member["archive"]).open("rb") as file:
+        if not archive.is_file():  # opening a pipe would wait for ever
+            raise FileNotFoundError(None, "there is no such file")
+        with archive.open("rb") as file:
             file.seek(int(member["offset"]))
-            content = file.read(size)
-    except OSError as error:
-        raise ImageError(f"the archive cannot be read ({error.strerror})", location=path) from error
+            content = file.read(min(size, archive.stat().st_size))
+    except (OSError, ValueError) as error:  # an offset beyond all files
+        reason = getattr(error, "strerror", error)
+        raise ImageError(f"the archive cannot be read ({reason})", location=path) from error
     if len(content) < size:
         raise ImageError(f"the archive ends after {len(content)} of {size} bytes", location=path)
     return content

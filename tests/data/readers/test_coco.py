@@ -177,7 +177,7 @@ def test_every_flaw_is_reported_with_its_record(write, states, places):
     ("text", "message"),
     [("{\n]", "line 2: is not valid JSON"), ("[]", "no lists"),
      ('{"images": [], "categories": [1]}', "no lists"),
-     ('{"images": [], "categories": [{"id": 1}]}', "has no id or no name")],
+     ('{"images": [], "categories": [{"id": 1}]}', "missing required field 'name'")],
 )  # fmt: skip
 def test_a_file_that_is_not_coco_is_an_error(write, text, message):
     root = write({"annotations/instances_val.json": text, **IMAGES})

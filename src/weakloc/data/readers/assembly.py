@@ -72,6 +72,8 @@ SPLIT_NAMES: Mapping[str, str] = {
 _SPLIT_ORDER = ("train", "val", "test", ALL)
 _APART = frozenset(_SPLIT_ORDER)  # none of them is meant to hold another
 _NUM_PROBES = 20  # images that decide which folder is meant
+_FARTHEST, _LONGEST_EDGES = 10, 5_000_000  # of polygons: in image sides, in pixels
+MOST_CLASSES = 22_000  # those of ImageNet-21k; pairs of classes are counted
 _TOLERANCE = 0.5  # pixels that a box may stick out without a word: rounding of other tools
 
 
@@ -119,7 +121,13 @@ def split_name(written: str) -> str:
 
 def chosen_classes(names: Iterable[str], options: ReaderOptions) -> tuple[str, ...]:
     """The classes asked for, else the names found, in the order given."""
-    return options.class_names or tuple(dict.fromkeys(names))
+    chosen = options.class_names or tuple(dict.fromkeys(names))
+    if len(chosen) > MOST_CLASSES:
+        raise DataError(
+            f"there are {len(chosen):,} classes, and {MOST_CLASSES:,} are the most",
+            remedy="Check that classes are what is read as such, or choose some of them",
+        )
+    return chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,8 +380,8 @@ def read_box(
     """A box of four written numbers that `from_written` brings to the image frame, cut to it."""
     try:
         first, second, third, fourth = map(float, written)
-    except (TypeError, ValueError):
-        problems.warning(Oddity.UNREADABLE_BOX, f"box {written} is not four numbers")
+    except (TypeError, ValueError, OverflowError):
+        problems.warning(Oddity.UNREADABLE_BOX, f"box {written!s:.60} is not four numbers")
         return None
     box = from_written((first, second, third, fourth))
     return usable_box(box, image_size=image_size, problems=problems)
@@ -408,13 +416,21 @@ class _LazyRle(Mapping[str, Any]):
 class PolygonRle(_LazyRle):
     """Of a union of polygons in an image of (width, height).
 
-    Each polygon is a flat (x, y, x, y, ...) of at least three points in the image frame.
+    Each polygon is a flat (x, y, x, y, ...) of at least three points in the image frame;
+    ValueError where it is none. The edges' length decides what drawing takes.
     """
 
     __slots__ = ("_polygons", "_size")
 
     def __init__(self, polygons: Sequence[Sequence[float]], image_size: tuple[int, int]) -> None:
         self._polygons = tuple(np.asarray(polygon, dtype=np.float64) for polygon in polygons)
+        for polygon in self._polygons:
+            if polygon.ndim != 1 or len(polygon) < 6 or len(polygon) % 2:
+                raise ValueError("a polygon is not at least three pairs of numbers")
+            if not (np.abs(polygon) <= _FARTHEST * max(image_size)).all():
+                raise ValueError("a polygon has a corner far outside the image, or not finite")
+            if np.abs(polygon - np.roll(polygon, 2)).sum() > _LONGEST_EDGES:
+                raise ValueError(f"the edges of a polygon are over {_LONGEST_EDGES:,} pixels long")
         self._size = image_size
 
     def __getitem__(self, key: str) -> Any:

@@ -11,11 +11,13 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypeAlias, TypedDict
 
 import numpy as np
+from msgspec import Struct
 
 from weakloc.data.readers.assembly import (
     ALL,
@@ -32,9 +34,9 @@ from weakloc.data.readers.assembly import (
 )
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
 from weakloc.errors import DataError, PredictionsError
-from weakloc.files import read_text
+from weakloc.files import fit_json, parse_foreign_json, read_text
 from weakloc.geometry import BoxLTRB, box_from_xywh, box_of_points
-from weakloc.rle import compressed, run_lengths, tight_box
+from weakloc.rle import MOST_PIXELS, compressed, filling_runs, tight_box
 from weakloc.settings import ReaderOptions
 from weakloc.structures import Box, DataSet, Mask, Prediction, Truth, TruthBox, TruthMask
 
@@ -68,9 +70,9 @@ def truth_of_annotations(
 
 def _image_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     width, height = image.get("width"), image.get("height")
-    if isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0:
-        return width, height
-    return None
+    if not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
+        return None
+    return (width, height) if width * height <= MOST_PIXELS else None
 
 
 def _box(
@@ -103,20 +105,13 @@ def _run_lengths(
         if isinstance(shape, list):
             if size is None:
                 raise ValueError("the image has no width and height to draw polygons in")
-            for polygon in shape:
-                if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-                    raise ValueError("a polygon is not at least three pairs of numbers")
-                if not np.isfinite(np.asarray(polygon, dtype=np.float64)).all():
-                    raise ValueError("a polygon has a corner that is not finite")
             return PolygonRle(shape, size)
         height, width = (int(side) for side in shape["size"])
         if size is not None and (width, height) != size:
             raise ValueError(f"mask of {width} x {height} in an image of {size[0]} x {size[1]}")
-        num_pixels = int(run_lengths(shape["counts"]).sum())
-        if num_pixels != width * height:
-            raise ValueError(f"run lengths cover {num_pixels} pixels of {width * height}")
+        filling_runs(shape)
         return compressed({"size": [height, width], "counts": shape["counts"]})
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         problems.warning(Oddity.UNREADABLE_MASK, str(error))
         return None
 
@@ -225,23 +220,39 @@ def _read_source(assembly: Assembly, file: Path, split: str) -> _Source:
     return _Source(file, split, images, annotations, class_names, folder)
 
 
+_Id: TypeAlias = int | float | str | None
+
+
+class _Record(TypedDict, total=False):
+    id: _Id
+    image_id: _Id
+    category_id: _Id
+
+
+class _Category(TypedDict):
+    id: _Id
+    name: str | int | float
+
+
+class _Content(TypedDict):
+    images: list[_Record]
+    categories: list[_Category]
+    annotations: NotRequired[list[_Record]]
+
+
 def _load(file: Path) -> dict[str, Any]:
-    text = read_text(file)
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        location = f"{file}, line {error.lineno}"
-        raise DataError(f"is not valid JSON: {error.msg}", location=location) from error
-    keys = ("images", "categories")
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(key), list) and all(isinstance(r, dict) for r in content[key])
-        for key in keys
-    ):
-        raise DataError("has no lists 'images' and 'categories'", location=str(file))
-    for record in content["categories"]:
-        if "id" not in record or "name" not in record:
-            raise DataError(f"category {record} has no id or no name", location=str(file))
-    return content
+        content: Any = parse_foreign_json(read_text(file))
+    except ValueError as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        reason = str(error).partition(":")[0].partition(";")[0]
+        raise DataError(f"is not valid JSON: {reason}", location=f"{file}{line}") from error
+    try:
+        fit_json(content, _Content)
+        return dict(content)
+    except ValueError as error:
+        reason = f"has no lists 'images' and 'categories' as COCO's ({error})"
+        raise DataError(reason, location=str(file)) from error
 
 
 def _add_source(assembly: Assembly, source: _Source) -> None:
@@ -272,53 +283,68 @@ def _add_source(assembly: Assembly, source: _Source) -> None:
         )
 
 
+class _Detection(Struct):
+    image_id: _Id
+    category_id: _Id
+    score: float
+    bbox: tuple[float, float, float, float] | None = None
+    segmentation: Any = None
+
+
 def read_coco_results(path: Path, data_set: DataSet) -> list[Prediction]:
     """`[{image_id, category_id, bbox, score}, ...]`; ids are those of the data set's own JSON."""
     images, categories = _ids(data_set)
-    entries = json.loads(path.read_text("utf-8"))
-    if not isinstance(entries, list):
+    try:
+        entries = fit_json(parse_foreign_json(read_text(path)), list[_Detection])
+    except (ValueError, DataError) as error:
         raise PredictionsError(
-            "is no list of detections",
+            f"is no list of detections ({error})",
             location=str(path),
             remedy="COCO results are [{image_id, category_id, bbox, score}, ...]",
-        )
-    by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+        ) from error
+    by_image: dict[_Id, list[_Detection]] = defaultdict(list)
     for number, entry in enumerate(entries):
-        image_id, category_id = entry.get("image_id"), entry.get("category_id")
+        image_id, category_id = entry.image_id, entry.category_id
         if image_id not in images or category_id not in categories:
             raise PredictionsError(
                 f"image {image_id!r} or category {category_id!r} is not in the data set",
                 location=f"{path}, entry {number}",
             )
         by_image[image_id].append(entry)
-    return [_prediction(images[key], by_image[key], categories) for key in sorted(by_image)]
+    try:
+        listed = (key for key in images if key in by_image)
+        return [_prediction(images[key], by_image[key], categories) for key in listed]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise PredictionsError(
+            f"does not fit its data set ({error!r})", location=str(path)
+        ) from error
 
 
 def _prediction(
-    image: Mapping[str, Any], entries: list[Mapping[str, Any]], categories: Mapping[int, str]
+    image: Mapping[str, Any], entries: Sequence[_Detection], categories: Mapping[_Id, str]
 ) -> Prediction:
     boxes, masks = [], []
     for entry in entries:
-        name, score = categories[entry["category_id"]], float(entry["score"])
-        if "bbox" in entry:
-            left, top, width, height = (float(value) for value in entry["bbox"])
-            boxes.append(Box(name, box_from_xywh((left, top, width, height)), score))
-        if isinstance(entry.get("segmentation"), Mapping):
-            masks.append(Mask(name, entry["segmentation"], score))
+        name = categories[entry.category_id]
+        if entry.bbox is not None:
+            boxes.append(Box(name, box_from_xywh(entry.bbox), entry.score))
+        if isinstance(entry.segmentation, Mapping):
+            filling_runs(entry.segmentation)
+            masks.append(Mask(name, compressed(entry.segmentation), entry.score))
     size = int(image["width"]), int(image["height"])
     return Prediction(str(image["file_name"]), *size, {}, (), tuple(boxes), tuple(masks))
 
 
-def _ids(data_set: DataSet) -> tuple[dict[int, Mapping[str, Any]], dict[int, str]]:
+def _ids(data_set: DataSet) -> tuple[dict[_Id, Mapping[str, Any]], dict[_Id, str]]:
     """Images and categories by their ids, from every annotation file of the data set."""
     root = data_set.root
     files = [root] if root.is_file() else sorted([*root.glob("*.json"), *root.glob("*/*.json")])
-    images: dict[int, Mapping[str, Any]] = {}
-    categories: dict[int, str] = {}
+    images: dict[_Id, Mapping[str, Any]] = {}
+    categories: dict[_Id, str] = {}
     for file in files:
-        content = json.loads(file.read_text("utf-8"))
-        if isinstance(content, dict) and {"images", "categories"} <= content.keys():
-            images |= {image["id"]: image for image in content["images"]}
+        with suppress(DataError):  # of another tool
+            content = _load(file)
+            images |= {image.get("id"): image for image in content["images"]}
             categories |= {category["id"]: category["name"] for category in content["categories"]}
     if not images:
         raise PredictionsError(

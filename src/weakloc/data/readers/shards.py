@@ -11,7 +11,6 @@ for, and their paths are opened like those of files.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 import re
@@ -38,7 +37,7 @@ from weakloc.data.readers.assembly import (
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
 from weakloc.data.readers.table import LABELS_HEADERS, claim_of_json, claim_of_list
 from weakloc.errors import DataError
-from weakloc.files import numbered_lines
+from weakloc.files import numbered_lines, parse_foreign_json
 from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet, LabelVector, Sample
 
@@ -69,21 +68,28 @@ class _Group:
     labels: dict[str, bytes] = field(default_factory=dict)
 
 
+MOST_SHARDS = 100_000
+MOST_BYTES = 2**29  # of one member
+
+
 def expand_braces(pattern: str) -> list[str]:
     """`shard-{0000..0009}.tar` or `{train,val}.tar` -> all names, as a shell would."""
     pieces = _BRACES.split(pattern)  # text, braced, text, braced, ..., text
     choices = [[text] if n % 2 == 0 else _choices(text) for n, text in enumerate(pieces)]
+    if math.prod(map(len, choices)) > MOST_SHARDS:
+        raise DataError(f"names more than {MOST_SHARDS:,} shards", location=pattern)
     return ["".join(parts) for parts in itertools.product(*choices)]
 
 
 def _choices(braced: str) -> list[str]:
-    bounds = re.fullmatch(r"(\d+)\.\.(\d+)", braced)
+    bounds = re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", braced)
     if bounds is None:
         return braced.split(",") if "," in braced else [f"{{{braced}}}"]
     first, last = int(bounds[1]), int(bounds[2])
     digits = len(bounds[1]) if bounds[1].startswith("0") else 0
     step = 1 if first <= last else -1
-    return [f"{number:0{digits}d}" for number in range(first, last + step, step)]
+    numbers = itertools.islice(range(first, last + step, step), MOST_SHARDS + 1)
+    return [f"{number:0{digits}d}" for number in numbers]
 
 
 def find_shards(path: str) -> list[str]:
@@ -176,6 +182,8 @@ def _groups(
 
 
 def read_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > MOST_BYTES:
+        raise tarfile.ReadError(f"{member.name} has {member.size:,} bytes")
     file = tar.extractfile(member)
     return b"" if file is None else file.read()
 
@@ -191,7 +199,7 @@ def _claim(
     try:
         text = labels[kind].decode("utf-8-sig").strip()
         if kind == "json":
-            return _claim_of_record(json.loads(text), numbered, problems)
+            return _claim_of_record(parse_foreign_json(text), numbered, problems)
         names = [text] if kind == "cls" else re.split(r"[;\n]", text)
         return claim_of_list([_named(name, numbered) for name in names])
     except ValueError as error:
@@ -218,7 +226,7 @@ def _named(text: str, numbered: Sequence[str] | None) -> str:
     name = text.strip()
     if numbered is None or name in numbered or not name.isdecimal():
         return name
-    if int(name) >= len(numbered):
+    if len(name) > 9 or int(name) >= len(numbered):
         raise ValueError(f"class {name} is not among the {len(numbered)} names")
     return numbered[int(name)]
 
@@ -288,7 +296,8 @@ def read_shards(path: Path, labels: Path | None, options: ReaderOptions) -> Data
         for image in _headers(shard, numbered, problems):
             split.append(number, image, claims.setdefault(image.claim, len(claims)))
     named = sorted({name for claim in claims for name in claim.names})
-    named.sort(key=lambda name: int(name) if name.isdecimal() else math.inf)  # 9 before 10
+    # 9 before 10
+    named.sort(key=lambda name: int(name) if name.isdecimal() and len(name) < 10 else math.inf)
     vectors = LabelVectors(chosen_classes(numbered or named, options))
     for claim in claims:
         vectors.report_strangers(claim, problems.at(root.as_posix()))

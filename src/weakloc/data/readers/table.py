@@ -14,7 +14,6 @@ with `bbox` (x, y, width, height) and `categories`, are drawn boxes.
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +43,7 @@ from weakloc.data.readers.file_tree import (
     subfolders,
 )
 from weakloc.errors import DataError, MissingPackageError, did_you_mean
-from weakloc.files import at_line, numbered_lines, text_lines
+from weakloc.files import at_line, numbered_lines, parse_foreign_json, text_lines
 from weakloc.geometry import box_from_xywh
 from weakloc.settings import ReaderOptions
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, TruthBox
@@ -242,7 +241,9 @@ def _records_of(path: Path) -> Iterator[tuple[int, Any]]:
         from pyarrow import ArrowException, parquet
 
         with parquet.ParquetFile(path) as file:
-            described = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+            described = parse_foreign_json(
+                (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+            )
             features = described.get("info", {}).get("features", {})
             rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches())
             yield from enumerate((with_class_names(row, features) for row in rows), start=1)
@@ -274,7 +275,7 @@ def with_class_names(value: Any, feature: Any) -> Any:
 
 
 def _record_of(written: Any) -> Mapping[str, Any]:
-    record = json.loads(written) if isinstance(written, str) else written
+    record = parse_foreign_json(written) if isinstance(written, str) else written
     if not isinstance(record, Mapping):
         raise ValueError("the line is not an object")
     return record

@@ -78,13 +78,16 @@ def _read_label(
     return LabelClaim(frozenset(present)), _truth(shapes, image, image_problems)
 
 
+_FARTHEST = 1000  # shares of the image: beyond all that can be meant
+
+
 def _parse(line: str) -> tuple[int, list[float]]:
     """The class number and 4 numbers of a box, or at least 3 pairs of a polygon."""
     first, *rest = line.split()
     number, values = int(first), [float(value) for value in rest]
     if number < 0 or (len(values) != 4 and (len(values) < 6 or len(values) % 2)):
         raise ValueError(line)
-    if not np.isfinite(values).all():
+    if not (np.abs(values) <= _FARTHEST).all():
         raise ValueError(line)
     return number, values
 
@@ -106,7 +109,10 @@ def _truth(
             box = box_from_yolo((values[0], values[1], values[2], values[3]), size)
         else:
             corners = np.asarray(values).reshape(-1, 2) * size  # (N, 2) in pixels
-            masks.append(TruthMask(index, PolygonRle([corners.ravel().tolist()], size)))
+            try:
+                masks.append(TruthMask(index, PolygonRle([corners.ravel().tolist()], size)))
+            except ValueError as error:
+                problems.warning(Oddity.UNREADABLE_MASK, str(error))
             box = box_of_points(corners)
         usable = usable_box(box, image_size=size, problems=problems)
         if usable is not None:
@@ -163,13 +169,31 @@ def label_path(image: str) -> str:
     return f"{before}/labels/{after}.txt" if separator else f"{stem}.txt"
 
 
+_LONGEST_DESCRIPTION = 2**21
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without aliases: a few of aliases of aliases are gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(
+                problem="an alias (*) is not read: write out what it stands for",
+                problem_mark=self.peek_event().start_mark,  # type: ignore[no-untyped-call]
+            )
+        return super().compose_node(parent, index)
+
+
 def _plan_of_yaml(assembly: Assembly, file: Path) -> _Plan:
     try:
-        content = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
+        text = read_text(file)
+        if len(text) > _LONGEST_DESCRIPTION:
+            raise ValueError(f"it has over {_LONGEST_DESCRIPTION:,} letters")
+        content = yaml.load(text, _PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         location = f"{file}, line {mark.line + 1}" if mark else str(file)
-        problem = getattr(error, "problem", None) or "unknown reason"
+        problem = getattr(error, "problem", None) or str(error).partition(";")[0]
         raise DataError(f"is not valid YAML: {problem}", location=location) from error
     if not isinstance(content, dict) or "names" not in content:
         raise DataError("names no classes", location=str(file), remedy="Add: names: [cat, dog]")

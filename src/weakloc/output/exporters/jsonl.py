@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from weakloc.errors import PredictionsError
-from weakloc.files import fit_json, open_whole, parse_json, shown_json
+from weakloc.files import fit_json, open_whole, parse_json, require_regular, shown_json
 from weakloc.output.exporters.selection import Content
 from weakloc.rle import compressed, filling_runs
 from weakloc.structures import Prediction
@@ -69,6 +69,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=bytes.de
 
 def read_predictions(path: Path) -> Iterator[Prediction]:
     """One prediction at a time; a malformed line is an error that names it."""
+    require_regular(path, PredictionsError)
     try:
         stream = path.open("rb")
     except OSError as error:
