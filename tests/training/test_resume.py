@@ -279,6 +279,23 @@ def test_other_settings_or_data_are_refused_and_more_epochs_are_not(
     assert len(fit(data_set, method(), settings(epochs=2), tmp_path, resume=True).history) == 2
 
 
+def test_going_on_with_another_number_of_threads_is_said(data_set: DataSet, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    fit(data_set, method(), settings(epochs=1), tmp_path)
+    torch.set_num_threads(before + 1)
+    try:
+        run = fit(data_set, method(), settings(epochs=2), tmp_path, resume=True)
+    finally:
+        torch.set_num_threads(before)
+    expected = f"trained with {before} and {before + 1} threads in turn"
+    (tmp_path / "cells.safetensors").write_text("of two epochs")
+    again = fit(data_set, method(), settings(epochs=3), tmp_path, resume=True)
+    assert any(note.startswith("cells.safetensors, learned of") for note in again.notes)
+    assert not (tmp_path / "cells.safetensors").exists()
+    for resumed in (run, again):
+        assert any(note.startswith(expected) for note in resumed.notes)
+
+
 def test_a_finished_run_is_not_trained_again_and_an_existing_one_not_overwritten(
     data_set: DataSet, run: Run
 ) -> None:

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -74,13 +74,15 @@ def fit(
 
 def _fitted(plan: TrainingPlan, out: Path, display: Display, after_epoch: AfterEpoch) -> Run:
     checkpoint = out / CHECKPOINT_NAME
+    header = plan.header
     if checkpoint.is_file():
         check_same_start(checkpoint, plan.start)
         if is_complete(out, plan):
             return load_run(out)
+        header = replace(header, notes=(*header.notes, *_notes_of(out)))
     for name in (CELLS_NAME, DETECTOR_NAME):  # what was learned of the weights of fewer epochs
         (out / name).unlink(missing_ok=True)
-    writer = RunWriter(out, plan.header)
+    writer = RunWriter(out, header)
     checkpointing = Checkpointing(out, plan, writer.publish, after_epoch)
     trainer = make_trainer(plan, out, [checkpointing, Shown(display, checkpointing)])
     show = partial(display.count, "computing features")
@@ -100,6 +102,17 @@ def _fitted(plan: TrainingPlan, out: Path, display: Display, after_epoch: AfterE
         weights = plan.network.state_dict() if kept == history[-1].epoch else None
         writer.publish(weights, history, kept, broken=inputs.broken, is_finished=True)
     return load_run(out)
+
+
+def _notes_of(out: Path) -> Iterator[str]:
+    """What a training that goes on should say of how it differs from one that was not stopped."""
+    for name in (CELLS_NAME, DETECTOR_NAME):
+        if (out / name).exists():
+            yield f"{name}, learned of the weights of fewer epochs, was taken away"
+    num_threads = {*read_checkpoint(out / CHECKPOINT_NAME)[_OURS].get("num_threads", ())}
+    if num_threads - {torch.get_num_threads()}:
+        counts = " and ".join(map(str, sorted(num_threads | {torch.get_num_threads()})))
+        yield f"trained with {counts} threads in turn: weights differ from those of one number"
 
 
 def is_first_process() -> bool:
@@ -311,6 +324,7 @@ class Checkpointing(Callback):
         self._publish, self._after_epoch = publish, after_epoch
         self._saved_at = self._epoch_began = time.monotonic()
         self._seconds_before = 0.0
+        self._num_threads = {torch.get_num_threads()}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.interruption.listen()  # only now has the engine taken the signals over
@@ -377,6 +391,7 @@ class Checkpointing(Callback):
             "history": [asdict(record) for record in self.history],
             "guard": pl_module.guard.state(),
             "seconds": self._epoch_seconds(),
+            "num_threads": sorted(self._num_threads),
         }
 
     def on_load_checkpoint(
@@ -387,6 +402,7 @@ class Checkpointing(Callback):
         self.history = [EpochRecord(**record) for record in ours["history"]]
         pl_module.guard.restore(ours["guard"])
         self._seconds_before = ours["seconds"]
+        self._num_threads.update(ours.get("num_threads", ()))
 
     @property
     def method(self) -> Method:
