@@ -77,6 +77,51 @@ def test_what_fits_none_says_what_was_looked_for(write):
         detect_layout(root, root / "notes.md")
 
 
+NO_CLASS_FOLDERS = {
+    "the root of a download of COCO": (
+        ["images/train2017/1.jpg", "panoptic_segmentation/1.jpg", "annotations/a/instances.json"],
+        "holds images in images/train2017, and images is no name of a class",
+    ),
+    "numbered splits": (["train2017/1.jpg", "val2017/2.jpg"], "train2017 is no name of a class"),
+    "images and masks": (["photos/1.jpg", "masks/1.png"], "masks is no name of a class"),
+    "masks of a split": (["train/images/1.jpg", "train/masks/1.png"], "masks is no name"),
+    "masks of classes": (["cat/1.jpg", "cat/ground_truth/1.png"], "ground_truth is no name"),
+    "class folders one level below": (
+        ["download/train/cat/1.jpg", "download/val/cat/2.jpg"],
+        r"a data set \(folders\) in download. Give that",
+    ),
+    "class folders in images": (["images/cat/1.jpg", "images/dog/2.jpg"], "images is no name"),
+    "VOC one level below": (
+        ["VOCdevkit/VOC2012/Annotations/1.xml", "previews/1.jpg"],
+        r"a data set \(voc\) in VOCdevkit",
+    ),
+    "YOLO one level below": (["mine/data.yaml", "mine/images/1.jpg", "old/1.jpg"], "(yolo)"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_CLASS_FOLDERS)
+def test_what_cannot_be_class_folders_is_refused_with_what_would_do(write, kind):
+    files, message = NO_CLASS_FOLDERS[kind]
+    root = write(dict.fromkeys(files, ""))
+    with pytest.raises(DataError, match=rf"{message}.*--layout folders"):
+        detect_layout(root, None)
+    read_data_set(root, layout="folders", options=ReaderOptions())
+
+
+CLASS_FOLDERS = {
+    "splits": ["train/cat/1.jpg", "valid/cat/2.jpg", "test/cat/3.jpg"],
+    "lists": ["Images/bar/1.jpg", "Images/inside_bus/2.jpg", "TrainImages.txt"],
+    "classes with a number": ["ward 7/1.jpg", "trainer 2/1.jpg", "validated/2.jpg"],
+    "levels of folders": ["animals/cat/1.jpg", "animals/dog/2.jpg", "cars/deep/deeper/3.jpg"],
+    "notes in a class": ["cat/1.jpg", "cat/1.json", "dog/2.jpg", "dog/notes.txt"],
+}
+
+
+@pytest.mark.parametrize("kind", CLASS_FOLDERS)
+def test_class_folders_of_every_kind_stay_so(write, kind):
+    assert detect_layout(write(dict.fromkeys(CLASS_FOLDERS[kind], "")), None) == "folders"
+
+
 def test_a_path_or_layout_that_does_not_exist_is_an_error(write):
     root = write(FILES["folders"])
     with pytest.raises(DataError, match="there is no such file or folder"):

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from weakloc.data.readers.assembly import SPLIT_NAMES
 from weakloc.data.readers.coco import read_coco
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
-from weakloc.data.readers.folders import read_folders
+from weakloc.data.readers.folders import read_folders, split_of_list
 from weakloc.data.readers.review import find_reviews, is_review, read_review_data
 from weakloc.data.readers.shards import SHARD_SUFFIXES, read_shards
 from weakloc.data.readers.table import METADATA_NAMES, TABLE_SUFFIXES, read_table
@@ -50,6 +50,15 @@ READERS: Mapping[str, Reader] = Choices(
 )
 
 _NO_CLASSES = frozenset({"images", "image", "img", "imgs", "jpegimages", "annotations", "labels"})
+_BESIDE_CLASSES = _NO_CLASSES | {
+    "masks",
+    "mask",
+    "label",
+    "annotation",
+    "segmentation",
+    "ground_truth",
+}
+_FEW = 64  # class folders, which show whether they are any
 _MAX_DEPTH = 4  # how far down class folders are looked for
 _COCO_KEYS = (b'"images"', b'"categories"')
 _LAYOUT_OF_SUFFIX = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".txt": "table"}
@@ -95,8 +104,7 @@ def detect_layout(path: Path, labels: Path | None) -> str:
         raise DataError("there is no such file or folder", location=str(shown))
     if shown.is_file():
         return _layout_of_file(shown)
-    below = {name: file_names(str(shown / name)) for name in subfolders(str(shown))}
-    listing = _Listing(shown, file_names(str(shown)), below)
+    listing = _Listing.of(shown)
     # Tables often lie beside the material of another layout, which then says more.
     for stage in (_OWN_STRUCTURE, _METADATA, _LOOSE):
         layouts = [layout for layout, fits in stage.items() if fits(listing)]
@@ -106,6 +114,8 @@ def detect_layout(path: Path, labels: Path | None) -> str:
                 location=str(shown),
                 remedy="Name the layout that is meant",
             )
+        if layouts == ["folders"]:
+            _require_classes(listing)
         if layouts:
             return layouts[0]
     raise DataError(
@@ -115,6 +125,31 @@ def detect_layout(path: Path, labels: Path | None) -> str:
         location=str(shown),
         remedy="Name the layout, or give a label file",
     )
+
+
+def _require_classes(listing: _Listing) -> None:
+    """An error where the folders that hold images are arranged by something else than classes."""
+    remedy = "Name the layout (--layout folders) where each folder with images is a class"
+    for name in islice(listing.below, _FEW):
+        inner = _Listing.of(listing.path / name)
+        known = (layout for layout, fits in {**_OWN_STRUCTURE, **_METADATA}.items() if fits(inner))
+        layout = "folders" if {*inner.below} & {"train"} else next(known, None)
+        if layout is not None:
+            reason = f"holds no class folders, but a data set ({layout}) in {name}"
+            raise DataError(reason, location=str(listing.path), remedy=f"Give that. {remedy}")
+    folders = islice(_class_folders(listing.path, _MAX_DEPTH), _FEW)
+    for parts in (folder.relative_to(listing.path).parts for folder in folders):
+        is_listed = any(map(split_of_list, listing.files))  # as of MIT67, in Images
+        for part in parts[is_listed:]:
+            name = part.lower()
+            numbered = re.sub(r"[-_ ]?\d+$", "", name)
+            if numbered in _BESIDE_CLASSES or (numbered in SPLIT_NAMES and name != numbered):
+                reason = f"holds images in {'/'.join(parts)}, and {part} is no name of a class"
+                raise DataError(
+                    reason,
+                    location=str(listing.path),
+                    remedy=f"Give the folder whose folders are classes, or --labels. {remedy}",
+                )
 
 
 def _layout_of_file(labels: Path) -> str:
@@ -137,7 +172,7 @@ def _is_coco(listing: _Listing) -> bool:
     if any(listing.has_below(name, r"_annotations\.coco\.json") for name in listing.below):
         return True
     names = [name for name in listing.files if name.lower().endswith(".json")]
-    contents = ((listing.path / name).read_bytes() for name in names)
+    contents = ((listing.path / name).read_bytes() for name in names[:_FEW])
     return any(all(key in content for key in _COCO_KEYS) for content in contents)
 
 
@@ -175,6 +210,11 @@ class _Listing:
     path: Path
     files: tuple[str, ...]
     below: Mapping[str, tuple[str, ...]]  # subfolder -> its files
+
+    @classmethod
+    def of(cls, path: Path) -> _Listing:
+        below = {name: file_names(str(path / name)) for name in subfolders(str(path))}
+        return cls(path, file_names(str(path)), below)
 
     def has_file(self, pattern: str) -> bool:
         return any(re.fullmatch(pattern, name, re.IGNORECASE) for name in self.files)

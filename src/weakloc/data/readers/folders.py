@@ -67,12 +67,17 @@ def _lists(assembly: Assembly) -> dict[str, list[tuple[str, str]]]:
     """Split -> (image below the folder of the classes, where it is listed)."""
     lists: dict[str, list[tuple[str, str]]] = {}
     for name in file_names(str(assembly.root)):
-        split = SPLIT_NAMES.get(re.sub(r"[-_ ]?(images|list)?\.txt$", "", name.lower()))
+        split = split_of_list(name)
         lines = numbered_lines(assembly.root / name) if split else ()
         listed = [(_image_of(line), at_line(Path(name), number)) for number, line in lines]
         if split and any(is_image_name(i) and "/" in i.lstrip("/") for i, _ in listed):
             lists[split] = listed
     return lists
+
+
+def split_of_list(name: str) -> str | None:
+    """train of train.txt, train_list.txt and TrainImages.txt."""
+    return SPLIT_NAMES.get(re.sub(r"[-_ ]?(images|list)?\.txt$", "", name.lower()))
 
 
 def _image_of(line: str) -> str:
@@ -125,7 +130,7 @@ def _add_folder(
     assembly: Assembly, folder: ImageFolder, split: str, class_name: str | None
 ) -> None:
     for name in folder.dangling_names:
-        message = "is a link to a file that is missing"
+        message = "is a link to a file that is missing, or a folder that cannot be listed"
         assembly.problems.at(join(folder.relative, name)).error(Oddity.MISSING_IMAGE, message)
     if class_name is None:
         if folder.image_names:
