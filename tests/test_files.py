@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import socket
 import subprocess
@@ -21,9 +23,12 @@ from weakloc.files import (
     append_synced,
     file_name_of,
     fit_json,
+    is_text,
+    one_line,
     only_writer,
     open_whole,
     parse_json,
+    plain,
     read_json,
     require_own,
     write_json,
@@ -218,3 +223,21 @@ def test_only_what_weakloc_made_may_be_overwritten(tmp_path: Path) -> None:
         require_own(tmp_path, ["*.csv"], marks=["record.json"])
     (tmp_path / "record.json").write_text('{"format": "weakloc.record/1"}')
     require_own(tmp_path, ["*.csv"], marks=["record.json"])
+
+
+PLAIN = {
+    "cat": "cat",
+    "日本\u3000犬 👩\u200d💻 é\n\t": "日本\u3000犬 👩\u200d💻 é\n\t",
+    "\x1b[2J\x07": "\\u001b[2J\\u0007",
+    "\x9b31m\r": "\\u009b31m\\u000d",
+    "gpj.\u202etac": "gpj.\\u202etac",
+    os.fsdecode(b"caf\xe9"): "caf\\udce9",
+}
+
+
+@pytest.mark.parametrize("name", PLAIN, ids=PLAIN.values())
+def test_what_steers_a_terminal_or_is_no_text_is_spelt_out(name: str) -> None:
+    assert plain(name) == PLAIN[name]
+    assert json.loads(plain(json.dumps([name], ensure_ascii=False))) == [name]
+    assert "\n" not in one_line(name)
+    assert is_text(name) == ("udce9" not in plain(name))

@@ -17,7 +17,7 @@ import uuid
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -305,6 +305,32 @@ def require_regular(path: Path, error: type[WeaklocError]) -> None:
     """The error for a pipe or the like, which would be waited for without end."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise error("is not a regular file", location=str(path))
+
+
+_UNSAFE = re.compile("[\\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: str) -> str:
+    """Text with \\uXXXX for what steers a terminal, turns writing around or is half a letter.
+
+    Line feeds and tabs stay; JSON stays the same JSON.
+    """
+    return _UNSAFE.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
+
+
+def one_line(text: str) -> str:
+    return plain(text).replace("\n", "\\u000a")
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written: those of files are UTF-8 only by custom."""
+    return not re.search("[\ud800-\udfff]", name)
+
+
+def leads_out(name: str) -> bool:
+    """Whether a path, as a file names it, may leave the folder that it is said to be below."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or "\\" in name or name[1:3] == ":/"
 
 
 def read_text(path: Path) -> str:

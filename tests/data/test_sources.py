@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -221,3 +222,42 @@ def test_a_list_is_never_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> None
     for _ in range(5):
         next(images)
     assert taken == 5
+
+
+def test_names_that_are_no_text_are_flaws_and_stop_nothing(tmp_path: Path) -> None:
+    for name in (b"a.jpg", b"caf\xe9.jpg", b"z.jpg"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(b"x")
+    for source in (str(tmp_path), f"{tmp_path}/*.jpg"):
+        images = list(find_images(source))
+        assert [image.name for image in images] == ["a.jpg", "caf\\udce9.jpg", "z.jpg"]
+        assert [image.flaw for image in images] == [None, "its name is not UTF-8; rename it", None]
+
+
+def test_what_cannot_be_listed_is_one_broken_image_and_stops_nothing(tmp_path: Path) -> None:
+    deep = tmp_path / "d" / Path(*["d"] * 300)
+    deep.mkdir(parents=True)
+    for folder in (tmp_path, deep, deep.parents[150]):
+        (folder / "1.jpg").write_bytes(b"x")
+    (tmp_path / "me.jpg").symlink_to(tmp_path / "me.jpg")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    names = [image.name for image in find_images(str(tmp_path))]
+    assert "1.jpg" in names
+    assert "me.jpg" in names
+    assert names.count("1.jpg") == 1
+    assert [len(name) for name in names if name.endswith("*")] == [2 * 200 + 1]
+
+
+def test_a_folder_that_may_not_be_read_is_one_broken_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "open.jpg").write_bytes(b"x")
+    list_folder = os.scandir
+
+    def listed(path: str) -> Any:
+        if path.endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", listed)
+    assert [image.name for image in find_images(str(tmp_path))] == ["closed/*", "open.jpg"]

@@ -12,12 +12,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from PIL import Image
 
 from weakloc.cli import run as weakloc
 from weakloc.files import ByName
 from weakloc.metrics.result import EvaluationRecord, MetricRecord
-from weakloc.output.exporters.jsonl import read_predictions
-from weakloc.structures import Sample
+from weakloc.output.exporters.jsonl import read_predictions, write_predictions
+from weakloc.structures import Prediction, Sample
 
 LOOK = ("--top", "2", "--workers", "0")
 
@@ -139,6 +140,28 @@ def test_predictions_alone_make_a_report_without_heat_or_pictures(predicted, tmp
     assert report(out, capsys, alone, "--pictures", 4)["shown"] == 4
     assert block_of(out, 0) == {"jpeg": None, "heat": [], "masks": []}
     assert index_of(out)["images"][0]["boxes"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "list"])
+@pytest.mark.parametrize("name", ["../secret.png", "a/../../secret.png", "{secret}"])
+def test_predictions_of_a_stranger_show_no_image_outside_of_their_folder(
+    tmp_path, capsys, name, kind
+):
+    secret, inside = tmp_path / "secret.png", tmp_path / "photos" / "inside.png"
+    inside.parent.mkdir()
+    for path in (secret, inside):
+        Image.new("RGB", (40, 30), "red").save(path)
+    outside = name.format(secret=secret)
+    listed = inside.parent / "list.txt"
+    listed.write_text(f"{outside}\ninside.png\n")
+    images = [Prediction(image, 40, 30, {}) for image in (outside, "inside.png")]
+    write_predictions(tmp_path / "predictions.jsonl", images)
+    summary = {"images": str(listed if kind == "list" else inside.parent)}
+    (tmp_path / "predictions.json").write_text(json.dumps(summary))
+    report(tmp_path / "r.html", capsys, tmp_path)
+    shown = {index_of(tmp_path / "r.html")["images"][number]["name"]: number for number in (0, 1)}
+    assert block_of(tmp_path / "r.html", shown[outside])["jpeg"] is None
+    assert block_of(tmp_path / "r.html", shown["inside.png"])["jpeg"]
 
 
 def test_of_several_runs_metrics_the_runs_own_are_shown(trained, scenes, tmp_path, capsys):

@@ -298,3 +298,21 @@ def test_settings_reject_what_cannot_work() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path
+
+
+def test_an_image_whose_scores_are_not_numbers_is_broken_and_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read = DotSource.read
+
+    def spoilt(self: DotSource, images: Any) -> Any:
+        raw = read(self, images)
+        is_green = raw.scores.argmax(axis=1, keepdims=True) == 1
+        return replace(raw, scores=np.where(is_green, np.nan, raw.scores))
+
+    monkeypatch.setattr(DotSource, "read", spoilt)
+    pictures = [picture_with_square((96, 64), (8, 8), 16, channel) for channel in (0, 1, 2)]
+    images = [ImageSource(str(number), encoded(p)) for number, p in enumerate(pictures)]
+    answers = list(predictor().predict(images))
+    assert [isinstance(answer, BrokenImage) for answer in answers] == [False, True, False]
+    assert answers[1] == BrokenImage("1", "its scores are not numbers")

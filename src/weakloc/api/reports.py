@@ -18,7 +18,7 @@ from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.images import open_image
 from weakloc.data.sources import ImageSource, find_images
 from weakloc.errors import DataError, ImageError, PredictionsError, SettingError
-from weakloc.files import ByName
+from weakloc.files import ByName, leads_out
 from weakloc.localize.maps import NORMALISATIONS, image_grid, resample
 from weakloc.methods.settings import from_settings
 from weakloc.metrics.result import EvaluationRecord, read_evaluations
@@ -77,7 +77,7 @@ class _Material:
         if self.images is None and self.data_set is None:
             return {}
         if self.images is not None and Path(self.images).is_dir():
-            paths = {name: Path(self.images, name) for name in names}
+            paths = {name: Path(self.images, name) for name in names if not leads_out(name)}
             return {name: str(path) for name, path in paths.items() if path.is_file()}
         return {source.name: source.content for source in self.sources() if source.name in names}
 
@@ -176,7 +176,7 @@ def _report_predictions(
     places: Places | None,
     on_progress: Progress,
 ) -> Reported:
-    described = summary_beside(file)
+    described, named = summary_beside(file), material.images
     material = replace(material, images=material.images or described.get("images"))
     totals = Totals()
     names: dict[str, None] = {}
@@ -188,7 +188,10 @@ def _report_predictions(
             yield ReportPicture(prediction, partial(_missing_image, prediction.image))
 
     shown = _most_doubtful(pictures(), material)
-    contents = material.contents_of({picture.prediction.image for picture in shown})
+    images = {picture.prediction.image for picture in shown}
+    if named is None:  # a list that the predictions name is not the user's word
+        images = {image for image in images if not leads_out(image)}
+    contents = material.contents_of(images)
     made_with = _settings_of(described)
     if look is not None and made_with is None:
         made_with = look, Places()

@@ -20,7 +20,7 @@ from weakloc.cli.options import ALL_OPTIONS, FIRST_CHOICE, FirstChoiceFormatter
 from weakloc.cli.papers import reproduce
 from weakloc.cli.use import PARENT, export, predict, serve, wait_for_end_of
 from weakloc.errors import FailureError, StoppedError, WeaklocError
-from weakloc.files import refusal
+from weakloc.files import plain, refusal
 from weakloc.work import end_after
 
 TERMINATED = 143
@@ -79,5 +79,5 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _complain(message: str, exit_code: int) -> int:
-    print(f"weakloc: {message}", file=sys.stderr)
+    print(f"weakloc: {' '.join(plain(message).splitlines())}", file=sys.stderr)
     return exit_code

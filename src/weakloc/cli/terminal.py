@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from weakloc.files import plain
 from weakloc.work import Display, Progress
 
 if TYPE_CHECKING:
@@ -38,12 +39,12 @@ class Terminal:
 
     def say(self, text: str) -> None:
         if self.speaks:
-            print(text)
+            print(plain(text))
 
     def give(self, document: Any) -> None:
         """The machine's answer."""
         if self.json:
-            print(json.dumps(document, ensure_ascii=False, indent=2))
+            print(plain(json.dumps(document, ensure_ascii=False, indent=2)))
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Text columns to the left, numbers to the right."""
@@ -54,10 +55,10 @@ class Terminal:
         from rich.text import Text
 
         body = [[_cell(value) for value in row] for row in rows]
-        table = Table(title=Text(title), title_justify="left", header_style="bold")
+        table = Table(title=Text(plain(title)), title_justify="left", header_style="bold")
         for index, column in enumerate(columns):
             numeric = bool(body) and all(_is_number(row[index]) for row in body)
-            table.add_column(Text(column), justify="right" if numeric else "left")
+            table.add_column(Text(plain(column)), justify="right" if numeric else "left")
         for row in body:
             table.add_row(*(Text(value) for value in row))
         width = None if sys.stdout.isatty() else 120
@@ -101,7 +102,7 @@ class _Lines(Display):
             self.say(f"{share:.0%} done{left} ({work})")
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr)
+        print(plain(line), file=sys.stderr)
 
 
 @contextmanager
@@ -149,7 +150,7 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.3f}"
-    return str(value)
+    return plain(str(value))
 
 
 def _is_number(text: str) -> bool:

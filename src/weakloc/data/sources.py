@@ -16,7 +16,7 @@ from weakloc.data.readers.file_tree import images_below
 from weakloc.data.readers.shards import SHARD_SUFFIXES, find_shards, images_of_shard, read_content
 from weakloc.data.readers.table import TABLE_SUFFIXES, image_paths
 from weakloc.errors import DataError
-from weakloc.files import text_lines
+from weakloc.files import is_text, plain, text_lines
 from weakloc.structures import Problem
 
 
@@ -24,7 +24,7 @@ from weakloc.structures import Problem
 class ImageSource:
     """One image to predict: its name in the output, and a path or the encoded bytes.
 
-    `flaw` says why there is nothing to read: the name is then of a shard that is damaged.
+    `flaw` says why there is nothing to read, as of a shard that is damaged.
     """
 
     name: str
@@ -101,7 +101,7 @@ def _below(folder: Path, names: Iterable[str], *, if_none: DataError) -> Iterato
     is_empty = True
     for name in names:
         is_empty = False
-        yield ImageSource(name.replace(os.sep, "/"), str(folder / name))
+        yield _source(name, str(folder / name))
     if is_empty:
         raise if_none
 
@@ -113,7 +113,14 @@ def _matching(pattern: str) -> Iterator[ImageSource]:
     if not images:
         raise DataError("no image matches this pattern", location=pattern)
     for path in images:
-        yield ImageSource(os.path.relpath(path, folder).replace(os.sep, "/"), path)
+        yield _source(os.path.relpath(path, folder), path)
+
+
+def _source(name: str, path: str) -> ImageSource:
+    """The image of a file; a name that cannot be written is its flaw."""
+    if not is_text(name):
+        return ImageSource(plain(name), b"", flaw="its name is not UTF-8; rename it")
+    return ImageSource(name.replace(os.sep, "/"), path)
 
 
 def _folder_of_glob(pattern: str) -> str:

@@ -7,6 +7,7 @@ asked for a sign of life first.
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from threading import Thread
 from urllib.request import Request, urlopen
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -40,15 +42,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a decoder fed with damaged bytes may raise anything
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        return _tensors(torch.load(path, map_location="cpu", weights_only=True), path)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise WeightsError(
-            f"the weights cannot be read ({reason})",
+            f"the weights cannot be read ({str(error).splitlines()[0]})",
             location=str(path),
             remedy="It must be safetensors or a plain state dict of tensors",
         ) from error
-    return _tensors(content, path)
 
 
 def _tensors(content: object, path: Path) -> dict[str, Tensor]:

@@ -175,7 +175,11 @@ class Predictor:
     def see(self, images: Iterable[ImageSource]) -> Iterator[SeenImage | BrokenImage]:
         """Scores and maps only, in input order."""
         for image in self.seer(images):
-            if self.rescore is None or isinstance(image, BrokenImage):
+            if isinstance(image, BrokenImage):
+                yield image
+            elif not np.isfinite(image.probabilities).all():
+                yield BrokenImage(image.name, "its scores are not numbers")
+            elif self.rescore is None:
                 yield image
             else:
                 yield replace(image, probabilities=self.rescore(image.probabilities))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,18 @@ def test_a_folder_without_images_is_an_error(write):
     root = write({"cat/readme.md": ""})
     with pytest.raises(DataError, match="holds no image"):
         read_data_set(root, layout="folders", options=OPTIONS)
+
+
+def test_names_that_are_no_text_are_reported_and_left_out(write, tmp_path):
+    root = write({"cat/1.jpg": "", "dog/1.jpg": ""})
+    for name in (b"cat/caf\xe9.jpg", b"caf\xe9/1.jpg"):
+        path = Path(os.fsdecode(os.fsencode(root) + b"/" + name))
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    data_set = read_data_set(root, options=OPTIONS)
+    assert data_set.class_names == ("cat", "dog")
+    assert [sample.name for sample in data_set.samples()] == ["cat/1.jpg", "dog/1.jpg"]
+    assert sorted(problem.message for problem in data_set.problems) == [
+        "the name 'caf\\udce9/1.jpg' is not UTF-8; left out",
+        "the name 'cat/caf\\udce9.jpg' is not UTF-8; left out",
+    ]

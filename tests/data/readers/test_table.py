@@ -208,3 +208,53 @@ def test_a_table_of_which_no_image_exists_is_an_error(write):
     root = write({"labels.csv": "path,labels\nx/1.jpg,cat\n", "1.jpg": ""})
     with pytest.raises(DataError, match="none of the 1 images named in the table exists"):
         read_data_set(root, options=OPTIONS)
+
+
+ELSEWHERE = ["../secret.jpg", "a/../../secret.jpg", "{secret}"]
+IMAGES_OF_COCO = '[{{"id": 1, "file_name": "1.jpg"}}, {{"id": 2, "file_name": "{name}"}}]'
+REVIEWED = '{{"image": "{name}", "width": 9, "height": 9, "decisions": []}}'
+REVIEWS = f"{REVIEWED.replace('{name}', '1.jpg')}, {REVIEWED}"
+NAMING = {
+    "tags.csv": "path,labels\n1.jpg,cat\n{name},cat\n",
+    "tags.jsonl": '{{"path": "1.jpg", "labels": ["a"]}}\n{{"path": "{name}", "labels": []}}',
+    "mine.json": (
+        f'{{{{"images": {IMAGES_OF_COCO}, "categories": [{{{{"id": 1, "name": "cat"}}}}]}}}}'
+    ),
+    "review.json": (
+        f'{{{{"schema": "weakloc.review/1", "class_names": ["cat"], "images": [{REVIEWS}]}}}}'
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+@pytest.mark.parametrize("file", NAMING)
+def test_no_file_names_an_image_outside_of_the_data(write, tmp_path, file, name):
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(b"x")
+    root = write({"1.jpg": "", file: NAMING[file].format(name=name.format(secret=secret))})
+    data_set = read_data_set(root, labels=root / file, options=ReaderOptions())
+    assert [sample.name for sample in data_set.samples()] == ["1.jpg"]
+    [problem] = [problem for problem in data_set.problems if problem.kind == "missing image"]
+    assert "secret.jpg' is not below" in problem.message
+    assert "--image-root" in problem.message
+
+
+@pytest.mark.parametrize("name", ["../images/1.jpg", "{images}/1.jpg"])
+def test_paths_that_come_back_to_the_data_are_taken(write, name):
+    root = write({"images/1.jpg": "", "labels/tags.csv": ""})
+    text = f"path,labels\n{name.format(images=root / 'images')},cat\n"
+    (root / "labels" / "tags.csv").write_text(text)
+    data_set = read_data_set(root, labels=root / "labels" / "tags.csv", options=ReaderOptions())
+    assert [sample.path for sample in data_set.samples()] == [(root / "images/1.jpg").as_posix()]
+
+
+def test_absolute_paths_elsewhere_are_taken_where_the_user_names_their_folder(write, tmp_path):
+    elsewhere = tmp_path / "elsewhere" / "1.jpg"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(b"x")
+    root = write({"tags.csv": f"path,labels\n{elsewhere},cat\n"})
+    with pytest.raises(DataError, match="--image-root names another folder"):
+        read_data_set(root, options=ReaderOptions())
+    options = ReaderOptions(image_root=str(elsewhere.parent))
+    data_set = read_data_set(root, options=options)
+    assert [sample.path for sample in data_set.samples()] == [elsewhere.as_posix()]

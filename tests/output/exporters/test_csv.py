@@ -13,7 +13,7 @@ from weakloc.structures import Box, Mask, Point, Prediction
 def test_rows_come_back_as_the_predictions(tmp_path: Path, predictions: list[Prediction]) -> None:
     path = export_format("csv", iter(predictions), tmp_path, class_names=CLASS_NAMES)
     with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+        rows = [{**row, "class": row["class"].removeprefix("'")} for row in csv.DictReader(stream)]
     for prediction in predictions:
         own = [row for row in rows if row["image"] == prediction.image]
         assert {(row["width"], row["height"]) for row in own} == {
@@ -43,3 +43,26 @@ def test_rows_come_back_as_the_predictions(tmp_path: Path, predictions: list[Pre
             for row in kinds["mask"]
         )
         assert masks == prediction.masks
+
+
+def test_no_name_is_a_formula(tmp_path: Path) -> None:
+    names = ("=1+1", "+cmd", "-2", "@SUM(A1)", "\t=1", "cat")
+    box = (1.0, 2.0, 3.0, 4.0)
+    predictions = [
+        Prediction(
+            name,
+            9,
+            9,
+            {name: 0.5},
+            (Point(name, 1.0, 2.0, 0.5),),
+            (Box(name, box, 0.5),),
+            (Mask(name, {"size": [9, 9], "counts": "ia0"}, 0.5),),
+        )
+        for name in names
+    ]
+    path = export_format("csv", iter(predictions), tmp_path, class_names=names)
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    shown = {name: name if name == "cat" else f"'{name}" for name in names}
+    assert {row["image"] for row in rows} == {*shown.values()}
+    assert {row["class"] for row in rows} == {*shown.values(), ""}

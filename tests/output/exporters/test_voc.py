@@ -139,3 +139,20 @@ def test_names_that_xml_cannot_hold_are_an_error(tmp_path: Path) -> None:
     box = Box("a\x07b", (0, 0, 2, 2), 0.5)
     with pytest.raises(PredictionsError, match=r"U\+0007"):
         export("voc", [Prediction("a.jpg", 9, 5, {}, boxes=(box,))], tmp_path, ("a\x07b",))
+
+
+@pytest.mark.parametrize("name", ["a\nb.jpg", "a\x1b[31m.jpg"])
+def test_a_name_of_several_lines_is_in_no_list(tmp_path: Path, name: str) -> None:
+    mask = Mask("dog", {"size": [9, 9], "counts": "ia0"}, 0.5)
+    for exporter in ("voc", "voc-segmentation"):
+        with pytest.raises(PredictionsError, match=r"[Rr]ename"):
+            export(exporter, [Prediction(name, 9, 9, {}, masks=(mask,))], tmp_path)
+
+
+def test_a_class_of_several_lines_is_one_line_of_the_label_map(tmp_path: Path) -> None:
+    export("voc", [], tmp_path, class_names=("cat\ndog:0,0,0::", "\x1b[31mred"))
+    lines = (tmp_path / "labelmap.txt").read_text("utf-8").splitlines()
+    assert [line.rsplit(":", 3)[0] for line in lines[2:]] == [
+        "cat\\u000adog:0,0,0::",
+        "\\u001b[31mred",
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -15,6 +16,7 @@ from PIL import Image
 
 from weakloc.data.readers.file_tree import FileIndex
 from weakloc.errors import DataError, ImageError, did_you_mean
+from weakloc.files import is_text, leads_out, plain
 from weakloc.geometry import BoxLTRB, Size, box_area, clip_box
 from weakloc.rle import encode_mask, encode_polygons
 from weakloc.settings import ReaderOptions
@@ -202,20 +204,28 @@ class Assembly:
 
     def set_classes(self, names: Iterable[str]) -> None:
         """Before the first image is added: the classes asked for, else these."""
-        self._vectors = LabelVectors(chosen_classes(names, self.options))
+        self._vectors = LabelVectors(chosen_classes(filter(is_text, names), self.options))
 
     def name_of(self, path: str) -> str:
         """A path as a name below the data set's root; what lies elsewhere keeps its path."""
         return path.removeprefix(self._prefix)
 
     def find_image(self, image: str, folders: Sequence[str], location: str) -> str | None:
-        """The file of an image in the first folder that has it; an error where none does."""
-        is_absolute = image.startswith("/") or image[1:3] == ":/"
-        for path in [image] if is_absolute else [f"{folder}/{image}" for folder in folders]:
+        """The file of an image in the first folder that has it; an error where none does.
+
+        A file that names images may not lead out of these folders and the data set's own.
+        """
+        paths = [f"{folder}/{image}" for folder in folders]
+        message = f"image '{image}' does not exist in {folders[0]}"
+        if leads_out(image):
+            roots = tuple(f"{folder.rstrip('/')}/" for folder in (*folders, self._prefix))
+            normal = (os.path.normpath(Path(folder, image)) for folder in folders)
+            paths = [path for path in normal if path.startswith(roots)]
+            if not paths:
+                message = f"image '{image}' is not below {folders[0]}, nor what --image-root names"
+        for path in paths:
             if (on_disk := self.files.resolve(path)) is not None:
                 return on_disk
-        looked_in = "" if is_absolute else f" in {folders[0]}"
-        message = f"image '{image}' does not exist{looked_in}"
         self.problems.at(location).error(Oddity.MISSING_IMAGE, message)
         return None
 
@@ -249,6 +259,10 @@ class Assembly:
     ) -> None:
         """One image; a second one of the same path and split is reported and left out."""
         paths, problems = self._paths.setdefault(split, {}), self.problems.at(location)
+        if not is_text(name):
+            message = f"the name '{plain(name)}' is not UTF-8; left out"
+            problems.error(Oddity.UNREADABLE_LABEL, message)
+            return
         if path in paths:
             problems.warning(Oddity.DUPLICATE_IMAGE, f"'{name}' is listed again in {split}")
             return

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from weakloc.data.images import IMAGE_SUFFIXES
 from weakloc.errors import DataError
 
+_DEEPEST = 200  # levels of folders: each costs a level of calls
 _IGNORED_FOLDERS = frozenset({"__MACOSX", "__pycache__"})
 
 
@@ -21,7 +22,7 @@ class ImageFolder:
     relative: str
     path: str
     image_names: tuple[str, ...]
-    dangling_names: tuple[str, ...]  # links that lead nowhere
+    dangling_names: tuple[str, ...]  # links that lead nowhere; `*`: what could not be listed
     folder_names: tuple[str, ...]
     holders: frozenset[str]  # the real paths of this folder and of those that hold it
 
@@ -80,7 +81,7 @@ def subfolders(folder: str) -> tuple[str, ...]:
     """The sorted names of the visible folders in a folder; none where there is no folder."""
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
+            names = [entry.name for entry in entries if _is_so(entry.is_dir)]
     except OSError:
         return ()
     return tuple(sorted(n for n in names if not n.startswith(".") and n not in _IGNORED_FOLDERS))
@@ -91,10 +92,18 @@ def file_names(folder: str) -> tuple[str, ...]:
     try:
         with os.scandir(folder) as entries:
             return tuple(
-                sorted(e.name for e in entries if not e.name.startswith(".") and e.is_file())
+                sorted(e.name for e in entries if not e.name.startswith(".") and _is_so(e.is_file))
             )
     except OSError:
         return ()
+
+
+def _is_so(ask: Callable[[], bool]) -> bool:
+    """What an entry of a folder says of itself; a link to itself says nothing."""
+    try:
+        return ask()
+    except OSError:
+        return False
 
 
 def require_one(names: Sequence[str], kind: str, folder: Path, remedy: str) -> None:
@@ -111,16 +120,20 @@ def _listed(path: str, relative: str, holders: frozenset[str]) -> ImageFolder | 
     images: list[str] = []
     dangling: list[str] = []
     folders: list[str] = []
-    with os.scandir(path) as entries:
-        for entry in entries:
+    try:
+        for entry in os.scandir(path) if len(holders) < _DEEPEST else ():
             name = entry.name
             if name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_so(entry.is_dir):
                 if name not in _IGNORED_FOLDERS:
                     folders.append(name)
             elif is_image_name(name):
-                (images if entry.is_file() else dangling).append(name)
+                (images if _is_so(entry.is_file) else dangling).append(name)
+    except OSError:  # it may not be read, or is gone
+        dangling.append("*")
+    if len(holders) == _DEEPEST:
+        dangling.append("*")
     names = [tuple(sorted(group)) for group in (images, dangling, folders)]
     return ImageFolder(relative, path, names[0], names[1], names[2], holders | {real})
 

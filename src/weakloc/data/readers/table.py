@@ -43,7 +43,7 @@ from weakloc.data.readers.file_tree import (
     subfolders,
 )
 from weakloc.errors import DataError, MissingPackageError, did_you_mean
-from weakloc.files import at_line, numbered_lines, parse_foreign_json, text_lines
+from weakloc.files import at_line, leads_out, numbered_lines, parse_foreign_json, text_lines
 from weakloc.geometry import box_from_xywh
 from weakloc.settings import ReaderOptions
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, TruthBox
@@ -386,7 +386,8 @@ def read_table(path: Path, labels: Path | None, options: ReaderOptions) -> DataS
         raise DataError(
             f"none of the {len(rows)} images named in the table exists",
             location=str(contents[0].path),
-            remedy=f"Looked for '{rows[0].image}' below {image_root}",
+            remedy=f"Looked for '{rows[0].image}' below {image_root}; --image-root names another "
+            "folder",
         )
     beside = image_paths_below(image_root.absolute().as_posix())
     assembly.warn_of_unlisted(beside, "the table does not name it; left out")
@@ -440,7 +441,7 @@ def _joined_rows(contents: Sequence[TableContent], problems: Problems) -> list[T
             # One spelling for each path: no `./`, no doubled slash, none of Windows' backslashes.
             image = os.path.normpath(row.image.replace("\\", "/")).replace(os.sep, "/")
             if content.path.name in METADATA_NAMES:
-                if image.startswith(("../", "/")) or image[1:3] == ":/":
+                if leads_out(image):
                     message = f"'{row.image}' leads out of the folder of the table; left out"
                     problems.at(row.location).error(Oddity.LABEL_FOR_NO_IMAGE, message)
                     continue

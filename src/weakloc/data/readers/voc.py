@@ -40,7 +40,7 @@ from weakloc.data.readers.assembly import (
 )
 from weakloc.data.readers.file_tree import file_names, is_image_name, require_one, subfolders
 from weakloc.errors import DataError, did_you_mean
-from weakloc.files import at_line, numbered_lines, write_whole
+from weakloc.files import at_line, numbered_lines, one_line, write_whole
 from weakloc.geometry import BoxLTRB, Size, box_from_voc
 from weakloc.settings import ReaderOptions
 from weakloc.structures import (
@@ -145,7 +145,7 @@ def label_map_text(class_names: Sequence[str]) -> str:
     for value, name in enumerate(("background", *class_names)):
         first = 3 * (value % 256)  # past 255 there are boxes only, and colours mean nothing
         color = ",".join(map(str, palette[first : first + 3]))
-        lines.append(f"{name}:{color}::")
+        lines.append(f"{one_line(name)}:{color}::")
     return "\n".join(lines) + "\n"
 
 

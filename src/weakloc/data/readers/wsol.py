@@ -26,7 +26,7 @@ from weakloc.data.readers.assembly import (
 )
 from weakloc.data.readers.file_tree import require_one, subfolders
 from weakloc.errors import DataError
-from weakloc.files import numbered_lines
+from weakloc.files import leads_out, numbered_lines
 from weakloc.geometry import box_from_inclusive
 from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet, Truth, TruthBox, TruthMask
@@ -192,7 +192,8 @@ def _truth(
             boxes += [TruthBox(class_index, box)] if box is not None else []
             continue
         for mask, crowd in ((cells[0].strip(), False), (cells[1].strip(), True)):
-            path = assembly.files.resolve(f"{folder}/{mask}") if mask else None
+            is_safe = bool(mask) and not leads_out(mask)
+            path = assembly.files.resolve(f"{folder}/{mask}") if is_safe else None
             if path is not None:
                 masks.append(TruthMask(class_index, MaskFileRle(path), crowd=crowd))
             elif mask:

@@ -135,7 +135,7 @@ def export_csv(content: Content, out: Path) -> Path:
         table.writeheader()
         for prediction in content.predictions:
             shared = {
-                "image": prediction.image,
+                "image": _cell(prediction.image),
                 "width": prediction.width,
                 "height": prediction.height,
             }
@@ -143,16 +143,21 @@ def export_csv(content: Content, out: Path) -> Path:
     return path
 
 
+def _cell(name: str) -> str:
+    """A name that no spreadsheet takes for a formula."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
+
+
 def _rows(prediction: Prediction) -> Iterator[dict[str, str | float]]:
     yield {"kind": "image", "score": prediction.doubt}
     for name, score in prediction.scores.items():
-        yield {"kind": "class", "class": name, "score": score}
+        yield {"kind": "class", "class": _cell(name), "score": score}
     for point in prediction.points:
         at = {"x": point.x, "y": point.y}
-        yield {"kind": "point", "class": point.class_name, "score": point.score, **at}
+        yield {"kind": "point", "class": _cell(point.class_name), "score": point.score, **at}
     for box in prediction.boxes:
         sides = zip(("left", "top", "right", "bottom"), box.box, strict=True)
-        yield {"kind": "box", "class": box.class_name, "score": box.score, **dict(sides)}
+        yield {"kind": "box", "class": _cell(box.class_name), "score": box.score, **dict(sides)}
     for mask in prediction.masks:
         counts = str(compressed(mask.rle)["counts"])
-        yield {"kind": "mask", "class": mask.class_name, "score": mask.score, "rle": counts}
+        yield {"kind": "mask", "class": _cell(mask.class_name), "score": mask.score, "rle": counts}

@@ -14,7 +14,7 @@ from typing import IO, Any, Literal, TypeAlias, TypeVar
 from xml.sax.saxutils import escape, quoteattr
 
 from weakloc.errors import PredictionsError, did_you_mean
-from weakloc.files import ByName
+from weakloc.files import ByName, leads_out
 from weakloc.output.settings import ExportOptions
 from weakloc.structures import Box, Mask, Point, Prediction
 
@@ -150,7 +150,7 @@ def put_image(content: Content, image: str, target: Path) -> None:
 def image_stem(image: str) -> PurePosixPath:
     """The image's path without its suffix, below the folder given; nothing leads out of it."""
     path = PurePosixPath(image)
-    if path.is_absolute() or ".." in path.parts or "\\" in image or not path.name:
+    if leads_out(image) or not path.name:
         raise PredictionsError(
             f"the image path {image!r} leads out of its folder",
             remedy="Predict again: paths in predictions.jsonl are below the folder that was given",

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from weakloc.data.readers.voc import label_map_text, mask_values, write_label_image
 from weakloc.errors import PredictionsError
-from weakloc.files import file_name_of, open_whole, write_text
+from weakloc.files import file_name_of, one_line, open_whole, write_text
 from weakloc.geometry import box_to_voc
 from weakloc.output.exporters.objects import objects_of
 from weakloc.output.exporters.selection import (
@@ -43,7 +43,7 @@ def export_voc_boxes(content: Content, out: Path) -> Path:
     with open_whole(out / "ImageSets" / "Main" / "predicted.txt") as listing:
         for prediction in with_stems_of_their_own(content.predictions):
             write_text(sidecar(folder, prediction.image, ".xml"), _annotation(prediction))
-            listing.write(f"{image_stem(prediction.image)}\n")
+            listing.write(_listed(prediction))
     write_text(out / "labelmap.txt", label_map_text(content.class_names))
     return folder
 
@@ -59,13 +59,24 @@ def export_voc_masks(content: Content, out: Path) -> Path:
             folders = (out / "SegmentationClass", out / "SegmentationObject")
             for folder, painted in zip(folders, _painted(prediction, values), strict=True):
                 write_label_image(sidecar(folder, prediction.image, ".png"), painted)
-            listing.write(f"{image_stem(prediction.image)}\n")
+            listing.write(_listed(prediction))
         if not has_masks:
             raise PredictionsError(
                 "there are no masks among the predictions", remedy="Predict with masks"
             )
     write_text(out / "labelmap.txt", label_map_text(content.class_names))
     return out / "SegmentationClass"
+
+
+def _listed(prediction: Prediction) -> str:
+    """The line of a list, which would name other images where a name has several."""
+    stem = str(image_stem(prediction.image))
+    if one_line(stem) != stem:
+        raise PredictionsError(
+            f"the name {stem!r} holds signs that a list cannot name",
+            remedy="Rename the image, or export to COCO",
+        )
+    return f"{stem}\n"
 
 
 def export_voc_results(content: Content, out: Path) -> Path:
