@@ -174,23 +174,20 @@ def _loss(detector: Detector, images: Sequence[_Taught]) -> Tensor:
     for number, image in enumerate(images):
         counted[number, list(image.unknown)] = 0
         for index, box in zip(image.classes.tolist(), image.boxes, strict=True):
-            middle, inside = answering(box, target.shape[2:], detector.levels[-1])
-            counted[number, index][inside & ~middle] = 0
+            middle = answering(box, target.shape[2:], detector.levels[-1])
             target[number, index][middle] = 1
             boxes = proposed.boxes[number][:, middle].T
             misses.append(generalized_box_iou_loss(boxes, box.expand_as(boxes), reduction="mean"))
-    counted[target > 0] = 1  # the middle of one box may lie at the edge of another
     focal = sigmoid_focal_loss(proposed.logits, target, alpha=FOCAL_ALPHA)
     loss: Tensor = (focal * counted).sum() / target.sum().clamp(min=1)
     return loss + torch.stack(misses).mean() if misses else loss
 
 
-def answering(box: Tensor, grid: Sequence[int], stride: int) -> tuple[Tensor, Tensor]:
-    """The cells in the middle of a box, at least one, and all in it, as (rows, columns)."""
+def answering(box: Tensor, grid: Sequence[int], stride: int) -> Tensor:
+    """Which cells (rows, columns) lie in the middle of a box: at least one."""
     x, y = cell_middles(grid, stride, device=box.device)
     left, top, right, bottom = box.unbind()
     from_x, from_y = (x - (left + right) / 2).abs(), (y - (top + bottom) / 2).abs()
-    half_width, half_height = (right - left) / 2, (bottom - top) / 2
+    half_width, half_height = MIDDLE * (right - left) / 2, MIDDLE * (bottom - top) / 2
     nearest = (from_x <= from_x.min()) & (from_y <= from_y.min())
-    middle = (from_x <= MIDDLE * half_width) & (from_y <= MIDDLE * half_height)
-    return middle | nearest, (from_x < half_width) & (from_y < half_height)
+    return nearest | (from_x <= half_width) & (from_y <= half_height)
