@@ -13,6 +13,8 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from operator import mul
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -198,7 +200,16 @@ def arguments_of(spec: BackboneSpec, known: Sequence[str]) -> dict[str, Any]:
 
 
 def with_weights(trunk: Trunk, spec: BackboneSpec) -> Trunk:
-    """The trunk with the spec's file of weights; without published ones, "default" is random."""
+    """The trunk, where it has the stride that is asked for, with the spec's file of weights.
+
+    Without published ones, "default" is random.
+    """
+    if spec.output_stride not in (None, trunk.facts.stride):
+        raise SettingError(
+            f"{spec.name} has a stride of {trunk.facts.stride}, not {spec.output_stride}",
+            location="--output-stride",
+            remedy="Leave it out",
+        )
     if spec.weights not in ("default", "none"):
         load_file_into(trunk, spec.weights, ignored=("fc.", "classifier.", "head."))
         trunk.loaded_weights = spec.weights
@@ -275,7 +286,7 @@ STEMS = {
 
 
 class PreactTrunk(Trunk):
-    def __init__(self, name: str, *, stem: str = "cifar", output_stride: int | None = None) -> None:
+    def __init__(self, name: str, *, stem: str = "cifar") -> None:
         super().__init__()
         if stem not in STEMS:
             raise SettingError(
@@ -283,29 +294,25 @@ class PreactTrunk(Trunk):
                 location="--backbone",
                 remedy=did_you_mean(stem, STEMS),
             )
-        kernel, stride, has_pool, strides = STEMS[stem]
+        kernel, stride, has_pool, steps = STEMS[stem]
         layers: list[nn.Module] = [nn.Conv2d(3, 64, kernel, stride, kernel // 2, bias=False)]
         if has_pool:
             layers += [nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
             stride *= 2
         self.stem = nn.Sequential(*layers)
         self.groups = nn.ModuleList()
-        self.group_strides: list[int] = []
-        channels, dilation = 64, 1
-        for width, depth, step in zip(WIDTHS, DEPTHS[name], strides, strict=True):
-            first_dilation = dilation
-            if stride * step > (output_stride or 32):
-                dilation *= step
-            else:
-                stride *= step
-            used_step = stride // (self.group_strides or [stride // step])[-1]
-            self.groups.append(
-                _group(channels, width, depth, used_step, (first_dilation, dilation))
-            )
-            self.group_strides.append(stride)
-            channels = width
+        for inputs, width, depth, step in zip(
+            (64, *WIDTHS[:-1]), WIDTHS, DEPTHS[name], steps, strict=True
+        ):
+            blocks = [_Block(inputs, width, step, leading_norm=False)]
+            blocks += [_Block(width, width, 1, leading_norm=True) for _ in range(depth - 1)]
+            norm = nn.BatchNorm2d(width)
+            self.groups.append(nn.Sequential(*blocks, norm, nn.ReLU(inplace=True)))
+        self.group_strides = [stride * factor for factor in accumulate(steps, mul)]
         self.facts = TrunkFacts(
-            stride=stride, out_channels=channels, level_strides=tuple(sorted({*self.group_strides}))
+            stride=self.group_strides[-1],
+            out_channels=WIDTHS[-1],
+            level_strides=tuple(sorted({*self.group_strides})),
         )
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
@@ -315,38 +322,17 @@ class PreactTrunk(Trunk):
         return run_stages(self.stem(images), self.groups, self.group_strides, levels)
 
 
-def _group(
-    in_channels: int, width: int, depth: int, step: int, dilations: tuple[int, int]
-) -> nn.Sequential:
-    """`dilations` of the first convolution, which may have lost its stride, and of all others."""
-    rest = (dilations[1], dilations[1])
-    blocks: list[nn.Module] = [
-        _Block(in_channels, width, step, dilations, leading_norm=False),
-        *(_Block(width, width, 1, rest, leading_norm=True) for _ in range(depth - 1)),
-    ]
-    return nn.Sequential(*blocks, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
-
-
 class _Block(nn.Module):
-    def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        step: int,
-        dilations: tuple[int, int],
-        *,
-        leading_norm: bool,
-    ) -> None:
+    def __init__(self, in_channels: int, width: int, step: int, *, leading_norm: bool) -> None:
         super().__init__()
-        first, second = dilations
         self.lead: nn.Module = nn.Identity()
         if leading_norm:
             self.lead = nn.Sequential(nn.BatchNorm2d(in_channels), nn.ReLU())
         self.body = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, step, first, first, bias=False),
+            nn.Conv2d(in_channels, width, 3, step, 1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 3, 1, second, second, bias=False),
+            nn.Conv2d(width, width, 3, 1, 1, bias=False),
         )
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != width:
@@ -358,17 +344,8 @@ class _Block(nn.Module):
 
 
 def build_tiny(spec: BackboneSpec) -> Trunk:
-    trunk = TinyTrunk(**arguments_of(spec, ("width",)))
-    if spec.output_stride not in (None, trunk.facts.stride):
-        raise SettingError(
-            f"tiny has a stride of {trunk.facts.stride}, not {spec.output_stride}",
-            location="--output-stride",
-            remedy="Leave it out",
-        )
-    return with_weights(trunk, spec)
+    return with_weights(TinyTrunk(**arguments_of(spec, ("width",))), spec)
 
 
 def build_preact(spec: BackboneSpec) -> Trunk:
-    arguments = arguments_of(spec, ("stem",))
-    trunk = PreactTrunk(spec.name, output_stride=spec.output_stride, **arguments)
-    return with_weights(trunk, spec)
+    return with_weights(PreactTrunk(spec.name, **arguments_of(spec, ("stem",))), spec)
