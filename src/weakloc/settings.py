@@ -278,14 +278,11 @@ class Places(Cut):
     boxes: Literal["auto", "all", "largest", "best", "none"] = "auto"
     """Boxes of a class: of all parts of the map, the largest, the best; auto: the method's."""
 
-    box_score: Literal["auto", "mean", "raw_mean", "blob_mean", "max", "share"] = "auto"
+    box_score: Literal["auto", "mean", "raw_mean", "max", "share"] = "auto"
     """Heat that scores a box; auto: the method's, its share of all heat from cells."""
 
     box_times_class: bool | None = None
     """Multiply the score of a box by the probability of its class. Not given: the method's."""
-
-    overlap: Literal["keep", "merge", "nms"] = "keep"
-    """Boxes of a class that overlap: keep both, merge them, or keep the better one."""
 
     points: int = 1
     """Points per class: the hottest place, and further peaks if more are asked for."""

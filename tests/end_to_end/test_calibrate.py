@@ -142,7 +142,7 @@ def test_what_gets_no_box_in_prediction_gets_none_in_calibration(
     assert first[name]["thresholds"] != second[name]["thresholds"]
 
 
-@pytest.mark.parametrize("flag", ["--points", "--masks", "--top", "--sure", "--overlap"])
+@pytest.mark.parametrize("flag", ["--points", "--masks", "--top", "--sure"])
 def test_what_cannot_act_in_calibration_is_no_flag_of_it(
     folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str], flag: str
 ) -> None:

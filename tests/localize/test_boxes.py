@@ -82,7 +82,6 @@ def test_box_scores_by_hand() -> None:
     for score, expected in {
         "mean": inside,
         "raw_mean": 4 * inside,
-        "blob_mean": (16 * 0.5 + 1.0) / 17,
         "max": 1.0,
         "share": 9.0 / 10.0,
     }.items():
@@ -143,19 +142,10 @@ def test_all_boxes_equal_labelling(random: np.random.Generator) -> None:
     assert scores == sorted(scores, reverse=True)
 
 
-def test_overlapping_boxes_are_merged_or_suppressed() -> None:
-    bars = (5, 5, 25, 7, 1.0), (5, 5, 7, 25, 1.0)
-    corner = drawn(*bars, (10, 10, 25, 25, 0.8))
-    kept = find_boxes(corner, PIXELS, threshold=0.2)
-    assert [found.box for found in kept] == [(10.0, 10.0, 25.0, 25.0), (5.0, 5.0, 25.0, 25.0)]
-    (best,) = find_boxes(corner, PIXELS, threshold=0.2, overlap="nms")
-    assert best == kept[0]
-    (merged,) = find_boxes(corner, PIXELS, threshold=0.2, overlap="merge")
-    assert merged.box == kept[1].box
-    assert merged.area_share == pytest.approx(kept[0].area_share + kept[1].area_share)
-    apart = drawn(*bars, (10, 10, 24, 24, 0.8))
-    assert len(find_boxes(apart, PIXELS, threshold=0.2, overlap="nms")) == 2  # IoU is 0.49
-    assert len(find_boxes(apart, PIXELS, threshold=0.2, overlap="merge")) == 2
+def test_boxes_of_two_parts_may_overlap() -> None:
+    corner = drawn((5, 5, 25, 7, 1.0), (5, 5, 7, 25, 1.0), (10, 10, 25, 25, 0.8))
+    boxes = [found.box for found in find_boxes(corner, PIXELS, threshold=0.2)]
+    assert boxes == [(10.0, 10.0, 25.0, 25.0), (5.0, 5.0, 25.0, 25.0)]
 
 
 def test_boxes_follow_flip_pad_and_scale() -> None:

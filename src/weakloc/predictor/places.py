@@ -228,7 +228,6 @@ def _cutter(
         threshold_mode=rules.threshold_mode,
         max_area=locating.places.max_area,
         min_share=rules.min_share,
-        overlap=locating.places.overlap,
         score=rules.box_score,
         class_probability=weight,
     )
