@@ -235,14 +235,6 @@ def _seen(
     """
     by_name = {sample.name: sample for sample in samples}
     sources = [ImageSource(sample.name, sample.path) for sample in samples]
-    without_masks = Predictor(
-        predictor.source,
-        predictor.look,
-        replace(predictor.places, masks="none"),
-        rules=predictor.rules,
-        thresholds=predictor.locating.thresholds,
-        heat=predictor.heat,
-    )
     for done, image in enumerate(predictor.see(sources), start=1):
         on_progress(done, len(samples))
         if isinstance(image, BrokenImage):
@@ -252,11 +244,9 @@ def _seen(
         classes = sorted({*true, int(image.probabilities.argmax())})
         if asks_all:
             classes = list(range(len(image.probabilities)))
-        prediction = without_masks.measurable(image, classes)
-        if predictor.places.masks != "none":
-            present = wanted_classes(image.probabilities, None, predictor.places)
-            masks = predictor.measurable(image, present).masks
-            prediction = replace(prediction, masks=masks)
+        paints = predictor.places.masks != "none"
+        painted = wanted_classes(image.probabilities, None, predictor.places) if paints else []
+        prediction = predictor.measurable(image, classes, painted)
         maps = _class_maps(image, true, predictor, resolutions) if true and resolutions else []
         yield sample, prediction, maps
 

@@ -44,7 +44,6 @@ from weakloc.structures import (
     Point,
     Prediction,
     Problem,
-    RunLengths,
     ScoreMaps,
 )
 
@@ -54,19 +53,20 @@ REFINED_SIDE = 500  # pixels along the long side at which edges are followed
 def find_masks(
     image: SeenImage,
     heat: ScoreMaps,
+    classes: Sequence[int],
     behind: ScoreMaps | None,
-    thresholds: Sequence[float],
     locating: Locating,
-) -> dict[int, RunLengths]:
-    """Masks of the maps that win pixels; each pixel belongs to one of them or to none.
+) -> tuple[Mask, ...]:
+    """Of the classes whose maps win pixels; each pixel belongs to one of them or to none.
 
-    `behind` is the map of a background class, where that is what stands against the classes.
-    `thresholds` are one a map of `heat`; a mask goes by the position of its map.
+    `heat` holds the maps of `classes`, `behind` that of a background class, where that is what
+    stands against them.
     """
     places, rules = locating.places, locating.rules
-    if places.masks == "none" or not thresholds:
-        return {}
+    if not classes:
+        return ()
     if behind is None:
+        thresholds = [locating.thresholds[index] for index in classes]
         maps, background = _against_a_level(heat, thresholds, rules)
     else:  # raw scores compete, with one another and with the background's
         maps = replace(heat, values=np.concatenate([heat.values, behind.values]))
@@ -75,7 +75,10 @@ def find_masks(
         labels = _by_crf(maps, image, background, rules)
     else:
         labels = segment(maps, image_grid(image.picture.size), background=background)
-    return class_masks(without_specks(labels, min_area=places.min_area))
+    won = class_masks(without_specks(labels, min_area=places.min_area))
+    masks = [(classes[row], rle) for row, rle in won.items()]
+    names, probabilities = locating.class_names, image.probabilities
+    return tuple(Mask(names[index], rle, float(probabilities[index])) for index, rle in masks)
 
 
 def _against_a_level(
@@ -137,12 +140,8 @@ def name_places(
     locating: Locating,
     *,
     point_maps: Sequence[tuple[PointMap, PointMap]],
-    behind: ScoreMaps | None,
 ) -> Prediction:
-    """All of the prediction of one image but its doubt; `heat` holds the maps of `classes`.
-
-    `behind` is the map of the background class, for masks that are painted against one.
-    """
+    """What is said of one image but its masks and doubt; `heat` holds the maps of `classes`."""
     names, rules = locating.class_names, locating.rules
     probabilities: list[float] = image.probabilities.tolist()
     points: list[Point] = []
@@ -160,9 +159,6 @@ def name_places(
         parts = _parts(find, heat.transform, locating, weight, min_count=int(is_tagged))
         points += [Point(name, peak.x, peak.y, probability, peak.heat) for peak in peaks]
         boxes += [Box(name, part.box, part.score) for part in parts]
-    thresholds = [locating.thresholds[index] for index in classes]
-    won_masks = find_masks(image, heat, behind, thresholds, locating)
-    masks = [(classes[row], rle) for row, rle in won_masks.items()]
     width, height = (int(side) for side in image.picture.size)
     prediction = Prediction(
         image=image.name,
@@ -171,7 +167,6 @@ def name_places(
         scores=dict(zip(names, probabilities, strict=True)),
         points=tuple(points),
         boxes=tuple(boxes),
-        masks=tuple(Mask(names[index], rle, probabilities[index]) for index, rle in masks),
     )
     return prediction if tags is None else _held_against(tags, prediction, image, locating)
 

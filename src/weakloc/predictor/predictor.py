@@ -25,10 +25,10 @@ from weakloc.localize.points import (
 )
 from weakloc.methods.method import LEARNED, RULES, PlaceRules
 from weakloc.predictor.network_source import MapSource
-from weakloc.predictor.places import Locating, Tags, name_places, wanted_classes
+from weakloc.predictor.places import Locating, Tags, find_masks, name_places, wanted_classes
 from weakloc.predictor.views import SeenImage, see_images
 from weakloc.settings import Look, Places
-from weakloc.structures import PRESENT, BrokenImage, LabelVector, Prediction, ScoreMaps
+from weakloc.structures import PRESENT, BrokenImage, LabelVector, Mask, Prediction, ScoreMaps
 
 HeatMaker: TypeAlias = Callable[[SeenImage, Sequence[int], Look], ScoreMaps]
 
@@ -215,11 +215,20 @@ class Predictor:
                 thresholds=self.locating.thresholds,
                 threshold_mode=self.rules.threshold_mode,
             )
-            yield Located(image, tuple(classes), heat, replace(prediction, doubt=doubt))
+            masks = self._masks(image, heat, classes)
+            prediction = replace(prediction, masks=masks, doubt=doubt)
+            yield Located(image, tuple(classes), heat, prediction)
 
-    def measurable(self, image: SeenImage, classes: Sequence[int]) -> Prediction:
-        """The places of these classes; no doubt, which takes longest and which no metric reads."""
-        return self._named(image, self.heat(image, classes, self.look), classes, None)
+    def measurable(
+        self, image: SeenImage, classes: Sequence[int], painted: Sequence[int] = ()
+    ) -> Prediction:
+        """The places of some classes, with masks of the `painted` ones.
+
+        There is no doubt, which takes longest and which no metric reads.
+        """
+        prediction = self._named(image, self.heat(image, classes, self.look), classes, None)
+        masks = self._masks(image, self.heat(image, painted, self.look), painted)
+        return replace(prediction, masks=masks)
 
     def _named(
         self, image: SeenImage, heat: ScoreMaps, classes: Sequence[int], tags: LabelVector | None
@@ -229,21 +238,20 @@ class Predictor:
         else:  # what was searched for has no views
             within = pixel_centers(heat.transform.image_size)
             maps = [(PointMap(v, heat.transform, within),) * 2 for v in heat.values]
-        behind = self._behind(image)
-        return name_places(
-            image, heat, classes, tags, self.locating, point_maps=maps, behind=behind
-        )
+        return name_places(image, heat, classes, tags, self.locating, point_maps=maps)
 
-    def _behind(self, image: SeenImage) -> ScoreMaps | None:
-        """The map of the background class, which comes after the others; None where none paints."""
-        if self.places.masks == "none" or self.rules.background != "class":
-            return None
-        look, index = self.look, len(self.source.class_names)
-        has_map = all(len(view.maps.values) > index for view in image.views)
-        if self.heat is not fused_maps or not has_map:
-            raise SettingError(
-                "--background is 'class', and there is no map of a background class",
-                remedy="Give threshold or power; or train with --set rules.background=class, and "
-                "paint from the plain score maps",
-            )
-        return self.heat(image, [index], look)
+    def _masks(self, image: SeenImage, heat: ScoreMaps, classes: Sequence[int]) -> tuple[Mask, ...]:
+        """Where a background class stands against these, its map comes after all others."""
+        behind, index = None, len(self.source.class_names)
+        if self.places.masks == "none":
+            return ()
+        if self.rules.background == "class":
+            has_map = all(len(view.maps.values) > index for view in image.views)
+            if self.heat is not fused_maps or not has_map:
+                raise SettingError(
+                    "--background is 'class', and there is no map of a background class",
+                    remedy="Give threshold or power; or train with --set rules.background=class, "
+                    "and paint from the plain score maps",
+                )
+            behind = self.heat(image, [index], self.look)
+        return find_masks(image, heat, classes, behind, self.locating)
