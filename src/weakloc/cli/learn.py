@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from weakloc.api.runs import TrainedRun
     from weakloc.localize.calibration import Calibration
     from weakloc.structures import DataSet
-
-    Tuning: TypeAlias = tuple[TrainedRun, DataSet, CalibrateSettings, Look, Cut]
 
 
 def train(
@@ -203,61 +202,32 @@ def calibrate(
     if not (also or oracle or choose_rescoring):
         require_boxes(settings.boxes or settings.boxes_per_class)
     data_set = data_sets.read(data, reading)
-    from weakloc.api import runs
+    from weakloc.api import calibration, runs
 
-    trained = runs.load_folder(run)
-    tuning, document = (trained, data_set, settings, look, cut), dict[str, Any](run=run)
+    trained, document = runs.load_folder(run), dict[str, Any](run=run)
+    tune = calibration.oracle if oracle else calibration.calibrate
+    tuning = partial(tune, trained, data_set, settings, look=look, cut=cut)
+    if also and (oracle or choose_rescoring or settings != CalibrateSettings()):
+        remedy = "Leave it out to tune one run, or leave out the other choices"
+        raise SettingError("--also combines the scores of several runs, no more", remedy=remedy)
     if also:
-        if oracle or choose_rescoring or settings != CalibrateSettings():
-            remedy = "Leave it out to tune one run, or leave out the other choices"
-            raise SettingError("--also combines the scores of several runs, no more", remedy=remedy)
         document |= _fit_fusion((run, *also), data_set, look, terminal)
-    elif oracle:
-        document |= _oracle(tuning, terminal)
-    else:
-        if not choose_rescoring or settings.boxes or settings.boxes_per_class:
-            trained = _tuned(tuning, terminal)
-            document["thresholds"] = trained.run.thresholds
-        if choose_rescoring:
-            document["rescoring"] = _choose_rescoring(trained, data_set, look, terminal)
+    elif oracle or not choose_rescoring or settings.boxes or settings.boxes_per_class:
+        document |= _tuned(tuning, trained.class_names, settings, terminal)
+    if choose_rescoring and not oracle:
+        document["rescoring"] = _choose_rescoring(runs.load_folder(run), data_set, look, terminal)
+    if not (also or oracle):
         terminal.say(f"Kept in {run}")
     terminal.give(document)
-
-
-def _oracle(tuning: Tuning, terminal: Terminal) -> dict[str, Any]:
-    from weakloc.api import calibration
-
-    trained, data_set, settings, look, cut = tuning
-    with terminal.progress("images") as show:
-        bound = calibration.oracle(
-            trained, data_set, settings, look=look, cut=cut, on_progress=show
-        )
-    _show(bound, trained.class_names, terminal)
-    return {"oracle": bound.to_json()}
-
-
-def _tuned(tuning: Tuning, terminal: Terminal) -> TrainedRun:
-    from weakloc.api import calibration
-
-    trained, data_set, settings, look, cut = tuning
-    with terminal.progress("images") as show:
-        tuned = calibration.calibrate(
-            trained, data_set, settings, look=look, cut=cut, on_progress=show
-        )
-    assert tuned.calibration is not None
-    _show(tuned.calibration, tuned.class_names, terminal)
-    if settings.granularity == "class":
-        _tell_shared(tuned.calibration, tuned.class_names, terminal)
-    return tuned
 
 
 def _choose_rescoring(
     trained: TrainedRun, data_set: DataSet, look: Look, terminal: Terminal
 ) -> dict[str, Any]:
-    from weakloc.api import calibration
+    from weakloc.api.calibration import calibrate_rescoring
 
     with terminal.progress("images") as show:
-        choice = calibration.calibrate_rescoring(trained, data_set, look=look, on_progress=show)
+        choice = calibrate_rescoring(trained, data_set, look=look, on_progress=show)
     terminal.say(
         f"Weight of classes tagged together: {choice.alpha:g} "
         f"(classification mAP {choice.mean_average_precision:.3f} of {choice.chosen_on})"
@@ -280,37 +250,38 @@ def _fit_fusion(
     return {"also": list(paths[1:]), "classification_map": reached, "fitted_on": fitted_on}
 
 
-def _show(tuned: Calibration, class_names: Sequence[str], terminal: Terminal) -> None:
-    header = ["class", "threshold"]
+def _tuned(
+    tuning: Callable[..., TrainedRun | Calibration],
+    class_names: Sequence[str],
+    settings: CalibrateSettings,
+    terminal: Terminal,
+) -> dict[str, Any]:
+    """Also says which classes took the threshold of all, and what would give them their own."""
+    from weakloc.localize.calibration import FEWEST_IMAGES, Calibration
+
+    with terminal.progress("images") as show:
+        answer = tuning(on_progress=show)
+    tuned = answer if isinstance(answer, Calibration) else answer.calibration
+    assert tuned is not None
+    columns: dict[str, Sequence[object]] = {"class": class_names, "threshold": tuned.thresholds}
     if tuned.intervals is not None:
-        header += [f"{tuned.confidence:.0%} from", "to"]
-    if tuned.basis is not None:
-        header += ["drawn images", "boxes", "tuned on"]
-    rows: list[list[object]] = []
-    for index, name in enumerate(class_names[:MOST_CLASSES]):
-        row: list[object] = [name, tuned.thresholds[index]]
-        if tuned.intervals is not None:
-            row += tuned.intervals[index]
-        if tuned.basis is not None:
-            basis = tuned.basis[index]
-            tuned_on = "its own" if basis.is_own else "all classes"
-            row += [basis.num_images, basis.num_boxes, tuned_on]
-        rows.append(row)
-    terminal.table("Thresholds", header, rows)
+        columns[f"{tuned.confidence:.0%} from"], columns["to"] = zip(*tuned.intervals, strict=True)
+    bases = tuned.basis or ()
+    columns["drawn images"] = [basis.num_images for basis in bases]
+    columns["boxes"] = [basis.num_boxes for basis in bases]
+    columns["tuned on"] = ["its own" if basis.is_own else "all classes" for basis in bases]
+    rows = list(zip(*columns.values(), strict=True))[:MOST_CLASSES]
+    terminal.table("Thresholds", [*columns], rows)
     terminal.say(f"Tuned by {tuned.supervision}")
+    if tuned.is_oracle:
+        return {"oracle": tuned.to_json()}
     if tuned.leave_one_out is not None:
         terminal.say(f"Each image by the others' threshold: {tuned.leave_one_out:.1%} localised")
-
-
-def _tell_shared(tuned: Calibration, class_names: Sequence[str], terminal: Terminal) -> None:
-    """Which classes took the threshold of all, and what would give them their own."""
-    from weakloc.localize.calibration import FEWEST_IMAGES
-
-    bases = zip(class_names, tuned.basis or (), strict=True)
-    shared = [name for name, basis in bases if not basis.is_own]
-    if shared:
+    shared = [name for name, basis in zip(class_names, bases, strict=True) if not basis.is_own]
+    if shared and settings.granularity == "class":
         terminal.say(
             f"{len(shared)} of {len(class_names)} classes have fewer than {FEWEST_IMAGES} drawn "
             f"images and took the threshold of all: {', '.join(shared[:MOST_CLASSES])}. "
             "--boxes-per-class draws from each"
         )
+    return {"thresholds": tuned.to_json()}
