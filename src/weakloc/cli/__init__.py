@@ -54,13 +54,13 @@ def run(arguments: Sequence[str]) -> int:
     formatter = None
     if ALL_OPTIONS in arguments:
         arguments = [command, "--help"]
-    elif command in FIRST_CHOICE:
+    elif command in FIRST_CHOICE and {"--help", "-h"} & set(arguments):
         formatter = FirstChoiceFormatter(command)
     if command in FIRST_CHOICE:
         app[command].help_formatter = formatter
     try:
         app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
-        if formatter and {"--help", "-h"} & set(arguments):
+        if formatter:
             print(f"All options: weakloc {command} {ALL_OPTIONS}")
         sys.stdout.flush()
     except CycloptsError as error:

@@ -288,7 +288,8 @@ class Method(ABC):
 
     def require(self, name: str, fits: bool, remedy: str) -> None:
         """SettingError that names the field, the value met and what would do."""
-        require_setting(self, None, name, fits, remedy)
+        if not fits:
+            raise SettingError(f"{name} is {getattr(self, name)!r}", remedy=remedy)
 
     @classmethod
     def practical(cls) -> Self:
