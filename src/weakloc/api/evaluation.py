@@ -29,13 +29,12 @@ from weakloc.metrics.evaluation import (
     MetricSetup,
     PredictedKind,
     Report,
-    compare_reports,
     predicted_kinds,
     truth_kinds,
 )
 from weakloc.metrics.max_box import READINGS, SIDE
 from weakloc.metrics.result import EvaluationRecord
-from weakloc.metrics.uncertainty import Difference, Resampling
+from weakloc.metrics.uncertainty import Resampling
 from weakloc.output.exporters.jsonl import predictions_file, read_predictions
 from weakloc.predictor.places import wanted_classes
 from weakloc.predictor.predictor import Predictor
@@ -119,11 +118,6 @@ def chosen_metrics(settings: EvaluateSettings, numbers: Collection[str] | None) 
         and (settings.compatible or not name.endswith("_compatible"))
         and (settings.original_size or "_original" not in name)
     )
-
-
-def compare(first: Evaluated, second: Evaluated) -> tuple[Difference, ...]:
-    """First minus second, resampled in pairs over the same images."""
-    return compare_reports(first.report, second.report)
 
 
 def write_metrics(path: Path, evaluated: Sequence[Evaluated]) -> None:

@@ -309,17 +309,11 @@ def describe(run: TrainedRun) -> OnnxRecord:
 
 
 def _require_what_the_file_holds(look: Look) -> None:
-    instead = "or predict with the run"
-    for name, fits, remedy in (
-        (
-            "localiser",
-            look.localiser == "score_map",
-            f"The file holds no network for parts of an image: give score_map, {instead}",
-        ),
-        ("compile", not look.compile, "An ONNX file is compiled already"),
-        ("precision", look.precision != "bf16", "An ONNX file computes in fp32: leave it out"),
-    ):
-        require(fits, name, getattr(look, name), remedy)
+    remedy = "The file holds no network for parts of an image: give score_map, or use the run"
+    require(look.localiser == "score_map", "localiser", look.localiser, remedy)
+    require(not look.compile, "compile", look.compile, "An ONNX file is compiled already")
+    remedy = "An ONNX file computes in fp32: leave it out"
+    require(look.precision != "bf16", "precision", look.precision, remedy)
 
 
 def load(run: str | Path) -> TrainedRun | ExportedNetwork:

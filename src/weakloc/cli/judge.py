@@ -55,6 +55,7 @@ def evaluate(
     data_set = data_sets.read(data, reading)
     data_set.split(settings.split)  # refuses one that it has not
     from weakloc.api import evaluation
+    from weakloc.metrics.evaluation import compare_reports
 
     evaluated = []
     for source in (run, *compare):
@@ -70,7 +71,7 @@ def evaluate(
     for numbers in evaluated:
         _show(numbers, terminal)
     for other in evaluated[1:]:
-        differences = evaluation.compare(evaluated[0], other)
+        differences = compare_reports(evaluated[0].report, other.report)
         _show_differences(f"{evaluated[0].name} minus {other.name}", differences, terminal)
     terminal.give(evaluation.document_of(evaluated))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from weakloc.api.data_sets import read, scenes
 from weakloc.api.evaluation import Evaluated, evaluate
 from weakloc.api.fused_runs import FusedRuns
 from weakloc.api.runs import LoadedRun, TrainedRun, load_folder
+from weakloc.api.stages import digest_of
 from weakloc.api.training import refine, train
 from weakloc.data.images import open_image
 from weakloc.data.sources import ImageSource
@@ -166,7 +166,7 @@ class Training:
         learned = {name: value for name, value in settings.items() if name not in _FREE}
         method = to_settings(method_named(self.method, self.preset, self.choices))
         content = [self.method, method, self.crops_of_boxes, learned]
-        return digest_of([__version__, self.source.digest, *content])
+        return digest_of([__version__, self.source.digest, *content])[:16]
 
     @property
     def described(self) -> dict[str, Any]:
@@ -245,7 +245,7 @@ class Measurement:
     def digest(self) -> str:
         look = {**to_settings(self.look), **to_settings(self.places)}
         content = [look, dict(self.search), self.tuning, self.fusion, sorted(self.numbers)]
-        return digest_of([[training.digest for training in self.trainings], *content])
+        return digest_of([[part.digest for part in self.trainings], *content])[:16]
 
     @property
     def path(self) -> Path:
@@ -385,8 +385,3 @@ def _searched(predictor: Predictor, samples: Sequence[Sample]) -> dict[str, floa
         "windows": float(np.mean([search.num_windows for search in searches])),
         "crops": float(np.mean([search.num_crops for search in searches])),
     }
-
-
-def digest_of(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
