@@ -114,7 +114,7 @@ def _box_evaluators(
         accuracy = MaxBoxAccuracy(convention)
         for sample, heat in zip(samples, maps, strict=True):
             draw = draw_image(sample.name, NO_RESAMPLING)
-            class_map = ClassMap(0, {"224": heat})
+            class_map = ClassMap(0, heat)
             accuracy.add(draw, class_map, truth_arrays(sample).boxes, (SIDE, SIDE))
         (result,) = accuracy.compute()
         return [value for iou in IOUS for value in result.curves[f"accuracy_{100 * iou:g}"].values]

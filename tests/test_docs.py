@@ -138,8 +138,7 @@ def test_the_pages_name_every_metric_format_filter_layout_and_public_name() -> N
 
 
 def _derived_map_names() -> set[str]:
-    endings = ("_compatible", "_original", "_original_compatible")
-    return {f"{name}{end}" for name in ("max_box_acc", "max_box_acc_v2") for end in endings}
+    return {f"{name}_compatible" for name in ("max_box_acc", "max_box_acc_v2")}
 
 
 def _rows(page: Path) -> set[str]:

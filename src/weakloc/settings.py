@@ -420,9 +420,6 @@ class EvaluateSettings:
     compatible: bool = False
     """Also read score maps as the public wsolevaluation code does, and show the difference."""
 
-    original_size: bool = False
-    """Also measure MaxBoxAcc at the size of the images."""
-
     def __post_init__(self) -> None:
         require_at_least(self, 0, "resamples")
 

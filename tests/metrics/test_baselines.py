@@ -111,7 +111,7 @@ def test_baseline_maps_find_what_they_point_at():
             heat = MAPS[name](224, 224, np.random.default_rng(number))
             draw = draw_image(str(number), NO_RESAMPLING)
             drawn = np.array([box], dtype=float)
-            accuracy.add(draw, ClassMap(0, {"224": heat}), drawn, (400, 300))
+            accuracy.add(draw, ClassMap(0, heat), drawn, (400, 300))
         values[name] = accuracy.compute()[0].value
     assert values["center"] == pytest.approx(2 / 3)
     assert values["full_image"] == pytest.approx(1 / 3)

@@ -12,7 +12,6 @@ from weakloc.metrics import max_box
 from weakloc.metrics.baselines import _kept_map, rectangle_rle
 from weakloc.metrics.case import ClassIndex, ClassMap
 from weakloc.metrics.evaluation import Evaluation, MetricSetup, reading_differences
-from weakloc.metrics.max_box import READINGS
 from weakloc.metrics.uncertainty import Resampling
 from weakloc.structures import TruthBox, TruthMask
 
@@ -37,7 +36,7 @@ def _images(random, number=12):
         images.append(
             (
                 sample(f"{i}.jpg", [1], [TruthBox(0, box)], masks=masks),
-                ClassMap(0, {"224": heat, "original": small}),
+                ClassMap(0, heat),
             )
         )
     return images
@@ -89,13 +88,6 @@ def test_images_whose_class_is_not_drawn_are_left_out(random):
     assert nothing["px_ap"].unavailable == "no pixel belongs to an object"
 
 
-def test_the_original_size_is_a_reading_of_its_own(random):
-    readings = tuple(reading.name for reading in READINGS if reading.resolution == "original")
-    values = {name: result.value for name, result in _measured(_images(random), readings).items()}
-    assert values["max_box_acc_original"] == values["max_box_acc_v2_original"] == 1.0
-    assert len(READINGS) == 8
-
-
 def test_a_map_is_cut_into_components_once_for_all_that_reads_it(random, monkeypatch):
     shapes = []
 
@@ -105,11 +97,7 @@ def test_a_map_is_cut_into_components_once_for_all_that_reads_it(random, monkeyp
 
     monkeypatch.setattr(max_box, "component_tree", counted)
     _kept_map.cache_clear()
-    images = [
-        (drawn, ClassMap(0, {"224": class_map.by_resolution["224"]}))
-        for drawn, class_map in _images(random, 6)
-    ]
-    _measured(images, ("max_box_acc", "max_box_acc_v2"))
+    _measured(_images(random, 6), ("max_box_acc", "max_box_acc_v2"))
     # Of the run and of noise one for each image; center and full image are the same for all.
     assert shapes == [(224, 224)] * (2 * 6 + 2)
 
@@ -121,7 +109,7 @@ def test_each_class_that_is_present_counts_for_itself(random):
     evaluation = Evaluation(setup, **kinds, metrics=("max_box_acc",))
     (drawn,) = known.truth.boxes
     both = sample("two.jpg", [1, 1], [drawn, replace(drawn, class_index=1)])
-    maps = [cat_map, ClassMap(1, {"224": -cat_map.by_resolution["224"]})]
+    maps = [cat_map, ClassMap(1, -cat_map.scores)]
     evaluation.update(setup.case(both, prediction("two.jpg", size=SIZE), maps))
     (result,) = evaluation.report().results
     assert (result.num_images, result.value) == (2, 0.5)

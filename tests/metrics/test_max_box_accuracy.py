@@ -42,10 +42,6 @@ def _levels(score_map, convention):
     return read_levels(normalize_map(score_map, image="a"), convention)
 
 
-def _at_224(score_map):
-    return ClassMap(0, {"224": score_map})
-
-
 def _contour_boxes(binary, contours):
     """The public evaluator's boxes of one thresholded map."""
     found, _ = cv2.findContours(binary.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
@@ -143,9 +139,7 @@ def _fed(convention, maps, truths, order=None, resampling=RESAMPLING):
     accuracy = MaxBoxAccuracy(convention)
     for i in range(len(maps)) if order is None else order:
         draw = draw_image(f"{i}.jpg", resampling)
-        accuracy.add(
-            draw, ClassMap(0, {convention.resolution: maps[i]}), truths[i], (WIDTH, HEIGHT)
-        )
+        accuracy.add(draw, ClassMap(0, maps[i]), truths[i], (WIDTH, HEIGHT))
     return accuracy
 
 
@@ -158,16 +152,10 @@ def _material(number=40):
     return [maps[i] for i in keep], [truths[i] for i in keep]
 
 
-def _original(convention):
-    return MapConvention(
-        convention.contours, convention.ious, convention.reading, "original", convention.step
-    )
-
-
 @pytest.mark.parametrize("reading", ["clean", "compatible"])
 def test_the_accuracy_is_the_best_threshold_of_the_whole_set_and_not_of_each_map(reading):
     maps, truths = _material()
-    convention = MapConvention("all", (0.3, 0.5, 0.7), reading, "original")
+    convention = MapConvention("all", (0.3, 0.5, 0.7), reading)
     per_image = np.array(
         [
             best_overlaps(_levels(m, convention), t, (WIDTH, HEIGHT), convention)
@@ -194,7 +182,7 @@ def test_accuracies_fall_with_the_iou_and_rise_with_the_number_of_contours():
     ious = (0.3, 0.5, 0.7)
     curves = {}
     for contours in ("largest", "all"):
-        convention = MapConvention(contours, ious, resolution="original")
+        convention = MapConvention(contours, ious)
         (result,) = _fed(convention, maps, truths).compute()
         curves[contours] = np.array(
             [result.curves[f"accuracy_{100 * iou:g}"].values for iou in ious]
@@ -202,23 +190,23 @@ def test_accuracies_fall_with_the_iou_and_rise_with_the_number_of_contours():
         assert (np.diff(curves[contours], axis=0) <= 0).all()
         assert result.details["accuracy_50"] == curves[contours][1].max()
     assert (curves["all"] >= curves["largest"]).all()
-    (result,) = _fed(_original(MAX_BOX_ACC), maps, truths).compute()
+    (result,) = _fed(MAX_BOX_ACC, maps, truths).compute()
     assert result.value >= curves["largest"][1].max()
 
 
 def test_the_order_of_the_images_changes_no_bit():
     maps, truths = _material()
-    whole = _fed(_original(MAX_BOX_ACC_V2), maps, truths).compute()[0]
+    whole = _fed(MAX_BOX_ACC_V2, maps, truths).compute()[0]
     order = np.random.default_rng(0).permutation(len(maps))
-    (again,) = _fed(_original(MAX_BOX_ACC_V2), maps, truths, order).compute()
+    (again,) = _fed(MAX_BOX_ACC_V2, maps, truths, order).compute()
     assert again == whole
     assert np.array_equal(again.replicates, whole.replicates)
 
 
 def test_without_resamples_the_value_is_the_same_and_has_no_interval():
     maps, truths = _material()
-    whole = _fed(_original(MAX_BOX_ACC_V2), maps, truths).compute()[0]
-    (plain,) = _fed(_original(MAX_BOX_ACC_V2), maps, truths, resampling=NO_RESAMPLING).compute()
+    whole = _fed(MAX_BOX_ACC_V2, maps, truths).compute()[0]
+    (plain,) = _fed(MAX_BOX_ACC_V2, maps, truths, resampling=NO_RESAMPLING).compute()
     assert plain.value == whole.value
     assert whole.interval is not None
     assert plain.interval is None
@@ -231,7 +219,7 @@ def test_a_square_blob_on_its_object_is_found_at_every_threshold_by_both_reading
     for reading in ("clean", "compatible"):
         accuracy = MaxBoxAccuracy(MapConvention("all", (0.3, 0.5, 0.7), reading))
         objects = np.array([(80.0, 30.0, 320.0, 150.0)])
-        accuracy.add(draw_image("a", NO_RESAMPLING), _at_224(score_map), objects, (448, 336))
+        accuracy.add(draw_image("a", NO_RESAMPLING), ClassMap(0, score_map), objects, (448, 336))
         (result,) = accuracy.compute()
         values[result.name] = set(result.curves["accuracy_70"].values)
     assert values == {"max_box_acc_v2": {1.0}, "max_box_acc_v2_compatible": {1.0}}
@@ -241,13 +229,11 @@ def test_bad_maps_and_missing_boxes_are_errors_by_name():
     accuracy = MaxBoxAccuracy(MAX_BOX_ACC)
     drawn = np.array([(0.0, 0.0, 9.0, 9.0)])
     first, second = (draw_image(name, NO_RESAMPLING) for name in ("a.jpg", "b.jpg"))
-    with pytest.raises(ValueError, match="defined at 224 x 224"):
-        accuracy.add(first, _at_224(np.zeros((40, 60))), drawn, (60, 40))
     broken = np.full((224, 224), np.nan)
     with pytest.raises(PredictionsError, match=r"a\.jpg: the score map holds values"):
-        accuracy.add(first, _at_224(broken), drawn, (60, 40))
+        accuracy.add(first, ClassMap(0, broken), drawn, (60, 40))
     with pytest.raises(DataError, match=r"b\.jpg: no box of the class"):
-        accuracy.add(second, _at_224(np.zeros((224, 224))), drawn[:0], (60, 40))
+        accuracy.add(second, ClassMap(0, np.zeros((224, 224))), drawn[:0], (60, 40))
     assert accuracy.compute()[0].unavailable == "no score map was given"
     with pytest.raises(ValueError, match="255 apart"):
         MapConvention(step=0.001)

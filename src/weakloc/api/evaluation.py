@@ -17,12 +17,12 @@ from weakloc.api.runs import SUFFIX, LoadedRun, load
 from weakloc.data.readers.coco import read_coco_results
 from weakloc.data.sources import ImageSource
 from weakloc.files import ByName, open_whole, write_json
-from weakloc.geometry import GridTransform, Size
+from weakloc.geometry import GridTransform
 from weakloc.localize.maps import resample
 from weakloc.methods.method import PlaceRules
 from weakloc.metrics.average_precision import Definition, RankingConvention
 from weakloc.metrics.boxes import OverlapConvention
-from weakloc.metrics.case import ClassIndex, ClassMap, Resolution, pair_predictions
+from weakloc.metrics.case import ClassIndex, ClassMap, pair_predictions
 from weakloc.metrics.evaluation import (
     METRICS,
     Evaluation,
@@ -116,7 +116,6 @@ def chosen_metrics(settings: EvaluateSettings, numbers: Collection[str] | None) 
         for name, metric in METRICS.items()
         if (numbers is None or not set(metric.headlines).isdisjoint(numbers))
         and (settings.compatible or not name.endswith("_compatible"))
-        and (settings.original_size or "_original" not in name)
     )
 
 
@@ -171,9 +170,6 @@ def _evaluate_run(
     read_of_predictions = {kind for name in metrics for kind in METRICS[name].predicted}
     paints = "masks" in truth and "masks" in read_of_predictions
     masks = places.masks if places.masks != "none" else "threshold"
-    resolutions: tuple[Resolution, ...] = ()
-    if truth & {"boxes", "masks"} and "maps" in read_of_predictions:
-        resolutions = ("224", "original") if settings.original_size else ("224",)
     evaluation = Evaluation(
         _setup(data_set, settings, run.facts.looking.rules),
         truth=truth,
@@ -185,7 +181,7 @@ def _evaluate_run(
         samples,
         run.predictor(look, replace(places, masks=masks if paints else "none")),
         asks_all=not OF_FEW_CLASSES.issuperset(metrics),
-        resolutions=resolutions,
+        asks_maps=bool(truth & {"boxes", "masks"}) and "maps" in read_of_predictions,
         on_progress=on_progress,
     ):
         evaluation.update(evaluation.setup.case(sample, prediction, maps))
@@ -218,7 +214,7 @@ def _seen(
     predictor: Predictor,
     *,
     asks_all: bool,
-    resolutions: Sequence[Resolution],
+    asks_maps: bool,
     on_progress: Progress,
 ) -> Iterator[tuple[Sample, Prediction, list[ClassMap]]]:
     """What the predictor says of every image that is not broken, and its maps.
@@ -241,28 +237,15 @@ def _seen(
         paints = predictor.places.masks != "none"
         painted = wanted_classes(image.probabilities, None, predictor.places) if paints else []
         prediction = predictor.measurable(image, classes, painted)
-        maps = _class_maps(image, true, predictor, resolutions) if true and resolutions else []
+        maps = _class_maps(image, true, predictor) if true and asks_maps else []
         yield sample, prediction, maps
 
 
-def _class_maps(
-    image: SeenImage,
-    classes: Sequence[int],
-    predictor: Predictor,
-    resolutions: Sequence[Resolution],
-) -> list[ClassMap]:
+def _class_maps(image: SeenImage, classes: Sequence[int], predictor: Predictor) -> list[ClassMap]:
     """Of the classes that are present, as the definitions say ("GT-known")."""
     heat = predictor.heat(image, classes, predictor.look)
-    sizes: dict[Resolution, Size] = {"224": (SIDE, SIDE), "original": image.picture.size}
-    identity = GridTransform.identity(image.picture.size)
-    maps = {
-        resolution: resample(heat, identity.resize(sizes[resolution])).values
-        for resolution in resolutions
-    }
-    return [
-        ClassMap(class_index, {name: values[row] for name, values in maps.items()})
-        for row, class_index in enumerate(classes)
-    ]
+    grid = GridTransform.identity(image.picture.size).resize((SIDE, SIDE))
+    return list(map(ClassMap, classes, resample(heat, grid).values))
 
 
 def _evaluate_file(

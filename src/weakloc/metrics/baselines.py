@@ -7,7 +7,7 @@ average precision is the frequency of the class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TypeAlias
@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from weakloc.geometry import BoxLTRB, FloatArray, PointXY
-from weakloc.metrics.case import Case, ClassMap, Resolution
+from weakloc.metrics.case import Case, ClassMap
 from weakloc.metrics.uncertainty import NO_RESAMPLING, image_key
 from weakloc.structures import Box, Mask, Point, Prediction, RunLengths
 
@@ -32,23 +32,18 @@ def baseline_case(name: str, case: Case) -> Case:
     prediction = baseline_prediction(name, case.prediction, seed=case.resampling.seed)
     maps = []
     for class_map, draw in zip(case.maps, case.map_draws, strict=True) if name in MAPS else ():
-        shapes = tuple((size, shown.shape) for size, shown in class_map.by_resolution.items())
-        # Noise differs from image to image, and maps of the images' own sizes are large.
-        is_kept = name != "random" and "original" not in class_map.by_resolution
-        seed = 0 if is_kept else image_key(draw.image, case.resampling.seed)
-        trivial = (_kept_map if is_kept else _trivial_map)(name, shapes, seed)
+        if name == "random":  # noise differs from image to image
+            seed = image_key(draw.image, case.resampling.seed)
+            trivial = _trivial_map(name, class_map.scores.shape, seed)
+        else:
+            trivial = _kept_map(name, class_map.scores.shape, 0)
         maps.append(replace(trivial, class_index=class_map.class_index))
     return replace(case, prediction=prediction, maps=tuple(maps), resampling=NO_RESAMPLING)
 
 
-def _trivial_map(
-    name: str, shapes: Sequence[tuple[Resolution, tuple[int, ...]]], seed: int
-) -> ClassMap:
-    maps = {
-        resolution: MAPS[name](width, height, np.random.default_rng(seed))
-        for resolution, (height, width) in shapes
-    }
-    return ClassMap(0, maps)
+def _trivial_map(name: str, shape: tuple[int, ...], seed: int) -> ClassMap:
+    height, width = shape
+    return ClassMap(0, MAPS[name](width, height, np.random.default_rng(seed)))
 
 
 _kept_map = lru_cache(maxsize=2)(_trivial_map)  # center and full image

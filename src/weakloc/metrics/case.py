@@ -22,7 +22,6 @@ from weakloc.structures import ABSENT, PRESENT, Box, Mask, Point, Prediction, Sa
 
 LabelPixels: TypeAlias = NDArray[np.uint8]  # (height, width)
 ScoreMap: TypeAlias = NDArray[np.floating[Any]]  # (height, width)
-Resolution: TypeAlias = Literal["224", "original"]
 MapReading: TypeAlias = Literal["clean", "compatible"]
 BACKGROUND, VOID = 0, 255
 FOUND, IGNORED, FALSE_ALARM = 1, 0, -1
@@ -120,16 +119,14 @@ class Levels(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassMap:
-    """One class's score map over the whole image, at every size that is asked for.
+    """One class's score map over the whole image, at the size of the published definitions.
 
-    `levels` keep what was made of it, by size, reading and step between thresholds.
+    `levels` keep what was made of it, by reading and step between thresholds.
     """
 
     class_index: int
-    by_resolution: Mapping[Resolution, ScoreMap]
-    levels: dict[tuple[Resolution, MapReading, float], Levels] = field(
-        default_factory=dict, compare=False
-    )
+    scores: ScoreMap
+    levels: dict[tuple[MapReading, float], Levels] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ bound, with all their boxes as hidden supervision. V2 lets it differ between the
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
@@ -18,7 +17,7 @@ from weakloc.component_tree import ComponentTree, component_tree, hole_level_box
 from weakloc.errors import DataError, PredictionsError
 from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.boxes import box_iou
-from weakloc.metrics.case import Case, ClassMap, Levels, MapReading, Resolution, ScoreMap
+from weakloc.metrics.case import Case, ClassMap, Levels, MapReading, ScoreMap
 from weakloc.metrics.result import Curve, Detail, MetricResult
 from weakloc.metrics.uncertainty import ImageDraw, ResampledSums, measured, ratio
 
@@ -276,7 +275,6 @@ class MapConvention:
     contours: Contours = "largest"
     ious: tuple[float, ...] = (0.5,)
     reading: MapReading = "clean"
-    resolution: Resolution = "224"
     step: float = 0.01  # between thresholds in [0, 1)
 
     def __post_init__(self) -> None:
@@ -297,25 +295,22 @@ class MapConvention:
         known = {("largest", (0.5,)): "max_box_acc", ("all", (0.3, 0.5, 0.7)): "max_box_acc_v2"}
         levels = "_".join(f"{100 * iou:g}" for iou in self.ious)
         name = known.get((self.contours, self.ious), f"max_box_acc_{self.contours}_{levels}")
-        size = "" if self.resolution == "224" else "_original"
-        return name + size + ("_compatible" if self.reading == "compatible" else "")
+        return name + ("_compatible" if self.reading == "compatible" else "")
 
     def __str__(self) -> str:
         levels = ", ".join(f"{iou:g}" for iou in self.ious)
-        size = "224 x 224" if self.resolution == "224" else "the original size"
         return (
             f"{self.reading} reading, {self.contours} contours, IoU >= {levels}, "
-            f"{self.thresholds.size} thresholds, maps at {size}"
+            f"{self.thresholds.size} thresholds, maps at {SIDE} x {SIDE}"
         )
 
 
 MAX_BOX_ACC = MapConvention()
 MAX_BOX_ACC_V2 = MapConvention("all", (0.3, 0.5, 0.7))
 READINGS: tuple[MapConvention, ...] = tuple(
-    replace(base, resolution=resolution, reading=reading)
-    for base, resolution, reading in itertools.product(
-        (MAX_BOX_ACC, MAX_BOX_ACC_V2), get_args(Resolution), get_args(MapReading)
-    )
+    replace(base, reading=reading)
+    for base in (MAX_BOX_ACC, MAX_BOX_ACC_V2)
+    for reading in get_args(MapReading)
 )
 
 
@@ -348,17 +343,9 @@ class MaxBoxAccuracy:
         """
         if not len(objects):
             raise DataError("no box of the class is drawn", location=draw.image)
-        key = self.convention.resolution, self.convention.reading, self.convention.step
+        key = self.convention.reading, self.convention.step
         if key not in class_map.levels:
-            score_map = class_map.by_resolution[self.convention.resolution]
-            original = self.convention.resolution == "original"
-            width, height = image_size if original else (SIDE, SIDE)
-            if score_map.shape != (height, width):
-                raise ValueError(
-                    f"the map is {score_map.shape[1]} x {score_map.shape[0]}, but "
-                    f"{self.convention.name} is defined at {width} x {height}"
-                )
-            normalized_map = normalize_map(score_map, image=draw.image)
+            normalized_map = normalize_map(class_map.scores, image=draw.image)
             class_map.levels[key] = read_levels(normalized_map, self.convention)
         overlaps = best_overlaps(class_map.levels[key], objects, image_size, self.convention)
         hits = overlaps >= np.array(self.convention.ious)[:, None]  # (I, levels)

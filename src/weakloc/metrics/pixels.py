@@ -156,7 +156,7 @@ class PixelPrecision:
             drawn = drawn_pixels(case.truth, class_map.class_index)
             if drawn is not None and (drawn == 1).any():
                 pixels = drawn[nearest_cells(drawn.shape, (SIDE, SIDE))]
-                self.add(draw, class_map.by_resolution["224"], pixels)
+                self.add(draw, class_map.scores, pixels)
 
     def add(self, draw: ImageDraw, score_map: ScoreMap, truth: LabelPixels) -> None:
         """A map and its mask of the same shape: 1 object, 0 background, 255 not counted."""
