@@ -258,7 +258,11 @@ class ExportedNetwork(LoadedRun):
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
         record = self.source.record
         look, rules = settled(look, record.looking)
-        _require_what_the_file_holds(look)
+        remedy = "The file holds no network for parts of an image: give score_map, or use the run"
+        require(look.localiser == "score_map", "localiser", look.localiser, remedy)
+        require(not look.compile, "compile", look.compile, "An ONNX file is compiled already")
+        remedy = "An ONNX file computes in fp32: leave it out"
+        require(look.precision != "bf16", "precision", look.precision, remedy)
         if places.rescoring is None:
             places = replace(places, rescoring=record.rescoring)
         if record.threshold_mode is not None and places.threshold is None:
@@ -306,14 +310,6 @@ def describe(run: TrainedRun) -> OnnxRecord:
         rescoring=predictor.places.rescoring or 0.0,
         together=pairs_of(run.run.labels.co_occurrence),
     )
-
-
-def _require_what_the_file_holds(look: Look) -> None:
-    remedy = "The file holds no network for parts of an image: give score_map, or use the run"
-    require(look.localiser == "score_map", "localiser", look.localiser, remedy)
-    require(not look.compile, "compile", look.compile, "An ONNX file is compiled already")
-    remedy = "An ONNX file computes in fp32: leave it out"
-    require(look.precision != "bf16", "precision", look.precision, remedy)
 
 
 def load(run: str | Path) -> TrainedRun | ExportedNetwork:
