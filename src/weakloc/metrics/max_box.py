@@ -7,7 +7,7 @@ bound, with all their boxes as hidden supervision. V2 lets it differ between the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numba import njit
@@ -29,24 +29,13 @@ _ROWS = np.array([0, 1, 1, 1, 0, -1, -1, -1])
 _COLUMNS = np.array([-1, -1, 0, 1, 1, 1, 0, -1])
 
 
-class _Nodes(NamedTuple):
-    """Components with the inclusive range of thresholds that show them."""
-
-    first_level: IntArray  # (N,)
-    last_level: IntArray  # (N,)
-    first_cell: IntArray  # (N,) in row-major order
-    lower: IntArray  # (N,) bounds of the size
-    upper: IntArray  # (N,)
-
-
 def largest_by_pixels(tree: ComponentTree) -> IntArray:
     """The node with the most pixels at each of the thresholds 0 to 254, -1 where there is none.
 
     Of equal ones the one that starts first in row-major order. The map must be of bytes.
     """
-    first_cell = np.asarray(_first_cells(tree.node_of, tree.parent))
-    nodes = _ranges(tree, first_cell, tree.area, tree.area)
-    return np.asarray(_pick(nodes, tree.area, -1))
+    nodes = _nodes(tree, tree.area)
+    return np.asarray(_last_shown(nodes, np.lexsort((-nodes[:, 0], tree.area))))
 
 
 def largest_by_contour(map_uint8: NDArray[np.uint8], tree: ComponentTree) -> IntArray:
@@ -54,24 +43,25 @@ def largest_by_contour(map_uint8: NDArray[np.uint8], tree: ComponentTree) -> Int
 
     OpenCV lists contours from the bottom of the image upwards, and the first maximum is taken.
     """
-    first_cell = np.asarray(_first_cells(tree.node_of, tree.parent))
-    twice_area, quarters = _sum_blocks(tree.node_of, tree.parent, tree.level, tree.shape[1]).T
-    num_holes = 1 - quarters // 4
     width, height = (tree.box[:, 2:] - tree.box[:, :2]).T
-    nodes = _ranges(tree, first_cell, twice_area, 2 * (width - 1) * (height - 1))
-    sizes = np.where(num_holes > 0, -1, twice_area)
-    _follow_contenders(np.ascontiguousarray(map_uint8), nodes, sizes)
-    return np.asarray(_pick(nodes, sizes, 1))
+    nodes = _nodes(tree, 2 * (width - 1) * (height - 1))
+    areas = _contour_areas(np.ascontiguousarray(map_uint8), nodes, np.argsort(-nodes[:, 3]))
+    return np.asarray(_last_shown(nodes, np.lexsort((nodes[:, 0], areas))))
 
 
-def _ranges(tree: ComponentTree, first_cell: IntArray, lower: IntArray, upper: IntArray) -> _Nodes:
-    return _Nodes(
-        first_level=np.maximum(tree.parent_level, 0).astype(np.int64),
-        last_level=tree.level.astype(np.int64) - 1,
-        first_cell=first_cell,
-        lower=lower,
-        upper=upper,
-    )
+def _nodes(tree: ComponentTree, most: IntArray) -> IntArray:
+    """First cell, the half-open range of thresholds that show it, and greatest size: (N, 4)."""
+    first_cell = _first_cells(tree.node_of, tree.parent)
+    columns = first_cell, np.maximum(tree.parent_level, 0), tree.level, most
+    return np.stack(columns, axis=1).astype(np.int64)
+
+
+@njit(cache=True, nogil=True)
+def _last_shown(nodes: IntArray, order: IntArray) -> IntArray:
+    shown = np.full(NUM_LEVELS, -1)
+    for node in order:
+        shown[nodes[node, 1] : nodes[node, 2]] = node
+    return shown
 
 
 @njit(cache=True, nogil=True)
@@ -87,92 +77,15 @@ def _first_cells(node_of: IntArray, parent: IntArray) -> IntArray:
 
 
 @njit(cache=True, nogil=True)
-def _sum_blocks(
-    node_of: IntArray, parent: IntArray, level: NDArray[np.float64], width: int
-) -> IntArray:
-    """Twice the unfilled contour area and four times the Euler number of each node: (N, 2).
-
-    Adds up 2 x 2 blocks of cells, those over the border included.
-
-    As the threshold falls, the cells of a block join one by one. The third and the fourth add half
-    a square each to the area. The Euler number counts blocks with one cell (+1), three (-1) and
-    two in diagonal (-2), each a quarter.
-    """
-    num_nodes = parent.size
-    summed = np.zeros((num_nodes, 2), dtype=np.int64)
-    height = node_of.size // width
-    corners = np.empty(4, dtype=np.int64)  # nodes, around the block; -1 over the border
-    for row in range(height + 1):
-        for column in range(width + 1):
-            for corner in range(4):
-                i = row - (corner < 2)
-                j = column - (corner in (0, 3))
-                inside = 0 <= i < height and 0 <= j < width
-                corners[corner] = node_of[i * width + j] if inside else -1
-            _add_block(summed, corners, level)
-    for node in range(num_nodes):
-        if parent[node] >= 0:
-            summed[parent[node], 0] += summed[node, 0]
-            summed[parent[node], 1] += summed[node, 1]
-    return summed
-
-
-@njit(cache=True, nogil=True)
-def _add_block(summed: IntArray, corners: IntArray, level: NDArray[np.float64]) -> None:
-    present, last, euler = 0, -1, 0
-    used = 0
-    for _ in range(4):
-        best = -1
-        for corner in range(4):
-            if corners[corner] < 0 or used >> corner & 1:
-                continue
-            if best < 0 or level[corners[corner]] > level[corners[best]]:
-                best = corner
-        if best < 0:
-            return
-        used |= 1 << best
-        present += 1
-        is_diagonal = present == 2 and (best + 2) % 4 == last
-        after = (0, 1, -2 if is_diagonal else 0, -1, 0)[present]
-        summed[corners[best], 0] += present > 2
-        summed[corners[best], 1] += after - euler
-        euler, last = after, best
-
-
-@njit(cache=True, nogil=True)
-def _pick(nodes: _Nodes, sizes: IntArray, direction: int) -> IntArray:
-    """The largest node at each level; of equal ones that with the largest directed first cell."""
-    chosen = np.full(NUM_LEVELS, -1)
-    for node in range(sizes.size):
-        for t in range(nodes.first_level[node], nodes.last_level[node] + 1):
-            rival = chosen[t]
-            if rival < 0 or sizes[node] > sizes[rival]:
-                chosen[t] = node
-            elif sizes[node] == sizes[rival]:
-                later = (nodes.first_cell[node] - nodes.first_cell[rival]) * direction
-                chosen[t] = node if later > 0 else rival
-    return chosen
-
-
-@njit(cache=True, nogil=True)
-def _follow_contenders(map_uint8: NDArray[np.uint8], nodes: _Nodes, sizes: IntArray) -> None:
-    """Fills in the size of the nodes with holes where more than one could be the largest."""
-    least = np.zeros(NUM_LEVELS, dtype=np.int64)
-    for node in range(sizes.size):
-        for t in range(nodes.first_level[node], nodes.last_level[node] + 1):
-            least[t] = max(least[t], nodes.lower[node])
-    contenders = np.zeros(NUM_LEVELS, dtype=np.int64)
-    for node in range(sizes.size):
-        for t in range(nodes.first_level[node], nodes.last_level[node] + 1):
-            contenders[t] += nodes.upper[node] >= least[t]
-    for node in range(sizes.size):
-        if sizes[node] >= 0:
-            continue
-        sizes[node] = nodes.lower[node]
-        for t in range(nodes.first_level[node], nodes.last_level[node] + 1):
-            if contenders[t] > 1 and nodes.upper[node] >= least[t]:
-                sizes[node] = _contour_area(map_uint8, nodes.first_cell[node], t)
-                break
+def _contour_areas(map_uint8: NDArray[np.uint8], nodes: IntArray, order: IntArray) -> IntArray:
+    """Twice the area inside the outer border of each node that may be the largest, else -1."""
+    areas, largest = np.full(order.size, -1), np.zeros(NUM_LEVELS, dtype=np.int64)
+    for node in order:
+        cell, first, last, most = nodes[node]
+        if first < last and most >= largest[first:last].min():
+            areas[node] = _contour_area(map_uint8, cell, first)
+            largest[first:last] = np.maximum(largest[first:last], areas[node])
+    return areas
 
 
 @njit(cache=True, nogil=True)
