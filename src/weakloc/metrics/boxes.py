@@ -117,67 +117,57 @@ def match_boxes(
     The first to reach an object finds it, later ones are false alarms; ignored objects swallow
     any number.
     """
-    order = class_order(detections.classes, detections.scores)
-    by_class = np.lexsort((truth.images, truth.classes))
-    extra = 1.0 if overlap.is_inclusive else 0.0
-    overlaps, nearest = _best_overlaps(rows(detections, order), rows(truth, by_class), extra)
-    is_reached = overlap.passes(overlaps) & (nearest >= 0)
+    order = class_order(detections)
+    objects = np.lexsort((truth.images, truth.classes))
+    drawn, extra = rows(truth, objects), 1.0 if overlap.is_inclusive else 0.0
+    groups = _groups(rows(detections, order), drawn)
+    verdicts, nearest = _match(detections.boxes[order], drawn, groups, overlap.iou, extra)
+    is_found = (verdicts == FOUND) & detections.judged[order]
     reached = np.full(order.size, -1)
-    reached[is_reached] = by_class[nearest[is_reached]]
-    verdicts = _verdicts(reached, truth.ignored)
+    reached[is_found] = objects[nearest[is_found]]
     verdicts[~detections.judged[order]] = IGNORED
-    return Matches(order, verdicts, np.where(verdicts == FOUND, reached, -1))
+    return Matches(order, verdicts, reached)
 
 
-def class_order(classes: IntArray, scores: FloatArray) -> IntArray:
+def class_order(detections: DetectionArrays) -> IntArray:
     """By class, then by falling score, then by position."""
-    falling = np.argsort(-scores)  # NumPy's unstable sort is several times faster
-    _sort_equal_runs(falling, scores)
-    return np.asarray(falling[np.argsort(classes[falling].astype(np.uint16), kind="stable")])
+    falling = np.argsort(-detections.scores, kind="stable")
+    classes = detections.classes[falling].astype(np.uint16)  # radix sort
+    return np.asarray(falling[np.argsort(classes, kind="stable")])
 
 
-@njit(cache=True, nogil=True)
-def _sort_equal_runs(order: IntArray, scores: FloatArray) -> None:
-    start = 0
-    for end in range(1, order.size + 1):
-        if end == order.size or scores[order[end]] != scores[order[start]]:
-            if end - start > 1:
-                order[start:end].sort()
-            start = end
+def _groups(detections: DetectionArrays, truth: TruthArrays) -> IntArray:
+    """Class and image of each detection as one number, first and last object of it: (D, 3)
 
-
-@njit(cache=True, nogil=True)
-def _best_overlaps(
-    detections: DetectionArrays, truth: TruthArrays, extra: float
-) -> tuple[FloatArray, IntArray]:
-    """The largest IoU with an object of the same class and image, and the first that has it.
-
-    Both sides are sorted by class, the truth then by image.
+    The truth is sorted by class and then by image.
     """
-    overlaps = np.zeros(detections.classes.size)
-    nearest = np.full(detections.classes.size, -1)
-    num_images = max(_largest(detections.images), _largest(truth.images)) + 1
-    first = np.full(num_images, -1)  # the first object of the current class on each image
-    begin, end = 0, 0
-    for d in range(detections.classes.size):
-        if end == 0 or detections.classes[d] != detections.classes[d - 1]:
-            first[truth.images[begin:end]] = -1
-            begin = np.searchsorted(truth.classes, detections.classes[d], "left")
-            end = np.searchsorted(truth.classes, detections.classes[d], "right")
-            for g in range(end - 1, begin - 1, -1):
-                first[truth.images[g]] = g
-        g = first[detections.images[d]]
-        while 0 <= g < end and truth.images[g] == detections.images[d]:
-            overlap = box_iou(detections.boxes[d], truth.boxes[g], extra)
-            if overlap > overlaps[d] or nearest[d] < 0:
-                overlaps[d], nearest[d] = overlap, g
-            g += 1
-    return overlaps, nearest
+    stride = max(detections.images.max(initial=0), truth.images.max(initial=0)) + 1
+    keys = detections.classes * stride + detections.images
+    object_keys = truth.classes * stride + truth.images
+    first = np.searchsorted(object_keys, keys, "left")
+    return np.stack([keys, first, np.searchsorted(object_keys, keys, "right")], axis=1)
 
 
 @njit(cache=True, nogil=True)
-def _largest(values: IntArray) -> int:
-    return values.max() if values.size else -1
+def _match(
+    boxes: FloatArray, truth: TruthArrays, groups: IntArray, iou: float, extra: float
+) -> tuple[NDArray[np.int8], IntArray]:
+    """Verdict of each detection and the first of the objects that it overlaps most."""
+    verdicts = np.full(len(boxes), FALSE_ALARM, dtype=np.int8)
+    nearest = np.full(len(boxes), -1)
+    is_found = np.zeros(len(truth.boxes), dtype=np.bool_)
+    for d in range(len(boxes)):
+        best = -1.0
+        for g in range(groups[d, 1], groups[d, 2]):
+            overlap = box_iou(boxes[d], truth.boxes[g], extra)
+            if overlap > best:
+                best, nearest[d] = overlap, g
+        if best >= iou and truth.ignored[nearest[d]]:
+            verdicts[d] = IGNORED
+        elif best >= iou and not is_found[nearest[d]]:
+            is_found[nearest[d]] = True
+            verdicts[d] = FOUND
+    return verdicts, nearest
 
 
 @njit(cache=True, nogil=True)
@@ -190,20 +180,6 @@ def box_iou(first: FloatArray, second: FloatArray, extra: float) -> float:
     area = (first[2] - first[0] + extra) * (first[3] - first[1] + extra)
     other = (second[2] - second[0] + extra) * (second[3] - second[1] + extra)
     return float(shared / (area + other - shared))
-
-
-@njit(cache=True, nogil=True)
-def _verdicts(reached: IntArray, ignored: NDArray[np.bool_]) -> NDArray[np.int8]:
-    verdicts = np.full(reached.size, FALSE_ALARM, dtype=np.int8)
-    is_found = np.zeros(ignored.size, dtype=np.bool_)
-    for d in range(reached.size):
-        g = reached[d]
-        if g >= 0 and ignored[g]:
-            verdicts[d] = IGNORED
-        elif g >= 0 and not is_found[g]:
-            is_found[g] = True
-            verdicts[d] = FOUND
-    return verdicts
 
 
 class BoxPrecision:
@@ -336,18 +312,12 @@ def rank_coco(
     detections: DetectionArrays, truth: TruthArrays, num_classes: int, *, max_detections: int
 ) -> list[list[Ranking]]:
     """The rankings of all classes at each of the ten IoU thresholds."""
-    order = class_order(detections.classes, detections.scores)
+    order = class_order(detections)
     by_group = np.lexsort((-detections.scores, detections.images, detections.classes))
     objects = np.lexsort((truth.ignored, truth.images, truth.classes))  # ignored ones last
-    # Distinct classes and images share no key.
-    stride = max(detections.images.max(initial=0), truth.images.max(initial=0)) + 1
-    keys = (detections.classes * stride + detections.images)[by_group]
-    object_keys = (truth.classes * stride + truth.images)[objects]
-    first = np.searchsorted(object_keys, keys, "left")
-    last = np.searchsorted(object_keys, keys, "right")
-    verdicts = np.empty((len(COCO_IOUS), len(keys)), dtype=np.int8)
+    verdicts = np.empty((len(COCO_IOUS), len(order)), dtype=np.int8)
     verdicts[:, by_group] = _match_groups(
-        np.stack([keys, first, last], axis=1).astype(np.int64),
+        _groups(rows(detections, by_group), rows(truth, objects)),
         detections.boxes[by_group],
         truth.boxes[objects],
         np.stack([truth.ignored, truth.crowd], axis=1)[objects],
@@ -368,8 +338,7 @@ def _match_groups(
 ) -> NDArray[np.int8]:
     """COCO's greedy matching within one class of one image at a time.
 
-    `groups` is (D, 3): the group of each detection and the range of its objects; `flags` is
-    (G, 2): ignored, crowd.
+    `flags` are (G, 2): ignored, crowd.
     """
     verdicts = np.full((COCO_IOUS.size, len(boxes)), FALSE_ALARM, dtype=np.int8)
     is_found = np.zeros((COCO_IOUS.size, len(objects)), dtype=np.bool_)
