@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from contextlib import nullcontext
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tests.conftest import shared_file
 from weakloc.errors import SettingError, WeightsError
 from weakloc.methods import METHODS
 from weakloc.model.backbones import Backbone, build_backbone
+from weakloc.model.timm_trunk import architecture_of
 from weakloc.model.trunk import BackboneSpec
 from weakloc.model.weights import read_weights
 
@@ -235,6 +237,23 @@ def test_published_weights_are_named_as_their_source_names_them(
     assert backbone.is_pretrained
     assert set(asked) == ({(name, True)} if name.startswith("resnet") else set())
     assert build_backbone(BackboneSpec.parse("tiny[width=4]")).loaded_weights is None
+
+
+def test_the_id_of_a_hub_becomes_the_network_that_it_stands_for(monkeypatch) -> None:
+    asked = []
+
+    def config(name: str) -> tuple[dict[str, object], str, dict[str, object]]:
+        asked.append(name)
+        return {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 1]}, "resnet18", {"stem_width": 32}
+
+    monkeypatch.setattr("timm.models.load_model_config_from_hf", config)
+    monkeypatch.setattr("weakloc.model.timm_trunk.hub_cache_when_unreachable", nullcontext)
+    backbone = build_backbone(BackboneSpec.parse("hf-hub:me/mine", weights="none"))
+    assert (asked, backbone.mean, backbone.std) == (["me/mine"], (0.5,) * 3, (0.25, 0.5, 1))
+    written = str(backbone.spec)
+    assert written.startswith("resnet18[stem_width=32,")
+    BackboneSpec.parse(written).require_plain()
+    assert architecture_of(BackboneSpec.parse("hf-hub:me/mine")).weights == "hf-hub:me/mine"
 
 
 def test_weights_of_another_architecture_are_refused_by_key_and_shape(tmp_path) -> None:

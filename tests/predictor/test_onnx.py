@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from onnx import TensorProto, helper, save
+from onnx import load as load_model
 from PIL import Image
 from torch import Tensor
 
@@ -31,6 +32,7 @@ from weakloc.predictor.onnx_file import (
     KEY,
     OnnxRecord,
     OnnxSource,
+    Together,
     pairs_of,
     read_record,
     write_onnx,
@@ -120,6 +122,50 @@ def test_a_record_that_cannot_be_read_says_why(text: str | None, said: str) -> N
     with pytest.raises(RunError, match=said) as caught:
         read_record(text, location="a.onnx")
     assert caught.value.location == "a.onnx"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"thresholds": (0.5,)},
+        {"together": (Together(0, 3, 1),)},
+        {"together": (Together(-1, 0, 1),)},
+        {"smallest_side": 10**9},
+        {"fixed_size": (10**9, 8)},
+        {"fixed_size": (0, 8)},
+    ],
+)
+def test_a_record_of_wrong_counts_is_refused(change: dict[str, Any]) -> None:
+    values = json.loads(RECORD.to_json())
+    if "together" in change:
+        change = {"together": [asdict(pair) for pair in change["together"]]}
+    with pytest.raises(RunError, match="its metadata is damaged"):
+        read_record(json.dumps(values | change), location="a.onnx")
+
+
+@pytest.mark.parametrize("operation", ["Loop", "Scan", "SequenceMap"])
+def test_a_file_with_a_loop_is_refused(tmp_path: Path, operation: str) -> None:
+    path = brightness_file(tmp_path / "a.onnx", RECORD)
+    model = load_model(path)
+    model.graph.node[1].op_type = operation
+    save(model, path)
+    with pytest.raises(RunError, match="it holds a loop"):
+        OnnxSource(path)
+    size, name, content = len(operation), operation.encode(), path.read_bytes()
+    for written in ([0xA2, 0x00, size], [0x22, 0x80 | size, 0x00], [0x22, 0x80 | size, 0x80, 0x00]):
+        path.write_bytes(content.replace(bytes([0x22, size]) + name, bytes(written) + name))
+        with pytest.raises(RunError, match="it holds a loop"):
+            OnnxSource(path)
+
+
+def test_a_file_whose_answers_are_of_other_classes_says_so(tmp_path: Path) -> None:
+    names = RECORD.class_names[:2]
+    record = replace(RECORD, class_names=names, thresholds=RECORD.thresholds[:2])
+    source = OnnxSource(brightness_file(tmp_path / "a.onnx", record))
+    with pytest.raises(RunError, match="for 2 images of 2 classes"):
+        source.read(torch.zeros(2, 3, 40, 48))
+    with pytest.raises(RunError, match="onnxruntime cannot use it"):
+        source.read(torch.zeros(2, 4, 40, 48))
 
 
 def test_a_file_is_read_as_its_record_says(tmp_path: Path, random: np.random.Generator) -> None:

@@ -119,6 +119,26 @@ def test_thresholds_travel_with_the_run(copy: Path) -> None:
         (lambda r: r["settings"].update(epochs=-1), "--epochs is -1"),
         (lambda r: r["preprocessing"].update(size=[32]), "preprocessing.size"),
         (lambda r: r["labels"].update(co_occurrence=[[1]]), "co_occurrence does not fit 2"),
+        (lambda r: r["labels"].update(present=[1, 2, 3]), "labels.present does not fit 2"),
+        (lambda r: r["labels"].update(unknown=[10**18] * 3), "labels.unknown does not fit 2"),
+        (lambda r: r["preprocessing"].update(size=[10**9, 10**9]), "1000000000 x .* too large"),
+        (lambda r: r["backbone"].update(name="hf-hub:me/mine"), "'hf-hub:me/mine' is a place"),
+        (lambda r: r["backbone"].update(name="local-dir:/etc"), "'local-dir:/etc' is a place"),
+        *(
+            (lambda r, inner=inner: r["backbone"].update(name=f"resnet18[{inner}]"), "is no number")
+            for inner in (
+                "checkpoint_path='/etc/passwd'",
+                "pretrained_cfg='x'",
+                "pretrained_cfg_overlay={'url': 'http://h/'}",
+                "cache_dir='/tmp'",
+                "act_layer='../x'",
+                "block_args={}",
+                "layers=(3,4,'x')",
+                "stem_width=1000000000",
+            )
+        ),
+        (lambda r: r["backbone"].update(name="resnet18[features_only=True]"), "damaged"),
+        (lambda r: r["backbone"].update(name="resnet18[layers=(0,)]"), "damaged"),
         (lambda r: r["backbone"].update(name="tinny"), "backbone 'tinny' is not known"),
         (lambda r: r["method"]["settings"].update(maps_per_class=3), "is 6x16x1x1|6 instead of|4"),
     ],
@@ -165,6 +185,16 @@ def test_weights_of_another_network_are_refused(copy: Path) -> None:
         load_run(copy)
     save_file({k: v for k, v in tensors.items() if k != name}, copy / "model.safetensors")
     with pytest.raises(RunError, match=r"'head.transfer.bias' is absent instead of 4"):
+        load_run(copy)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_named(copy: Path, value: float) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    name = "head.transfer.bias"
+    tensors[name][1] = value
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(RunError, match=r"weights 'head.transfer.bias' hold NaN or infinity"):
         load_run(copy)
 
 

@@ -133,7 +133,11 @@ class TrainedRun(LoadedRun):
         if self.run.thresholds is None:
             return None
         try:
-            return Calibration.from_json(self.run.thresholds)
+            calibration = Calibration.from_json(self.run.thresholds)
+            num_thresholds, num_classes = len(calibration.thresholds), len(self.class_names)
+            if num_thresholds != num_classes:
+                raise ValueError(f"{num_thresholds} for {num_classes} classes")
+            return calibration
         except ValueError as error:
             raise RunError(
                 f"its thresholds are damaged ({error})",

@@ -57,6 +57,9 @@ class Placement:
         return content.pad(left, top, right, bottom)
 
 
+LARGEST_SIDE = 16_384
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How a picture becomes the network's input.
@@ -76,10 +79,11 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         sides = (self.size, self.size) if isinstance(self.size, int) else self.size
-        if min(sides) < 1 or self.multiple_of < 1:
+        if not all(1 <= length <= LARGEST_SIDE for length in (*sides, self.multiple_of)):
             raise SettingError(
-                f"an input of {sides[0]} x {sides[1]} in multiples of {self.multiple_of} is empty",
-                remedy="All three must be at least 1",
+                f"an input of {sides[0]} x {sides[1]} in multiples of {self.multiple_of} is empty "
+                "or too large",
+                remedy=f"All three must be 1 to {LARGEST_SIDE}",
             )
         if self.resize not in _RESIZE_MODES:
             raise SettingError(

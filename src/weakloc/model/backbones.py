@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from weakloc.errors import ExtensionError, SettingError, did_you_mean
 from weakloc.extensions import Choices, package_of
-from weakloc.model.timm_trunk import build_embedded_trunk, build_timm_trunk
+from weakloc.model.timm_trunk import architecture_of, build_embedded_trunk, build_timm_trunk
 from weakloc.model.torchvision_trunks import ARCHITECTURES, build_torchvision_trunk
 from weakloc.model.trunk import DEPTHS, BackboneSpec, CellGeometry, Trunk, build_preact, build_tiny
 from weakloc.model.weights import EMBEDDED
@@ -75,6 +75,7 @@ class Backbone(nn.Module):
 
 def build_backbone(spec: BackboneSpec) -> Backbone:
     """The backbone that a spec names, with its weights."""
+    spec = architecture_of(spec)
     return Backbone(_builder(spec.name)(spec), spec)
 
 
@@ -84,7 +85,7 @@ def _builder(name: str) -> Callable[[BackboneSpec], Trunk]:
         return BACKBONES[name]
     import timm
 
-    is_timm = name.startswith("hf-hub:") or timm.is_model(name)
+    is_timm = timm.is_model(name)
     if is_timm and package:
         raise ExtensionError(
             f"timm and {package} have the same name among their backbones",

@@ -25,6 +25,7 @@ from weakloc.model.weights import (
     weights_not_at_hand,
 )
 
+HUB = "hf-hub:"
 # What lets a transformer take any input size, by the argument that its family understands.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
@@ -73,6 +74,27 @@ class TimmTrunk(Trunk):
         return features.permute(0, 3, 1, 2)
 
 
+def architecture_of(spec: BackboneSpec) -> BackboneSpec:
+    """What an id of a hub stands for: a run's record is to name a network, not a place."""
+    if not spec.name.startswith(HUB):
+        return spec
+    from timm.models import load_model_config_from_hf
+
+    try:
+        with hub_cache_when_unreachable():
+            facts, name, arguments = load_model_config_from_hf(spec.name.removeprefix(HUB))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise weights_not_at_hand(spec.name, error) from error
+    return replace(
+        spec,
+        name=name,
+        arguments={**(arguments or {}), **spec.arguments},
+        mean=spec.mean or (tuple(facts["mean"]) if "mean" in facts else None),
+        std=spec.std or (tuple(facts["std"]) if "std" in facts else None),
+        weights=spec.name if spec.weights == "default" else spec.weights,
+    )
+
+
 def build_timm_trunk(spec: BackboneSpec) -> TimmTrunk:
     model = _create(spec)
     config = model.pretrained_cfg or {}
@@ -94,7 +116,7 @@ def build_timm_trunk(spec: BackboneSpec) -> TimmTrunk:
         input_multiple=int(patch[0]) if patch and patch[0] == strides[-1] else 1,
     )
     trunk = TimmTrunk(model, facts)
-    if spec.weights == "default" or spec.weights.startswith("hf-hub:"):
+    if spec.weights == "default" or spec.weights.startswith(HUB):
         trunk.loaded_weights = config.get("hf_hub_id") or spec.name
     elif spec.weights != "none":
         trunk.loaded_weights = spec.weights
@@ -129,15 +151,14 @@ def _release_unused(trunk: TimmTrunk) -> None:
 
 def _create(spec: BackboneSpec) -> Any:
     overlay: dict[str, Any] | None = None
-    if spec.weights.startswith("hf-hub:"):
-        overlay = {"hf_hub_id": spec.weights.removeprefix("hf-hub:"), "url": "", "file": ""}
+    if spec.weights.startswith(HUB):
+        overlay = {"hf_hub_id": spec.weights.removeprefix(HUB), "url": "", "file": ""}
     is_published = overlay is not None or spec.weights == "default"
-    asks_hub = is_published or spec.name.startswith("hf-hub:")
     try:
-        with hub_cache_when_unreachable() if asks_hub else nullcontext():
+        with hub_cache_when_unreachable() if is_published else nullcontext():
             return _of_any_size(spec, pretrained=is_published, pretrained_cfg_overlay=overlay)
     except (OSError, RuntimeError, ValueError) as error:
-        if not asks_hub:
+        if not is_published:
             raise
         raise weights_not_at_hand(spec.name, error) from error
 

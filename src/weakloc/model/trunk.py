@@ -29,6 +29,10 @@ OUTPUT_STRIDES = (8, 16, 32)
 _FORM = re.compile(r"^\s*(?P<name>[^\[\]\s]+)\s*(?:\[(?P<arguments>.*)\])?\s*$", re.DOTALL)
 
 
+_WORDS = frozenset({"act_layer", "aa_layer", "global_pool", "norm_layer", "pos_embed", "stem_type"})
+_MOST = 10_000
+
+
 @dataclass(frozen=True)
 class BackboneSpec:
     """`weights` is "default" (published ones), "none", a file, or a hub id `hf-hub:owner/name`."""
@@ -64,6 +68,17 @@ class BackboneSpec:
             weights=weights,
             output_stride=output_stride,
         )
+
+    def require_plain(self) -> None:
+        """ValueError where a part may be a place to read from: a record may be anybody's."""
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise ValueError(f"backbone {self.name!r} is a place, not a name")
+        for key, value in self.arguments.items():
+            parts = value if isinstance(value, (tuple, list)) else (value,)
+            is_word = key in _WORDS and isinstance(value, str) and value.isidentifier()
+            numbers = [part for part in parts if isinstance(part, (int, float))]
+            if not is_word and (len(numbers) < len(parts) or max(map(abs, numbers)) > _MOST):
+                raise ValueError(f"backbone argument {key}={value!r} is no number up to {_MOST:,}")
 
     def with_argument(self, key: str, value: Any) -> BackboneSpec:
         return replace(self, arguments={**self.arguments, key: value})

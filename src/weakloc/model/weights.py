@@ -41,14 +41,31 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         )
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        return _tensors(torch.load(path, map_location="cpu", weights_only=True), path)
+            return _finite(dict(load_file(path)), path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return _finite(_tensors(content, path), path)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise WeightsError(
             f"the weights cannot be read ({str(error).splitlines()[0]})",
             location=str(path),
             remedy="It must be safetensors or a plain state dict of tensors",
         ) from error
+
+
+def _finite(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    if odd_name := first_not_finite(tensors):
+        raise WeightsError(f"the weights {odd_name!r} hold NaN or infinity", location=str(path))
+    return tensors
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The first name whose tensor holds NaN or infinity."""
+    for name, value in tensors.items():
+        # A sum is quick but may overflow.
+        is_odd = value.is_floating_point() and not value.float().sum().isfinite()
+        if is_odd and not value.float().isfinite().all():
+            return name
+    return None
 
 
 def _tensors(content: object, path: Path) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import re
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from weakloc.data.transforms import PixelSize, Preprocessing
+from weakloc.data.transforms import LARGEST_SIDE, PixelSize, Preprocessing
 from weakloc.errors import FailureError, MissingPackageError, RunError, SettingError
 from weakloc.files import fit_json, parse_json, write_whole
 from weakloc.localize.boxes import ThresholdMode
@@ -80,6 +81,16 @@ class OnnxRecord:
     opset: int = OPSET
     format: str = FORMAT
 
+    def __post_init__(self) -> None:
+        num_classes, sides = len(self.class_names), (self.smallest_side, *(self.fixed_size or ()))
+        indices = [index for pair in self.together for index in (pair.first, pair.second)]
+        if len(self.thresholds) not in (0, num_classes) or not set(indices) <= set(
+            range(num_classes)
+        ):
+            raise SettingError(f"thresholds or pairs do not fit {num_classes} classes")
+        if not all(1 <= side <= LARGEST_SIDE for side in sides):
+            raise SettingError(f"sides of {sides} pixels are not 1 to {LARGEST_SIDE}")
+
     def to_json(self) -> str:
         return json.dumps(to_settings(self), ensure_ascii=False)
 
@@ -125,6 +136,11 @@ def read_record(text: str | None, *, location: str) -> OnnxRecord:
 
 
 ERRORS_ONLY = 3
+# Field 4 of a node, in each way in which its tag and its length may be written.
+_LOOPS = re.compile(
+    rb"(?:\x22|\xa2\x80*\x00)(?:(?:\x04|\x84\x80*\x00)(?:Loop|Scan)"
+    rb"|(?:\x0b|\x8b\x80*\x00)SequenceMap)"
+)
 CUDA = "CUDAExecutionProvider"
 
 
@@ -153,8 +169,21 @@ class OnnxSource:
                 location=str(self.path),
                 remedy="Leave out --scales and --map-scales",
             )
-        scores, maps = self._session.run(["scores", "maps"], {"images": images.numpy()})
+        try:
+            scores, maps = self._session.run(["scores", "maps"], {"images": images.numpy()})
+        except Exception as error:  # onnxruntime's errors share no narrower class
+            raise self._unusable(str(error).strip().partition("\n")[0]) from error
+        num_classes = len(self.class_names)
+        fits = maps.ndim == 4 and len(maps) == len(images) and maps.shape[1] >= num_classes
+        if scores.shape != (len(images), num_classes) or not fits:
+            raise self._unusable(
+                f"its scores are {scores.shape} and its maps {maps.shape} for {len(images)} images "
+                f"of {num_classes} classes"
+            )
         return RawMaps(scores, maps)
+
+    def _unusable(self, reason: str) -> RunError:
+        return RunError(f"onnxruntime cannot use it ({reason})", location=str(self.path))
 
 
 def open_session(path: Path, device: torch.device) -> Any:
@@ -165,6 +194,12 @@ def open_session(path: Path, device: torch.device) -> Any:
         raise missing_package(error) from error
     if not path.is_file():
         raise RunError("there is no such file", location=str(path), remedy="Check the path")
+    if _LOOPS.search(path.read_bytes()):
+        raise RunError(
+            "it holds a loop, which might not end and which no file of weakloc export has",
+            location=str(path),
+            remedy="Give a file that 'weakloc export' wrote",
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = ERRORS_ONLY

@@ -22,17 +22,17 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from msgspec import UNSET, Struct, UnsetType, to_builtins
+from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from weakloc.data.transforms import Preprocessing
-from weakloc.errors import RunError, SettingError
+from weakloc.errors import RunError, SettingError, WeaklocError
 from weakloc.extensions import package_of, require_package
 from weakloc.files import fit_json, on_disk, open_synced, open_whole, parse_json, write_text
 from weakloc.methods import method_named
@@ -43,6 +43,7 @@ from weakloc.model.cell_classifier import CellClassifier
 from weakloc.model.detector import Detector
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
+from weakloc.model.weights import first_not_finite
 from weakloc.settings import DistilSettings, RefineSettings, TrainSettings
 from weakloc.structures import BrokenImage, LabelStatistics
 from weakloc.training.features import digest_of_weights
@@ -142,7 +143,7 @@ def save_learned(
 class LearnedFacts(Struct):
     """What is read of the facts beside the weights: channels by stride, the backbone's digest."""
 
-    channels: dict[str, int]
+    channels: dict[str, Annotated[int, Meta(ge=1, le=65_536)]]
     backbone: str
 
 
@@ -163,6 +164,8 @@ def load_learned(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata.get("format") != version:
             raise ValueError(f"its format is not {version}")
+        if odd_name := first_not_finite(tensors):
+            raise ValueError(f"{odd_name} holds NaN or infinity")
         facts = fit_json(parse_json(metadata.get("facts", "")), LearnedFacts)
         learned = kind({int(stride): n for stride, n in facts.channels.items()}, num_classes)
         learned.load_state_dict(tensors)
@@ -320,6 +323,7 @@ class BackboneRecord(Struct, kw_only=True, omit_defaults=True):
 
     def read(self, file: str) -> BackboneSpec:
         spec = BackboneSpec.parse(self.name, weights="none", output_stride=self.output_stride)
+        spec.require_plain()
         require_package("backbones", spec.name, self.package, record=file)
         return spec
 
@@ -337,8 +341,9 @@ class LabelRecord(Struct):
 
     def read(self, num_classes: int) -> LabelStatistics:
         counts = {name: np.array(getattr(self, name), dtype=np.int64) for name in _COUNTS}
-        if counts["co_occurrence"].shape != (num_classes, num_classes):
-            raise ValueError(f"labels.co_occurrence does not fit {num_classes} classes")
+        for name, values in counts.items():
+            if values.shape != (num_classes,) * (2 if name == "co_occurrence" else 1):
+                raise ValueError(f"labels.{name} does not fit {num_classes} classes")
         return LabelStatistics(self.num_images, **counts)
 
 
@@ -394,8 +399,10 @@ def load_run(path: Path) -> Run:
     except SettingError as error:
         setting = f"{error.location}: " if error.location else ""
         raise _damaged(file, setting + error.message) from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise _damaged(file, str(error)) from error
+    except WeaklocError:
+        raise
+    except Exception as error:  # a network of arguments that nobody tried may raise anything
+        raise _damaged(file, str(error) or type(error).__name__) from error
     _load_weights(network, path)
     network.backbone.loaded_weights = record.backbone.loaded or None
     backbone, num_classes = network.backbone, len(run.class_names)
@@ -458,6 +465,12 @@ def _load_weights(network: LocalizationNetwork, path: Path) -> None:
             f"instead of {_shape(expected.get(odd))}",
             location=str(file),
             remedy="Take both files from the same run",
+        )
+    if odd_name := first_not_finite(tensors):
+        raise RunError(
+            f"the weights {odd_name!r} hold NaN or infinity",
+            location=str(file),
+            remedy="Train again, or restore the file",
         )
     network.load_state_dict(tensors)
 
