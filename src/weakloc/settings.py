@@ -557,9 +557,6 @@ class LabelSettings:
     epochs: int | None = None
     """Passes over the images to learn the tags. Not given: as the method says."""
 
-    localiser: Literal["cells", "score_map"] = "cells"
-    """Where places are looked for: in cells learned from all images, or in the class maps."""
-
     drawn: Path | None = None
     """Boxes that people drew in some of the images, or accepted in a report: a COCO file, a review
     or another known layout. How far objects reach is then learned from them."""
@@ -573,5 +570,3 @@ class LabelSettings:
     def __post_init__(self) -> None:
         require_at_least(self, 1, "images", "image_size", "epochs")
         require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "Give minutes")
-        fits = self.drawn is None or self.localiser == "cells"
-        require(fits, "localiser", self.localiser, "Leave it out: --drawn teaches a detector")

@@ -251,7 +251,7 @@ def test_the_splits_of_tagged_photographs_become_those_of_yolo(
     table = tmp_path / "my tags.csv"
     table.write_text("\n".join(lines), "utf-8")
     given = ["label", str(photos), "--out", str(tmp_path / "out"), "--tags", str(table), "--quiet"]
-    given += [*SMALL_FLAGS, "--epochs", "1", "--images", "16", "--localiser", "score_map"]
+    given += [*SMALL_FLAGS, "--epochs", "1", "--images", "16"]
     assert command([*given, "--format", "coco-splits"]) == 0
     yolo = tmp_path / "out/yolo"
     names = {path.parent.parent.name: set[str]() for path in yolo.glob("labels/*/*/*.txt")}
@@ -287,9 +287,7 @@ def test_the_splits_of_tagged_photographs_become_those_of_yolo(
     assert command([*given, "--group-by", "patinet"]) == 2
 
 
-def test_boxes_that_people_drew_teach_how_far_objects_reach(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_boxes_that_people_drew_teach_how_far_objects_reach(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["label", str(photos), "--out", str(out), *SMALL_FLAGS, "--epochs", "1", "--quiet"]
     assert command(arguments) == 0
@@ -319,5 +317,3 @@ def test_boxes_that_people_drew_teach_how_far_objects_reach(
     assert [line["boxes"] for line in predictions(out)] != [line["boxes"] for line in from_tags]
     assert command(arguments) == 0
     assert predictions(out) == from_tags
-    assert command([*arguments, "--drawn", str(review), "--localiser", "score_map"]) == 2
-    assert "--drawn teaches a detector" in capsys.readouterr().err

@@ -38,7 +38,6 @@ from weakloc.settings import (
     DataSettings,
     DistilSettings,
     LabelSettings,
-    Look,
     Places,
     RefineSettings,
 )
@@ -188,7 +187,7 @@ class _Labelling:
         return Labelled(self.folder, exports, page, plan, findings, self.data_set)
 
     def _plan(self) -> LabelPlan:
-        settings = {**asdict(self.settings), "localiser": None, "masks": None, "drawn": None}
+        settings = {**asdict(self.settings), "masks": None, "drawn": None}
         weights = self.settings.weights
         key = content_key(weights) if Path(weights).is_file() else weights
         inputs = [__version__, settings, self.listing, key]
@@ -235,9 +234,6 @@ class _Labelling:
 
     def _refine(self, plan: LabelPlan, learned: DataSet, trained: StageResult) -> StageResult:
         cells = self.run / CELLS_NAME
-        if self.settings.localiser == "score_map":
-            cells.unlink(missing_ok=True)  # the run predicts as it labelled
-            return {"cells": None}
 
         def work(_goes_on: bool) -> StageResult:
             settings = RefineSettings(images=plan.refined, seed=self.settings.seed)
@@ -277,7 +273,6 @@ class _Labelling:
                 images,
                 out,
                 tags=None if isinstance(images, str) else self.tags,
-                look=Look(localiser="detector" if "detector" in run else self.settings.localiser),
                 places=Places(masks=self.settings.masks),
                 beside=SideFiles(formats=formats, options=options),
                 resume=goes_on,

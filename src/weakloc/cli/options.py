@@ -79,7 +79,7 @@ ALL_OPTIONS = "--help-all"
 FIRST_CHOICE: Mapping[str, frozenset[str]] = {
     command: frozenset(f"--{name}" for name in names.split())
     for command, names in {
-        "label": "out tags new open format minutes images backbone weights image-size localiser "
+        "label": "out tags new open format minutes images backbone weights image-size "
         "masks drawn seed val-share group-by layout quiet json",
         "train": "out method preset set resume backbone weights frozen refine image-size epochs "
         "batch-size learning-rate seed labels layout class-names quiet json",
