@@ -25,7 +25,17 @@ from tests.output.report_material import (
     scene_report,
 )
 from weakloc.errors import ImageError
-from weakloc.output.report import embedded_json, write_report
+from weakloc.output.report import (
+    embedded_json,
+    line_chart,
+    map_overlap,
+    map_warnings,
+    metric_label,
+    round_ticks,
+    shown_metrics,
+    tag_warnings,
+    write_report,
+)
 from weakloc.output.report_gallery import (
     ReportContent,
     ReportPicture,
@@ -35,15 +45,6 @@ from weakloc.output.report_gallery import (
     outcomes_of,
     picture_side,
     shrunk_mask,
-)
-from weakloc.output.report_summary import (
-    line_chart,
-    map_overlap,
-    map_warnings,
-    metric_label,
-    round_ticks,
-    shown_metrics,
-    tag_warnings,
 )
 from weakloc.structures import Box, Disagreement, Point, Prediction
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +23,57 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from weakloc.files import open_whole
+from weakloc.metrics.result import EvaluationRecord, MetricRecord
 from weakloc.output.drawing import heat_colors
 from weakloc.output.report_gallery import (
     ClassNumbers,
+    CoarseHeat,
     ReportContent,
     ReportPicture,
+    Totals,
     count_predictions,
     gallery_items,
-)
-from weakloc.output.report_summary import (
-    curve_charts,
-    map_warnings,
-    metric_label,
-    shown_metrics,
-    summary_of,
-    tag_warnings,
-    training_charts,
 )
 
 SCHEMA = "weakloc.report/1"
 PAGE_FOLDER = Path(__file__).parent / "report_page"
 SCRIPTS = ("heat.js", "picture.js", "review.js", "gallery.js", "viewer.js", "page.js")
+BASELINE_NAMES = {
+    "center": "centre",
+    "full_image": "full image",
+    "random": "random",
+    "chance": "chance",
+}
+MOST_LEADING = 3  # numbers of the evaluation at a glance, and columns of bars
+WIDTH, HEIGHT = 320.0, 180.0  # of a chart
+LEFT, RIGHT, TOP, BOTTOM = 44.0, 12.0, 12.0, 26.0
+X_AXIS, Y_AXIS = (LEFT, WIDTH - RIGHT), (HEIGHT - BOTTOM, TOP)  # from low to high
+MOST_TICKS = 5
+MOST_DOTS = 60
+ALWAYS_SHARE = 0.9  # of a class's images that another class is in, from which it is a warning
+FEWEST_IMAGES = 5
+SAME_PLACE_OVERLAP = 0.6
+MOST_WARNINGS = 12  # of each kind
+_TICK_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+_HISTORY = {
+    "loss": "Loss",
+    "classification_map": "Classification mAP",
+    "point_map": "Point mAP",
+    "learning_rate": "Learning rate",
+}
+LEADING = ("classification_map", "point_map", "box_map_50", "corloc", "max_box_acc_v2")
+_SPELT = {
+    "acc": "accuracy",
+    "ap": "AP",
+    "ar": "AR",
+    "coco": "COCO",
+    "corloc": "CorLoc",
+    "gt": "GT",
+    "iou": "IoU",
+    "map": "mAP",
+    "v2": "V2",
+    "18px": "18 px",
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +95,7 @@ def write_report(path: Path, content: ReportContent) -> Path:
         lstrip_blocks=True,
         finalize=encodable,
     )
-    environment.filters["label"] = metric_label
+    environment.filters |= {"label": metric_label, "embedded": embedded_json}
     template = environment.get_template("page.html")
     with open_whole(path) as stream:
         for piece in template.generate(**_context(replace(content, pictures=pictures), pictures)):
@@ -87,41 +119,327 @@ def embedded_json(value: Any) -> Markup:
 
 
 def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[str, Any]:
-    numbers = ClassNumbers(content.class_names)
+    run, numbers = content.run, ClassNumbers(content.class_names)
     items = gallery_items(pictures, content.truth_class_names or content.class_names, numbers)
     totals = content.totals or count_predictions(picture.prediction for picture in pictures)
     metrics = shown_metrics(content.metrics)
     texts = [(PAGE_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS]
     script = '(() => {\n"use strict";\n' + "\n".join(texts) + "})();\n"  # in a scope of its own
-    images = [dict(item.index) for item in items]
-    digest = hashlib.sha256(json.dumps([numbers.names, images]).encode()).hexdigest()[:16]
+    images = [item.index for item in items]
+    key = hashlib.sha256(json.dumps([numbers.names, images]).encode()).hexdigest()[:16]
     palette = heat_colors(np.linspace(0.0, 1.0, 256)).tobytes()
+    notes = run.get("notes")
     return {
         "version": version("weakloc"),
-        "title": content.title,
+        "content": content,
         "style": _asset((PAGE_FOLDER / "page.css").read_text(encoding="utf-8")),
         "script": _asset(script),
-        "summary": summary_of(content, totals, items, metrics, numbers.names),
+        "items": items,
+        "totals": totals,
+        "figures": _figures_of(content, totals, len(items), metrics),
+        "notes": notes if isinstance(notes, list) else [],
+        "facts": {**_run_facts(run), **content.facts},
+        "settings": _settings_of(run),
+        "supervision": _supervision_of(run, metrics),
+        "class_names": numbers.names,
+        "class_metrics": _leading(metric for metric in metrics if metric.per_class),
+        "tagged": _tagged_images(run),
         "metrics": metrics,
-        "training": training_charts(content.run),
-        "curves": curve_charts(metrics),
-        "tag_pairs": tag_warnings(content.run),
+        "training": _training_charts(run),
+        "curves": _curve_charts(metrics),
+        "tag_pairs": tag_warnings(run),
         "map_pairs": map_warnings(picture.heat for picture in pictures),
-        "index": embedded_json(
-            {
-                "schema": SCHEMA,
-                "key": digest,
-                "classes": list(numbers.names),
-                "thresholds": [content.thresholds.get(name) for name in numbers.names],
-                "minArea": content.min_area,
-                "palette": base64.b64encode(palette).decode("ascii"),
-                "images": images,
-            }
-        ),
-        "blocks": (embedded_json(item.block) for item in items),
+        "index": {
+            "schema": SCHEMA,
+            "key": key,
+            "classes": numbers.names,
+            "thresholds": [content.thresholds.get(name) for name in numbers.names],
+            "minArea": content.min_area,
+            "palette": base64.b64encode(palette).decode("ascii"),
+            "images": images,
+        },
     }
 
 
 def _asset(text: str) -> _Asset:
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
     return _Asset(Markup(text), f"'sha256-{digest}'")
+
+
+def shown_metrics(record: EvaluationRecord | None) -> tuple[MetricRecord, ...]:
+    """Every number in its order, beside baselines as people spell them; then the missing ones."""
+    if record is None:
+        return ()
+    measured = [
+        replace(
+            metric,
+            baselines={BASELINE_NAMES.get(name, name): v for name, v in metric.baselines.items()},
+        )
+        for metric in record.metrics
+    ]
+    missing = [
+        MetricRecord(name, None, "", 0, unavailable=reason)
+        for name, reason in record.unavailable.items()
+    ]
+    return (*measured, *missing)
+
+
+def metric_label(name: str) -> str:
+    """The name as people write it: Point mAP for point_map."""
+    words = [_SPELT.get(word, word) for word in name.replace("_", " ").split()]
+    return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]]) if words else name
+
+
+def _leading(metrics: Iterable[MetricRecord]) -> list[MetricRecord]:
+    """The numbers to see first: one of each kind where they are there, else the first ones."""
+    ranks = {name: rank for rank, name in enumerate(LEADING)}
+    return sorted(metrics, key=lambda metric: ranks.get(metric.name, len(ranks)))[:MOST_LEADING]
+
+
+def _figures_of(
+    content: ReportContent, totals: Totals, num_shown: int, metrics: Sequence[MetricRecord]
+) -> Iterator[tuple[str, str, str]]:
+    """Large numbers, what they count, and a remark or none."""
+    num_classes = len(content.class_names)
+    some = f"the {num_shown} most doubtful are shown" if num_shown < totals.num_images else ""
+    yield f"{totals.num_images:,}", "image" if totals.num_images == 1 else "images", some
+    yield f"{num_classes:,}", "class" if num_classes == 1 else "classes", ""
+    yield f"{totals.num_disagreeing:,}", "at odds with their tags", ""
+    for metric in _leading(metric for metric in metrics if metric.value is not None):
+        best = max(metric.baselines.items(), key=lambda baseline: baseline[1], default=None)
+        remark = "" if best is None else f"best baseline {best[1]:.3f} ({best[0]})"
+        yield f"{metric.value:.3f}", metric_label(metric.name), remark
+
+
+def _run_facts(run: Mapping[str, Any]) -> dict[str, str]:
+    method, backbone = _part(run, "method"), _part(run, "backbone")
+    selection, labels = _part(run, "selection"), _part(run, "labels")
+    versions, history = _part(run, "versions"), run.get("history")
+    kept = f"of epoch {selection.get('epoch')} ({selection.get('by', 'last epoch')})"
+    facts = {
+        "Method": method.get("name"),
+        "Backbone": backbone.get("name"),
+        "Backbone weights": backbone.get("loaded", backbone.get("weights")) or "none",
+        "Training images": labels.get("num_images"),
+        "Epochs": len(history) if isinstance(history, list) else None,
+        "Weights kept": kept if "epoch" in selection else None,
+        "Watched on": selection.get("watched"),
+        "Seed": run.get("seed"),
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+    return {name: str(value) for name, value in facts.items() if value not in (None, "")}
+
+
+def _settings_of(run: Mapping[str, Any]) -> dict[str, str]:
+    """Every setting by its path."""
+    parts = (_part(_part(run, "method"), "settings"), _part(run, "settings"))
+    return dict(pair for part in parts for pair in _flat(part))
+
+
+def _flat(part: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in part.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", "not given" if value is None else str(value)
+
+
+def _supervision_of(run: Mapping[str, Any], metrics: Sequence[MetricRecord]) -> str:
+    """How many drawn boxes or masks had a hand in this, in a sentence or two."""
+    among = [
+        f"{metric.hidden_supervision} in {metric_label(metric.name)}"
+        for metric in metrics
+        if metric.hidden_supervision
+    ]
+    counts = run.get("hidden_supervision"), _part(run, "thresholds").get("num_boxes_used")
+    known = [int(count) for count in counts if isinstance(count, int)]
+    if not known:
+        first = "Of the model: not recorded."
+    elif max(known) == 0:
+        first = "Of the model: none, nothing but image tags."
+    else:
+        first = f"Of the model: {max(known)} drawn boxes or masks in training or thresholds."
+    measured = f" Drawn boxes or masks that tuned a number itself: {', '.join(among)}."
+    return first + measured if among else first
+
+
+def _tagged_images(run: Mapping[str, Any]) -> dict[str, int]:
+    """Training images by the class that they are tagged with."""
+    names, counts = run.get("class_names"), _part(run, "labels").get("present")
+    if not (isinstance(names, list) and isinstance(counts, list) and len(names) == len(counts)):
+        return {}
+    return dict(zip(map(str, names), map(int, counts), strict=True))
+
+
+def _part(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    part = record.get(key)
+    return part if isinstance(part, Mapping) else {}
+
+
+@dataclass(frozen=True)
+class Tick:
+    position: float  # along its axis, in the chart's units
+    text: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One line; `description` is what a screen reader says."""
+
+    title: str
+    x_label: str
+    path: str
+    dots: tuple[tuple[float, float, str], ...]  # x, y, what is there
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    description: str
+
+
+def line_chart(title: str, xs: Sequence[float], ys: Sequence[float], *, x_label: str) -> Chart:
+    """The values over their places, both axes with round ticks."""
+    x_ends, y_ends = _ends(xs, margin=0.0), _ends(ys, margin=0.06)
+    points = [
+        (_on_axis(x, x_ends, X_AXIS), _on_axis(y, y_ends, Y_AXIS))
+        for x, y in zip(xs, ys, strict=True)
+    ]
+    ticks = round_ticks(*x_ends)
+    if all(x.is_integer() for x in xs):
+        ticks = tuple(tick for tick in ticks if tick.is_integer())
+    dots = tuple(
+        (*point, f"{x_label} {x:g}: {y:.4g}") for point, x, y in zip(points, xs, ys, strict=True)
+    )
+    return Chart(
+        title=title,
+        x_label=x_label,
+        path="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points),
+        dots=dots if len(dots) <= MOST_DOTS else (),
+        x_ticks=tuple(Tick(_on_axis(tick, x_ends, X_AXIS), f"{tick:g}") for tick in ticks),
+        y_ticks=tuple(
+            Tick(_on_axis(tick, y_ends, Y_AXIS), f"{tick:g}") for tick in round_ticks(*y_ends)
+        ),
+        description=(
+            f"{title}: from {ys[0]:.4g} to {ys[-1]:.4g}, "
+            f"lowest {min(ys):.4g}, highest {max(ys):.4g}"
+        ),
+    )
+
+
+def _training_charts(run: Mapping[str, Any]) -> tuple[Chart, ...]:
+    """One chart for each number of the run's history that was measured at least twice."""
+    epochs = [epoch for epoch in run.get("history") or () if isinstance(epoch, Mapping)]
+    charts = []
+    for key, title in _HISTORY.items():
+        pairs = [
+            (float(epoch["epoch"]), float(epoch[key]))
+            for epoch in epochs
+            if _is_number(epoch.get("epoch")) and _is_number(epoch.get(key))
+        ]
+        if len(pairs) > 1:
+            numbers, values = zip(*pairs, strict=True)
+            charts.append(line_chart(title, numbers, values, x_label="epoch"))
+    return tuple(charts)
+
+
+def _curve_charts(metrics: Sequence[MetricRecord]) -> tuple[Chart, ...]:
+    """One chart for each curve of a metric over its threshold."""
+    charts = []
+    for metric in metrics:
+        for name, curve in metric.curves.items():
+            more = "" if name == metric.name else f", {name.replace('_', ' ')}"
+            title = metric_label(metric.name) + more
+            charts.append(line_chart(title, curve.thresholds, curve.values, x_label="threshold"))
+    return tuple(charts)
+
+
+def round_ticks(low: float, high: float) -> tuple[float, ...]:
+    """At most MOST_TICKS round numbers from low to high."""
+    span = high - low
+    power = 10.0 ** math.floor(math.log10(span / MOST_TICKS))
+    step = next(power * step for step in _TICK_STEPS if span / (power * step) <= MOST_TICKS)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return tuple(float(f"{number * step:.12g}") for number in range(first, last + 1))
+
+
+def _ends(values: Sequence[float], *, margin: float) -> tuple[float, float]:
+    """The least and greatest value, and a share of their distance beyond each."""
+    low, high = min(values), max(values)
+    beyond = margin * (high - low) if low < high else abs(low) / 2 or 0.5
+    return low - beyond, high + beyond
+
+
+def _on_axis(value: float, ends: tuple[float, float], axis: tuple[float, float]) -> float:
+    share = (value - ends[0]) / (ends[1] - ends[0])
+    return round(axis[0] + share * (axis[1] - axis[0]), 1)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclass(frozen=True)
+class ClassPair:
+    """Two classes that cannot be told apart by `share` of what was counted."""
+
+    first: str
+    second: str
+    share: float
+    num_images: int
+    num_together: int
+
+
+def tag_warnings(run: Mapping[str, Any]) -> tuple[ClassPair, ...]:
+    """Classes that hardly come without another, in the tags that were trained on.
+
+    Of two classes that hardly come without each other the stronger pair is named, or the first.
+    """
+    labels, names = _part(run, "labels"), run.get("class_names")
+    together = np.asarray(labels.get("co_occurrence", ()), dtype=np.int64)
+    if not isinstance(names, list) or together.shape != (len(names), len(names)):
+        return ()
+    num_images = int(labels.get("num_images", 0))
+    pairs: dict[tuple[str, str], ClassPair] = {}
+    for first, second in zip(*np.nonzero(together), strict=True):
+        num_first, num_second = int(together[first, first]), int(together[second, second])
+        num_both = int(together[first, second])
+        if first == second or num_first < FEWEST_IMAGES or num_second >= ALWAYS_SHARE * num_images:
+            continue  # a class that is nearly everywhere tells nothing
+        if num_both / num_first >= ALWAYS_SHARE:
+            pair = str(names[first]), str(names[second])
+            pairs[pair] = ClassPair(*pair, num_both / num_first, num_first, num_both)
+    return _worst(
+        pair
+        for (first, second), pair in pairs.items()
+        if (second, first) not in pairs
+        or (pairs[second, first].share, first) <= (pair.share, second)
+    )
+
+
+def map_warnings(heats: Iterable[Mapping[str, CoarseHeat]]) -> tuple[ClassPair, ...]:
+    """Pairs of classes whose maps overlap where both are shown.
+
+    The overlap of two maps is the sum of their cells' lesser heat over that of the greater.
+    """
+    overlaps: dict[tuple[str, str], list[float]] = {}
+    for heat in heats:
+        for first, second in combinations(sorted(heat), 2):
+            overlap = map_overlap(heat[first], heat[second])
+            overlaps.setdefault((first, second), []).append(overlap)
+    pairs = (
+        ClassPair(*pair, float(np.mean(values)), len(values), len(values))
+        for pair, values in overlaps.items()
+        if len(values) >= FEWEST_IMAGES
+    )
+    return _worst(pair for pair in pairs if pair.share >= SAME_PLACE_OVERLAP)
+
+
+def map_overlap(first: CoarseHeat, second: CoarseHeat) -> float:
+    if first.shape != second.shape:
+        return 0.0
+    union = float(np.maximum(first, second).sum(dtype=np.int64))
+    return float(np.minimum(first, second).sum(dtype=np.int64)) / union if union else 0.0
+
+
+def _worst(pairs: Iterable[ClassPair]) -> tuple[ClassPair, ...]:
+    ranked = sorted(pairs, key=lambda pair: (-pair.share, pair.first, pair.second))
+    return tuple(ranked[:MOST_WARNINGS])

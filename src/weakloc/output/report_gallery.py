@@ -23,7 +23,7 @@ from weakloc.errors import ImageError
 from weakloc.geometry import BoxLTRB, box_area, box_iou, box_overlap
 from weakloc.metrics.result import EvaluationRecord
 from weakloc.rle import decode_mask, tight_box
-from weakloc.structures import PRESENT, UNKNOWN, Point, Prediction, Sample
+from weakloc.structures import PRESENT, UNKNOWN, Point, Prediction, Sample, TruthBox
 
 HEAT_CELLS = 32  # along the long side of a stored heat map
 LIKELY = 0.5  # score from which a class or a point counts
@@ -173,14 +173,20 @@ def _index(
     picture: ReportPicture, truth_names: Sequence[str], numbers: ClassNumbers
 ) -> dict[str, Any]:
     """What the page knows of a picture at once."""
+
+    def row(class_name: str, *values: float) -> list[float]:
+        return [numbers[class_name], *map(_short, values)]
+
     prediction = picture.prediction
     objects = () if picture.truth is None else true_objects(picture.truth, truth_names)
     has_truth = picture.truth is not None and picture.truth.truth is not None
     outcomes = outcomes_of(prediction, objects) if has_truth else []
     # Likely, or with something shown.
-    scores = picture.prediction.scores
-    shown = {*classes_with_places(picture.prediction, SHOWN_SCORE), *picture.heat}
-    shown.update(item.class_name for item in picture.prediction.disagreements)
+    scores, shown = (
+        prediction.scores,
+        {*classes_with_places(prediction, SHOWN_SCORE), *picture.heat},
+    )
+    shown.update(item.class_name for item in prediction.disagreements)
     ranked = sorted(shown, key=lambda name: (-scores.get(name, 0.0), name))
     return {
         "name": prediction.image,
@@ -189,19 +195,10 @@ def _index(
         "doubt": _short(prediction.doubt),
         "grid": list(_cells_within(LIVE_SIDE, prediction.width, prediction.height)),
         "classes": [numbers[name] for name in classes_with_places(prediction, LIKELY)],
-        "scores": [[numbers[name], _short(scores.get(name, 0.0))] for name in ranked[:MOST_SCORES]],
-        "points": [
-            [numbers[point.class_name], *map(_short, (point.x, point.y, point.score))]
-            for point in prediction.points
-        ],
-        "boxes": [
-            [numbers[box.class_name], *map(_short, (*box.box, box.score))]
-            for box in prediction.boxes
-        ],
-        "truth": [
-            [numbers[item.class_name], *map(_short, item.box), int(item.is_optional)]
-            for item in objects
-        ],
+        "scores": [row(name, scores.get(name, 0.0)) for name in ranked[:MOST_SCORES]],
+        "points": [row(item.class_name, item.x, item.y, item.score) for item in prediction.points],
+        "boxes": [row(item.class_name, *item.box, item.score) for item in prediction.boxes],
+        "truth": [[*row(item.class_name, *item.box), int(item.is_optional)] for item in objects],
         "tags": _tags(picture, truth_names, numbers),
         "outcomes": [[numbers[name], outcome] for name, outcome in outcomes],
         "disagreements": [
@@ -278,17 +275,13 @@ class TrueObject:
 
 def true_objects(sample: Sample, class_names: Sequence[str]) -> tuple[TrueObject, ...]:
     """The drawn boxes, or the boxes around the drawn masks where there are no boxes."""
-    truth = sample.truth
-    if truth is None:
-        return ()
-    if truth.boxes:
-        return tuple(
-            TrueObject(class_names[item.class_index], item.box, item.difficult or item.crowd)
-            for item in truth.boxes
-        )
+    boxes = sample.drawn.boxes or (
+        TruthBox(mask.class_index, tight_box(mask.rle), crowd=mask.crowd)
+        for mask in sample.drawn.masks
+    )
     return tuple(
-        TrueObject(class_names[item.class_index], tight_box(item.rle), item.crowd)
-        for item in truth.masks
+        TrueObject(class_names[item.class_index], item.box, item.difficult or item.crowd)
+        for item in boxes
     )
 
 
@@ -303,17 +296,18 @@ def outcomes_of(
     for name in names:
         drawn = [item for item in objects if item.class_name == name]
         boxes = [box.box for box in prediction.boxes if box.class_name == name]
-        points = [
-            point
-            for point in prediction.points
-            if point.class_name == name and point.score >= LIKELY
-        ]
-        if not boxes:
-            outcomes.update((name, outcome) for outcome in _judge_points(points, drawn))
-            continue
-        outcomes.update((name, judge_box(box, drawn)) for box in boxes)
-        missed = (item.box for item in drawn if not item.is_optional)
-        if any(not any(touches(box, missing) for box in boxes) for missing in missed):
+        if boxes:
+            outcomes.update((name, judge_box(box, drawn)) for box in boxes)
+            due = (item.box for item in drawn if not item.is_optional)
+            is_missed = any(not any(touches(box, other) for box in boxes) for other in due)
+        else:
+            points = [point for point in prediction.points if point.class_name == name]
+            likely = [point for point in points if point.score >= LIKELY]
+            is_hit = any(_is_on_box(point, item.box) for point in likely for item in drawn)
+            is_missed = not is_hit and not all(item.is_optional for item in drawn)
+            if is_hit or (likely and not drawn):
+                outcomes.add((name, "hit" if is_hit else "false alarm"))
+        if is_missed:
             outcomes.add((name, "miss"))
     return sorted(outcomes, key=lambda pair: (OUTCOMES.index(pair[1]), pair[0]))
 
@@ -336,11 +330,6 @@ def touches(box: BoxLTRB, other: BoxLTRB) -> bool:
     return is_inside or box_iou(box, other) >= TOUCHING_IOU
 
 
-def _judge_points(points: Sequence[Point], objects: Sequence[TrueObject]) -> set[OutcomeName]:
-    if not objects:
-        return {"false alarm"} if points else set()
-    for point in points:
-        for left, top, right, bottom in (item.box for item in objects):
-            if left <= point.x < right and top <= point.y < bottom:
-                return {"hit"}
-    return set() if all(item.is_optional for item in objects) else {"miss"}
+def _is_on_box(point: Point, box: BoxLTRB) -> bool:
+    left, top, right, bottom = box
+    return left <= point.x < right and top <= point.y < bottom

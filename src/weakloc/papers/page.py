@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from weakloc.files import write_json, write_text
-from weakloc.output.report_summary import (
+from weakloc.output.report import (
     BASELINE_NAMES,
     BOTTOM,
     HEIGHT,
