@@ -1,30 +1,38 @@
-"""Thresholds of a trained run from a few drawn boxes, and the weight of co-occurring classes."""
+"""Thresholds of a trained run from a few drawn boxes, and the weight of co-occurring classes.
+
+Images are looked at one by one and on the capped grid of the settings, so that memory does not grow
+with their size.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.random import Generator
 
 from weakloc.api.data_sets import Data, opened
 from weakloc.api.fused_runs import held_out_of, in_words, scores_and_tags
 from weakloc.api.runs import TrainedRun, opened_run, save_alpha
+from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, SettingError
+from weakloc.geometry import BoxLTRB
 from weakloc.localize.calibration import (
     Calibration,
     ComponentLimits,
+    DrawnHeat,
     Tuning,
     require_boxes,
 )
 from weakloc.metrics.average_precision import tag_mean_average_precision
-from weakloc.predictor.calibration_heat import DrawnImage, choose_drawn, drawn_boxes, drawn_heat
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.score_fusion import AlphaChoice, choose_alpha, shares_from_counts
+from weakloc.predictor.views import map_scales, see_images
 from weakloc.settings import CalibrateSettings, Cut, DataSettings, DistilSettings, Look, Places
-from weakloc.structures import DataSet, Sample
+from weakloc.structures import BrokenImage, DataSet, Sample
 from weakloc.training.plan import learned_split
 from weakloc.training.run_folder import save_thresholds
 from weakloc.work import Progress, silent
@@ -159,3 +167,73 @@ def _uncalibrated(trained: TrainedRun, look: Look, cut: Cut) -> Predictor:
             remedy="Give --localiser cells or score_map",
         )
     return predictor
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """An image and those of its classes whose boxes may be looked at."""
+
+    sample: Sample
+    classes: tuple[int, ...]
+
+    @property
+    def num_boxes(self) -> int:
+        return sum(len(drawn_boxes(self.sample, index)) for index in self.classes)
+
+
+def drawn_boxes(sample: Sample, class_index: int) -> list[BoxLTRB]:
+    """The boxes drawn around single objects of a class that are plain to see."""
+    return [
+        drawn.box
+        for drawn in sample.drawn.boxes
+        if drawn.class_index == class_index and not drawn.difficult and not drawn.crowd
+    ]
+
+
+def choose_drawn(
+    samples: Sequence[Sample],
+    num_classes: int,
+    random: Generator,
+    *,
+    most_boxes: float = math.inf,
+    most_of_class: float = math.inf,
+) -> list[DrawnImage]:
+    """Images with no more boxes than allowed in all and of each class, the classes in turn.
+
+    Of an image and class either all boxes are taken or none, as a person would draw them.
+    """
+    queues: list[list[int]] = [[] for _ in range(num_classes)]
+    for index in random.permutation(len(samples)).tolist():
+        for class_index in range(num_classes):
+            if drawn_boxes(samples[index], class_index):
+                queues[class_index].append(index)
+    chosen: dict[int, list[int]] = {}
+    left, left_of_class = most_boxes, [most_of_class] * num_classes
+    for turn in range(max(map(len, queues), default=0)):
+        for class_index, queue in enumerate(queues):
+            if turn < len(queue):
+                needed = len(drawn_boxes(samples[queue[turn]], class_index))
+                if needed <= min(left, left_of_class[class_index]):
+                    left -= needed
+                    left_of_class[class_index] -= needed
+                    chosen.setdefault(queue[turn], []).append(class_index)
+    return [DrawnImage(samples[index], tuple(chosen[index])) for index in sorted(chosen)]
+
+
+def drawn_heat(
+    predictor: Predictor, drawn: Sequence[DrawnImage], on_progress: Progress
+) -> Iterator[DrawnHeat]:
+    """The heat of each drawn class; images that cannot be read are left out."""
+    # Tagged classes are looked for whatever their score, so sizes for scores are not needed.
+    scales = map_scales(predictor.look)
+    looking = replace(predictor.look, scales=scales, map_scales=scales)
+    sources = (ImageSource(image.sample.name, image.sample.path) for image in drawn)
+    seen_images = see_images(sources, predictor.source, looking)
+    for done, (image, drawn_image) in enumerate(zip(seen_images, drawn, strict=True), start=1):
+        on_progress(done, len(drawn))
+        if isinstance(image, BrokenImage):
+            continue
+        heat = predictor.heat(image, drawn_image.classes, looking)
+        for row, class_index in enumerate(drawn_image.classes):
+            boxes = drawn_boxes(drawn_image.sample, class_index)
+            yield DrawnHeat(class_index, heat.values[row], heat.transform, boxes)

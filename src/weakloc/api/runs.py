@@ -134,7 +134,7 @@ class TrainedRun(LoadedRun):
             return None
         try:
             calibration = Calibration.from_json(self.run.thresholds)
-            num_thresholds, num_classes = len(calibration.thresholds), len(self.class_names)
+            num_thresholds, num_classes = len(calibration.thresholds), len(self.run.class_names)
             if num_thresholds != num_classes:
                 raise ValueError(f"{num_thresholds} for {num_classes} classes")
             return calibration

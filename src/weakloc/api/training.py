@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from weakloc.api.calibration import drawn_images, images_to_draw_in
+from weakloc.api.calibration import drawn_boxes, drawn_images, images_to_draw_in
 from weakloc.api.data_sets import Data, opened, require_same_classes
 from weakloc.api.runs import TrainedRun, opened_run
 from weakloc.data.sources import ImageSource
@@ -26,7 +26,6 @@ from weakloc.localize.maps import HeatMap, sigmoid
 from weakloc.methods import method_named
 from weakloc.methods.method import Preset
 from weakloc.output.drawing import draw_grid, overlay_heat
-from weakloc.predictor.calibration_heat import drawn_boxes
 from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.places import Tags
 from weakloc.predictor.predictor import fused_maps

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from tests.predictor.dot_source import DotSource, chosen
+from weakloc.api.calibration import choose_drawn, drawn_boxes, drawn_heat
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
-from weakloc.predictor.calibration_heat import choose_drawn, drawn_boxes, drawn_heat
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import SeenImage
 from weakloc.structures import ABSENT, PRESENT, Sample, Truth, TruthBox
