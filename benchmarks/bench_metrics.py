@@ -41,6 +41,7 @@ from weakloc.metrics.case import (
     ClassIndex,
     ClassMap,
     DetectionArrays,
+    MetricSetup,
     TruthArrays,
     truth_arrays,
 )
@@ -353,9 +354,12 @@ def memory_note(num_images: int) -> str:
     maps = [smooth_map(random, 7) for _ in range(8)]
     masks = [_random_mask(random) for _ in range(8)]
     # Compiles the code, which is not counted.
-    _feed(PixelPrecision(step=0.1), MeanIoU(ClassIndex(["a"])), maps, masks, 65)
+    _feed(PixelPrecision(step=0.1), MeanIoU(MetricSetup(ClassIndex(["a"]))), maps, masks, 65)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    pixels, ious = PixelPrecision(), MeanIoU(ClassIndex([str(c) for c in range(NUM_CLASSES)]))
+    pixels, ious = (
+        PixelPrecision(),
+        MeanIoU(MetricSetup(ClassIndex([str(c) for c in range(NUM_CLASSES)]))),
+    )
     _feed(pixels, ious, maps, masks, num_images)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     what = f"PxAP and mIoU of {num_images} images of {SIDE}x{SIDE}"

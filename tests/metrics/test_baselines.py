@@ -16,7 +16,7 @@ from weakloc.metrics.baselines import (
     rectangle_rle,
 )
 from weakloc.metrics.boxes import BoxPrecision
-from weakloc.metrics.case import ClassIndex, ClassMap
+from weakloc.metrics.case import ClassIndex, ClassMap, MetricSetup
 from weakloc.metrics.image_rankings import ClassificationPrecision, PointPrecision
 from weakloc.metrics.max_box import MAX_BOX_ACC, MaxBoxAccuracy
 from weakloc.metrics.uncertainty import NO_RESAMPLING, draw_image
@@ -26,6 +26,7 @@ from weakloc.structures import Mask, TruthBox
 from .oracles import case, prediction, sample
 
 CLASSES = ClassIndex(["cat", "dog"])
+SETUP = MetricSetup(CLASSES)
 SCORES = {"cat": 0.9, "dog": 0.2}
 
 
@@ -38,15 +39,15 @@ def test_an_object_in_the_middle_is_found_by_the_centre_and_one_aside_is_not():
     said = baseline_prediction("center", prediction("a", SCORES))
     middle, aside = TruthBox(0, (10.0, 5.0, 50.0, 35.0)), TruthBox(0, (0.0, 0.0, 9.0, 40.0))
     for make in (PointPrecision, BoxPrecision):
-        assert _value(make(CLASSES), [middle], said) == 1.0
-        assert _value(make(CLASSES), [aside], said) == 0.0
+        assert _value(make(SETUP), [middle], said) == 1.0
+        assert _value(make(SETUP), [aside], said) == 0.0
 
 
 def test_the_full_image_box_finds_an_object_that_fills_half_of_it():
     said = baseline_prediction("full_image", prediction("a", SCORES))
     half, less = TruthBox(0, (0.0, 0.0, 30.0, 40.0)), TruthBox(0, (0.0, 0.0, 29.0, 40.0))
-    assert _value(BoxPrecision(CLASSES), [half], said) == 1.0
-    assert _value(BoxPrecision(CLASSES), [less], said) == 0.0
+    assert _value(BoxPrecision(SETUP), [half], said) == 1.0
+    assert _value(BoxPrecision(SETUP), [less], said) == 0.0
 
 
 def test_the_central_box_covers_half_of_the_image():
@@ -93,7 +94,7 @@ def boxes_of(predictions):
 @pytest.mark.parametrize("definition", ["voc12", "voc07", "nonint"])
 def test_the_chance_precision_is_the_frequency_of_the_class(definition: Definition, random):
     convention = RankingConvention((definition,), "grouped")
-    accumulator = ClassificationPrecision(CLASSES, convention)
+    accumulator = ClassificationPrecision(MetricSetup(CLASSES, convention))
     labels = np.where(random.random((50, 2)) < 0.3, 1, -1)
     for number, row in enumerate(labels):
         said = prediction(str(number), {"cat": random.random(), "dog": random.random()})

@@ -15,8 +15,8 @@ from pycocotools.cocoeval import COCOeval
 
 from weakloc.geometry import box_ious
 from weakloc.metrics.average_precision import Definition, RankingConvention
-from weakloc.metrics.boxes import BoxPrecision, CocoPrecision, OverlapConvention
-from weakloc.metrics.case import ClassIndex
+from weakloc.metrics.boxes import BoxPrecision, CocoPrecision
+from weakloc.metrics.case import ClassIndex, MetricSetup, OverlapConvention
 from weakloc.metrics.hits import (
     corloc,
     image_corloc,
@@ -30,6 +30,7 @@ from .oracles import case, prediction, sample, slow_average_precision, slow_iou
 
 NAMES = ("cat", "dog", "cow")
 CLASSES = ClassIndex(NAMES)
+SETUP = MetricSetup(CLASSES)
 
 
 def _random_images(random, num_images=12):
@@ -115,7 +116,7 @@ def test_voc_precision_by_every_definition_equals_its_slow_reading(edges, iou):
     for seed in range(12):
         images = _random_images(np.random.default_rng(seed))
         overlap = OverlapConvention(iou, edges)
-        accumulator = BoxPrecision(CLASSES, overlap, RankingConvention(definitions))
+        accumulator = BoxPrecision(MetricSetup(CLASSES, RankingConvention(definitions), overlap))
         results = _fed(accumulator, images).compute()
         for result, definition in zip(results, definitions, strict=True):
             expected = {NAMES[c]: _slow_voc(images, c, overlap, definition) for c in range(3)}
@@ -185,7 +186,7 @@ def test_coco_precision_equals_the_coco_package(max_detections):
             (sample(each.name, each.labels, [_undifficult(g) for g in each.truth.boxes]), said)
             for each, said in images
         ]
-        accumulator = CocoPrecision(CLASSES, max_detections=max_detections)
+        accumulator = CocoPrecision(SETUP, max_detections=max_detections)
         ours = {name: result.value for name, result in _results(accumulator, images).items()}
         assert ours == pytest.approx(_coco_numbers(images, max_detections), abs=1e-9)
 
@@ -226,10 +227,10 @@ def test_the_second_detection_of_an_object_is_a_false_alarm():
     drawn = [TruthBox(0, BOX), TruthBox(0, (40.0, 0.0, 60.0, 40.0))]
     found = [("cat", BOX, 0.9), ("cat", BOX, 0.8), ("cat", (40.0, 0.0, 60.0, 40.0), 0.7)]
     images = _one_image(drawn, found)
-    result = _results(BoxPrecision(CLASSES), images)["box_map_50"]
+    result = _results(BoxPrecision(SETUP), images)["box_map_50"]
     assert result.value == pytest.approx(0.5 + 0.5 * 2 / 3)
     images = _one_image(drawn, found[::2])
-    assert _fed(BoxPrecision(CLASSES), images).compute()[0].value == 1.0
+    assert _fed(BoxPrecision(SETUP), images).compute()[0].value == 1.0
 
 
 def test_finding_a_difficult_object_is_ignored_however_often():
@@ -237,19 +238,19 @@ def test_finding_a_difficult_object_is_ignored_however_often():
     hard = TruthBox(0, (40.0, 0.0, 60.0, 40.0), difficult=True)
     found = [("cat", hard.box, 0.9), ("cat", hard.box, 0.8), ("cat", BOX, 0.7)]
     images = _one_image([TruthBox(0, BOX), hard], found)
-    assert _fed(BoxPrecision(CLASSES), images).compute()[0].value == 1.0
+    assert _fed(BoxPrecision(SETUP), images).compute()[0].value == 1.0
 
 
 def test_boxes_of_unknown_or_undrawn_classes_are_not_judged():
     found = [("cat", BOX, 0.5), ("dog", BOX, 0.9)]
     for label, expected in ((0, 1.0), (1, 1.0)):
         images = [(sample("a", [1, label, -1], [TruthBox(0, BOX)]), prediction("a", boxes=found))]
-        assert _fed(BoxPrecision(CLASSES), images).compute()[0].per_class["cat"] == expected
+        assert _fed(BoxPrecision(SETUP), images).compute()[0].per_class["cat"] == expected
     wrong = [
         (sample("a", [1, -1, -1], [TruthBox(0, BOX)]), prediction("a", boxes=found)),
         (sample("b", [-1, 1, -1], [TruthBox(1, BOX)]), prediction("b", boxes=[("dog", BOX, 0.1)])),
     ]
-    assert _fed(BoxPrecision(CLASSES), wrong).compute()[0].per_class["dog"] == 0.5
+    assert _fed(BoxPrecision(SETUP), wrong).compute()[0].per_class["dog"] == 0.5
 
 
 @settings(max_examples=25, deadline=None)
@@ -257,23 +258,23 @@ def test_boxes_of_unknown_or_undrawn_classes_are_not_judged():
 def test_a_detection_on_nothing_never_raises_the_precision(seed, data):
     random = np.random.default_rng(seed)
     images = _random_images(random, 4)
-    before = _fed(BoxPrecision(CLASSES), images).compute()[0]
+    before = _fed(BoxPrecision(SETUP), images).compute()[0]
     each, said = images[0]
     score = data.draw(st.sampled_from([0.0, 0.3, 2.0]))
     nothing = ("cat", (1000.0, 0.0, 1010.0, 10.0), score)
     more = prediction("x", boxes=[*((b.class_name, b.box, b.score) for b in said.boxes), nothing])
     images[0] = (each, more)
-    after = _fed(BoxPrecision(CLASSES), images).compute()[0]
+    after = _fed(BoxPrecision(SETUP), images).compute()[0]
     assert before.value is None or after.value <= before.value + 1e-12
 
 
 def test_the_order_of_the_images_changes_no_bit(random):
     images = _random_images(random, 30)
     for make in (
-        lambda: BoxPrecision(CLASSES),
-        lambda: CocoPrecision(CLASSES),
-        lambda: corloc(CLASSES),
-        lambda: instance_recall(CLASSES),
+        lambda: BoxPrecision(SETUP),
+        lambda: CocoPrecision(SETUP),
+        lambda: corloc(SETUP),
+        lambda: instance_recall(SETUP),
     ):
         resampling = Resampling(50)
         whole = _fed(make(), images, resampling=resampling).compute()
@@ -296,7 +297,7 @@ def test_corloc_takes_the_best_box_of_each_class_present_and_counts_difficult_ob
             prediction("b", boxes=[("cat", BOX, 0.1), ("cat", (0, 0, 1, 1), 0.9)]),
         ),
     ]
-    result = _results(corloc(CLASSES), images)["corloc"]
+    result = _results(corloc(SETUP), images)["corloc"]
     assert result.per_class == {"cat": 0.5, "dog": 0.0}
     assert result.value == 0.25
     assert result.left_out == ("cow",)
@@ -305,11 +306,14 @@ def test_corloc_takes_the_best_box_of_each_class_present_and_counts_difficult_ob
 def test_half_an_overlap_is_enough():
     half = (10.0, 5.0, 20.0, 25.0)
     images = _one_image([TruthBox(0, BOX)], [("cat", half, 0.9)])
-    assert _results(corloc(CLASSES), images)["corloc"].value == 1.0
+    assert _results(corloc(SETUP), images)["corloc"].value == 1.0
     inclusive = OverlapConvention(0.5, "inclusive")
-    assert _results(corloc(CLASSES, inclusive), images)["corloc_inclusive"].value == 1.0
+    assert (
+        _results(corloc(MetricSetup(CLASSES, overlap=inclusive)), images)["corloc_inclusive"].value
+        == 1.0
+    )
     less = _one_image([TruthBox(0, BOX)], [("cat", (10.0, 5.0, 19.9, 25.0), 0.9)])
-    assert _results(corloc(CLASSES), less)["corloc"].value == 0.0
+    assert _results(corloc(SETUP), less)["corloc"].value == 0.0
 
 
 def test_image_corloc_disregards_classes_and_averages_over_images():
@@ -318,16 +322,16 @@ def test_image_corloc_disregards_classes_and_averages_over_images():
         (sample("b", [1, 0, 0], [TruthBox(0, BOX)]), prediction("b")),
         (sample("c", [0, 0, 0], []), prediction("c", boxes=[("dog", BOX, 0.5)])),
     ]
-    result = _results(image_corloc(), images)["image_corloc"]
+    result = _results(image_corloc(SETUP), images)["image_corloc"]
     assert result.value == 0.5
-    assert _results(corloc(CLASSES), images)["corloc"].value == 0.0
+    assert _results(corloc(SETUP), images)["corloc"].value == 0.0
 
 
 def test_recall_of_several_instances_counts_each_object_once():
     drawn = [TruthBox(0, BOX), TruthBox(0, (40.0, 0.0, 60.0, 40.0)), TruthBox(1, BOX)]
     found = [("cat", BOX, 0.9), ("cat", BOX, 0.8), ("dog", BOX, 0.5)]
     images = [(sample("a", [1, 1, -1], drawn), prediction("a", boxes=found))]
-    results = _results(instance_recall(CLASSES), images)
+    results = _results(instance_recall(SETUP), images)
     assert results["instance_recall"].value == pytest.approx(2 / 3)
     assert results["multi_instance_recall"].value == pytest.approx(1 / 2)
     assert results["multi_instance_recall"].left_out == ("dog", "cow")
@@ -354,7 +358,9 @@ def _localized(cases):
         )
     return {
         name: result.value
-        for name, result in _results(single_object_localization(MANY), images, MANY).items()
+        for name, result in _results(
+            single_object_localization(MetricSetup(MANY)), images, MANY
+        ).items()
     }
 
 

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, to
 
 from weakloc.errors import DataError, PredictionsError
 from weakloc.metrics.average_precision import RankingConvention
-from weakloc.metrics.case import ClassIndex
+from weakloc.metrics.case import ClassIndex, MetricSetup
 from weakloc.metrics.hits import accuracy
 from weakloc.metrics.image_rankings import ClassificationPrecision
 from weakloc.metrics.uncertainty import Resampling
@@ -19,6 +19,7 @@ from weakloc.metrics.uncertainty import Resampling
 from .oracles import case, prediction, sample, slow_average_precision
 
 NAMES = ("cat", "dog", "cow")
+SETUP = MetricSetup(ClassIndex(NAMES))
 
 
 def _fed(accumulator, scores, labels, order=None, names=NAMES):
@@ -35,7 +36,7 @@ def test_every_class_equals_scikit_learn_where_the_definitions_coincide(random):
     labels = random.integers(0, 2, (60, 3)) * 2 - 1
     convention = RankingConvention(definitions=("nonint",), ties="grouped")
     (result,) = _fed(
-        ClassificationPrecision(ClassIndex(NAMES), convention), scores, labels
+        ClassificationPrecision(MetricSetup(ClassIndex(NAMES), convention)), scores, labels
     ).compute()
     expected = [average_precision_score(labels[:, c] > 0, scores[:, c]) for c in range(3)]
     assert list(result.per_class.values()) == pytest.approx(expected, abs=1e-12)
@@ -47,7 +48,7 @@ def test_unknown_tags_are_skipped_and_classes_without_positives_are_listed(rando
     scores = random.random((30, 3))
     labels = random.integers(-1, 2, (30, 3))
     labels[:, 1] = np.where(labels[:, 1] > 0, 0, labels[:, 1])
-    (result,) = _fed(ClassificationPrecision(ClassIndex(NAMES)), scores, labels).compute()
+    (result,) = _fed(ClassificationPrecision(SETUP), scores, labels).compute()
     expected = {
         NAMES[c]: slow_average_precision(
             scores[:, c], labels[:, c], (labels[:, c] > 0).sum(), "voc12"
@@ -63,26 +64,24 @@ def test_unknown_tags_are_skipped_and_classes_without_positives_are_listed(rando
 def test_order_and_merging_change_no_bit(random):
     scores = np.round(random.random((40, 3)), 1)
     labels = random.integers(-1, 2, (40, 3))
-    whole = _fed(ClassificationPrecision(ClassIndex(NAMES)), scores, labels)
+    whole = _fed(ClassificationPrecision(SETUP), scores, labels)
     shuffled = random.permutation(40)
-    first = _fed(ClassificationPrecision(ClassIndex(NAMES)), scores, labels, shuffled[:15])
-    first.merge(_fed(ClassificationPrecision(ClassIndex(NAMES)), scores, labels, shuffled[15:]))
+    first = _fed(ClassificationPrecision(SETUP), scores, labels, shuffled[:15])
+    first.merge(_fed(ClassificationPrecision(SETUP), scores, labels, shuffled[15:]))
     assert first.compute() == whole.compute()
     assert np.array_equal(first.compute()[0].replicates, whole.compute()[0].replicates)
 
 
 def test_an_image_that_two_processes_measured_is_an_error(random):
-    first = _fed(ClassificationPrecision(ClassIndex(NAMES)), np.ones((2, 3)), np.ones((2, 3)))
-    second = _fed(ClassificationPrecision(ClassIndex(NAMES)), np.ones((1, 3)), np.ones((1, 3)))
+    first = _fed(ClassificationPrecision(SETUP), np.ones((2, 3)), np.ones((2, 3)))
+    second = _fed(ClassificationPrecision(SETUP), np.ones((1, 3)), np.ones((1, 3)))
     with pytest.raises(PredictionsError, match=r"000\.jpg.*twice"):
         first.merge(second)
 
 
 def test_without_any_positive_the_result_says_so():
     for labels in (np.empty((0, 3)), -np.ones((4, 3))):
-        (result,) = _fed(
-            ClassificationPrecision(ClassIndex(NAMES)), np.ones_like(labels), labels
-        ).compute()
+        (result,) = _fed(ClassificationPrecision(SETUP), np.ones_like(labels), labels).compute()
         assert result.value is None
         assert result.unavailable == "no class has a positive"
         assert result.left_out == NAMES
@@ -90,7 +89,7 @@ def test_without_any_positive_the_result_says_so():
 
 
 def test_a_missing_class_score_is_an_error():
-    accumulator = ClassificationPrecision(ClassIndex(NAMES))
+    accumulator = ClassificationPrecision(SETUP)
     said = prediction("a.jpg", {"cat": 1, "dog": 0})
     with pytest.raises(PredictionsError, match=r"a\.jpg: class 'cow' has no score"):
         accumulator.update(case(sample("a.jpg", [1, -1, -1]), said, ClassIndex(NAMES)))
@@ -103,7 +102,9 @@ def test_accuracies_equal_scikit_learn(random):
     labels = np.where(np.arange(8) == truth[:, None], 1, -1)
     results = {
         result.name: result
-        for result in _fed(accuracy(ClassIndex(names)), scores, labels, names=names).compute()
+        for result in _fed(
+            accuracy(MetricSetup(ClassIndex(names))), scores, labels, names=names
+        ).compute()
     }
     for k in (1, 5):
         expected = top_k_accuracy_score(truth, scores, k=k, labels=np.arange(8))
@@ -117,7 +118,7 @@ def test_on_a_balanced_set_mean_class_accuracy_is_accuracy(random):
     truth = np.repeat(np.arange(3), 10)
     scores = random.random((30, 3))
     labels = np.where(np.arange(3) == truth[:, None], 1, -1)
-    results = {r.name: r for r in _fed(accuracy(ClassIndex(NAMES)), scores, labels).compute()}
+    results = {r.name: r for r in _fed(accuracy(SETUP), scores, labels).compute()}
     assert results["mean_class_accuracy"].value == pytest.approx(results["top_1_accuracy"].value)
     assert results["mean_class_accuracy"].value == pytest.approx(
         balanced_accuracy_score(truth, scores.argmax(1))
@@ -127,10 +128,10 @@ def test_on_a_balanced_set_mean_class_accuracy_is_accuracy(random):
 
 def test_equal_scores_go_to_the_earlier_class():
     labels = [[1, -1, -1], [-1, 1, -1]]
-    top_1 = _fed(accuracy(ClassIndex(NAMES)), np.ones((2, 3)), labels).compute()[0]
+    top_1 = _fed(accuracy(SETUP), np.ones((2, 3)), labels).compute()[0]
     assert top_1.per_class == {"cat": 1.0, "dog": 0.0}
 
 
 def test_accuracy_of_an_image_with_two_tags_is_an_error():
     with pytest.raises(DataError, match="2 classes are present"):
-        _fed(accuracy(ClassIndex(NAMES)), np.ones((1, 3)), [[1, 1, -1]])
+        _fed(accuracy(SETUP), np.ones((1, 3)), [[1, 1, -1]])

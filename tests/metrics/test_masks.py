@@ -12,7 +12,14 @@ from sklearn.metrics import average_precision_score, confusion_matrix
 
 from weakloc.errors import DataError, PredictionsError
 from weakloc.geometry import nearest_cells
-from weakloc.metrics.case import VOID, ClassIndex, ImageTruth, read_labels, truth_labels
+from weakloc.metrics.case import (
+    VOID,
+    ClassIndex,
+    ImageTruth,
+    MetricSetup,
+    read_labels,
+    truth_labels,
+)
 from weakloc.metrics.max_box import normalize_map
 from weakloc.metrics.pixels import (
     MeanIoU,
@@ -31,6 +38,7 @@ from .oracles import case, prediction, sample
 
 NAMES = ("cat", "dog")
 CLASSES = ClassIndex(NAMES)
+SETUP = MetricSetup(CLASSES)
 SHAPE = (24, 31)
 
 
@@ -99,7 +107,7 @@ def test_maps_that_are_not_finite_or_not_of_the_masks_size_are_errors():
 
 def test_the_memory_of_the_sums_does_not_grow_with_the_images(random):
     truth = random.integers(0, 2, (16, 17)).astype(np.uint8)
-    maps, ious = PixelPrecision(), MeanIoU(CLASSES)
+    maps, ious = PixelPrecision(), MeanIoU(SETUP)
 
     def feed(start, end):
         for number in range(start, end):
@@ -115,7 +123,7 @@ def test_the_memory_of_the_sums_does_not_grow_with_the_images(random):
 
 
 def _mean_iou(pairs, **options):
-    accumulator = MeanIoU(CLASSES, **options)
+    accumulator = MeanIoU(SETUP, **options)
     for number, (predicted, truth) in enumerate(pairs):
         accumulator.add(draw(str(number)), predicted.astype(np.uint8), truth.astype(np.uint8))
     return accumulator
@@ -166,7 +174,7 @@ def test_the_order_of_the_images_does_not_change_the_mean_iou(random):
     pairs = [(random.integers(0, 3, SHAPE), random.integers(0, 3, SHAPE)) for _ in range(20)]
 
     def part(numbers):
-        accumulator = MeanIoU(CLASSES)
+        accumulator = MeanIoU(SETUP)
         for number in numbers:
             labels = (each.astype(np.uint8) for each in pairs[number])
             accumulator.add(draw(str(number), Resampling(50)), *labels)
@@ -190,7 +198,7 @@ def test_knowing_the_tags_turns_masks_of_other_classes_into_background():
     )
     results = {}
     for knowing in ("nothing", "tags"):
-        accumulator = MeanIoU(CLASSES, knowing=knowing)
+        accumulator = MeanIoU(SETUP, knowing=knowing)
         accumulator.update(case(sample("a", [1, -1], [], masks=drawn), said, CLASSES))
         (result,) = accumulator.compute()
         results[result.name] = result.value
@@ -199,7 +207,7 @@ def test_knowing_the_tags_turns_masks_of_other_classes_into_background():
 
 
 def test_an_image_without_drawn_masks_counts_only_where_nothing_should_be_seen():
-    accumulator = MeanIoU(CLASSES)
+    accumulator = MeanIoU(SETUP)
     for labels in ([1, -1], [0, -1], [-1, -1]):
         said = prediction("a", size=(31, 24))
         accumulator.update(case(sample(str(labels), labels), said, CLASSES))
@@ -210,9 +218,9 @@ def test_an_image_without_drawn_masks_counts_only_where_nothing_should_be_seen()
 
 def test_a_prediction_of_another_size_is_an_error():
     with pytest.raises(PredictionsError, match="the prediction is 4 x 3, the drawn"):
-        MeanIoU(CLASSES).add(draw("a"), np.zeros((3, 4), np.uint8), np.zeros(SHAPE, np.uint8))
+        MeanIoU(SETUP).add(draw("a"), np.zeros((3, 4), np.uint8), np.zeros(SHAPE, np.uint8))
     with pytest.raises(ValueError, match="predicted label 3 with 2 classes"):
-        MeanIoU(CLASSES).add(draw("a"), np.full(SHAPE, 3, np.uint8), np.zeros(SHAPE, np.uint8))
+        MeanIoU(SETUP).add(draw("a"), np.full(SHAPE, 3, np.uint8), np.zeros(SHAPE, np.uint8))
 
 
 def test_masks_are_painted_best_over_others():

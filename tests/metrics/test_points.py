@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from weakloc.errors import PredictionsError
 from weakloc.metrics.average_precision import RankingConvention
-from weakloc.metrics.case import ClassIndex
+from weakloc.metrics.case import ClassIndex, MetricSetup
 from weakloc.metrics.hits import pointing_accuracy
 from weakloc.metrics.image_rankings import (
     TOLERANCES,
@@ -22,13 +22,14 @@ from weakloc.structures import TruthBox
 from .oracles import case, prediction, sample
 
 CLASSES = ClassIndex(["cat"])
+SETUP = MetricSetup(CLASSES)
 BOX = (10.0, 5.0, 30.0, 25.0)
 INSIDE, OUTSIDE = (12.0, 20.0), (50.0, 20.0)
 
 
 def _measured(images, accumulator=None):
     """Images are (score, place, label, boxes)."""
-    accumulator = accumulator or PointPrecision(CLASSES)
+    accumulator = accumulator or PointPrecision(SETUP)
     for number, (score, place, label, boxes) in enumerate(images):
         name = f"{number}.jpg"
         points = [] if place is None else [("cat", *place, 0.5)]
@@ -46,7 +47,7 @@ def test_hit_negative_miss_hit_has_its_published_value():
         (0.6, INSIDE, 1, [TruthBox(0, BOX)]),
     ]
     assert _measured(images).value == pytest.approx(0.5)
-    tags = _measured(images, ClassificationPrecision(CLASSES))
+    tags = _measured(images, ClassificationPrecision(SETUP))
     assert tags.value == pytest.approx(0.833333, abs=1e-6)
 
 
@@ -91,7 +92,7 @@ def test_an_image_without_a_point_is_missed_and_counted():
 def test_the_tolerance_counts_points_nearer_than_itself(distance, tolerance):
     """MET-07."""
     place = (BOX[2] + distance, 10.0)
-    accumulator = PointPrecision(CLASSES, PointConvention(tolerance=tolerance))
+    accumulator = PointPrecision(SETUP, PointConvention(tolerance=tolerance))
     result = _measured([(0.5, place, 1, [TruthBox(0, BOX)])], accumulator)
     assert result.value == float(place[0] < BOX[2] + tolerance)
 
@@ -114,16 +115,16 @@ def test_with_a_perfect_locator_point_precision_is_classification_precision(labe
         (float(score), INSIDE, label, [TruthBox(0, BOX)] if label > 0 else [])
         for score, label in zip(scores, labels, strict=True)
     ]
-    points = _measured(images, PointPrecision(CLASSES, convention=convention))
-    tags = _measured(images, ClassificationPrecision(CLASSES, convention))
+    points = _measured(images, PointPrecision(MetricSetup(CLASSES, convention)))
+    tags = _measured(images, ClassificationPrecision(MetricSetup(CLASSES, convention)))
     assert points.value == tags.value
 
 
 def test_ranking_by_heat_uses_the_heat_of_the_best_point():
     """The class score ranks the false alarm first, the heat ranks the hit first."""
     classes = ClassIndex(["cat"])
-    by_heat = PointPrecision(classes, PointConvention(rank_by="heat"))
-    by_class = PointPrecision(classes)
+    by_heat = PointPrecision(MetricSetup(classes), PointConvention(rank_by="heat"))
+    by_class = PointPrecision(MetricSetup(classes))
     images = [("a", 1, 0.3, 5.0), ("b", -1, 0.6, -2.0), ("c", -1, 0.1, -7.0)]
     for name, label, score, heat in images:
         truth = [TruthBox(0, BOX)] if label > 0 else []
@@ -137,20 +138,20 @@ def test_ranking_by_heat_uses_the_heat_of_the_best_point():
 
 def test_ranking_by_heat_uses_the_score_of_points_that_say_no_heat():
     classes = ClassIndex(["cat"])
-    accumulator = PointPrecision(classes, PointConvention(rank_by="heat"))
+    accumulator = PointPrecision(MetricSetup(classes), PointConvention(rank_by="heat"))
     said = prediction("a", points=[("cat", *OUTSIDE, 0.2), ("cat", *INSIDE, 0.4)])
     accumulator.update(case(sample("a", [1], [TruthBox(0, BOX)]), said, classes))
     said = prediction("b", points=[("cat", *INSIDE, 0.3)])
     accumulator.update(case(sample("b", [-1], []), said, classes))
     assert accumulator.compute()[0].value == 1.0
-    by_class = PointPrecision(classes)
+    by_class = PointPrecision(MetricSetup(classes))
     with pytest.raises(PredictionsError, match="has a point but no score"):
         by_class.update(case(sample("b", [-1], []), said, classes))
 
 
 def test_pointing_accuracy_is_a_mean_over_classes_and_counts_difficult_objects():
     classes = ClassIndex(["cat", "dog"])
-    accumulator = pointing_accuracy(classes)
+    accumulator = pointing_accuracy(MetricSetup(classes))
     near, far = (BOX[2] + 15.0, 10.0), (BOX[2] + 15.01, 10.0)
     for number, place in enumerate([near, far, INSIDE]):
         objects = [TruthBox(0, BOX, difficult=True), TruthBox(1, BOX)]

@@ -21,12 +21,16 @@ from weakloc.geometry import GridTransform
 from weakloc.localize.maps import resample
 from weakloc.methods.method import PlaceRules
 from weakloc.metrics.average_precision import Definition, RankingConvention
-from weakloc.metrics.boxes import OverlapConvention
-from weakloc.metrics.case import ClassIndex, ClassMap, pair_predictions
+from weakloc.metrics.case import (
+    ClassIndex,
+    ClassMap,
+    MetricSetup,
+    OverlapConvention,
+    pair_predictions,
+)
 from weakloc.metrics.evaluation import (
     METRICS,
     Evaluation,
-    MetricSetup,
     PredictedKind,
     Report,
     predicted_kinds,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numba import njit
@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 
 from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.average_precision import (
-    DEFAULT_RANKING,
     RankedClasses,
     Ranking,
-    RankingConvention,
     Ties,
     class_precisions,
     class_recalls,
@@ -25,53 +23,20 @@ from weakloc.metrics.average_precision import (
     rank_sorted,
 )
 from weakloc.metrics.case import (
+    DEFAULT_OVERLAP,
     FALSE_ALARM,
     FOUND,
     IGNORED,
     Case,
-    ClassIndex,
     DetectionArrays,
+    MetricSetup,
+    OverlapConvention,
     TruthArrays,
 )
 from weakloc.metrics.result import MetricResult
 from weakloc.metrics.uncertainty import ImageRecords
 
-Edges: TypeAlias = Literal["half-open", "inclusive"]
 ImageBoxes: TypeAlias = tuple[DetectionArrays, TruthArrays]
-
-
-@dataclass(frozen=True, slots=True)
-class OverlapConvention:
-    """When two boxes are the same object.
-
-    "inclusive" edges add one pixel to every width and height, as evaluators do that take right
-    and bottom for the last pixels inside; boxes are compared as they are given.
-    """
-
-    iou: float = 0.5
-    edges: Edges = "half-open"
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.iou <= 1.0:
-            raise ValueError(f"an IoU threshold lies in [0, 1], not at {self.iou}")
-
-    @property
-    def is_inclusive(self) -> bool:
-        return self.edges == "inclusive"
-
-    def passes(self, ious: FloatArray) -> NDArray[np.bool_]:
-        return np.asarray(ious >= self.iou)
-
-    def __str__(self) -> str:
-        return f"IoU >= {self.iou:g}, {self.edges} boxes"
-
-    @property
-    def suffix(self) -> str:
-        """Of the names of what is counted by it."""
-        return "_inclusive" if self.is_inclusive else ""
-
-
-DEFAULT_OVERLAP = OverlapConvention()
 
 
 Table = TypeVar("Table", DetectionArrays, TruthArrays)
@@ -182,44 +147,44 @@ def box_iou(first: FloatArray, second: FloatArray, extra: float) -> float:
     return float(shared / (area + other - shared))
 
 
-class BoxPrecision:
+class BoxRanking(ABC):
+    """Keeps the boxes of every image, predicted and drawn."""
+
+    def __init__(self, setup: MetricSetup) -> None:
+        self.setup = setup
+        self._records: ImageRecords[ImageBoxes] = ImageRecords()
+
+    def update(self, case: Case) -> None:
+        self._records.add(case.draw, (case.detections, case.truth.objects))
+
+    @abstractmethod
+    def compute(self) -> tuple[MetricResult, ...]: ...
+
+
+class BoxPrecision(BoxRanking):
     """Average precision of boxes by Pascal VOC's matching.
 
     Difficult objects and crowds are neither found nor missed. Detections of a class that is
     unknown on the image, or present there but not drawn, are left out: nobody can judge them.
     """
 
-    def __init__(
-        self,
-        classes: ClassIndex,
-        overlap: OverlapConvention = DEFAULT_OVERLAP,
-        convention: RankingConvention = DEFAULT_RANKING,
-    ) -> None:
-        self.classes = classes
-        self.overlap = overlap
-        self.convention = convention
-        self._records: ImageRecords[ImageBoxes] = ImageRecords()
-
-    def update(self, case: Case) -> None:
-        self._records.add(case.draw, (case.detections, case.truth.objects))
-
     def compute(self) -> tuple[MetricResult, ...]:
         images, records = self._records.sorted()
         detections, truth = flatten(records)
-        num_classes = len(self.classes)
+        classes, overlap, ranking = self.setup.classes, self.setup.overlap, self.setup.ranking
         ranked = RankedClasses(
             rankings=rank_detections(
-                detections, truth, num_classes, overlap=self.overlap, ties=self.convention.ties
+                detections, truth, len(classes), overlap=overlap, ties=ranking.ties
             ),
-            positives=count_objects(truth, num_images=len(records), num_classes=num_classes),
+            positives=count_objects(truth, num_images=len(records), num_classes=len(classes)),
             images=images,
-            class_names=self.classes.names,
+            class_names=classes.names,
         )
         return mean_average_precision(
-            f"box_map_{round(100 * self.overlap.iou)}{self.overlap.suffix}",
+            f"box_map_{round(100 * overlap.iou)}{overlap.suffix}",
             ranked,
-            self.convention,
-            described=str(self.overlap),
+            ranking,
+            described=str(overlap),
             details={
                 "num_detections": len(detections.scores),
                 "num_objects": int((~truth.ignored).sum()),
@@ -267,28 +232,24 @@ def count_objects(truth: TruthArrays, *, num_images: int, num_classes: int) -> I
 COCO_IOUS = np.linspace(0.5, 0.95, 10)  # the evaluator's own numbers, 0.6000000000000001 included
 
 
-class CocoPrecision:
+class CocoPrecision(BoxRanking):
     """COCO's AP (101 recalls, IoU 0.50 to 0.95), AP50, AP75 and average recall, area "all".
 
     Crowds swallow any number of detections and are compared by the share of the detection inside
     them. Difficult objects count as objects outside the area range do: matched, not counted.
     """
 
-    def __init__(self, classes: ClassIndex, *, max_detections: int = 100) -> None:
-        self.classes = classes
+    def __init__(self, setup: MetricSetup, *, max_detections: int = 100) -> None:
+        super().__init__(setup)
         self.max_detections = max_detections
-        self._records: ImageRecords[ImageBoxes] = ImageRecords()
-
-    def update(self, case: Case) -> None:
-        self._records.add(case.draw, (case.detections, case.truth.objects))
 
     def compute(self) -> tuple[MetricResult, ...]:
         images, records = self._records.sorted()
         detections, truth = flatten(records)
-        num_images, num_classes = len(records), len(self.classes)
+        num_images, num_classes = len(records), len(self.setup.classes)
         positives = count_objects(truth, num_images=num_images, num_classes=num_classes)
         ranked = [
-            RankedClasses(rankings, positives, images, self.classes.names)
+            RankedClasses(rankings, positives, images, self.setup.classes.names)
             for rankings in rank_coco(
                 detections, truth, num_classes, max_detections=self.max_detections
             )

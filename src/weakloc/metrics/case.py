@@ -16,12 +16,14 @@ from PIL import Image
 from weakloc.component_tree import ComponentTree
 from weakloc.errors import DataError, PredictionsError, did_you_mean
 from weakloc.geometry import FloatArray, IntArray
+from weakloc.metrics.average_precision import DEFAULT_RANKING, RankingConvention
 from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, ImageDraw, Resampling, draw_image
 from weakloc.rle import decode_mask
 from weakloc.structures import ABSENT, PRESENT, Box, Mask, Point, Prediction, Sample, TruthMask
 
 LabelPixels: TypeAlias = NDArray[np.uint8]  # (height, width)
 ScoreMap: TypeAlias = NDArray[np.floating[Any]]  # (height, width)
+Edges: TypeAlias = Literal["half-open", "inclusive"]
 MapReading: TypeAlias = Literal["clean", "compatible"]
 BACKGROUND, VOID = 0, 255
 FOUND, IGNORED, FALSE_ALARM = 1, 0, -1
@@ -48,6 +50,40 @@ class ClassIndex:
                 remedy=did_you_mean(name, self.names),
             )
         return index
+
+
+@dataclass(frozen=True, slots=True)
+class OverlapConvention:
+    """When two boxes are the same object.
+
+    "inclusive" edges add one pixel to every width and height, as evaluators do that take right
+    and bottom for the last pixels inside; boxes are compared as they are given.
+    """
+
+    iou: float = 0.5
+    edges: Edges = "half-open"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.iou <= 1.0:
+            raise ValueError(f"an IoU threshold lies in [0, 1], not at {self.iou}")
+
+    @property
+    def is_inclusive(self) -> bool:
+        return self.edges == "inclusive"
+
+    def passes(self, ious: FloatArray) -> NDArray[np.bool_]:
+        return np.asarray(ious >= self.iou)
+
+    def __str__(self) -> str:
+        return f"IoU >= {self.iou:g}, {self.edges} boxes"
+
+    @property
+    def suffix(self) -> str:
+        """Of the names of what is counted by it."""
+        return "_inclusive" if self.is_inclusive else ""
+
+
+DEFAULT_OVERLAP = OverlapConvention()
 
 
 class TruthArrays(NamedTuple):
@@ -208,6 +244,21 @@ class Case:
         c = self.truth.only_class
         score = self.scores[c]
         return int((self.scores > score).sum() + (self.scores[:c] == score).sum())
+
+
+@dataclass(frozen=True)
+class MetricSetup:
+    """What accumulators and cases are made from."""
+
+    classes: ClassIndex
+    ranking: RankingConvention = DEFAULT_RANKING
+    overlap: OverlapConvention = DEFAULT_OVERLAP
+    segmentation_values: Mapping[int, int] = field(default_factory=dict)
+    resampling: Resampling = DEFAULT_RESAMPLING
+
+    def case(self, sample: Sample, prediction: Prediction, maps: Iterable[ClassMap] = ()) -> Case:
+        truth = ImageTruth(sample, self.segmentation_values)
+        return Case(truth, prediction, self.classes, tuple(maps), self.resampling)
 
 
 def truth_arrays(sample: Sample) -> TruthArrays:

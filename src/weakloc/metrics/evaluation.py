@@ -9,17 +9,18 @@ report = evaluation.report(hidden_supervision=0)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from weakloc.extensions import Choices
-from weakloc.metrics.average_precision import DEFAULT_RANKING, RankingConvention
 from weakloc.metrics.baselines import BASELINES, baseline_case
-from weakloc.metrics.boxes import DEFAULT_OVERLAP, BoxPrecision, CocoPrecision, OverlapConvention
-from weakloc.metrics.case import Case, ClassIndex, ClassMap, ImageTruth
+from weakloc.metrics.boxes import BoxPrecision, CocoPrecision
+from weakloc.metrics.case import Case, MetricSetup
 from weakloc.metrics.hits import (
+    LOCALIZATION,
     accuracy,
     corloc,
     image_corloc,
@@ -36,12 +37,7 @@ from weakloc.metrics.image_rankings import (
 from weakloc.metrics.max_box import READINGS, MapConvention, MaxBoxAccuracy
 from weakloc.metrics.pixels import MeanIoU, PixelPrecision
 from weakloc.metrics.result import MetricResult
-from weakloc.metrics.uncertainty import (
-    DEFAULT_RESAMPLING,
-    Difference,
-    Resampling,
-    paired_difference,
-)
+from weakloc.metrics.uncertainty import Difference, paired_difference
 from weakloc.structures import PRESENT, Prediction, Sample
 
 TruthKind: TypeAlias = Literal["tags", "one tag", "boxes", "masks"]
@@ -53,21 +49,6 @@ _MISSING_TRUTH: Mapping[TruthKind, str] = {
     "boxes": "no boxes are drawn in this data set",
     "masks": "no masks are drawn in this data set",
 }
-
-
-@dataclass(frozen=True)
-class MetricSetup:
-    """What accumulators and cases are made from."""
-
-    classes: ClassIndex
-    ranking: RankingConvention = DEFAULT_RANKING
-    overlap: OverlapConvention = DEFAULT_OVERLAP
-    segmentation_values: Mapping[int, int] = field(default_factory=dict)
-    resampling: Resampling = DEFAULT_RESAMPLING
-
-    def case(self, sample: Sample, prediction: Prediction, maps: Iterable[ClassMap] = ()) -> Case:
-        truth = ImageTruth(sample, self.segmentation_values)
-        return Case(truth, prediction, self.classes, tuple(maps), self.resampling)
 
 
 class Accumulator(Protocol):
@@ -102,83 +83,39 @@ def max_box_metric(reading: MapConvention) -> Metric:
     return Metric((reading.name,), {"boxes"}, {"maps"}, lambda _: MaxBoxAccuracy(reading))
 
 
+def _point_metric(points: PointConvention, predicted: Set[PredictedKind]) -> Metric:
+    return Metric((points.name,), {"boxes"}, predicted, partial(PointPrecision, points=points))
+
+
 _BUILT_IN: Mapping[str, Metric] = {
     "classification": Metric(
-        ("classification_map",),
-        {"tags"},
-        {"scores"},
-        lambda setup: ClassificationPrecision(setup.classes, setup.ranking),
+        ("classification_map",), {"tags"}, {"scores"}, ClassificationPrecision
     ),
     "accuracy": Metric(
         ("top_1_accuracy", "top_5_accuracy", "mean_class_accuracy"),
         {"one tag"},
         {"scores"},
-        lambda setup: accuracy(setup.classes),
+        accuracy,
     ),
-    "points": Metric(
-        ("point_map",),
-        {"boxes"},
-        {"points", "scores"},
-        lambda setup: PointPrecision(setup.classes, convention=setup.ranking),
-    ),
-    "points_18px": Metric(
-        ("point_map_18px",),
-        {"boxes"},
-        {"points", "scores"},
-        lambda setup: PointPrecision(
-            setup.classes, PointConvention(TOLERANCES["oquab"]), setup.ranking
-        ),
-    ),
-    "points_by_heat": Metric(
-        ("point_map_by_heat",),
-        {"boxes"},
-        {"points"},
-        lambda setup: PointPrecision(setup.classes, PointConvention(rank_by="heat"), setup.ranking),
-    ),
-    "pointing": Metric(
-        ("pointing_accuracy",),
-        {"boxes"},
-        {"points"},
-        lambda setup: pointing_accuracy(setup.classes, TOLERANCES["pointing_game"]),
-    ),
-    "boxes": Metric(
-        ("box_map_50",),
-        {"boxes"},
-        {"boxes"},
-        lambda setup: BoxPrecision(setup.classes, setup.overlap, setup.ranking),
-    ),
+    "points": _point_metric(PointConvention(), {"points", "scores"}),
+    "points_18px": _point_metric(PointConvention(TOLERANCES["oquab"]), {"points", "scores"}),
+    "points_by_heat": _point_metric(PointConvention(rank_by="heat"), {"points"}),
+    "pointing": Metric(("pointing_accuracy",), {"boxes"}, {"points"}, pointing_accuracy),
+    "boxes": Metric(("box_map_50",), {"boxes"}, {"boxes"}, BoxPrecision),
     "coco": Metric(
-        ("coco_ap", "coco_ap_50", "coco_ap_75", "coco_ar"),
-        {"boxes"},
-        {"boxes"},
-        lambda setup: CocoPrecision(setup.classes),
+        ("coco_ap", "coco_ap_50", "coco_ap_75", "coco_ar"), {"boxes"}, {"boxes"}, CocoPrecision
     ),
-    "corloc": Metric(
-        ("corloc",), {"boxes"}, {"boxes"}, lambda setup: corloc(setup.classes, setup.overlap)
-    ),
-    "image_corloc": Metric(
-        ("image_corloc",), {"boxes"}, {"boxes"}, lambda setup: image_corloc(setup.overlap)
-    ),
+    "corloc": Metric(("corloc",), {"boxes"}, {"boxes"}, corloc),
+    "image_corloc": Metric(("image_corloc",), {"boxes"}, {"boxes"}, image_corloc),
     "recall": Metric(
-        ("instance_recall", "multi_instance_recall"),
-        {"boxes"},
-        {"boxes"},
-        lambda setup: instance_recall(setup.classes, setup.overlap),
+        ("instance_recall", "multi_instance_recall"), {"boxes"}, {"boxes"}, instance_recall
     ),
     "single_object": Metric(
-        ("gt_known_loc", "top_1_loc", "top_5_loc", "top_5_loc_first_box", "first_box_loc"),
-        {"boxes", "one tag"},
-        {"boxes", "scores"},
-        lambda setup: single_object_localization(setup.classes, setup.overlap),
+        tuple(LOCALIZATION), {"boxes", "one tag"}, {"boxes", "scores"}, single_object_localization
     ),
-    "segmentation": Metric(
-        ("mean_iou",), {"masks"}, {"masks"}, lambda setup: MeanIoU(setup.classes)
-    ),
+    "segmentation": Metric(("mean_iou",), {"masks"}, {"masks"}, MeanIoU),
     "segmentation_tags_given": Metric(
-        ("mean_iou_tags_given",),
-        {"masks", "tags"},
-        {"masks"},
-        lambda setup: MeanIoU(setup.classes, knowing="tags"),
+        ("mean_iou_tags_given",), {"masks", "tags"}, {"masks"}, partial(MeanIoU, knowing="tags")
     ),
     # Of whole score maps, which predictions do not hold: for runs, not for files.
     **{reading.name: max_box_metric(reading) for reading in READINGS},

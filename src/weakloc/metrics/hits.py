@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from weakloc.geometry import FloatArray, box_ious
-from weakloc.metrics.boxes import DEFAULT_OVERLAP, OverlapConvention, match_boxes
-from weakloc.metrics.case import Case, ClassIndex
+from weakloc.metrics.boxes import match_boxes
+from weakloc.metrics.case import Case, MetricSetup, OverlapConvention
 from weakloc.metrics.image_rankings import TOLERANCES
 from weakloc.metrics.result import MetricResult
 from weakloc.metrics.uncertainty import ImageDraw, ResampledSums, mean_of_defined, measured, ratio
@@ -75,8 +75,9 @@ class HitRates:
         )
 
 
-def accuracy(classes: ClassIndex) -> HitRates:
+def accuracy(setup: MetricSetup) -> HitRates:
     """Top-1 and top-5 accuracy on images with one tag; equal scores go to the earlier class."""
+    classes = setup.classes
     guesses = (1, 5) if len(classes) > 5 else (1,)  # five guesses among five classes tell nothing
     rates = [
         Rate(f"top_{k}_accuracy", f"true class among the {k} highest scores", "trials")
@@ -91,11 +92,12 @@ def accuracy(classes: ClassIndex) -> HitRates:
     return HitRates(classes.names, [*rates, balanced], count)
 
 
-def corloc(classes: ClassIndex, overlap: OverlapConvention = DEFAULT_OVERLAP) -> HitRates:
+def corloc(setup: MetricSetup) -> HitRates:
     """For each class, over the images that hold it: does its best box overlap an object of it?
 
     Difficult objects count. The mean is over classes.
     """
+    classes, overlap = setup.classes, setup.overlap
 
     def count(case: Case) -> HitsAndTrials:
         is_drawn = _drawn_classes(case)
@@ -108,11 +110,12 @@ def corloc(classes: ClassIndex, overlap: OverlapConvention = DEFAULT_OVERLAP) ->
     return HitRates(classes.names, [rate], count)
 
 
-def image_corloc(overlap: OverlapConvention = DEFAULT_OVERLAP) -> HitRates:
+def image_corloc(setup: MetricSetup) -> HitRates:
     """One box an image, whatever its class: does it overlap any object, whatever its class?
 
     The number of unsupervised object discovery; not comparable with `corloc`.
     """
+    overlap = setup.overlap
 
     def count(case: Case) -> HitsAndTrials:
         objects, detections = case.truth.objects.boxes, case.detections
@@ -123,12 +126,13 @@ def image_corloc(overlap: OverlapConvention = DEFAULT_OVERLAP) -> HitRates:
     return HitRates(["any"], [Rate(f"image_corloc{overlap.suffix}", meaning, "trials")], count)
 
 
-def instance_recall(classes: ClassIndex, overlap: OverlapConvention = DEFAULT_OVERLAP) -> HitRates:
+def instance_recall(setup: MetricSetup) -> HitRates:
     """The share of drawn objects that some box of their class finds, one box an object.
 
     The second number counts only images that hold several objects of the class, where a method
     that outlines one region per class must miss some.
     """
+    classes, overlap = setup.classes, setup.overlap
 
     def count(case: Case) -> HitsAndTrials:
         truth = case.truth.objects
@@ -149,7 +153,7 @@ def instance_recall(classes: ClassIndex, overlap: OverlapConvention = DEFAULT_OV
     return HitRates(classes.names, rates, count)
 
 
-_LOCALIZATION = {
+LOCALIZATION = {
     "gt_known_loc": "box of the true class",
     "top_1_loc": "true class is the first guess, its box hits",
     "top_5_loc": "true class among five guesses, its own box hits",
@@ -158,13 +162,12 @@ _LOCALIZATION = {
 }
 
 
-def single_object_localization(
-    classes: ClassIndex, overlap: OverlapConvention = DEFAULT_OVERLAP
-) -> HitRates:
+def single_object_localization(setup: MetricSetup) -> HitRates:
     """The localisation accuracies of images that hold one class."""
+    classes, overlap = setup.classes, setup.overlap
     rates = {
         name: Rate(name + overlap.suffix, f"{overlap}, {meaning}", "trials")
-        for name, meaning in _LOCALIZATION.items()
+        for name, meaning in LOCALIZATION.items()
         if len(classes) > 5 or not name.startswith("top_5")  # five guesses of five tell nothing
     }
 
@@ -186,13 +189,12 @@ def single_object_localization(
     return HitRates(classes.names, [*rates.values()], count)
 
 
-def pointing_accuracy(
-    classes: ClassIndex, tolerance: float = TOLERANCES["pointing_game"]
-) -> HitRates:
+def pointing_accuracy(setup: MetricSetup) -> HitRates:
     """The pointing game: for each tag of an image, does the class's point lie in a box of it?
 
     Knows the tags, needs no ranking, counts difficult objects; not comparable with `point_map`.
     """
+    classes, tolerance = setup.classes, TOLERANCES["pointing_game"]
 
     def count(case: Case) -> HitsAndTrials:
         is_drawn = _drawn_classes(case)

@@ -12,14 +12,8 @@ from numpy.typing import NDArray
 
 from weakloc.errors import PredictionsError
 from weakloc.geometry import FloatArray, PointXY
-from weakloc.metrics.average_precision import (
-    DEFAULT_RANKING,
-    RankedClasses,
-    RankingConvention,
-    mean_average_precision,
-    rank,
-)
-from weakloc.metrics.case import FALSE_ALARM, FOUND, IGNORED, Case, ClassIndex, TruthArrays
+from weakloc.metrics.average_precision import RankedClasses, mean_average_precision, rank
+from weakloc.metrics.case import FALSE_ALARM, FOUND, IGNORED, Case, MetricSetup, TruthArrays
 from weakloc.metrics.result import Detail, MetricResult
 from weakloc.metrics.uncertainty import ImageRecords
 from weakloc.structures import ABSENT, PRESENT, Point, Prediction
@@ -48,11 +42,8 @@ class ImageRanking(ABC):
     name: str
     described: str
 
-    def __init__(
-        self, classes: ClassIndex, convention: RankingConvention = DEFAULT_RANKING
-    ) -> None:
-        self.classes = classes
-        self.convention = convention
+    def __init__(self, setup: MetricSetup) -> None:
+        self.classes, self.convention = setup.classes, setup.ranking
         self._rows: ImageRecords[ImageRow] = ImageRecords()
 
     @abstractmethod
@@ -126,13 +117,8 @@ class PointPrecision(ImageRanking):
     difficult object is ignored while the image still counts among the positives.
     """
 
-    def __init__(
-        self,
-        classes: ClassIndex,
-        points: PointConvention = DEFAULT_POINTS,
-        convention: RankingConvention = DEFAULT_RANKING,
-    ) -> None:
-        super().__init__(classes, convention)
+    def __init__(self, setup: MetricSetup, points: PointConvention = DEFAULT_POINTS) -> None:
+        super().__init__(setup)
         self.points = points
         self.name, self.described = points.name, str(points)
 

@@ -18,6 +18,7 @@ from weakloc.metrics.case import (
     ClassIndex,
     ImageTruth,
     LabelPixels,
+    MetricSetup,
     ScoreMap,
     paint_truth,
 )
@@ -70,7 +71,8 @@ class MeanIoU:
     other classes become background: an easier task, with a name of its own.
     """
 
-    def __init__(self, classes: ClassIndex, *, knowing: Knowing = "nothing") -> None:
+    def __init__(self, setup: MetricSetup, *, knowing: Knowing = "nothing") -> None:
+        classes = setup.classes
         if len(classes) + 1 > VOID:
             raise ValueError(f"label arrays hold at most {VOID - 1} classes, not {len(classes)}")
         self.classes = classes
@@ -122,22 +124,14 @@ class MeanIoU:
 
 def confusion_of(predicted: LabelPixels, truth: LabelPixels, num_labels: int) -> IntArray:
     """Counts of (drawn, predicted) pairs; void pixels are left out."""
-    pairs = np.ascontiguousarray(predicted).ravel(), np.ascontiguousarray(truth).ravel()
-    return np.asarray(_confusion(*pairs, num_labels))
+    is_counted = truth != VOID
+    pairs = truth[is_counted].astype(np.int64) * num_labels + predicted[is_counted]
+    return np.bincount(pairs, minlength=num_labels**2).reshape(num_labels, num_labels)
 
 
 def _ious(sums: FloatArray) -> FloatArray:
     shared, predicted, drawn = np.split(sums, 3, axis=-1)
     return ratio(shared, predicted + drawn - shared)
-
-
-@njit(cache=True, nogil=True)
-def _confusion(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], num_labels: int) -> IntArray:
-    counts = np.zeros((num_labels, num_labels), dtype=np.int64)
-    for n in range(truth.size):
-        if truth[n] != VOID:
-            counts[truth[n], predicted[n]] += 1
-    return counts
 
 
 class PixelPrecision:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from weakloc.errors import PredictionsError
@@ -22,7 +21,7 @@ from weakloc.geometry import FloatArray
 from weakloc.metrics.result import Detail, Interval, MetricResult
 
 _CHUNK = 64
-_POISSON_CDF = np.cumsum([math.exp(-1.0) / math.factorial(count) for count in range(12)])
+_POISSON_CDF = np.cumsum([math.exp(-1.0) / math.factorial(count) for count in range(11)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +60,15 @@ class ImageDraw:
 
 
 def draw_image(image_name: str, resampling: Resampling) -> ImageDraw:
-    weights = np.ones(1 + resampling.resamples, dtype=np.uint8)
-    _draw(weights[1:], np.uint64(image_key(image_name, resampling.seed)), _POISSON_CDF)
-    return ImageDraw(image_name, image_key(image_name, 0), weights)
+    """Poisson(1) counts from a SplitMix64 stream."""
+    key = np.uint64(image_key(image_name, resampling.seed))
+    steps = np.arange(1, resampling.resamples + 1, dtype=np.uint64)
+    state = key + np.uint64(0x9E3779B97F4A7C15) * steps
+    mixed = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    uniform = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+    counts = np.searchsorted(_POISSON_CDF, uniform, side="right").astype(np.uint8)
+    return ImageDraw(image_name, image_key(image_name, 0), np.append(np.uint8(1), counts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,20 +240,6 @@ def image_key(image_name: str, seed: int) -> int:
     """64 bits that depend on the name and the seed alone."""
     words = hashlib.blake2b(image_name.encode(), digest_size=8, salt=seed.to_bytes(8, "little"))
     return int.from_bytes(words.digest(), "little")
-
-
-@njit(cache=True, nogil=True)
-def _draw(weights: NDArray[np.uint8], state: np.uint64, cdf: NDArray[np.float64]) -> None:
-    """Fills in Poisson(1) counts from a SplitMix64 stream."""
-    for resample in range(weights.size):
-        state += np.uint64(0x9E3779B97F4A7C15)
-        mixed = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        uniform = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
-        count = 0
-        while count < 11 and uniform >= cdf[count]:
-            count += 1
-        weights[resample] = count
 
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike) -> FloatArray:

@@ -24,7 +24,7 @@ from weakloc.errors import TrainingError
 from weakloc.geometry import GridTransform, cell_center_in_image
 from weakloc.localize.points import nearest_inside, pixel_centers
 from weakloc.methods.method import build_optimiser, build_schedule
-from weakloc.metrics.case import Case, ClassIndex, ImageTruth
+from weakloc.metrics.case import Case, ClassIndex, ImageTruth, MetricSetup
 from weakloc.metrics.image_rankings import ClassificationPrecision, PointPrecision
 from weakloc.metrics.uncertainty import NO_RESAMPLING
 from weakloc.model.losses import Loss
@@ -171,8 +171,8 @@ class Watch:
         self.start()
 
     def start(self) -> None:
-        self._scores = ClassificationPrecision(self._classes)
-        self._points = PointPrecision(self._classes)
+        self._scores = ClassificationPrecision(MetricSetup(self._classes))
+        self._points = PointPrecision(MetricSetup(self._classes))
 
     def update(
         self, batch: Batch, probabilities: Tensor, maps: Tensor, cell_transform: CellTransform
