@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import colorsys
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,7 +178,7 @@ def cover(shape: Shape, pose: Pose) -> tuple[Coverage, UnitPoint]:
 
 Pixels: TypeAlias = NDArray[np.uint8]  # (height, width, 3)
 Pattern: TypeAlias = Literal["plain", "stripes", "dots", "checks"]
-PATTERNS: tuple[Pattern, ...] = ("plain", "stripes", "dots", "checks")
+PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +256,7 @@ def _muted(random: np.random.Generator) -> NDArray[np.float64]:
     return np.asarray(color_of(hue, saturation, uniform(random, 0.15, 0.95)))
 
 
+OPAQUE = 128  # a pixel is an object's own from this coverage on
 MIN_VISIBLE = 0.4
 WELL_VISIBLE = 0.9
 InstanceMap: TypeAlias = NDArray[np.uint8]  # (height, width): 0 background, n the n-th object
@@ -281,7 +283,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Layer:
-    """Something to lay on the canvas; a pixel is its own when at least half covered."""
+    """Something to lay on the canvas."""
 
     pixels: Pixels
     coverage: Coverage
@@ -291,72 +293,48 @@ class Canvas:
     """A background on which layers are laid in order."""
 
     def __init__(self, pixels: Pixels) -> None:
-        self._pixels = pixels.copy()
-        self._instances: InstanceMap = np.zeros(pixels.shape[:2], dtype=np.uint8)
-        self._classes: list[int] = []
-        self._whole: list[int] = []  # pixels of each object, also those beyond the border
-        self._inside: list[int] = []  # of them, those within the border
-        self._visible: list[int] = []
-        self.size = (pixels.shape[1], pixels.shape[0])
+        self._picture = Image.fromarray(pixels)
+        self._instances = Image.new("L", self._picture.size)
+        self._laid: list[tuple[int, int, int]] = []  # class, all pixels, those within the border
+        self.size = self._picture.size
         self.last_corner: tuple[int, int] | None = None  # (left, top) of the object laid last
 
     def lay_object(self, layer: Layer, *, left: int, top: int, class_index: int) -> bool:
         """Lays an object of a class; False, and no change, where too little would be seen."""
-        whole = int(np.count_nonzero(layer.coverage >= 128))
-        region, part = self._clip(layer, left=left, top=top)
-        inside = int(np.count_nonzero(part.coverage >= 128))
-        is_seen = whole > 0 and inside >= MIN_VISIBLE * whole
-        if not is_seen or not self._lay(region, part, value=len(self._classes) + 1):
+        whole, number = int(np.count_nonzero(layer.coverage >= OPAQUE)), len(self._laid) + 1
+        if not self._lay(layer, (left, top), value=number, wholes=[*self._wholes, whole]):
             return False
-        self._classes.append(class_index)
-        self._whole.append(whole)
-        self._inside.append(inside)
-        self._visible.append(inside)
+        self._laid.append((class_index, whole, self._instances.histogram()[number]))
         self.last_corner = (left, top)
         return True
 
     def lay_distraction(self, layer: Layer, *, left: int, top: int) -> bool:
         """Lays something without a class; False, and no change, where it would hide too much."""
-        region, part = self._clip(layer, left=left, top=top)
-        return self._lay(region, part, value=0)
+        return self._lay(layer, (left, top), value=0, wholes=self._wholes)
 
     def scene(self) -> Scene:
-        objects = []
-        for index, class_index in enumerate(self._classes):
-            rows, columns = np.nonzero(self._instances == index + 1)
-            left, top = float(columns.min()), float(rows.min())
-            objects.append(
-                SceneObject(
-                    class_index,
-                    (left, top, float(columns.max() + 1), float(rows.max() + 1)),
-                    occluded=self._visible[index] < WELL_VISIBLE * self._inside[index],
-                    truncated=self._inside[index] < WELL_VISIBLE * self._whole[index],
-                )
-            )
-        return Scene(self._pixels.copy(), self._instances.copy(), tuple(objects))
+        objects, instances = [], np.array(self._instances)
+        for number, (class_index, whole, inside) in enumerate(self._laid, start=1):
+            is_seen = instances == number
+            left, top, right, bottom = map(float, Image.fromarray(is_seen).getbbox() or ())
+            occluded = bool(np.count_nonzero(is_seen) < WELL_VISIBLE * inside)
+            truncated, box = inside < WELL_VISIBLE * whole, (left, top, right, bottom)
+            objects.append(SceneObject(class_index, box, occluded, truncated))
+        return Scene(np.array(self._picture), instances, tuple(objects))
 
-    def _clip(self, layer: Layer, *, left: int, top: int) -> tuple[tuple[slice, slice], Layer]:
-        """The part of the canvas under a layer, and the part of the layer on the canvas."""
-        height, width = layer.coverage.shape
-        rows = slice(max(top, 0), max(min(top + height, self.size[1]), 0))
-        columns = slice(max(left, 0), max(min(left + width, self.size[0]), 0))
-        inner = (
-            slice(rows.start - top, max(rows.stop - top, rows.start - top)),
-            slice(columns.start - left, max(columns.stop - left, columns.start - left)),
-        )
-        return (rows, columns), Layer(layer.pixels[inner], layer.coverage[inner])
+    @property
+    def _wholes(self) -> list[int]:
+        return [whole for _, whole, _ in self._laid]
 
-    def _lay(self, region: tuple[slice, slice], part: Layer, *, value: int) -> bool:
-        """Paints a part unless it would hide too much of an object."""
-        opaque = part.coverage >= 128
-        hidden = np.bincount(self._instances[region][opaque], minlength=len(self._classes) + 1)
-        visible = [old - int(loss) for old, loss in zip(self._visible, hidden[1:], strict=True)]
-        pairs = zip(visible, self._whole, strict=True)
-        if any(num_visible < MIN_VISIBLE * whole for num_visible, whole in pairs):
+    def _lay(
+        self, layer: Layer, corner: tuple[int, int], *, value: int, wholes: Sequence[int]
+    ) -> bool:
+        """Unless too little of an object would be seen; `wholes` are the pixels of each."""
+        instances = self._instances.copy()
+        instances.paste(value, corner, Image.fromarray(layer.coverage >= OPAQUE))
+        visible = instances.histogram()[1 : len(wholes) + 1]
+        if any(n < max(MIN_VISIBLE * of, 1) for n, of in zip(visible, wholes, strict=True)):
             return False
-        self._visible = visible
-        alpha = part.coverage[..., None].astype(np.uint16)
-        mixed = self._pixels[region] * (255 - alpha) + part.pixels * alpha + 127
-        self._pixels[region] = (mixed // 255).astype(np.uint8)
-        self._instances[region][opaque] = value
+        self._picture.paste(Image.fromarray(layer.pixels), corner, Image.fromarray(layer.coverage))
+        self._instances = instances
         return True

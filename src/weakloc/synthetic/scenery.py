@@ -80,22 +80,15 @@ TEXTURE_SHARE = 0.67  # of objects that show their class's texture
 
 def draw_large(random: np.random.Generator) -> Scene:
     """One or two objects of different classes, as somebody photographs them: large, and whole."""
-    low, high = LARGE_SIDES
-    size = (int(random.integers(low, high + 1)), int(random.integers(low, high + 1)))
-    canvas = Canvas(background(random, size=size))
+    canvas = _canvas(random, LARGE_SIDES)
     for number in random.permutation(len(CLUTTER_CLASSES))[:NUM_FRAGMENTS].tolist():
         source = _object_of_class(random, number, extent=80.0, difficulty="normal")
         lay_somewhere(canvas, random, break_out(random, source))
     num_objects = 1 + int(random.random() < TWO_SHARE)
     for number in random.permutation(len(CLUTTER_CLASSES))[:num_objects].tolist():
-        extent = uniform(random, *LARGE_EXTENTS) * min(size) / num_objects**0.5
+        extent = uniform(random, *LARGE_EXTENTS) * min(canvas.size) / num_objects**0.5
         layer = _object_of_class(random, number, extent=extent, difficulty="normal")
-        height, width = layer.coverage.shape
-        for _ in range(30):
-            left = int(random.integers(max(size[0] - width, 0) + 1))
-            top = int(random.integers(max(size[1] - height, 0) + 1))
-            if canvas.lay_object(layer, left=left, top=top, class_index=number):
-                break
+        place_object(canvas, random, layer, number, overhang=0.0, beside=None)
     return canvas.scene()
 
 
@@ -136,15 +129,20 @@ def compose(
 
     The objects are drawn by class; so is what a fragment is broken out of.
     """
-    low, high = CANVAS_SIDES
-    size = (int(random.integers(low, high + 1)), int(random.integers(low, high + 1)))
-    canvas = Canvas(background(random, size=size))
-    for _ in range(int(random.integers(4, 11)) * (size[0] * size[1]) // 57600 + 2):
+    canvas = _canvas(random, CANVAS_SIDES)
+    for _ in range(int(random.integers(4, 11)) * math.prod(canvas.size) // 57600 + 2):
         source = draw_source(classes[int(random.integers(len(classes)))])
         lay_somewhere(canvas, random, break_out(random, source))
     for number in plan_classes(random, num_classes=len(classes), pair=pair):
-        place_object(canvas, random, draw_object(classes[number]), classes[number])
+        layer = draw_object(classes[number])
+        beside = canvas.last_corner if random.random() < CLOSE_SHARE else None
+        place_object(canvas, random, layer, classes[number], overhang=0.25, beside=beside)
     return canvas
+
+
+def _canvas(random: np.random.Generator, sides: tuple[int, int]) -> Canvas:
+    width, height = random.integers(sides[0], sides[1] + 1, size=2).tolist()
+    return Canvas(background(random, size=(width, height)))
 
 
 def plan_classes(
@@ -169,14 +167,20 @@ def object_extent(random: np.random.Generator) -> float:
     return float(low * math.exp(share * math.log(high / low)))
 
 
-def place_object(canvas: Canvas, random: np.random.Generator, layer: Layer, index: int) -> None:
-    """Tries places, some of them close to the last object, until one leaves enough to see."""
-    is_close = random.random() < CLOSE_SHARE
+def place_object(
+    canvas: Canvas,
+    random: np.random.Generator,
+    layer: Layer,
+    index: int,
+    *,
+    overhang: float,
+    beside: tuple[int, int] | None,
+) -> None:
+    """Tries places, those close to a corner where one is given, until one leaves enough to see."""
     for _ in range(30):
-        left, top = _somewhere(canvas, random, layer, overhang=0.25)
-        if is_close and canvas.last_corner:
-            left = canvas.last_corner[0] + int(uniform(random, -30, 31))
-            top = canvas.last_corner[1] + int(uniform(random, -30, 31))
+        left, top = _somewhere(canvas, random, layer, overhang=overhang)
+        if beside:
+            left, top = (corner + int(uniform(random, -30, 31)) for corner in beside)
         if canvas.lay_object(layer, left=left, top=top, class_index=index):
             return
 
