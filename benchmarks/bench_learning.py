@@ -31,7 +31,7 @@ from weakloc.methods.method import Method, Optimisation
 from weakloc.methods.wildcat import Wildcat
 from weakloc.settings import ReaderOptions, TrainSettings
 from weakloc.structures import DataSet
-from weakloc.synthetic.folder import artist_of, write_scenes
+from weakloc.synthetic.scenery import artist_of, write_scenes
 from weakloc.training.fit import fit
 
 SIDE = 128

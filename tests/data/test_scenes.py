@@ -27,16 +27,19 @@ from weakloc.synthetic.canvas import (
     cover,
     emblem_shapes,
 )
-from weakloc.synthetic.folder import artist_from, artist_of, draw_scene, write_scenes
 from weakloc.synthetic.scenery import (
     CLUTTER_CLASSES,
     HUES,
     PLANTED_PAIR,
     SINGLE_CLASSES,
     TEXTURES,
+    artist_from,
+    artist_of,
+    draw_scene,
     object_extent,
     plan_classes,
     surface_of,
+    write_scenes,
 )
 
 

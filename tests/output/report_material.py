@@ -26,8 +26,7 @@ from weakloc.structures import (
     Truth,
     TruthBox,
 )
-from weakloc.synthetic.folder import artist_of, draw_scene
-from weakloc.synthetic.scenery import CLUTTER_CLASSES
+from weakloc.synthetic.scenery import CLUTTER_CLASSES, artist_of, draw_scene
 
 NAMES = tuple(CLUTTER_CLASSES)
 HOSTILE = (

@@ -16,8 +16,7 @@ from weakloc.errors import DataError, SettingError
 from weakloc.files import file_name_of, write_whole
 from weakloc.settings import DataSettings
 from weakloc.structures import DataSet
-from weakloc.synthetic.folder import Kind, artist_from, artist_of, write_scenes
-from weakloc.synthetic.scenery import Difficulty
+from weakloc.synthetic.scenery import Difficulty, Kind, artist_from, artist_of, write_scenes
 from weakloc.work import Progress, num_cores, silent
 
 Data: TypeAlias = str | Path | DataSet | Iterable[Any]  # any: a `datasets.Dataset`, or a dict

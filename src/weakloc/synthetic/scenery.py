@@ -1,4 +1,6 @@
-"""Cluttered scenes, large objects, objects cut out of real photographs, and single objects.
+"""Kind, split, number and seed -> one scene, and whole folders of scenes in Pascal VOC layout.
+
+A scene depends on the seed, its split and its number alone, so the same seed gives the same bytes.
 
 Clutter: several objects of several classes on a textured canvas. In `normal`, shape, hue and
 texture together tell a class: each hue (with jitter) is shared by two shapes, each texture by two
@@ -14,6 +16,7 @@ at the head; the truth is the whole body.
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +24,24 @@ from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+from xml.sax.saxutils import escape
 
 import numpy as np
 from PIL import Image
 
 from weakloc.data.images import open_image
-from weakloc.errors import DataError
-from weakloc.geometry import BoxLTRB, clip_box
+from weakloc.data.readers.voc import label_map_text, write_label_image
+from weakloc.errors import DataError, SettingError, did_you_mean
+from weakloc.files import (
+    UNFINISHED,
+    file_name_of,
+    only_writer,
+    open_whole,
+    require_own,
+    write_text,
+    write_whole,
+)
+from weakloc.geometry import BoxLTRB, box_to_voc, clip_box
 from weakloc.rle import decode_mask, tight_box
 from weakloc.structures import DataSet, Sample, Truth
 from weakloc.synthetic.canvas import (
@@ -49,6 +63,7 @@ from weakloc.synthetic.canvas import (
     polar,
     uniform,
 )
+from weakloc.work import Progress, silent
 
 Difficulty: TypeAlias = Literal["normal", "hard"]
 
@@ -103,7 +118,7 @@ def _object_of_class(
     return paint(random, clutter_shapes()[name], pose, surface)[0]
 
 
-def draw_clutter(random: np.random.Generator, *, difficulty: Difficulty) -> Scene:
+def draw_clutter(random: np.random.Generator, difficulty: Difficulty) -> Scene:
     def draw_object(class_index: int) -> Layer:
         extent = object_extent(random)
         return _object_of_class(random, class_index, extent=extent, difficulty=difficulty)
@@ -235,11 +250,11 @@ def break_out(random: np.random.Generator, whole: Layer) -> Layer:
 def splinter(random: np.random.Generator) -> Shape:
     """An uneven polygon of three to five corners."""
     num_corners = int(random.integers(3, 6))
-    corners = []
-    for corner in range(num_corners):
-        angle = 2 * math.pi * (corner + uniform(random, -0.3, 0.3)) / num_corners
-        corners.append(polar(uniform(random, 0.6, 1.0), angle))
-    return Shape((tuple(corners),))
+    angles = (
+        2 * math.pi * (corner + uniform(random, -0.3, 0.3)) / num_corners
+        for corner in range(num_corners)
+    )
+    return Shape((tuple(polar(uniform(random, 0.6, 1.0), angle=angle) for angle in angles),))
 
 
 def _bar(random: np.random.Generator) -> Layer:
@@ -347,11 +362,8 @@ def draw_crops(random: np.random.Generator, crops: CropsByClass) -> Scene:
 SIDE = 64
 BODIES = ("bone", "pear", "pod", "slab", "wedge")
 TEXTURE_NAMES: dict[Pattern, str] = {
-    "checks": "checked",
-    "dots": "dotted",
-    "plain": "plain",
-    "stripes": "striped",
-}
+    "checks": "checked", "dots": "dotted", "plain": "plain", "stripes": "striped",
+}  # fmt: skip
 SINGLE_CLASSES = tuple(f"{texture} {body}" for texture in TEXTURE_NAMES.values() for body in BODIES)
 HEAD = (0.62, 0.0)  # of the body's half length
 
@@ -394,3 +406,140 @@ def _object(random: np.random.Generator, class_index: int) -> Layer:
     left, top = round(origin[0] + x - center[0]), round(origin[1] + y - center[1])
     canvas.lay_distraction(emblem, left=left, top=top)
     return Layer(canvas.scene().pixels, layer.coverage)
+
+
+JPEG_QUALITY = 92
+
+
+def annotation(name: str, scene: Scene, *, class_names: Sequence[str]) -> str:
+    """The XML of one scene; boxes 1-based, right and bottom pixels counted in."""
+    height, width = scene.instances.shape
+    lines = [
+        "<annotation>",
+        f"  <filename>{name}.jpg</filename>",
+        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+        "  <segmented>1</segmented>",
+    ]
+    for drawn in scene.objects:
+        corners = zip(("xmin", "ymin", "xmax", "ymax"), box_to_voc(drawn.box), strict=True)
+        bounds = "".join(f"<{corner}>{value:.0f}</{corner}>" for corner, value in corners)
+        lines += [
+            "  <object>",
+            f"    <name>{escape(class_names[drawn.class_index])}</name>",
+            f"    <truncated>{drawn.truncated:d}</truncated>",
+            f"    <occluded>{drawn.occluded:d}</occluded>",
+            "    <difficult>0</difficult>",
+            f"    <bndbox>{bounds}</bndbox>",
+            "  </object>",
+        ]
+    return "\n".join([*lines, "</annotation>"]) + "\n"
+
+
+def write_lists(
+    folder: Path, tags: Mapping[str, Mapping[str, frozenset[int]]], *, class_names: Sequence[str]
+) -> None:
+    """The lists over all scenes; `tags` is split -> name -> indices of the classes present."""
+    for split, names in tags.items():
+        listing = "".join(f"{name}\n" for name in names)
+        for task in ("Main", "Segmentation"):
+            write_text(folder / "ImageSets" / task / f"{split}.txt", listing)
+        for index, class_name in enumerate(class_names):
+            marks = "".join(f"{name} {1 if index in names[name] else -1:2d}\n" for name in names)
+            write_text(folder / "ImageSets/Main" / f"{file_name_of(class_name)}_{split}.txt", marks)
+    write_text(folder / "labelmap.txt", label_map_text(class_names))
+    with open_whole(folder / "tags.csv") as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(("path", "labels", "split"))
+        for split, names in tags.items():
+            for name, present in names.items():
+                labels = ";".join(class_names[index] for index in sorted(present))
+                table.writerow((f"JPEGImages/{name}.jpg", labels, split))
+
+
+Kind: TypeAlias = Literal["clutter", "large", "single"]
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Artist:
+    """Draws scenes of some classes, given a generator and the split."""
+
+    class_names: tuple[str, ...]
+    draw: Callable[[np.random.Generator, str], Scene]
+
+
+ARTISTS: Mapping[tuple[str, str], Artist] = {
+    ("clutter", "normal"): Artist(
+        CLUTTER_CLASSES, lambda random, _: draw_clutter(random, "normal")
+    ),
+    ("clutter", "hard"): Artist(CLUTTER_CLASSES, lambda random, _: draw_clutter(random, "hard")),
+    ("large", "normal"): Artist(CLUTTER_CLASSES, lambda random, _: draw_large(random)),
+    ("single", "normal"): Artist(SINGLE_CLASSES, lambda random, _: draw_single(random)),
+}
+
+
+def artist_of(kind: Kind, difficulty: Difficulty) -> Artist:
+    if (kind, difficulty) not in ARTISTS:
+        met, known = f"{kind} {difficulty}", [" ".join(key) for key in ARTISTS]
+        raise SettingError(f"there are no scenes {met!r}", remedy=did_you_mean(met, known))
+    return ARTISTS[kind, difficulty]
+
+
+def artist_from(data_set: DataSet) -> Artist:
+    """Draws with the objects of a real data set."""
+    crops = crops_by_split(data_set)
+    return Artist(data_set.class_names, lambda random, split: draw_crops(random, crops[split]))
+
+
+def draw_scene(artist: Artist, *, split: str, index: int, seed: int) -> Scene:
+    if seed < 0:
+        raise SettingError(f"the seed is {seed}", remedy="Give a whole number from 0 on")
+    return artist.draw(np.random.default_rng([seed, SPLITS.index(split), index]), split)
+
+
+def write_scenes(
+    folder: Path,
+    *,
+    num_train: int,
+    num_val: int,
+    seed: int,
+    artist: Artist,
+    on_progress: Progress = silent,
+) -> None:
+    """Fills an empty folder with scenes in Pascal VOC layout, or one in which this was stopped.
+
+    Until the end a mark in it says that it is not a whole data set.
+    """
+    require_own(folder, ("*",), marks=(UNFINISHED,))
+    mark = folder / UNFINISHED
+    files = f"weakloc scenes: {num_train} + {num_val} of {', '.join(artist.class_names)}\n"
+    with only_writer(folder):
+        if mark.is_file() and mark.read_text("utf-8") != files:  # some would stay
+            reason = f"was begun with other scenes ({mark.read_text('utf-8').strip()})"
+            raise DataError(reason, location=str(folder), remedy="Name a new folder")
+        write_text(mark, files)
+        tags: dict[str, dict[str, frozenset[int]]] = {split: {} for split in SPLITS}
+        counts = zip(SPLITS, (num_train, num_val), strict=True)
+        numbers = [(split, number) for split, count in counts for number in range(count)]
+        for done, (split, index) in enumerate(numbers, start=1):
+            name = f"{split}_{index:05d}"
+            scene = draw_scene(artist, split=split, index=index, seed=seed)
+            _write_scene(folder, name, scene, class_names=artist.class_names)
+            tags[split][name] = frozenset(drawn.class_index for drawn in scene.objects)
+            on_progress(done, len(numbers))
+        write_lists(folder, tags, class_names=artist.class_names)
+        mark.unlink()
+
+
+def _write_scene(folder: Path, name: str, scene: Scene, *, class_names: Sequence[str]) -> None:
+    with write_whole(folder / "JPEGImages" / f"{name}.jpg") as temporary:
+        Image.fromarray(scene.pixels).save(temporary, quality=JPEG_QUALITY)
+    values = np.array([0, *(drawn.class_index + 1 for drawn in scene.objects)], dtype=np.uint8)
+    painted = {
+        "SegmentationClass": values[scene.instances],
+        "SegmentationObject": scene.instances,
+    }
+    for kind, pixels in painted.items():
+        write_label_image(folder / kind / f"{name}.png", pixels, compress_level=1)
+    text = annotation(name, scene, class_names=class_names)
+    write_text(folder / "Annotations" / f"{name}.xml", text)
