@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from weakloc.data.augmentation import Augmentation, HorizontalFlip, InputImage, Step
+from weakloc.data.augmentation import Augmentation, HorizontalFlip, InputImage
 from weakloc.data.images import read_or_record
 from weakloc.data.sampling import EpochBatches, EveryImageOnce, SampleKey, mixed_seed
 from weakloc.data.transforms import (
@@ -139,18 +139,6 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class PlacedImage:
-    """8-bit content, not yet on its canvas, and all that will happen to it."""
-
-    index: int  # into the samples
-    content: Tensor  # (3, h, w) uint8
-    placement: Placement
-    transform: GridTransform
-    steps: tuple[Step, ...]
-    generator: Generator
-
-
-@dataclass(frozen=True, eq=False)
 class BatchReader(Dataset[Batch]):
     """The batch of some keys; for an unreadable image up to `replacements` next ones are tried.
 
@@ -166,16 +154,12 @@ class BatchReader(Dataset[Batch]):
     replacements: int
 
     def __getitem__(self, keys: Sequence[SampleKey]) -> Batch:
-        tried = [self._read(key) for key in keys]
-        placed = [images[-1] for images in tried if isinstance(images[-1], PlacedImage)]
-        # Flips alone need no normalised values: they give the same before and after.
-        stay_bytes = all(isinstance(step, HorizontalFlip) for i in placed for step in i.steps)
-        on_canvas = lay_on_canvas if stay_bytes else self.preprocessing.finish
-        views = [self._view(image, on_canvas) for image in placed]
-        width = max((view.size[0] for view in views), default=0)
-        height = max((view.size[1] for view in views), default=0)
-        views = [_enlarged(view, width, height) for view in views]
-        samples = [self.samples[image.index] for image in placed]
+        outcomes = [outcome for key in keys for outcome in self._read(key)]
+        read = [outcome for outcome in outcomes if not isinstance(outcome, BrokenImage)]
+        width = max((view.size[0] for _, view in read), default=0)
+        height = max((view.size[1] for _, view in read), default=0)
+        views = [_enlarged(view, width, height) for _, view in read]
+        samples = [self.samples[index] for index, _ in read]
         labels = np.array([sample.labels for sample in samples], dtype=np.int8)
         # default_collate stacks straight into the memory that is shared with the main process.
         images = default_collate([view.pixels for view in views]) if views else NO_IMAGES
@@ -184,23 +168,22 @@ class BatchReader(Dataset[Batch]):
             labels=torch.from_numpy(labels.reshape(-1, len(self.samples[0].labels))),
             names=tuple(sample.name for sample in samples),
             transforms=tuple(view.transform for view in views),
-            indices=torch.tensor([image.index for image in placed], dtype=torch.int64),
+            indices=torch.tensor([index for index, _ in read], dtype=torch.int64),
             seed=mixed_seed(self.seed, keys[0].epoch, keys[0].step),
-            broken=tuple(i for images in tried for i in images if isinstance(i, BrokenImage)),
+            broken=tuple(outcome for outcome in outcomes if isinstance(outcome, BrokenImage)),
         )
 
-    def _read(self, key: SampleKey) -> list[PlacedImage | BrokenImage]:
-        """The images that cannot be read, up to the first that can."""
-        tried: list[PlacedImage | BrokenImage] = []
+    def _read(self, key: SampleKey) -> Iterator[tuple[int, InputImage] | BrokenImage]:
+        """The images that cannot be read, up to the first that can, with its index."""
         for attempt in range(min(self.replacements + 1, len(self.samples))):
             index = (key.index + attempt) % len(self.samples)
             read = self.memory.read(index) if self.memory else read_picture(self.samples[index])
             if isinstance(read, Picture):
-                return [*tried, self._placed(read, index, key)]
-            tried.append(read)
-        return tried
+                yield index, self._view(read, key)
+                return
+            yield read
 
-    def _placed(self, picture: Picture, index: int, key: SampleKey) -> PlacedImage:
+    def _view(self, picture: Picture, key: SampleKey) -> InputImage:
         seed = mixed_seed(self.seed, key.epoch, key.index, key.num_repeat)
         generator = Generator().manual_seed(seed)
         placement = self.preprocessing.place(picture.size)
@@ -208,22 +191,14 @@ class BatchReader(Dataset[Batch]):
             canvas = placement.canvas_size
             region = self.augmentation.crop.draw_box(generator, picture.size, output=canvas)
             placement = Placement(region, canvas, (0, 0), canvas)
-        return PlacedImage(
-            index=index,
-            content=resample(picture.pixels, placement),
-            placement=placement,
-            transform=placement.transform(picture.base),
-            steps=self.augmentation.steps_of_use(key.num_repeat),
-            generator=generator,
-        )
-
-    def _view(
-        self, image: PlacedImage, on_canvas: Callable[[Tensor, Placement], Tensor]
-    ) -> InputImage:
-        canvas = on_canvas(image.content, image.placement)
-        view = InputImage(canvas, image.transform, self.preprocessing.std)
-        for step in image.steps:
-            view = step.apply(view, image.generator)
+        content, transform = resample(picture.pixels, placement), placement.transform(picture.base)
+        # Flips alone need no normalised values: they give the same before and after.
+        steps = (*self.augmentation.steps, *self.augmentation.duplicate_steps)
+        stays_bytes = all(isinstance(step, HorizontalFlip) for step in steps)
+        on_canvas = lay_on_canvas if stays_bytes else self.preprocessing.finish
+        view = InputImage(on_canvas(content, placement), transform, self.preprocessing.std)
+        for step in self.augmentation.steps_of_use(key.num_repeat):
+            view = step.apply(view, generator)
         return view
 
 
