@@ -42,9 +42,8 @@ from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
 from weakloc.settings import TrainSettings
 from weakloc.structures import ABSENT, PRESENT, DataSet, Sample
-from weakloc.training.features import FeatureCache
 from weakloc.training.fit import fit, make_trainer, quiet_engine
-from weakloc.training.inputs import Inputs, ResumableEpochs
+from weakloc.training.inputs import FeatureCache, Inputs, ResumableEpochs
 from weakloc.training.module import LocalizationModule
 from weakloc.training.plan import Division, TrainingPlan, chosen_hardware, count_labels, uses_bf16
 from weakloc.training.run_folder import RunHeader

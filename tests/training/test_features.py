@@ -18,8 +18,8 @@ from weakloc.errors import SettingError
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.trunk import BackboneSpec
 from weakloc.structures import DataSet, Sample
-from weakloc.training.features import Extraction, FeatureCache, FeatureStore, FeatureView
 from weakloc.training.fit import fit
+from weakloc.training.inputs import Extraction, FeatureCache, FeatureStore, FeatureView
 from weakloc.training.module import LocalizationModule
 from weakloc.training.run_folder import load_run
 

@@ -42,7 +42,7 @@ from weakloc.settings import (
     RefineSettings,
 )
 from weakloc.structures import PRESENT, DataSet
-from weakloc.training.features import content_key
+from weakloc.training.inputs import content_key
 from weakloc.training.plan import make_plan
 from weakloc.training.run_folder import CELLS_NAME, CHECKPOINT_NAME, DETECTOR_NAME, MODEL_NAME
 from weakloc.work import NO_DISPLAY, Display, Progress

@@ -39,7 +39,7 @@ from weakloc.predictor.places import Tags, read_tags
 from weakloc.predictor.predictor import Located, Predictor
 from weakloc.settings import Look, Places, ReaderOptions
 from weakloc.structures import BrokenImage, DataSet, LabelVector, Problem, ScoreMaps
-from weakloc.training.features import content_key
+from weakloc.training.inputs import content_key
 from weakloc.work import Progress, silent
 
 

@@ -39,53 +39,44 @@ def find_images(source: str) -> Iterator[ImageSource]:
     Names are relative to the folder given (for a list or table: as written), with forward
     slashes; the order is the same on every machine.
     """
-    path = Path(source)
-    if source == "-":
-        return _listed(_lines(sys.stdin), folder=Path(), location="standard input")
-    if path.is_dir():
-        shown = ", ".join(sorted(IMAGE_SUFFIXES))
-        no_image = DataError(
-            "no image in this folder", location=source, remedy=f"Looked for {shown}"
+    images, _ = _opened(source)
+    if images is None:
+        raise DataError(
+            "no such folder or file",
+            location=source,
+            remedy="Give a folder, image, quoted glob, .txt list, .csv table, .tar shards or -",
         )
-        return _below(path, images_below(source), if_none=no_image)
-    if _are_shards(source):
-        return _in_shards(source)
-    if path.is_file():
-        return _in_file(path)
-    if glob.has_magic(source):
-        return _matching(source)
-    raise DataError(
-        "no such folder or file",
-        location=source,
-        remedy="Give a folder, image, quoted glob, .txt list, .csv table, .tar shards or -",
-    )
+    return images
 
 
 def folder_of_images(source: str) -> Path | None:
     """What the names of `find_images(source)` are relative to; None for shards or what is gone."""
-    path = Path(source)
+    return _opened(source)[1]
+
+
+def _opened(source: str) -> tuple[Iterator[ImageSource] | None, Path | None]:
+    """The images of a source, of which none is looked for yet, and what they are relative to."""
+    path, suffix = Path(source), Path(source).suffix.lower()
     if source == "-":
-        return Path()
+        return _listed(_lines(sys.stdin), folder=Path(), location="standard input"), Path()
     if path.is_dir():
-        return path
-    if _are_shards(source):
-        return None
+        shown = f"Looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
+        no_image = DataError("no image in this folder", location=source, remedy=shown)
+        return _below(path, images_below(source), if_none=no_image), path
+    if source.lower().endswith(SHARD_SUFFIXES) or ("{" in source and not path.exists()):
+        return _in_shards(source), None
     if path.is_file():
-        return path.parent
-    return Path(_folder_of_glob(source)) if glob.has_magic(source) else None
-
-
-def _are_shards(source: str) -> bool:
-    return source.lower().endswith(SHARD_SUFFIXES) or ("{" in source and not Path(source).exists())
-
-
-def _in_file(path: Path) -> Iterator[ImageSource]:
-    suffix = path.suffix.lower()
-    if suffix == ".txt":
-        return _listed(_lines(text_lines(path)), folder=path.parent, location=str(path))
-    if suffix in TABLE_SUFFIXES:
-        return _listed(image_paths(path), folder=path.parent, location=str(path))
-    return iter((ImageSource(path.name, str(path)),))
+        images = iter((ImageSource(path.name, str(path)),))
+        if suffix == ".txt" or suffix in TABLE_SUFFIXES:
+            names = _lines(text_lines(path)) if suffix == ".txt" else image_paths(path)
+            images = _listed(names, folder=path.parent, location=str(path))
+        return images, path.parent
+    if glob.has_magic(source):
+        # The folder named before the first wildcard.
+        fixed = source[: min(source.find(mark) for mark in "*?[" if mark in source)]
+        folder = fixed.rpartition("/")[0] or ("/" if source.startswith("/") else ".")
+        return _matching(source, folder), Path(folder)
+    return None, None
 
 
 def _lines(lines: Iterable[str]) -> Iterator[str]:
@@ -106,8 +97,7 @@ def _below(folder: Path, names: Iterable[str], *, if_none: DataError) -> Iterato
         raise if_none
 
 
-def _matching(pattern: str) -> Iterator[ImageSource]:
-    folder = _folder_of_glob(pattern)
+def _matching(pattern: str, folder: str) -> Iterator[ImageSource]:
     paths = sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
     images = [path for path in paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
     if not images:
@@ -121,12 +111,6 @@ def _source(name: str, path: str) -> ImageSource:
     if not is_text(name):
         return ImageSource(plain(name), b"", flaw="its name is not UTF-8; rename it")
     return ImageSource(name.replace(os.sep, "/"), path)
-
-
-def _folder_of_glob(pattern: str) -> str:
-    """The folder named before the first wildcard."""
-    fixed = pattern[: min(pattern.find(mark) for mark in "*?[" if mark in pattern)]
-    return fixed.rpartition("/")[0] or ("/" if pattern.startswith("/") else ".")
 
 
 def _in_shards(source: str) -> Iterator[ImageSource]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,14 @@ class Backbone(nn.Module):
         """(width, height) of an input -> (columns, rows) of its map, by running the network."""
         features = _map_of_nothing(self.trunk, input_size)
         return features.shape[3], features.shape[2]
+
+    def weights_digest(self) -> str:
+        """Of their names and values, as hexadecimal digits."""
+        digest = sha256()
+        for name, value in sorted(self.trunk.state_dict().items()):
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
 
 def build_backbone(spec: BackboneSpec) -> Backbone:

@@ -1,29 +1,349 @@
-"""The batches of a plan: images from the loaders, or cached features under --frozen."""
+"""The batches of a plan: images from the loaders, or cached features under --frozen.
+
+With a frozen backbone its features are computed once, then only what is above them is trained. An
+image is looked at in every asked scale, plain and mirrored; each view has a store of its own.
+In training each batch draws a scale and each image whether it is mirrored; watched images are
+taken at scale 1, unmirrored. Further augmentation needs pixels and does not apply.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any, TypeAlias
 
+import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from weakloc.data.images import is_member_path
 from weakloc.data.loaders import Batch, Cache, SampleLoader
-from weakloc.data.sampling import EpochBatches, EveryImageOnce, repetition_weights
-from weakloc.errors import DataError
-from weakloc.structures import BrokenImage
-from weakloc.training.features import (
-    Extraction,
-    FeatureBatches,
-    FeatureCache,
-    FeatureView,
-    one_writer,
+from weakloc.data.sampling import (
+    EpochBatches,
+    EveryImageOnce,
+    SampleKey,
+    mixed_seed,
+    repetition_weights,
 )
+from weakloc.data.transforms import PixelSize, Preprocessing, jittered_size, resize_images
+from weakloc.errors import DataError, RunError, SettingError
+from weakloc.files import append_synced, write_json
+from weakloc.geometry import GridTransform, Size
+from weakloc.model.backbones import Backbone
+from weakloc.structures import BrokenImage, Sample
 from weakloc.training.plan import TrainingPlan
 from weakloc.work import Progress
+
+FORMAT = 1
+FeatureMaps: TypeAlias = NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMap:
+    """Where the map of an image lies in its store."""
+
+    index: int
+    image_size: Size
+
+
+class FeatureStore:
+    """`shape` is (rows, columns, channels) of one map, None until the first is written."""
+
+    def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._index_path, self._data_path = folder / "index.txt", folder / "features.f16"
+        self.shape: tuple[int, int, int] | None = None
+        self._description = dict(description)
+        self.rows: dict[str, StoredMap] = {}
+        self._maps: FeatureMaps | None = None
+        self._read()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __contains__(self, image_key: str) -> bool:
+        return image_key in self.rows
+
+    def append(
+        self, image_keys: Sequence[str], sizes: Sequence[Size], features: FeatureMaps
+    ) -> None:
+        """Adds maps (N, rows, columns, channels) of images that are not there yet."""
+        if self.shape is None:
+            rows, columns, channels = features.shape[1:]
+            self.shape = (rows, columns, channels)
+            header = {"format": FORMAT, "shape": self.shape, "made_by": self._description}
+            write_json(self.folder / "features.json", header)
+        elif features.shape[1:] != self.shape:
+            raise RunError(
+                f"feature maps of {features.shape[1:]} do not fit those of {self.shape}",
+                location=str(self.folder),
+                remedy="Delete this folder; it is computed again",
+            )
+        append_synced(self._data_path, np.ascontiguousarray(features).tobytes())
+        lines = "".join(
+            f"{key} {size[0]:g} {size[1]:g}\n" for key, size in zip(image_keys, sizes, strict=True)
+        )
+        append_synced(self._index_path, lines.encode())
+        self._maps = None
+        for key, size in zip(image_keys, sizes, strict=True):
+            self.rows[key] = StoredMap(len(self.rows), size)
+
+    def maps(self) -> FeatureMaps:
+        """All maps, (N, rows, columns, channels), read from disk when touched."""
+        assert self.shape is not None, "nothing was written yet"
+        if self._maps is None:
+            shape = (len(self.rows), *self.shape)
+            self._maps = np.memmap(self._data_path, dtype=np.float16, mode="r", shape=shape)
+        return self._maps
+
+    def _read(self) -> None:
+        """Takes up what is there and cuts off what a killed process left half-written."""
+        header_path = self.folder / "features.json"
+        if not header_path.is_file():
+            self._index_path.unlink(missing_ok=True)
+            self._data_path.unlink(missing_ok=True)
+            return
+        rows, columns, channels = json.loads(header_path.read_text(encoding="utf-8"))["shape"]
+        self.shape = (rows, columns, channels)
+        row_bytes = 2 * rows * columns * channels
+        index = self._index_path.read_bytes() if self._index_path.is_file() else b""
+        lines = index[: index.rfind(b"\n") + 1].decode().splitlines()
+        held = self._data_path.stat().st_size // row_bytes if self._data_path.is_file() else 0
+        for line in lines[:held]:
+            key, width, height = line.split()
+            self.rows[key] = StoredMap(len(self.rows), (float(width), float(height)))
+        kept_bytes = len(self.rows) * row_bytes
+        if self._data_path.is_file() and self._data_path.stat().st_size != kept_bytes:
+            os.truncate(self._data_path, kept_bytes)
+        kept = "".join(f"{line}\n" for line in lines[:held]).encode()
+        if index != kept:
+            self._index_path.write_bytes(kept)
+
+
+def content_key(path: str) -> str:
+    """Stands for the content of an image: its place, size and time of change."""
+    container = path.rpartition("::")[0] if is_member_path(path) else path
+    status = Path(container).stat()
+    content = f"{Path(path).absolute()}\n{status.st_size}\n{status.st_mtime_ns}"
+    return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+@contextmanager
+def one_writer(folder: Path) -> Iterator[None]:
+    """Holds the folder; other processes wait here and then find what was written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            import fcntl
+        except ImportError:  # no such locks on Windows
+            yield
+            return
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+_LARGEST_HALF = 65504.0
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureView:
+    """One way of showing an image to the backbone."""
+
+    scale: float = 1.0
+    mirrored: bool = False
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How features are computed, and where they are kept."""
+
+    folder: Path
+    preprocessing: Preprocessing
+    batch_size: int
+    workers: int
+    device: torch.device
+    in_bf16: bool
+
+    def size_at(self, scale: float) -> PixelSize:
+        size = self.preprocessing.fixed_size
+        if size is None:
+            raise SettingError(
+                "--frozen needs an input of fixed size",
+                remedy="Choose the resize mode warp, pad or crop",
+            )
+        multiple = self.preprocessing.multiple_of
+        return jittered_size(size, scale, multiple_of=multiple) if scale != 1 else size
+
+    def scales_canvas(self, scale: float) -> bool:
+        """Whether the canvas itself is resized, as in training on pixels, where it is padded."""
+        return scale != 1 and self.preprocessing.resize == "pad"
+
+    def preprocessing_at(self, scale: float) -> Preprocessing:
+        """All of it, or what comes before the canvas is resized."""
+        if self.scales_canvas(scale):
+            return self.preprocessing
+        return replace(self.preprocessing, size=self.size_at(scale))
+
+
+class FeatureCache:
+    """The stores of one backbone under one preprocessing."""
+
+    def __init__(
+        self, backbone: Backbone, extraction: Extraction, views: Sequence[FeatureView]
+    ) -> None:
+        self._backbone = backbone.to(memory_format=torch.channels_last)
+        self._extraction = extraction
+        self._keys: dict[str, str] = {}  # sample.path -> the image's key
+        weights = backbone.weights_digest()
+        self._stores = {view: self._store(view, weights) for view in views}
+
+    @property
+    def sides(self) -> list[bool]:
+        """Whether images are mirrored: no, yes or both."""
+        return sorted({view.mirrored for view in self._stores})
+
+    def fill(self, samples: Sequence[Sample], on_progress: Progress) -> list[BrokenImage]:
+        """Computes what is not there yet; gives the images that could not be read."""
+        lost = []
+        for sample in samples:
+            try:
+                self._keys[sample.path] = content_key(sample.path)
+            except OSError as error:
+                lost.append(BrokenImage(sample.name, f"cannot be opened ({error.strerror})"))
+        broken = lost
+        by_key = {self._keys[s.path]: s for s in samples if s.path in self._keys}  # each once
+        scales = sorted({view.scale for view in self._stores})
+        done, total = 0, len(samples) * len(scales)
+        for scale in scales:
+            stores = [store for view, store in self._stores.items() if view.scale == scale]
+            missing = [s for k, s in by_key.items() if not all(k in store for store in stores)]
+            done += len(samples) - len(missing)
+            on_progress(done, total)
+            if not missing:
+                continue
+            loader = SampleLoader(
+                missing,
+                self._extraction.preprocessing_at(scale),
+                EveryImageOnce(len(missing), batch_size=self._extraction.batch_size),
+                workers=self._extraction.workers,
+            )
+            for batch in loader:
+                self._append(batch, [missing[i] for i in batch.indices.tolist()], scale)
+                done += len(batch)
+                on_progress(done, total)
+            broken.extend(loader.broken)
+        return list({image.name: image for image in broken}.values())
+
+    def holds(self, sample: Sample) -> bool:
+        key = self._keys.get(sample.path)
+        return key is not None and all(key in store for store in self._stores.values())
+
+    def read(
+        self, samples: Sequence[Sample], views: Sequence[FeatureView]
+    ) -> tuple[Tensor, list[GridTransform]]:
+        """Maps (B, D, h, w) in half precision, and the way to the network's input of each."""
+        maps, transforms = [], []
+        for sample, view in zip(samples, views, strict=True):
+            store = self._stores[view]
+            stored = store.rows[self._keys[sample.path]]
+            maps.append(store.maps()[stored.index])
+            width, height = stored.image_size
+            preprocessing = self._extraction.preprocessing_at(view.scale)
+            placement = preprocessing.place((int(width), int(height)))
+            transform = placement.transform(GridTransform.identity(stored.image_size))
+            transform = transform.resize(self._extraction.size_at(view.scale))
+            transforms.append(transform.flip_horizontal() if view.mirrored else transform)
+        return torch.from_numpy(np.stack(maps)).permute(0, 3, 1, 2), transforms
+
+    def _store(self, view: FeatureView, weights_digest: str) -> FeatureStore:
+        """Its folder is named by a digest of all that its content depends on."""
+        made_by: dict[str, Any] = {
+            "backbone": str(self._backbone.spec),
+            "output_stride": self._backbone.spec.output_stride,
+            "weights": weights_digest,
+            "preprocessing": repr(self._extraction.preprocessing_at(view.scale)),
+            "mirrored": view.mirrored,
+            "level": self._backbone.stride,
+            "bf16": self._extraction.in_bf16,
+        }
+        if self._extraction.scales_canvas(view.scale):
+            made_by["canvas"] = self._extraction.size_at(view.scale)
+        digest = hashlib.sha256(repr(sorted(made_by.items())).encode()).hexdigest()[:16]
+        return FeatureStore(self._extraction.folder / digest, made_by)
+
+    def _append(self, batch: Batch, samples: Sequence[Sample], scale: float) -> None:
+        keys = [self._keys[sample.path] for sample in samples]
+        sizes = [transform.image_size for transform in batch.transforms if transform is not None]
+        images = batch.images
+        if self._extraction.scales_canvas(scale):
+            images = resize_images(images, self._extraction.size_at(scale))
+        for view, store in self._stores.items():
+            new = [i for i, key in enumerate(keys) if key not in store]
+            if view.scale == scale and new:
+                maps = self._compute(images.flip(-1) if view.mirrored else images)
+                store.append([keys[i] for i in new], [sizes[i] for i in new], maps[new])
+
+    @torch.inference_mode()
+    def _compute(self, images: Tensor) -> FeatureMaps:
+        device = self._extraction.device
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._extraction.in_bf16):
+            features = self._backbone(images.to(device, memory_format=torch.channels_last))
+        bounded = features.float().clamp(-_LARGEST_HALF, _LARGEST_HALF)
+        maps: FeatureMaps = bounded.permute(0, 2, 3, 1).half().cpu().numpy()  # (B, h, w, D)
+        return maps
+
+
+@dataclass(frozen=True)
+class FeatureBatches:
+    """Batches of cached features: of drawn views to learn from, or of plain ones to watch."""
+
+    samples: Sequence[Sample]
+    order: EpochBatches | EveryImageOnce
+    cache: FeatureCache
+    scales: tuple[float, ...]
+    dtype: torch.dtype  # of the batches
+    broken: Sequence[BrokenImage]  # of which there are no features
+
+    def set_epoch(self, epoch: int, *, first_step: int = 0) -> None:
+        self.order.set_epoch(epoch, first_step=first_step)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for keys in self.order:
+            plain = [FeatureView()] * len(keys)
+            views = self._drawn_views(keys) if self.order.is_training else plain
+            samples = [self.samples[key.index] for key in keys]
+            features, transforms = self.cache.read(samples, views)
+            labels = np.stack([sample.labels for sample in samples])
+            yield Batch(
+                images=features.float().to(self.dtype),  # half to bfloat16 at once is slower
+                labels=torch.from_numpy(labels),
+                names=tuple(sample.name for sample in samples),
+                transforms=tuple(transforms),
+                indices=torch.tensor([key.index for key in keys]),
+            )
+
+    def _drawn_views(self, keys: Sequence[SampleKey]) -> list[FeatureView]:
+        """One scale for the batch, the same on all ranks; mirrored or not for each image."""
+        sides = self.cache.sides
+        step = (self.order.seed, keys[0].epoch, keys[0].step)
+        scale = self.scales[mixed_seed(*step) % len(self.scales)]
+        return [
+            FeatureView(scale, sides[mixed_seed(*step, key.index, key.num_repeat) % len(sides)])
+            for key in keys
+        ]
+
 
 _MEMORY_SHARE = 0.25
 

@@ -46,7 +46,6 @@ from weakloc.model.trunk import BackboneSpec
 from weakloc.model.weights import first_not_finite
 from weakloc.settings import DistilSettings, RefineSettings, TrainSettings
 from weakloc.structures import BrokenImage, LabelStatistics
-from weakloc.training.features import digest_of_weights
 
 MODEL_NAME = "model.safetensors"
 RECORD_NAME = "run.json"
@@ -133,7 +132,7 @@ def save_learned(
     name, version, _ = _LEARNED[type(learned)]
     facts = {
         "channels": {str(level): count for level, count in learned.channels.items()},
-        "backbone": digest_of_weights(backbone),
+        "backbone": backbone.weights_digest(),
         "settings": to_settings(settings),
     }
     metadata = {"format": version, "facts": json.dumps(facts)}
@@ -171,7 +170,7 @@ def load_learned(
         learned.load_state_dict(tensors)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise _unfit(kind, path, f"it cannot be read ({str(error).splitlines()[0]})") from error
-    if facts.backbone != digest_of_weights(backbone):
+    if facts.backbone != backbone.weights_digest():
         raise _unfit(kind, path, "it belongs to other weights than those of this run")
     return learned.eval()
 
