@@ -17,6 +17,7 @@ import numpy as np
 from weakloc.geometry import BoxLTRB, FloatArray, PointXY
 from weakloc.metrics.case import Case, ClassMap
 from weakloc.metrics.uncertainty import NO_RESAMPLING, image_key
+from weakloc.rle import encode_mask
 from weakloc.structures import Box, Mask, Point, Prediction, RunLengths
 
 Placer: TypeAlias = Callable[[Prediction, np.random.Generator], tuple[PointXY, BoxLTRB]]
@@ -83,16 +84,13 @@ def _best_scores_and_heats(prediction: Prediction) -> tuple[dict[str, float], di
 
 
 def rectangle_rle(box: BoxLTRB, image_size: tuple[int, int]) -> RunLengths:
-    """COCO's uncompressed run lengths of the pixels whose centres lie in a box."""
+    """Run lengths of the pixels whose centres lie in a box."""
     width, height = image_size
     left, right = (min(max(round(side), 0), width) for side in (box[0], box[2]))
     top, bottom = (min(max(round(side), 0), height) for side in (box[1], box[3]))
-    columns, rows = max(right - left, 0), max(bottom - top, 0)
-    if not columns or not rows:
-        return {"size": [height, width], "counts": [width * height]}
-    between = [rows, height - rows] * columns
-    between[-1] += (width - right) * height - top
-    return {"size": [height, width], "counts": [left * height + top, *between]}
+    mask = np.zeros((height, width), dtype=np.bool_)
+    mask[top:bottom, left:right] = True
+    return encode_mask(mask)
 
 
 def middle_place(

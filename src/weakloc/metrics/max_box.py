@@ -145,29 +145,11 @@ def floor_to_bytes(normalized_map: ScoreMap) -> NDArray[np.uint8]:
 
 
 def count_below(normalized_map: ScoreMap, thresholds: FloatArray) -> NDArray[np.uint8]:
-    """How many of at most 255 even, rising thresholds lie strictly below each score.
+    """How many of at most 255 rising thresholds lie strictly below each score.
 
     Then `score > thresholds[k]` exactly where the count is greater than k.
     """
-    if not 2 <= thresholds.size <= 255:
-        raise ValueError(f"levels need 2 to 255 thresholds, not {thresholds.size}")
-    scores = np.ascontiguousarray(normalized_map, dtype=np.float64)
-    return np.asarray(_count_below(scores, thresholds, 1.0 / thresholds[1]))
-
-
-@njit(cache=True, nogil=True)
-def _count_below(scores: FloatArray, thresholds: FloatArray, per_unit: float) -> NDArray[np.uint8]:
-    counts = np.empty(scores.shape, dtype=np.uint8)
-    for i in range(scores.shape[0]):
-        for j in range(scores.shape[1]):
-            score = scores[i, j]
-            k = min(int(score * per_unit), thresholds.size)  # off by one at most
-            while k < thresholds.size and thresholds[k] < score:
-                k += 1
-            while k > 0 and thresholds[k - 1] >= score:
-                k -= 1
-            counts[i, j] = k
-    return counts
+    return np.searchsorted(thresholds, normalized_map).astype(np.uint8)
 
 
 Contours: TypeAlias = Literal["largest", "all"]
