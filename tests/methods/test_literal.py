@@ -23,7 +23,7 @@ from weakloc.data.sources import ImageSource
 from weakloc.errors import SettingError
 from weakloc.localize.calibration import Calibration
 from weakloc.methods import METHODS
-from weakloc.methods.method import CELLS, RULES, Looking, PlaceRules, settled
+from weakloc.methods.method import LEARNED, RULES, Looking, PlaceRules, settled
 from weakloc.methods.settings import from_settings, to_settings
 from weakloc.predictor.predictor import Located
 from weakloc.settings import Look, Places
@@ -361,7 +361,7 @@ def test_heat_that_is_not_the_methods_own_goes_by_rules_for_its_kind(
     assert by_maps.rules == PlaceRules()
     by_search = runs["wildcat"].predictor(Look(localiser="beam_search", workers=0))
     assert by_search.rules == RULES["beam_search"]
-    look, rules = settled(Look(), CELLS)
+    look, rules = settled(Look(), LEARNED["cells"])
     assert (look.localiser, look.fuse, look.normalise, look.scales) == (
         "cells",
         "mean",
