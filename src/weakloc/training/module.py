@@ -90,24 +90,17 @@ EXPLODED = 1e4  # times the first loss, or times 1 where that is larger
 _NUM_NAMES = 8
 
 
-@dataclass(frozen=True)
-class _Entry:
-    loss: Tensor
-    names: Sequence[str]
-    learning_rate: float
-
-
 class LossGuard:
     """Collects the losses of an epoch; `mean` is over all of them."""
 
     def __init__(self) -> None:
-        self._waiting: list[_Entry] = []
+        self._waiting: list[tuple[Tensor, Sequence[str], float]] = []  # loss, names, rate
         self._first: float | None = None
         self._sum, self._count = 0.0, 0
         self.latest = float("nan")
 
     def add(self, loss: Tensor, names: Sequence[str], learning_rate: float) -> None:
-        self._waiting.append(_Entry(loss, names, learning_rate))
+        self._waiting.append((loss, names, learning_rate))
         if len(self._waiting) >= _READ_EVERY.get(loss.device.type, _READ_EVERY_ELSEWHERE):
             self.read()
 
@@ -116,9 +109,9 @@ class LossGuard:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        values = torch.stack([entry.loss for entry in waiting]).tolist()
-        for entry, value in zip(waiting, values, strict=True):
-            self._check(entry, value)
+        values = torch.stack([loss for loss, _, _ in waiting]).tolist()
+        for (_, names, learning_rate), value in zip(waiting, values, strict=True):
+            self._check(value, names, learning_rate)
             self._sum, self._count = self._sum + value, self._count + 1
             self.latest = value
 
@@ -137,19 +130,19 @@ class LossGuard:
         self._first = state["first"]
         self._sum, self._count = float(state["sum"] or 0.0), int(state["count"] or 0)
 
-    def _check(self, entry: _Entry, value: float) -> None:
+    def _check(self, value: float, names: Sequence[str], learning_rate: float) -> None:
         if self._first is None and not math.isnan(value):
             self._first = value
         limit = EXPLODED * max(1.0, self._first or 1.0)
         if value <= limit:  # false for not-a-number too
             return
-        shown = ", ".join(entry.names[:_NUM_NAMES])
-        more = len(entry.names) - _NUM_NAMES
+        shown = ", ".join(names[:_NUM_NAMES])
+        more = len(names) - _NUM_NAMES
         others = f" and {more} more" if more > 0 else ""
         raise TrainingError(
-            f"the loss became {value:g} at learning rate {entry.learning_rate:g} "
+            f"the loss became {value:g} at learning rate {learning_rate:g} "
             f"on the images {shown}{others}",
-            remedy=f"Try --learning-rate {entry.learning_rate / 10:.2g} or --precision fp32, and "
+            remedy=f"Try --learning-rate {learning_rate / 10:.2g} or --precision fp32, and "
             "look at these images; the last saved weights are still good",
         )
 
