@@ -23,8 +23,7 @@ from PIL import Image
 
 from benchmarks.measure import Timing, paired_ratio, time_interleaved, write_results
 from weakloc.data.augmentation import Augmentation, HorizontalFlip
-from weakloc.data.loaders import SampleLoader
-from weakloc.data.sampling import EpochBatches
+from weakloc.data.loaders import EpochBatches, SampleLoader
 from weakloc.data.transforms import Preprocessing
 from weakloc.structures import Sample
 

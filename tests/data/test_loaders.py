@@ -22,8 +22,14 @@ from weakloc.data.augmentation import (
     ScaleJitter,
     WhiteNoise,
 )
-from weakloc.data.loaders import Batch, SampleLoader, augment_batch
-from weakloc.data.sampling import EpochBatches, EveryImageOnce, repetition_weights
+from weakloc.data.loaders import (
+    Batch,
+    EpochBatches,
+    EveryImageOnce,
+    SampleLoader,
+    augment_batch,
+    repetition_weights,
+)
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError, SettingError
 from weakloc.geometry import map_point_to_image

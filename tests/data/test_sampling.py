@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weakloc.data.sampling import (
+from weakloc.data.loaders import (
     EpochBatches,
     EveryImageOnce,
     SampleKey,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from weakloc.data.augmentation import GoogLeNetResize, HideAndSeek
-from weakloc.data.sampling import EpochBatches
+from weakloc.data.loaders import EpochBatches
 from weakloc.methods.beam import Beam
 from weakloc.methods.cam import Cam
 from weakloc.methods.method import build_optimiser, rate_factor

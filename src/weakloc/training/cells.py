@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from weakloc.data.loaders import SampleLoader
-from weakloc.data.sampling import EveryImageOnce
+from weakloc.data.loaders import EveryImageOnce, SampleLoader
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError
 from weakloc.localize.maps import cells_inside, otsu_threshold, shares_of_range

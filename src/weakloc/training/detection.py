@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from weakloc.data.loaders import SampleLoader
-from weakloc.data.sampling import EveryImageOnce
+from weakloc.data.loaders import EveryImageOnce, SampleLoader
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError, SettingError
 from weakloc.geometry import BoxLTRB, GridTransform, map_box_to_grid

@@ -26,11 +26,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weakloc.data.images import is_member_path
-from weakloc.data.loaders import Batch, Cache, SampleLoader
-from weakloc.data.sampling import (
+from weakloc.data.loaders import (
+    Batch,
+    Cache,
     EpochBatches,
     EveryImageOnce,
     SampleKey,
+    SampleLoader,
     mixed_seed,
     repetition_weights,
 )

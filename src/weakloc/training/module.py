@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weakloc.data.augmentation import CutMix
-from weakloc.data.loaders import Batch, augment_batch
-from weakloc.data.sampling import mixed_seed
+from weakloc.data.loaders import Batch, augment_batch, mixed_seed
 from weakloc.errors import TrainingError
 from weakloc.geometry import GridTransform, cell_center_in_image
 from weakloc.localize.points import nearest_inside, pixel_centers
