@@ -27,6 +27,7 @@ import random
 import signal
 import statistics
 import struct
+import subprocess
 import sys
 import tempfile
 import threading
@@ -91,7 +92,7 @@ def running(folder: Path) -> Iterator[tuple[int, psutil.Process]]:
     port_file = folder / "port"
     port_file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.abuse_serve", "--serve", str(port_file)]
-    process = psutil.Popen(command)
+    process = psutil.Popen(command, stderr=subprocess.DEVNULL)
     try:
         while not (port_file.is_file() and port_file.read_text()):
             time.sleep(0.1)
@@ -166,7 +167,7 @@ class Hostile:
     async def gone(self) -> None:
         _, writer = await self._open()
         writer.write(self._head(100_000) + bytes(50_000))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(1)
         writer.transport.abort()
         self.statuses["cut by the client"] += 1
 
@@ -188,7 +189,7 @@ class Hostile:
                 await act()
             except OSError as error:
                 self.statuses[type(error).__name__] += 1
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.25)
 
 
 KINDS = ("partial", "drip", "idle", "gone", "bomb", "overload")

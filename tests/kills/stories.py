@@ -1,0 +1,335 @@
+"""One interruption after the other, then the end undisturbed: is the result that of no story?
+
+The package is imported once; each command runs in a forked process, so that a kill meets its work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Literal, TypeAlias
+
+from tests.kills.commands import COMMANDS, Command, draw_photos
+
+Fault: TypeAlias = Literal["kill", "full disk", "read-only", "clock back"]
+FAULTS: tuple[Fault, ...] = ("kill", "full disk", "read-only", "clock back")
+SAID = "said.txt"  # what a process wrote to standard output and standard error
+SECONDS = 180.0  # an undisturbed command takes so long at most
+MOST_KILLS = 3  # in one story
+
+
+@dataclass
+class Verdicts:
+    """What came of the stories of one command."""
+
+    stories: int = 0
+    interruptions: int = 0
+    in_work: int = 0  # interruptions that met a process which had not ended by itself
+    differences: list[str] = field(default_factory=list)
+
+
+class Stage:
+    """A folder in which one command can be run again and again from the same beginning."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.command: Command = COMMANDS[name]
+        self.name = name
+        self._start = folder / "start"
+        self.work = folder / "work"
+        self._start.mkdir(parents=True)
+        draw_photos(self._start / "photos")
+        for arguments in self.command.before:
+            code, said = finished(start(arguments, self._start), self._start)
+            if code != 0:
+                raise RuntimeError(f"weakloc {' '.join(arguments)} ends with {code}: {said}")
+        began = time.monotonic()
+        self.set()
+        self.go_on(self.command.arguments)
+        self.seconds = time.monotonic() - began
+        self.right = digests(self.work / self.command.out)
+        self.set()
+        self.go_on(self.command.arguments)
+        again = digests(self.work / self.command.out)
+        # What differs without any disturbance says nothing: it is named, not compared.
+        self.unlike = {
+            name for name in self.right | again if again.get(name) != self.right.get(name)
+        }
+
+    def set(self) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.copytree(self._start, self.work, symlinks=True)
+
+    def begin(
+        self, arguments: Sequence[str], prepare: Callable[[], None] = lambda: None
+    ) -> list[int]:
+        return start(arguments, self.work, processes=self.command.processes, prepare=prepare)
+
+    def go_on(self, arguments: Sequence[str]) -> None:
+        code, said = finished(self.begin(arguments), self.work)
+        if code != 0:
+            raise StoryError(f"weakloc {' '.join(arguments)} ends with {code}: {said}")
+
+    def difference(self) -> str:
+        """What is otherwise than in the undisturbed result; empty where nothing is."""
+        met = digests(self.work / self.command.out)
+        names = sorted((met.keys() | self.right.keys()) - self.unlike)
+        odd = [name for name in names if met.get(name) != self.right.get(name)]
+        states = ("missing", "more than there should be", "other")
+        return ", ".join(
+            f"{name} ({states[0 if name not in met else 1 if name not in self.right else 2]})"
+            for name in odd
+        )
+
+
+class StoryError(Exception):
+    """A command that should have gone on did not."""
+
+
+def start(
+    arguments: Sequence[str],
+    folder: Path,
+    *,
+    processes: int = 1,
+    prepare: Callable[[], None] = lambda: None,
+) -> list[int]:
+    """The processes of one command, forked, each in a session of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    sys.stdout.flush()
+    for rank in range(processes):
+        process = os.fork()
+        if process == 0:
+            _play(arguments, folder, rank, processes, port, prepare)
+        started.append(process)
+    return started
+
+
+def _play(
+    arguments: Sequence[str],
+    folder: Path,
+    rank: int,
+    processes: int,
+    port: int,
+    prepare: Callable[[], None],
+) -> None:
+    """The whole life of a forked process."""
+    code = 70
+    try:
+        os.setsid()
+        os.chdir(folder)
+        said = os.open(SAID, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        if processes > 1:
+            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes}
+            os.environ |= {name: str(value) for name, value in ranks.items()}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        sys.argv = ["weakloc", *arguments]
+        prepare()
+        from weakloc.cli import run
+
+        code = run([*arguments, "--quiet"])
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def finished(processes: Sequence[int], folder: Path) -> tuple[int, str]:
+    """The worst exit code and the last that was said; 124 where one takes too long."""
+    until = time.monotonic() + SECONDS
+    codes = [_code_of(process, until) for process in processes]
+    said = folder / SAID
+    lines = said.read_text(errors="replace").strip().splitlines() if said.is_file() else [""]
+    said.unlink(missing_ok=True)
+    return max(codes), " | ".join(lines[-8:])
+
+
+def _code_of(process: int, until: float) -> int:
+    while time.monotonic() < until:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return abs(os.waitstatus_to_exitcode(status))
+        time.sleep(0.01)
+    kill([process])
+    return 124
+
+
+def kill(processes: Sequence[int]) -> bool:
+    """Ends sessions at once; whether any of them was still at work."""
+    was_at_work = False
+    for process in processes:
+        ended, _ = os.waitpid(process, os.WNOHANG)
+        was_at_work |= not ended
+        try:
+            os.killpg(process, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        if not ended:
+            os.waitpid(process, 0)
+    return was_at_work
+
+
+_TIMES = re.compile(rb'"(seconds|date|time|started|finished_at)": *("[^"]*"|[-+.\de]+)')
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Of every file, without what tells how long something took; nothing of checkpoints and logs.
+
+    A checkpoint holds the state of a training that has ended, with times in it; so do the logs of
+    TensorBoard, of which each process writes one.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.suffix == ".ckpt" or path.parent.name == "tensorboard":
+            continue
+        content = path.read_bytes()
+        if path.suffix in (".json", ".html"):
+            content = _TIMES.sub(b"", content)
+        if path.name == "epochs.csv":
+            content = re.sub(rb",[^,\n]*\n", b"\n", content)
+        found[path.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def tell(stage: Stage, times: int, random: Random, until: float) -> Verdicts:
+    """Stories of kills until there were so many, or until the time is up."""
+    verdicts = Verdicts()
+    while verdicts.interruptions < times and time.monotonic() < until:
+        stage.set()
+        verdicts.stories += 1
+        moments = []
+        arguments = stage.command.arguments
+        for _ in range(min(random.randint(1, MOST_KILLS), times - verdicts.interruptions)):
+            moment = random.uniform(0, 1.05 * stage.seconds)
+            processes = stage.begin(arguments)
+            time.sleep(moment)
+            victims = random.sample(processes, random.randint(1, len(processes)))
+            verdicts.in_work += kill(victims)
+            kill([process for process in processes if process not in victims])
+            verdicts.interruptions += 1
+            moments.append(round(moment, 3))
+            arguments = (*stage.command.arguments, *stage.command.to_go_on)
+        _judge(stage, verdicts, f"killed after {moments} s")
+    return verdicts
+
+
+def _judge(stage: Stage, verdicts: Verdicts, story: str) -> None:
+    """The end, undisturbed; what was whole already may be refused a second time."""
+    refused = ""
+    try:
+        stage.go_on((*stage.command.arguments, *stage.command.to_go_on))
+    except StoryError as error:
+        refused = f"; {error}"
+    difference = stage.difference()
+    difference += refused if difference else ""
+    if difference:
+        verdicts.differences.append(f"{story}: {difference}")
+
+
+def disturb(stage: Stage, fault: Fault, times: int, random: Random, until: float) -> Verdicts:
+    """A disk that is full after some bytes, a folder that cannot be written, a clock gone back."""
+    verdicts = Verdicts()
+    size = sum(path.stat().st_size for path in _files(stage.work)) + 2**16
+    while verdicts.interruptions < times and time.monotonic() < until:
+        stage.set()
+        verdicts.stories += 1
+        verdicts.interruptions += 1
+        share = random.uniform(0.0, 1.0)
+        with _faulty(stage, fault, int(share * size)) as prepare:
+            code, said = finished(stage.begin(stage.command.arguments, prepare), stage.work)
+            verdicts.in_work += code != 0
+        if "Traceback" in said or code not in (0, 1, 2):
+            verdicts.differences.append(f"{fault} at {share:.3f}: exit {code}: {said}")
+            continue
+        _judge(stage, verdicts, f"{fault} at {share:.3f}, exit {code}, {said[-200:]!r}")
+    return verdicts
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+@contextmanager
+def _faulty(stage: Stage, fault: Fault, num_bytes: int) -> Iterator[Callable[[], None]]:
+    """What a process does to itself before it begins."""
+    if fault == "full disk":
+        yield lambda: _limit_files(num_bytes)
+    elif fault == "read-only":
+        yield lambda: _mount_read_only(stage.work)
+    else:
+        ahead = time.time() + 86_400
+        for path in _files(stage.work):
+            os.utime(path, (ahead, ahead))
+        yield _turn_back_the_clock
+
+
+def _limit_files(num_bytes: int) -> None:
+    """No file may grow beyond so many bytes: what writing to a full disk looks like."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limit = max(num_bytes // 8, 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+_NEW_NAMESPACE, _BIND, _REMOUNT, _READ_ONLY, _PRIVATE = 0x20000, 4096, 32, 1, 0x44000
+
+
+def _mount_read_only(folder: Path) -> None:
+    """For this process alone; needs the right to mount."""
+    system = ctypes.CDLL(None, use_errno=True)
+    name = os.fsencode(folder)
+    calls = (
+        lambda: system.unshare(_NEW_NAMESPACE),
+        lambda: system.mount(None, b"/", None, _PRIVATE, None),
+        lambda: system.mount(name, name, None, _BIND, None),
+        lambda: system.mount(name, name, None, _BIND | _REMOUNT | _READ_ONLY, None),
+    )
+    for call in calls:
+        if call() != 0:
+            raise OSError(ctypes.get_errno(), "cannot mount")
+    os.chdir(folder)
+
+
+def _turn_back_the_clock() -> None:
+    """A day back, and a second further back with each look at it."""
+    real = time.time
+    looks = iter(range(10**9))
+    time.time = lambda: real() - 86_400 - next(looks)
+
+
+def summary(name: str, fault: Fault, stage: Stage, verdicts: Verdicts) -> Mapping[str, object]:
+    return {
+        "command": name,
+        "fault": fault,
+        "stories": verdicts.stories,
+        "interruptions": verdicts.interruptions,
+        "in_work": verdicts.in_work,
+        "different": len(verdicts.differences),
+        "seconds_undisturbed": round(stage.seconds, 2),
+        "not_compared": sorted(stage.unlike),
+        "differences": verdicts.differences[:5],
+    }
+
+
+def as_line(record: Mapping[str, object]) -> str:
+    return json.dumps(record, ensure_ascii=False)
