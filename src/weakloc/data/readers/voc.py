@@ -162,7 +162,7 @@ IMAGE_SETS: Mapping[str, tuple[str, ...]] = {  # and the folders of masks that a
 }
 _STATE = r"\s+(?P<state>[+-]?1|0)"
 _LINE_OF_CLASS = re.compile(r"(?P<id>.*\S)" + _STATE)
-_LINE_OF_ACTION = re.compile(r"(?P<id>.*\S)\s+(?P<object>\d+)" + _STATE)
+_LINE_OF_ACTION = re.compile(r"(?P<id>.*\S)\s+(?P<object>\d{1,9})" + _STATE)
 
 
 @dataclass(frozen=True, slots=True)
