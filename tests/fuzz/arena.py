@@ -57,7 +57,7 @@ _OWN = tuple(
             *(sys.prefix, sys.base_prefix, REPOSITORY / "src", REPOSITORY / "tests"),
             *("/proc/self", "/proc/meminfo", "/proc/cpuinfo", "/dev/null", "/dev/urandom"),
             *("/usr/lib", "/usr/share/zoneinfo", "/etc/localtime", "/sys/devices/system"),
-            *(path for path in sys.path if path.endswith("site-packages")),
+            *filter(os.path.isdir, sys.path),
         )
     )
 )
@@ -321,7 +321,7 @@ def _one_process(
     process = context.Process(target=_work, args=arguments, daemon=True)
     process.start()
     there.close()
-    last = numbers[0] - 1
+    last, watch = numbers[0] - 1, _Watch(process.pid or 0)
     try:
         while True:
             number, since = board.read()
@@ -335,7 +335,7 @@ def _one_process(
                     return message + 1
                 last, finding = message
                 tally.add(replace(finding, number=last))
-            elif number >= 0 and time.monotonic() - since > SECONDS:
+            elif number >= 0 and watch.is_over_time(number, time.monotonic() - since):
                 os.kill(process.pid or 0, signal.SIGUSR1)
                 time.sleep(0.3)
                 tally.add(Finding(target, "hang", f"hang {_line_of(scratch / STACK)}", number))
@@ -355,6 +355,34 @@ def _one_process(
         here.close()
         board.read()
         tally.counts.update(board.good)
+
+
+@dataclass
+class _Watch:
+    """Tells a reader that takes too long from one that waits for a processor.
+
+    Too long is `SECONDS` of computing, or of waiting for what does not come, or ten times as long.
+    """
+
+    process: int
+    number: int = -1
+    ticks: int = 0  # of computing, when this input was first looked at
+
+    def is_over_time(self, number: int, seconds: float) -> bool:
+        state, ticks = self._state()
+        if number != self.number:
+            self.number, self.ticks = number, ticks
+        computed = (ticks - self.ticks) / os.sysconf("SC_CLK_TCK")
+        waits = seconds > SECONDS and state == "S" and computed < seconds / 100
+        return computed > SECONDS or waits or seconds > 10 * SECONDS
+
+    def _state(self) -> tuple[str, int]:
+        try:
+            text = Path(f"/proc/{self.process}/stat").read_text()
+        except OSError:  # it has just ended
+            return "R", self.ticks
+        cells = text.rpartition(")")[2].split()
+        return cells[0], int(cells[11]) + int(cells[12])
 
 
 def _line_of(stack: Path) -> str:

@@ -157,8 +157,11 @@ def _predict(run: TrainedRun | ExportedNetwork, folder: Path) -> Verdict:
 
 
 def read_calibration(folder: Path) -> Verdict:
+    file = _only(folder, "thresholds")
+    if not file.is_file():
+        return "skipped"
     try:
-        content = parse_json(_only(folder, "thresholds").read_bytes())
+        content = parse_json(file.read_bytes())
         calibration = Calibration.from_json(content)
     except ValueError as error:
         raise RunError(str(error)) from error
