@@ -24,6 +24,12 @@ def test_the_message_reads_where_what_remedy() -> None:
     assert str(DataError(message, location="labels.csv")) == f"labels.csv: {message}"
 
 
+def test_a_message_is_one_line_and_holds_nothing_that_a_terminal_obeys() -> None:
+    error = DataError("class 'a\nb\x1b[31m\u2028' is odd", location="\udcff.csv", remedy="\r")
+    assert str(error) == r"\udcff.csv: class 'a\nb\x1b[31m\u2028' is odd. \r"
+    assert str(DataError("Größe 日本 🐈")) == "Größe 日本 🐈"
+
+
 @pytest.mark.parametrize("kind", all_kinds())
 def test_every_kind_survives_pickling_and_copying(kind: type[WeaklocError]) -> None:
     error = kind("is empty", location="a b.jpg", remedy="Delete it")

@@ -21,8 +21,11 @@ class WeaklocError(Exception):
         super().__init__(message)
 
     def __str__(self) -> str:
+        """One line, and nothing in it that a terminal would obey: names come from anywhere."""
         located = f"{self.location}: {self.message}" if self.location else self.message
-        return f"{located}. {self.remedy}" if self.remedy else located
+        text = f"{located}. {self.remedy}" if self.remedy else located
+        signs = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return "".join(signs)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments are lost by the default pickling between worker processes.

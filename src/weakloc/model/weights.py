@@ -7,7 +7,6 @@ asked for a sign of life first.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ from threading import Thread
 from urllib.request import Request, urlopen
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -41,15 +39,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         )
     try:
         if path.suffix == ".safetensors":
-            return _finite(dict(load_file(path)), path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return _finite(_tensors(content, path), path)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            content: object = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a decoder fed with damaged bytes may raise anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise WeightsError(
-            f"the weights cannot be read ({str(error).splitlines()[0]})",
+            f"the weights cannot be read ({reason})",
             location=str(path),
             remedy="It must be safetensors or a plain state dict of tensors",
         ) from error
+    return _finite(_tensors(content, path), path)
 
 
 def _finite(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
