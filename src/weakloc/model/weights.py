@@ -49,10 +49,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             location=str(path),
             remedy="It must be safetensors or a plain state dict of tensors",
         ) from error
-    return _finite(_tensors(content, path), path)
-
-
-def _finite(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    tensors = _tensors(content, path)
     if odd_name := first_not_finite(tensors):
         raise WeightsError(f"the weights {odd_name!r} hold NaN or infinity", location=str(path))
     return tensors
