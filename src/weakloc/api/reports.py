@@ -7,10 +7,12 @@ import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 
 from weakloc.api.data_sets import Data, opened
 from weakloc.api.predictions import summary_beside
@@ -34,6 +36,7 @@ from weakloc.output.report_gallery import (
 )
 from weakloc.predictor.places import read_tags
 from weakloc.predictor.predictor import Located, Predictor
+from weakloc.predictor.views import SeenImage
 from weakloc.settings import DataSettings, Look, Places, ReportSettings, look_and_places
 from weakloc.structures import PRESENT, BrokenImage, DataSet, Prediction, Sample, ScoreMaps
 from weakloc.training.run_folder import read_record
@@ -93,6 +96,12 @@ class _Material:
         names = self.data_set.class_names
         return frozenset(names[index] for index in np.flatnonzero(sample.labels == PRESENT))
 
+    def picture(
+        self, prediction: Prediction, content: str | bytes | None, heat: Mapping[str, CoarseHeat]
+    ) -> ReportPicture:
+        opener = partial(_opened, content, prediction.image)
+        return ReportPicture(prediction, opener, heat, self.truths.get(prediction.image))
+
     def metrics(self, folder: Path, run: str | None = None) -> EvaluationRecord | None:
         """Those that were named, else metrics.json in the folder; of several, the run's own."""
         file = self.settings.metrics or folder / "metrics.json"
@@ -124,21 +133,19 @@ def report(
     data_set = None if data is None else opened(data, reading)
     samples = () if data_set is None else data_set.split(settings.split)
     material, out = _Material(images, data_set, samples, settings), Path(out)
-    if isinstance(source, str | Path):
-        path, file = Path(source), predictions_file(source)
-        if not (path / "run.json").is_file():
-            if file.is_file():
-                return _report_predictions(
-                    file, out, material, look=look, places=places, on_progress=on_progress
-                )
-            raise PredictionsError(
-                "is neither a run folder nor predictions",
-                location=str(path),
-                remedy="Give the --out of `weakloc train` or of `weakloc predict`",
-            )
-        source = load_folder(path)
-    predictor = source.predictor(look or Look(), places or Places())
-    return _report_run(source, predictor, out, material, on_progress)
+    if isinstance(source, TrainedRun) or (Path(source) / "run.json").is_file():
+        run = source if isinstance(source, TrainedRun) else load_folder(Path(source))
+        predictor = run.predictor(look or Look(), places or Places())
+        return _report_run(run, predictor, out, material, on_progress)
+    if not (file := predictions_file(source)).is_file():
+        raise PredictionsError(
+            "is neither a run folder nor predictions",
+            location=str(source),
+            remedy="Give the --out of `weakloc train` or of `weakloc predict`",
+        )
+    return _report_predictions(
+        file, out, material, look=look, places=places, on_progress=on_progress
+    )
 
 
 def _report_run(
@@ -160,9 +167,10 @@ def _report_run(
                 continue
             totals.add(located.prediction)
             heat = _heat_of(located, predictor, material.tags_of(image.name))
-            yield _picture(located.prediction, image.content, heat)
+            yield material.picture(located.prediction, image.content, heat)
 
-    shown = _most_doubtful(pictures(), material)
+    by_doubt = attrgetter("prediction.doubt")
+    shown = heapq.nlargest(material.settings.pictures, pictures(), key=by_doubt)
     content = _content_of_run(run, predictor, material)
     return _written(out, content, shown, totals, material, num_skipped=num_skipped)
 
@@ -177,18 +185,18 @@ def _report_predictions(
     on_progress: Progress,
 ) -> Reported:
     described, named = summary_beside(file), material.images
-    material = replace(material, images=material.images or described.get("images"))
+    material = replace(material, images=named or described.get("images"))
     totals = Totals()
     names: dict[str, None] = {}
 
-    def pictures() -> Iterator[ReportPicture]:
+    def counted() -> Iterator[Prediction]:
         for prediction in read_predictions(file):
             names.update(dict.fromkeys(prediction.scores))
             totals.add(prediction)
-            yield ReportPicture(prediction, partial(_missing_image, prediction.image))
+            yield prediction
 
-    shown = _most_doubtful(pictures(), material)
-    images = {picture.prediction.image for picture in shown}
+    shown = heapq.nlargest(material.settings.pictures, counted(), key=attrgetter("doubt"))
+    images = {prediction.image for prediction in shown}
     if named is None:  # a list that the predictions name is not the user's word
         images = {image for image in images if not leads_out(image)}
     contents = material.contents_of(images)
@@ -196,36 +204,31 @@ def _report_predictions(
     if look is not None and made_with is None:
         made_with = look, Places()
     run = _run_behind(described, material.settings.run)
+    heats: Iterable[Mapping[str, CoarseHeat]] = itertools.repeat({})
     if run is None or made_with is None:
-        shown = [_opened(picture, contents) for picture in shown]
         class_names = tuple(described.get("classes") or names)
         content = ReportContent(class_names, (), thresholds=described.get("thresholds") or {})
     else:
         predictor = run.predictor(look or made_with[0], places or made_with[1])
-        shown = list(_with_heat(shown, contents, predictor, on_progress))
+        heats = _heats(shown, contents, predictor, on_progress)
         content = _content_of_run(run, predictor, material)
     facts = {**content.facts, "Predictions": str(file)}
     if made_with is None:
         facts["Heat"] = "not shown: predicted with settings that this weakloc does not have"
     metrics = content.metrics or material.metrics(file.parent)
     content = replace(content, facts=facts, metrics=metrics)
-    return _written(out, content, shown, totals, material)
-
-
-def _most_doubtful(pictures: Iterable[ReportPicture], material: _Material) -> list[ReportPicture]:
-    return heapq.nlargest(
-        material.settings.pictures, pictures, key=lambda picture: picture.prediction.doubt
-    )
+    pictures = [
+        material.picture(prediction, contents.get(prediction.image), heat)
+        for prediction, heat in zip(shown, heats, strict=False)
+    ]
+    return _written(out, content, pictures, totals, material)
 
 
 def _run_behind(described: Mapping[str, Any], named: Path | None) -> TrainedRun | None:
     """The run that was named, else the one that made the predictions where it is still there."""
-    if named is not None:
-        return load_folder(named)
-    maker = described.get("run")
-    if isinstance(maker, str) and (Path(maker) / "run.json").is_file():
-        return load_folder(maker)
-    return None
+    if named is None and isinstance(maker := described.get("run"), str):
+        named = Path(maker) if (Path(maker) / "run.json").is_file() else None
+    return None if named is None else load_folder(named)
 
 
 def _settings_of(described: Mapping[str, Any]) -> tuple[Look, Places] | None:
@@ -238,9 +241,10 @@ def _settings_of(described: Mapping[str, Any]) -> tuple[Look, Places] | None:
         return None
 
 
-def _missing_image(name: str) -> NoReturn:
-    """Opens an image of which nobody knows where it is."""
-    raise ImageError("the images of these predictions were not given", location=name)
+def _opened(content: str | bytes | None, name: str) -> Image:
+    if content is None:
+        raise ImageError("the images of these predictions were not given", location=name)
+    return open_image(content, name=name, shrink_to=(_LARGEST_SIDE, _LARGEST_SIDE))
 
 
 def _content_of_run(run: TrainedRun, predictor: Predictor, material: _Material) -> ReportContent:
@@ -277,10 +281,7 @@ def _written(
         facts["Truth"] = f"{material.data_set.root}, split {material.settings.split}"
     content = replace(
         content,
-        pictures=[
-            replace(picture, truth=material.truths.get(picture.prediction.image))
-            for picture in pictures
-        ],
+        pictures=pictures,
         totals=totals,
         facts=facts,
         truth_class_names=None if material.data_set is None else material.data_set.class_names,
@@ -316,45 +317,30 @@ def _heat_of(located: Located, predictor: Predictor, tags: frozenset[str]) -> di
         for index, name in enumerate(predictor.source.class_names)
         if name not in heat and (index == likeliest or name in tags)
     ]
-    if not more:
-        return heat
-    return heat | _coarse_heat(predictor.heat(located.image, more, predictor.look), more, predictor)
+    return heat | _heat_in(located.image, more, predictor)
 
 
-def _with_heat(
-    pictures: Sequence[ReportPicture],
+def _heat_in(
+    image: SeenImage, classes: Sequence[int], predictor: Predictor
+) -> dict[str, CoarseHeat]:
+    if not classes:
+        return {}
+    return _coarse_heat(predictor.heat(image, classes, predictor.look), classes, predictor)
+
+
+def _heats(
+    predictions: Sequence[Prediction],
     contents: Mapping[str, str | bytes],
     predictor: Predictor,
     on_progress: Progress,
-) -> Iterator[ReportPicture]:
-    """The heat of the classes that each prediction has a place for."""
+) -> Iterator[dict[str, CoarseHeat]]:
+    """Of each prediction the heat of the classes that it has a place for."""
     known = {name: index for index, name in enumerate(predictor.source.class_names)}
-    names = [picture.prediction.image for picture in pictures]
+    names = [prediction.image for prediction in predictions]
     images = predictor.see(ImageSource(name, contents[name]) for name in names if name in contents)
-    for done, (name, picture) in enumerate(zip(names, pictures, strict=True), start=1):
-        on_progress(done, len(pictures))
-        image = next(images) if name in contents else BrokenImage(name, "not found")
-        if isinstance(image, BrokenImage):
-            yield _opened(picture, contents)
-            continue
-        placed = {point.class_name for point in picture.prediction.points}
-        placed.update(box.class_name for box in picture.prediction.boxes)
-        classes = sorted(known[class_name] for class_name in placed if class_name in known)
-        heat = {}
-        if classes:
-            maps = predictor.heat(image, classes, predictor.look)
-            heat = _coarse_heat(maps, classes, predictor)
-        yield _picture(picture.prediction, contents[name], heat)
-
-
-def _opened(picture: ReportPicture, contents: Mapping[str, str | bytes]) -> ReportPicture:
-    content = contents.get(picture.prediction.image)
-    return picture if content is None else _picture(picture.prediction, content, {})
-
-
-def _picture(
-    prediction: Prediction, content: str | bytes, heat: Mapping[str, CoarseHeat]
-) -> ReportPicture:
-    side = (_LARGEST_SIDE, _LARGEST_SIDE)
-    opener = partial(open_image, content, name=prediction.image, shrink_to=side)
-    return ReportPicture(prediction, opener, heat)
+    for done, prediction in enumerate(predictions, start=1):
+        on_progress(done, len(predictions))
+        image = next(images) if prediction.image in contents else None
+        placed = {item.class_name for item in (*prediction.points, *prediction.boxes)}
+        classes = sorted(known[name] for name in placed if name in known)
+        yield _heat_in(image, classes, predictor) if isinstance(image, SeenImage) else {}

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +119,15 @@ def embedded_json(value: Any) -> Markup:
 
 
 def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[str, Any]:
-    run, numbers = content.run, ClassNumbers(content.class_names)
+    run, known = content.run, dict.fromkeys(content.class_names)
+    numbers = ClassNumbers(count(len(known)).__next__, zip(known, count()))
     items = gallery_items(pictures, content.truth_class_names or content.class_names, numbers)
     totals = content.totals or count_predictions(picture.prediction for picture in pictures)
     metrics = shown_metrics(content.metrics)
     texts = [(PAGE_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS]
     script = '(() => {\n"use strict";\n' + "\n".join(texts) + "})();\n"  # in a scope of its own
     images = [item.index for item in items]
-    key = hashlib.sha256(json.dumps([numbers.names, images]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([list(numbers), images]).encode()).hexdigest()[:16]
     palette = heat_colors(np.linspace(0.0, 1.0, 256)).tobytes()
     notes = run.get("notes")
     return {
@@ -141,7 +142,7 @@ def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[
         "facts": {**_run_facts(run), **content.facts},
         "settings": _settings_of(run),
         "supervision": _supervision_of(run, metrics),
-        "class_names": numbers.names,
+        "class_names": list(numbers),
         "class_metrics": _leading(metric for metric in metrics if metric.per_class),
         "tagged": _tagged_images(run),
         "metrics": metrics,
@@ -152,8 +153,8 @@ def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[
         "index": {
             "schema": SCHEMA,
             "key": key,
-            "classes": numbers.names,
-            "thresholds": [content.thresholds.get(name) for name in numbers.names],
+            "classes": list(numbers),
+            "thresholds": [content.thresholds.get(name) for name in numbers],
             "minArea": content.min_area,
             "palette": base64.b64encode(palette).decode("ascii"),
             "images": images,

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -28,6 +27,7 @@ from weakloc.structures import PRESENT, UNKNOWN, Point, Prediction, Sample, Trut
 HEAT_CELLS = 32  # along the long side of a stored heat map
 LIKELY = 0.5  # score from which a class or a point counts
 CoarseHeat: TypeAlias = NDArray[np.uint8]  # (rows, columns) over the whole image
+ClassNumbers: TypeAlias = defaultdict[str, int]  # those of the content first, then any others
 
 
 @dataclass(frozen=True)
@@ -121,24 +121,10 @@ class GalleryItem:
     block: Mapping[str, Any]
 
 
-class ClassNumbers:
-    """Class names by number: those of the content first, then any that predictions add."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-
-    def __getitem__(self, name: str) -> int:
-        return self._numbers.setdefault(name, len(self._numbers))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._numbers)
-
-
 def gallery_items(
     pictures: Sequence[ReportPicture], truth_names: Sequence[str], numbers: ClassNumbers
 ) -> list[GalleryItem]:
-    """Every picture in order; they are read by a few threads, at most a few at a time."""
+    """Every picture in order; they are read by a few threads."""
     side = picture_side(len(pictures))
 
     def encode(picture: ReportPicture) -> bytes | None:
@@ -151,16 +137,11 @@ def gallery_items(
         except ImageError:
             return None
 
-    items: list[GalleryItem] = []
-    remaining = iter(pictures)
     with ThreadPoolExecutor(THREADS) as pool:
-        while group := list(islice(remaining, 2 * THREADS)):
-            jpegs = pool.map(encode, group)
-            items += [
-                GalleryItem(_index(picture, truth_names, numbers), _block(picture, jpeg, numbers))
-                for picture, jpeg in zip(group, jpegs, strict=True)
-            ]
-    return items
+        return [
+            GalleryItem(_index(picture, truth_names, numbers), _block(picture, jpeg, numbers))
+            for picture, jpeg in zip(pictures, pool.map(encode, pictures), strict=True)
+        ]
 
 
 def picture_side(num_pictures: int) -> int:

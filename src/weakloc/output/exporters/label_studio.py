@@ -11,7 +11,7 @@ polygons with `mask_form="polygon"`) and, as choices, the classes whose score re
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from weakloc.errors import PredictionsError
 from weakloc.files import open_whole, write_text
-from weakloc.output.exporters.objects import mask_of_rle, outlines_of_rle
+from weakloc.geometry import PointXY, Size, box_to_xywh
+from weakloc.output.exporters.objects import mask_of_rle, outlines_of
 from weakloc.output.exporters.selection import Content, MaskForm, write_list, xml_attribute
 from weakloc.output.settings import ExportOptions
 from weakloc.structures import Box, Mask, Point, Prediction
@@ -70,10 +71,7 @@ def pre_annotation(
 
 def results(prediction: Prediction, options: ExportOptions) -> list[dict[str, Any]]:
     """The regions of one image, numbered."""
-    regions = [_rectangle(box, prediction) for box in prediction.boxes]
-    regions += [_keypoint(point, prediction) for point in prediction.points]
-    for mask in prediction.masks:
-        regions += _MASK_REGIONS[options.mask_form](mask, prediction)
+    regions = _regions(prediction, options.mask_form)
     shared = {
         "to_name": "image",
         "original_width": prediction.width,
@@ -86,33 +84,37 @@ def results(prediction: Prediction, options: ExportOptions) -> list[dict[str, An
     return numbered + _tags(prediction, options)
 
 
-def _rectangle(box: Box, prediction: Prediction) -> dict[str, Any]:
-    left, top, right, bottom = box.box
-    value = {
-        "x": 100.0 * left / prediction.width,
-        "y": 100.0 * top / prediction.height,
-        "width": 100.0 * (right - left) / prediction.width,
-        "height": 100.0 * (bottom - top) / prediction.height,
-        "rotation": 0,
-        "rectanglelabels": [box.class_name],
-    }
-    return _region("rectanglelabels", "boxes", value, box.score)
+def _regions(prediction: Prediction, form: MaskForm) -> Iterator[dict[str, Any]]:
+    """One for each connected part of a polygon: Label Studio has none of several parts."""
+    size = prediction.width, prediction.height
+    for box in prediction.boxes:
+        left, top, width, height = box_to_xywh(box.box)
+        (x, y), (across, down) = _percent((left, top), size), _percent((width, height), size)
+        value: dict[str, Any] = {"x": x, "y": y, "width": across, "height": down, "rotation": 0}
+        yield _region("rectanglelabels", "boxes", value, box)
+    for point in prediction.points:
+        x, y = _percent((point.x, point.y), size)
+        yield _region("keypointlabels", "points", {"x": x, "y": y, "width": POINT_WIDTH}, point)
+    for mask in prediction.masks:
+        pixels = mask_of_rle(mask.rle, image=prediction.image)
+        if form == "rle":
+            value = {"format": "rle", "rle": pack_brush(pixels)}
+            yield _region("brushlabels", "masks", value, mask)
+            continue
+        for outline in outlines_of(pixels):
+            corners = (outline * _percent((1.0, 1.0), size)).tolist()
+            yield _region("polygonlabels", "masks", {"points": corners, "closed": True}, mask)
 
 
-def _keypoint(point: Point, prediction: Prediction) -> dict[str, Any]:
-    value = {
-        "x": 100.0 * point.x / prediction.width,
-        "y": 100.0 * point.y / prediction.height,
-        "width": POINT_WIDTH,
-        "keypointlabels": [point.class_name],
-    }
-    return _region("keypointlabels", "points", value, point.score)
+def _percent(point: PointXY, image_size: Size) -> PointXY:
+    return 100.0 * point[0] / image_size[0], 100.0 * point[1] / image_size[1]
 
 
-def _brush(mask: Mask, prediction: Prediction) -> list[dict[str, Any]]:
-    packed = pack_brush(mask_of_rle(mask.rle, image=prediction.image))
-    value = {"format": "rle", "rle": packed, "brushlabels": [mask.class_name]}
-    return [_region("brushlabels", "masks", value, mask.score)]
+def _region(
+    kind: str, control: str, value: dict[str, Any], marked: Box | Point | Mask
+) -> dict[str, Any]:
+    value = {**value, kind: [marked.class_name]}
+    return {"type": kind, "from_name": control, "value": value, "score": marked.score}
 
 
 def pack_brush(mask: NDArray[np.bool_]) -> list[int]:
@@ -131,27 +133,6 @@ def pack_brush(mask: NDArray[np.bool_]) -> list[int]:
     text = "".join(bits)
     text += "0" * (-len(text) % 8)
     return list(int(text, 2).to_bytes(len(text) // 8, "big"))
-
-
-def _polygons(mask: Mask, prediction: Prediction) -> list[dict[str, Any]]:
-    """One region for each connected part; Label Studio has no polygons of several parts."""
-    percent = np.array([100.0 / prediction.width, 100.0 / prediction.height])
-    regions = []
-    for outline in outlines_of_rle(mask.rle, image=prediction.image):
-        value = {
-            "points": (outline * percent).tolist(),
-            "closed": True,
-            "polygonlabels": [mask.class_name],
-        }
-        regions.append(_region("polygonlabels", "masks", value, mask.score))
-    return regions
-
-
-_MASK_REGIONS = {"rle": _brush, "polygon": _polygons}
-
-
-def _region(kind: str, control: str, value: dict[str, Any], score: float) -> dict[str, Any]:
-    return {"type": kind, "from_name": control, "value": value, "score": score}
 
 
 def _tags(prediction: Prediction, options: ExportOptions) -> list[dict[str, Any]]:

@@ -7,13 +7,14 @@ Copied beside the images the files open as they are.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from weakloc.files import write_text
 from weakloc.output.exporters.objects import outlines_of_rle
 from weakloc.output.exporters.selection import Content, json_text, sidecar, with_stems_of_their_own
-from weakloc.structures import Prediction
+from weakloc.structures import Box, Mask, Point, Prediction
 
 FORMAT_VERSION = "5.5.0"
 
@@ -28,7 +29,7 @@ def export_labelme(content: Content, out: Path) -> Path:
             {
                 "version": FORMAT_VERSION,
                 "flags": tags,
-                "shapes": _shapes(prediction),
+                "shapes": list(_shapes(prediction)),
                 "imagePath": PurePosixPath(prediction.image).name,
                 "imageData": None,
                 "imageHeight": prediction.height,
@@ -39,31 +40,26 @@ def export_labelme(content: Content, out: Path) -> Path:
     return out
 
 
-def _shapes(prediction: Prediction) -> list[dict[str, Any]]:
-    shapes = []
+def _shapes(prediction: Prediction) -> Iterator[dict[str, Any]]:
     for box in prediction.boxes:
         left, top, right, bottom = box.box
-        corners = [[left, top], [right, bottom]]
-        shapes.append(_shape("rectangle", box.class_name, corners, box.score))
-    shapes += [
-        _shape("point", point.class_name, [[point.x, point.y]], point.score)
-        for point in prediction.points
-    ]
+        yield _shape("rectangle", box, [[left, top], [right, bottom]])
+    for point in prediction.points:
+        yield _shape("point", point, [[point.x, point.y]])
     for number, mask in enumerate(prediction.masks, start=1):
         for outline in outlines_of_rle(mask.rle, image=prediction.image):
-            corners = outline.astype(float).tolist()
-            shape = _shape("polygon", mask.class_name, corners, mask.score)
-            shapes.append(shape | {"group_id": number})
-    return shapes
+            yield _shape("polygon", mask, outline.astype(float).tolist(), group=number)
 
 
-def _shape(kind: str, label: str, points: list[list[float]], score: float) -> dict[str, Any]:
+def _shape(
+    kind: str, marked: Box | Point | Mask, points: list[list[float]], group: int | None = None
+) -> dict[str, Any]:
     return {
-        "label": label,
+        "label": marked.class_name,
         "points": points,
-        "group_id": None,
-        "description": f"score {score:.4f}",
+        "group_id": group,
+        "description": f"score {marked.score:.4f}",
         "shape_type": kind,
         "flags": {},
-        "score": score,
+        "score": marked.score,
     }

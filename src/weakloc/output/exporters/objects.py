@@ -56,13 +56,13 @@ def objects_of(prediction: Prediction) -> list[PlacedObject]:
 def _owner(
     class_name: str, tight: BoxLTRB, boxes: Sequence[Box], owned: Mapping[int, RunLengths]
 ) -> int | None:
-    best, best_overlap = None, SAME_OBJECT
-    for index, box in enumerate(boxes):
-        if box.class_name == class_name and index not in owned:
-            overlap = box_iou(box.box, tight)
-            if overlap > best_overlap or (best is None and overlap == best_overlap):
-                best, best_overlap = index, overlap
-    return best
+    overlaps = {
+        index: box_iou(box.box, tight)
+        for index, box in enumerate(boxes)
+        if box.class_name == class_name and index not in owned
+    }
+    best = max(overlaps, key=overlaps.__getitem__, default=None)
+    return None if best is None or overlaps[best] < SAME_OBJECT else best
 
 
 def outlines_of_rle(rle: Mapping[str, Any], *, image: str) -> list[Corners]:
@@ -82,7 +82,9 @@ def mask_of_rle(rle: Mapping[str, Any], *, image: str) -> BoolMask:
 
 def outlines_of(mask: BoolMask) -> list[Corners]:
     """One outline for each part whose pixels share sides, clockwise, from the top down."""
-    corners_of_loops, ends, loop_of_top_edge = _trace(np.pad(mask, 1))
+    padded = np.pad(mask, 1)
+    tops = np.argwhere(padded[1:, 1:-1] & ~padded[:-1, 1:-1])
+    corners_of_loops, ends, loop_of_top_edge = _trace(padded, tops)
     loops = np.split(corners_of_loops, ends[:-1]) if len(ends) else []
     outlines: list[list[tuple[int, int]]] = []
     owner: dict[int, int] = {}  # loop -> the outline that it has become a part of
@@ -135,29 +137,22 @@ def _splice(
 
 @njit(cache=True)
 def _trace(
-    padded: NDArray[np.bool_],
+    padded: NDArray[np.bool_], tops: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
     """Every closed border with the mask on its right hand, by its topmost edge.
 
-    The corners of all loops one after another, where each ends, and the loop of each border that
-    has a mask pixel below and none above.
+    The corners of all loops one after another, where each ends, and the loop of each of the
+    borders `tops` that have a mask pixel below and none above.
     """
-    height, width = padded.shape[0] - 2, padded.shape[1] - 2
-    num_top = 0
-    for top in range(height):
-        for left in range(width):
-            num_top += padded[top + 1, left + 1] and not padded[top, left + 1]
-    loop_of = np.full((height + 1, width), -1, dtype=np.int32)
-    corners = np.empty((4 * num_top, 2), dtype=np.int32)  # as many lower borders, 2 ends to each
-    ends = np.empty(num_top, dtype=np.int64)
+    loop_of = np.full((padded.shape[0] - 1, padded.shape[1] - 2), -1, dtype=np.int32)
+    corners = np.empty((4 * len(tops), 2), dtype=np.int32)  # as many lower borders, 2 ends to each
+    ends = np.empty(len(tops), dtype=np.int64)
     num_corners, num_loops = 0, 0
-    for top in range(height):
-        for left in range(width):
-            is_top = padded[top + 1, left + 1] and not padded[top, left + 1]
-            if is_top and loop_of[top, left] < 0:
-                num_corners = _follow(padded, left, top, corners, num_corners, loop_of, num_loops)
-                ends[num_loops] = num_corners
-                num_loops += 1
+    for top, left in tops:
+        if loop_of[top, left] < 0:
+            num_corners = _follow(padded, left, top, corners, num_corners, loop_of, num_loops)
+            ends[num_loops] = num_corners
+            num_loops += 1
     return corners[:num_corners], ends[:num_loops], loop_of
 
 
@@ -173,31 +168,19 @@ def _follow(  # noqa: PLR0917 (numba calls are positional)
 ) -> int:
     """Writes the corners of the loop that starts at (left, top) to the right; where they end."""
     step_x, step_y = (1, 0, -1, 0), (0, 1, 0, -1)
+    # The pixel ahead on the left hand, by direction; on the right hand is the next direction's.
+    ahead_x, ahead_y = (1, 1, 0, 0, 1), (0, 1, 1, 0, 0)
     x, y, direction = left, top, 0
     while True:
         if direction == 0:
             loop_of[y, x] = loop
         x, y = x + step_x[direction], y + step_y[direction]
-        turn = _turn(padded, x, y, direction)
+        turn = 1  # to the right; -1 to the left, 0 straight on
+        if padded[y + ahead_y[direction + 1], x + ahead_x[direction + 1]]:
+            turn = -1 if padded[y + ahead_y[direction], x + ahead_x[direction]] else 0
         if turn != 0:
             corners[num_corners, 0], corners[num_corners, 1] = x, y
             num_corners += 1
         direction = (direction + turn) % 4
         if x == left and y == top and direction == 0:
             return num_corners
-
-
-@njit(cache=True)
-def _turn(padded: NDArray[np.bool_], x: int, y: int, direction: int) -> int:
-    """1 to the right, -1 to the left, 0 straight on, with the mask kept on the right hand."""
-    if direction == 0:
-        on_left, on_right = padded[y, x + 1], padded[y + 1, x + 1]
-    elif direction == 1:
-        on_left, on_right = padded[y + 1, x + 1], padded[y + 1, x]
-    elif direction == 2:
-        on_left, on_right = padded[y + 1, x], padded[y, x]
-    else:
-        on_left, on_right = padded[y, x], padded[y, x + 1]
-    if not on_right:
-        return 1
-    return -1 if on_left else 0

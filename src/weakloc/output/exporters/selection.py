@@ -159,8 +159,7 @@ def image_stem(image: str) -> PurePosixPath:
 
 
 def sidecar(folder: Path, image: str, suffix: str) -> Path:
-    stem = image_stem(image)
-    return folder / stem.parent / f"{stem.name}{suffix}"
+    return folder / f"{image_stem(image)}{suffix}"
 
 
 def with_stems_of_their_own(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
