@@ -38,12 +38,7 @@ from weakloc.output.report_gallery import (
 SCHEMA = "weakloc.report/1"
 PAGE_FOLDER = Path(__file__).parent / "report_page"
 SCRIPTS = ("heat.js", "picture.js", "review.js", "gallery.js", "viewer.js", "page.js")
-BASELINE_NAMES = {
-    "center": "centre",
-    "full_image": "full image",
-    "random": "random",
-    "chance": "chance",
-}
+BASELINE_NAMES = {"center": "centre", "full_image": "full image"}
 MOST_LEADING = 3  # numbers of the evaluation at a glance, and columns of bars
 WIDTH, HEIGHT = 320.0, 180.0  # of a chart
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 12.0, 12.0, 26.0

@@ -45,14 +45,13 @@ def selected(
     is_everything = options.score_threshold <= 0 and not options.tagged_only
     is_everything &= options.best_per_class is None and options.best_per_image is None
     for prediction in predictions:
-        for places in (prediction.points, prediction.boxes, prediction.masks):
-            for item in places:
-                if item.class_name not in known:
-                    raise PredictionsError(
-                        f"there is no class {item.class_name!r}",
-                        location=prediction.image,
-                        remedy=did_you_mean(item.class_name, known),
-                    )
+        for item in (*prediction.points, *prediction.boxes, *prediction.masks):
+            if item.class_name not in known:
+                raise PredictionsError(
+                    f"there is no class {item.class_name!r}",
+                    location=prediction.image,
+                    remedy=did_you_mean(item.class_name, known),
+                )
         yield prediction if is_everything else _select(prediction, known, options)
 
 
