@@ -256,6 +256,35 @@ def test_the_id_of_a_hub_becomes_the_network_that_it_stands_for(monkeypatch) -> 
     assert architecture_of(BackboneSpec.parse("hf-hub:me/mine")).weights == "hf-hub:me/mine"
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "mobilenetv2_100[pad_type=same,mean=0.5,std=0.5]",
+        "preact18[stem=s2]",
+        "vgg16[fully_connected=head]",
+        "resnet18[stem_width=32,drop_rate=0.1]",
+    ],
+)
+def test_a_record_may_say_words_and_numbers(written: str) -> None:
+    BackboneSpec.parse(written).require_plain()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "hf-hub:somebody/network",
+        "resnet18[checkpoint_path=model]",
+        "resnet18[pretrained_cfg=a1h]",
+        "resnet18[cache_dir=there]",
+        "resnet18[act_layer='../model']",
+        "resnet18[stem_width=1000000]",
+    ],
+)
+def test_a_record_may_not_say_places_and_huge_numbers(written: str) -> None:
+    with pytest.raises(ValueError, match=r"is a place|neither a word nor a number"):
+        BackboneSpec.parse(written).require_plain()
+
+
 def test_weights_of_another_architecture_are_refused_by_key_and_shape(tmp_path) -> None:
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "w.pt")
     file = str(tmp_path / "w.pt")

@@ -29,7 +29,7 @@ OUTPUT_STRIDES = (8, 16, 32)
 _FORM = re.compile(r"^\s*(?P<name>[^\[\]\s]+)\s*(?:\[(?P<arguments>.*)\])?\s*$", re.DOTALL)
 
 
-_WORDS = frozenset({"act_layer", "aa_layer", "global_pool", "norm_layer", "pos_embed", "stem_type"})
+_PLACES = re.compile("cache|checkpoint|dir|file|hub|path|pretrained|url")  # in names of arguments
 _MOST = 10_000
 
 
@@ -75,10 +75,11 @@ class BackboneSpec:
             raise ValueError(f"backbone {self.name!r} is a place, not a name")
         for key, value in self.arguments.items():
             parts = value if isinstance(value, (tuple, list)) else (value,)
-            is_word = key in _WORDS and isinstance(value, str) and value.isidentifier()
+            is_word = isinstance(value, str) and value.isidentifier() and not _PLACES.search(key)
             numbers = [part for part in parts if isinstance(part, (int, float))]
             if not is_word and (len(numbers) < len(parts) or max(map(abs, numbers)) > _MOST):
-                raise ValueError(f"backbone argument {key}={value!r} is no number up to {_MOST:,}")
+                reason = f"is neither a word nor a number up to {_MOST:,}"
+                raise ValueError(f"backbone argument {key}={value!r} {reason}")
 
     def with_argument(self, key: str, value: Any) -> BackboneSpec:
         return replace(self, arguments={**self.arguments, key: value})
