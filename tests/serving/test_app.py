@@ -462,4 +462,4 @@ def test_every_request_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) 
     assert not any("\n" in line for line in lines)
     assert re.fullmatch(r'POST "/predict" status=200 seconds=\d\.\d{3}', lines[0])
     assert "status=422" in lines[1]
-    assert 'error="a\\nforged line: is not an image' in lines[1]
+    assert r'error="a\\nforged line: is not an image' in lines[1]  # spelt out, then quoted
