@@ -22,6 +22,7 @@ PERMISSIVE = re.compile(
 )
 # What is not: why it may be there all the same.
 EXCEPTIONS = {
+    "efficientnet": "its metadata says nothing; its repository says Apache-2.0",
     "tqdm": "MPL-2.0 for some of its files, which are used as they are",
     **dict.fromkeys(("nvidia", "cuda"), "libraries that torch brings for NVIDIA's GPUs"),
 }

@@ -35,6 +35,15 @@ def distilled(refined: Path, scenes: Path) -> Path:
     return out
 
 
+def some_of(scenes: Path, folder: Path) -> Path:
+    """Three images."""
+    images = folder / "images"
+    images.mkdir()
+    for path in sorted((scenes / "JPEGImages").iterdir())[:3]:
+        shutil.copyfile(path, images / path.name)
+    return images
+
+
 def predictions(run: Path, images: Path, out: Path, *more: str) -> list[dict[str, Any]]:
     arguments = ["predict", str(run), str(images), "--out", str(out), "--top", "1", "--quiet"]
     assert weakloc([*arguments, *more]) == 0
@@ -44,9 +53,10 @@ def predictions(run: Path, images: Path, out: Path, *more: str) -> list[dict[str
 def test_a_detector_says_other_boxes_and_the_same_scores(
     distilled: Path, refined: Path, scenes: Path, tmp_path: Path
 ) -> None:
-    cells = predictions(refined, scenes, tmp_path / "cells")
-    boxes = predictions(distilled, scenes, tmp_path / "boxes")
-    mirrored = predictions(distilled, scenes, tmp_path / "mirrored", "--flip", "--points", "2")
+    images = some_of(scenes, tmp_path)
+    cells = predictions(refined, images, tmp_path / "cells")
+    boxes = predictions(distilled, images, tmp_path / "boxes")
+    mirrored = predictions(distilled, images, tmp_path / "mirrored", "--flip", "--points", "2")
 
     assert [line["scores"] for line in boxes] == [line["scores"] for line in cells]
     assert [line["boxes"] for line in boxes] != [line["boxes"] for line in cells]
@@ -64,8 +74,9 @@ def test_a_detector_says_other_boxes_and_the_same_scores(
 
 
 def test_cells_stay_at_hand(distilled: Path, refined: Path, scenes: Path, tmp_path: Path) -> None:
-    cells = predictions(refined, scenes, tmp_path / "cells")
-    again = predictions(distilled, scenes, tmp_path / "again", "--localiser", "cells")
+    images = some_of(scenes, tmp_path)
+    cells = predictions(refined, images, tmp_path / "cells")
+    again = predictions(distilled, images, tmp_path / "again", "--localiser", "cells")
 
     assert again == cells
 

@@ -130,7 +130,8 @@ class _Guard:
             is_read = event in ("os.listdir", "os.scandir", "ctypes.dlopen") or (
                 event == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
             )
-            if not is_inside and not (is_read and path.startswith(_OWN)):
+            is_own = is_read or "__pycache__" in path  # numba and imports keep what they compiled
+            if not is_inside and not (is_own and path.startswith(_OWN)):
                 self._escape(f"{event} {path}")
 
     def _escape(self, what: str) -> None:
@@ -268,7 +269,8 @@ def _open_up(remove: Callable[[str], Any], path: str, _: object) -> None:
 def prepare(targets: Sequence[str]) -> None:
     """Everything that is imported, compiled or made once, before processes are forked."""
     torch.set_num_threads(1)
-    torch.set_num_interop_threads(1)
+    with suppress(RuntimeError):  # of a process that has worked in parallel already
+        torch.set_num_interop_threads(1)
     template()
     here = Path.cwd()
     for target in targets:

@@ -125,7 +125,10 @@ def test_thresholds_travel_with_the_run(copy: Path) -> None:
         (lambda r: r["backbone"].update(name="hf-hub:me/mine"), "'hf-hub:me/mine' is a place"),
         (lambda r: r["backbone"].update(name="local-dir:/etc"), "'local-dir:/etc' is a place"),
         *(
-            (lambda r, inner=inner: r["backbone"].update(name=f"resnet18[{inner}]"), "is no number")
+            (
+                lambda r, inner=inner: r["backbone"].update(name=f"resnet18[{inner}]"),
+                "is neither a word nor a number",
+            )
             for inner in (
                 "checkpoint_path='/etc/passwd'",
                 "pretrained_cfg='x'",

@@ -58,7 +58,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> list[Lesson]:
 
 
 def learn(network: LocalizationNetwork, lessons: Sequence[Lesson], **changes: int) -> Detector:
-    settings = replace(DistilSettings(epochs=6), **changes)
+    settings = replace(DistilSettings(epochs=4), **changes)
     return learn_detector(network, lessons, PREPROCESSING, settings, lambda _done, _total: None)[0]
 
 
