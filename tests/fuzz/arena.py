@@ -177,9 +177,9 @@ def judged(target: str, folder: Path, guard: _Guard) -> Finding:
 def _frames(error: BaseException) -> str:
     """The last two lines of the package that an error came through."""
     steps = traceback.extract_tb(error.__traceback__)
-    own = [step for step in steps if "/weakloc/" in step.filename] or steps[-1:]
+    own = [step for step in steps if "/src/weakloc/" in step.filename] or steps[-1:]
     return " < ".join(
-        f"{step.filename.rpartition('/weakloc/')[2]}:{step.name}" for step in reversed(own[-2:])
+        f"{step.filename.rpartition('/src/weakloc/')[2]}:{step.name}" for step in reversed(own[-2:])
     )
 
 
