@@ -7,17 +7,19 @@ fine levels is judged alone, and the image goes on in the mirror beyond its bord
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from weakloc.model.backbones import Backbone
+from weakloc.model.network import LocalizationNetwork, fold_batch_norms
 
 CELL_STRIDES = (4, 8)
 MARGIN = 40  # pixels of mirrored image on each side: cells of stride 8 see 37 beyond their own
 HIDDEN = 96
+_SMALLEST_SPREAD = 1e-6
 EVIDENCE = 0.25  # power of the probability that a cell betrays the tag: the place decides
 
 
@@ -42,7 +44,53 @@ def fine_features(backbone: Backbone, images: Tensor, levels: Sequence[int]) -> 
     return inner
 
 
-class CellClassifier(nn.Module):
+def read_finely(
+    network: LocalizationNetwork, strides: Sequence[int]
+) -> tuple[LocalizationNetwork, dict[int, int]]:
+    """A copy of the network made fast for reading, and the channels of each of its fine levels."""
+    side = network.backbone.probe_side
+    network = fold_batch_norms(network, side=side).to(memory_format=torch.channels_last)
+    probe = torch.zeros(1, 3, side, side, device=next(network.parameters()).device)
+    with torch.no_grad():
+        fine = fine_features(network.backbone, probe, fine_levels(network.backbone, strides))
+    return network, {level: values.shape[1] for level, values in fine.items()}
+
+
+class FineLayers(nn.Module):
+    """What is learned on fine features, each channel with mean 0 and spread 1 over the images."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: Mapping[int, int]) -> None:
+        super().__init__()
+        self.levels = tuple(sorted(channels))
+        self.channels = dict(channels)
+        self.register_buffer("mean", torch.zeros(sum(channels.values())))
+        self.register_buffer("std", torch.ones(sum(channels.values())))
+
+    def cells(self, features: Mapping[int, Tensor]) -> Tensor:
+        """The levels on one grid, as they are: (B, D, rows, columns)."""
+        return on_one_grid([features[level] for level in self.levels])
+
+    def standardised(self, features: Mapping[int, Tensor]) -> Tensor:
+        return (self.cells(features) - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def measure(self, parts: Iterable[Tensor]) -> None:
+        """Takes mean and spread from the cells (N, D) of all parts."""
+        total = torch.zeros(len(self.mean), dtype=torch.float64)
+        squares, count = torch.zeros_like(total), 0
+        for part in parts:
+            total += part.double().sum(0)
+            squares += part.double().square().sum(0)
+            count += len(part)
+        mean = total / count
+        spread = (squares / count - mean.square()).clamp(min=0).sqrt()
+        self.mean.copy_(mean)
+        self.std.copy_(spread.clamp(min=_SMALLEST_SPREAD))
+
+
+class CellClassifier(FineLayers):
     """Fine features -> heat of every class in [0, 1].
 
     `tags` says which class a cell betrays, `places` whether it is a class's object or background.
@@ -50,26 +98,18 @@ class CellClassifier(nn.Module):
     `base_rates` are the shares of images with each tag: what a cell would say by chance.
     """
 
-    mean: Tensor
-    std: Tensor
     base_rates: Tensor
 
     def __init__(self, channels: Mapping[int, int], num_classes: int) -> None:
-        super().__init__()
-        self.levels = tuple(sorted(channels))
-        self.channels = dict(channels)
-        size = sum(channels.values())
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("std", torch.ones(size))
+        super().__init__(channels)
+        size = len(self.mean)
         self.register_buffer("base_rates", torch.full((num_classes,), 0.5))
         self.tags = _layers(size, num_classes)
         self.places = _layers(size, 1 + num_classes)  # background first
 
     def forward(self, features: Mapping[int, Tensor]) -> Tensor:
-        """Heat (B, C, rows, columns), by every channel with mean 0 and spread 1 over the images
-        learned from."""
-        cells = on_one_grid([features[level] for level in self.levels])
-        return self.heat((cells - self.mean[:, None, None]) / self.std[:, None, None])
+        """Heat (B, C, rows, columns)."""
+        return self.heat(self.standardised(features))
 
     def heat(self, cells: Tensor) -> Tensor:
         return self.is_object(cells) * self.evidence(cells)

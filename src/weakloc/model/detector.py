@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from weakloc.model.cell_classifier import on_one_grid
+from weakloc.model.cell_classifier import FineLayers
 
 DETECTOR_STRIDES = (4, 8, 16)
 _WIDTH = 96
@@ -28,26 +28,18 @@ class CellBoxes(NamedTuple):
     boxes: Tensor  # (B, 4, rows, columns): left, top, right, bottom in pixels of the input
 
 
-class Detector(nn.Module):
+class Detector(FineLayers):
     """Fine features -> a box from every cell, and for each class how likely it holds an object.
 
-    `reach` is the longer side of the images learned from, in pixels. Every channel is brought to
-    mean 0 and spread 1 over these images.
+    `reach` is the longer side of the images learned from, in pixels.
     """
 
-    mean: Tensor
-    std: Tensor
     reach: Tensor
 
     def __init__(self, channels: Mapping[int, int], num_classes: int) -> None:
-        super().__init__()
-        self.levels = tuple(sorted(channels))
-        self.channels = dict(channels)
-        size = sum(channels.values())
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("std", torch.ones(size))
+        super().__init__(channels)
         self.register_buffer("reach", torch.ones(()))
-        self.entry = nn.Conv2d(size, _WIDTH, 1)
+        self.entry = nn.Conv2d(len(self.mean), _WIDTH, 1)
         self.around = nn.ModuleList(
             nn.Conv2d(_WIDTH, _WIDTH, 3, padding=dilation, dilation=dilation)
             for dilation in _DILATIONS
@@ -56,8 +48,7 @@ class Detector(nn.Module):
         self.edges = nn.Conv2d(_WIDTH, 4, 1)
 
     def forward(self, features: Mapping[int, Tensor]) -> CellBoxes:
-        cells = on_one_grid([features[level] for level in self.levels])
-        return self.propose((cells - self.mean[:, None, None]) / self.std[:, None, None])
+        return self.propose(self.standardised(features))
 
     def propose(self, cells: Tensor) -> CellBoxes:
         """Of cells (B, D, rows, columns) that are standardised already."""

@@ -25,10 +25,9 @@ from weakloc.model.cell_classifier import (
     EVIDENCE,
     CellClassifier,
     fine_features,
-    fine_levels,
-    on_one_grid,
+    read_finely,
 )
-from weakloc.model.network import LocalizationNetwork, fold_batch_norms
+from weakloc.model.network import LocalizationNetwork
 from weakloc.settings import RefineSettings
 from weakloc.structures import PRESENT, UNKNOWN, BrokenImage, Sample, ScoreMaps
 from weakloc.work import Progress
@@ -37,7 +36,6 @@ IGNORED = -1
 _CELLS_A_STEP = 8192  # fewer where that would be less than so many steps in an epoch:
 _LEAST_STEPS = 4
 _CELLS_AT_ONCE = 65536  # bounds the memory of what is computed of all cells
-_SMALLEST_SPREAD = 1e-6
 _LEAST_RATE = 1e-3
 
 
@@ -76,14 +74,8 @@ def learn_cells(
     draw = torch.Generator().manual_seed(settings.seed)
     drawn = torch.randperm(len(samples), generator=draw)[: settings.images]
     chosen = [samples[index] for index in sorted(drawn.tolist())]
-    side = network.backbone.probe_side
-    network = fold_batch_norms(network, side=side).to(memory_format=torch.channels_last)
-    probe = torch.zeros(1, 3, side, side, device=next(network.parameters()).device)
-    with torch.no_grad():
-        levels = fine_levels(network.backbone, CELL_STRIDES)
-        fine = fine_features(network.backbone, probe, levels)
+    network, channels = read_finely(network, CELL_STRIDES)
     torch.manual_seed(settings.seed)
-    channels = {level: values.shape[1] for level, values in fine.items()}
     classifier = CellClassifier(channels, len(chosen[0].labels))
     images, cells, broken = _keep_images(network, classifier, chosen, preprocessing, on_progress)
     if not any((image.labels == PRESENT).any() for image in images):
@@ -120,7 +112,7 @@ def _keep_images(
     for batch in loader:
         pixels = batch.images.to(device, memory_format=torch.channels_last)
         fine = fine_features(network.backbone, pixels, classifier.levels)
-        grids = on_one_grid([fine[level] for level in classifier.levels]).half().cpu()
+        grids = classifier.cells(fine).half().cpu()
         maps = network(pixels).maps.float().cpu().numpy()
         for row, transform in enumerate(batch.transforms):
             assert transform is not None
@@ -146,15 +138,7 @@ def _measure(classifier: CellClassifier, labels: Tensor, cells: KeptCells) -> No
     known = (labels != UNKNOWN).sum(0).clamp(min=1)
     rates = (labels == PRESENT).sum(0) / known
     classifier.base_rates.copy_(rates.clamp(_LEAST_RATE, 1 - _LEAST_RATE))
-    total = torch.zeros(cells.values.shape[1], dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    for part in torch.split(cells.values, _CELLS_AT_ONCE):
-        total += part.double().sum(0)
-        squares += part.double().square().sum(0)
-    mean = total / len(cells.values)
-    spread = (squares / len(cells.values) - mean.square()).clamp(min=0).sqrt()
-    classifier.mean.copy_(mean)
-    classifier.std.copy_(spread.clamp(min=_SMALLEST_SPREAD))
+    classifier.measure(torch.split(cells.values, _CELLS_AT_ONCE))
     for part in torch.split(cells.values, _CELLS_AT_ONCE):
         part.copy_((part.float() - classifier.mean) / classifier.std)
 

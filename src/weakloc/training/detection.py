@@ -16,9 +16,9 @@ from weakloc.data.loaders import EveryImageOnce, SampleLoader
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError, SettingError
 from weakloc.geometry import BoxLTRB, GridTransform, map_box_to_grid
-from weakloc.model.cell_classifier import fine_features, fine_levels, on_one_grid
+from weakloc.model.cell_classifier import fine_features, read_finely
 from weakloc.model.detector import DETECTOR_STRIDES, Detector, cell_middles
-from weakloc.model.network import LocalizationNetwork, fold_batch_norms
+from weakloc.model.network import LocalizationNetwork
 from weakloc.settings import DistilSettings
 from weakloc.structures import BrokenImage, Sample
 from weakloc.work import Progress
@@ -27,7 +27,6 @@ MIDDLE = 0.6  # of a box's sides: the cells in this part of it answer for the bo
 FOCAL_ALPHA = 0.5  # weight of the middles against all other cells
 _IMAGES_A_STEP = 16
 _IMAGES_AN_EPOCH = 200  # at least: fewer are shown several times
-_SMALLEST_SPREAD = 1e-6
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,8 @@ def learn_detector(
             "a detector needs images of one size",
             remedy="Train with the resize mode warp, pad or crop",
         )
-    side = network.backbone.probe_side
-    network = fold_batch_norms(network, side=side).to(memory_format=torch.channels_last)
-    probe = torch.zeros(1, 3, side, side, device=next(network.parameters()).device)
-    levels = fine_levels(network.backbone, DETECTOR_STRIDES)
-    with torch.no_grad():
-        features = fine_features(network.backbone, probe, levels)
+    network, channels = read_finely(network, DETECTOR_STRIDES)
     torch.manual_seed(settings.seed)
-    channels = {level: values.shape[1] for level, values in features.items()}
     detector = Detector(channels, len(lessons[0].sample.labels))
     detector.reach.fill_(max(preprocessing.fixed_size))
     taught, broken = _taught(network, detector, lessons, preprocessing, on_progress)
@@ -106,30 +99,19 @@ def _taught(
     for batch in loader:
         pixels = batch.images.to(device, memory_format=torch.channels_last)
         features = fine_features(network.backbone, pixels, detector.levels)
-        grids = on_one_grid([features[level] for level in detector.levels])
-        cells += list(grids.half().cpu())
+        cells += list(detector.cells(features).half().cpu())
         for index, transform in zip(batch.indices.tolist(), batch.transforms, strict=True):
             assert transform is not None  # nothing was rotated
             places.append((lessons[index], transform))
         on_progress(len(cells), len(samples))
-    _measure(detector, cells)
+    if cells:
+        detector.measure(values.flatten(1).T for values in cells)
     mean, std = detector.mean[:, None, None], detector.std[:, None, None]
     taught = [
         _told(lesson, transform, ((values.float() - mean) / std).half())
         for values, (lesson, transform) in zip(cells, places, strict=True)
     ]
     return taught, list(loader.broken)
-
-
-def _measure(detector: Detector, cells: Sequence[Tensor]) -> None:
-    """Mean and spread of every channel."""
-    if not cells:
-        return
-    means = torch.stack([values.double().mean((1, 2)) for values in cells])
-    squares = torch.stack([values.double().square().mean((1, 2)) for values in cells])
-    detector.mean.copy_(means.mean(0))
-    spread = (squares.mean(0) - means.mean(0).square()).clamp(min=0).sqrt()
-    detector.std.copy_(spread.clamp(min=_SMALLEST_SPREAD))
 
 
 def _told(lesson: Lesson, transform: GridTransform, cells: Tensor) -> _Taught:
