@@ -227,7 +227,7 @@ def drawn_heat(
     # Tagged classes are looked for whatever their score, so sizes for scores are not needed.
     scales = map_scales(predictor.look)
     looking = replace(predictor.look, scales=scales, map_scales=scales)
-    sources = (ImageSource(image.sample.name, image.sample.path) for image in drawn)
+    sources = (ImageSource.of(image.sample) for image in drawn)
     seen_images = see_images(sources, predictor.source, looking)
     for done, (image, drawn_image) in enumerate(zip(seen_images, drawn, strict=True), start=1):
         on_progress(done, len(drawn))

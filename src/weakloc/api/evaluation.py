@@ -228,7 +228,7 @@ def _seen(
     them.
     """
     by_name = {sample.name: sample for sample in samples}
-    sources = [ImageSource(sample.name, sample.path) for sample in samples]
+    sources = [*map(ImageSource.of, samples)]
     for done, image in enumerate(predictor.see(sources), start=1):
         on_progress(done, len(samples))
         if isinstance(image, BrokenImage):

@@ -204,7 +204,7 @@ def scores_and_tags(
     """(N, C) of each, of the images that can be read; no picture is kept."""
     rows: list[FloatArray] = []
     labels: list[LabelVector] = []
-    images = predictor.see(ImageSource(sample.name, sample.path) for sample in samples)
+    images = predictor.see(map(ImageSource.of, samples))
     for done, (image, sample) in enumerate(zip(images, samples, strict=True), start=1):
         on_progress(done, len(samples))
         if not isinstance(image, BrokenImage):

@@ -117,7 +117,7 @@ def label(
             raise SettingError(reason, remedy="Give a folder outside of the photographs")
     open_record(folder, str(data_set.root))  # refuses what is not ours, and makes nothing
     chosen = tuple(dict.fromkeys((*FORMATS, *formats)))
-    listing = [unopened(ImageSource(s.name, s.path), s.labels) for s in data_set.samples()]
+    listing = [unopened(ImageSource.of(s), s.labels) for s in data_set.samples()]
     try:
         with only_writer(folder):
             stages = Stages(folder, open_record(folder, str(data_set.root)), display)

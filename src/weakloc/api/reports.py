@@ -73,7 +73,7 @@ class _Material:
                 "no images are given",
                 remedy="Give a folder of images after the run, or a data set with --data",
             )
-        return (ImageSource(sample.name, sample.path) for sample in self.samples)
+        return map(ImageSource.of, self.samples)
 
     def contents_of(self, names: Collection[str]) -> dict[str, str | bytes]:
         """Where the images of these names are, as far as they are found."""

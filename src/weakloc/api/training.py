@@ -149,7 +149,7 @@ def _heats_now(plan: TrainingPlan) -> Iterator[tuple[Image.Image, int, HeatMap]]
         activation="sigmoid",
         uses_bf16=plan.hardware.in_bf16,
     )
-    sources = (ImageSource(sample.name, sample.path) for sample in samples)
+    sources = map(ImageSource.of, samples)
     for image, sample in zip(see_images(sources, source, look), samples, strict=True):
         if not isinstance(image, BrokenImage):
             class_index = int(np.argmax(sample.labels == PRESENT))
@@ -297,7 +297,7 @@ def _own_lessons(
     predictor = trained.predictor()
     index_of = {name: index for index, name in enumerate(trained.class_names)}
     tags = Tags({sample.name: sample.labels for sample in samples}, len(index_of))
-    sources = (ImageSource(sample.name, sample.path) for sample in samples)
+    sources = map(ImageSource.of, samples)
     lessons = []
     predictions = predictor.predict(sources, tags)
     for done, (sample, prediction) in enumerate(zip(samples, predictions, strict=True), start=1):

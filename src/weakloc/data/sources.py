@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from weakloc.data.images import IMAGE_SUFFIXES
 from weakloc.data.readers.assembly import Oddity, Problems
@@ -17,7 +18,7 @@ from weakloc.data.readers.shards import SHARD_SUFFIXES, find_shards, images_of_s
 from weakloc.data.readers.table import TABLE_SUFFIXES, image_paths
 from weakloc.errors import DataError
 from weakloc.files import is_text, plain, text_lines
-from weakloc.structures import Problem
+from weakloc.structures import Problem, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,10 @@ class ImageSource:
     content: str | bytes
     flaw: str | None = None
     split: str | None = None  # what a data set says that it is for
+
+    @classmethod
+    def of(cls, sample: Sample) -> Self:
+        return cls(sample.name, sample.path)
 
 
 def find_images(source: str) -> Iterator[ImageSource]:

@@ -371,7 +371,7 @@ def _searched(predictor: Predictor, samples: Sequence[Sample]) -> dict[str, floa
     if not isinstance(predictor.heat, BeamHeat):
         return {}
     tagged = [sample for sample in samples if (sample.labels == PRESENT).any()][:IMAGES_TO_COUNT]
-    sources = (ImageSource(sample.name, sample.path) for sample in tagged)
+    sources = map(ImageSource.of, tagged)
     searches = [
         predictor.heat.search_image(view, np.flatnonzero(sample.labels == PRESENT).tolist())
         for view, sample in zip(
