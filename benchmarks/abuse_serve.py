@@ -46,38 +46,17 @@ from benchmarks.measure import RESULTS, write_results
 
 PATIENCE = 60.0  # seconds that an honest client waits before it gives up
 ALLOWED = frozenset({200, 400, 408, 413, 422, 429, 503})
-NETWORK, SIDE, NUM_CLASSES = "tiny[width=16]", 224, 20
+NETWORK, SIDE = "tiny[width=16]", 224
 
 
 def serve(port_file: Path) -> None:
     """The server, in a process of its own, with random weights."""
-    import torch
-
-    from weakloc.cli.use import keep_freed_memory
-    from weakloc.data.transforms import Preprocessing
-    from weakloc.methods.wildcat import Wildcat
-    from weakloc.model.backbones import build_backbone
-    from weakloc.model.trunk import BackboneSpec
+    from benchmarks.bench_serve import predictor_of
     from weakloc.output.settings import ServeSettings
-    from weakloc.predictor.network_source import NetworkSource
-    from weakloc.predictor.predictor import Predictor
     from weakloc.serving.allowed_images import allowed_images
     from weakloc.serving.app import bound_socket, build_app, server_of
-    from weakloc.settings import Look, Places
 
-    keep_freed_memory()
-    torch.manual_seed(0)
-    look = Look(batch_size=8)
-    backbone = build_backbone(BackboneSpec.parse(NETWORK, weights="none"))
-    source = NetworkSource(
-        Wildcat.practical().build_network(backbone, NUM_CLASSES).eval(),
-        look,
-        class_names=[str(index) for index in range(NUM_CLASSES)],
-        preprocessing=Preprocessing(size=(SIDE, SIDE)),
-        activation="sigmoid",
-        uses_bf16=False,
-    )
-    predictor = Predictor(source, look, Places(top=1), thresholds=(0.3,) * NUM_CLASSES)
+    predictor = predictor_of(NETWORK, SIDE)
     settings = ServeSettings()
     images = allowed_images([], [], max_bytes=settings.max_bytes)
     app = build_app(predictor, images, settings, model_version="abused")

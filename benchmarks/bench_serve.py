@@ -34,11 +34,12 @@ from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import build_backbone
 from weakloc.model.trunk import BackboneSpec
 from weakloc.output.exporters.jsonl import prediction_line
+from weakloc.output.settings import ServeSettings
 from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
 from weakloc.serving.allowed_images import allowed_images
 from weakloc.serving.app import bound_socket, build_app, server_of
-from weakloc.settings import Look, Places, ServeSettings
+from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage
 
 NUM_CLASSES = 20
@@ -47,7 +48,7 @@ BATCH, SERVER = "batch predictor", "weakloc serve"
 
 
 def batch_predictor(folder: str, network: str, side: int) -> Callable[[], int]:
-    predictor = _predictor(network, side)
+    predictor = predictor_of(network, side)
 
     def work() -> int:
         lines = []
@@ -62,7 +63,7 @@ def batch_predictor(folder: str, network: str, side: int) -> Callable[[], int]:
 def server(network: str, side: int) -> Callable[[], tuple[int, int]]:
     """Its port and its process; it runs until the process ends."""
     app = build_app(
-        _predictor(network, side),
+        predictor_of(network, side),
         allowed_images([], [], max_bytes=2**20),
         ServeSettings(),
         model_version="benchmark",
@@ -74,7 +75,7 @@ def server(network: str, side: int) -> Callable[[], tuple[int, int]]:
     return lambda: (port, os.getpid())
 
 
-def _predictor(network: str, side: int) -> Predictor:
+def predictor_of(network: str, side: int) -> Predictor:
     keep_freed_memory()
     torch.manual_seed(0)
     look = Look(batch_size=8)
