@@ -287,13 +287,15 @@ def test_the_splits_of_tagged_photographs_become_those_of_yolo(
     assert command([*given, "--group-by", "patinet"]) == 2
 
 
-def test_boxes_that_people_drew_teach_how_far_objects_reach(photos: Path, tmp_path: Path) -> None:
+def test_boxes_that_people_drew_teach_how_far_objects_reach(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     arguments = ["label", str(photos), "--out", str(out), *SMALL_FLAGS, "--epochs", "1", "--quiet"]
     assert command(arguments) == 0
     from_tags, weights = predictions(out), (out / "run" / "model.safetensors").read_bytes()
     names = ["ründ", "square box"]
-    drawn = [
+    drawn: list[dict[str, Any]] = [
         {
             "image": f"{name}/{number}.png",
             "width": 96,
@@ -317,3 +319,10 @@ def test_boxes_that_people_drew_teach_how_far_objects_reach(photos: Path, tmp_pa
     assert [line["boxes"] for line in predictions(out)] != [line["boxes"] for line in from_tags]
     assert command(arguments) == 0
     assert predictions(out) == from_tags
+    for image in drawn:
+        image["decisions"][0]["boxes"] = []
+    review.write_text(
+        json.dumps({"schema": "weakloc.review/1", "class_names": names, "images": drawn})
+    )
+    assert command([*arguments, "--drawn", str(review)]) == 2
+    assert "holds no drawn box" in capsys.readouterr().err

@@ -94,7 +94,7 @@ def label(
     reading: DataSettings = DataSettings(),
     display: Display = NO_DISPLAY,
 ) -> Labelled:
-    """Places for every tagged image, learned from nothing but these images' tags.
+    """Places for every tagged image, learned from these images' tags, and from what was drawn.
 
     `tags` is a table, where the folders do not say it; `new` further images without tags. The
     predictions are exported to COCO, YOLO and `formats`. What an earlier call finished in `out` is
@@ -252,7 +252,8 @@ class _Labelling:
 
         def work(_goes_on: bool) -> StageResult:
             shutil.rmtree(self.detector, ignore_errors=True)
-            settings = DistilSettings(boxes=count, seed=self.settings.seed)
+            # Of none at all it would learn from its own: that there is none is said then.
+            settings = DistilSettings(boxes=max(count, 1), seed=self.settings.seed)
             distil(self.run, drawn, self.detector, settings)
             return {"detector": digest_of_file(self.detector / DETECTOR_NAME)}
 
