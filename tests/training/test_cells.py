@@ -189,7 +189,7 @@ def test_kept_cells_come_back_and_belong_to_their_weights(
     classifier = CellClassifier({4: 16, 8: 32}, 3)
     save_learned(tmp_path, classifier, backbone, SETTINGS)
 
-    found = load_learned(CellClassifier, tmp_path, backbone, 3)
+    found = load_learned(CellClassifier, tmp_path, backbone.weights_digest, 3)
 
     assert found is not None
     for name, value in classifier.state_dict().items():
@@ -197,7 +197,7 @@ def test_kept_cells_come_back_and_belong_to_their_weights(
     torch.manual_seed(1)
     other = build_backbone(BackboneSpec.parse("tiny[width=8]", weights="none"))
     with pytest.raises(RunError, match="other weights"):
-        load_learned(CellClassifier, tmp_path, other, 3)
+        load_learned(CellClassifier, tmp_path, other.weights_digest, 3)
 
 
 @pytest.mark.parametrize("content", [b"", b"no tensors"])
@@ -205,11 +205,11 @@ def test_a_broken_file_of_cells_is_said(backbone: Backbone, tmp_path: Path, cont
     (tmp_path / CELLS_NAME).write_bytes(content)
 
     with pytest.raises(RunError, match="cannot be read"):
-        load_learned(CellClassifier, tmp_path, backbone, 3)
+        load_learned(CellClassifier, tmp_path, backbone.weights_digest, 3)
 
 
 def test_cells_of_other_classes_are_said(backbone: Backbone, tmp_path: Path) -> None:
     save_learned(tmp_path, CellClassifier({4: 16, 8: 32}, 2), backbone, SETTINGS)
 
     with pytest.raises(RunError, match="cannot be read"):
-        load_learned(CellClassifier, tmp_path, backbone, 3)
+        load_learned(CellClassifier, tmp_path, backbone.weights_digest, 3)

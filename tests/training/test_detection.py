@@ -165,7 +165,7 @@ def test_a_kept_detector_comes_back_and_belongs_to_its_weights(
     detector = Detector({4: 16, 8: 32}, 2)
     save_learned(tmp_path, detector, network.backbone, DistilSettings())
 
-    loaded = load_learned(Detector, tmp_path, network.backbone, 2)
+    loaded = load_learned(Detector, tmp_path, network.backbone.weights_digest, 2)
 
     assert loaded is not None
     assert all(
@@ -175,7 +175,7 @@ def test_a_kept_detector_comes_back_and_belongs_to_its_weights(
     torch.manual_seed(1)
     other = build_backbone(BackboneSpec.parse("tiny[width=8]", weights="none"))
     with pytest.raises(RunError, match="other weights"):
-        load_learned(Detector, tmp_path, other, 2)
+        load_learned(Detector, tmp_path, other.weights_digest, 2)
     (tmp_path / DETECTOR_NAME).write_bytes(b"")
     with pytest.raises(RunError, match="weakloc distil"):
-        load_learned(Detector, tmp_path, network.backbone, 2)
+        load_learned(Detector, tmp_path, network.backbone.weights_digest, 2)

@@ -198,15 +198,9 @@ def refine(
     Thresholds of an earlier calibration belong to other maps and are forgotten. Without `keep`
     nothing is written, and the run that is given back alone has the cells.
     """
-    data_set = opened(data, reading)
-    trained = opened_run(run).run
-    require_same_classes(
-        data_set.class_names,
-        trained.class_names,
-        of=str(trained.path),
-        location=str(data_set.root),
-        remedy="Give the data that the run was trained on",
-    )
+    remedy = "Give the data that the run was trained on"
+    of_run, data_set = _of_same_classes(run, data, reading, remedy=remedy)
+    trained = of_run.run
     samples = divide(data_set, trained.settings).learned
     with only_writer(trained.path) if keep else nullcontext():
         cells, broken = learn_cells(
@@ -218,6 +212,21 @@ def refine(
     trained = replace(trained, cells=cells, thresholds=None)
     num_images = min(len(samples), settings.images) - len(broken)
     return Refined(TrainedRun(trained), num_images, tuple(broken))
+
+
+def _of_same_classes(
+    run: str | Path | TrainedRun, data: Data, reading: DataSettings, *, remedy: str
+) -> tuple[TrainedRun, DataSet]:
+    """The run, and data with its classes."""
+    data_set, trained = opened(data, reading), opened_run(run)
+    require_same_classes(
+        data_set.class_names,
+        trained.run.class_names,
+        of=str(trained.run.path),
+        location=str(data_set.root),
+        remedy=remedy,
+    )
+    return trained, data_set
 
 
 @dataclass(frozen=True)
@@ -244,20 +253,14 @@ def distil(
     It learns from as many drawn boxes as are allowed, which are counted as hidden supervision; by
     default from the boxes that the run itself names in the images it learned from, given the tags.
     """
-    trained, data_set, out = opened_run(run), opened(data, reading), Path(out)
+    out, remedy = Path(out), "Give data with the classes of the run"
+    trained, data_set = _of_same_classes(run, data, reading, remedy=remedy)
     if trained.run.cells is None:
         raise SettingError(
             f"{trained.path} has learned no cells, whose heat says where points are",
             remedy="Run 'weakloc refine' first",
         )
     require_own(out, ("*",))
-    require_same_classes(
-        data_set.class_names,
-        trained.class_names,
-        of=str(trained.path),
-        location=str(data_set.root),
-        remedy="Give data with the classes of the run",
-    )
     lessons, num_drawn = _lessons(trained, data_set, settings, display)
     with_boxes = replace(trained.run, hidden_supervision=trained.run.hidden_supervision + num_drawn)
     detector, broken = learn_detector(

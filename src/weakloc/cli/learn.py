@@ -215,7 +215,8 @@ def calibrate(
     elif oracle or not choose_rescoring or settings.boxes or settings.boxes_per_class:
         document |= _tuned(tuning, trained.class_names, settings, terminal)
     if choose_rescoring and not oracle:
-        document["rescoring"] = _choose_rescoring(runs.load_folder(run), data_set, look, terminal)
+        now = runs.load_folder(run) if "thresholds" in document else trained
+        document["rescoring"] = _choose_rescoring(now, data_set, look, terminal)
     if not (also or oracle):
         terminal.say(f"Kept in {run}")
     terminal.give(document)

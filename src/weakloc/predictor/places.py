@@ -142,7 +142,7 @@ def name_places(
     point_maps: Sequence[tuple[PointMap, PointMap]],
 ) -> Prediction:
     """What is said of one image but its masks and doubt; `heat` holds the maps of `classes`."""
-    names, rules = locating.class_names, locating.rules
+    names, rules, proposals = locating.class_names, locating.rules, image.proposals
     probabilities: list[float] = image.probabilities.tolist()
     points: list[Point] = []
     boxes: list[Box] = []
@@ -150,11 +150,11 @@ def name_places(
         name, probability = names[index], probabilities[index]
         is_tagged = tags is not None and bool(tags[index] == PRESENT)
         weight = probability if rules.box_times_class else 1.0
-        if image.proposals is None:
+        if proposals is None:
             find = _cutter(class_map, heat.transform, locating, index, weight)
             peaks = _peaks(*own_maps, locating)
         else:
-            find = _voter(image.proposals, image.picture.size, locating, index, weight)
+            find = _voter(proposals, image.picture.size, locating, index, weight)
             peaks = _middles(find, locating)
         parts = _parts(find, heat.transform, locating, weight, min_count=int(is_tagged))
         points += [Point(name, peak.x, peak.y, probability, peak.heat) for peak in peaks]

@@ -104,8 +104,7 @@ def _taught(
             assert transform is not None  # nothing was rotated
             places.append((lessons[index], transform))
         on_progress(len(cells), len(samples))
-    if cells:
-        detector.measure(values.flatten(1).T for values in cells)
+    detector.measure(values.flatten(1).T for values in cells)
     mean, std = detector.mean[:, None, None], detector.std[:, None, None]
     taught = [
         _told(lesson, transform, ((values.float() - mean) / std).half())

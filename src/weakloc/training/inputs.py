@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -144,12 +144,10 @@ def one_writer(folder: Path) -> Iterator[None]:
     """Holds the folder; other processes wait here and then find what was written."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
-        try:
+        with suppress(ImportError):  # no such locks on Windows
             import fcntl
-        except ImportError:  # no such locks on Windows
-            yield
-            return
-        fcntl.flock(file, fcntl.LOCK_EX)
+
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

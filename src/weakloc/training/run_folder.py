@@ -16,7 +16,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
@@ -55,8 +55,6 @@ CELLS_NAME = "cells.safetensors"
 DETECTOR_NAME = "detector.safetensors"
 FORMAT = "weakloc.run"
 FORMAT_VERSION = 1
-CELLS_FORMAT = "weakloc.cells.1"
-DETECTOR_FORMAT = "weakloc.detector.1"
 _NUMBERS = re.compile(r"\[\n[-+\d.eE,\s]+\]")  # a list of numbers goes on one line
 _COUNTS = ("present", "absent", "unknown", "co_occurrence")
 _PACKAGES = ("weakloc", "torch", "torchvision", "lightning", "timm", "numpy", "pillow")
@@ -120,8 +118,8 @@ class Run:
 
 Learned: TypeAlias = CellClassifier | Detector
 _LEARNED: Mapping[type[Learned], tuple[str, str, str]] = {  # file, format, command that learns it
-    CellClassifier: (CELLS_NAME, CELLS_FORMAT, "refine"),
-    Detector: (DETECTOR_NAME, DETECTOR_FORMAT, "distil"),
+    CellClassifier: (CELLS_NAME, "weakloc.cells.1", "refine"),
+    Detector: (DETECTOR_NAME, "weakloc.detector.1", "distil"),
 }
 
 
@@ -150,9 +148,9 @@ LearnedKind = TypeVar("LearnedKind", CellClassifier, Detector)
 
 
 def load_learned(
-    kind: type[LearnedKind], folder: Path, backbone: Backbone, num_classes: int
+    kind: type[LearnedKind], folder: Path, weights_digest: Callable[[], str], num_classes: int
 ) -> LearnedKind | None:
-    """None where the run never learned it."""
+    """None where the run never learned it; the digest is that of the backbone's weights."""
     name, version, _ = _LEARNED[kind]
     path = folder / name
     if not path.is_file():
@@ -170,7 +168,7 @@ def load_learned(
         learned.load_state_dict(tensors)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise _unfit(kind, path, f"it cannot be read ({str(error).splitlines()[0]})") from error
-    if facts.backbone != backbone.weights_digest():
+    if facts.backbone != weights_digest():
         raise _unfit(kind, path, "it belongs to other weights than those of this run")
     return learned.eval()
 
@@ -191,9 +189,8 @@ def save_with_detector(run: Run, folder: Path, detector: Detector, settings: Dis
             if (run.path / name).is_file():
                 shutil.copyfile(run.path / name, folder / name)
     save_learned(folder, detector, run.network.backbone, settings)
-    hidden = run.hidden_supervision
-    record = {**read_record(run.path), "hidden_supervision": hidden, "thresholds": None}
-    write_record(folder, record)  # last: without it the folder is no run
+    record = {**read_record(run.path), "hidden_supervision": run.hidden_supervision}
+    write_record(folder, {**record, "thresholds": None})  # last: without it the folder is no run
     return replace(run, path=folder, detector=detector, thresholds=None)
 
 
@@ -404,12 +401,9 @@ def load_run(path: Path) -> Run:
         raise _damaged(file, str(error) or type(error).__name__) from error
     _load_weights(network, path)
     network.backbone.loaded_weights = record.backbone.loaded or None
-    backbone, num_classes = network.backbone, len(run.class_names)
-    return replace(
-        run,
-        cells=load_learned(CellClassifier, path, backbone, num_classes),
-        detector=load_learned(Detector, path, backbone, num_classes),
-    )
+    of_run = path, cache(network.backbone.weights_digest), len(run.class_names)
+    cells, detector = load_learned(CellClassifier, *of_run), load_learned(Detector, *of_run)
+    return replace(run, cells=cells, detector=detector)
 
 
 def read_record(path: Path) -> dict[str, Any]:
