@@ -46,6 +46,7 @@ PUBLIC_NAMES = {
         "DistilSettings",
         "calibrate",
         "export",
+        "from_supervision",
         "predict_to_folder",
         "report",
     ),

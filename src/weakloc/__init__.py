@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from weakloc.api.calibration import calibrate
     from weakloc.api.classifiers import localize
-    from weakloc.api.data_sets import check, read, scenes
+    from weakloc.api.data_sets import check, from_supervision, read, scenes
     from weakloc.api.evaluation import evaluate
     from weakloc.api.label import label
     from weakloc.api.predictions import predict_to_folder
@@ -56,6 +56,7 @@ __all__ = [
     "distil",
     "evaluate",
     "export",
+    "from_supervision",
     "label",
     "load",
     "localize",
@@ -71,7 +72,7 @@ __all__ = [
 _MODULES = {
     "api.calibration": ("calibrate",),
     "api.classifiers": ("localize",),
-    "api.data_sets": ("check", "read", "scenes"),
+    "api.data_sets": ("check", "from_supervision", "read", "scenes"),
     "api.evaluation": ("evaluate",),
     "api.label": ("label",),
     "api.predictions": ("predict_to_folder",),

@@ -8,16 +8,23 @@ before the last, in groups of five bits from the lowest on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from weakloc.geometry import BoxLTRB, box_from_xywh
-from weakloc.structures import RunLengths
 
 MOST_PIXELS = 2**30  # of a mask
+
+
+class RunLengths(TypedDict):
+    """COCO's: the runs as its compressed text or as they are."""
+
+    size: list[int]  # height, width
+    counts: str | list[Annotated[int, Meta(ge=0, le=2**31)]]
 
 
 def encode_mask(mask: NDArray[np.generic]) -> RunLengths:

@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-from weakloc.errors import DataError, did_you_mean
-from weakloc.geometry import BoxLTRB, GridTransform
+from weakloc.errors import DataError, MissingPackageError, did_you_mean
+from weakloc.geometry import BoxLTRB, GridTransform, box_iou
+from weakloc.rle import RunLengths, compressed, decode_mask, tight_box
+
+if TYPE_CHECKING:
+    from supervision import Detections
 
 ABSENT, UNKNOWN, PRESENT = -1, 0, 1
 LabelVector: TypeAlias = NDArray[np.int8]  # (C,) of ABSENT, UNKNOWN, PRESENT
@@ -171,13 +175,6 @@ class Box(Said, frozen=True):
     score: float
 
 
-class RunLengths(TypedDict):
-    """COCO's: the runs as its compressed text or as they are."""
-
-    size: list[int]  # height, width
-    counts: str | list[Annotated[int, Meta(ge=0, le=2**31)]]
-
-
 class Mask(Said, frozen=True):
     rle: RunLengths
     score: float
@@ -204,6 +201,80 @@ class Prediction:
     doubt: float = 0.0
     disagreements: tuple[Disagreement, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_supervision(self) -> Detections:
+        """Its boxes with their masks, and masks without a box, for the package supervision.
+
+        `class_id` is a class's number in the run. In an image with masks, a box that has none has
+        an empty one.
+        """
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise MissingPackageError(
+                "the package supervision is missing", remedy="Install it: pip install supervision"
+            ) from error
+        objects, numbers = objects_of(self), list(self.scores)
+        names = [item.class_name for item in objects]
+        pixels = np.zeros((len(objects), self.height, self.width), dtype=bool)
+        for mask, item in zip(pixels, objects, strict=True):
+            mask[:] = False if item.rle is None else decode_mask(item.rle)
+        return Detections(
+            xyxy=np.array([item.box for item in objects], dtype=np.float64).reshape(-1, 4),
+            mask=pixels if self.masks else None,
+            confidence=np.array([item.score for item in objects], dtype=np.float64),
+            class_id=np.array([numbers.index(name) for name in names], dtype=np.int64),
+            data={"class_name": np.array(names, dtype=str)},
+        )
+
+
+SAME_OBJECT = 0.5  # overlap of a box with the tight box of a mask
+
+
+class PlacedObject(NamedTuple):
+    """One thing of a class: its box, and its pixels (as COCO's text) where there is a mask."""
+
+    class_name: str
+    box: BoxLTRB
+    score: float
+    rle: RunLengths | None
+
+
+def objects_of(prediction: Prediction) -> list[PlacedObject]:
+    """The boxes in their order, each with the mask it belongs to, then the masks left over.
+
+    A mask belongs to the box of its class that overlaps its tight box most, by half at least;
+    the object has the box and the score of the box. Empty masks are no objects.
+    """
+    if not prediction.masks:
+        return [PlacedObject(box.class_name, box.box, box.score, None) for box in prediction.boxes]
+    owned: dict[int, RunLengths] = {}
+    left_over = []
+    for mask in prediction.masks:
+        rle = compressed(mask.rle)
+        tight = tight_box(rle)
+        owner = _owner(mask.class_name, tight, prediction.boxes, owned)
+        if owner is not None:
+            owned[owner] = rle
+        elif tight[2] > tight[0]:
+            left_over.append(PlacedObject(mask.class_name, tight, mask.score, rle))
+    objects = [
+        PlacedObject(box.class_name, box.box, box.score, owned.get(index))
+        for index, box in enumerate(prediction.boxes)
+    ]
+    return objects + left_over
+
+
+def _owner(
+    class_name: str, tight: BoxLTRB, boxes: Sequence[Box], owned: Mapping[int, RunLengths]
+) -> int | None:
+    overlaps = {
+        index: box_iou(box.box, tight)
+        for index, box in enumerate(boxes)
+        if box.class_name == class_name and index not in owned
+    }
+    best = max(overlaps, key=overlaps.__getitem__, default=None)
+    return None if best is None or overlaps[best] < SAME_OBJECT else best
 
 
 LabelMatrix: TypeAlias = NDArray[np.int8]  # (N, C) of ABSENT, UNKNOWN, PRESENT

@@ -6,18 +6,23 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from weakloc.data.images import open_image
+from weakloc.data.images import image_size, open_image
 from weakloc.data.readers import raise_if_strict, read_data_set, table
 from weakloc.data.readers.assembly import ALL, SPLIT_NAMES, Assembly, Problems, split_name
+from weakloc.data.readers.review import Decision, Review, ReviewedImage, write_review
 from weakloc.data.summary import ImageCheck, check_images
-from weakloc.errors import DataError, SettingError
+from weakloc.errors import DataError, SettingError, did_you_mean
 from weakloc.files import file_name_of, write_whole
+from weakloc.geometry import BoxLTRB
 from weakloc.settings import DataSettings
 from weakloc.structures import DataSet
 from weakloc.synthetic.scenery import Difficulty, Kind, artist_from, artist_of, write_scenes
 from weakloc.work import Progress, num_cores, silent
+
+if TYPE_CHECKING:
+    from supervision import Detections
 
 Data: TypeAlias = str | Path | DataSet | Iterable[Any]  # any: a `datasets.Dataset`, or a dict
 
@@ -97,6 +102,48 @@ def _plain_records(records: Any, column: str, cache: Path) -> Iterator[Mapping[s
                     temporary.write_bytes(content)
         located = path and Path(path).absolute().as_posix()
         yield {**table.with_class_names(record, features), column: located}
+
+
+def from_supervision(
+    drawn: Mapping[str, Detections],
+    images: str | Path,
+    out: str | Path,
+    *,
+    class_names: Sequence[str],
+) -> DataSet:
+    """Drawn boxes from the package supervision: as a data set, and as the review `out`.
+
+    `drawn` has the detections by image, as `DetectionDataset.annotations` does or by the path below
+    `images`. They are of the class in `data["class_name"]` or else of the one that `class_id`
+    counts in `class_names`, the classes of the run. Their other classes are unknown.
+    """
+    reviewed = []
+    for image, detections in drawn.items():
+        path = Path(images, image) if Path(images, image).is_file() else Path(image)
+        boxes: dict[str, list[BoxLTRB]] = {}
+        for name, (left, top, right, bottom) in zip(
+            _names_of(detections, image, class_names), detections.xyxy.tolist(), strict=True
+        ):
+            boxes.setdefault(name, []).append((left, top, right, bottom))
+        decisions = (Decision(name, "accepted", boxes=tuple(of)) for name, of in boxes.items())
+        below = Path(os.path.relpath(path, images)).as_posix()
+        reviewed.append(ReviewedImage(below, *image_size(path), tuple(decisions)))
+    write_review(Path(out), Review(tuple(class_names), tuple(reviewed)))
+    return read(images, DataSettings(labels=Path(out)))
+
+
+def _names_of(detections: Detections, image: str, class_names: Sequence[str]) -> Sequence[str]:
+    """The class of each box; an error where it is none of the run's."""
+    if "class_name" in detections.data or not len(detections):
+        names = list(map(str, detections.data.get("class_name", ())))
+    else:
+        numbers = [-1] if detections.class_id is None else detections.class_id.tolist()
+        names = [class_names[n] if n in range(len(class_names)) else str(n) for n in numbers]
+    for name in names:
+        if name not in class_names:
+            remedy = did_you_mean(name, class_names)
+            raise DataError(f"there is no class {name!r}", location=image, remedy=remedy)
+    return names
 
 
 def require_same_classes(

@@ -14,8 +14,8 @@ from scipy.ndimage import label
 
 from weakloc.geometry import GridTransform
 from weakloc.localize.maps import Maps, resample
-from weakloc.rle import encode_mask
-from weakloc.structures import RunLengths, ScoreMaps
+from weakloc.rle import RunLengths, encode_mask
+from weakloc.structures import ScoreMaps
 
 LabelGrid: TypeAlias = NDArray[np.int32]  # (rows, columns)
 BackgroundMode: TypeAlias = Literal["threshold", "class", "power"]

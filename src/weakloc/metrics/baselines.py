@@ -17,8 +17,8 @@ import numpy as np
 from weakloc.geometry import BoxLTRB, FloatArray, PointXY
 from weakloc.metrics.case import Case, ClassMap
 from weakloc.metrics.uncertainty import NO_RESAMPLING, image_key
-from weakloc.rle import encode_mask
-from weakloc.structures import Box, Mask, Point, Prediction, RunLengths
+from weakloc.rle import RunLengths, encode_mask
+from weakloc.structures import Box, Mask, Point, Prediction
 
 Placer: TypeAlias = Callable[[Prediction, np.random.Generator], tuple[PointXY, BoxLTRB]]
 MapMaker: TypeAlias = Callable[[int, int, np.random.Generator], FloatArray]

@@ -16,9 +16,8 @@ from pycocotools.cocoeval import COCOeval
 from tests.output.exporters.conftest import CLASS_NAMES, encoded
 from weakloc.errors import PredictionsError
 from weakloc.output.exporters import EXPORTERS, ExportOptions, export_format
-from weakloc.output.exporters.objects import objects_of
 from weakloc.rle import decode_mask
-from weakloc.structures import Box, Mask, Prediction
+from weakloc.structures import Box, Mask, Prediction, objects_of
 
 # pycocotools 2.0 still has NumPy 1's way of making arrays.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

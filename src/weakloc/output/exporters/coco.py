@@ -19,7 +19,7 @@ from typing import Any
 from weakloc.files import open_whole
 from weakloc.geometry import box_area, box_to_xywh
 from weakloc.output.exporters.jsonl import prediction_line, read_predictions
-from weakloc.output.exporters.objects import PlacedObject, objects_of, outlines_of_rle
+from weakloc.output.exporters.objects import outlines_of_rle
 from weakloc.output.exporters.selection import (
     Content,
     ImageSplits,
@@ -29,7 +29,7 @@ from weakloc.output.exporters.selection import (
     write_list,
 )
 from weakloc.rle import mask_area
-from weakloc.structures import Prediction
+from weakloc.structures import PlacedObject, Prediction, objects_of
 
 
 def export_coco_instances(content: Content, out: Path) -> Path:

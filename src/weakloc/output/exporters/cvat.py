@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from weakloc.files import open_whole
-from weakloc.output.exporters.objects import PlacedObject, objects_of, outlines_of_rle
+from weakloc.output.exporters.objects import outlines_of_rle
 from weakloc.output.exporters.selection import Content, MaskForm, xml_attribute, xml_text
 from weakloc.output.settings import ExportOptions
 from weakloc.rle import decode_mask, tight_box
-from weakloc.structures import Prediction
+from weakloc.structures import PlacedObject, Prediction, objects_of
 
 
 def export_cvat(content: Content, out: Path) -> Path:

@@ -1,68 +1,19 @@
-"""Boxes and masks of one image -> objects, as annotation formats know them."""
+"""Masks of one image -> their outlines, as annotation formats know them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from weakloc.errors import PredictionsError
-from weakloc.geometry import BoxLTRB, box_iou
-from weakloc.rle import compressed, decode_mask, tight_box
-from weakloc.structures import Box, Prediction, RunLengths
+from weakloc.rle import decode_mask
 
 Corners: TypeAlias = NDArray[np.int32]  # (N, 2) of x, y; the last corner joins the first
 BoolMask: TypeAlias = NDArray[np.bool_]
-SAME_OBJECT = 0.5  # overlap of a box with the tight box of a mask
-
-
-class PlacedObject(NamedTuple):
-    """One thing of a class: its box, and its pixels (as COCO's text) where there is a mask."""
-
-    class_name: str
-    box: BoxLTRB
-    score: float
-    rle: RunLengths | None
-
-
-def objects_of(prediction: Prediction) -> list[PlacedObject]:
-    """The boxes in their order, each with the mask it belongs to, then the masks left over.
-
-    A mask belongs to the box of its class that overlaps its tight box most, by half at least;
-    the object has the box and the score of the box. Empty masks are no objects.
-    """
-    if not prediction.masks:
-        return [PlacedObject(box.class_name, box.box, box.score, None) for box in prediction.boxes]
-    owned: dict[int, RunLengths] = {}
-    left_over = []
-    for mask in prediction.masks:
-        rle = compressed(mask.rle)
-        tight = tight_box(rle)
-        owner = _owner(mask.class_name, tight, prediction.boxes, owned)
-        if owner is not None:
-            owned[owner] = rle
-        elif tight[2] > tight[0]:
-            left_over.append(PlacedObject(mask.class_name, tight, mask.score, rle))
-    objects = [
-        PlacedObject(box.class_name, box.box, box.score, owned.get(index))
-        for index, box in enumerate(prediction.boxes)
-    ]
-    return objects + left_over
-
-
-def _owner(
-    class_name: str, tight: BoxLTRB, boxes: Sequence[Box], owned: Mapping[int, RunLengths]
-) -> int | None:
-    overlaps = {
-        index: box_iou(box.box, tight)
-        for index, box in enumerate(boxes)
-        if box.class_name == class_name and index not in owned
-    }
-    best = max(overlaps, key=overlaps.__getitem__, default=None)
-    return None if best is None or overlaps[best] < SAME_OBJECT else best
 
 
 def outlines_of_rle(rle: Mapping[str, Any], *, image: str) -> list[Corners]:

@@ -22,7 +22,6 @@ from weakloc.data.readers.voc import label_map_text, mask_values, write_label_im
 from weakloc.errors import PredictionsError
 from weakloc.files import file_name_of, one_line, open_whole, write_text
 from weakloc.geometry import box_to_voc
-from weakloc.output.exporters.objects import objects_of
 from weakloc.output.exporters.selection import (
     Content,
     image_stem,
@@ -31,7 +30,7 @@ from weakloc.output.exporters.selection import (
     xml_text,
 )
 from weakloc.rle import decode_mask
-from weakloc.structures import Prediction
+from weakloc.structures import Prediction, objects_of
 
 Painted: TypeAlias = NDArray[np.uint8]  # (rows, columns)
 LARGEST_VALUE = 254  # 255 means void

@@ -17,12 +17,7 @@ from numpy.typing import NDArray
 
 from weakloc.files import open_whole
 from weakloc.geometry import box_to_yolo
-from weakloc.output.exporters.objects import (
-    PlacedObject,
-    join_outlines,
-    objects_of,
-    outlines_of_rle,
-)
+from weakloc.output.exporters.objects import join_outlines, outlines_of_rle
 from weakloc.output.exporters.selection import (
     Content,
     ImageSplits,
@@ -30,7 +25,7 @@ from weakloc.output.exporters.selection import (
     sidecar,
     with_stems_of_their_own,
 )
-from weakloc.structures import Prediction
+from weakloc.structures import PlacedObject, Prediction, objects_of
 
 Shares: TypeAlias = NDArray[np.float64]  # of the image's width and height
 Describe: TypeAlias = Callable[[PlacedObject, Prediction], Shares]
