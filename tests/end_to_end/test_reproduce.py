@@ -47,8 +47,8 @@ LOOKS = Recipe(
     ),
     metrics=("classification_map", "point_map"),
     findings=(
-        Finding("half the size helps", "half size", "whole size", "point_map"),
-        Finding("the impossible helps", "impossible", "whole size", "point_map"),
+        Finding("half the size helps", "half size", "whole size", metric="point_map"),
+        Finding("the impossible helps", "impossible", "whole size", metric="point_map"),
     ),
 )
 
@@ -271,7 +271,7 @@ FUSED = replace(
             fusion="late classifier",
         ),
     ),
-    findings=(Finding("two sizes help", "two", "one", "point_map"),),
+    findings=(Finding("two sizes help", "two", "one", metric="point_map"),),
     axis=None,
 )
 

@@ -95,7 +95,7 @@ def test_a_recipe_with_an_unknown_cell_is_refused() -> None:
             papers_data="",
             cells=cells,
             metrics=("point_map",),
-            findings=(Finding("a beats c", "a", "c", "point_map"),),
+            findings=(Finding("a beats c", "a", "c", metric="point_map"),),
         )
 
 

@@ -8,7 +8,7 @@ from weakloc.papers.page import table
 from weakloc.papers.recipe import Cell, Finding, Recipe
 from weakloc.papers.results import CellResult, Results, judge_finding, verdict_of
 
-CLAIM = Finding("a beats b", "a", "b", "point_map")
+CLAIM = Finding("a beats b", "a", "b", metric="point_map")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_seeds_are_paired_and_those_of_one_side_alone_do_not_count() -> None:
 
 
 def test_a_negative_margin_lets_the_better_be_a_little_behind() -> None:
-    hardly_behind = Finding("no gain", "a", "b", "point_map", margin=-0.01)
+    hardly_behind = Finding("no gain", "a", "b", metric="point_map", margin=-0.01)
     better, worse = {0: 0.500, 1: 0.500, 2: 0.500}, {0: 0.505, 1: 0.504, 2: 0.509}
     found = judge_finding(hardly_behind, better, worse, "")
     assert found.verdict == "holds"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from weakloc.errors import SettingError
@@ -74,10 +75,16 @@ class Finding:
     claim: str
     better: str
     worse: str
-    metric: str
+    metric: str = field(kw_only=True)
     said_by: str = "weakloc"
     margin: float = 0.0
     worse_metric: str | None = None
+
+
+# What a cell does better: it names classes, places points, or draws boxes.
+names = partial(Finding, metric="classification_map")
+places = partial(Finding, metric="point_map")
+boxes = partial(Finding, metric="box_map_50")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ stand here.
 
 from __future__ import annotations
 
-from weakloc.papers.recipe import Cell, Finding, Published, Recipe
+from weakloc.papers.recipe import Cell, Published, Recipe, boxes, names, places
 from weakloc.papers.tables import beam, cam, max_mil, wildcat
 
 _REFINED = {"localiser": "cells"}
@@ -33,18 +33,16 @@ HEADLINE = Recipe(
         "max_box_acc_v2", "mean_iou",
     ),
     findings=(
-        Finding("WILDCAT places better than Max-MIL (+8.4)",
-                "wildcat", "max_mil", "point_map", "WILDCAT"),
-        Finding("WILDCAT places better than BEAM (+3.2)",
-                "wildcat", "beam", "point_map", "WILDCAT"),
-        Finding("BEAM places better than Max-MIL (+5.2)", "beam", "max_mil", "point_map", "BEAM"),
-        Finding("WILDCAT places better than CAM", "wildcat", "cam", "point_map"),
-        Finding("refining helps to place", "wildcat, refined", "wildcat", "point_map"),
-        Finding("refining helps to box", "wildcat, refined", "wildcat", "box_map_50"),
-        Finding("a mirrored look helps a refined run to box",
-                "wildcat, refined, mirrored too", "wildcat, refined", "box_map_50"),
-        Finding("mixup helps to name", "wildcat, mixup", "wildcat", "classification_map"),
-        Finding("mixup helps to place", "wildcat, mixup", "wildcat", "point_map"),
+        places("WILDCAT places better than Max-MIL (+8.4)", "wildcat", "max_mil", "WILDCAT"),
+        places("WILDCAT places better than BEAM (+3.2)", "wildcat", "beam", "WILDCAT"),
+        places("BEAM places better than Max-MIL (+5.2)", "beam", "max_mil", "BEAM"),
+        places("WILDCAT places better than CAM", "wildcat", "cam"),
+        places("refining helps to place", "wildcat, refined", "wildcat"),
+        boxes("refining helps to box", "wildcat, refined", "wildcat"),
+        boxes("a mirrored look helps a refined run to box",
+              "wildcat, refined, mirrored too", "wildcat, refined"),
+        names("mixup helps to name", "wildcat, mixup", "wildcat"),
+        places("mixup helps to place", "wildcat, mixup", "wildcat"),
     ),
     published=(
         Published("WILDCAT table 8", "VOC 2012 val", "point_map",

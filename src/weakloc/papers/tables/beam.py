@@ -5,7 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from weakloc.papers.recipe import Cell, Finding, Published, Recipe, ThresholdOrigin
+from weakloc.papers.recipe import (
+    Cell,
+    Published,
+    Recipe,
+    ThresholdOrigin,
+    boxes,
+    names,
+    places,
+)
 
 _PAPER = "BEAM"
 _DATA = "VOC 2012 val"
@@ -37,10 +45,9 @@ BACKBONE = _recipe(
     ),
     metrics=("classification_map", "point_map", "box_map_50", "corloc"),
     findings=(
-        Finding("the larger network names better (+6.7)",
-                "larger network", "smaller network", "classification_map", _PAPER),
-        Finding("and places better (+2.6)",
-                "larger network", "smaller network", "point_map", _PAPER),
+        names("the larger network names better (+6.7)",
+              "larger network", "smaller network", _PAPER),
+        places("and places better (+2.6)", "larger network", "smaller network", _PAPER),
     ),
     published=(
         Published("BEAM table 1", _DATA, "classification_map",
@@ -75,12 +82,9 @@ RESCORING = _recipe(
     ),
     metrics=("classification_map", "point_map"),
     findings=(
-        Finding("co-occurrence helps to name (+1.2)",
-                "alpha = 0.1", "alpha = 0", "classification_map", _PAPER),
-        Finding("co-occurrence helps to place (+0.8)",
-                "alpha = 0.1", "alpha = 0", "point_map", _PAPER),
-        Finding("the alpha that held-out images choose helps to name",
-                _CHOSEN_ALPHA, "alpha = 0", "classification_map"),
+        names("co-occurrence helps to name (+1.2)", "alpha = 0.1", "alpha = 0", _PAPER),
+        places("co-occurrence helps to place (+0.8)", "alpha = 0.1", "alpha = 0", _PAPER),
+        names("the alpha that held-out images choose helps to name", _CHOSEN_ALPHA, "alpha = 0"),
     ),
     notes=("The claims are read at alpha = 0.1, fixed before any measurement.",),
 )  # fmt: skip
@@ -103,11 +107,11 @@ WIDTH = _recipe(
     ),
     metrics=("point_map", "box_map_50", "corloc"),
     findings=(
-        Finding("a beam of 8 places better than greedy", "M = 8", "M = 1", "point_map"),
-        Finding("a beam of 8 boxes better than greedy", "M = 8", "M = 1", "box_map_50"),
-        Finding("all levels box better than four", "M = 8", "H = 4", "box_map_50"),
-        Finding("a beam of 8 is within a point of all windows",
-                "M = 8", "all windows, 8 a level", "point_map", margin=-0.01),
+        places("a beam of 8 places better than greedy", "M = 8", "M = 1"),
+        boxes("a beam of 8 boxes better than greedy", "M = 8", "M = 1"),
+        boxes("all levels box better than four", "M = 8", "H = 4"),
+        places("a beam of 8 is within a point of all windows",
+               "M = 8", "all windows, 8 a level", margin=-0.01),
     ),
     notes=("One network; M down to single cells, H at M = 8, both on the first feature map.",),
 )  # fmt: skip
@@ -131,12 +135,10 @@ MODE = _recipe(
     ),
     metrics=("point_map", "box_map_50", "corloc"),
     findings=(
-        Finding("new crops place better",
-                "new crop at every level", "windows of the map", "point_map"),
-        Finding("new crops box better",
-                "new crop at every level", "windows of the map", "box_map_50"),
-        Finding("every level is better than every second",
-                "new crop at every level", "new crop at every 2nd level", "box_map_50"),
+        places("new crops place better", "new crop at every level", "windows of the map"),
+        boxes("new crops box better", "new crop at every level", "windows of the map"),
+        boxes("every level is better than every second",
+              "new crop at every level", "new crop at every 2nd level"),
     ),
     notes=("A beam of 4 instead of 8, down to single cells: new crops are slow on a CPU.",),
 )  # fmt: skip
@@ -170,14 +172,14 @@ BOXES = _recipe(
     ),
     metrics=("box_map_50", "corloc", "max_box_acc_v2"),
     findings=(
-        Finding("thresholds by class, from boxes, are better than a fixed one",
-                f"threshold {_BY_CLASS}", "threshold fixed 0.5", "box_map_50"),
-        Finding("thresholds by class are better than one from the same boxes",
-                f"threshold {_BY_CLASS}", "threshold 20 boxes a class, one for all", "box_map_50"),
-        Finding("the mean heat ranks boxes better than the highest",
-                "scored by mean heat", "scored by highest heat", "box_map_50"),
-        Finding("the probability of the class helps to rank boxes",
-                "scored by mean heat x class", "scored by mean heat", "box_map_50"),
+        boxes("thresholds by class, from boxes, are better than a fixed one",
+              f"threshold {_BY_CLASS}", "threshold fixed 0.5"),
+        boxes("thresholds by class are better than one from the same boxes",
+              f"threshold {_BY_CLASS}", "threshold 20 boxes a class, one for all"),
+        boxes("the mean heat ranks boxes better than the highest",
+              "scored by mean heat", "scored by highest heat"),
+        boxes("the probability of the class helps to rank boxes",
+              "scored by mean heat x class", "scored by mean heat"),
     ),
     published=(Published("BEAM table 4", _DATA, "box_map_50", {f"threshold {_BY_CLASS}": 26.5}),),
     notes=("The thresholds' boxes are scored by mean heat x class, if literal by raw mean heat.",),
@@ -192,10 +194,10 @@ RANK = _recipe(
     cells=(Cell("beam", "beam"), Cell("max_mil", "max_mil", look={"scales": (1.0,)})),
     metrics=("classification_map", "point_map", "point_map_by_heat", "box_map_50"),
     findings=(
-        Finding("class scores rank better than heat",
-                "beam", "beam", "point_map", worse_metric="point_map_by_heat"),
-        Finding("BEAM places better than Max-MIL (+5.2)", "beam", "max_mil", "point_map", _PAPER),
-        Finding("BEAM boxes better than Max-MIL", "beam", "max_mil", "box_map_50"),
+        places("class scores rank better than heat",
+               "beam", "beam", worse_metric="point_map_by_heat"),
+        places("BEAM places better than Max-MIL (+5.2)", "beam", "max_mil", _PAPER),
+        boxes("BEAM boxes better than Max-MIL", "beam", "max_mil"),
     ),
     published=(
         Published("BEAM table 1", _DATA, "point_map", {"beam": 79.7, "max_mil": 74.5}),
@@ -217,8 +219,8 @@ BALANCE = _recipe(
     ),
     metrics=("classification_map", "point_map"),
     findings=(
-        Finding("balancing helps to name", "balanced", "as they come", "classification_map"),
-        Finding("balancing helps to place", "balanced", "as they come", "point_map"),
+        names("balancing helps to name", "balanced", "as they come"),
+        places("balancing helps to place", "balanced", "as they come"),
     ),
 )
 

@@ -34,14 +34,17 @@ _TABLE_1: dict[str, dict[str, tuple[float, ...]]] = {
         "smaller": (43.90, 44.12, 52.23, 50.14, 48.87),
     },
 }
+_is_ahead = partial(Finding, metric="top_1_loc")
+_covers = partial(Finding, metric="gt_known_loc")
+_boxes = partial(Finding, metric="max_box_acc")
 _CLAIMS = (
-    ("GR is ahead of CAM", "GR", "CAM", "top_1_loc", _PAPER),
-    ("GR is ahead of HnS", "GR", "HnS", "top_1_loc", _PAPER),
-    ("HnS is ahead of CAM", "HnS", "CAM", "top_1_loc", _PAPER),
-    ("GR is ahead of HnS after GR", "GR", "HnS after GR", "top_1_loc", _PAPER),
-    ("GR covers more than CAM", "GR", "CAM", "gt_known_loc", _PAPER),
-    ("GR covers more at the best threshold too", "GR", "CAM", "max_box_acc", "weakloc"),
-    ("GR is ahead of CutMix", "GR", "CutMix", "top_1_loc", "weakloc"),
+    (_is_ahead, "GR is ahead of CAM", "GR", "CAM", _PAPER),
+    (_is_ahead, "GR is ahead of HnS", "GR", "HnS", _PAPER),
+    (_is_ahead, "HnS is ahead of CAM", "HnS", "CAM", _PAPER),
+    (_is_ahead, "GR is ahead of HnS after GR", "GR", "HnS after GR", _PAPER),
+    (_covers, "GR covers more than CAM", "GR", "CAM", _PAPER),
+    (_boxes, "GR covers more at the best threshold too", "GR", "CAM", "weakloc"),
+    (_is_ahead, "GR is ahead of CutMix", "GR", "CutMix", "weakloc"),
 )
 _BATCHES = {256: 1.0, 128: 0.5, 32: 0.125}
 _TABLE_2: dict[str, dict[str, tuple[float, ...]]] = {  # batches of 256, 128 and 32
@@ -85,11 +88,9 @@ AUGMENTATION = _recipe(
         for name, augment in {**_AUGMENTS, "CutMix": "cutmix"}.items()
     ),
     findings=tuple(
-        Finding(
-            f"{claim}, {net} net", f"{better}, {net} net", f"{worse}, {net} net", metric, said_by
-        )
+        claim(f"{said}, {net} net", f"{better}, {net} net", f"{worse}, {net} net", said_by)
         for net in _NETS
-        for claim, better, worse, metric, said_by in _CLAIMS
+        for claim, said, better, worse, said_by in _CLAIMS
     ),
     published=tuple(
         Published(
@@ -131,12 +132,12 @@ BATCH = _recipe(
     ),
     findings=(
         *(
-            Finding(f"{name} gains from a batch of 32", f"{name}, batch 32, larger net",
-                    f"{name}, batch 256, larger net", "top_1_loc", _PAPER)
+            _is_ahead(f"{name} gains from a batch of 32", f"{name}, batch 32, larger net",
+                      f"{name}, batch 256, larger net", _PAPER)
             for name in _COMPARED
         ),
-        Finding("the gain remains when the rate shrinks with the batch",
-                f"{_SLOWER}, larger net", "GR, batch 256, larger net", "top_1_loc"),
+        _is_ahead("the gain remains when the rate shrinks with the batch",
+                  f"{_SLOWER}, larger net", "GR, batch 256, larger net"),
     ),
     published=(
         Published(
@@ -178,8 +179,7 @@ THRESHOLD = _recipe(
     ),
     metrics=("gt_known_loc", "top_1_loc", "max_box_acc", "max_box_acc_v2"),
     findings=tuple(
-        Finding(f"GR covers more at {tau:g}", f"GR at {tau:g}", f"CAM at {tau:g}", "gt_known_loc")
-        for tau in _TAUS
+        _covers(f"GR covers more at {tau:g}", f"GR at {tau:g}", f"CAM at {tau:g}") for tau in _TAUS
     ),
 )
 
@@ -201,9 +201,9 @@ STEM = _recipe(
         ),
     ),
     findings=(
-        Finding("8 x 8 cells cover more than 4 x 4", "8 x 8 cells", "4 x 4 cells", "gt_known_loc"),
-        Finding("8 x 8 cells cover more than 4 x 4", "stem cifar", "stem s2", "gt_known_loc"),
-        Finding("8 x 8 cells cover more than 2 x 2", "stem cifar", "stem imagenet", "gt_known_loc"),
+        _covers("8 x 8 cells cover more than 4 x 4", "8 x 8 cells", "4 x 4 cells"),
+        _covers("8 x 8 cells cover more than 4 x 4", "stem cifar", "stem s2"),
+        _covers("8 x 8 cells cover more than 2 x 2", "stem cifar", "stem imagenet"),
     ),
     notes=(
         "Of 64 pixels the stems leave 8 x 8 (cifar), 4 x 4 (s2, cam) and 2 x 2 cells (imagenet).",
@@ -229,9 +229,7 @@ AREA = _recipe(
         _fixed("CAM", choices={"augment": "none"}),
     ),
     findings=tuple(
-        Finding(
-            f"crops from {area:.0%} are ahead of none", f"GR from {area:.0%}", "CAM", "top_1_loc"
-        )
+        _is_ahead(f"crops from {area:.0%} are ahead of none", f"GR from {area:.0%}", "CAM")
         for area in _AREAS
     ),
 )
@@ -260,8 +258,8 @@ EPOCHS = _recipe(
         for name in _COMPARED
     ),
     findings=tuple(
-        Finding(f"{better} is ahead of {worse} after {length}",
-                f"{better}, {length}", f"{worse}, {length}", "top_1_loc")
+        _is_ahead(f"{better} is ahead of {worse} after {length}",
+                  f"{better}, {length}", f"{worse}, {length}")
         for length in _EPOCHS
         for better, worse in (("GR", "HnS"), ("GR", "CAM"), ("HnS", "CAM"))
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from weakloc.papers.recipe import Cell, Finding, Published, Recipe
+from weakloc.papers.recipe import Cell, Finding, Published, Recipe, names, places
 
 if TYPE_CHECKING:
     from weakloc.methods.method import Preset  # loads torch
@@ -40,12 +40,12 @@ SEARCH = _recipe(
         Cell("search, many sizes", "max_mil"),
     ),
     findings=(
-        Finding("the search helps (+7.6 on VOC 2012)",
-                "search, many sizes", "full image, one window", "classification_map", _PAPER),
-        Finding("the search helps, compared with the mean of cells",
-                "search, many sizes", "full image, mean of cells", "classification_map"),
-        Finding("the search places better than the mean",
-                "search, many sizes", "full image, mean of cells", "point_map"),
+        names("the search helps (+7.6 on VOC 2012)",
+              "search, many sizes", "full image, one window", _PAPER),
+        names("the search helps, compared with the mean of cells",
+              "search, many sizes", "full image, mean of cells"),
+        places("the search places better than the mean",
+               "search, many sizes", "full image, mean of cells"),
     ),
     published=(_TABLE_1({"full image, one window": 78.7, "search, many sizes": 86.3}),),
     notes=(
@@ -73,12 +73,9 @@ SCALES = _recipe(
         for tested, rest in _TESTED.items()
     ),
     findings=(
-        Finding("jitter in training helps at one size",
-                "jitter, one size", "no jitter, one size", "classification_map"),
-        Finding("seven sizes in testing help after jitter",
-                "jitter, 7 sizes", "jitter, one size", "classification_map"),
-        Finding("65 sizes are better than seven",
-                "jitter, 65 sizes", "jitter, 7 sizes", "classification_map"),
+        names("jitter in training helps at one size", "jitter, one size", "no jitter, one size"),
+        names("seven sizes in testing help after jitter", "jitter, 7 sizes", "jitter, one size"),
+        names("65 sizes are better than seven", "jitter, 65 sizes", "jitter, 7 sizes"),
     ),
 )  # fmt: skip
 
@@ -91,8 +88,8 @@ STRONG = _recipe(
     papers_data="VOC 2012 test",
     cells=(Cell("weak", "max_mil"), Cell("strong + weak", "max_mil", crops_of_boxes=True)),
     findings=(
-        Finding("boxes gain less than a point (86.0 against 86.3)",
-                "weak", "strong + weak", "classification_map", _PAPER, margin=-0.01),
+        names("boxes gain less than a point (86.0 against 86.3)",
+              "weak", "strong + weak", _PAPER, margin=-0.01),
     ),
     published=(_TABLE_1({"weak": 86.3, "strong + weak": 86.0}),),
     notes=("Every drawn box of 16 pixels or more becomes a further training image of its class.",),
@@ -118,12 +115,10 @@ POOLING = _recipe(
     ),
     metrics=("classification_map", "point_map", "max_box_acc_v2"),
     findings=(
-        Finding("the maximum classifies better than the average",
-                "maximum", "average", "classification_map"),
-        Finding("the best 10 % classify better than the maximum",
-                "best 10 %", "maximum", "classification_map"),
+        names("the maximum classifies better than the average", "maximum", "average"),
+        names("the best 10 % classify better than the maximum", "best 10 %", "maximum"),
         Finding("the average covers objects better than the maximum",
-                "average", "maximum", "max_box_acc_v2"),
+                "average", "maximum", metric="max_box_acc_v2"),
     ),
 )  # fmt: skip
 
@@ -151,13 +146,13 @@ TOLERANCE = _recipe(
     ),
     metrics=("classification_map", "point_map", "point_map_18px", "pointing_accuracy"),
     findings=(
-        Finding("18 pixels of tolerance add less than a point",
-                "maximum over sizes", "maximum over sizes", "point_map",
-                margin=-0.01, worse_metric="point_map_18px"),
-        Finding("the maximum over sizes places better than the mean",
-                "maximum over sizes", "mean over sizes", "point_map"),
-        Finding("the mean score over sizes names better than the highest",
-                "maximum over sizes", "maximum over sizes, highest score", "classification_map"),
+        places("18 pixels of tolerance add less than a point",
+               "maximum over sizes", "maximum over sizes",
+               margin=-0.01, worse_metric="point_map_18px"),
+        places("the maximum over sizes places better than the mean",
+               "maximum over sizes", "mean over sizes"),
+        names("the mean score over sizes names better than the highest",
+              "maximum over sizes", "maximum over sizes, highest score"),
     ),
     published=(
         Published("BEAM table 1", "VOC 2012 val", "point_map", {"maximum over sizes": 74.5}),

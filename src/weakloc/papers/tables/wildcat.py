@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from weakloc.papers.recipe import Cell, Finding, Published, Recipe
+from weakloc.papers.recipe import Cell, Finding, Published, Recipe, names, places
 
 _PLAIN: dict[str, Any] = {"k_max": 1, "k_min": 1, "alpha": 1.0, "maps_per_class": 1}
 _PAPER = "WILDCAT"
@@ -57,10 +57,10 @@ ORDER = _recipe(
         for order, spelt in _ORDERS.items()
     ),
     findings=(
-        Finding("Maps first is better (+1.7 on VOC 2007)", "maps, then pooling, max + min",
-                "pooling, then classifier, max + min", "classification_map", _PAPER),
-        Finding("Maps first is better with max alone", "maps, then pooling, max",
-                "pooling, then classifier, max", "classification_map"),
+        names("Maps first is better (+1.7 on VOC 2007)",
+              "maps, then pooling, max + min", "pooling, then classifier, max + min", _PAPER),
+        names("Maps first is better with max alone",
+              "maps, then pooling, max", "pooling, then classifier, max"),
     ),
     published=_published(
         "table 5",
@@ -85,18 +85,15 @@ ALPHA = _recipe(
     ),
     axis="alpha",
     findings=(
-        Finding("alpha = 0.6 is better than 1 (+1.6 on VOC 2007)",
-                "alpha = 0.6", "alpha = 1", "classification_map", _PAPER),
-        Finding("alpha = 0.7 is better than 1 (+2 on Action)",
-                "alpha = 0.7", "alpha = 1", "classification_map", _PAPER),
-        Finding("no negative evidence is worst: 1 beats 0",
-                "alpha = 1", "alpha = 0", "classification_map", _PAPER),
-        Finding("no negative evidence is worst: 0.7 beats 0",
-                "alpha = 0.7", "alpha = 0", "classification_map", _PAPER),
-        Finding("alpha = 0.7 places points better than 1 (+1.6 on VOC 2012)",
-                "alpha = 0.7", "alpha = 1", "point_map", _PAPER),
-        Finding("no negative evidence is worst for points: 0.7 beats 0",
-                "alpha = 0.7", "alpha = 0", "point_map", _PAPER),
+        names("alpha = 0.6 is better than 1 (+1.6 on VOC 2007)",
+              "alpha = 0.6", "alpha = 1", _PAPER),
+        names("alpha = 0.7 is better than 1 (+2 on Action)", "alpha = 0.7", "alpha = 1", _PAPER),
+        names("no negative evidence is worst: 1 beats 0", "alpha = 1", "alpha = 0", _PAPER),
+        names("no negative evidence is worst: 0.7 beats 0", "alpha = 0.7", "alpha = 0", _PAPER),
+        places("alpha = 0.7 places points better than 1 (+1.6 on VOC 2012)",
+               "alpha = 0.7", "alpha = 1", _PAPER),
+        places("no negative evidence is worst for points: 0.7 beats 0",
+               "alpha = 0.7", "alpha = 0", _PAPER),
     ),
 )  # fmt: skip
 
@@ -127,20 +124,18 @@ MAPS = _recipe(
     ),
     axis="maps a class",
     findings=(
-        Finding("M = 2 is better than 1 (+2.0 on VOC 2007)",
-                "M = 2", "M = 1", "classification_map", _PAPER),
-        Finding("M = 4 is better than 1 (+2.6)", "M = 4", "M = 1", "classification_map", _PAPER),
-        Finding("M = 8 is better than 1 (+3.5)", "M = 8", "M = 1", "classification_map", _PAPER),
-        Finding("M = 8 is better than 16 (+0.5)", "M = 8", "M = 16", "classification_map", _PAPER),
-        Finding("one map with an eighth of the head's rate is within a point of eight",
-                "M = 1, head rate / 8", "M = 8", "classification_map", margin=-0.01),
-        Finding("eight maps with the released gradient are better than one",
-                "M = 8, released gradient", "M = 1", "classification_map"),
-        Finding("one map with eight times the backbone's rate is within a point of that",
-                "M = 1, backbone rate x 8", "M = 8, released gradient", "classification_map",
-                margin=-0.01),
-        Finding("the maximum of eight maps, which specialise, is better than their mean",
-                "M = 8, maximum of maps", "M = 8", "classification_map"),
+        names("M = 2 is better than 1 (+2.0 on VOC 2007)", "M = 2", "M = 1", _PAPER),
+        names("M = 4 is better than 1 (+2.6)", "M = 4", "M = 1", _PAPER),
+        names("M = 8 is better than 1 (+3.5)", "M = 8", "M = 1", _PAPER),
+        names("M = 8 is better than 16 (+0.5)", "M = 8", "M = 16", _PAPER),
+        names("one map with an eighth of the head's rate is within a point of eight",
+              "M = 1, head rate / 8", "M = 8", margin=-0.01),
+        names("eight maps with the released gradient are better than one",
+              "M = 8, released gradient", "M = 1"),
+        names("one map with eight times the backbone's rate is within a point of that",
+              "M = 1, backbone rate x 8", "M = 8, released gradient", margin=-0.01),
+        names("the maximum of eight maps, which specialise, is better than their mean",
+              "M = 8, maximum of maps", "M = 8"),
     ),
     published=_published("table 6", {f"M = {m}": row for m, row in _M_VALUES.items()}),
     notes=(
@@ -163,13 +158,10 @@ BOTH = _recipe(
         _cell("+ both", alpha=0.7, maps_per_class=4),
     ),
     findings=(
-        Finding("alpha = 0.7 helps (+1.3 on VOC 2007)",
-                "+ alpha = 0.7", "max + min", "classification_map", _PAPER),
-        Finding("M = 4 helps (+2.6)", "+ M = 4", "max + min", "classification_map", _PAPER),
-        Finding("both help more than alpha alone (+1.7)",
-                "+ both", "+ alpha = 0.7", "classification_map", _PAPER),
-        Finding("both help more than M alone (+0.4)",
-                "+ both", "+ M = 4", "classification_map", _PAPER),
+        names("alpha = 0.7 helps (+1.3 on VOC 2007)", "+ alpha = 0.7", "max + min", _PAPER),
+        names("M = 4 helps (+2.6)", "+ M = 4", "max + min", _PAPER),
+        names("both help more than alpha alone (+1.7)", "+ both", "+ alpha = 0.7", _PAPER),
+        names("both help more than M alone (+0.4)", "+ both", "+ M = 4", _PAPER),
     ),
     published=_published(
         "table 7",
@@ -206,11 +198,9 @@ K = _recipe(
     ),
     axis="k: 1, 2, 5, 10 %, 20 %, 40 %, all",
     findings=(
-        Finding("20 % of the cells are better than one", "k = 20 %", "k = 1", "classification_map"),
-        Finding("20 % of the cells are better than all",
-                "k = 20 %", "k = all", "classification_map"),
-        Finding("20 % of the cells place points better than all",
-                "k = 20 %", "k = all", "point_map"),
+        names("20 % of the cells are better than one", "k = 20 %", "k = 1"),
+        names("20 % of the cells are better than all", "k = 20 %", "k = all"),
+        places("20 % of the cells place points better than all", "k = 20 %", "k = all"),
     ),
 )  # fmt: skip
 
@@ -224,8 +214,8 @@ HALVE = _recipe(
     optimiser="sgd",
     cells=(_cell("as printed"), _cell("as released (halved)", halve=True)),
     findings=(
-        Finding("halving changes less than a point",
-                "as released (halved)", "as printed", "classification_map", margin=-0.01),
+        names("halving changes less than a point",
+              "as released (halved)", "as printed", margin=-0.01),
     ),
 )  # fmt: skip
 
@@ -251,14 +241,12 @@ SIZES = _recipe(
     ),
     axis="side, as a factor of the method's",
     findings=(
-        Finding("networks of several sizes name better (+3.0 on VOC 2007)",
-                _LATE, "side x 1", "classification_map", _PAPER),
-        Finding("the late classifier names better than the mean",
-                _LATE, "three networks, mean", "classification_map"),
-        Finding("three networks name better than one that sees three sizes",
-                "three networks, mean", "one network, three sizes", "classification_map"),
-        Finding("three networks place better than one",
-                "three networks, mean", "side x 1", "point_map"),
+        names("networks of several sizes name better (+3.0 on VOC 2007)",
+              _LATE, "side x 1", _PAPER),
+        names("the late classifier names better than the mean", _LATE, "three networks, mean"),
+        names("three networks name better than one that sees three sizes",
+              "three networks, mean", "one network, three sizes"),
+        places("three networks place better than one", "three networks, mean", "side x 1"),
     ),
     published=(
         Published(f"{_PAPER} table 2", "VOC 2007", "classification_map", {_LATE: 95.0}),
@@ -285,18 +273,18 @@ POINTS = _recipe(
     ),
     metrics=("classification_map", "point_map", "pointing_accuracy"),
     findings=(
-        Finding("between cells is better than the middle of the best",
-                "between cells", "best cell", "point_map"),
-        Finding("the mean of three sizes places better than one",
-                "best cell, three sizes", "best cell", "point_map"),
-        Finding("three networks place better than one that sees three sizes",
-                "best cell, three networks", "best cell, three sizes", "point_map"),
+        places("between cells is better than the middle of the best", "between cells", "best cell"),
+        places("the mean of three sizes places better than one",
+               "best cell, three sizes", "best cell"),
+        places("three networks place better than one that sees three sizes",
+               "best cell, three networks", "best cell, three sizes"),
     ),
     published=(Published(f"{_PAPER} table 8", "VOC 2012 val", "point_map", {"best cell": 82.9}),),
 )  # fmt: skip
 
 _BACKGROUNDS = ("threshold", "power", "class")
 _REFINEMENTS = {"plain": "threshold", "CRF": "crf"}
+_segments = partial(Finding, metric="mean_iou")
 _TRAINED_WITH: dict[str, dict[str, Any]] = {"class": {"rules": {"background": "class"}}}
 
 MASKS = _recipe(
@@ -316,12 +304,11 @@ MASKS = _recipe(
     ),
     metrics=("mean_iou", "classification_map"),
     findings=(
-        Finding("a CRF helps to segment (+4.5)", "threshold, CRF", "threshold, plain",
-                "mean_iou", _PAPER),
-        Finding("a background class segments better than a threshold",
-                "class, plain", "threshold, plain", "mean_iou"),
-        Finding("a power of the heat segments better than a threshold",
-                "power, plain", "threshold, plain", "mean_iou"),
+        _segments("a CRF helps to segment (+4.5)", "threshold, CRF", "threshold, plain", _PAPER),
+        _segments("a background class segments better than a threshold",
+                  "class, plain", "threshold, plain"),
+        _segments("a power of the heat segments better than a threshold",
+                  "power, plain", "threshold, plain"),
     ),
     published=(
         Published(f"{_PAPER} table 9", "VOC 2012 val", "mean_iou",
