@@ -37,10 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def show(evaluated: Evaluated) -> None:
     """Every number beside the best of the trivial answers, which also knew the class scores."""
-    report = evaluated.report
-    for result in report.results:
+    for result in evaluated.metrics:
         if result.value is not None:
-            trivial = max(report.baselines.get(result.name, {}).values(), default=float("nan"))
+            trivial = max(result.baselines.values(), default=float("nan"))
             print(f"{result.name:24}{result.value:8.3f}   trivial {trivial:.3f}")
 
 

@@ -43,19 +43,20 @@ def test_wanted_numbers_are_those_of_a_full_evaluation(
     numbers: set[str], of_one_class: tuple[TrainedRun, DataSet]
 ) -> None:
     run, data_set = of_one_class
-    full = evaluate(run, data_set, ONCE).report
-    some = evaluate(run, data_set, ONCE, numbers=numbers).report
-    wanted = {each.name: each.value for each in full.results if each.name in numbers}
-    found = {each.name: each.value for each in some.results}
+    full = evaluate(run, data_set, ONCE)
+    some = evaluate(run, data_set, ONCE, numbers=numbers)
+    wanted = {each.name: each.value for each in full.metrics if each.name in numbers}
+    found = {each.name: each.value for each in some.metrics}
     assert set(wanted) == numbers
     assert {name: found[name] for name in numbers} == wanted
     assert not {"coco_ap", "max_box_acc", "px_ap"} & set(found)
-    assert all(some.baselines[name] == full.baselines[name] for name in numbers)
+    baselines = {each.name: each.baselines for each in full.metrics if each.name in numbers}
+    assert baselines == {each.name: each.baselines for each in some.metrics if each.name in numbers}
 
 
 def test_a_run_and_its_data_are_evaluated_by_path(trained: Path, scenes: Path) -> None:
     found = evaluate(trained, scenes, ONCE)
-    names = {each.name for each in found.report.results}
+    names = {each.name for each in found.metrics}
     assert {"classification_map", "point_map", "box_map_50", "mean_iou", "px_ap"} <= names
 
 
@@ -68,8 +69,8 @@ def test_a_run_is_judged_as_its_method_says_unless_the_user_says_otherwise(
     numbers = {"classification_map", "point_map", "box_map_50", "corloc"}
 
     def measured(run: TrainedRun, settings: EvaluateSettings) -> dict[str, float | None]:
-        report = evaluate(run, scenes, settings, numbers=numbers).report
-        return {result.name: result.value for result in report.results}
+        evaluated = evaluate(run, scenes, settings, numbers=numbers)
+        return {result.name: result.value for result in evaluated.metrics}
 
     by_method = measured(other, ONCE)
     assert {"classification_map_nonint", "point_map_nonint", "corloc_inclusive"} <= set(by_method)

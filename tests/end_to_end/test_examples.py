@@ -54,7 +54,7 @@ def test_training_draws_scenes_and_prints_numbers_beside_trivial_ones(
     numbers = {line.split()[0]: float(line.split()[1]) for line in printed.splitlines()[1:]}
     assert {"classification_map", "point_map", "box_map_50", "mean_iou"} <= numbers.keys()
     assert all(0 <= value <= 1 for value in numbers.values())
-    again = {each.name: each.value for each in weakloc.evaluate(run, data).report.results}
+    again = {each.name: each.value for each in weakloc.evaluate(run, data).metrics}
     assert numbers["classification_map"] == pytest.approx(again["classification_map"], abs=5e-4)
 
 

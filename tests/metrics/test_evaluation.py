@@ -16,7 +16,7 @@ from weakloc.metrics.evaluation import (
     METRICS,
     Evaluation,
     MetricSetup,
-    compare_reports,
+    compare_results,
     predicted_kinds,
     truth_kinds,
 )
@@ -70,28 +70,29 @@ def _evaluated(images, order=None, metrics=OF_PREDICTIONS):
     return evaluation
 
 
-def _plain(report):
-    return msgspec.to_builtins([result.record for result in report.results])
+def _plain(results):
+    return msgspec.to_builtins([result.record for result in results])
 
 
 def test_every_headline_of_the_catalogue_is_measured_where_the_truth_allows_it(random):
-    report = _evaluated(_images(random)).report(hidden_supervision=3)
+    evaluation = _evaluated(_images(random))
+    results = evaluation.results(hidden_supervision=3)
     expected = {headline for name in OF_PREDICTIONS for headline in METRICS[name].headlines}
-    values = {result.name: result.value for result in report.results}
+    values = {result.name: result.value for result in results}
     assert set(values) == expected
-    assert not report.unavailable
+    assert not evaluation.unavailable
     # no image holds two objects, so that one number has nothing to count
     assert [name for name, value in values.items() if value is None] == ["multi_instance_recall"]
-    assert {result.hidden_supervision for result in report.results} == {3}
-    for result in report.results:
+    assert {result.hidden_supervision for result in results} == {3}
+    for result in results:
         if result.value is not None:
             assert 0.0 <= result.interval.low <= result.value <= result.interval.high <= 1.0
-    assert all("g" in r.left_out for r in report.results if r.name in ("corloc", "box_map_50"))
+    assert all("g" in r.left_out for r in results if r.name in ("corloc", "box_map_50"))
 
 
 def test_the_report_is_plain_json_with_the_baselines_beside_each_number(random):
-    report = _evaluated(_images(random)).report()
-    written = json.loads(json.dumps(_plain(report), allow_nan=False))
+    results = _evaluated(_images(random)).results()
+    written = json.loads(json.dumps(_plain(results), allow_nan=False))
     metrics = {metric["name"]: metric for metric in written}
     assert {metric["schema"] for metric in written} == {"weakloc.metric/1"}
     assert set(metrics["box_map_50"]["baselines"]) == {"center", "full_image", "random"}
@@ -105,15 +106,15 @@ def test_what_the_truth_or_the_predictions_lack_is_said(random):
     images = [
         (replace(each, truth=None), replace(said, masks=())) for each, said in _images(random)
     ]
-    report = _evaluated(images).report()
-    assert {result.name for result in report.results} == {
+    evaluation = _evaluated(images)
+    assert {result.name for result in evaluation.results()} == {
         "classification_map",
         "top_1_accuracy",
         "top_5_accuracy",
         "mean_class_accuracy",
     }
-    assert report.unavailable["corloc"] == "no boxes are drawn in this data set"
-    assert report.unavailable["mean_iou"] == (
+    assert evaluation.unavailable["corloc"] == "no boxes are drawn in this data set"
+    assert evaluation.unavailable["mean_iou"] == (
         "no masks are drawn in this data set; the predictions hold no masks"
     )
     two_tags = [(sample("a", [1] * 7, []), images[0][1])]
@@ -123,12 +124,12 @@ def test_what_the_truth_or_the_predictions_lack_is_said(random):
 
 def test_the_order_of_the_images_changes_no_bit_of_the_report(random):
     images = _images(random)
-    whole = _evaluated(images).report()
-    again = _evaluated(images, random.permutation(len(images))).report()
+    whole = _evaluated(images).results()
+    again = _evaluated(images, random.permutation(len(images))).results()
     assert again == whole
     assert all(
         np.array_equal(ours.replicates, expected.replicates, equal_nan=True)
-        for ours, expected in zip(again.results, whole.results, strict=True)
+        for ours, expected in zip(again, whole, strict=True)
     )
 
 
@@ -148,7 +149,7 @@ def test_an_image_is_read_and_drawn_once_for_the_run_and_all_its_baselines(rando
     truths = _counted(monkeypatch, case, "truth_arrays")
     labels = _counted(monkeypatch, case, "truth_labels")
     draws = _counted(monkeypatch, case, "draw_image")
-    _evaluated(images).report()
+    _evaluated(images).results()
     names = [each.name for each, _ in images]
     assert [known.name for (known,) in truths] == names
     assert [known.name for known, _ in labels] == names
@@ -159,13 +160,13 @@ def test_the_better_of_two_runs_is_ahead_in_a_paired_comparison():
     close, far = (_images(np.random.default_rng(0), 60, noise) for noise in (1.0, 8.0))
     far = [(each, said) for (each, _), (_, said) in zip(close, far, strict=True)]
     metrics = ("classification", "corloc")
-    reports = [_evaluated(images, metrics=metrics).report() for images in (close, far)]
-    differences = {each.name: each for each in compare_reports(*reports)}
+    measured = [_evaluated(images, metrics=metrics).results() for images in (close, far)]
+    differences = {each.name: each for each in compare_results(*measured)}
     assert differences["corloc"].interval.low > 0
     assert differences["corloc"].difference == pytest.approx(
-        reports[0].results[1].value - reports[1].results[1].value
+        measured[0][1].value - measured[1][1].value
     )
-    itself = compare_reports(reports[0], reports[0])
+    itself = compare_results(measured[0], measured[0])
     assert all(each.difference == each.interval.low == each.interval.high == 0 for each in itself)
 
 
@@ -176,6 +177,6 @@ def test_an_empty_evaluation_has_reasons_instead_of_numbers():
         predicted={"scores", "points", "boxes", "masks", "maps"},
         metrics=tuple(METRICS),
     )
-    report = evaluation.report()
-    assert all(result.value is None and result.unavailable for result in report.results)
-    json.dumps(_plain(report), allow_nan=False)
+    results = evaluation.results()
+    assert all(result.value is None and result.unavailable for result in results)
+    json.dumps(_plain(results), allow_nan=False)

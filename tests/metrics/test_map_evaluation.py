@@ -49,7 +49,7 @@ def _measured(images, metrics=BOTH, **supervision):
     for each, class_map in images:
         said = prediction(each.name, size=SIZE)
         evaluation.update(SETUP.case(each, said, [class_map]))
-    return {result.name: result for result in evaluation.report(**supervision).results}
+    return {result.name: result for result in evaluation.results(**supervision)}
 
 
 def test_a_map_that_is_high_on_its_object_beats_every_baseline(random):
@@ -111,5 +111,5 @@ def test_each_class_that_is_present_counts_for_itself(random):
     both = sample("two.jpg", [1, 1], [drawn, replace(drawn, class_index=1)])
     maps = [cat_map, ClassMap(1, -cat_map.scores)]
     evaluation.update(setup.case(both, prediction("two.jpg", size=SIZE), maps))
-    (result,) = evaluation.report().results
+    (result,) = evaluation.results()
     assert (result.num_images, result.value) == (2, 0.5)

@@ -247,8 +247,8 @@ def test_the_point_ap_of_the_log_is_that_of_evaluate(
     data_set: DataSet, runs: dict[str, TrainedRun], name: str
 ) -> None:
     logged = runs[name].run.history[-1].point_map
-    report = evaluate(runs[name], data_set, EvaluateSettings(split="val"), numbers=["point_map"])
-    (value,) = (r.value for r in report.report.results if r.name == "point_map")
+    evaluated = evaluate(runs[name], data_set, EvaluateSettings(split="val"), numbers=["point_map"])
+    (value,) = (r.value for r in evaluated.metrics if r.name == "point_map")
     assert logged == value
     assert value > 0
 

@@ -32,12 +32,11 @@ from weakloc.metrics.evaluation import (
     METRICS,
     Evaluation,
     PredictedKind,
-    Report,
     predicted_kinds,
     truth_kinds,
 )
 from weakloc.metrics.max_box import READINGS, SIDE
-from weakloc.metrics.result import EvaluationRecord
+from weakloc.metrics.result import EvaluationRecord, MetricResult
 from weakloc.metrics.uncertainty import Resampling
 from weakloc.output.exporters.jsonl import predictions_file, read_predictions
 from weakloc.predictor.places import wanted_classes
@@ -54,27 +53,14 @@ EVERYTHING: frozenset[PredictedKind] = frozenset(("scores", "points", "boxes", "
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """The numbers of one run or file; `tuned_by` says what chose its thresholds."""
+class Evaluated(EvaluationRecord):
+    """The numbers of one run or file, with what others are compared with them by."""
 
-    name: str
-    split: str
-    report: Report
-    tuned_by: str
-    num_images: int
-    num_broken: int = 0
+    metrics: tuple[MetricResult, ...]
 
     def to_json(self) -> dict[str, Any]:
-        record = EvaluationRecord(
-            metrics=tuple(result.record for result in self.report.results),
-            unavailable=self.report.unavailable,
-            evaluated=self.name,
-            split=self.split,
-            thresholds_from=self.tuned_by,
-            num_images=self.num_images,
-            num_broken=self.num_broken,
-        )
-        plain: dict[str, Any] = msgspec.to_builtins(record)
+        written = {**vars(self), "metrics": tuple(result.record for result in self.metrics)}
+        plain: dict[str, Any] = msgspec.to_builtins(EvaluationRecord(**written))
         return plain
 
 
@@ -137,24 +123,25 @@ def document_of(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
 def write_markdown(path: Path, evaluated: Sequence[Evaluated]) -> None:
     """One row a number, one column a run, with the interval and the best baseline."""
     with open_whole(path) as file:
-        file.write("| metric | " + " | ".join(numbers.name for numbers in evaluated))
+        file.write("| metric | " + " | ".join(numbers.evaluated for numbers in evaluated))
         file.write(" | best baseline |\n|---|" + "---|" * (len(evaluated) + 1) + "\n")
-        for result in evaluated[0].report.results:
-            name = result.name
-            cells = [_markdown_cell(numbers.report, name) for numbers in evaluated]
-            best = max(result.baselines.items(), key=lambda item: item[1], default=None)
-            shown = "-" if best is None else f"{best[1]:.3f} ({best[0]})"
-            file.write(f"| {name} | {' | '.join(cells)} | {shown} |\n")
+        for result in evaluated[0].metrics:
+            cells = [_markdown_cell(numbers, result.name) for numbers in evaluated]
+            file.write(f"| {' | '.join([result.name, *cells, best_baseline(result)])} |\n")
         for numbers in evaluated:
-            file.write(f"\n{numbers.name}: thresholds tuned by {numbers.tuned_by}; ")
+            file.write(f"\n{numbers.evaluated}: thresholds tuned by {numbers.thresholds_from}; ")
             file.write(f"{numbers.num_images} images of {numbers.split}.\n")
 
 
-def _markdown_cell(report: Report, name: str) -> str:
-    for result in report.results:
+def best_baseline(result: MetricResult) -> str:
+    best = result.best_baseline
+    return "-" if best is None else f"{best[1]:.3f} ({best[0]})"
+
+
+def _markdown_cell(evaluated: Evaluated, name: str) -> str:
+    for result in evaluated.metrics:
         if result.name == name and result.value is not None:
-            interval = result.interval
-            spread = "" if interval is None else f" ({interval.low:.3f} to {interval.high:.3f})"
+            spread = "" if result.interval is None else f" ({result.interval})"
             return f"{result.value:.3f}{spread}"
     return "-"
 
@@ -190,14 +177,20 @@ def _evaluate_run(
     ):
         evaluation.update(evaluation.setup.case(sample, prediction, maps))
         num_images += 1
-    report = evaluation.report(
-        hidden_supervision=run.facts.num_boxes_used, in_training=run.facts.hidden_supervision
-    )
     tuned_by = run.facts.thresholds_from
     if places.threshold is not None:
         tuned_by = f"--threshold {places.threshold:g}"
-    num_broken = len(samples) - num_images
-    return Evaluated(str(run.path), settings.split, report, tuned_by, num_images, num_broken)
+    return Evaluated(
+        evaluation.results(
+            hidden_supervision=run.facts.num_boxes_used, in_training=run.facts.hidden_supervision
+        ),
+        evaluation.unavailable,
+        str(run.path),
+        settings.split,
+        tuned_by,
+        num_images,
+        num_broken=len(samples) - num_images,
+    )
 
 
 def _setup(data_set: DataSet, settings: EvaluateSettings, rules: PlaceRules) -> MetricSetup:
@@ -276,10 +269,15 @@ def _evaluate_file(
     ):
         evaluation.update(evaluation.setup.case(sample, prediction))
     summary = summary_beside(file) if file.suffix == ".jsonl" else {}
-    report = evaluation.report(hidden_supervision=int(summary.get("num_boxes_used", 0)))
-    tuned_by = str(summary.get("thresholds_from", "unknown"))
-    num_broken = len(samples) - len(left)
-    return Evaluated(str(file), settings.split, report, tuned_by, len(left), num_broken)
+    return Evaluated(
+        evaluation.results(hidden_supervision=int(summary.get("num_boxes_used", 0))),
+        evaluation.unavailable,
+        str(file),
+        settings.split,
+        str(summary.get("thresholds_from", "unknown")),
+        len(left),
+        num_broken=len(samples) - len(left),
+    )
 
 
 def _of_split(

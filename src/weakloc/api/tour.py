@@ -52,9 +52,9 @@ class Tour:
     def headline(self) -> dict[str, dict[str, float]]:
         """What was measured -> number -> value."""
         return {
-            evaluated.name: {
+            evaluated.evaluated: {
                 result.name: result.value
-                for result in evaluated.report.results
+                for result in evaluated.metrics
                 if result.value is not None
             }
             for evaluated in self.evaluated
@@ -87,7 +87,7 @@ def demo(
     say("Measuring the boxes of scenes that were not learned from")
     measured = EvaluateSettings(resamples=200)
     evaluated = [
-        replace(evaluate(labelled.folder / "run", data_set, measured, look=look), name=name)
+        replace(evaluate(labelled.folder / "run", data_set, measured, look=look), evaluated=name)
         for name, look in LOOKS.items()
     ]
     write_metrics(folder / "metrics.json", evaluated)

@@ -167,8 +167,8 @@ def demo(*, out: Path = Path("demo"), terminal: Terminal = Terminal()) -> None:
     rows = [
         (look, *(numbers.get(name) for name in SHOWN)) for look, numbers in tour.headline.items()
     ]
-    baselines = tour.evaluated[0].report.baselines
-    best = [max(baselines.get(name, {}).values(), default=None) for name in SHOWN]
+    baselines = {result.name: result.best_baseline for result in tour.evaluated[0].metrics}
+    best = [(baselines.get(name) or (None, None))[1] for name in SHOWN]
     title = "Learned from tags alone, measured on drawn scenes that were not learned from"
     terminal.table(title, ("places from", *SHOWN.values()), [*rows, ("best trivial answer", *best)])
     for name, path in tour.labelled.exports.items():

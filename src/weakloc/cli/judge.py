@@ -21,7 +21,6 @@ from weakloc.settings import DataSettings, EvaluateSettings, Look, Places, Repor
 
 if TYPE_CHECKING:
     from weakloc.api.evaluation import Evaluated
-    from weakloc.metrics.result import MetricResult
     from weakloc.metrics.uncertainty import Difference
 
 
@@ -55,7 +54,7 @@ def evaluate(
     data_set = data_sets.read(data, reading)
     data_set.split(settings.split)  # refuses one that it has not
     from weakloc.api import evaluation
-    from weakloc.metrics.evaluation import compare_reports
+    from weakloc.metrics.evaluation import compare_results
 
     evaluated = []
     for source in (run, *compare):
@@ -71,36 +70,35 @@ def evaluate(
     for numbers in evaluated:
         _show(numbers, terminal)
     for other in evaluated[1:]:
-        differences = compare_reports(evaluated[0].report, other.report)
-        _show_differences(f"{evaluated[0].name} minus {other.name}", differences, terminal)
+        differences = compare_results(evaluated[0].metrics, other.metrics)
+        title = f"{evaluated[0].evaluated} minus {other.evaluated}"
+        _show_differences(title, differences, terminal)
     terminal.give(evaluation.document_of(evaluated))
 
 
 def _show(evaluated: Evaluated, terminal: Terminal) -> None:
+    from weakloc.api.evaluation import best_baseline
     from weakloc.metrics.evaluation import reading_differences
 
-    rows = [_row(result) for result in evaluated.report.results]
-    title = f"{evaluated.name} on {evaluated.split}: {evaluated.num_images} images"
+    rows = [
+        (
+            result.name,
+            result.value if result.value is not None else result.unavailable,
+            result.interval,
+            best_baseline(result),
+            result.hidden_supervision,
+        )
+        for result in evaluated.metrics
+    ]
+    title = f"{evaluated.evaluated} on {evaluated.split}: {evaluated.num_images} images"
     terminal.table(title, COLUMNS, rows)
-    for name, difference in reading_differences(evaluated.report.results).items():
+    for name, difference in reading_differences(evaluated.metrics).items():
         terminal.say(f"{name}: compatible reading minus clean {difference:+.4f}")
-    terminal.say(f"thresholds tuned by: {evaluated.tuned_by}")
+    terminal.say(f"thresholds tuned by: {evaluated.thresholds_from}")
     if evaluated.num_broken:
         terminal.say(f"{evaluated.num_broken} images could not be read and are not counted")
-    for name, reason in evaluated.report.unavailable.items():
+    for name, reason in evaluated.unavailable.items():
         terminal.say(f"  no {name}: {reason}")
-
-
-def _row(result: MetricResult) -> tuple[object, ...]:
-    best = max(result.baselines.items(), key=lambda item: item[1], default=None)
-    interval = result.interval
-    return (
-        result.name,
-        result.value if result.value is not None else result.unavailable,
-        "-" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}",
-        "-" if best is None else f"{best[1]:.3f} ({best[0]})",
-        result.hidden_supervision,
-    )
 
 
 def _show_differences(title: str, differences: tuple[Difference, ...], terminal: Terminal) -> None:

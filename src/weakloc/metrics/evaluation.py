@@ -3,7 +3,7 @@
 evaluation = Evaluation(setup, truth=truth_kinds(samples), predicted=predicted_kinds(predictions))
 for sample, prediction in pair_predictions(predictions, samples, setup.classes):
     evaluation.update(setup.case(sample, prediction))
-report = evaluation.report(hidden_supervision=0)
+results = evaluation.results(hidden_supervision=0)
 """
 
 from __future__ import annotations
@@ -151,21 +151,8 @@ def predicted_kinds(predictions: Sequence[Prediction]) -> frozenset[PredictedKin
     )
 
 
-@dataclass(frozen=True)
-class Report:
-    """The run's numbers, with the baselines' of the same names, and why others are missing."""
-
-    results: tuple[MetricResult, ...]
-    unavailable: Mapping[str, str]  # number -> reason
-
-    @property
-    def baselines(self) -> dict[str, Mapping[str, float]]:
-        """Number -> baseline -> value."""
-        return {result.name: result.baselines for result in self.results if result.baselines}
-
-
 class Evaluation:
-    """All accumulators of one run and of its baselines."""
+    """All accumulators of one run and of its baselines; why numbers are `unavailable`."""
 
     def __init__(
         self,
@@ -179,7 +166,7 @@ class Evaluation:
         truth, predicted = frozenset(truth), frozenset(predicted)
         reasons = {name: METRICS[name].unavailable(truth, predicted) for name in metrics}
         self._metrics = [METRICS[name] for name, reason in reasons.items() if reason is None]
-        self._unavailable = {
+        self.unavailable: Mapping[str, str] = {
             headline: reason
             for name, reason in reasons.items()
             if reason is not None
@@ -207,15 +194,20 @@ class Evaluation:
                 for accumulator in accumulators:
                     accumulator.update(trivial)
 
-    def report(self, *, hidden_supervision: int = 0, in_training: int = 0) -> Report:
-        """`in_training` is the hidden supervision of numbers that no threshold has a part in."""
+    def results(
+        self, *, hidden_supervision: int = 0, in_training: int = 0
+    ) -> tuple[MetricResult, ...]:
+        """The run's numbers, with the baselines' of the same names.
+
+        `in_training` is the hidden supervision of numbers that no threshold has a part in.
+        """
         baselines: dict[str, dict[str, float]] = {}
         for name, accumulators in self._of_baselines.items():
             for accumulator in accumulators:
                 for result in accumulator.compute():
                     if result.value is not None:
                         baselines.setdefault(result.name, {})[name] = result.value
-        results = [
+        return tuple(
             replace(
                 result,
                 baselines=baselines.get(result.name, {}),
@@ -224,16 +216,17 @@ class Evaluation:
             )
             for metric, accumulator in zip(self._metrics, self._of_run, strict=True)
             for result in accumulator.compute()
-        ]
-        return Report(tuple(results), self._unavailable)
+        )
 
 
-def compare_reports(first: Report, second: Report) -> tuple[Difference, ...]:
+def compare_results(
+    first: Iterable[MetricResult], second: Iterable[MetricResult]
+) -> tuple[Difference, ...]:
     """First minus second for every number that both have, resampled in pairs."""
-    others = {result.name: result for result in second.results if result.value is not None}
+    others = {result.name: result for result in second if result.value is not None}
     return tuple(
         paired_difference(result, others[result.name])
-        for result in first.results
+        for result in first
         if result.value is not None and result.name in others
     )
 

@@ -24,6 +24,9 @@ class Interval(Struct, frozen=True, array_like=True):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.low:.3f} to {self.high:.3f}"
+
 
 class Curve(Struct, frozen=True):
     """A metric against the threshold that it sweeps."""
@@ -53,6 +56,10 @@ class MetricRecord:
     curves: Mapping[str, Curve] = field(default_factory=dict)
     unavailable: str | None = None
     baselines: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def best_baseline(self) -> tuple[str, float] | None:
+        return max(self.baselines.items(), key=lambda baseline: baseline[1], default=None)
 
     def __post_init__(self) -> None:
         if self.value is None and self.unavailable is None:

@@ -202,7 +202,7 @@ def _figures_of(
     yield f"{num_classes:,}", "class" if num_classes == 1 else "classes", ""
     yield f"{totals.num_disagreeing:,}", "at odds with their tags", ""
     for metric in _leading(metric for metric in metrics if metric.value is not None):
-        best = max(metric.baselines.items(), key=lambda baseline: baseline[1], default=None)
+        best = metric.best_baseline
         remark = "" if best is None else f"best baseline {best[1]:.3f} ({best[0]})"
         yield f"{metric.value:.3f}", metric_label(metric.name), remark
 

@@ -324,7 +324,7 @@ class Measurement:
     def _record(
         self, evaluated: Evaluated, seconds: float, searched: Mapping[str, float]
     ) -> dict[str, Any]:
-        report = evaluated.report
+        results = evaluated.metrics
         marks = [
             read_json(training.run_folder / MARK_NAME, error=DataError)
             for training in self.trainings
@@ -332,22 +332,22 @@ class Measurement:
         return {
             "cell": self.cell,
             "seed": self.training.settings.seed,
-            "values": {
-                result.name: result.value for result in report.results if result.value is not None
-            },
-            "boxes_used": {result.name: result.hidden_supervision for result in report.results},
+            "values": {result.name: result.value for result in results if result.value is not None},
+            "boxes_used": {result.name: result.hidden_supervision for result in results},
             "boxes_learned_from": max(mark["num_boxes"] for mark in marks),
-            "baselines": {name: dict(values) for name, values in report.baselines.items()},
-            "unavailable": dict(report.unavailable),
+            "baselines": {
+                result.name: dict(result.baselines) for result in results if result.baselines
+            },
+            "unavailable": dict(evaluated.unavailable),
             "curves": {
                 result.name: {
                     name: [list(curve.thresholds), list(curve.values)]
                     for name, curve in result.curves.items()
                 }
-                for result in report.results
+                for result in results
                 if result.name == "max_box_acc"
             },
-            "thresholds_from": evaluated.tuned_by,
+            "thresholds_from": evaluated.thresholds_from,
             "num_images": evaluated.num_images,
             "seconds_to_train": sum(mark["seconds"] for mark in marks),
             "seconds_to_measure": round(seconds, 2),

@@ -143,8 +143,8 @@ def test_the_kit_reads_the_same_precision_from_the_files_as_we_print(tmp_path: P
     # The kit passes over difficult objects, but not over other boxes in images with no others.
     for metric, difficult in (("classification_map", "unknown"), ("box_map_50", "present")):
         reading = DataSettings(difficult=difficult)
-        report = evaluate(file, root, EvaluateSettings(resamples=0), reading=reading).report
-        ours[metric] = next(result.value for result in report.results if result.name == metric)
+        evaluated = evaluate(file, root, EvaluateSettings(resamples=0), reading=reading)
+        ours[metric] = next(result.value for result in evaluated.metrics if result.name == metric)
     tags = [kit_classification(folder / f"comp1_cls_val_{n}.txt", root, n) for n in NAMES]
     boxes = [kit_detection(folder / f"comp3_det_val_{n}.txt", root, n, ids) for n in NAMES]
     assert ours["classification_map"] == pytest.approx(np.mean(tags), abs=1e-9)
