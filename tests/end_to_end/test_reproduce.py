@@ -170,7 +170,7 @@ def test_sixty_epochs_of_tiny_imagenet_are_planned_as_the_paper_says(
     given = wanted(budget="paper60", settings=TrainSettings(precision="bf16"))
     looked, missing = planned(RECIPES["cam-batch"], given, print)
     assert not missing
-    by_cell = {each.cell: each.training for each in looked}
+    by_cell = {each.cell.name: each.training for each in looked}
     assert len({each.digest for each in by_cell.values()}) == len(by_cell) == 19
     large = by_cell["GR, batch 256, larger net"]
     small = by_cell["HnS, batch 32, smaller net"]
@@ -192,7 +192,7 @@ def test_rates_of_head_and_backbone_are_multiplied_apart(
     wanted: Callable[..., Reproduction],
 ) -> None:
     looked, _ = planned(RECIPES["wildcat-maps"], wanted(), print)
-    by_cell = {each.cell: each.training for each in looked}
+    by_cell = {each.cell.name: each.training for each in looked}
     plain = method_named("wildcat", "practical", by_cell["M = 1"].choices).optimisation
     for name, head, backbone in (
         ("M = 1, head rate / 8", 1 / 8, 1),
@@ -211,7 +211,7 @@ def test_what_makes_a_cell_is_not_overruled_by_the_command_line(
 ) -> None:
     given = wanted(settings=replace(SETTINGS, mixup=0.25))
     looked, _ = planned(RECIPES["headline"], given, print)
-    by_cell = {each.cell: each.training for each in looked}
+    by_cell = {each.cell.name: each.training for each in looked}
     assert by_cell["wildcat"].settings.mixup == 0.25
     assert by_cell["wildcat, mixup"].settings.mixup == 1.0
     assert by_cell["wildcat, refined"].digest == by_cell["wildcat"].digest
@@ -221,9 +221,9 @@ def test_what_makes_a_cell_is_not_overruled_by_the_command_line(
 def test_a_changed_default_of_a_method_is_another_training(
     wanted: Callable[..., Reproduction], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {each.cell: each.training.digest for each in planned(LOOKS, wanted(), print)[0]}
+    before = {each.cell.name: each.training.digest for each in planned(LOOKS, wanted(), print)[0]}
     monkeypatch.setattr(Cam, "practical", classmethod(lambda kind: kind(patch_sizes=(0, 5))))
-    after = {each.cell: each.training.digest for each in planned(LOOKS, wanted(), print)[0]}
+    after = {each.cell.name: each.training.digest for each in planned(LOOKS, wanted(), print)[0]}
     assert all(before[cell] != after[cell] for cell in before)
 
 

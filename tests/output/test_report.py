@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from tests.output.report_material import (
 )
 from weakloc.errors import ImageError
 from weakloc.output.report import (
+    chart_picture,
     embedded_json,
     line_chart,
     map_overlap,
@@ -260,6 +262,15 @@ def test_charts_put_values_where_their_ticks_say():
     assert middle[:2] == (x["2"], y["2"])
     assert last[:2] == (x["5"], y["1"])
     assert y["2"] < y["1"]  # upwards
+
+
+def test_a_chart_alone_is_a_picture_of_the_same_lines():
+    chart = line_chart("Loss & <b>", (1.0, 2.0), (0.5, 2.0), x_label="epoch")
+    picture = ElementTree.fromstring(chart_picture(chart))
+    name = "{http://www.w3.org/2000/svg}"
+    assert picture.findtext(f"{name}text") == "Loss & <b>"
+    assert [path.get("d") for path in picture.iter(f"{name}path")][-1] == chart.path
+    assert len([*picture.iter(f"{name}circle")]) == len(chart.dots)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (1, 12), (0.0031, 0.0099), (-4, 700)])

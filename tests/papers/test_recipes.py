@@ -133,13 +133,9 @@ def test_thresholds_by_class_look_at_as_many_boxes_of_each_class(
 
     monkeypatch.setattr("weakloc.papers.cells.calibrate", tuned)
     cell = RECIPES["beam-boxes"].cell(f"threshold {name}")
-    measurement = SimpleNamespace(
-        tuning=cell.tuning,
-        look=Look(),
-        places=Places(),
-        training=SimpleNamespace(settings=TrainSettings()),
-    )
-    Measurement._tuned(measurement, None, None)  # type: ignore[arg-type]
+    training: Any = SimpleNamespace(settings=TrainSettings())
+    nothing: Any = None
+    Measurement(cell, (training,), ())._tuned(nothing, nothing)
     (settings,) = asked
     assert (settings.boxes, settings.boxes_per_class) == (0, 20)
     assert settings.granularity == granularity

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from weakloc.files import open_whole
@@ -82,6 +82,14 @@ class _Asset:
 def write_report(path: Path, content: ReportContent) -> Path:
     """Writes the page whole; the most doubtful picture comes first."""
     pictures = tuple(sorted(content.pictures, key=lambda picture: -picture.prediction.doubt))
+    context = _context(replace(content, pictures=pictures), pictures)
+    with open_whole(path) as stream:
+        for piece in _template("page.html").generate(context):
+            stream.write(piece)
+    return path
+
+
+def _template(name: str) -> Template:
     environment = Environment(
         loader=FileSystemLoader(PAGE_FOLDER),
         autoescape=True,
@@ -91,11 +99,7 @@ def write_report(path: Path, content: ReportContent) -> Path:
         finalize=encodable,
     )
     environment.filters |= {"label": metric_label, "embedded": embedded_json}
-    template = environment.get_template("page.html")
-    with open_whole(path) as stream:
-        for piece in template.generate(**_context(replace(content, pictures=pictures), pictures)):
-            stream.write(piece)
-    return path
+    return environment.get_template(name)
 
 
 def encodable(value: Any) -> Any:
@@ -318,6 +322,11 @@ def line_chart(title: str, xs: Sequence[float], ys: Sequence[float], *, x_label:
             f"lowest {min(ys):.4g}, highest {max(ys):.4g}"
         ),
     )
+
+
+def chart_picture(chart: Chart) -> str:
+    """The chart as an SVG file of its own."""
+    return _template("chart.svg").render(drawn=chart)
 
 
 def _training_charts(run: Mapping[str, Any]) -> tuple[Chart, ...]:

@@ -32,7 +32,7 @@ from weakloc.files import UNFINISHED, read_json, write_json, write_whole
 from weakloc.methods import METHODS, method_named
 from weakloc.methods.method import Preset
 from weakloc.methods.settings import from_settings, merged_settings, to_settings
-from weakloc.papers.recipe import DataKind, Fusion, ThresholdOrigin
+from weakloc.papers.recipe import Cell, DataKind
 from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import see_images
@@ -44,6 +44,7 @@ from weakloc.settings import (
     Places,
     RefineSettings,
     TrainSettings,
+    look_and_places,
 )
 from weakloc.structures import ABSENT, PRESENT, BrokenImage, DataSet, Sample, Truth
 from weakloc.training.run_folder import CHECKPOINT_NAME
@@ -221,16 +222,19 @@ class Training:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One cell with one seed: trained networks, how they look, and where the numbers go."""
+    """One cell with one seed: trained networks, and the numbers that are asked of them."""
 
-    cell: str
+    cell: Cell
     trainings: tuple[Training, ...]
-    look: Look
-    places: Places
-    search: Mapping[str, Any]
-    tuning: ThresholdOrigin
-    fusion: Fusion
     numbers: tuple[str, ...]
+
+    @functools.cached_property
+    def look(self) -> Look:
+        return Look(**look_and_places(self.cell.look)[0])
+
+    @functools.cached_property
+    def places(self) -> Places:
+        return Places(**look_and_places(self.cell.look)[1])
 
     @property
     def training(self) -> Training:
@@ -239,12 +243,12 @@ class Measurement:
 
     @property
     def title(self) -> str:
-        return f"{self.cell}, seed {self.training.settings.seed}"
+        return f"{self.cell.name}, seed {self.training.settings.seed}"
 
     @functools.cached_property
     def digest(self) -> str:
-        look = {**to_settings(self.look), **to_settings(self.places)}
-        content = [look, dict(self.search), self.tuning, self.fusion, sorted(self.numbers)]
+        cell, look = self.cell, {**to_settings(self.look), **to_settings(self.places)}
+        content = [look, dict(cell.search), cell.tuning, cell.fusion, sorted(self.numbers)]
         return digest_of([[part.digest for part in self.trainings], *content])[:16]
 
     @property
@@ -286,24 +290,25 @@ class Measurement:
                 first = refine(first, data_set, settings=settings, keep=False).run
             return self._tuned(first, data_set)
         fused = FusedRuns((first, *others))
-        return fused if self.fusion == "mean" else fused.fitted(data_set, look=self.look)
+        return fused if self.cell.fusion == "mean" else fused.fitted(data_set, look=self.look)
 
     def _searching(self, trained: TrainedRun) -> TrainedRun:
         """Without thresholds that another cell of the same network may have tuned."""
         run = replace(trained.run, thresholds=None)
-        if not self.search:
+        if not self.cell.search:
             return TrainedRun(run)
-        fields = merged_settings(to_settings(run.method), self.search)
+        fields = merged_settings(to_settings(run.method), self.cell.search)
         return TrainedRun(replace(run, method=from_settings(METHODS[run.method.name], fields)))
 
     def _tuned(self, trained: TrainedRun, data_set: DataSet) -> TrainedRun:
-        if self.tuning == "fixed":
+        origin = self.cell.tuning
+        if origin == "fixed":
             return trained
-        if self.tuning == "held-out tags":
+        if origin == "held-out tags":
             calibrate_rescoring(trained, data_set, look=self.look)
             return trained
         settings = self.training.settings
-        if self.tuning == "oracle":
+        if origin == "oracle":
             calibrated = oracle(
                 trained,
                 data_set,
@@ -315,7 +320,7 @@ class Measurement:
         tuning = CalibrateSettings(
             split=settings.train_split,
             boxes_per_class=BOXES_TO_TUNE,
-            granularity="global" if self.tuning == "boxes, one for all" else "class",
+            granularity="global" if origin == "boxes, one for all" else "class",
             seed=settings.seed,
             boxes_of_a_class=self.places.boxes,
         )
@@ -330,7 +335,7 @@ class Measurement:
             for training in self.trainings
         ]
         return {
-            "cell": self.cell,
+            "cell": self.cell.name,
             "seed": self.training.settings.seed,
             "values": {result.name: result.value for result in results if result.value is not None},
             "boxes_used": {result.name: result.hidden_supervision for result in results},
@@ -356,10 +361,10 @@ class Measurement:
             "notes": list(dict.fromkeys(note for mark in marks for note in mark["notes"])),
             "training": self.training.described,
             "sides": [training.settings.image_size for training in self.trainings],
-            "fusion": self.fusion,
+            "fusion": self.cell.fusion,
             "look": {**asdict(self.look), **asdict(self.places)},
-            "search": dict(self.search),
-            "tuning": self.tuning,
+            "search": dict(self.cell.search),
+            "tuning": self.cell.tuning,
         }
 
 

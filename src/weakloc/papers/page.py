@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from html import escape
 from pathlib import Path
 
 from weakloc.files import write_json, write_text
 from weakloc.output.report import (
     BASELINE_NAMES,
-    BOTTOM,
-    HEIGHT,
-    LEFT,
-    RIGHT,
-    WIDTH,
     Chart,
+    chart_picture,
     line_chart,
     metric_label,
 )
 from weakloc.papers.recipe import Published
 from weakloc.papers.results import CellResult, Judgement, Results
-
-LINE, GRID, TEXT = "#00695c", "#bdbdbd", "#616161"
 
 
 def write_results(results: Results, folder: Path) -> None:
@@ -34,7 +27,7 @@ def write_results(results: Results, folder: Path) -> None:
         re.sub(r"[\W_]+", "-", chart.title.lower()).strip("-"): chart for chart in curves(results)
     }
     for stem, chart in charts.items():
-        write_text(folder / f"{stem}.svg", picture(chart))
+        write_text(folder / f"{stem}.svg", chart_picture(chart))
     write_text(folder / "results.md", "\n".join(_page(results, charts)) + "\n")
 
 
@@ -169,31 +162,3 @@ def curves(results: Results) -> Iterator[Chart]:
             if len(points) > 1:
                 title = metric_label(metric) + (f", {name}" if name else "")
                 yield line_chart(title, [*points], [*points.values()], x_label=recipe.axis)
-
-
-def picture(chart: Chart) -> str:
-    """The chart as a file of its own."""
-    right, floor = WIDTH - RIGHT, HEIGHT - BOTTOM
-    box = f"0 -18 {WIDTH:g} {HEIGHT + 22:g}"
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" width="640" fill="{TEXT}"',
-        ' font-family="sans-serif" font-size="10">',
-        f"<title>{escape(chart.description)}</title>",
-        f'<text x="{LEFT}" y="-6" font-size="12">{escape(chart.title)}</text>',
-    ]
-    for tick in chart.y_ticks:
-        parts.append(
-            f'<path d="M{LEFT} {tick.position}H{right}" stroke="{GRID}" stroke-width=".5"/>'
-        )
-        parts.append(f'<text x="38" y="{tick.position + 3}" text-anchor="end">{tick.text}</text>')
-    parts += [
-        f'<text x="{tick.position}" y="{floor + 14}" text-anchor="middle">{tick.text}</text>'
-        for tick in chart.x_ticks
-    ]
-    parts.append(f'<text x="{right}" y="{HEIGHT}" text-anchor="end">{escape(chart.x_label)}</text>')
-    parts.append(f'<path d="{chart.path}" fill="none" stroke="{LINE}" stroke-width="1.5"/>')
-    parts += [
-        f'<circle cx="{x}" cy="{y}" r="2.5" fill="{LINE}"><title>{escape(text)}</title></circle>'
-        for x, y, text in chart.dots
-    ]
-    return "\n".join([*parts, "</svg>\n"])

@@ -140,7 +140,7 @@ class Recipe:
         return next(cell for cell in self.cells if cell.name == name)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Effort:
     """How much is drawn and learned where the command line does not say."""
 
@@ -152,14 +152,10 @@ class Effort:
 
 
 EFFORTS: Mapping[tuple[Budget, DataKind], Effort] = {
-    ("quick", "clutter"): Effort(num_train=160, num_val=40, image_size=64, epochs=3, batch_size=16),
-    ("quick", "single"): Effort(num_train=200, num_val=60, image_size=64, epochs=3, batch_size=32),
-    ("standard", "clutter"): Effort(
-        num_train=500, num_val=150, image_size=96, epochs=10, batch_size=16
-    ),
-    ("standard", "single"): Effort(
-        num_train=1000, num_val=200, image_size=64, epochs=24, batch_size=64
-    ),
+    ("quick", "clutter"): Effort(160, 40, image_size=64, epochs=3, batch_size=16),
+    ("quick", "single"): Effort(200, 60, image_size=64, epochs=3, batch_size=32),
+    ("standard", "clutter"): Effort(500, 150, image_size=96, epochs=10, batch_size=16),
+    ("standard", "single"): Effort(1000, 200, image_size=64, epochs=24, batch_size=64),
 }
 
 # A network that starts from chance, with room for ten epochs.
@@ -200,7 +196,7 @@ _PRETRAINED: Mapping[OptimiserFamily, Mapping[str, Any]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Conditions:
     """`train` are fields of TrainSettings, `optimisation` and `of_method` fields of methods."""
 
@@ -211,10 +207,8 @@ class Conditions:
     smaller_backbone: str | None = None
 
     def choices(self, method: str) -> dict[str, Any]:
-        choices = dict(self.of_method.get(method, {}))
-        return (
-            {**choices, "optimisation": dict(self.optimisation)} if self.optimisation else choices
-        )
+        optimisation = {"optimisation": dict(self.optimisation)} if self.optimisation else {}
+        return {**self.of_method.get(method, {}), **optimisation}
 
 
 def from_scratch(budget: Budget, recipe: Recipe) -> Conditions:
@@ -248,12 +242,8 @@ def as_published(budget: Budget, recipe: Recipe, splits: Literal["paper", "given
     train: dict[str, Any] = {"backbone": larger} if larger else {}
     if splits == "paper":
         train["train_split"], train["val_split"] = recipe.splits
-    if budget == "paper":
-        return Conditions(preset="literal", train=train, smaller_backbone=smaller)
-    mirrored = {"cam": {"flip": True}}
-    return Conditions(
-        preset="literal",
-        train={**train, "epochs": 60, "cache": "memory"},
-        of_method=mirrored,
-        smaller_backbone=smaller,
-    )
+    of_method: dict[str, Any] = {}
+    if budget == "paper60":
+        train |= {"epochs": 60, "cache": "memory"}
+        of_method = {"cam": {"flip": True}}
+    return Conditions("literal", train, of_method=of_method, smaller_backbone=smaller)

@@ -25,14 +25,7 @@ from weakloc.papers.recipe import (
     given_backbone,
 )
 from weakloc.papers.results import Results
-from weakloc.settings import (
-    DataSettings,
-    Look,
-    Places,
-    ReproduceSettings,
-    TrainSettings,
-    look_and_places,
-)
+from weakloc.settings import DataSettings, ReproduceSettings, TrainSettings
 from weakloc.training.plan import accelerator
 from weakloc.work import num_cores, work_through
 
@@ -104,22 +97,12 @@ def planned(
     data_set.split(shared.val_split, flag="--splits given and --val-split")
     say(f"Learning from the split {shared.train_split}, measuring on {shared.val_split}")
     reasons = {cell.name: _why_not(cell, conditions, reproduction) for cell in recipe.cells}
-    measurements = []
-    for seed in reproduction.range_of_seeds:
-        for cell in recipe.cells:
-            if reasons[cell.name] is None:
-                look, places = look_and_places(cell.look)
-                measurement = Measurement(
-                    cell=cell.name,
-                    trainings=_trainings(cell, conditions, reproduction, source, seed),
-                    look=Look(**look),
-                    places=Places(**places),
-                    search=cell.search,
-                    tuning=cell.tuning,
-                    fusion=cell.fusion,
-                    numbers=recipe.metrics,
-                )
-                measurements.append(measurement)
+    measurements = [
+        Measurement(cell, _trainings(cell, conditions, reproduction, source, seed), recipe.metrics)
+        for seed in reproduction.range_of_seeds
+        for cell in recipe.cells
+        if reasons[cell.name] is None
+    ]
     return measurements, {name: reason for name, reason in reasons.items() if reason is not None}
 
 

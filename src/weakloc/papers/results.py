@@ -124,8 +124,9 @@ class Results:
         records: dict[str, list[dict[str, Any]]] = {}
         for measurement in measurements:
             if measurement.is_done:
-                record = read_json(measurement.path, error=DataError) | {"cell": measurement.cell}
-                records.setdefault(measurement.cell, []).append(record)
+                name = measurement.cell.name
+                record = read_json(measurement.path, error=DataError) | {"cell": name}
+                records.setdefault(name, []).append(record)
         rows = {name: _row(name, records_of_cell) for name, records_of_cell in records.items()}
         judgements = [_judged(finding, rows, missing) for finding in recipe.findings]
         return cls(recipe, tuple(seeds), tuple(rows.values()), tuple(judgements), missing, failures)
