@@ -56,13 +56,17 @@ class Reported:
 
 
 @dataclass(frozen=True)
-class _Material:
-    """What there is to show besides what is said of the images."""
+class _Reporting:
+    """What there is to show besides what is said of the images, and where it goes."""
 
+    out: Path
     images: str | None
     data_set: DataSet | None
     samples: Sequence[Sample]  # of the data set's split
     settings: ReportSettings
+    look: Look | None
+    places: Places | None
+    on_progress: Progress
 
     def sources(self) -> Iterator[ImageSource]:
         """The images of the folder, list or shards that was named, else those of the split."""
@@ -112,6 +116,106 @@ class _Material:
             (record for record in records if Path(record.evaluated).name == run), records[0]
         )
 
+    def of_run(self, run: TrainedRun) -> Reported:
+        """What the run sees in the images."""
+        predictor = run.predictor(self.look or Look(), self.places or Places())
+        table = self.settings.tags
+        tags = None if table is None else read_tags(table, run.class_names)[0]
+        totals = Totals()
+        num_skipped = 0
+
+        def pictures() -> Iterator[ReportPicture]:
+            nonlocal num_skipped
+            sources, copies = itertools.tee(self.sources())
+            answers = predictor.predict_with_heat(copies, tags)
+            for done, (image, located) in enumerate(zip(sources, answers, strict=True), start=1):
+                self.on_progress(done, None)
+                if isinstance(located, BrokenImage):
+                    num_skipped += 1
+                    continue
+                totals.add(located.prediction)
+                heat = _heat_of(located, predictor, self.tags_of(image.name))
+                yield self.picture(located.prediction, image.content, heat)
+
+        by_doubt = attrgetter("prediction.doubt")
+        shown = heapq.nlargest(self.settings.pictures, pictures(), key=by_doubt)
+        return self._written(self._content_of(run, predictor), shown, totals, num_skipped)
+
+    def of_predictions(self, file: Path, described: Mapping[str, Any]) -> Reported:
+        """What the predictions say; `described` is the summary beside them."""
+        material = replace(self, images=self.images or described.get("images"))
+        totals = Totals()
+        names: dict[str, None] = {}
+
+        def counted() -> Iterator[Prediction]:
+            for prediction in read_predictions(file):
+                names.update(dict.fromkeys(prediction.scores))
+                totals.add(prediction)
+                yield prediction
+
+        shown = heapq.nlargest(self.settings.pictures, counted(), key=attrgetter("doubt"))
+        images = {prediction.image for prediction in shown}
+        if self.images is None:  # a list that the predictions name is not the user's word
+            images = {image for image in images if not leads_out(image)}
+        contents = material.contents_of(images)
+        made_with = _settings_of(described)
+        if self.look is not None and made_with is None:
+            made_with = self.look, Places()
+        run = _run_behind(described, self.settings.run)
+        heats: Iterable[Mapping[str, CoarseHeat]] = itertools.repeat({})
+        if run is None or made_with is None:
+            class_names = tuple(described.get("classes") or names)
+            content = ReportContent(class_names, (), thresholds=described.get("thresholds") or {})
+        else:
+            predictor = run.predictor(self.look or made_with[0], self.places or made_with[1])
+            heats = _heats(shown, contents, predictor, self.on_progress)
+            content = self._content_of(run, predictor)
+        facts = {**content.facts, "Predictions": str(file)}
+        if made_with is None:
+            facts["Heat"] = "not shown: predicted with settings that this weakloc does not have"
+        metrics = content.metrics or self.metrics(file.parent)
+        pictures = [
+            material.picture(prediction, contents.get(prediction.image), heat)
+            for prediction, heat in zip(shown, heats, strict=False)
+        ]
+        return material._written(replace(content, facts=facts, metrics=metrics), pictures, totals)
+
+    def _content_of(self, run: TrainedRun, predictor: Predictor) -> ReportContent:
+        calibration = run.calibration
+        tuned = "nothing; `weakloc calibrate` does"
+        thresholds = zip(run.class_names, predictor.locating.thresholds, strict=True)
+        return ReportContent(
+            class_names=run.class_names,
+            pictures=(),
+            title=run.path.absolute().name,
+            run=read_record(run.path),
+            metrics=self.metrics(run.path, run.path.name),
+            thresholds=dict(thresholds),
+            facts={"Thresholds tuned by": calibration.supervision if calibration else tuned},
+            min_area=predictor.places.min_area,
+        )
+
+    def _written(
+        self,
+        content: ReportContent,
+        pictures: Sequence[ReportPicture],
+        totals: Totals,
+        num_skipped: int = 0,
+    ) -> Reported:
+        facts, class_names = dict(content.facts), None
+        if self.images is not None:
+            facts["Images"] = self.images
+        if num_skipped:
+            facts["Unreadable images"] = f"{num_skipped}, not in this report"
+        if self.data_set is not None:
+            facts["Truth"] = f"{self.data_set.root}, split {self.settings.split}"
+            class_names = self.data_set.class_names
+        content = replace(
+            content, pictures=pictures, totals=totals, facts=facts, truth_class_names=class_names
+        )
+        page = write_report(self.out, content)
+        return Reported(page, len(pictures), totals.num_images, num_skipped)
+
 
 def report(
     source: str | Path | TrainedRun,
@@ -132,96 +236,16 @@ def report(
     """
     data_set = None if data is None else opened(data, reading)
     samples = () if data_set is None else data_set.split(settings.split)
-    material, out = _Material(images, data_set, samples, settings), Path(out)
+    work = _Reporting(Path(out), images, data_set, samples, settings, look, places, on_progress)
     if isinstance(source, TrainedRun) or (Path(source) / "run.json").is_file():
-        run = source if isinstance(source, TrainedRun) else load_folder(Path(source))
-        predictor = run.predictor(look or Look(), places or Places())
-        return _report_run(run, predictor, out, material, on_progress)
+        return work.of_run(source if isinstance(source, TrainedRun) else load_folder(source))
     if not (file := predictions_file(source)).is_file():
         raise PredictionsError(
             "is neither a run folder nor predictions",
             location=str(source),
             remedy="Give the --out of `weakloc train` or of `weakloc predict`",
         )
-    return _report_predictions(
-        file, out, material, look=look, places=places, on_progress=on_progress
-    )
-
-
-def _report_run(
-    run: TrainedRun, predictor: Predictor, out: Path, material: _Material, on_progress: Progress
-) -> Reported:
-    table = material.settings.tags
-    tags = None if table is None else read_tags(table, run.class_names)[0]
-    totals = Totals()
-    num_skipped = 0
-
-    def pictures() -> Iterator[ReportPicture]:
-        nonlocal num_skipped
-        sources, copies = itertools.tee(material.sources())
-        answers = predictor.predict_with_heat(copies, tags)
-        for done, (image, located) in enumerate(zip(sources, answers, strict=True), start=1):
-            on_progress(done, None)
-            if isinstance(located, BrokenImage):
-                num_skipped += 1
-                continue
-            totals.add(located.prediction)
-            heat = _heat_of(located, predictor, material.tags_of(image.name))
-            yield material.picture(located.prediction, image.content, heat)
-
-    by_doubt = attrgetter("prediction.doubt")
-    shown = heapq.nlargest(material.settings.pictures, pictures(), key=by_doubt)
-    content = _content_of_run(run, predictor, material)
-    return _written(out, content, shown, totals, material, num_skipped=num_skipped)
-
-
-def _report_predictions(
-    file: Path,
-    out: Path,
-    material: _Material,
-    *,
-    look: Look | None,
-    places: Places | None,
-    on_progress: Progress,
-) -> Reported:
-    described, named = summary_beside(file), material.images
-    material = replace(material, images=named or described.get("images"))
-    totals = Totals()
-    names: dict[str, None] = {}
-
-    def counted() -> Iterator[Prediction]:
-        for prediction in read_predictions(file):
-            names.update(dict.fromkeys(prediction.scores))
-            totals.add(prediction)
-            yield prediction
-
-    shown = heapq.nlargest(material.settings.pictures, counted(), key=attrgetter("doubt"))
-    images = {prediction.image for prediction in shown}
-    if named is None:  # a list that the predictions name is not the user's word
-        images = {image for image in images if not leads_out(image)}
-    contents = material.contents_of(images)
-    made_with = _settings_of(described)
-    if look is not None and made_with is None:
-        made_with = look, Places()
-    run = _run_behind(described, material.settings.run)
-    heats: Iterable[Mapping[str, CoarseHeat]] = itertools.repeat({})
-    if run is None or made_with is None:
-        class_names = tuple(described.get("classes") or names)
-        content = ReportContent(class_names, (), thresholds=described.get("thresholds") or {})
-    else:
-        predictor = run.predictor(look or made_with[0], places or made_with[1])
-        heats = _heats(shown, contents, predictor, on_progress)
-        content = _content_of_run(run, predictor, material)
-    facts = {**content.facts, "Predictions": str(file)}
-    if made_with is None:
-        facts["Heat"] = "not shown: predicted with settings that this weakloc does not have"
-    metrics = content.metrics or material.metrics(file.parent)
-    content = replace(content, facts=facts, metrics=metrics)
-    pictures = [
-        material.picture(prediction, contents.get(prediction.image), heat)
-        for prediction, heat in zip(shown, heats, strict=False)
-    ]
-    return _written(out, content, pictures, totals, material)
+    return work.of_predictions(file, summary_beside(file))
 
 
 def _run_behind(described: Mapping[str, Any], named: Path | None) -> TrainedRun | None:
@@ -247,54 +271,13 @@ def _opened(content: str | bytes | None, name: str) -> Image:
     return open_image(content, name=name, shrink_to=(_LARGEST_SIDE, _LARGEST_SIDE))
 
 
-def _content_of_run(run: TrainedRun, predictor: Predictor, material: _Material) -> ReportContent:
-    calibration = run.calibration
-    tuned = "nothing; `weakloc calibrate` does" if calibration is None else calibration.supervision
-    thresholds = zip(run.class_names, predictor.locating.thresholds, strict=True)
-    return ReportContent(
-        class_names=run.class_names,
-        pictures=(),
-        title=run.path.absolute().name,
-        run=read_record(run.path),
-        metrics=material.metrics(run.path, run.path.name),
-        thresholds=dict(thresholds),
-        facts={"Thresholds tuned by": tuned},
-        min_area=predictor.places.min_area,
-    )
-
-
-def _written(
-    out: Path,
-    content: ReportContent,
-    pictures: Sequence[ReportPicture],
-    totals: Totals,
-    material: _Material,
-    *,
-    num_skipped: int = 0,
-) -> Reported:
-    facts = dict(content.facts)
-    if material.images is not None:
-        facts["Images"] = material.images
-    if num_skipped:
-        facts["Unreadable images"] = f"{num_skipped}, not in this report"
-    if material.data_set is not None:
-        facts["Truth"] = f"{material.data_set.root}, split {material.settings.split}"
-    content = replace(
-        content,
-        pictures=pictures,
-        totals=totals,
-        facts=facts,
-        truth_class_names=None if material.data_set is None else material.data_set.class_names,
-    )
-    return Reported(write_report(out, content), len(pictures), totals.num_images, num_skipped)
-
-
 def _coarse_heat(
-    heat: ScoreMaps, classes: Sequence[int], predictor: Predictor
+    image: SeenImage, classes: Sequence[int], predictor: Predictor, heat: ScoreMaps | None
 ) -> dict[str, CoarseHeat]:
     """Each class's map as thresholds see it, on HEAT_CELLS cells along the long side."""
     if not classes:
         return {}
+    heat = heat or predictor.heat(image, classes, predictor.look)
     shares = NORMALISATIONS[predictor.rules.threshold_mode](heat.values)
     grid = image_grid(heat.transform.image_size, long_side=HEAT_CELLS)
     small = resample(ScoreMaps(shares, heat.transform, "cam"), grid).values
@@ -308,7 +291,7 @@ def _heat_of(located: Located, predictor: Predictor, tags: frozenset[str]) -> di
 
     A beam search is too slow to look for what nobody asked for.
     """
-    heat = _coarse_heat(located.heat, located.classes, predictor)
+    heat = _coarse_heat(located.image, located.classes, predictor, located.heat)
     if predictor.look.localiser == "beam_search":
         return heat
     likeliest = int(located.image.probabilities.argmax())
@@ -317,15 +300,7 @@ def _heat_of(located: Located, predictor: Predictor, tags: frozenset[str]) -> di
         for index, name in enumerate(predictor.source.class_names)
         if name not in heat and (index == likeliest or name in tags)
     ]
-    return heat | _heat_in(located.image, more, predictor)
-
-
-def _heat_in(
-    image: SeenImage, classes: Sequence[int], predictor: Predictor
-) -> dict[str, CoarseHeat]:
-    if not classes:
-        return {}
-    return _coarse_heat(predictor.heat(image, classes, predictor.look), classes, predictor)
+    return heat | _coarse_heat(located.image, more, predictor, None)
 
 
 def _heats(
@@ -343,4 +318,4 @@ def _heats(
         image = next(images) if prediction.image in contents else None
         placed = {item.class_name for item in (*prediction.points, *prediction.boxes)}
         classes = sorted(known[name] for name in placed if name in known)
-        yield _heat_in(image, classes, predictor) if isinstance(image, SeenImage) else {}
+        yield _coarse_heat(image, classes, predictor, None) if isinstance(image, SeenImage) else {}

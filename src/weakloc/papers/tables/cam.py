@@ -88,9 +88,9 @@ AUGMENTATION = _recipe(
         for name, augment in {**_AUGMENTS, "CutMix": "cutmix"}.items()
     ),
     findings=tuple(
-        claim(f"{said}, {net} net", f"{better}, {net} net", f"{worse}, {net} net", said_by)
+        finding(f"{claim}, {net} net", f"{better}, {net} net", f"{worse}, {net} net", said_by)
         for net in _NETS
-        for claim, said, better, worse, said_by in _CLAIMS
+        for finding, claim, better, worse, said_by in _CLAIMS
     ),
     published=tuple(
         Published(
