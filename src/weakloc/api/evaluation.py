@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +17,7 @@ from weakloc.api.predictions import summary_beside
 from weakloc.api.runs import SUFFIX, LoadedRun, load
 from weakloc.data.readers.coco import read_coco_results
 from weakloc.data.sources import ImageSource
-from weakloc.files import ByName, open_whole, write_json
+from weakloc.files import ByName, open_whole
 from weakloc.geometry import GridTransform
 from weakloc.localize.maps import resample
 from weakloc.methods.method import PlaceRules
@@ -32,6 +33,7 @@ from weakloc.metrics.evaluation import (
     METRICS,
     Evaluation,
     PredictedKind,
+    TruthKind,
     predicted_kinds,
     truth_kinds,
 )
@@ -41,7 +43,6 @@ from weakloc.metrics.uncertainty import Resampling
 from weakloc.output.exporters.jsonl import predictions_file, read_predictions
 from weakloc.predictor.places import wanted_classes
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.views import SeenImage
 from weakloc.settings import DataSettings, EvaluateSettings, Look, Places
 from weakloc.structures import PRESENT, BrokenImage, DataSet, Prediction, Sample
 from weakloc.work import Progress, silent
@@ -81,11 +82,11 @@ def evaluate(
     truth supports.
     """
     data_set = opened(data, reading)
-    metrics = chosen_metrics(settings, numbers)
+    measuring = _Measuring(data_set, settings, chosen_metrics(settings, numbers))
     if isinstance(source, str | Path):
         path, file = Path(source), predictions_file(source)
         if path.suffix != SUFFIX and (file.is_file() or not path.is_dir()):
-            return _evaluate_file(file, data_set, settings, metrics)
+            return measuring.of_file(file)
         source = load(path)
     require_same_classes(
         source.class_names,
@@ -94,9 +95,7 @@ def evaluate(
         location=str(source.path),
         remedy="Give --class-names in the order of the run, or evaluate a predictions.jsonl",
     )
-    return _evaluate_run(
-        source, data_set, settings, metrics, look=look, places=places, on_progress=on_progress
-    )
+    return measuring.of_run(source, look, places, on_progress)
 
 
 def chosen_metrics(settings: EvaluateSettings, numbers: Collection[str] | None) -> tuple[str, ...]:
@@ -107,11 +106,6 @@ def chosen_metrics(settings: EvaluateSettings, numbers: Collection[str] | None) 
         if (numbers is None or not set(metric.headlines).isdisjoint(numbers))
         and (settings.compatible or not name.endswith("_compatible"))
     )
-
-
-def write_metrics(path: Path, evaluated: Sequence[Evaluated]) -> None:
-    """One JSON document; with several runs a list under "runs"."""
-    write_json(path, document_of(evaluated))
 
 
 def document_of(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
@@ -146,138 +140,128 @@ def _markdown_cell(evaluated: Evaluated, name: str) -> str:
     return "-"
 
 
-def _evaluate_run(
-    run: LoadedRun,
-    data_set: DataSet,
-    settings: EvaluateSettings,
-    metrics: Sequence[str],
-    *,
-    look: Look,
-    places: Places,
-    on_progress: Progress,
-) -> Evaluated:
-    samples = data_set.split(settings.split)
-    truth = truth_kinds(samples)
-    read_of_predictions = {kind for name in metrics for kind in METRICS[name].predicted}
-    paints = "masks" in truth and "masks" in read_of_predictions
-    masks = places.masks if places.masks != "none" else "threshold"
-    evaluation = Evaluation(
-        _setup(data_set, settings, run.facts.looking.rules),
-        truth=truth,
-        predicted=EVERYTHING if paints else EVERYTHING - {"masks"},
-        metrics=metrics,
-    )
-    num_images = 0
-    for sample, prediction, maps in _seen(
-        samples,
-        run.predictor(look, replace(places, masks=masks if paints else "none")),
-        asks_all=not OF_FEW_CLASSES.issuperset(metrics),
-        asks_maps=bool(truth & {"boxes", "masks"}) and "maps" in read_of_predictions,
-        on_progress=on_progress,
-    ):
-        evaluation.update(evaluation.setup.case(sample, prediction, maps))
-        num_images += 1
-    tuned_by = run.facts.thresholds_from
-    if places.threshold is not None:
-        tuned_by = f"--threshold {places.threshold:g}"
-    return Evaluated(
-        evaluation.results(
+@dataclass(frozen=True)
+class _Measuring:
+    """Which numbers are measured on which images."""
+
+    data_set: DataSet
+    settings: EvaluateSettings
+    metrics: Sequence[str]
+
+    @cached_property
+    def samples(self) -> Sequence[Sample]:
+        return self.data_set.split(self.settings.split)
+
+    @cached_property
+    def truth(self) -> frozenset[TruthKind]:
+        return truth_kinds(self.samples)
+
+    @cached_property
+    def reads(self) -> set[PredictedKind]:
+        return {kind for name in self.metrics for kind in METRICS[name].predicted}
+
+    def of_run(
+        self, run: LoadedRun, look: Look, places: Places, on_progress: Progress
+    ) -> Evaluated:
+        paints = "masks" in self.truth and "masks" in self.reads
+        masks = places.masks if places.masks != "none" else "threshold"
+        predictor = run.predictor(look, replace(places, masks=masks if paints else "none"))
+        predicted = EVERYTHING if paints else EVERYTHING - {"masks"}
+        evaluation = self._evaluation(run.facts.looking.rules, predicted, self.metrics)
+        num_images = 0
+        for sample, prediction, maps in self._seen(predictor, on_progress):
+            evaluation.update(evaluation.setup.case(sample, prediction, maps))
+            num_images += 1
+        results = evaluation.results(
             hidden_supervision=run.facts.num_boxes_used, in_training=run.facts.hidden_supervision
-        ),
-        evaluation.unavailable,
-        str(run.path),
-        settings.split,
-        tuned_by,
-        num_images,
-        num_broken=len(samples) - num_images,
-    )
+        )
+        tuned_by = run.facts.thresholds_from
+        if places.threshold is not None:
+            tuned_by = f"--threshold {places.threshold:g}"
+        return self._evaluated(results, evaluation, str(run.path), tuned_by, num_images)
 
+    def of_file(self, file: Path) -> Evaluated:
+        is_coco = file.suffix == ".json"
+        predictions = (
+            read_coco_results(file, self.data_set) if is_coco else list(read_predictions(file))
+        )
+        without_maps = [name for name in self.metrics if "maps" not in METRICS[name].predicted]
+        evaluation = self._evaluation(PlaceRules(), predicted_kinds(predictions), without_maps)
+        listed = file.with_name("skipped.jsonl")
+        lines = listed.read_text("utf-8").splitlines() if listed.is_file() else []
+        skipped = {json.loads(line)["image"] for line in lines if line}
+        left = [sample for sample in self.samples if sample.name not in skipped]
+        for sample, prediction in pair_predictions(
+            _of_split(predictions, self.samples, self.data_set),
+            left,
+            evaluation.setup.classes,
+            when_missing="empty" if is_coco else "error",
+        ):
+            evaluation.update(evaluation.setup.case(sample, prediction))
+        summary = summary_beside(file) if file.suffix == ".jsonl" else {}
+        results = evaluation.results(hidden_supervision=int(summary.get("num_boxes_used", 0)))
+        tuned_by = str(summary.get("thresholds_from", "unknown"))
+        return self._evaluated(results, evaluation, str(file), tuned_by, len(left))
 
-def _setup(data_set: DataSet, settings: EvaluateSettings, rules: PlaceRules) -> MetricSetup:
-    """By the definitions of the rules, unless the settings name others."""
-    definition = settings.ap or rules.average_precision
-    definitions = get_args(Definition) if definition == "all" else (definition,)
-    return MetricSetup(
-        ClassIndex(data_set.class_names),
-        ranking=RankingConvention(definitions),
-        overlap=OverlapConvention(edges=settings.box_edges or rules.box_edges),
-        segmentation_values=data_set.segmentation_values,
-        resampling=Resampling(settings.resamples),
-    )
+    def _evaluation(
+        self, rules: PlaceRules, predicted: Iterable[PredictedKind], metrics: Sequence[str]
+    ) -> Evaluation:
+        """By the definitions of the rules, unless the settings name others."""
+        definition = self.settings.ap or rules.average_precision
+        definitions = get_args(Definition) if definition == "all" else (definition,)
+        setup = MetricSetup(
+            ClassIndex(self.data_set.class_names),
+            ranking=RankingConvention(definitions),
+            overlap=OverlapConvention(edges=self.settings.box_edges or rules.box_edges),
+            segmentation_values=self.data_set.segmentation_values,
+            resampling=Resampling(self.settings.resamples),
+        )
+        return Evaluation(setup, truth=self.truth, predicted=predicted, metrics=metrics)
 
+    def _evaluated(
+        self,
+        results: tuple[MetricResult, ...],
+        evaluation: Evaluation,
+        name: str,
+        tuned_by: str,
+        num_images: int,
+    ) -> Evaluated:
+        reasons, split = evaluation.unavailable, self.settings.split
+        num_broken = len(self.samples) - num_images
+        return Evaluated(results, reasons, name, split, tuned_by, num_images, num_broken)
 
-def _seen(
-    samples: Sequence[Sample],
-    predictor: Predictor,
-    *,
-    asks_all: bool,
-    asks_maps: bool,
-    on_progress: Progress,
-) -> Iterator[tuple[Sample, Prediction, list[ClassMap]]]:
-    """What the predictor says of every image that is not broken, and its maps.
+    def _seen(
+        self, predictor: Predictor, on_progress: Progress
+    ) -> Iterator[tuple[Sample, Prediction, list[ClassMap]]]:
+        """What the predictor says of every image that is not broken, and its maps.
 
-    Every class is asked for its places, whatever its score, as the rankings need it, or the true
-    and the likeliest alone; masks are painted for the classes that count as present, as users get
-    them.
-    """
-    by_name = {sample.name: sample for sample in samples}
-    sources = [*map(ImageSource.of, samples)]
-    for done, image in enumerate(predictor.see(sources), start=1):
-        on_progress(done, len(samples))
-        if isinstance(image, BrokenImage):
-            continue
-        sample = by_name[image.name]
-        true = np.flatnonzero(sample.labels == PRESENT).tolist()
-        classes = sorted({*true, int(image.probabilities.argmax())})
-        if asks_all:
-            classes = list(range(len(image.probabilities)))
+        Every class is asked for its places, whatever its score, as the rankings need it, or the
+        true and the likeliest alone; masks are painted for the classes that count as present, as
+        users get them. Maps are of the classes that are present, as the definitions say
+        ("GT-known").
+        """
+        asks_all = not OF_FEW_CLASSES.issuperset(self.metrics)
+        asks_maps = "maps" in self.reads and self.truth & {"boxes", "masks"}
         paints = predictor.places.masks != "none"
-        painted = wanted_classes(image.probabilities, None, predictor.places) if paints else []
-        prediction = predictor.measurable(image, classes, painted)
-        maps = _class_maps(image, true, predictor) if true and asks_maps else []
-        yield sample, prediction, maps
-
-
-def _class_maps(image: SeenImage, classes: Sequence[int], predictor: Predictor) -> list[ClassMap]:
-    """Of the classes that are present, as the definitions say ("GT-known")."""
-    heat = predictor.heat(image, classes, predictor.look)
-    grid = GridTransform.identity(image.picture.size).resize((SIDE, SIDE))
-    return list(map(ClassMap, classes, resample(heat, grid).values))
-
-
-def _evaluate_file(
-    file: Path, data_set: DataSet, settings: EvaluateSettings, metrics: Sequence[str]
-) -> Evaluated:
-    is_coco = file.suffix == ".json"
-    predictions = read_coco_results(file, data_set) if is_coco else list(read_predictions(file))
-    samples = data_set.split(settings.split)
-    evaluation = Evaluation(
-        _setup(data_set, settings, PlaceRules()),
-        truth=truth_kinds(samples),
-        predicted=predicted_kinds(predictions),
-        metrics=[name for name in metrics if "maps" not in METRICS[name].predicted],
-    )
-    listed = file.with_name("skipped.jsonl")
-    lines = listed.read_text("utf-8").splitlines() if listed.is_file() else []
-    skipped = {json.loads(line)["image"] for line in lines if line}
-    left = [sample for sample in samples if sample.name not in skipped]
-    for sample, prediction in pair_predictions(
-        _of_split(predictions, samples, data_set),
-        left,
-        evaluation.setup.classes,
-        when_missing="empty" if is_coco else "error",
-    ):
-        evaluation.update(evaluation.setup.case(sample, prediction))
-    summary = summary_beside(file) if file.suffix == ".jsonl" else {}
-    return Evaluated(
-        evaluation.results(hidden_supervision=int(summary.get("num_boxes_used", 0))),
-        evaluation.unavailable,
-        str(file),
-        settings.split,
-        str(summary.get("thresholds_from", "unknown")),
-        len(left),
-        num_broken=len(samples) - len(left),
-    )
+        by_name = {sample.name: sample for sample in self.samples}
+        sources = [*map(ImageSource.of, self.samples)]
+        for done, image in enumerate(predictor.see(sources), start=1):
+            on_progress(done, len(sources))
+            if isinstance(image, BrokenImage):
+                continue
+            sample = by_name[image.name]
+            true = np.flatnonzero(sample.labels == PRESENT).tolist()
+            classes = sorted({*true, int(image.probabilities.argmax())})
+            if asks_all:
+                classes = list(range(len(image.probabilities)))
+            painted = wanted_classes(image.probabilities, None, predictor.places) if paints else []
+            prediction = predictor.measurable(image, classes, painted)
+            maps = []
+            if true and asks_maps:
+                heat = predictor.heat(image, true, predictor.look)
+                grid = GridTransform.identity(image.picture.size).resize((SIDE, SIDE))
+                maps = list(map(ClassMap, true, resample(heat, grid).values))
+            yield sample, prediction, maps
 
 
 def _of_split(

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weakloc.api.data_sets import read, scenes
-from weakloc.api.evaluation import Evaluated, evaluate, write_markdown, write_metrics
+from weakloc.api.evaluation import Evaluated, document_of, evaluate, write_markdown
 from weakloc.api.label import Labelled, label
 from weakloc.data.images import open_image
-from weakloc.files import require_own, write_text, write_whole
+from weakloc.files import require_own, write_json, write_text, write_whole
 from weakloc.output.drawing import draw_grid, draw_prediction
 from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.settings import EvaluateSettings, LabelSettings, Look
@@ -90,7 +90,7 @@ def demo(
         replace(evaluate(labelled.folder / "run", data_set, measured, look=look), evaluated=name)
         for name, look in LOOKS.items()
     ]
-    write_metrics(folder / "metrics.json", evaluated)
+    write_json(folder / "metrics.json", document_of(evaluated))
     write_markdown(folder / "metrics.md", evaluated)
     return Tour(folder, labelled, pictures, tuple(evaluated))
 

@@ -17,6 +17,7 @@ from weakloc.cli.options import (
     require_there,
 )
 from weakloc.cli.terminal import Terminal
+from weakloc.files import write_json
 from weakloc.settings import DataSettings, EvaluateSettings, Look, Places, ReportSettings
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def evaluate(
                 )
             )
     if out is not None:
-        evaluation.write_metrics(out, evaluated)
+        write_json(out, evaluation.document_of(evaluated))
         evaluation.write_markdown(out.with_suffix(".md"), evaluated)
     for numbers in evaluated:
         _show(numbers, terminal)
