@@ -21,7 +21,7 @@ from weakloc.data.transforms import Preprocessing
 from weakloc.methods.settings import to_settings
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import build_backbone
-from weakloc.model.cell_classifier import (
+from weakloc.model.fine_layers import (
     CELL_STRIDES,
     CellClassifier,
     fine_features,

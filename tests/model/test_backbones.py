@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from tests.conftest import shared_file
 from weakloc.errors import SettingError, WeightsError
 from weakloc.methods import METHODS
-from weakloc.model.backbones import Backbone, build_backbone
-from weakloc.model.timm_trunk import architecture_of
+from weakloc.model.backbones import Backbone, architecture_of, build_backbone
 from weakloc.model.trunk import BackboneSpec
 from weakloc.model.weights import read_weights
 
@@ -200,7 +199,7 @@ def test_weights_out_of_reach_name_what_to_pass(name: str, monkeypatch) -> None:
     monkeypatch.setattr(
         timm, "create_model", lambda *a, **k: no_network() if k["pretrained"] else real_create(*a)
     )
-    monkeypatch.setattr("weakloc.model.torchvision_trunks.require_answer", lambda _: None)
+    monkeypatch.setattr("weakloc.model.backbones.require_answer", lambda _: None)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
     with pytest.raises(WeightsError) as caught:
@@ -231,7 +230,7 @@ def test_published_weights_are_named_as_their_source_names_them(
 
     monkeypatch.setattr(timm, "create_model", create)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: {})
-    monkeypatch.setattr("weakloc.model.torchvision_trunks.require_answer", lambda _: None)
+    monkeypatch.setattr("weakloc.model.backbones.require_answer", lambda _: None)
     backbone = build_backbone(BackboneSpec.parse(name))
     assert backbone.loaded_weights == loaded
     assert backbone.is_pretrained
@@ -247,7 +246,7 @@ def test_the_id_of_a_hub_becomes_the_network_that_it_stands_for(monkeypatch) -> 
         return {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 1]}, "resnet18", {"stem_width": 32}
 
     monkeypatch.setattr("timm.models.load_model_config_from_hf", config)
-    monkeypatch.setattr("weakloc.model.timm_trunk.hub_cache_when_unreachable", nullcontext)
+    monkeypatch.setattr("weakloc.model.backbones.hub_cache_when_unreachable", nullcontext)
     backbone = build_backbone(BackboneSpec.parse("hf-hub:me/mine", weights="none"))
     assert (asked, backbone.mean, backbone.std) == (["me/mine"], (0.5,) * 3, (0.25, 0.5, 1))
     written = str(backbone.spec)

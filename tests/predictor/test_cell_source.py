@@ -8,7 +8,7 @@ import torch
 from weakloc.data.transforms import Preprocessing
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import build_backbone
-from weakloc.model.cell_classifier import CellClassifier, fine_features
+from weakloc.model.fine_layers import CellClassifier, fine_features
 from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.network_source import CellSource
 from weakloc.settings import Look

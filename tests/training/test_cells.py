@@ -16,7 +16,7 @@ from weakloc.errors import DataError, RunError
 from weakloc.localize.maps import otsu_threshold
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import Backbone, build_backbone
-from weakloc.model.cell_classifier import (
+from weakloc.model.fine_layers import (
     CELL_STRIDES,
     CellClassifier,
     fine_features,

@@ -17,8 +17,7 @@ from weakloc.errors import DataError, RunError, SettingError
 from weakloc.geometry import box_iou
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import build_backbone
-from weakloc.model.cell_classifier import fine_features
-from weakloc.model.detector import Detector
+from weakloc.model.fine_layers import Detector, fine_features
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
 from weakloc.settings import DistilSettings

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import FloatArray, GridTransform
 from weakloc.localize.maps import shares_of_range
-from weakloc.model.cell_classifier import EVIDENCE, CellClassifier, fine_features
-from weakloc.model.detector import CellBoxes, Detector
+from weakloc.model.fine_layers import EVIDENCE, CellBoxes, CellClassifier, Detector, fine_features
 from weakloc.model.network import LocalizationNetwork, fold_batch_norms
 from weakloc.model.trunk import CellTransform
 from weakloc.predictor.parts import own_device

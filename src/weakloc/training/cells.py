@@ -20,7 +20,7 @@ from weakloc.data.loaders import EveryImageOnce, SampleLoader
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError
 from weakloc.localize.maps import cells_inside, otsu_threshold, shares_of_range
-from weakloc.model.cell_classifier import (
+from weakloc.model.fine_layers import (
     CELL_STRIDES,
     EVIDENCE,
     CellClassifier,

@@ -16,8 +16,13 @@ from weakloc.data.loaders import EveryImageOnce, SampleLoader
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError, SettingError
 from weakloc.geometry import BoxLTRB, GridTransform, map_box_to_grid
-from weakloc.model.cell_classifier import fine_features, read_finely
-from weakloc.model.detector import DETECTOR_STRIDES, Detector, cell_middles
+from weakloc.model.fine_layers import (
+    DETECTOR_STRIDES,
+    Detector,
+    cell_middles,
+    fine_features,
+    read_finely,
+)
 from weakloc.model.network import LocalizationNetwork
 from weakloc.settings import DistilSettings
 from weakloc.structures import BrokenImage, Sample

@@ -39,8 +39,7 @@ from weakloc.methods import method_named
 from weakloc.methods.method import Method
 from weakloc.methods.settings import from_settings, to_settings
 from weakloc.model.backbones import Backbone, build_backbone
-from weakloc.model.cell_classifier import CellClassifier
-from weakloc.model.detector import Detector
+from weakloc.model.fine_layers import CellClassifier, Detector
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
 from weakloc.model.weights import first_not_finite

@@ -1,13 +1,18 @@
-"""Which cells of an image are the object: a small classifier of early, fine feature maps.
+"""What is learned on early, fine feature maps: which cells are the object, and boxes.
 
 Class maps say which cells betray the class. Those need not be the object's: deep cells see nearly
 the whole image, and the zeros around it leave their trace in all of them. Here every cell of the
 fine levels is judged alone, and the image goes on in the mirror beyond its border.
+
+A detector needs no threshold on any map: every cell says of each class whether it lies in the
+middle of an object, and how far an object reaches from it to the left, up, right and down (as in
+FCOS, Tian et al. 2019).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +21,9 @@ from torch.nn import functional
 from weakloc.model.backbones import Backbone
 from weakloc.model.network import LocalizationNetwork, fold_batch_norms
 
-CELL_STRIDES = (4, 8)
+CELL_STRIDES, DETECTOR_STRIDES = (4, 8), (4, 8, 16)
 MARGIN = 40  # pixels of mirrored image on each side: cells of stride 8 see 37 beyond their own
-HIDDEN = 96
+_WIDTH = 96
 _SMALLEST_SPREAD = 1e-6
 EVIDENCE = 0.25  # power of the probability that a cell betrays the tag: the place decides
 
@@ -141,4 +146,57 @@ def on_one_grid(levels: Sequence[Tensor]) -> Tensor:
 
 
 def _layers(size: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(size, HIDDEN, 1), nn.ReLU(), nn.Conv2d(HIDDEN, outputs, 1))
+    return nn.Sequential(nn.Conv2d(size, _WIDTH, 1), nn.ReLU(), nn.Conv2d(_WIDTH, outputs, 1))
+
+
+_DILATIONS = (1, 2, 3)
+_USUAL_REACH = 0.25  # of the longer side: what a cell says before it has learned anything
+
+
+class CellBoxes(NamedTuple):
+    """What the cells of a batch of images propose."""
+
+    logits: Tensor  # (B, C, rows, columns): lies in the middle of an object
+    boxes: Tensor  # (B, 4, rows, columns): left, top, right, bottom in pixels of the input
+
+
+class Detector(FineLayers):
+    """Fine features -> a box from every cell, and for each class how likely it holds an object.
+
+    `reach` is the longer side of the images learned from, in pixels.
+    """
+
+    reach: Tensor
+
+    def __init__(self, channels: Mapping[int, int], num_classes: int) -> None:
+        super().__init__(channels)
+        self.register_buffer("reach", torch.ones(()))
+        self.entry = nn.Conv2d(len(self.mean), _WIDTH, 1)
+        self.around = nn.ModuleList(
+            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=dilation, dilation=dilation)
+            for dilation in _DILATIONS
+        )
+        self.middle = nn.Conv2d(_WIDTH, num_classes, 1)
+        self.edges = nn.Conv2d(_WIDTH, 4, 1)
+
+    def forward(self, features: Mapping[int, Tensor]) -> CellBoxes:
+        return self.propose(self.standardised(features))
+
+    def propose(self, cells: Tensor) -> CellBoxes:
+        """Of cells (B, D, rows, columns) that are standardised already."""
+        hidden = functional.relu(self.entry(cells))
+        for layer in self.around:
+            hidden = hidden + functional.relu(layer(hidden))
+        distances = functional.softplus(self.edges(hidden)) * (_USUAL_REACH * self.reach)
+        x, y = cell_middles(cells.shape[2:], self.levels[-1], device=cells.device)
+        left, top, right, bottom = distances.unbind(1)
+        boxes = torch.stack([x - left, y - top, x + right, y + bottom], dim=1)
+        return CellBoxes(self.middle(hidden), boxes)
+
+
+def cell_middles(
+    grid: Sequence[int], stride: int, *, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Of (rows, columns), in pixels of the input: x (1, columns) and y (rows, 1)."""
+    rows, columns = ((torch.arange(count, device=device) + 0.5) * stride for count in grid)
+    return columns[None, :], rows[:, None]
