@@ -28,8 +28,8 @@ from weakloc.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from weakloc.methods.cam import Cam
 from weakloc.model.backbones import build_backbone
 from weakloc.model.trunk import BackboneSpec
-from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
+from weakloc.predictor.views import NetworkSource
 from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage
 

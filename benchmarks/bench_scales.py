@@ -28,9 +28,8 @@ from weakloc.methods.max_mil import MaxMil, paper_scales
 from weakloc.model.backbones import build_backbone
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
-from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.views import scaled
+from weakloc.predictor.views import NetworkSource, scaled
 from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage
 

@@ -35,8 +35,8 @@ from weakloc.model.backbones import build_backbone
 from weakloc.model.trunk import BackboneSpec
 from weakloc.output.exporters.jsonl import prediction_line
 from weakloc.output.settings import ServeSettings
-from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
+from weakloc.predictor.views import NetworkSource
 from weakloc.serving.allowed_images import allowed_images
 from weakloc.serving.app import bound_socket, build_app, server_of
 from weakloc.settings import Look, Places

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from weakloc.geometry import GridTransform
-from weakloc.localize.boxes import BoxChoice, find_boxes, voted_boxes, whole_image_box
 from weakloc.localize.maps import image_grid, resample
+from weakloc.localize.places import BoxChoice, find_boxes, voted_boxes, whole_image_box
 from weakloc.structures import ScoreMaps
 
 SIZE = (40.0, 30.0)

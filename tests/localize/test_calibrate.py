@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from weakloc.geometry import BoxLTRB, GridTransform, box_ious
-from weakloc.localize.boxes import find_boxes
 from weakloc.localize.calibration import (
     THRESHOLDS,
     Calibration,
@@ -23,6 +22,7 @@ from weakloc.localize.calibration import (
     level_components,
     level_quality,
 )
+from weakloc.localize.places import find_boxes
 
 SIZE = (80.0, 60.0)
 CELLS = GridTransform.identity(SIZE).resize((40.0, 30.0))  # two pixels a cell

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from weakloc.localize.doubt import disagreements, doubt, heat_entropy, instability
+from weakloc.localize.places import disagreements, doubt, heat_entropy, instability
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, Disagreement
 
 TAGS = np.array([PRESENT, ABSENT, UNKNOWN], dtype=np.int8)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.upside_down import flip_vertical
 from weakloc.geometry import GridTransform
-from weakloc.localize.points import (
+from weakloc.localize.places import (
     FoundPeak,
     Peak,
     hottest_views,

@@ -22,8 +22,8 @@ from tests.output.report_material import (
 )
 from weakloc.data.readers.review import read_review
 from weakloc.geometry import GridTransform
-from weakloc.localize.boxes import find_boxes
 from weakloc.localize.maps import resample
+from weakloc.localize.places import find_boxes
 from weakloc.output.report import write_report
 from weakloc.output.report_gallery import ReportContent, ReportPicture
 from weakloc.structures import Box, Prediction, ScoreMaps

@@ -21,8 +21,7 @@ from weakloc.localize.beam_search import (
     beam_search,
     heat_maps,
 )
-from weakloc.localize.boxes import find_boxes
-from weakloc.localize.points import locate_point
+from weakloc.localize.places import find_boxes, locate_point
 from weakloc.localize.windows import (
     WHOLE_IMAGE,
     ClassMapScorer,

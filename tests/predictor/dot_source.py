@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import GridTransform
-from weakloc.predictor.network_source import RawMaps
+from weakloc.predictor.views import RawMaps
 from weakloc.settings import Look, Places, look_and_places
 from weakloc.structures import Activation, MapKind
 

@@ -15,8 +15,8 @@ from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError
 from weakloc.predictor import places as masks_module
-from weakloc.predictor.network_source import RawMaps
 from weakloc.predictor.predictor import Predictor
+from weakloc.predictor.views import RawMaps
 from weakloc.rle import decode_mask
 from weakloc.settings import Look, Places
 from weakloc.structures import Prediction

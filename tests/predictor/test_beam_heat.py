@@ -23,9 +23,8 @@ from weakloc.model.network import ClassPool, GridHead, LocalizationNetwork, Tran
 from weakloc.model.pooling import AveragePool
 from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.beam_heat import BeamHeat
-from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.views import SeenImage
+from weakloc.predictor.views import NetworkSource, SeenImage
 from weakloc.settings import Look, Places
 
 CLASSES = ("a", "b", "c")

@@ -10,7 +10,7 @@ from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import build_backbone
 from weakloc.model.fine_layers import CellClassifier, fine_features
 from weakloc.model.trunk import BackboneSpec
-from weakloc.predictor.network_source import CellSource
+from weakloc.predictor.views import CellSource
 from weakloc.settings import Look
 
 

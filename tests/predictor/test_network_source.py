@@ -20,9 +20,8 @@ from weakloc.model.backbones import build_backbone
 from weakloc.model.network import ClassPool, LocalizationNetwork, TransferHead
 from weakloc.model.pooling import KMaxKMin
 from weakloc.model.trunk import BackboneSpec
-from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.views import SeenImage, scaled
+from weakloc.predictor.views import NetworkSource, SeenImage, scaled
 
 CLASSES = ("a", "b", "c")
 

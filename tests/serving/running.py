@@ -19,8 +19,8 @@ from torch import Tensor
 from tests.predictor.dot_source import DotSource, chosen
 from weakloc.data.transforms import Preprocessing
 from weakloc.output.settings import ServeSettings
-from weakloc.predictor.network_source import RawMaps
 from weakloc.predictor.predictor import Predictor
+from weakloc.predictor.views import RawMaps
 from weakloc.serving.allowed_images import allowed_images
 from weakloc.serving.app import bound_socket, build_app, server_of
 

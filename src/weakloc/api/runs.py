@@ -15,12 +15,11 @@ from weakloc.data.sources import ImageSource, find_images
 from weakloc.errors import RunError, SettingError
 from weakloc.files import digest_of_file
 from weakloc.localize.beam_search import BeamSettings
-from weakloc.localize.boxes import ThresholdMode
 from weakloc.localize.calibration import Calibration
+from weakloc.localize.places import ThresholdMode
 from weakloc.methods.beam import Beam
 from weakloc.methods.method import LEARNED, Looking, PlaceRules, settled
 from weakloc.predictor.beam_heat import BeamHeat
-from weakloc.predictor.network_source import CellSource, NetworkSource
 from weakloc.predictor.onnx_file import (
     Counts,
     ExportedFile,
@@ -32,6 +31,7 @@ from weakloc.predictor.onnx_file import (
 from weakloc.predictor.places import read_tags
 from weakloc.predictor.predictor import HeatMaker, Predictor, fused_maps
 from weakloc.predictor.score_fusion import AlphaChoice, Rescoring, shares_from_counts
+from weakloc.predictor.views import CellSource, NetworkSource
 from weakloc.settings import Look, Places, require
 from weakloc.structures import BrokenImage, Prediction
 from weakloc.training.plan import uses_bf16

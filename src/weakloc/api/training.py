@@ -26,10 +26,9 @@ from weakloc.localize.maps import HeatMap, sigmoid
 from weakloc.methods import method_named
 from weakloc.methods.method import Preset
 from weakloc.output.drawing import draw_grid, overlay_heat
-from weakloc.predictor.network_source import NetworkSource
 from weakloc.predictor.places import Tags
 from weakloc.predictor.predictor import fused_maps
-from weakloc.predictor.views import see_images
+from weakloc.predictor.views import NetworkSource, see_images
 from weakloc.settings import DataSettings, DistilSettings, Look, RefineSettings, TrainSettings
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, BrokenImage, DataSet, Sample
 from weakloc.training.cells import learn_cells

@@ -180,8 +180,8 @@ def heat_maps(result: SearchResult, *, long_side: int = 256) -> ScoreMaps:
     Divided by the number of kept regions, which the paper does not do: it keeps values and box
     scores in [0, 1] and changes nothing in a threshold relative to the maximum. Scores below 0 add
     nothing. Cells are equal to the greatest exactly where their sums are. The map has the image's
-    resolution up to `long_side`. What follows in the paper: `boxes.find_boxes` with thresholds per
-    class on `relu_max` and the score `raw_mean`, `points.locate_point` by `plateau`.
+    resolution up to `long_side`. What follows in the paper: `places.find_boxes` with thresholds per
+    class on `relu_max` and the score `raw_mean`, `places.locate_point` by `plateau`.
     """
     transform = image_grid(result.image_size, long_side=long_side)
     columns, rows = int(transform.grid_size[0]), int(transform.grid_size[1])

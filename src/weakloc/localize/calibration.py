@@ -27,8 +27,8 @@ from weakloc.geometry import (
     image_box_in_grid,
     map_box_to_grid,
 )
-from weakloc.localize.boxes import ThresholdMode
 from weakloc.localize.maps import NORMALISATIONS, HeatMap
+from weakloc.localize.places import ThresholdMode
 
 NUM_LEVELS = 255
 THRESHOLDS: FloatArray = np.arange(1, NUM_LEVELS + 1) / 256.0

@@ -18,9 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from weakloc.data.augmentation import Augmentation, HorizontalFlip
 from weakloc.data.transforms import Preprocessing, ResizeMode
 from weakloc.errors import SettingError, require_setting
-from weakloc.localize.boxes import BoxChoice, BoxScore, ThresholdMode
-from weakloc.localize.masks import BackgroundMode
-from weakloc.localize.points import PointMethod
+from weakloc.localize.places import BackgroundMode, BoxChoice, BoxScore, PointMethod, ThresholdMode
 from weakloc.metrics.average_precision import Definition
 from weakloc.model.backbones import Backbone
 from weakloc.model.losses import BackgroundLoss, BeamLoss, LogisticLoss, Loss, SoftmaxLoss

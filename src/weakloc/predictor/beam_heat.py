@@ -29,8 +29,7 @@ from weakloc.localize.windows import (
     resampling_matrices,
 )
 from weakloc.model.network import GridHead
-from weakloc.predictor.network_source import Floats, NetworkSource
-from weakloc.predictor.views import SeenImage
+from weakloc.predictor.views import Floats, NetworkSource, SeenImage
 from weakloc.settings import Look
 from weakloc.structures import ScoreMaps
 

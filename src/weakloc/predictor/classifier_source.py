@@ -23,7 +23,7 @@ from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError, did_you_mean
 from weakloc.geometry import GridTransform
 from weakloc.localize.maps import probabilities
-from weakloc.predictor.network_source import RawMaps
+from weakloc.predictor.views import RawMaps
 from weakloc.settings import Places
 from weakloc.structures import Activation, MapKind
 

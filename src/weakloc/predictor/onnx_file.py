@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from weakloc.data.transforms import LARGEST_SIDE, PixelSize, Preprocessing
 from weakloc.errors import FailureError, MissingPackageError, RunError, SettingError
 from weakloc.files import fit_json, parse_json, write_whole
-from weakloc.localize.boxes import ThresholdMode
+from weakloc.localize.places import ThresholdMode
 from weakloc.methods.method import Looking
 from weakloc.methods.settings import from_settings, to_settings
 from weakloc.model.network import GridHead, LocalizationNetwork, fold_batch_norms
 from weakloc.model.trunk import CellGeometry, CellTransform
-from weakloc.predictor.network_source import RawMaps
 from weakloc.predictor.parts import own_device
+from weakloc.predictor.views import RawMaps
 from weakloc.structures import Activation, MapKind
 
 Counts: TypeAlias = NDArray[np.int64]

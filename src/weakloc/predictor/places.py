@@ -17,23 +17,29 @@ from weakloc.data.readers.table import table_rows
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import ByName
 from weakloc.geometry import GridTransform, Size, nearest_cells
-from weakloc.localize.boxes import HeatBox, find_boxes, voted_boxes, whole_image_box
 from weakloc.localize.crf import CrfSettings, refine_unary
-from weakloc.localize.doubt import disagreements
 from weakloc.localize.maps import NORMALISATIONS, HeatMap, image_grid, resample
-from weakloc.localize.masks import (
+from weakloc.localize.places import (
     Background,
+    FoundPeak,
+    HeatBox,
     LabelGrid,
+    Peak,
+    PointMap,
     class_masks,
+    disagreements,
+    find_boxes,
     labels_of_stack,
+    locate_point,
+    locate_points,
     score_stack,
     segment,
+    voted_boxes,
+    whole_image_box,
     without_specks,
 )
-from weakloc.localize.points import FoundPeak, Peak, PointMap, locate_point, locate_points
 from weakloc.methods.method import PlaceRules
-from weakloc.predictor.network_source import Proposals
-from weakloc.predictor.views import SeenImage
+from weakloc.predictor.views import Proposals, SeenImage
 from weakloc.settings import Places, ReaderOptions
 from weakloc.structures import (
     PRESENT,

@@ -13,20 +13,22 @@ from numpy.typing import NDArray
 from weakloc.data.sources import ImageSource
 from weakloc.errors import SettingError
 from weakloc.geometry import BoxLTRB
-from weakloc.localize.boxes import ThresholdMode, find_boxes
-from weakloc.localize.doubt import doubt, heat_entropy, instability
 from weakloc.localize.maps import HeatMap, fuse, image_grid, resample, shared_out
-from weakloc.localize.points import (
+from weakloc.localize.places import (
     PointMap,
     PointMethod,
+    ThresholdMode,
+    doubt,
+    find_boxes,
+    heat_entropy,
     hottest_views,
+    instability,
     outermost_centers,
     pixel_centers,
 )
 from weakloc.methods.method import LEARNED, RULES, PlaceRules
-from weakloc.predictor.network_source import MapSource
 from weakloc.predictor.places import Locating, Tags, find_masks, name_places, wanted_classes
-from weakloc.predictor.views import SeenImage, see_images
+from weakloc.predictor.views import MapSource, SeenImage, see_images
 from weakloc.settings import Look, Places
 from weakloc.structures import PRESENT, BrokenImage, LabelVector, Mask, Prediction, ScoreMaps
 

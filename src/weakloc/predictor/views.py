@@ -1,7 +1,7 @@
 """Images -> score maps, in input order, with memory that does not grow with their number.
 
 Pictures are decoded by threads a bounded number ahead; views of equal shape go through the
-network together.
+network, or another source of maps, together.
 """
 
 from __future__ import annotations
@@ -13,22 +13,31 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from weakloc.data.images import read_or_record
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import PixelSize, Preprocessing, jittered_size, resize_images
-from weakloc.geometry import BoxLTRB, GridTransform, map_boxes_to_image
-from weakloc.localize.maps import probabilities
-from weakloc.predictor.network_source import Floats, MapSource, Proposals
+from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, map_boxes_to_image
+from weakloc.localize.maps import probabilities, shares_of_range
+from weakloc.model.fine_layers import (
+    EVIDENCE,
+    CellBoxes,
+    CellClassifier,
+    Detector,
+    fine_features,
+)
+from weakloc.model.network import LocalizationNetwork, fold_batch_norms
+from weakloc.model.trunk import CellTransform
+from weakloc.predictor.parts import own_device
 from weakloc.settings import Look
-from weakloc.structures import BrokenImage, ScoreMaps
+from weakloc.structures import Activation, BrokenImage, MapKind, ScoreMaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,22 +121,141 @@ def scaled(preprocessing: Preprocessing, factor: float, picture_size: PixelSize)
     return replace(preprocessing, size=(width, height))
 
 
+Floats: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Boxes that the cells of an image, or of several views of it, propose."""
+
+    boxes: FloatArray  # (N, 4)
+    scores: FloatArray  # (C, N) probability that the box holds an object
+
+
+@dataclass(frozen=True)
+class RawMaps:
+    """A batch of answers as arrays."""
+
+    scores: Floats  # (B, C) logits
+    maps: Floats  # (B, C, rows, columns), or C + 1 where the last is the background's
+    proposals: Sequence[Proposals] = ()  # of each image, in pixels of the input
+
+
+class MapSource(Protocol):
+    """A trained run, somebody's classifier or an ONNX file."""
+
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    activation: Activation
+    map_kind: MapKind
+
+    @property
+    def cell_transform(self) -> CellTransform:
+        """(the way to the input, rows, columns) -> the way to the cells of its maps."""
+
+    def read(self, images: Tensor) -> RawMaps: ...
+
+
+class NetworkSource:
+    """Maps of a `LocalizationNetwork`, made fast for reading; what is passed in stays as it is."""
+
+    map_kind: MapKind = "logit"
+
+    def __init__(
+        self,
+        network: LocalizationNetwork,
+        look: Look,
+        *,
+        class_names: Sequence[str],
+        preprocessing: Preprocessing,
+        activation: Activation,
+        uses_bf16: bool,
+    ) -> None:
+        self.class_names = tuple(class_names)
+        self.preprocessing = preprocessing
+        self.activation: Activation = activation
+        self.cell_transform: CellTransform = network.backbone.geometry.cell_transform
+        self.device = own_device()
+        self.uses_bf16 = uses_bf16
+        self._layout = torch.channels_last if look.channels_last else torch.contiguous_format
+        folded = fold_batch_norms(network, side=network.backbone.probe_side)
+        self.network = folded.to(self.device).to(memory_format=self._layout)
+        self._forward: nn.Module = self.network
+        if look.compile:
+            self._forward = torch.compile(self.network)  # type: ignore[assignment]
+
+    @torch.inference_mode()
+    def read(self, images: Tensor) -> RawMaps:
+        images = images.to(self.device, memory_format=self._layout)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
+            output = self._forward(images)
+        maps = [output.maps] if output.background is None else [output.maps, output.background[1]]
+        return RawMaps(_array(output.scores), _array(torch.cat(maps, dim=1)))
+
+    @torch.inference_mode()
+    def read_features(self, images: Tensor) -> Floats:
+        """The backbone's last feature maps (B, D, rows, columns)."""
+        images = images.to(self.device, memory_format=self._layout)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
+            return _array(self.network.backbone(images))
+
+
+def _array(values: Tensor) -> Floats:
+    return values.float().cpu().numpy()
+
+
+class CellSource(NetworkSource):
+    """Every view is seen twice: as it is for the scores, going on in the mirror for the cells.
+
+    With a detector the cells also propose boxes.
+    """
+
+    map_kind: MapKind = "probability"
+
+    def __init__(
+        self, cells: CellClassifier, detector: Detector | None, *arguments: Any, **options: Any
+    ) -> None:
+        super().__init__(*arguments, **options)
+        self.cells = cells.to(self.device)
+        self.detector = None if detector is None else detector.to(self.device)
+        further = () if detector is None else detector.levels
+        self._levels = tuple(sorted({*cells.levels, *further}))
+
+    @torch.inference_mode()
+    def read(self, images: Tensor) -> RawMaps:
+        answer = super().read(images)
+        images = images.to(self.device, memory_format=self._layout)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
+            levels = fine_features(self.network.backbone, images, self._levels)
+        features = {stride: values.float() for stride, values in levels.items()}
+        heat = self.cells(features).cpu().numpy()
+        height, width = images.shape[2:]
+        whole = GridTransform.identity((width, height))
+        maps = answer.maps[:, : len(self.class_names)]  # (B, C, rows, columns), of fewer cells
+        views = ScoreMaps(
+            maps.reshape(-1, *maps.shape[2:]), self.cell_transform(whole, *maps.shape[2:])
+        )
+        shares = shares_of_range(views, self.cell_transform(whole, *heat.shape[2:]))
+        heat *= shares.reshape(heat.shape) ** EVIDENCE
+        proposals = () if self.detector is None else proposals_of(self.detector(features))
+        return RawMaps(answer.scores, heat, proposals)
+
+
+def proposals_of(cells: CellBoxes) -> list[Proposals]:
+    """Of each image of a batch."""
+    boxes = cells.boxes.flatten(2).transpose(1, 2).double().cpu().numpy()
+    scores = cells.logits.flatten(2).sigmoid().double().cpu().numpy()
+    return [Proposals(*pair) for pair in zip(boxes, scores, strict=True)]
+
+
 @dataclass(frozen=True)
 class ViewMaps:
-    """Where the network saw the classes in one view; `proposals` are in the image frame."""
-
-    view: View
-    maps: ScoreMaps
-    proposals: Proposals | None
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """What the network said of one view; maps only where they will be looked at."""
+    """What the source said of one view; `proposals` are in the image frame."""
 
     view: View
     logits: Floats  # (C,)
-    maps: ViewMaps | None
+    maps: ScoreMaps
+    proposals: Proposals | None
 
 
 @dataclass(frozen=True)
@@ -168,10 +296,10 @@ def see_images(
             if isinstance(picture, Image.Image)
             for view in list_views(picture.size, look)
         ]
-        answers: dict[int, list[_Answer]] = {index: [] for index, _, _ in jobs}
+        answers: dict[int, list[ViewMaps]] = {index: [] for index, _, _ in jobs}
         for start in range(0, len(jobs), look.batch_size):
             chunk = jobs[start : start + look.batch_size]
-            read = _read([job[1:] for job in chunk], source, look)
+            read = _read([job[1:] for job in chunk], source)
             for (index, _, _), answer in zip(chunk, read, strict=True):
                 answers[index].append(answer)
         for index, (name, picture) in enumerate(group):
@@ -247,40 +375,30 @@ def _decoded(images: Iterable[ImageSource], look: Look) -> Iterator[Decoded]:
             wait_for(math.inf)
 
 
-def _read(
-    views: Sequence[tuple[Image.Image, View]],
-    source: MapSource,
-    look: Look,
-) -> list[_Answer]:
+def _read(views: Sequence[tuple[Image.Image, View]], source: MapSource) -> list[ViewMaps]:
     """The answers to views of pictures, one network call for each input shape."""
     inputs = [make_view(picture, view, source.preprocessing) for picture, view in views]
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for index, (images, _) in enumerate(inputs):
         by_shape.setdefault(tuple(images.shape), []).append(index)
-    answers: dict[int, _Answer] = {}
+    answers: dict[int, ViewMaps] = {}
     for indices in by_shape.values():
         raw = source.read(torch.stack([inputs[index][0] for index in indices]))
         for row, index in enumerate(indices):
-            view, maps = views[index][1], None
-            if look.fuse == "max" or view.scale in map_scales(look):
-                transform = source.cell_transform(inputs[index][1], *raw.maps.shape[2:])
-                proposals = None
-                if raw.proposals:
-                    proposals = _in_image(raw.proposals[row], inputs[index][1])
-                score_maps = ScoreMaps(raw.maps[row], transform, source.map_kind)
-                maps = ViewMaps(view, score_maps, proposals)
-            answers[index] = _Answer(view, raw.scores[row], maps)
+            to_input, proposals = inputs[index][1], None
+            transform = source.cell_transform(to_input, *raw.maps.shape[2:])
+            if raw.proposals:
+                boxes = map_boxes_to_image(raw.proposals[row].boxes, to_input)
+                proposals = replace(raw.proposals[row], boxes=boxes)
+            maps = ScoreMaps(raw.maps[row], transform, source.map_kind)
+            answers[index] = ViewMaps(views[index][1], raw.scores[row], maps, proposals)
     return [answers[index] for index in range(len(views))]
-
-
-def _in_image(proposals: Proposals, to_input: GridTransform) -> Proposals:
-    return replace(proposals, boxes=map_boxes_to_image(proposals.boxes, to_input))
 
 
 def _summed_up(
     name: str,
     picture: Image.Image,
-    answers: Sequence[_Answer],
+    answers: Sequence[ViewMaps],
     source: MapSource,
     look: Look,
 ) -> SeenImage:
@@ -299,7 +417,7 @@ def _summed_up(
         likely = probabilities(best, source.activation).mean(axis=0)
     else:
         likely = probabilities(logits, source.activation)
-    kept = [answer.maps for answer in answers if answer.maps is not None]
-    views = tuple(maps for maps in kept if maps.view.scale in map_scales(look))
-    others = tuple(maps for maps in kept if maps.view.scale not in map_scales(look))
-    return SeenImage(name, picture, views, logits, likely, others)
+    views = tuple(answer for answer in answers if answer.view.scale in map_scales(look))
+    others = (answer for answer in answers if answer.view.scale not in map_scales(look))
+    only_scored = tuple(others) if look.fuse == "max" else ()
+    return SeenImage(name, picture, views, logits, likely, only_scored)

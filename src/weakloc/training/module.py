@@ -21,7 +21,7 @@ from weakloc.data.augmentation import CutMix
 from weakloc.data.loaders import Batch, augment_batch, mixed_seed
 from weakloc.errors import TrainingError
 from weakloc.geometry import GridTransform, cell_center_in_image
-from weakloc.localize.points import nearest_inside, pixel_centers
+from weakloc.localize.places import nearest_inside, pixel_centers
 from weakloc.methods.method import build_optimiser, build_schedule
 from weakloc.metrics.case import Case, ClassIndex, ImageTruth, MetricSetup
 from weakloc.metrics.image_rankings import ClassificationPrecision, PointPrecision

@@ -1,0 +1,508 @@
+"""Heat maps in; points, boxes and masks of the image out, and how doubtful they are.
+
+Heat on a coarse score map is best resampled to an image-aligned grid first (`maps.image_grid`
+with a long side of 256 cells): a box's sides lie on the grid's cell borders.
+
+Label images hold 0 for background and c + 1 for class c.
+
+    doubt of a class = 1 - (1 - tag doubt) * (1 - place doubt)
+    doubt of an image = the greatest of its classes
+
+so an image is doubtful if any tag is likely wrong or any place is. The tag doubt is 1 - p for a
+class tagged present, p for one tagged absent, and 1 - |2p - 1| where nothing is known. The place
+doubt, for classes that were localised, is the mean of what could be measured of: the entropy of
+the heat, the instability of the box over thresholds, and over views (scales and flips).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import label
+
+from weakloc.component_tree import component_tree, components_at
+from weakloc.geometry import (
+    BoxLTRB,
+    FloatArray,
+    GridTransform,
+    IntArray,
+    PointXY,
+    Size,
+    box_area,
+    box_areas,
+    box_iou,
+    box_ious,
+    clip_box,
+    map_box_to_image,
+    map_point_to_image,
+)
+from weakloc.localize.maps import (
+    NORMALISATIONS,
+    HeatMap,
+    Maps,
+    Normalisation,
+    minmax,
+    resample,
+    unchanged,
+)
+from weakloc.rle import RunLengths, encode_mask
+from weakloc.structures import (
+    ABSENT,
+    PRESENT,
+    UNKNOWN,
+    Disagreement,
+    LabelVector,
+    ScoreMaps,
+)
+
+PointMethod: TypeAlias = Literal["arg_max", "plateau", "sub_cell", "densest"]
+REACH = 0.06  # how far "around" reaches for `densest`: a share of the image's long side
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """A point inside the image and the heat it was found at."""
+
+    x: float
+    y: float
+    heat: float
+
+
+@dataclass(frozen=True)
+class FoundPeak:
+    """A peak and the way to the map that it was found in."""
+
+    peak: Peak
+    transform: GridTransform
+
+
+@dataclass(frozen=True)
+class PointMap:
+    """A map of one class in whose cells points are looked for; none lies outside of `within`."""
+
+    values: HeatMap
+    transform: GridTransform
+    within: BoxLTRB
+
+
+def hottest_views(views: Sequence[ScoreMaps], normalise: Normalisation) -> list[int]:
+    """For each class the view with the greatest normalised value, of several the greatest raw one.
+
+    Where the logistic function has no more digits the raw values still differ. A view whose map
+    is not finite does not count.
+    """
+    keys = np.full((views[0].values.shape[0], len(views), 2), -np.inf)
+    for index, view in enumerate(views):
+        finite = np.isfinite(view.values).all(axis=(1, 2))
+        normalised = NORMALISATIONS[normalise](view.values).max(axis=(1, 2))
+        raw = unchanged(view.values).max(axis=(1, 2))
+        keys[finite, index] = np.stack([normalised, raw], axis=1)[finite]
+    return [max(range(len(views)), key=of_class.__getitem__) for of_class in keys.tolist()]
+
+
+def outermost_centers(transforms: Sequence[GridTransform]) -> BoxLTRB:
+    """The image box that the centres of all cells span, without those in the padding.
+
+    A map that is resampled repeats its outermost cells up to the border of the image: a point
+    between them and the border would be nearer to the border than anything that was seen.
+    """
+    spans = [
+        map_box_to_image((0.5, 0.5, columns - 0.5, rows - 0.5), transform)
+        for transform in transforms
+        for columns, rows in [transform.grid_size]
+    ]
+    left, top = np.min(spans, axis=0)[:2].tolist()
+    right, bottom = np.max(spans, axis=0)[2:].tolist()
+    corners = (left, top), (right, bottom)
+    pixels = pixel_centers(transforms[0].image_size)
+    (left, top), (right, bottom) = (nearest_inside(corner, pixels) for corner in corners)
+    return left, top, right, bottom
+
+
+def pixel_centers(image_size: Size) -> BoxLTRB:
+    """The box that the centres of the pixels span: a point on it is still inside the image."""
+    width, height = image_size
+    return 0.5, 0.5, width - 0.5, height - 0.5
+
+
+def nearest_inside(point: PointXY, box: BoxLTRB) -> PointXY:
+    left, top, right, bottom = box
+    return min(max(point[0], left), right), min(max(point[1], top), bottom)
+
+
+def locate_point(
+    heat: HeatMap, transform: GridTransform, *, method: PointMethod, within: BoxLTRB | None = None
+) -> Peak:
+    """Where the heat is greatest; the image's centre, with heat 0, if no value is finite.
+
+    `arg_max`: centre of the greatest cell, the first in row-major order on ties. `plateau`: centre
+    of the largest connected part of the greatest cells. `sub_cell`: the arg-max, refined.
+    `densest`: centre of the cell with the most heat around it, so that a speck does not win over an
+    object. A point outside of `within`, which is the image, moves to its border: the hottest cell
+    may lie in the padding.
+    """
+    if not np.isfinite(heat).any():
+        width, height = transform.image_size
+        return Peak(width / 2, height / 2, 0.0)
+    usable = _usable(heat, transform, method)
+    cell = int(np.argmax(usable))
+    if method == "plateau":
+        labels, _ = label(usable == usable.max(), np.ones((3, 3)))
+        largest = np.argmax(np.bincount(labels.ravel())[1:]) + 1
+        cell = int(np.argmax(labels == largest))
+    point = _point_of(usable, cell, transform, method)
+    inside = within or pixel_centers(transform.image_size)
+    return Peak(*nearest_inside(point, inside), float(heat.flat[cell]))
+
+
+def locate_points(
+    heat: HeatMap,
+    transform: GridTransform,
+    *,
+    max_points: int,
+    min_distance: float = 0.0,
+    method: PointMethod = "arg_max",
+    within: BoxLTRB | None = None,
+    first: FoundPeak | None = None,
+) -> list[Peak]:
+    """The regional maxima, hottest first, `min_distance` pixels apart, one for each plateau.
+
+    `first` is one that is known already; what lies within a cell of it is the same. There may be
+    fewer than `max_points`, or none.
+    """
+    usable = _usable(heat, transform, method)
+    inside = within or pixel_centers(transform.image_size)
+    peaks = [] if first is None else [first.peak]
+    for cell in regional_maxima(usable).tolist():
+        if len(peaks) >= max_points:
+            break
+        x, y = nearest_inside(_point_of(usable, cell, transform, method), inside)
+        is_apart = all(np.hypot(x - peak.x, y - peak.y) >= min_distance for peak in peaks)
+        if first is not None:
+            across = abs((x - first.peak.x) * first.transform.scale_x)
+            down = abs((y - first.peak.y) * first.transform.scale_y)
+            is_apart &= max(across, down) >= 1.0
+        if is_apart:
+            peaks.append(Peak(x, y, float(heat.flat[cell])))
+    return peaks
+
+
+def _usable(heat: HeatMap, transform: GridTransform, method: PointMethod) -> HeatMap:
+    usable = np.where(np.isfinite(heat), heat, -np.inf)
+    return _heat_around(usable, transform) if method == "densest" else usable
+
+
+def _point_of(heat: HeatMap, cell: int, transform: GridTransform, method: PointMethod) -> PointXY:
+    """The cell's centre, or its plateau's; `sub_cell`: the top of the parabolas through it and its
+    neighbours, at most half a cell away."""
+    row, column = divmod(cell, heat.shape[1])
+    if method == "plateau":
+        # The centroid, moved to the nearest of its cells if it misses all.
+        labels, _ = label(heat == heat[row, column], np.ones((3, 3)))
+        rows, columns = np.nonzero(labels == labels[row, column])
+        center_row, center_column = rows.mean(), columns.mean()
+        distance = np.maximum(np.abs(rows - center_row), np.abs(columns - center_column))
+        if distance.min() > 0.5:  # the cell that holds the centroid is not one of them
+            nearest = np.argmin(np.hypot(rows - center_row, columns - center_column))
+            center_row, center_column = rows[nearest], columns[nearest]
+        return map_point_to_image((float(center_column) + 0.5, float(center_row) + 0.5), transform)
+    if method != "sub_cell":
+        return map_point_to_image((column + 0.5, row + 0.5), transform)
+    across = _parabola_top(heat[row, :], column)
+    down = _parabola_top(heat[:, column], row)
+    return map_point_to_image((column + 0.5 + across, row + 0.5 + down), transform)
+
+
+def _heat_around(heat: HeatMap, transform: GridTransform) -> HeatMap:
+    """What lies above the lowest heat, blurred; beyond the border there is none."""
+    finite = np.isfinite(heat)
+    if not finite.any():
+        return heat
+    above = np.where(finite, heat, heat[finite].min()) - heat[finite].min()
+    reach = REACH * max(transform.image_size)
+    rows, columns = heat.shape
+    return np.asarray(
+        _blur(rows, reach * transform.scale_y) @ above @ _blur(columns, reach * transform.scale_x)
+    )
+
+
+def _blur(cells: int, reach: float) -> NDArray[np.float64]:
+    distance = np.subtract.outer(np.arange(cells), np.arange(cells))
+    return np.exp(-0.5 * np.square(distance / reach))
+
+
+def regional_maxima(heat: HeatMap) -> NDArray[np.int64]:
+    """First cells of the plateaus that have no higher neighbour, hottest first."""
+    tree = component_tree(np.where(np.isfinite(heat), heat, np.nan))
+    is_leaf = np.ones(len(tree.parent), dtype=np.bool_)
+    is_leaf[tree.parent[tree.parent >= 0]] = False
+    order = np.lexsort((tree.peak[is_leaf], -tree.level[is_leaf]))
+    return tree.peak[is_leaf][order]
+
+
+def _parabola_top(line: NDArray[np.floating], index: int) -> float:
+    if index == 0 or index == len(line) - 1:
+        return 0.0
+    before, here, after = (float(value) for value in line[index - 1 : index + 2])
+    curvature = before - 2.0 * here + after
+    if not np.isfinite(curvature) or curvature >= 0.0:
+        return 0.0
+    return float(np.clip(0.5 * (before - after) / curvature, -0.5, 0.5))
+
+
+ThresholdMode: TypeAlias = Literal["minmax", "relu_max", "otsu", "none"]
+BoxChoice: TypeAlias = Literal["all", "largest", "best"]
+BoxScore: TypeAlias = Literal["mean", "raw_mean", "max", "share"]
+MAX_IOU = 0.5  # of two voted boxes that both stand
+AGREEING_IOU = 0.6  # of boxes that mean the same object
+
+
+@dataclass(frozen=True, slots=True)
+class HeatBox:
+    """A box of the image around one component, and its score."""
+
+    box: BoxLTRB
+    score: float
+    area_share: float  # of the image, covered by the component itself
+
+
+def find_boxes(
+    heat: HeatMap,
+    transform: GridTransform,
+    *,
+    threshold: float,
+    threshold_mode: ThresholdMode = "minmax",
+    select: BoxChoice = "all",
+    min_area: float = 0.001,
+    max_area: float = 1.0,
+    min_share: float = 0.0,
+    score: BoxScore = "mean",
+    class_probability: float = 1.0,
+) -> list[HeatBox]:
+    """Tight boxes of the 8-connected parts of {normalised heat > threshold}, best first.
+
+    Areas are shares of the image, `min_share` is one of all heat. `select` takes all parts, the one
+    with the most cells (ties: the hotter, then the first) or the one with the best score. The score
+    is the mean normalised heat in the box ("mean"), the mean heat as given ("raw_mean", the
+    beam's), the greatest of the part ("max") or the box's share of all heat ("share"), times
+    `class_probability`. A constant map says nothing about the place: it gives the whole image, with
+    `class_probability` as its score. The list may be empty.
+    """
+    normalised = NORMALISATIONS[threshold_mode](heat)
+    if normalised.min() == normalised.max():
+        return [whole_image_box(transform, class_probability)]
+    level = float(np.float32(threshold))  # a cell that equals the threshold is not above it
+    tree = component_tree(normalised, above=level)
+    width, height = transform.image_size
+    cells_in_image = abs(transform.scale_x * transform.scale_y) * width * height
+    shares = np.minimum(tree.area / cells_in_image, 1.0)  # a part may reach into the padding
+    is_shown = (min_area <= shares) & (shares <= max_area)
+    is_shown &= tree.heat_sum >= min_share * float(normalised.sum(dtype=np.float64))
+    nodes = components_at(tree, level)
+    nodes = nodes[is_shown[nodes]]
+    if select == "largest":
+        peaks = tree.peak[nodes]
+        nodes = nodes[np.lexsort((peaks, -normalised.ravel()[peaks], -tree.area[nodes]))][:1]
+    rated = []
+    for node in nodes.tolist():
+        rating = _RATINGS[score](heat, normalised, tree.box[node], tree.peak[node])
+        rated.append((-class_probability * float(rating), -tree.area[node], tree.peak[node], node))
+    ranked = sorted(rated)[: 1 if select == "best" else None]
+    boxes = []
+    for negative_score, _, _, node in ranked:
+        left, top, right, bottom = tree.box[node].tolist()
+        box = clip_box(map_box_to_image((left, top, right, bottom), transform), (width, height))
+        if box_area(box) > 0.0:
+            boxes.append(HeatBox(box, -negative_score, float(shares[node])))
+    return boxes
+
+
+def voted_boxes(
+    boxes: FloatArray,
+    scores: FloatArray,
+    image_size: Size,
+    *,
+    select: BoxChoice,
+    min_area: float,
+    max_area: float,
+    min_share: float,
+) -> list[HeatBox]:
+    """What many proposals (N, 4) with their scores (N,) agree on, best first.
+
+    The best stands, with all that overlap it by more than AGREEING_IOU, for one box: their mean,
+    weighed by their scores. Then the best of those that overlap none of these by MAX_IOU, and so
+    on. Areas are shares of the image, `min_share` is one of the best score.
+    """
+    width, height = image_size
+    boxes = np.clip(boxes, 0.0, (width, height, width, height))
+    boxes, scores = boxes[(known := box_areas(boxes) > 0.0)], scores[known]  # not in the padding
+    order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] >= min_share * scores.max(initial=0.0)]
+    voted: list[HeatBox] = []
+    while len(order):
+        overlaps = box_ious(boxes[order[0]], boxes[order]).ravel()
+        agreeing = order[overlaps > AGREEING_IOU]
+        left, top, right, bottom = np.average(boxes[agreeing], axis=0, weights=scores[agreeing])
+        box = clip_box((float(left), float(top), float(right), float(bottom)), image_size)
+        share = box_area(box) / (width * height)
+        if min_area <= share <= max_area:
+            voted.append(HeatBox(box, float(scores[order[0]]), share))
+        order = order[1:][overlaps[1:] < MAX_IOU]
+    if select == "largest":
+        voted = sorted(voted, key=lambda part: -part.area_share)[:1]
+    return voted[:1] if select == "best" else voted
+
+
+def whole_image_box(transform: GridTransform, score: float) -> HeatBox:
+    """The answer when nothing is known about the place."""
+    width, height = transform.image_size
+    return HeatBox((0.0, 0.0, width, height), score, 1.0)
+
+
+def _inside(values: HeatMap, cells: IntArray) -> NDArray[np.floating]:
+    left, top, right, bottom = cells
+    return values[top:bottom, left:right]
+
+
+# Of the heat as given and as normalised, a part's box and its hottest cell.
+_RATINGS: dict[BoxScore, Callable[[HeatMap, HeatMap, IntArray, int], np.floating]] = {
+    "mean": lambda _, normalised, cells, __: _inside(normalised, cells).mean(dtype=np.float64),
+    "raw_mean": lambda heat, _, cells, __: _inside(heat, cells).mean(dtype=np.float64),
+    "max": lambda _heat, normalised, _cells, peak: normalised.flat[peak],
+    "share": lambda _, normalised, cells, __: (
+        _inside(normalised, cells).sum(dtype=np.float64) / normalised.sum(dtype=np.float64)
+    ),
+}
+
+
+LabelGrid: TypeAlias = NDArray[np.int32]  # (rows, columns)
+BackgroundMode: TypeAlias = Literal["threshold", "class", "power"]
+
+_ROWS_AT_ONCE = 256  # a label image of many megapixels is made strip by strip
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What stands against the classes: a constant `level` ("threshold"), the last of the maps
+    ("class"), or (1 - greatest class score) ** `exponent` ("power")."""
+
+    mode: BackgroundMode = "threshold"
+    level: float = 0.3
+    exponent: float = 8.0
+
+
+def score_stack(maps: Maps, background: Background) -> Maps:
+    """Background first, then the classes in order: (1 + C, rows, columns).
+
+    `maps` (C, rows, columns) are normalised to [0, 1]. What a conditional random field refines.
+    """
+    classes = maps
+    if background.mode == "class":
+        classes, behind = maps[:-1], maps[-1]
+    elif background.mode == "power":
+        greatest = classes.max(axis=0, initial=0.0)
+        behind = np.power(np.clip(1.0 - greatest, 0.0, 1.0), background.exponent)
+    else:
+        behind = np.full(maps.shape[1:], background.level)
+    return np.concatenate([behind[None], classes]).astype(np.float32)
+
+
+def labels_of_stack(stack: Maps) -> LabelGrid:
+    """The label of the greatest score in each cell; background, then the first class, on ties."""
+    return np.asarray(np.argmax(stack, axis=0), dtype=np.int32)
+
+
+def segment(maps: ScoreMaps, grid: GridTransform, *, background: Background) -> LabelGrid:
+    """The label image on a grid: maps resampled bilinearly, then the greatest score wins."""
+    columns, rows = grid.grid_size
+    strips = []
+    for top in range(0, round(rows), _ROWS_AT_ONCE):
+        strip = grid.crop((0.0, top, columns, min(top + _ROWS_AT_ONCE, rows)))
+        strips.append(labels_of_stack(score_stack(resample(maps, strip).values, background)))
+    return np.concatenate(strips)
+
+
+def without_specks(labels: LabelGrid, *, min_area: float) -> LabelGrid:
+    """The label image without 8-connected parts smaller than a share of all its pixels."""
+    cleaned = labels.copy()
+    for value in np.unique(labels[labels > 0]):
+        parts, _ = label(labels == value, np.ones((3, 3)))
+        small = np.bincount(parts.ravel()) < min_area * labels.size
+        small[0] = False
+        cleaned[small[parts]] = 0
+    return cleaned
+
+
+def class_masks(labels: LabelGrid) -> dict[int, RunLengths]:
+    """One mask for each class that has pixels, in order of class index."""
+    values = np.unique(labels[labels > 0]).tolist()
+    return {value - 1: encode_mask(labels == value) for value in values}
+
+
+def heat_entropy(heat: HeatMap) -> float:
+    """The mean binary entropy, in bits, of the min-max normalised heat.
+
+    0 if every cell is clearly in or out, whatever the object's size; 1 for a map that says
+    nothing: constant, or not finite.
+    """
+    normalised = minmax(heat).astype(np.float64)
+    if normalised.min() == normalised.max():
+        return 1.0
+    inside = np.clip(normalised, 1e-12, 1.0 - 1e-12)
+    bits = -(inside * np.log2(inside) + (1.0 - inside) * np.log2(1.0 - inside))
+    return float(np.clip(bits.mean(), 0.0, 1.0))
+
+
+def instability(box_pairs: Iterable[tuple[BoxLTRB | None, BoxLTRB | None]]) -> float:
+    """1 - the mean IoU of the pairs, which is 1 for two times no box and 0 for once."""
+    ious = [
+        float(first is second) if first is None or second is None else box_iou(first, second)
+        for first, second in box_pairs
+    ]
+    return 1.0 - float(np.mean(ious))
+
+
+def doubt(
+    probabilities: NDArray[np.floating],
+    evidence: Mapping[int, Sequence[float]],
+    *,
+    labels: LabelVector | None = None,
+) -> float:
+    """The doubt of one image; `evidence` is what was measured of each localised class by index.
+
+    0 without classes.
+    """
+    certain = np.clip(np.asarray(probabilities, dtype=np.float64), 0.0, 1.0)
+    tags = np.full(certain.shape, UNKNOWN) if labels is None else labels
+    undecided = 1.0 - np.abs(2.0 * certain - 1.0)
+    untagged = np.where(tags == ABSENT, certain, undecided)
+    wrong_tag = np.where(tags == PRESENT, 1.0 - certain, untagged)
+    wrong_place = np.zeros_like(wrong_tag)
+    for class_index, measured in evidence.items():
+        wrong_place[class_index] = float(np.mean(measured))
+    either = 1.0 - (1.0 - wrong_tag) * (1.0 - wrong_place)
+    return float(either.max(initial=0.0))
+
+
+def disagreements(
+    probabilities: NDArray[np.floating],
+    labels: LabelVector,
+    class_names: Sequence[str],
+    *,
+    missing_below: float,
+    unexpected_above: float,
+) -> tuple[Disagreement, ...]:
+    """Tags that the model does not see and absent classes of which it is sure, worst first."""
+    doubtful = [
+        Disagreement(name, "missing" if label == PRESENT else "unexpected", float(probability))
+        for name, label, probability in zip(class_names, labels, probabilities, strict=True)
+        if (label == PRESENT and probability < missing_below)
+        or (label == ABSENT and probability > unexpected_above)
+    ]
+    return tuple(
+        sorted(doubtful, key=lambda tag: tag.score if tag.kind == "missing" else 1.0 - tag.score)
+    )
