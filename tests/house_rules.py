@@ -31,7 +31,7 @@ SET_BY_USERS = {
     "predict",
     "report",
 } | {
-    *("label", "predict_to_folder", "train", "load_checkpoint", "save_checkpoint"),
+    *("create", "label", "predict_to_folder", "train", "load_checkpoint", "save_checkpoint"),
 }
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Sources = Mapping[str, ast.Module]

@@ -138,7 +138,8 @@ def test_the_pages_name_every_metric_format_filter_layout_and_public_name() -> N
 
 
 def test_the_tests_that_integrations_name_are_there() -> None:
-    rows = re.findall(r"^\| .+ \|$", (DOCS / "integrations.md").read_text(), flags=re.MULTILINE)[1:]
+    table = (DOCS / "integrations.md").read_text().partition("\n## ")[0]
+    rows = re.findall(r"^\| .+ \|$", table, flags=re.MULTILINE)[1:]
     assert all("::test_" in row for row in rows)
     for module, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", "\n".join(rows)):
         assert f"\ndef {test}(" in (ROOT / module).read_text(), f"{module}::{test}"
