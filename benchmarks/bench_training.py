@@ -46,7 +46,6 @@ from weakloc.training.fit import fit, make_trainer, quiet_engine
 from weakloc.training.inputs import FeatureCache, Inputs, ResumableEpochs
 from weakloc.training.module import LocalizationModule
 from weakloc.training.plan import Division, TrainingPlan, chosen_hardware, count_labels, uses_bf16
-from weakloc.training.run_folder import RunHeader
 
 NUM_CLASSES = 20
 WARM_UP = 2
@@ -179,12 +178,17 @@ def ours(case: Case, steps: int, *, fast: bool) -> tuple[float, float]:
     batches = case.batches(steps, channels_last=fast)
 
     plan = TrainingPlan(
-        case.network(),
-        LOSS,
-        Augmentation(),
-        Division((), (), "nothing"),
-        _header(case, settings),
-        chosen_hardware(settings),
+        network=case.network(),
+        loss=LOSS,
+        augmentation=Augmentation(),
+        division=Division((), (), "nothing"),
+        hardware=chosen_hardware(settings),
+        method=Wildcat(optimisation=OPTIMISATION),
+        settings=settings,
+        preprocessing=Preprocessing(size=case.side),
+        class_names=tuple(str(index) for index in range(NUM_CLASSES)),
+        labels=count_labels((), NUM_CLASSES),
+        notes=(),
     )
     inputs, watch = Inputs(ResumableEpochs(Ready(batches)), None), Stopwatch()
     module = LocalizationModule(plan, inputs)
@@ -192,20 +196,6 @@ def ours(case: Case, steps: int, *, fast: bool) -> tuple[float, float]:
         trainer = make_trainer(plan, Path(folder), [watch])
         trainer.fit(module, inputs.learned)
     return watch.seconds
-
-
-def _header(case: Case, settings: TrainSettings) -> RunHeader:
-    names = tuple(str(index) for index in range(NUM_CLASSES))
-    return RunHeader(
-        method=Wildcat(optimisation=OPTIMISATION),
-        settings=settings,
-        backbone=BackboneSpec.parse(case.backbone, weights="none"),
-        class_names=names,
-        labels=count_labels((), NUM_CLASSES),
-        preprocessing=Preprocessing(size=case.side),
-        watched="nothing",
-        notes=(),
-    )
 
 
 VARIANTS: dict[str, Callable[[Case, int], tuple[float, float]]] = {

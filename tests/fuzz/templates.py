@@ -17,6 +17,7 @@ import torch
 from tests.fuzz.grammars import CLASSES, GRAMMARS, Draft, picture
 from tests.fuzz.parts import Part
 from weakloc.api.runs import TrainedRun, describe
+from weakloc.data.augmentation import Augmentation
 from weakloc.data.transforms import Preprocessing
 from weakloc.methods.settings import to_settings
 from weakloc.methods.wildcat import Wildcat
@@ -30,13 +31,13 @@ from weakloc.model.fine_layers import (
 from weakloc.model.trunk import BackboneSpec
 from weakloc.settings import RefineSettings, TrainSettings
 from weakloc.structures import LabelStatistics
+from weakloc.training.plan import Division, TrainingPlan, chosen_hardware
 from weakloc.training.run_folder import (
     CELLS_NAME,
     MODEL_NAME,
     RECORD_NAME,
-    RunHeader,
-    RunWriter,
     load_run,
+    publish,
     save_learned,
 )
 
@@ -61,20 +62,23 @@ def template() -> Template:
     backbone = build_backbone(BackboneSpec.parse("tiny[width=4]", weights="none"))
     network = method.build_network(backbone, len(CLASSES)).eval()
     counts = np.array([2, 2, 2], dtype=np.int64)
-    header = RunHeader(
+    settings = TrainSettings(backbone="tiny[width=4]", image_size=SIDE)
+    plan = TrainingPlan(
+        network=network,
+        loss=method.build_loss(num_classes=len(CLASSES), single_label=False),
+        augmentation=Augmentation(),
+        division=Division((), (), "val"),
+        hardware=chosen_hardware(settings),
         method=method,
-        settings=TrainSettings(backbone="tiny[width=4]", image_size=SIDE),
-        backbone=BackboneSpec.parse("tiny[width=4]", weights="none"),
-        loaded_weights=None,
+        settings=settings,
+        preprocessing=Preprocessing(size=(SIDE, SIDE)),
         class_names=CLASSES,
         labels=LabelStatistics(6, counts, counts, counts, np.diag(counts)),
-        preprocessing=Preprocessing(size=(SIDE, SIDE)),
-        watched="val",
         notes=("a note",),
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        RunWriter(folder, header).publish(network.state_dict(), (), 1)
+        publish(folder, plan, network.state_dict(), (), 1)
         levels = fine_levels(backbone, CELL_STRIDES)
         features = fine_features(backbone, torch.zeros(1, 3, 64, 64), levels)
         channels = {stride: values.shape[1] for stride, values in features.items()}

@@ -103,7 +103,7 @@ class WatchedMaps:
         for image, class_index, heat in _heats_now(plan):
             image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
             pictures.append(image)
-            names.append(plan.header.class_names[class_index])
+            names.append(plan.class_names[class_index])
             maps.append(heat.astype(np.float16))
         with write_whole(self._file(epoch)) as unfinished:
             np.savez_compressed(unfinished, *maps)
@@ -143,7 +143,7 @@ def _heats_now(plan: TrainingPlan) -> Iterator[tuple[Image.Image, int, HeatMap]]
     source = NetworkSource(
         plan.network,
         look,
-        class_names=plan.header.class_names,
+        class_names=plan.class_names,
         preprocessing=plan.preprocessing,
         activation="sigmoid",
         uses_bf16=plan.hardware.in_bf16,

@@ -39,8 +39,8 @@ from weakloc.training.run_folder import (
     TABLE_NAME,
     EpochRecord,
     Run,
-    RunWriter,
     load_run,
+    publish,
     read_record,
 )
 from weakloc.work import NO_DISPLAY, Display
@@ -74,17 +74,15 @@ def fit(
 
 def _fitted(plan: TrainingPlan, out: Path, display: Display, after_epoch: AfterEpoch) -> Run:
     checkpoint = out / CHECKPOINT_NAME
-    header = plan.header
     if checkpoint.is_file():
         check_same_start(checkpoint, plan.start)
         if is_complete(out, plan):
             return load_run(out)
-        header = replace(header, notes=(*header.notes, *_notes_of(out)))
+        plan = replace(plan, notes=(*plan.notes, *_notes_of(out)))
     for name in (CELLS_NAME, DETECTOR_NAME):  # what was learned of the weights of fewer epochs
         (out / name).unlink(missing_ok=True)
-    writer = RunWriter(out, header)
-    checkpointing = Checkpointing(out, plan, writer.publish, after_epoch)
-    trainer = make_trainer(plan, out, [checkpointing, Shown(display, checkpointing)])
+    checkpointing = Checkpointing(out, plan, after_epoch)
+    trainer = make_trainer(plan, out, [checkpointing, Shown(display, checkpointing, plan.method)])
     show = partial(display.count, "computing features")
     ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
     inputs = inputs_of(plan, out, show, **ranks)
@@ -100,7 +98,7 @@ def _fitted(plan: TrainingPlan, out: Path, display: Display, after_epoch: AfterE
     if is_first_process():
         history, kept = checkpointing.history, checkpointing.kept_epoch()
         weights = plan.network.state_dict() if kept == history[-1].epoch else None
-        writer.publish(weights, history, kept, broken=inputs.broken, is_finished=True)
+        publish(out, plan, weights, history, kept, broken=inputs.broken, is_finished=True)
     return load_run(out)
 
 
@@ -303,25 +301,16 @@ def check_same_start(path: Path, start: Mapping[str, Any]) -> None:
             )
 
 
-# (weights of the network or None where they stay, history, epoch whose weights are kept)
-Publish: TypeAlias = Callable[[Mapping[str, torch.Tensor] | None, Sequence[EpochRecord], int], None]
-
-
 class Checkpointing(Callback):
-    """`publish` writes the run folder; it is called in one process only.
+    """Writes the run folder, in one process only, and then the checkpoint.
 
-    The order at the end of an epoch is: published weights, then the checkpoint. A run killed
-    between the two repeats the epoch and publishes the same again.
+    A run killed between the two repeats the epoch and publishes the same again.
     """
 
-    def __init__(
-        self, folder: Path, plan: TrainingPlan, publish: Publish, after_epoch: AfterEpoch
-    ) -> None:
+    def __init__(self, folder: Path, plan: TrainingPlan, after_epoch: AfterEpoch) -> None:
         self.history: list[EpochRecord] = []
         self.interruption = Interruption()
-        self._path = folder / CHECKPOINT_NAME
-        self._plan = plan
-        self._publish, self._after_epoch = publish, after_epoch
+        self._folder, self._plan, self._after_epoch = folder, plan, after_epoch
         self._saved_at = self._epoch_began = time.monotonic()
         self._seconds_before = 0.0
         self._num_threads = {torch.get_num_threads()}
@@ -366,7 +355,7 @@ class Checkpointing(Callback):
                 if name.startswith(_NETWORK)
             }
             is_new = kept == self.history[-1].epoch
-            self._publish(weights if is_new else None, self.history, kept)
+            publish(self._folder, self._plan, weights if is_new else None, self.history, kept)
             self._after_epoch(self._plan, self.history[-1].epoch)
         record = asdict(self.history[-1])
         numbers = {key: record[key] for key in record if key != "epoch" and record[key] is not None}
@@ -404,10 +393,6 @@ class Checkpointing(Callback):
         self._seconds_before = ours["seconds"]
         self._num_threads.update(ours.get("num_threads", ()))
 
-    @property
-    def method(self) -> Method:
-        return self._plan.header.method
-
     def best_epoch(self) -> int | None:
         """The first epoch with the highest classification mAP, from 1."""
         judged = [record for record in self.history if record.classification_map is not None]
@@ -423,7 +408,7 @@ class Checkpointing(Callback):
         module = trainer.lightning_module
         assert isinstance(module, LocalizationModule)
         module.guard.read()  # never save weights after a loss that was not a number
-        trainer.save_checkpoint(self._path)
+        trainer.save_checkpoint(self._folder / CHECKPOINT_NAME)
         self._saved_at = time.monotonic()
 
     def _epoch_seconds(self) -> float:
@@ -432,7 +417,8 @@ class Checkpointing(Callback):
     def _stopped(self, position: str) -> StoppedError:
         name = self.interruption.signal_name or "another process"
         return StoppedError(
-            f"stopped by {name}; everything up to {position} is saved in {self._path}",
+            f"stopped by {name}; everything up to {position} is saved in "
+            f"{self._folder / CHECKPOINT_NAME}",
             remedy="Continue with the same command and --resume",
         )
 
@@ -450,9 +436,8 @@ def _agreed(trainer: Trainer, stops: bool, due: bool) -> tuple[bool, bool]:
 class Shown(Callback):
     """Shows batches and epochs of the first process."""
 
-    def __init__(self, display: Display, checkpointing: Checkpointing) -> None:
-        self._display = display
-        self._checkpointing = checkpointing
+    def __init__(self, display: Display, checkpointing: Checkpointing, method: Method) -> None:
+        self._display, self._checkpointing, self._method = display, checkpointing, method
         self._images, self._began = 0, time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -480,13 +465,12 @@ class Shown(Callback):
         """After the checkpointing's, which puts the numbers of the epoch together."""
         if trainer.is_global_zero:
             record = self._checkpointing.history[-1]
-            seen_as = watched_as(self._checkpointing.method)
             numbers = [f"loss {record.loss:.4f}"]
             for name, value in (("mAP", record.classification_map), ("point AP", record.point_map)):
                 if value is not None:
                     numbers.append(f"{name} {value:.3f}")
             if len(numbers) > 1:
-                numbers[-1] += seen_as
+                numbers[-1] += watched_as(self._method)
             numbers.append(f"{record.seconds:.1f} s")
             self._display.say(f"epoch {record.epoch}/{trainer.max_epochs}  " + "  ".join(numbers))
 

@@ -395,7 +395,7 @@ def inputs_of(
         len(learned),
         batch_size=min(plan.optimisation.batch_size, len(learned)),
         seed=plan.settings.seed,
-        weights=repetition_weights(learned) if plan.header.method.balance else None,
+        weights=repetition_weights(learned) if plan.method.balance else None,
         **shared,
     )
     epochs = ResumableEpochs(batches_of(learned, order=order))

@@ -238,7 +238,7 @@ class LocalizationModule(LightningModule):
     @cached_property
     def watch(self) -> Watch:
         """What is collected of the watched images, from the first that is seen."""
-        return Watch(self._plan.division.watched, self._plan.header.class_names)
+        return Watch(self._plan.division.watched, self._plan.class_names)
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimiser(self.network, self._plan.optimisation)

@@ -34,7 +34,6 @@ from weakloc.structures import (
     LabelStatistics,
     Sample,
 )
-from weakloc.training.run_folder import RunHeader
 from weakloc.work import num_cores
 
 HOLD_OUT = 0.1  # of the training images, where nothing else is there to watch
@@ -228,38 +227,35 @@ def chosen_hardware(settings: TrainSettings) -> Hardware:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """All that is trained; `header` keeps the method and the settings as they apply."""
+    """All that is trained; the method is as the settings leave it."""
 
     network: LocalizationNetwork
     loss: Loss
     augmentation: Augmentation
     division: Division
-    header: RunHeader
     hardware: Hardware
-
-    @property
-    def settings(self) -> TrainSettings:
-        return self.header.settings
+    method: Method
+    settings: TrainSettings
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    labels: LabelStatistics
+    notes: tuple[str, ...]
 
     @property
     def optimisation(self) -> Optimisation:
-        return self.header.method.optimisation
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        return self.header.preprocessing
+        return self.method.optimisation
 
     @cached_property
     def start(self) -> dict[str, Any]:
         """What must be the same for a run to continue as if it had never stopped."""
-        method = to_settings(self.header.method)
+        method = to_settings(self.method)
         method["optimisation"] = {**method["optimisation"], "epochs": None}
         settings = to_settings(self.settings)
         return {
-            "method": self.header.method.name,
+            "method": self.method.name,
             **{f"method.{name}": value for name, value in method.items()},
             **{name: value for name, value in settings.items() if name not in _FREE},
-            "classes": list(self.header.class_names),
+            "classes": list(self.class_names),
             "training images": _digest(self.division.learned),
             "watched images": _digest(self.division.watched),
         }
@@ -284,21 +280,22 @@ def make_plan(data_set: DataSet, method: Method, settings: TrainSettings) -> Tra
         notes.append(
             f"{len(division.held_out)} training images are held out, to choose by their tags"
         )
-    header = RunHeader(
-        method=method,
-        settings=settings,
-        backbone=backbone.spec,
-        loaded_weights=backbone.loaded_weights,
-        class_names=data_set.class_names,
-        labels=statistics,
-        preprocessing=prepared,
-        watched=division.watched_name,
-        notes=tuple([*notes, _FROZEN_NOTE] if settings.frozen else notes),
-    )
     augmentation = Augmentation() if settings.frozen else method.augmentation(backbone)
     if settings.quarter_turns:
         augmentation = replace(augmentation, steps=(*augmentation.steps, QuarterTurns()))
-    return TrainingPlan(network, loss, augmentation, division, header, chosen_hardware(settings))
+    return TrainingPlan(
+        network=network,
+        loss=loss,
+        augmentation=augmentation,
+        division=division,
+        hardware=chosen_hardware(settings),
+        method=method,
+        settings=settings,
+        preprocessing=prepared,
+        class_names=data_set.class_names,
+        labels=statistics,
+        notes=tuple([*notes, _FROZEN_NOTE] if settings.frozen else notes),
+    )
 
 
 def _preprocessing(method: Method, backbone: Backbone, samples: Sequence[Sample]) -> Preprocessing:

@@ -18,11 +18,11 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ from weakloc.model.trunk import BackboneSpec
 from weakloc.model.weights import first_not_finite
 from weakloc.settings import DistilSettings, RefineSettings, TrainSettings
 from weakloc.structures import BrokenImage, LabelStatistics
+from weakloc.training.plan import TrainingPlan
 
 MODEL_NAME = "model.safetensors"
 RECORD_NAME = "run.json"
@@ -193,93 +194,54 @@ def save_with_detector(run: Run, folder: Path, detector: Detector, settings: Dis
     return replace(run, path=folder, detector=detector, thresholds=None)
 
 
-@dataclass(frozen=True)
-class RunHeader:
-    """What is known of a run before its first epoch."""
+def publish(
+    folder: Path,
+    plan: TrainingPlan,
+    weights: Mapping[str, torch.Tensor] | None,
+    history: Sequence[EpochRecord],
+    kept_epoch: int,
+    *,
+    broken: Sequence[BrokenImage] = (),
+    is_finished: bool = False,
+) -> None:
+    """Weights before the record: the record never speaks of weights that are not there.
 
-    method: Method
-    settings: TrainSettings
-    backbone: BackboneSpec
-    loaded_weights: str | None
-    class_names: tuple[str, ...]
-    labels: LabelStatistics
-    preprocessing: Preprocessing
-    watched: str
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class RunWriter:
-    """Writes a run folder after every epoch."""
-
-    folder: Path
-    header: RunHeader
-
-    def publish(
-        self,
-        weights: Mapping[str, torch.Tensor] | None,
-        history: Sequence[EpochRecord],
-        kept_epoch: int,
-        *,
-        broken: Sequence[BrokenImage] = (),
-        is_finished: bool = False,
-    ) -> None:
-        """Weights before the record: the record never speaks of weights that are not there."""
-        if weights is not None:
-            _write_tensors(self.folder / MODEL_NAME, weights, {"format": FORMAT})
-        record = self._record(history, kept_epoch, broken, is_finished)
-        write_record(self.folder, to_builtins(record))
-        with open_whole(self.folder / TABLE_NAME) as file:
-            names = [field.name for field in fields(EpochRecord)]
-            table = csv.DictWriter(file, names, lineterminator="\n")
-            table.writeheader()
-            table.writerows(asdict(epoch) for epoch in history)
-
-    def _record(
-        self,
-        history: Sequence[EpochRecord],
-        kept_epoch: int,
-        broken: Sequence[BrokenImage],
-        is_finished: bool,
-    ) -> RunRecord:
-        header, backbone = self.header, self.header.backbone
-        keeps_best = header.settings.select == "best"
-        by = "best classification mAP (tags only)" if keeps_best else "last epoch"
-        notes = header.notes
-        if broken:
-            first = f"{broken[0].name}: {broken[0].reason}"
-            notes += (f"{len(broken)} images could not be read; the first, {first}",)
-        versions = {"python": platform.python_version()}
-        for package in _PACKAGES:
-            with suppress(PackageNotFoundError):
-                versions[package] = version(package)
-        return RunRecord(
-            method=MethodRecord(
-                name=header.method.name,
-                package=package_of("methods", header.method.name),
-                settings=to_settings(header.method),
-            ),
-            settings=to_settings(header.settings),
-            seed=header.settings.seed,
-            backbone=BackboneRecord(
-                name=str(backbone),
-                package=package_of("backbones", backbone.name),
-                weights=backbone.weights,
-                loaded=header.loaded_weights,
-                output_stride=backbone.output_stride,
-            ),
-            class_names=header.class_names,
-            labels=LabelRecord.of(header.labels),
-            preprocessing=to_settings(header.preprocessing),
-            selection=Selection(kept_epoch, by, header.watched),
-            hidden_supervision=0,
-            thresholds=None,
-            notes=notes,
-            versions=versions,
-            git_revision=_git_revision(),
-            history=tuple(history),
-            finished=is_finished,
-        )
+    Without new weights those that are there stay.
+    """
+    if weights is not None:
+        _write_tensors(folder / MODEL_NAME, weights, {"format": FORMAT})
+    keeps_best = plan.settings.select == "best"
+    by = "best classification mAP (tags only)" if keeps_best else "last epoch"
+    notes = plan.notes
+    if broken:
+        first = f"{broken[0].name}: {broken[0].reason}"
+        notes += (f"{len(broken)} images could not be read; the first, {first}",)
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    record = RunRecord(
+        method=MethodRecord.of(plan.method),
+        settings=to_settings(plan.settings),
+        seed=plan.settings.seed,
+        backbone=BackboneRecord.of(plan.network.backbone),
+        class_names=plan.class_names,
+        labels=LabelRecord.of(plan.labels),
+        preprocessing=to_settings(plan.preprocessing),
+        selection=Selection(kept_epoch, by, plan.division.watched_name),
+        hidden_supervision=0,
+        thresholds=None,
+        notes=notes,
+        versions=versions,
+        git_revision=_git_revision(),
+        history=tuple(history),
+        finished=is_finished,
+    )
+    write_record(folder, to_builtins(record))
+    with open_whole(folder / TABLE_NAME) as file:
+        table = csv.DictWriter(file, EpochRecord.__annotations__, lineterminator="\n")
+        table.writeheader()
+        table.writerows(asdict(epoch) for epoch in history)
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -302,6 +264,11 @@ class MethodRecord(Struct, kw_only=True, omit_defaults=True):
     package: str | None = None
     settings: dict[str, Any]
 
+    @classmethod
+    def of(cls, method: Method) -> Self:
+        package = package_of("methods", method.name)
+        return cls(name=method.name, package=package, settings=to_settings(method))
+
     def read(self, file: str) -> Method:
         require_package("methods", self.name, self.package, record=file)
         return method_named(self.name, "practical", self.settings, prefix=f"{self.name}.")
@@ -315,6 +282,17 @@ class BackboneRecord(Struct, kw_only=True, omit_defaults=True):
     weights: str
     loaded: str | UnsetType | None = UNSET
     output_stride: int | None
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> Self:
+        spec = backbone.spec
+        return cls(
+            name=str(spec),
+            package=package_of("backbones", spec.name),
+            weights=spec.weights,
+            loaded=backbone.loaded_weights,
+            output_stride=spec.output_stride,
+        )
 
     def read(self, file: str) -> BackboneSpec:
         spec = BackboneSpec.parse(self.name, weights="none", output_stride=self.output_stride)
@@ -331,7 +309,7 @@ class LabelRecord(Struct):
     co_occurrence: list[list[int]]
 
     @classmethod
-    def of(cls, labels: LabelStatistics) -> LabelRecord:
+    def of(cls, labels: LabelStatistics) -> Self:
         return cls(labels.num_images, *(getattr(labels, name).tolist() for name in _COUNTS))
 
     def read(self, num_classes: int) -> LabelStatistics:
