@@ -107,7 +107,7 @@ def test_a_changed_image_and_a_changed_backbone_are_computed_anew(tmp_path: Path
     assert filled(other, [sample])[0] == (0, 1)
 
 
-# A map is 60 bytes, a line of the index 6: (bytes written of c and d, of their lines, rows kept)
+# A map is 60 bytes, a row 48: (bytes written of c and d, of their rows, maps kept)
 @pytest.mark.parametrize(
     ("data_bytes", "index_bytes", "kept"),
     [
@@ -115,28 +115,28 @@ def test_a_changed_image_and_a_changed_backbone_are_computed_anew(tmp_path: Path
         (7, 0, 2),
         (60, 0, 2),
         (120, 0, 2),
-        (120, 3, 2),
-        (120, 6, 3),
-        (120, 11, 3),
-        (90, 12, 3),
+        (120, 24, 2),
+        (120, 48, 3),
+        (120, 95, 3),
+        (90, 96, 3),
     ],
 )
 def test_what_a_killed_process_left_half_written_is_cut_off(
     tmp_path: Path, data_bytes: int, index_bytes: int, kept: int
 ) -> None:
     maps = np.arange(4 * 30, dtype=np.float16).reshape(4, 2, 3, 5)
-    store = FeatureStore(tmp_path, {})
+    store = FeatureStore(tmp_path, (2, 3, 5))
     store.append(["a", "b"], [(8.0, 6.0)] * 2, maps[:2])
     store.append(["c", "d"], [(8.0, 6.0)] * 2, maps[2:])
     os.truncate(tmp_path / "features.f16", 120 + data_bytes)
-    os.truncate(tmp_path / "index.txt", 12 + index_bytes)
-    taken_up = FeatureStore(tmp_path, {})
-    assert [key for key in "abcd" if key in taken_up] == list("abcd"[:kept])
+    os.truncate(tmp_path / "images.rows", 96 + index_bytes)
+    taken_up = FeatureStore(tmp_path, (2, 3, 5))
+    assert [key for key in "abcd" if key in taken_up.rows] == list("abcd"[:kept])
     missing = list("abcd"[kept:])
     taken_up.append(missing, [(8.0, 6.0)] * len(missing), maps[kept:])
-    again = FeatureStore(tmp_path, {})
+    again = FeatureStore(tmp_path, (2, 3, 5))
     assert np.array_equal(again.maps(), maps)
-    assert [again.rows[key].index for key in "abcd"] == [0, 1, 2, 3]
+    assert [again.rows[key] for key in "abcd"] == [(number, (8.0, 6.0)) for number in range(4)]
 
 
 def test_an_unreadable_image_is_recorded_and_left_out(

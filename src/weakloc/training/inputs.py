@@ -9,7 +9,7 @@ taken at scale 1, unmirrored. Further augmentation needs pixels and does not app
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import psutil
@@ -37,98 +37,61 @@ from weakloc.data.loaders import (
     repetition_weights,
 )
 from weakloc.data.transforms import PixelSize, Preprocessing, jittered_size, resize_images
-from weakloc.errors import DataError, RunError, SettingError
-from weakloc.files import append_synced, write_json
+from weakloc.errors import DataError, SettingError
+from weakloc.files import append_synced, on_disk
 from weakloc.geometry import GridTransform, Size
 from weakloc.model.backbones import Backbone
 from weakloc.structures import BrokenImage, Sample
 from weakloc.training.plan import TrainingPlan
 from weakloc.work import Progress
 
-FORMAT = 1
 FeatureMaps: TypeAlias = NDArray[np.float16]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredMap:
-    """Where the map of an image lies in its store."""
-
-    index: int
-    image_size: Size
+_ROW = np.dtype([("key", "S32"), ("image_size", "f8", 2)])
 
 
 class FeatureStore:
-    """`shape` is (rows, columns, channels) of one map, None until the first is written."""
+    """Maps of images, each of one shape (rows, columns, channels), and which images they are of.
 
-    def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
-        self.folder = folder
-        self._index_path, self._data_path = folder / "index.txt", folder / "features.f16"
-        self.shape: tuple[int, int, int] | None = None
-        self._description = dict(description)
-        self.rows: dict[str, StoredMap] = {}
+    A map is on the disk before its row is; what a killed process left half-written is cut off.
+    """
+
+    def __init__(self, folder: Path, shape: Sequence[int]) -> None:
+        self.rows: dict[str, tuple[int, Size]] = {}  # key of an image -> (number, image size)
+        self._shape = shape
+        self._rows_path, self._maps_path = folder / "images.rows", folder / "features.f16"
         self._maps: FeatureMaps | None = None
-        self._read()
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __contains__(self, image_key: str) -> bool:
-        return image_key in self.rows
+        paths = {self._rows_path: _ROW.itemsize, self._maps_path: 2 * math.prod(shape)}
+        held = []
+        with on_disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for path, size in paths.items():
+                with path.open("ab") as file:
+                    held.append(file.tell() // size)
+            for path, size in paths.items():
+                if path.stat().st_size > min(held) * size:
+                    os.truncate(path, min(held) * size)
+        self._take_up(np.fromfile(self._rows_path, _ROW))
 
     def append(
         self, image_keys: Sequence[str], sizes: Sequence[Size], features: FeatureMaps
     ) -> None:
         """Adds maps (N, rows, columns, channels) of images that are not there yet."""
-        if self.shape is None:
-            rows, columns, channels = features.shape[1:]
-            self.shape = (rows, columns, channels)
-            header = {"format": FORMAT, "shape": self.shape, "made_by": self._description}
-            write_json(self.folder / "features.json", header)
-        elif features.shape[1:] != self.shape:
-            raise RunError(
-                f"feature maps of {features.shape[1:]} do not fit those of {self.shape}",
-                location=str(self.folder),
-                remedy="Delete this folder; it is computed again",
-            )
-        append_synced(self._data_path, np.ascontiguousarray(features).tobytes())
-        lines = "".join(
-            f"{key} {size[0]:g} {size[1]:g}\n" for key, size in zip(image_keys, sizes, strict=True)
-        )
-        append_synced(self._index_path, lines.encode())
-        self._maps = None
-        for key, size in zip(image_keys, sizes, strict=True):
-            self.rows[key] = StoredMap(len(self.rows), size)
+        rows = np.array(list(zip(image_keys, sizes, strict=True)), _ROW)
+        append_synced(self._maps_path, np.ascontiguousarray(features).tobytes())
+        append_synced(self._rows_path, rows.tobytes())
+        self._take_up(rows)
 
     def maps(self) -> FeatureMaps:
         """All maps, (N, rows, columns, channels), read from disk when touched."""
-        assert self.shape is not None, "nothing was written yet"
         if self._maps is None:
-            shape = (len(self.rows), *self.shape)
-            self._maps = np.memmap(self._data_path, dtype=np.float16, mode="r", shape=shape)
+            shape = (len(self.rows), *self._shape)
+            self._maps = np.memmap(self._maps_path, dtype=np.float16, mode="r", shape=shape)
         return self._maps
 
-    def _read(self) -> None:
-        """Takes up what is there and cuts off what a killed process left half-written."""
-        header_path = self.folder / "features.json"
-        if not header_path.is_file():
-            self._index_path.unlink(missing_ok=True)
-            self._data_path.unlink(missing_ok=True)
-            return
-        rows, columns, channels = json.loads(header_path.read_text(encoding="utf-8"))["shape"]
-        self.shape = (rows, columns, channels)
-        row_bytes = 2 * rows * columns * channels
-        index = self._index_path.read_bytes() if self._index_path.is_file() else b""
-        lines = index[: index.rfind(b"\n") + 1].decode().splitlines()
-        held = self._data_path.stat().st_size // row_bytes if self._data_path.is_file() else 0
-        for line in lines[:held]:
-            key, width, height = line.split()
-            self.rows[key] = StoredMap(len(self.rows), (float(width), float(height)))
-        kept_bytes = len(self.rows) * row_bytes
-        if self._data_path.is_file() and self._data_path.stat().st_size != kept_bytes:
-            os.truncate(self._data_path, kept_bytes)
-        kept = "".join(f"{line}\n" for line in lines[:held]).encode()
-        if index != kept:
-            self._index_path.write_bytes(kept)
+    def _take_up(self, rows: NDArray[np.void]) -> None:
+        self._maps = None
+        for key, (width, height) in rows.tolist():
+            self.rows[key.decode()] = len(self.rows), (width, height)
 
 
 def content_key(path: str) -> str:
@@ -213,19 +176,18 @@ class FeatureCache:
 
     def fill(self, samples: Sequence[Sample], on_progress: Progress) -> list[BrokenImage]:
         """Computes what is not there yet; gives the images that could not be read."""
-        lost = []
+        broken = []
         for sample in samples:
             try:
                 self._keys[sample.path] = content_key(sample.path)
             except OSError as error:
-                lost.append(BrokenImage(sample.name, f"cannot be opened ({error.strerror})"))
-        broken = lost
+                broken.append(BrokenImage(sample.name, f"cannot be opened ({error.strerror})"))
         by_key = {self._keys[s.path]: s for s in samples if s.path in self._keys}  # each once
         scales = sorted({view.scale for view in self._stores})
         done, total = 0, len(samples) * len(scales)
         for scale in scales:
             stores = [store for view, store in self._stores.items() if view.scale == scale]
-            missing = [s for k, s in by_key.items() if not all(k in store for store in stores)]
+            missing = [s for k, s in by_key.items() if not all(k in store.rows for store in stores)]
             done += len(samples) - len(missing)
             on_progress(done, total)
             if not missing:
@@ -245,7 +207,7 @@ class FeatureCache:
 
     def holds(self, sample: Sample) -> bool:
         key = self._keys.get(sample.path)
-        return key is not None and all(key in store for store in self._stores.values())
+        return key is not None and all(key in store.rows for store in self._stores.values())
 
     def read(
         self, samples: Sequence[Sample], views: Sequence[FeatureView]
@@ -254,31 +216,25 @@ class FeatureCache:
         maps, transforms = [], []
         for sample, view in zip(samples, views, strict=True):
             store = self._stores[view]
-            stored = store.rows[self._keys[sample.path]]
-            maps.append(store.maps()[stored.index])
-            width, height = stored.image_size
+            number, image_size = store.rows[self._keys[sample.path]]
+            maps.append(store.maps()[number])
             preprocessing = self._extraction.preprocessing_at(view.scale)
-            placement = preprocessing.place((int(width), int(height)))
-            transform = placement.transform(GridTransform.identity(stored.image_size))
+            placement = preprocessing.place((int(image_size[0]), int(image_size[1])))
+            transform = placement.transform(GridTransform.identity(image_size))
             transform = transform.resize(self._extraction.size_at(view.scale))
             transforms.append(transform.flip_horizontal() if view.mirrored else transform)
         return torch.from_numpy(np.stack(maps)).permute(0, 3, 1, 2), transforms
 
     def _store(self, view: FeatureView, weights_digest: str) -> FeatureStore:
         """Its folder is named by a digest of all that its content depends on."""
-        made_by: dict[str, Any] = {
-            "backbone": str(self._backbone.spec),
-            "output_stride": self._backbone.spec.output_stride,
-            "weights": weights_digest,
-            "preprocessing": repr(self._extraction.preprocessing_at(view.scale)),
-            "mirrored": view.mirrored,
-            "level": self._backbone.stride,
-            "bf16": self._extraction.in_bf16,
-        }
-        if self._extraction.scales_canvas(view.scale):
-            made_by["canvas"] = self._extraction.size_at(view.scale)
-        digest = hashlib.sha256(repr(sorted(made_by.items())).encode()).hexdigest()[:16]
-        return FeatureStore(self._extraction.folder / digest, made_by)
+        size = self._extraction.size_at(view.scale)
+        shape = self._compute(torch.zeros(1, 3, size[1], size[0])).shape[1:]
+        preprocessing = self._extraction.preprocessing_at(view.scale)
+        spec, in_bf16 = self._backbone.spec, self._extraction.in_bf16
+        network = str(spec), spec.output_stride, weights_digest
+        made_by = repr((*network, preprocessing, size, view.mirrored, shape, in_bf16))
+        digest = hashlib.sha256(made_by.encode()).hexdigest()[:16]
+        return FeatureStore(self._extraction.folder / digest, shape)
 
     def _append(self, batch: Batch, samples: Sequence[Sample], scale: float) -> None:
         keys = [self._keys[sample.path] for sample in samples]
@@ -287,7 +243,7 @@ class FeatureCache:
         if self._extraction.scales_canvas(scale):
             images = resize_images(images, self._extraction.size_at(scale))
         for view, store in self._stores.items():
-            new = [i for i, key in enumerate(keys) if key not in store]
+            new = [i for i, key in enumerate(keys) if key not in store.rows]
             if view.scale == scale and new:
                 maps = self._compute(images.flip(-1) if view.mirrored else images)
                 store.append([keys[i] for i in new], [sizes[i] for i in new], maps[new])
