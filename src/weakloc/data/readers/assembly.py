@@ -156,6 +156,17 @@ class Problems:
         self.listed.append(Problem(str(kind), message, self.location, severity))
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """An object of an image; there is no box where none is drawn or it cannot be used."""
+
+    class_name: str
+    box: BoxLTRB | None
+    rle: Mapping[str, Any] | None = None
+    difficult: bool = False
+    crowd: bool = False
+
+
 class LabelVectors:
     """Claims in, label vectors out; equal claims share one read-only array."""
 
@@ -255,9 +266,14 @@ class Assembly:
         *,
         split: str,
         location: str,
-        truth: Truth | None = None,
+        drawn: Iterable[Drawn] = (),
+        segmentation_path: str | None = None,
     ) -> None:
-        """One image; a second one of the same path and split is reported and left out."""
+        """One image; a second one of the same path and split is reported and left out.
+
+        Objects of classes that were not chosen are passed over.
+        """
+        truth = self._truth(drawn, segmentation_path)
         paths, problems = self._paths.setdefault(split, {}), self.problems.at(location)
         if not is_text(name):
             message = f"the name '{plain(name)}' is not UTF-8; left out"
@@ -271,6 +287,17 @@ class Assembly:
             self._vectors.report_strangers(claim, problems)
         sample = Sample(name, path, self._vectors.of(claim), truth)
         self._splits.setdefault(split, []).append(sample)
+
+    def _truth(self, drawn: Iterable[Drawn], segmentation_path: str | None) -> Truth | None:
+        boxes, masks = [], []
+        for item in drawn:
+            index = self.class_index.get(item.class_name)
+            if index is not None and item.box is not None:
+                boxes.append(TruthBox(index, item.box, item.difficult, item.crowd))
+            if index is not None and item.rle is not None:
+                masks.append(TruthMask(index, item.rle, item.crowd))
+        truth = Truth(tuple(boxes), tuple(masks), segmentation_path)
+        return None if truth == Truth() else truth
 
     def warn_of_unlisted(self, paths: Iterable[str], message: str) -> None:
         """A warning for each of the images that no split has."""
@@ -399,16 +426,6 @@ def read_box(
         return None
     box = from_written((first, second, third, fourth))
     return usable_box(box, image_size=image_size, problems=problems)
-
-
-def drawn_truth(
-    boxes: Iterable[TruthBox],
-    masks: Iterable[TruthMask] = (),
-    segmentation_path: str | None = None,
-) -> Truth | None:
-    """What is drawn of one image; None where nothing is."""
-    truth = Truth(tuple(boxes), tuple(masks), segmentation_path)
-    return None if truth == Truth() else truth
 
 
 def _shown(box: BoxLTRB) -> str:

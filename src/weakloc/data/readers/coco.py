@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,11 @@ from weakloc.data.readers.assembly import (
     ALL,
     SPLIT_NAMES,
     Assembly,
+    Drawn,
     LabelClaim,
     Oddity,
     PolygonRle,
     Problems,
-    drawn_truth,
     read_box,
     split_name,
     usable_box,
@@ -38,34 +38,20 @@ from weakloc.files import fit_json, parse_foreign_json, read_text
 from weakloc.geometry import BoxLTRB, box_from_xywh, box_of_points
 from weakloc.rle import MOST_PIXELS, compressed, filling_runs, tight_box
 from weakloc.settings import ReaderOptions
-from weakloc.structures import Box, DataSet, Mask, Prediction, Truth, TruthBox, TruthMask
+from weakloc.structures import Box, DataSet, Mask, Prediction
 
 
-def truth_of_annotations(
-    annotations: Iterable[Mapping[str, Any]],
-    image: Mapping[str, Any],
-    *,
-    class_index: Mapping[Any, int],
-    file_name: str,
-    problems: Problems,
-) -> Truth | None:
-    """Boxes and masks of one image; those of classes that were not chosen are left out."""
-    boxes: list[TruthBox] = []
-    masks: list[TruthMask] = []
-    size = _image_size(image)
-    for record in annotations:
-        index = class_index.get(record["category_id"])
-        if index is None:
-            continue
-        location = f"{file_name}, annotation {record.get('id')}"
-        crowd = bool(record.get("iscrowd"))
-        rle = _run_lengths(record.get("segmentation"), size, problems.at(location))
-        if rle is not None:
-            masks.append(TruthMask(index, rle, crowd=crowd))
-        box = _box(record, rle, size, problems.at(location))
-        if box is not None:
-            boxes.append(TruthBox(index, box, crowd=crowd))
-    return drawn_truth(boxes, masks)
+def _drawn(
+    assembly: Assembly, source: _Source, image_id: Any, size: tuple[int, int] | None
+) -> Iterator[Drawn]:
+    """The objects of the chosen classes."""
+    for record in source.annotations.get(image_id, ()):
+        name = source.class_names[record["category_id"]]
+        if name in assembly.class_index:
+            problems = assembly.problems.at(f"{source.path.name}, annotation {record.get('id')}")
+            rle = _run_lengths(record.get("segmentation"), size, problems)
+            box = _box(record, rle, size, problems)
+            yield Drawn(name, box, rle, crowd=bool(record.get("iscrowd")))
 
 
 def _image_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -256,11 +242,6 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _add_source(assembly: Assembly, source: _Source) -> None:
-    class_index = {
-        category: assembly.class_index[name]
-        for category, name in source.class_names.items()
-        if name in assembly.class_index
-    }
     for image_id, image in source.images.items():
         location = f"{source.path.name}, image {image_id}"
         path = assembly.find_image(image["file_name"], [source.folder], location)
@@ -273,13 +254,7 @@ def _add_source(assembly: Assembly, source: _Source) -> None:
             LabelClaim(frozenset(source.class_names[a["category_id"]] for a in annotations)),
             split=source.split,
             location=location,
-            truth=truth_of_annotations(
-                annotations,
-                image,
-                class_index=class_index,
-                file_name=source.path.name,
-                problems=assembly.problems,
-            ),
+            drawn=_drawn(assembly, source, image_id, _image_size(image)),
         )
 
 

@@ -18,13 +18,13 @@ from typing import Literal
 
 from msgspec import Struct, to_builtins
 
-from weakloc.data.readers.assembly import ALL, Assembly, LabelClaim, drawn_truth, usable_box
+from weakloc.data.readers.assembly import ALL, Assembly, Drawn, LabelClaim, usable_box
 from weakloc.data.readers.file_tree import file_names
 from weakloc.errors import DataError
 from weakloc.files import fit_json, read_json, write_json
 from weakloc.geometry import BoxLTRB
 from weakloc.settings import ReaderOptions
-from weakloc.structures import UNKNOWN, DataSet, TruthBox
+from weakloc.structures import UNKNOWN, DataSet
 
 SCHEMA = "weakloc.review/1"
 
@@ -111,13 +111,12 @@ def read_review_data(path: Path, labels: Path | None, options: ReaderOptions) ->
         image = assembly.find_image(item.name, [folder], location)
         if image is not None:
             size = float(item.width), float(item.height)
-            drawn = []
-            for name, box in item.boxes:
-                usable = usable_box(box, image_size=size, problems=assembly.problems.at(location))
-                if usable is not None and name in assembly.class_index:
-                    drawn.append(TruthBox(assembly.class_index[name], usable))
-            truth = drawn_truth(drawn)
-            assembly.add(item.name, image, item.claim, split=ALL, location=location, truth=truth)
+            problems = assembly.problems.at(location)
+            drawn = (
+                Drawn(name, usable_box(box, image_size=size, problems=problems))
+                for name, box in item.boxes
+            )
+            assembly.add(item.name, image, item.claim, split=ALL, location=location, drawn=drawn)
     return assembly.finish()
 
 

@@ -26,11 +26,11 @@ from weakloc.data.readers.assembly import (
     ALL,
     SPLIT_NAMES,
     Assembly,
+    Drawn,
     LabelClaim,
     Oddity,
     Problems,
     claim_of_states,
-    drawn_truth,
     read_box,
     split_name,
 )
@@ -46,7 +46,7 @@ from weakloc.errors import DataError, MissingPackageError, did_you_mean
 from weakloc.files import at_line, leads_out, numbered_lines, parse_foreign_json, text_lines
 from weakloc.geometry import box_from_xywh
 from weakloc.settings import ReaderOptions
-from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, TruthBox
+from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet
 
 JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 RECORD_SUFFIXES = JSON_SUFFIXES | {".parquet"}
@@ -472,12 +472,13 @@ def add_rows(assembly: Assembly, rows: Iterable[TableRow], folders: Sequence[str
         path = assembly.find_image(row.image, folders, row.location)
         if path is not None:
             name, split = path.removeprefix(f"{folders[0]}/"), row.split or ALL
-            problems, boxes = assembly.problems.at(row.location), []
-            for class_name, written in row.objects:
-                box = read_box(written, box_from_xywh, image_size=None, problems=problems)
-                if box is not None and class_name in assembly.class_index:
-                    boxes.append(TruthBox(assembly.class_index[class_name], box))
-            truth = drawn_truth(boxes)
-            assembly.add(name, path, row.claim, split=split, location=row.location, truth=truth)
+            problems = assembly.problems.at(row.location)
+            drawn = (
+                Drawn(
+                    class_name, read_box(written, box_from_xywh, image_size=None, problems=problems)
+                )
+                for class_name, written in row.objects
+            )
+            assembly.add(name, path, row.claim, split=split, location=row.location, drawn=drawn)
             any_exists = True
     return any_exists

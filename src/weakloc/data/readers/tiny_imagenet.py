@@ -13,10 +13,10 @@ from pathlib import Path
 
 from weakloc.data.readers.assembly import (
     Assembly,
+    Drawn,
     LabelClaim,
     Oddity,
     Problems,
-    drawn_truth,
     read_box,
 )
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
@@ -24,7 +24,7 @@ from weakloc.errors import DataError, did_you_mean
 from weakloc.files import at_line, numbered_lines
 from weakloc.geometry import BoxLTRB, box_from_inclusive
 from weakloc.settings import ReaderOptions
-from weakloc.structures import DataSet, TruthBox
+from weakloc.structures import DataSet
 
 IMAGE_SIZE = (64.0, 64.0)
 
@@ -102,15 +102,13 @@ def _add_images(
                 continue
             image_class, location = of_image[0].class_id, of_image[0].location
         class_name = names[image_class or ""]
-        index = assembly.class_index.get(class_name)
-        boxes = [TruthBox(index, row.box) for row in of_image if row.box and index is not None]
         assembly.add(
             name,
             f"{assembly.root.as_posix()}/{name}",
             LabelClaim(present=frozenset({class_name})),
             split=folder.partition("/")[0],
             location=location,
-            truth=drawn_truth(boxes),
+            drawn=[Drawn(class_name, row.box) for row in of_image],
         )
     for image, unused in rows.items():
         problems = assembly.problems.at(unused[0].location)

@@ -31,17 +31,17 @@ from weakloc.data.readers.assembly import (
     ALL,
     SPLIT_NAMES,
     Assembly,
+    Drawn,
     MaskFileRle,
     Oddity,
     Problems,
     claim_of_states,
-    drawn_truth,
     read_box,
 )
 from weakloc.data.readers.file_tree import file_names, is_image_name, require_one, subfolders
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import at_line, numbered_lines, one_line, write_whole
-from weakloc.geometry import BoxLTRB, Size, box_from_voc
+from weakloc.geometry import Size, box_from_voc
 from weakloc.settings import ReaderOptions
 from weakloc.structures import (
     ABSENT,
@@ -49,33 +49,25 @@ from weakloc.structures import (
     UNKNOWN,
     DataSet,
     Severity,
-    Truth,
-    TruthBox,
-    TruthMask,
 )
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-@dataclass(frozen=True, slots=True)
-class DrawnObject:
-    """One object; its box is None where it cannot be used, but its class still counts."""
-
-    number: int  # from 1, in the order of the XML
-    class_name: str
-    box: BoxLTRB | None
-    difficult: bool
-
-
-def states_of_objects(objects: Sequence[DrawnObject]) -> dict[str, int]:
+def states_of_objects(objects: Collection[Drawn]) -> dict[str, int]:
     """Class -> present, or unknown where all its objects are difficult; the rest is absent."""
     sure = {drawn.class_name for drawn in objects if not drawn.difficult}
     names = dict.fromkeys(drawn.class_name for drawn in objects)
     return {name: PRESENT if name in sure else UNKNOWN for name in names}
 
 
-def read_annotation(path: Path, problems: Problems) -> list[DrawnObject] | None:
-    """The objects of an XML file, or None where it cannot be parsed, which is reported."""
+def read_annotation(
+    path: Path, objects_at: str | None, problems: Problems
+) -> dict[int, Drawn] | None:
+    """The objects of an XML file by their numbers, with the pixels of these values at `objects_at`.
+
+    None where it cannot be parsed, which is reported.
+    """
     location = f"{path.parent.name}/{path.name}"
     try:
         tree = parse(str(path)).getroot()
@@ -88,11 +80,21 @@ def read_annotation(path: Path, problems: Problems) -> list[DrawnObject] | None:
         problems.at(location).error(Oddity.UNREADABLE_LABEL, message)
         return None
     size = _image_size(tree)
-    objects = (
-        _object(node, number, size, problems.at(f"{location}, object {number}"))
-        for number, node in enumerate(tree.iter("object"), start=1)
-    )
-    return [drawn for drawn in objects if drawn is not None]
+    objects: dict[int, Drawn] = {}
+    for number, node in enumerate(tree.iter("object"), start=1):
+        at_object = problems.at(f"{location}, object {number}")
+        name = (node.findtext("name") or "").strip()
+        if not name:
+            at_object.error(Oddity.UNREADABLE_LABEL, "the object has no name")
+            continue
+        texts = [node.findtext(f"bndbox/{corner}") for corner in _CORNERS]
+        objects[number] = Drawn(
+            name,
+            read_box(texts, box_from_voc, image_size=size, problems=at_object),
+            MaskFileRle(objects_at, number) if objects_at else None,
+            difficult=(node.findtext("difficult") or "").strip() in {"1", "true", "True"},
+        )
+    return objects
 
 
 def _image_size(tree: Element) -> Size | None:
@@ -101,19 +103,6 @@ def _image_size(tree: Element) -> Size | None:
     except ValueError:
         return None
     return (width, height) if width > 0 and height > 0 else None
-
-
-def _object(
-    node: Element, number: int, size: Size | None, problems: Problems
-) -> DrawnObject | None:
-    name = (node.findtext("name") or "").strip()
-    if not name:
-        problems.error(Oddity.UNREADABLE_LABEL, "the object has no name")
-        return None
-    difficult = (node.findtext("difficult") or "").strip() in {"1", "true", "True"}
-    texts = [node.findtext(f"bndbox/{corner}") for corner in _CORNERS]
-    box = read_box(texts, box_from_voc, image_size=size, problems=problems)
-    return DrawnObject(number, name, box, difficult)
 
 
 def voc_palette() -> list[int]:
@@ -197,10 +186,10 @@ class _Material:
 
     images: Mapping[str, str]  # file names
     annotated: Collection[str]
-    objects: Mapping[str, Sequence[DrawnObject]]
+    objects: Mapping[str, Collection[Drawn]]
     in_xml: Mapping[str, Mapping[str, int]]  # class -> state
     in_class_files: Mapping[str, Mapping[str, int]]
-    masks: Mapping[str, Container[str]]  # folder -> file names
+    segmented: Container[str]  # file names
 
 
 def read_voc(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
@@ -218,15 +207,17 @@ def read_voc(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet
     usual = next((name for name in IMAGE_SETS if name in names), "Main")
     folder = image_sets / (options.image_set or usual)
     image_set = _read_image_set(folder, images, assembly.problems)
-    annotations = _annotations(root, assembly.problems)
     mask_folders = IMAGE_SETS.get(folder.name, IMAGE_SETS["Main"])
+    masks = {name: frozenset(file_names(str(root / name))) for name in mask_folders}
+    annotations = _annotations(root, masks.get("SegmentationObject", ()), assembly.problems)
+    objects = {image_id: by_number.values() for image_id, by_number in annotations.items()}
     material = _Material(
         images,
         annotated=annotations.keys(),
-        objects=annotations,
-        in_xml={image_id: states_of_objects(o) for image_id, o in annotations.items()},
+        objects=objects,
+        in_xml={image_id: states_of_objects(drawn) for image_id, drawn in objects.items()},
         in_class_files=image_set.states,
-        masks={name: frozenset(file_names(str(root / name))) for name in mask_folders},
+        segmented=masks.get("SegmentationClass", ()),
     )
     values = _label_map(root / "labelmap.txt")
     if folder.name == "Action":  # where the classes of the XML and of the masks are others
@@ -344,26 +335,31 @@ def _images(assembly: Assembly) -> dict[str, str]:
     return images
 
 
-def _annotations(root: Path, problems: Problems) -> dict[str, list[DrawnObject]]:
-    """Id -> objects, of the images whose XML can be read."""
-    annotations: dict[str, list[DrawnObject]] = {}
+def _annotations(
+    root: Path, object_masks: Container[str], problems: Problems
+) -> dict[str, dict[int, Drawn]]:
+    """Id -> objects by their numbers, of the images whose XML can be read."""
+    annotations: dict[str, dict[int, Drawn]] = {}
     for name in file_names(str(root / "Annotations")):
         if name.endswith(".xml"):
-            objects = read_annotation(root / "Annotations" / name, problems)
+            image_id = name.removesuffix(".xml")
+            mask = f"{image_id}.png"
+            objects_at = f"{root}/SegmentationObject/{mask}" if mask in object_masks else None
+            objects = read_annotation(root / "Annotations" / name, objects_at, problems)
             if objects is not None:
-                annotations[name.removesuffix(".xml")] = objects
+                annotations[image_id] = objects
     return annotations
 
 
 def _acting(
-    annotations: Mapping[str, Sequence[DrawnObject]], image_set: _ImageSet, problems: Problems
-) -> dict[str, list[DrawnObject]]:
+    annotations: Mapping[str, Mapping[int, Drawn]], image_set: _ImageSet, problems: Problems
+) -> dict[str, list[Drawn]]:
     """Who does what: an object of the XML is drawn of the actions that are said of it."""
-    acting: dict[str, list[DrawnObject]] = {}
+    acting: dict[str, list[Drawn]] = {}
     for image_id, acts in image_set.acts.items():
         if image_id not in annotations:
             continue
-        by_number = {drawn.number: drawn for drawn in annotations[image_id]}
+        by_number = annotations[image_id]
         for (action, number), (state, location) in acts.items():
             if number not in by_number:
                 message = f"there is no object {number} in Annotations/{image_id}.xml"
@@ -393,13 +389,17 @@ def _add(
             problems.warning(Oddity.IMAGE_WITHOUT_LABELS, f"nothing is known of '{image}'")
     if assembly.options.difficult == "present":
         states = {name: state if state == ABSENT else PRESENT for name, state in states.items()}
+    root, mask = assembly.root.as_posix(), f"{item.image_id}.png"
     assembly.add(
         f"JPEGImages/{image}",
-        f"{assembly.root.as_posix()}/JPEGImages/{image}",
+        f"{root}/JPEGImages/{image}",
         claim_of_states(states, rest),
         split=split,
         location=item.location,
-        truth=_truth(assembly, material, item.image_id),
+        drawn=material.objects.get(item.image_id, ()),
+        segmentation_path=f"{root}/SegmentationClass/{mask}"
+        if mask in material.segmented
+        else None,
     )
 
 
@@ -410,23 +410,6 @@ def _compare(drawn: Mapping[str, int], written: Mapping[str, int], problems: Pro
             message = f"'{name}' is {state} in the class file, {in_xml} in the XML, which is used"
             severity: Severity = "warning" if {in_xml, state} == {ABSENT, PRESENT} else "note"
             problems.report(severity, Oddity.LABELS_DISAGREE, message)
-
-
-def _truth(assembly: Assembly, material: _Material, image_id: str) -> Truth | None:
-    masks_at = {
-        folder: f"{assembly.root.as_posix()}/{folder}/{image_id}.png"
-        for folder, names in material.masks.items()
-        if f"{image_id}.png" in names
-    }
-    objects_at = masks_at.get("SegmentationObject")
-    boxes, masks = [], []
-    for drawn in material.objects.get(image_id, ()):
-        index = assembly.class_index.get(drawn.class_name)
-        if index is not None and drawn.box is not None:
-            boxes.append(TruthBox(index, drawn.box, difficult=drawn.difficult))
-        if index is not None and objects_at is not None:
-            masks.append(TruthMask(index, MaskFileRle(objects_at, drawn.number)))
-    return drawn_truth(boxes, masks, masks_at.get("SegmentationClass"))
 
 
 def _report_unused(

@@ -16,11 +16,11 @@ from pathlib import Path
 from weakloc.data.readers.assembly import (
     NOTHING_KNOWN,
     Assembly,
+    Drawn,
     LabelClaim,
     MaskFileRle,
     Oddity,
     Problems,
-    drawn_truth,
     read_box,
     split_name,
 )
@@ -29,7 +29,7 @@ from weakloc.errors import DataError
 from weakloc.files import leads_out, numbered_lines
 from weakloc.geometry import box_from_inclusive
 from weakloc.settings import ReaderOptions
-from weakloc.structures import DataSet, Truth, TruthBox, TruthMask
+from weakloc.structures import DataSet
 
 _ENDS_IN_NUMBER = re.compile(r",\s*-*(\d+\.?\d*|\.\d+)\s*$")
 
@@ -170,32 +170,27 @@ def _add_split(assembly: Assembly, split: _Split, folder: str, names_of: Mapping
         else:
             message = f"'{image}' is not in class_labels.txt"
             assembly.problems.at(location).warning(Oddity.IMAGE_WITHOUT_LABELS, message)
-        indices = [assembly.class_index[name] for name in names if name in assembly.class_index]
-        truth = None
-        if len(indices) == 1:
-            truth = _truth(assembly, split, image, indices[0], folder)
+        chosen = [name for name in names if name in assembly.class_index]
+        drawn = _drawn(assembly, split, image, chosen[0], folder) if len(chosen) == 1 else ()
         name = assembly.name_of(path)
-        assembly.add(name, path, claim, split=split.name, location=location, truth=truth)
+        assembly.add(name, path, claim, split=split.name, location=location, drawn=drawn)
 
 
-def _truth(
-    assembly: Assembly, split: _Split, image: str, class_index: int, folder: str
-) -> Truth | None:
+def _drawn(
+    assembly: Assembly, split: _Split, image: str, class_name: str, folder: str
+) -> Iterator[Drawn]:
     """What is drawn of the one class that the image has."""
-    boxes: list[TruthBox] = []
-    masks: list[TruthMask] = []
     size = split.sizes.get(image)
     for cells, location in split.drawn.get(image, ()):
         problems = assembly.problems.at(location)
         if len(cells) == 4:
             box = read_box(cells, box_from_inclusive, image_size=size, problems=problems)
-            boxes += [TruthBox(class_index, box)] if box is not None else []
+            yield Drawn(class_name, box)
             continue
         for mask, crowd in ((cells[0].strip(), False), (cells[1].strip(), True)):
             is_safe = bool(mask) and not leads_out(mask)
             path = assembly.files.resolve(f"{folder}/{mask}") if is_safe else None
             if path is not None:
-                masks.append(TruthMask(class_index, MaskFileRle(path), crowd=crowd))
+                yield Drawn(class_name, None, MaskFileRle(path), crowd=crowd)
             elif mask:
                 problems.warning(Oddity.UNREADABLE_MASK, f"mask '{mask}' does not exist")
-    return drawn_truth(boxes, masks)

@@ -20,11 +20,11 @@ from weakloc.data.readers.assembly import (
     ALL,
     NOTHING_KNOWN,
     Assembly,
+    Drawn,
     LabelClaim,
     Oddity,
     PolygonRle,
     Problems,
-    drawn_truth,
     split_name,
     usable_box,
 )
@@ -39,21 +39,21 @@ from weakloc.errors import DataError, ImageError
 from weakloc.files import at_line, numbered_lines, read_text
 from weakloc.geometry import box_from_yolo, box_of_points
 from weakloc.settings import ReaderOptions
-from weakloc.structures import DataSet, Truth, TruthBox, TruthMask
+from weakloc.structures import DataSet
 
 
 def _read_label(
     assembly: Assembly, image: str, label: str, class_names: Sequence[str]
-) -> tuple[LabelClaim, Truth | None]:
+) -> tuple[LabelClaim, Iterator[Drawn]]:
     """What the file says is present (all else is absent), and the boxes and masks in pixels."""
     file, image_problems = assembly.name_of(label), assembly.problems.at(assembly.name_of(image))
     path = assembly.files.resolve(label)
     if path is None:
         message = f"there is no {file}; nothing is known of the image"
         image_problems.warning(Oddity.IMAGE_WITHOUT_LABELS, message)
-        return NOTHING_KNOWN, None
+        return NOTHING_KNOWN, iter(())
     present: set[str] = set()
-    shapes: list[tuple[int, list[float], Problems]] = []
+    shapes: list[tuple[str, list[float], Problems]] = []
     lines: set[str] = set()
     for number, line in numbered_lines(Path(path)):
         problems = assembly.problems.at(f"{file}, line {number}")
@@ -74,8 +74,8 @@ def _read_label(
         name = class_names[class_number]
         present.add(name)
         if name in assembly.class_index:
-            shapes.append((assembly.class_index[name], values, problems))
-    return LabelClaim(frozenset(present)), _truth(shapes, image, image_problems)
+            shapes.append((name, values, problems))
+    return LabelClaim(frozenset(present)), _drawn(shapes, image, image_problems)
 
 
 _FARTHEST = 1000  # shares of the image: beyond all that can be meant
@@ -92,32 +92,26 @@ def _parse(line: str) -> tuple[int, list[float]]:
     return number, values
 
 
-def _truth(
-    shapes: Sequence[tuple[int, Sequence[float], Problems]], image: str, image_problems: Problems
-) -> Truth | None:
-    if not shapes:
-        return None
+def _drawn(
+    shapes: Sequence[tuple[str, Sequence[float], Problems]], image: str, image_problems: Problems
+) -> Iterator[Drawn]:
     try:
-        size = image_size(image)
+        size = image_size(image) if shapes else (0, 0)
     except ImageError as error:
         image_problems.error(Oddity.BROKEN_IMAGE, error.message)
-        return None
-    boxes: list[TruthBox] = []
-    masks: list[TruthMask] = []
-    for index, values, problems in shapes:
+        return
+    for class_name, values, problems in shapes:
+        rle = None
         if len(values) == 4:
             box = box_from_yolo((values[0], values[1], values[2], values[3]), size)
         else:
             corners = np.asarray(values).reshape(-1, 2) * size  # (N, 2) in pixels
             try:
-                masks.append(TruthMask(index, PolygonRle([corners.ravel().tolist()], size)))
+                rle = PolygonRle([corners.ravel().tolist()], size)
             except ValueError as error:
                 problems.warning(Oddity.UNREADABLE_MASK, str(error))
             box = box_of_points(corners)
-        usable = usable_box(box, image_size=size, problems=problems)
-        if usable is not None:
-            boxes.append(TruthBox(index, usable))
-    return drawn_truth(boxes, masks)
+        yield Drawn(class_name, usable_box(box, image_size=size, problems=problems), rle)
 
 
 _SPLIT_KEYS = ("train", "val", "test")
@@ -143,9 +137,9 @@ def read_yolo(path: Path, labels: Path | None, options: ReaderOptions) -> DataSe
         for image, location in images:
             label = label_path(image)
             label_files.add(label)
-            claim, truth = _read_label(assembly, image, label, plan.class_names)
+            claim, drawn = _read_label(assembly, image, label, plan.class_names)
             name, listed_at = assembly.name_of(image), assembly.name_of(location)
-            assembly.add(name, image, claim, split=split, location=listed_at, truth=truth)
+            assembly.add(name, image, claim, split=split, location=listed_at, drawn=drawn)
     _report_stray_labels(assembly, label_files)
     return assembly.finish()
 
