@@ -15,6 +15,7 @@ from weakloc.extensions import Choices, require_known
 from weakloc.files import ByName, only_writer, remove_unfinished
 from weakloc.output.exporters.coco import export_coco_instances, export_coco_results, export_splits
 from weakloc.output.exporters.cvat import export_cvat
+from weakloc.output.exporters.fiftyone import export_fiftyone
 from weakloc.output.exporters.jsonl import (
     export_csv,
     export_jsonl,
@@ -56,6 +57,7 @@ EXPORTERS: Mapping[str, Exporter] = Choices(
         "voc-results": export_voc_results,
         "label-studio": export_label_studio,
         "cvat": export_cvat,
+        "fiftyone": export_fiftyone,
         "labelme": export_labelme,
         "csv": export_csv,
     },
