@@ -153,7 +153,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         look = replace(look, workers=0)
         return Predictor(watched_source(), look, places, thresholds=(0.5,) * 3), {}
 
-    monkeypatch.setattr("weakloc.cvat.predictor_of", predictor_of)
+    monkeypatch.setattr("weakloc.api.fused_runs.predictor_of", predictor_of)
     return runs
 
 
@@ -274,9 +274,9 @@ def test_an_agent_s_function_is_registered_with_the_classes(
 
 
 def test_what_cannot_be_asked_for_is_named(annotated: Annotate, opened: list[str]) -> None:
-    with pytest.raises(SettingError, match=r"no 'box' .* Did you mean 'boxes'"):
+    with pytest.raises(SettingError, match=r"points,box.* Did you mean 'boxes'"):
         cvat.create("RUN", shapes="points,box")
-    with pytest.raises(SettingError, match=r"no 'mask' .* Did you mean 'masks'"):
+    with pytest.raises(SettingError, match=r"no setting 'mask'. Did you mean 'masks'"):
         cvat.create("RUN", mask="crf")
     with pytest.raises(cvataa.BadFunctionError, match="'rectangle' in the function"):
         annotated("-p", "run=str:RUN", types="polygon")

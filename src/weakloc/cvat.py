@@ -10,15 +10,14 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
-from io import BytesIO
 
 import cvat_sdk.auto_annotation as cvataa
 from cvat_sdk.masks import encode_mask
 from PIL import Image
 
-from weakloc.api.fused_runs import predictor_of
+from weakloc.api.fused_runs import predictor_with
 from weakloc.data.sources import ImageSource
 from weakloc.errors import SettingError, did_you_mean
 from weakloc.output.exporters.objects import outlines_of
@@ -26,7 +25,6 @@ from weakloc.output.exporters.selection import selected
 from weakloc.output.settings import ExportOptions
 from weakloc.predictor.predictor import Predictor
 from weakloc.rle import decode_mask
-from weakloc.settings import Look, Places, look_and_places
 from weakloc.structures import BrokenImage, PlacedObject, Prediction, objects_of
 
 LOG = logging.getLogger(__name__)
@@ -45,16 +43,12 @@ def create(run: str, *, shapes: str = "boxes", **settings: str | float | bool) -
     `shapes` are some of `TYPES`, as in "boxes,points"; `settings` the flags of `weakloc predict`
     by name, such as `min_score`, `threshold` or `masks`.
     """
-    kinds, flags = shapes.split(","), [part.name for part in (*fields(Look), *fields(Places))]
-    for names, choices in ((kinds, list(TYPES)), (settings, flags)):
-        for name in {*names}.difference(choices):
-            remedy = did_you_mean(name, choices)
-            raise SettingError(f"there is no {name!r} to ask for with -p", remedy=remedy)
-    look, places = look_and_places(settings)
-    if {"masks", "polygons"}.intersection(kinds):
-        places.setdefault("masks", "threshold")
-    predictor, _ = predictor_of(run, (), Look(**look), Places(**places))
-    return RunFunction(predictor, frozenset(kinds))
+    kinds = frozenset(shapes.split(","))
+    for kind in kinds.difference(TYPES):
+        raise SettingError(f"shapes is {shapes!r}", remedy=did_you_mean(kind, TYPES))
+    if kinds & {"masks", "polygons"}:
+        settings = {"masks": "threshold", **settings}
+    return RunFunction(predictor_with(run, settings), kinds)
 
 
 @dataclass(frozen=True)
@@ -78,9 +72,7 @@ class RunFunction:
         self, context: cvataa.DetectionFunctionContext, image: Image.Image
     ) -> list[cvataa.DetectionAnnotation]:
         """What is found in an image that CVAT has turned upright; nothing where it is broken."""
-        content = BytesIO()
-        image.save(content, "TIFF")  # takes every mode, and keeps no orientation
-        source = ImageSource(context.frame_name, content.getvalue())
+        source = ImageSource.of_picture(context.frame_name, image)
         (answer,) = self.predictor.predict([source])
         if isinstance(answer, BrokenImage):
             LOG.warning("%s is left out: %s", answer.name, answer.reason)

@@ -14,7 +14,7 @@ from weakloc.api.classifiers import TIMM, timm_predictor
 from weakloc.api.data_sets import require_same_classes
 from weakloc.api.runs import LoadedRun, RunFacts, TrainedRun, load, load_folder
 from weakloc.data.sources import ImageSource
-from weakloc.errors import DataError, SettingError
+from weakloc.errors import DataError, SettingError, did_you_mean
 from weakloc.files import digest_of_file, write_whole
 from weakloc.geometry import FloatArray
 from weakloc.metrics.average_precision import tag_mean_average_precision
@@ -26,7 +26,7 @@ from weakloc.predictor.score_fusion import (
     mean_scores,
     see_with_all,
 )
-from weakloc.settings import Look, Places
+from weakloc.settings import Look, Places, look_and_places
 from weakloc.structures import BrokenImage, DataSet, LabelMatrix, LabelVector, Sample
 from weakloc.training.plan import divide
 from weakloc.training.run_folder import MODEL_NAME
@@ -234,3 +234,12 @@ def predictor_of(
         return timm_predictor(run, look, places), {"run": run, "thresholds_from": "fixed 0.2"}
     loaded = load(run)
     return loaded.predictor(look, places), {"run": run, **loaded.facts.origin_of_thresholds}
+
+
+def predictor_with(run: str, settings: Mapping[str, Any]) -> Predictor:
+    """The same of one run, for programs that say by name what they want of `Look` and `Places`."""
+    flags = [part.name for part in (*fields(Look), *fields(Places))]
+    for name in settings.keys() - flags:
+        raise SettingError(f"there is no setting {name!r}", remedy=did_you_mean(name, flags))
+    look, places = look_and_places(settings)
+    return predictor_of(run, (), Look(**look), Places(**places))[0]

@@ -8,8 +8,11 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Self
+
+from PIL import Image
 
 from weakloc.data.images import IMAGE_SUFFIXES
 from weakloc.data.readers.assembly import Oddity, Problems
@@ -36,6 +39,13 @@ class ImageSource:
     @classmethod
     def of(cls, sample: Sample) -> Self:
         return cls(sample.name, sample.path)
+
+    @classmethod
+    def of_picture(cls, name: str, picture: Image.Image) -> Self:
+        """One that a program has opened, as it is: turned upright, in whatever mode."""
+        content = BytesIO()
+        picture.save(content, "TIFF")  # takes every mode, and keeps no orientation
+        return cls(name, content.getvalue())
 
 
 def find_images(source: str) -> Iterator[ImageSource]:
