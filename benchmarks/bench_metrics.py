@@ -33,8 +33,9 @@ from weakloc.geometry import FloatArray, box_ious
 from weakloc.metrics.average_precision import ranked_precision
 from weakloc.metrics.boxes import (
     count_objects,
+    match_boxes,
     rank_coco,
-    rank_detections,
+    rank_verdicts,
 )
 from weakloc.metrics.case import (
     VOID,
@@ -209,7 +210,8 @@ def crowded_detections(num_images: int) -> tuple[DetectionArrays, TruthArrays]:
 
 
 def our_precisions(detections: DetectionArrays, truth: TruthArrays, num_images: int) -> list[float]:
-    rankings = rank_detections(detections, truth, NUM_CLASSES)
+    order, verdicts, _ = match_boxes(detections, truth)
+    rankings = rank_verdicts(detections, order, verdicts, NUM_CLASSES, "stable")
     objects = count_objects(truth, num_images=num_images, num_classes=NUM_CLASSES).sum(axis=0)
     return [
         float(ranked_precision(ranking, np.array([float(number)]))[0])

@@ -9,11 +9,13 @@ import pytest
 from PIL import Image
 
 from tests.predictor.dot_source import DotSource, chosen
-from weakloc.api.calibration import choose_drawn, drawn_boxes, drawn_heat
+from weakloc.api.calibration import DrawnImage, drawn_boxes, drawn_heat, drawn_images
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
+from weakloc.errors import DataError
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import SeenImage
+from weakloc.settings import CalibrateSettings
 from weakloc.structures import ABSENT, PRESENT, Sample, Truth, TruthBox
 from weakloc.work import silent
 
@@ -25,12 +27,14 @@ def sample(name: str, *boxes: tuple[int, bool], path: str = "") -> Sample:
     return Sample(name, path or name, labels, Truth(drawn))
 
 
-def test_no_more_boxes_are_looked_at_than_were_allowed_and_classes_take_turns(
-    random: np.random.Generator,
-) -> None:
+def drawn_of(samples: list[Sample], *, seed: int = 0, **allowed: int) -> list[DrawnImage]:
+    return drawn_images(samples, CalibrateSettings(seed=seed, **allowed), "train", 3)
+
+
+def test_no_more_boxes_are_looked_at_than_were_allowed_and_classes_take_turns() -> None:
     samples = [sample(f"{index}", (0, False), (0, False), (1, False)) for index in range(20)]
     for allowed in (1, 5, 12, 30):
-        drawn = choose_drawn(samples, 3, random, most_boxes=allowed)
+        drawn = drawn_of(samples, boxes=allowed)
         by_class = [
             sum(len(drawn_boxes(image.sample, index)) for image in drawn if index in image.classes)
             for index in range(3)
@@ -39,19 +43,17 @@ def test_no_more_boxes_are_looked_at_than_were_allowed_and_classes_take_turns(
         assert sum(by_class) >= min(allowed, 60) - 1
         assert by_class[2] == 0
         assert allowed < 3 or min(by_class[:2]) >= allowed // 3
-    everything = choose_drawn(samples, 3, random)
+    everything = drawn_of(samples)
     assert sum(image.num_boxes for image in everything) == 60
 
 
-def test_of_each_class_as_many_boxes_are_looked_at_as_were_asked_for(
-    random: np.random.Generator,
-) -> None:
+def test_of_each_class_as_many_boxes_are_looked_at_as_were_asked_for() -> None:
     """A common class of two boxes an image and a rare one; images with more than is left wait."""
     samples = [sample(f"{index}", (0, False), (0, False)) for index in range(20)]
     samples += [sample(f"rare {index}", (1, False)) for index in range(6)]
     samples += [sample("many", *[(2, False)] * 9)]
     for asked, expected in ((1, [0, 1, 0]), (5, [4, 5, 0]), (10, [10, 6, 9])):
-        drawn = choose_drawn(samples, 3, random, most_of_class=asked)
+        drawn = drawn_of(samples, boxes_per_class=asked)
         by_class = [
             sum(len(drawn_boxes(image.sample, index)) for image in drawn if index in image.classes)
             for index in range(3)
@@ -59,15 +61,14 @@ def test_of_each_class_as_many_boxes_are_looked_at_as_were_asked_for(
         assert by_class == expected
 
 
-def test_difficult_boxes_are_not_looked_at(random: np.random.Generator) -> None:
-    assert choose_drawn([sample("a", (0, True))], 3, random, most_boxes=5) == []
+def test_difficult_boxes_are_not_looked_at() -> None:
+    with pytest.raises(DataError, match="no drawn box"):
+        drawn_of([sample("a", (0, True))], boxes=5)
 
 
 def test_the_same_seed_looks_at_the_same_boxes() -> None:
     samples = [sample(f"{index}", (index % 3, False)) for index in range(30)]
-    first, again, other = (
-        choose_drawn(samples, 3, np.random.default_rng(seed), most_boxes=6) for seed in (4, 4, 5)
-    )
+    first, again, other = (drawn_of(samples, seed=seed, boxes=6) for seed in (4, 4, 5))
     assert first == again
     assert first != other
 
@@ -95,7 +96,7 @@ def test_the_heat_is_what_predictions_are_cut_from(drawing: Sample) -> None:
         (seen,) = how.see([ImageSource("a.png", drawing.path)])
         assert isinstance(seen, SeenImage)
         used = how.heat(seen, [1], how.look)
-        drawn = choose_drawn([drawing], 3, np.random.default_rng(0), most_boxes=5)
+        drawn = drawn_of([drawing], boxes=5)
         (heat,) = drawn_heat(how, drawn, silent)
         np.testing.assert_array_equal(heat.heat, used.values[0])
         assert heat.boxes == [(24.0, 30.0, 60.0, 60.0)]
@@ -104,7 +105,7 @@ def test_the_heat_is_what_predictions_are_cut_from(drawing: Sample) -> None:
 def test_broken_images_are_left_out(drawing: Sample, tmp_path: Path) -> None:
     broken = Sample("b.png", str(tmp_path / "b.png"), drawing.labels, drawing.truth)
     counted: list[tuple[int, int | None]] = []
-    drawn = choose_drawn([broken, drawing], 3, np.random.default_rng(0))
+    drawn = drawn_of([broken, drawing])
     found = list(drawn_heat(predictor(), drawn, lambda *done: counted.append(done)))
     assert len(found) == 1
     assert counted == [(1, 2), (2, 2)]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from weakloc.component_tree import component_tree
 from weakloc.errors import DataError, PredictionsError
 from weakloc.metrics.case import ClassMap
 from weakloc.metrics.max_box import (
@@ -16,8 +15,6 @@ from weakloc.metrics.max_box import (
     MapConvention,
     MaxBoxAccuracy,
     best_overlaps,
-    count_below,
-    floor_to_bytes,
     largest_by_contour,
     normalize_map,
     read_levels,
@@ -115,8 +112,7 @@ def test_the_clean_reading_equals_labelling_the_map_at_each_threshold_on_1000_ma
 
 def test_the_largest_contour_is_the_one_opencv_takes_at_every_level():
     for score_map in random_maps(60, seed=3):
-        heat = floor_to_bytes(normalize_map(score_map, image="a"))
-        tree = component_tree(heat)
+        heat, tree = _levels(score_map, MapConvention(reading="compatible"))
         for level, node in enumerate(largest_by_contour(heat, tree)):
             found, _ = cv2.findContours(
                 (heat > level).astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE
@@ -131,8 +127,8 @@ def test_the_largest_contour_is_the_one_opencv_takes_at_every_level():
 def test_levels_tell_every_threshold_apart_exactly(random):
     thresholds = np.arange(0, 1, 0.01)
     scores = np.concatenate([thresholds, np.nextafter(thresholds, 2), random.random(500), [1.0]])
-    counts = count_below(scores[None], thresholds)[0]
-    assert counts.tolist() == [(thresholds < score).sum() for score in scores]
+    levels = read_levels(scores[None], MapConvention()).of_cells[0]
+    assert levels.tolist() == [(thresholds < score).sum() for score in scores]
 
 
 def _fed(convention, maps, truths, order=None, resampling=RESAMPLING):

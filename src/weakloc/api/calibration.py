@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.random import Generator
 
 from weakloc.api.data_sets import Data, opened
 from weakloc.api.fused_runs import held_out_of, in_words, scores_and_tags
@@ -101,25 +100,37 @@ def drawn_images(
     split: str,
     num_classes: int,
 ) -> list[DrawnImage]:
-    """As many images as their drawn boxes allow."""
-    drawn = choose_drawn(
-        samples,
-        num_classes,
-        np.random.default_rng(settings.seed),
-        most_boxes=settings.boxes or math.inf,
-        most_of_class=settings.boxes_per_class or math.inf,
-    )
-    if not drawn and any(drawn_boxes(s, index) for s in samples for index in range(num_classes)):
+    """Images with no more boxes than allowed in all and of each class, the classes in turn.
+
+    Of an image and class either all boxes are taken or none, as a person would draw them.
+    """
+    queues: list[list[int]] = [[] for _ in range(num_classes)]
+    for index in np.random.default_rng(settings.seed).permutation(len(samples)).tolist():
+        for class_index in range(num_classes):
+            if drawn_boxes(samples[index], class_index):
+                queues[class_index].append(index)
+    chosen: dict[int, list[int]] = {}
+    left = settings.boxes or math.inf
+    left_of_class = [settings.boxes_per_class or math.inf] * num_classes
+    for turn in range(max(map(len, queues), default=0)):
+        for class_index, queue in enumerate(queues):
+            if turn < len(queue):
+                needed = len(drawn_boxes(samples[queue[turn]], class_index))
+                if needed <= min(left, left_of_class[class_index]):
+                    left -= needed
+                    left_of_class[class_index] -= needed
+                    chosen.setdefault(queue[turn], []).append(class_index)
+    if not chosen and any(queues):
         raise DataError(
             f"every image of split {split!r} has more boxes than may be looked at",
             remedy="Give more --boxes or --boxes-per-class",
         )
-    if not drawn:
+    if not chosen:
         raise DataError(
             f"split {split!r} holds no drawn box",
             remedy="Name a split that does with --split, or give a review with --labels",
         )
-    return drawn
+    return [DrawnImage(samples[index], tuple(chosen[index])) for index in sorted(chosen)]
 
 
 def _tuning(predictor: Predictor, settings: CalibrateSettings) -> Tuning:
@@ -188,36 +199,6 @@ def drawn_boxes(sample: Sample, class_index: int) -> list[BoxLTRB]:
         for drawn in sample.drawn.boxes
         if drawn.class_index == class_index and not drawn.difficult and not drawn.crowd
     ]
-
-
-def choose_drawn(
-    samples: Sequence[Sample],
-    num_classes: int,
-    random: Generator,
-    *,
-    most_boxes: float = math.inf,
-    most_of_class: float = math.inf,
-) -> list[DrawnImage]:
-    """Images with no more boxes than allowed in all and of each class, the classes in turn.
-
-    Of an image and class either all boxes are taken or none, as a person would draw them.
-    """
-    queues: list[list[int]] = [[] for _ in range(num_classes)]
-    for index in random.permutation(len(samples)).tolist():
-        for class_index in range(num_classes):
-            if drawn_boxes(samples[index], class_index):
-                queues[class_index].append(index)
-    chosen: dict[int, list[int]] = {}
-    left, left_of_class = most_boxes, [most_of_class] * num_classes
-    for turn in range(max(map(len, queues), default=0)):
-        for class_index, queue in enumerate(queues):
-            if turn < len(queue):
-                needed = len(drawn_boxes(samples[queue[turn]], class_index))
-                if needed <= min(left, left_of_class[class_index]):
-                    left -= needed
-                    left_of_class[class_index] -= needed
-                    chosen.setdefault(queue[turn], []).append(class_index)
-    return [DrawnImage(samples[index], tuple(chosen[index])) for index in sorted(chosen)]
 
 
 def drawn_heat(

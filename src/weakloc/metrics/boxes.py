@@ -172,10 +172,9 @@ class BoxPrecision(BoxRanking):
         images, records = self._records.sorted()
         detections, truth = flatten(records)
         classes, overlap, ranking = self.setup.classes, self.setup.overlap, self.setup.ranking
+        order, verdicts, _ = match_boxes(detections, truth, overlap)
         ranked = RankedClasses(
-            rankings=rank_detections(
-                detections, truth, len(classes), overlap=overlap, ties=ranking.ties
-            ),
+            rankings=rank_verdicts(detections, order, verdicts, len(classes), ranking.ties),
             positives=count_objects(truth, num_images=len(records), num_classes=len(classes)),
             images=images,
             class_names=classes.names,
@@ -192,20 +191,7 @@ class BoxPrecision(BoxRanking):
         )
 
 
-def rank_detections(
-    detections: DetectionArrays,
-    truth: TruthArrays,
-    num_classes: int,
-    *,
-    overlap: OverlapConvention = DEFAULT_OVERLAP,
-    ties: Ties = "stable",
-) -> list[Ranking]:
-    """One ranking a class, best detection first."""
-    matches = match_boxes(detections, truth, overlap)
-    return _rank_verdicts(detections, matches.order, matches.verdicts, num_classes, ties)
-
-
-def _rank_verdicts(
+def rank_verdicts(
     detections: DetectionArrays,
     order: IntArray,
     verdicts: NDArray[np.int8],
@@ -286,7 +272,7 @@ def rank_coco(
     )
     verdicts[:, ~detections.judged] = IGNORED
     verdicts = verdicts[:, order]  # (T, D)
-    return [_rank_verdicts(detections, order, row, num_classes, "stable") for row in verdicts]
+    return [rank_verdicts(detections, order, row, num_classes, "stable") for row in verdicts]
 
 
 @njit(cache=True, nogil=True)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weakloc.errors import PredictionsError
-from weakloc.geometry import FloatArray, PointXY
+from weakloc.geometry import FloatArray
 from weakloc.metrics.average_precision import RankedClasses, mean_average_precision, rank
-from weakloc.metrics.case import FALSE_ALARM, FOUND, IGNORED, Case, MetricSetup, TruthArrays
+from weakloc.metrics.case import FALSE_ALARM, FOUND, IGNORED, Case, MetricSetup
 from weakloc.metrics.result import Detail, MetricResult
 from weakloc.metrics.uncertainty import ImageRecords
 from weakloc.structures import ABSENT, PRESENT, Point, Prediction
@@ -130,8 +130,7 @@ class PointPrecision(ImageRanking):
         verdicts = np.zeros(num_classes, dtype=np.int8)
         for c, point in case.best_points.items():
             scores[c] = self._score(point, case.prediction)
-            position, tag = (point.x, point.y), int(case.tags[c])
-            verdicts[c] = judge_point(position, objects, c, tag, self.points.tolerance)
+            verdicts[c] = self._verdict(point, c, case)
         positives = np.bincount(certain, minlength=num_classes) > 0
         return ImageRow(scores, verdicts, positives, num_classes - len(case.best_points))
 
@@ -149,19 +148,15 @@ class PointPrecision(ImageRanking):
             )
         return prediction.scores[point.class_name]
 
-
-def judge_point(
-    point: PointXY, truth: TruthArrays, class_index: int, tag: int, tolerance: float
-) -> int:
-    """FOUND, IGNORED or FALSE_ALARM for one image's point of one class."""
-    of_class = truth.classes == class_index
-    if not of_class.any():
-        return FALSE_ALARM if tag == ABSENT else IGNORED
-    (x, y), (left, top, right, bottom) = point, truth.boxes.T
-    across = (left - tolerance <= x) & (x < right + tolerance)
-    held = across & (top - tolerance <= y) & (y < bottom + tolerance) & of_class
-    if (held & ~truth.ignored).any():
-        return FOUND
-    if held.any() or truth.ignored[of_class].all():
-        return IGNORED
-    return FALSE_ALARM
+    def _verdict(self, point: Point, class_index: int, case: Case) -> int:
+        """FOUND, IGNORED or FALSE_ALARM for the image's point of a class."""
+        objects, reach = case.truth.objects, self.points.tolerance
+        of_class = objects.classes == class_index
+        if not of_class.any():
+            return FALSE_ALARM if case.tags[class_index] == ABSENT else IGNORED
+        left, top, right, bottom = objects.boxes.T
+        across = (left - reach <= point.x) & (point.x < right + reach)
+        held = across & (top - reach <= point.y) & (point.y < bottom + reach) & of_class
+        if (held & ~objects.ignored).any():
+            return FOUND
+        return IGNORED if held.any() or objects.ignored[of_class].all() else FALSE_ALARM

@@ -139,19 +139,6 @@ def normalize_map(score_map: ScoreMap, *, image: str) -> ScoreMap:
     return lifted / lifted.max() if highest > lowest else np.zeros_like(lifted)
 
 
-def floor_to_bytes(normalized_map: ScoreMap) -> NDArray[np.uint8]:
-    """floor(255 s), in the precision of the map."""
-    return (normalized_map * 255).astype(np.uint8)
-
-
-def count_below(normalized_map: ScoreMap, thresholds: FloatArray) -> NDArray[np.uint8]:
-    """How many of at most 255 rising thresholds lie strictly below each score.
-
-    Then `score > thresholds[k]` exactly where the count is greater than k.
-    """
-    return np.searchsorted(thresholds, normalized_map).astype(np.uint8)
-
-
 Contours: TypeAlias = Literal["largest", "all"]
 
 
@@ -282,11 +269,14 @@ class MaxBoxAccuracy:
 
 
 def read_levels(normalized_map: ScoreMap, convention: MapConvention) -> Levels:
-    """Level k is the k-th threshold, or int(tau * 255) = k in the compatible reading."""
+    """Level k is the k-th threshold, or int(tau * 255) = k in the compatible reading.
+
+    A score exceeds the k-th threshold exactly where its level is greater than k.
+    """
     if convention.reading == "clean":
-        levels = count_below(normalized_map, convention.thresholds)
+        levels = np.searchsorted(convention.thresholds, normalized_map).astype(np.uint8)
     else:
-        levels = floor_to_bytes(normalized_map)
+        levels = (normalized_map * 255).astype(np.uint8)  # floored, in the precision of the map
     return Levels(levels, component_tree(levels, 8))
 
 

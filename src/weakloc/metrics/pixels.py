@@ -163,7 +163,8 @@ class PixelPrecision:
         others, objects = np.split(self._sums.total, 2)
         result = measured(
             "px_ap",
-            self._sums.evaluate(_precision),
+            # Of others first, then of objects.
+            self._sums.evaluate(lambda sums: grouped_precisions(*np.split(sums, 2, axis=-1)[::-1])),
             self._sums,
             convention=f"all pixels, {self.edges.size - 3} thresholds, each map from 0 to 1",
             lacking="no pixel belongs to an object",
@@ -183,12 +184,6 @@ def count_pixels(normalized_map: ScoreMap, truth: LabelPixels, edges: FloatArray
     scores = np.ascontiguousarray(normalized_map).ravel()
     pixels = np.ascontiguousarray(truth).ravel()
     return np.asarray(_count_pixels(scores, pixels, edges, 1.0 / edges[1]))
-
-
-def _precision(sums: FloatArray) -> FloatArray:
-    """Over the last axis, which holds the histogram of others and then that of objects."""
-    others, objects = np.split(sums, 2, axis=-1)
-    return grouped_precisions(objects, others)
 
 
 @njit(cache=True, nogil=True)
