@@ -73,10 +73,18 @@ def test_the_definition_of_a_papers_own_code_stands_beside_ours(
         question="?",
         papers_data="VOC 2007",
     )
-    values = {"classification_map": {0: 0.9}, "classification_map_nonint": {0: 0.8}}
-    record = {"baselines": {}, "boxes_used": {}, "boxes_learned_from": 0, "unavailable": {}}
+    values = {"classification_map": 0.9, "classification_map_nonint": 0.8}
+    values |= {"classification_map_voc07": 0.7}
+    record = {
+        "seed": 0,
+        "values": values,
+        "baselines": {},
+        "boxes_used": {},
+        "boxes_learned_from": 0,
+        "unavailable": {},
+    }
     record |= {"seconds_to_train": 1, "seconds_to_measure": 1, "num_images": 1}
-    row = CellResult("row", {**values, "classification_map_voc07": {0: 0.7}}, (record,))
+    row = CellResult("row", (record,))
     results = Results(recipe, (0,), (row,), (), {}, {})
     header, rows = table(results)
     shown = dict(zip(header, rows[0], strict=True))

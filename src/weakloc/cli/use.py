@@ -33,8 +33,6 @@ from weakloc.output.settings import ExportOptions, ServeSettings, require_token_
 from weakloc.settings import Look, Places, flag_of
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
-
     from weakloc.api.predictions import Written
 
 
@@ -297,14 +295,22 @@ def serve(
     require_token_beyond_this_machine(serving.host, token)
     require_there(run, *also)
     try:
-        from weakloc.serving.app import bound_socket, server_of, url_of
+        from weakloc.serving.app import bound_socket, build_app, server_of, url_of
     except ImportError as error:
         raise MissingPackageError(
             f"serving needs the package {error.name}",
             remedy='Install it: pip install "weakloc[label-studio]"',
         ) from error
+    from weakloc.api.fused_runs import predictor_of
+    from weakloc.api.runs import version_of
+    from weakloc.serving.allowed_images import allowed_images
+
     with bound_socket(serving.host, serving.port) as listening:
-        app = _app((run, *also), token, serving, look, places)
+        images = allowed_images(serving.root, serving.allow_url, max_bytes=serving.max_bytes)
+        keep_freed_memory()
+        predictor, _ = predictor_of(run, also, look, places)
+        version = version_of(predictor, (run, *also))
+        app = build_app(predictor, images, serving, model_version=version, token=token)
         terminal.say(f"Answering at {url_of(listening)} (Ctrl-C ends it)")
         terminal.give({"url": url_of(listening)})
         sys.stdout.flush()
@@ -313,18 +319,3 @@ def serve(
         # Without this, the process would end by the signal itself after the last answer.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         server_of(app).run(sockets=[listening])
-
-
-def _app(
-    runs: tuple[str, ...], token: str | None, serving: ServeSettings, look: Look, places: Places
-) -> Starlette:
-    from weakloc.api.fused_runs import predictor_of
-    from weakloc.api.runs import version_of
-    from weakloc.serving.allowed_images import allowed_images
-    from weakloc.serving.app import build_app
-
-    images = allowed_images(serving.root, serving.allow_url, max_bytes=serving.max_bytes)
-    keep_freed_memory()
-    predictor, _ = predictor_of(runs[0], runs[1:], look, places)
-    version = version_of(predictor, runs)
-    return build_app(predictor, images, serving, model_version=version, token=token)

@@ -145,7 +145,7 @@ def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[
         "class_metrics": _leading(metric for metric in metrics if metric.per_class),
         "tagged": _tagged_images(run),
         "metrics": metrics,
-        "training": _training_charts(run),
+        "training": list(_training_charts(run)),
         "curves": _curve_charts(metrics),
         "tag_pairs": tag_warnings(run),
         "map_pairs": map_warnings(picture.heat for picture in pictures),
@@ -329,10 +329,9 @@ def chart_picture(chart: Chart) -> str:
     return _template("chart.svg").render(drawn=chart)
 
 
-def _training_charts(run: Mapping[str, Any]) -> tuple[Chart, ...]:
+def _training_charts(run: Mapping[str, Any]) -> Iterator[Chart]:
     """One chart for each number of the run's history that was measured at least twice."""
     epochs = [epoch for epoch in run.get("history") or () if isinstance(epoch, Mapping)]
-    charts = []
     for key, title in _HISTORY.items():
         pairs = [
             (float(epoch["epoch"]), float(epoch[key]))
@@ -341,11 +340,10 @@ def _training_charts(run: Mapping[str, Any]) -> tuple[Chart, ...]:
         ]
         if len(pairs) > 1:
             numbers, values = zip(*pairs, strict=True)
-            charts.append(line_chart(title, numbers, values, x_label="epoch"))
-    return tuple(charts)
+            yield line_chart(title, numbers, values, x_label="epoch")
 
 
-def _curve_charts(metrics: Sequence[MetricRecord]) -> tuple[Chart, ...]:
+def _curve_charts(metrics: Sequence[MetricRecord]) -> list[Chart]:
     """One chart for each curve of a metric over its threshold."""
     charts = []
     for metric in metrics:
@@ -353,7 +351,7 @@ def _curve_charts(metrics: Sequence[MetricRecord]) -> tuple[Chart, ...]:
             more = "" if name == metric.name else f", {name.replace('_', ' ')}"
             title = metric_label(metric.name) + more
             charts.append(line_chart(title, curve.thresholds, curve.values, x_label="threshold"))
-    return tuple(charts)
+    return charts
 
 
 def round_ticks(low: float, high: float) -> tuple[float, ...]:

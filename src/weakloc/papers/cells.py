@@ -75,25 +75,6 @@ def digest_of_data(data_set: DataSet) -> str:
     return digest.hexdigest()[:16]
 
 
-def learning_set(
-    data_set: DataSet, settings: TrainSettings, crops: Path | None
-) -> tuple[DataSet, int]:
-    """What is learned from, and the number of drawn boxes in it: none without `crops`.
-
-    Where watching decides nothing, part of the watched split is enough to see how training goes.
-    """
-    splits = dict(data_set.splits)
-    if settings.select == "last" and settings.patience is None:
-        watched = data_set.split(settings.val_split)
-        splits[settings.val_split] = watched[:: -(-len(watched) // MOST_WATCHED)]
-    if crops is None:
-        return replace(data_set, splits=splits), 0
-    learned = data_set.split(settings.train_split)
-    added = _crops_of_boxes(learned, crops)
-    splits[settings.train_split] = [*learned, *added]
-    return replace(data_set, splits=splits), len(added)
-
-
 def _crops_of_boxes(samples: Sequence[Sample], folder: Path) -> list[Sample]:
     """One image for every drawn box, tagged with its class alone (Oquab et al., "strong")."""
     added = []
@@ -194,11 +175,7 @@ class Training:
         checkpoint = self.run_folder / CHECKPOINT_NAME
         if self.run_folder.exists() and not checkpoint.is_file():
             shutil.rmtree(self.run_folder)
-        data_set, num_boxes = learning_set(
-            self.source.open(),
-            self.settings,
-            self.folder / "crops" if self.crops_of_boxes else None,
-        )
+        data_set, num_boxes = self._learning_set()
         began = time.perf_counter()
         trained = train(
             data_set,
@@ -218,6 +195,22 @@ class Training:
         }
         write_json(self.run_folder / MARK_NAME, record)
         checkpoint.unlink(missing_ok=True)
+
+    def _learning_set(self) -> tuple[DataSet, int]:
+        """What is learned from, and the number of drawn boxes in it.
+
+        Where watching decides nothing, part of the watched split is enough to see how it goes.
+        """
+        data_set, settings, added = self.source.open(), self.settings, list[Sample]()
+        splits = dict(data_set.splits)
+        if settings.select == "last" and settings.patience is None:
+            watched = data_set.split(settings.val_split)
+            splits[settings.val_split] = watched[:: -(-len(watched) // MOST_WATCHED)]
+        if self.crops_of_boxes:
+            learned = data_set.split(settings.train_split)
+            added = _crops_of_boxes(learned, self.folder / "crops")
+            splits[settings.train_split] = [*learned, *added]
+        return replace(data_set, splits=splits), len(added)
 
 
 @dataclass(frozen=True)

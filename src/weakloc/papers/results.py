@@ -72,19 +72,29 @@ def _agree(differences: Sequence[float], mean: float) -> bool:
 
 @dataclass(frozen=True)
 class CellResult:
-    """One cell: its numbers as metric -> seed -> value, and all records behind them."""
+    """One cell: the records of its seeds."""
 
     cell: str
-    values: Mapping[str, Mapping[int, float]]
-    records: tuple[Mapping[str, Any], ...]
+    records: Sequence[Mapping[str, Any]]
+
+    @property
+    def metrics(self) -> list[str]:
+        return list(dict.fromkeys(name for record in self.records for name in record["values"]))
+
+    def by_seed(self, metric: str) -> dict[int, float]:
+        return {
+            int(record["seed"]): float(record["values"][metric])
+            for record in self.records
+            if metric in record["values"]
+        }
 
     def mean(self, metric: str) -> float | None:
-        values = list(self.values.get(metric, {}).values())
+        values = list(self.by_seed(metric).values())
         return float(np.mean(values)) if values else None
 
     def deviation(self, metric: str) -> float | None:
         """Of the sample over the seeds; None for fewer than two."""
-        values = list(self.values.get(metric, {}).values())
+        values = list(self.by_seed(metric).values())
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
     @property
@@ -127,7 +137,7 @@ class Results:
                 name = measurement.cell.name
                 record = read_json(measurement.path, error=DataError) | {"cell": name}
                 records.setdefault(name, []).append(record)
-        rows = {name: _row(name, records_of_cell) for name, records_of_cell in records.items()}
+        rows = {name: CellResult(name, of_cell) for name, of_cell in records.items()}
         judgements = [_judged(finding, rows, missing) for finding in recipe.findings]
         return cls(recipe, tuple(seeds), tuple(rows.values()), tuple(judgements), missing, failures)
 
@@ -150,7 +160,7 @@ class Results:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Those of the recipe that could be measured, the papers' own definitions beside ours."""
-        measured = {metric for row in self.rows for metric, values in row.values.items() if values}
+        measured = {metric for row in self.rows for metric in row.metrics}
         methods = dict.fromkeys(cell.method for cell in self.recipe.cells)
         definitions = [METHODS[name].literal().rules.average_precision for name in methods]
         names = (
@@ -185,8 +195,8 @@ class Results:
                 {
                     "cell": row.cell,
                     "boxes_used": row.boxes_used,
-                    "mean": {metric: row.mean(metric) for metric in row.values},
-                    "deviation": {metric: row.deviation(metric) for metric in row.values},
+                    "mean": {metric: row.mean(metric) for metric in row.metrics},
+                    "deviation": {metric: row.deviation(metric) for metric in row.metrics},
                     "seeds": [dict(record) for record in row.records],
                 }
                 for row in self.rows
@@ -207,19 +217,6 @@ class Results:
         }
 
 
-def _row(name: str, records: Sequence[Mapping[str, Any]]) -> CellResult:
-    metrics = dict.fromkeys(metric for record in records for metric in record["values"])
-    values = {
-        metric: {
-            int(record["seed"]): float(record["values"][metric])
-            for record in records
-            if metric in record["values"]
-        }
-        for metric in metrics
-    }
-    return CellResult(name, values, tuple(records))
-
-
 def _judged(
     finding: Finding, rows: Mapping[str, CellResult], missing: Mapping[str, str]
 ) -> Judgement:
@@ -228,7 +225,7 @@ def _judged(
         (finding.better, finding.metric),
         (finding.worse, finding.worse_metric or finding.metric),
     ):
-        values = rows[cell].values.get(metric, {}) if cell in rows else {}
+        values = rows[cell].by_seed(metric) if cell in rows else {}
         sides.append(values)
         if cell not in rows:
             reasons.append(f"{cell}: {missing.get(cell, 'it failed')}")
