@@ -27,6 +27,7 @@ from pycocotools import mask as coco_mask
 from benchmarks.measure import paired_ratio, time_interleaved, write_results
 from weakloc.output.exporters import (
     EXPORTERS,
+    Content,
     ExportOptions,
     export_format,
     read_predictions,
@@ -75,7 +76,7 @@ def made_predictions(*, has_masks: bool) -> Iterator[Prediction]:
 
 def export(name: str, predictions: Iterator[Prediction], out: Path) -> Path:
     anywhere = ExportOptions(image_prefix="")
-    return export_format(name, predictions, out, class_names=CLASS_NAMES, options=anywhere)
+    return export_format(name, Content(predictions, class_names=CLASS_NAMES, options=anywhere), out)
 
 
 def compare_with_json(num_predictions: int, rounds: int) -> tuple[list[dict[str, Any]], Any]:

@@ -256,8 +256,7 @@ def test_maps_that_light_up_the_same_place_are_warned_of():
 
 def test_charts_put_values_where_their_ticks_say():
     chart = line_chart("Loss", (1.0, 2.0, 5.0), (0.5, 2.0, 1.0), x_label="epoch")
-    x = {tick.text: tick.position for tick in chart.x_ticks}
-    y = {tick.text: tick.position for tick in chart.y_ticks}
+    x, y = ({text: at for at, text in ticks} for ticks in (chart.x_ticks, chart.y_ticks))
     (_, *_), middle, last = chart.dots
     assert middle[:2] == (x["2"], y["2"])
     assert last[:2] == (x["5"], y["1"])

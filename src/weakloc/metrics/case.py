@@ -354,12 +354,16 @@ def pair_predictions(
 
 def check_prediction(prediction: Prediction, classes: ClassIndex) -> None:
     image = prediction.image
-    for name, score in prediction.scores.items():
-        _check_score(score, name, image, classes)
-    scored: list[Point | Box | Mask] = []
-    scored += [*prediction.points, *prediction.boxes, *prediction.masks]
-    for part in scored:
-        _check_score(part.score, part.class_name, image, classes)
+    scored: list[Point | Box | Mask] = [*prediction.points, *prediction.boxes, *prediction.masks]
+    scores = ((part.class_name, part.score) for part in scored)
+    for name, score in (*prediction.scores.items(), *scores):
+        classes.index_of(name, image=image)
+        if not math.isfinite(score):
+            raise PredictionsError(
+                f"the score of class {name!r} is {score}",
+                location=image,
+                remedy="Scores must be finite numbers",
+            )
     for point in prediction.points:
         if not (math.isfinite(point.x) and math.isfinite(point.y)):
             raise PredictionsError(f"a point lies at ({point.x}, {point.y})", location=image)
@@ -379,13 +383,3 @@ def check_prediction(prediction: Prediction, classes: ClassIndex) -> None:
                 f"the image is [{prediction.height}, {prediction.width}]",
                 location=image,
             )
-
-
-def _check_score(score: float, class_name: str, image: str, classes: ClassIndex) -> None:
-    classes.index_of(class_name, image=image)
-    if not math.isfinite(score):
-        raise PredictionsError(
-            f"the score of class {class_name!r} is {score}",
-            location=image,
-            remedy="Scores must be finite numbers",
-        )

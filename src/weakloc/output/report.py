@@ -277,12 +277,6 @@ def _part(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True)
-class Tick:
-    position: float  # along its axis, in the chart's units
-    text: str
-
-
-@dataclass(frozen=True)
 class Chart:
     """One line; `description` is what a screen reader says."""
 
@@ -290,8 +284,8 @@ class Chart:
     x_label: str
     path: str
     dots: tuple[tuple[float, float, str], ...]  # x, y, what is there
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    x_ticks: tuple[tuple[float, str], ...]  # along its axis, what is there
+    y_ticks: tuple[tuple[float, str], ...]
     description: str
 
 
@@ -313,9 +307,9 @@ def line_chart(title: str, xs: Sequence[float], ys: Sequence[float], *, x_label:
         x_label=x_label,
         path="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points),
         dots=dots if len(dots) <= MOST_DOTS else (),
-        x_ticks=tuple(Tick(_on_axis(tick, x_ends, X_AXIS), f"{tick:g}") for tick in ticks),
+        x_ticks=tuple((_on_axis(tick, x_ends, X_AXIS), f"{tick:g}") for tick in ticks),
         y_ticks=tuple(
-            Tick(_on_axis(tick, y_ends, Y_AXIS), f"{tick:g}") for tick in round_ticks(*y_ends)
+            (_on_axis(tick, y_ends, Y_AXIS), f"{tick:g}") for tick in round_ticks(*y_ends)
         ),
         description=(
             f"{title}: from {ys[0]:.4g} to {ys[-1]:.4g}, "

@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from tests.output.exporters.conftest import CLASS_NAMES, encoded
 from weakloc.errors import PredictionsError
-from weakloc.output.exporters import EXPORTERS, ExportOptions, export_format
+from weakloc.output.exporters import EXPORTERS, Content, ExportOptions, export_format
 from weakloc.rle import decode_mask
 from weakloc.structures import Box, Mask, Prediction, objects_of
 
@@ -28,10 +28,12 @@ def export(
 ) -> Path:
     return export_format(
         name,
-        iter(predictions),
+        Content(
+            iter(predictions),
+            class_names=CLASS_NAMES,
+            options=options or ExportOptions(image_prefix=""),
+        ),
         out,
-        class_names=CLASS_NAMES,
-        options=options or ExportOptions(image_prefix=""),
     )
 
 

@@ -6,12 +6,12 @@ import csv
 from pathlib import Path
 
 from tests.output.exporters.conftest import CLASS_NAMES
-from weakloc.output.exporters import export_format
+from weakloc.output.exporters import Content, export_format
 from weakloc.structures import Box, Mask, Point, Prediction
 
 
 def test_rows_come_back_as_the_predictions(tmp_path: Path, predictions: list[Prediction]) -> None:
-    path = export_format("csv", iter(predictions), tmp_path, class_names=CLASS_NAMES)
+    path = export_format("csv", Content(iter(predictions), class_names=CLASS_NAMES), tmp_path)
     with path.open(encoding="utf-8", newline="") as stream:
         rows = [{**row, "class": row["class"].removeprefix("'")} for row in csv.DictReader(stream)]
     for prediction in predictions:
@@ -60,7 +60,7 @@ def test_no_name_is_a_formula(tmp_path: Path) -> None:
         )
         for name in names
     ]
-    path = export_format("csv", iter(predictions), tmp_path, class_names=names)
+    path = export_format("csv", Content(iter(predictions), class_names=names), tmp_path)
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     shown = {name: name if name == "cat" else f"'{name}" for name in names}

@@ -10,13 +10,15 @@ import pytest
 
 from tests.output.exporters.conftest import CLASS_NAMES
 from tests.output.exporters.oracles import fill_outline
-from weakloc.output.exporters import ExportOptions, export_format
+from weakloc.output.exporters import Content, ExportOptions, export_format
 from weakloc.rle import decode_mask
 from weakloc.structures import Prediction
 
 
 def export(predictions: list[Prediction], out: Path, options: ExportOptions) -> ElementTree.Element:
-    path = export_format("cvat", iter(predictions), out, class_names=CLASS_NAMES, options=options)
+    path = export_format(
+        "cvat", Content(iter(predictions), class_names=CLASS_NAMES, options=options), out
+    )
     return ElementTree.parse(path).getroot()
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.output.exporters.conftest import CLASS_NAMES, encoded
-from weakloc.output.exporters import ExportOptions, export_format
+from weakloc.output.exporters import Content, ExportOptions, export_format
 from weakloc.rle import decode_mask
 from weakloc.structures import Box, Mask, Prediction
 
@@ -27,7 +27,9 @@ def load(
     class_names: tuple[str, ...] = CLASS_NAMES,
     options: ExportOptions,
 ) -> dict[str, Any]:
-    export_format(exporter, iter(predictions), path, class_names=class_names, options=options)
+    export_format(
+        exporter, Content(iter(predictions), class_names=class_names, options=options), path
+    )
     data_set = datumaro.Dataset.import_from(str(path), format_name)
     labels = data_set.categories()[datumaro.AnnotationType.label]
     return {

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.output.exporters.conftest import CLASS_NAMES
 from tests.output.exporters.oracles import fill_outline, unpack_brush
 from weakloc.errors import PredictionsError
-from weakloc.output.exporters import ExportOptions, export_format
+from weakloc.output.exporters import Content, ExportOptions, export_format
 from weakloc.output.exporters.label_studio import pack_brush
 from weakloc.rle import decode_mask
 from weakloc.structures import Prediction
@@ -32,11 +32,8 @@ def export(
 ) -> tuple[list[dict[str, Any]], ElementTree.Element]:
     path = export_format(
         "label-studio",
-        iter(predictions),
+        Content(iter(predictions), class_names=CLASS_NAMES, image_root=image_root, options=options),
         out,
-        class_names=CLASS_NAMES,
-        image_root=image_root,
-        options=options,
     )
     tasks = json.loads(path.read_text("utf-8"))
     return tasks, ElementTree.parse(out / "config.xml").getroot()

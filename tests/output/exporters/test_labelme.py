@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.output.exporters.conftest import CLASS_NAMES
 from tests.output.exporters.oracles import fill_outline
-from weakloc.output.exporters import ExportOptions, export_format
+from weakloc.output.exporters import Content, ExportOptions, export_format
 from weakloc.rle import decode_mask
 from weakloc.structures import Prediction
 
@@ -17,10 +17,10 @@ from weakloc.structures import Prediction
 def test_shapes_come_back_as_the_predictions(tmp_path: Path, predictions: list[Prediction]) -> None:
     out = export_format(
         "labelme",
-        iter(predictions),
+        Content(
+            iter(predictions), class_names=CLASS_NAMES, options=ExportOptions(tag_threshold=0.3)
+        ),
         tmp_path,
-        class_names=CLASS_NAMES,
-        options=ExportOptions(tag_threshold=0.3),
     )
     for prediction in predictions:
         path = out / Path(prediction.image).with_suffix(".json")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.output.exporters.conftest import CLASS_NAMES
-from weakloc.output.exporters import export_format
+from weakloc.output.exporters import Content, export_format
 from weakloc.structures import Prediction
 
 MEMORY_PER_IMAGE = {"yolo": 160, "voc": 160, "labelme": 160}  # bytes: one number an image is kept
@@ -30,7 +30,7 @@ def peak_memory(name: str, prediction: Prediction, count: int, out: Path) -> int
 
     tracemalloc.start()
     try:
-        export_format(name, stream(), out, class_names=CLASS_NAMES)
+        export_format(name, Content(stream(), class_names=CLASS_NAMES), out)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

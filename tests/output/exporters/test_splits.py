@@ -14,7 +14,7 @@ from PIL import Image
 from weakloc.data.readers import read_data_set
 from weakloc.errors import PredictionsError, SettingError
 from weakloc.files import ByName
-from weakloc.output.exporters import ExportOptions, export_format
+from weakloc.output.exporters import Content, ExportOptions, export_format
 from weakloc.settings import ReaderOptions
 from weakloc.structures import Box, Prediction
 
@@ -40,12 +40,14 @@ def export(
 ) -> Path:
     return export_format(
         name,
-        iter(predictions),
+        Content(
+            iter(predictions),
+            class_names=CLASSES,
+            image_root=image_root,
+            options=ExportOptions(**options),
+            groups=None if groups is None else ByName(groups),
+        ),
         out,
-        class_names=CLASSES,
-        image_root=image_root,
-        options=ExportOptions(**options),  # type: ignore[arg-type]
-        groups=None if groups is None else ByName(groups),
     )
 
 

@@ -14,7 +14,7 @@ from tests.output.exporters.conftest import CLASS_NAMES, encoded
 from weakloc.data.readers import read_data_set
 from weakloc.errors import PredictionsError
 from weakloc.geometry import BoxLTRB
-from weakloc.output.exporters import export_format
+from weakloc.output.exporters import Content, export_format
 from weakloc.rle import decode_mask
 from weakloc.settings import ReaderOptions
 from weakloc.structures import Box, Mask, Prediction
@@ -26,7 +26,7 @@ def export(
     out: Path,
     class_names: tuple[str, ...] = CLASS_NAMES,
 ) -> Path:
-    return export_format(name, iter(predictions), out, class_names=class_names)
+    return export_format(name, Content(iter(predictions), class_names=class_names), out)
 
 
 def rounded(box: BoxLTRB) -> list[int]:

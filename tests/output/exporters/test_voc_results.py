@@ -14,7 +14,7 @@ from PIL import Image
 from tests.output.exporters.conftest import encoded
 from weakloc.api.evaluation import evaluate
 from weakloc.errors import PredictionsError
-from weakloc.output.exporters import export_all, export_format, write_predictions
+from weakloc.output.exporters import Content, export_all, export_format, write_predictions
 from weakloc.output.settings import ExportOptions
 from weakloc.settings import DataSettings, EvaluateSettings
 from weakloc.structures import Box, Mask, Prediction
@@ -157,7 +157,7 @@ def test_a_pixel_of_the_first_row_and_column_is_1_1(tmp_path: Path) -> None:
     prediction = Prediction("a/b.jpg", *SIZE, {"cat": 0.5}, boxes=(box,))
     options = ExportOptions(voc_challenge="VOC2007", voc_training="external")
     arguments = {"class_names": ("cat", "a/b"), "options": options}
-    out = export_format("voc-results", [prediction], tmp_path, **arguments)
+    out = export_format("voc-results", Content([prediction], **arguments), tmp_path)
     assert out == tmp_path / "results" / "VOC2007"
     assert (out / "Main/comp4_det_test_cat.txt").read_text() == "b 0.25 1 1 1 1\n"
     assert (out / "Main/comp2_cls_test_cat.txt").read_text() == "b 0.5\n"
@@ -170,7 +170,9 @@ def test_every_image_has_a_picture_with_the_palette_where_any_has_a_mask(tmp_pat
     masks = (Mask("person", encoded(high), 0.9), Mask("cat", encoded(low), 0.3))
     first = Prediction("a.jpg", *SIZE, {})
     predictions = [first, replace(first, image="b.jpg", masks=masks), replace(first, image="c.png")]
-    out = export_format("voc-results", predictions, tmp_path, class_names=("person", "cat"))
+    out = export_format(
+        "voc-results", Content(predictions, class_names=("person", "cat")), tmp_path
+    )
     folder = out / "Segmentation/comp5_test_cls"
     assert {path.name for path in folder.iterdir()} == {"a.png", "b.png", "c.png"}
     with Image.open(folder / "a.png") as picture:
@@ -179,7 +181,7 @@ def test_every_image_has_a_picture_with_the_palette_where_any_has_a_mask(tmp_pat
     with Image.open(folder / "b.png") as picture:
         assert np.array_equal(np.asarray(picture), expected)
         assert np.asarray(picture.convert("RGB"))[3, 4].tolist() == [64, 0, 0]
-    without = export_format("voc-results", [first], tmp_path / "no", class_names=("cat",))
+    without = export_format("voc-results", Content([first], class_names=("cat",)), tmp_path / "no")
     assert not (without / "Segmentation").exists()
 
 
@@ -191,11 +193,11 @@ def test_ids_that_the_files_cannot_tell_apart_are_an_error(
 ) -> None:
     predictions = [Prediction(image, *SIZE, {"cat": 0.5}) for image in images]
     with pytest.raises(PredictionsError, match=flaw):
-        export_format("voc-results", predictions, tmp_path, class_names=("cat",))
+        export_format("voc-results", Content(predictions, class_names=("cat",)), tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_too_many_classes_are_an_error(tmp_path: Path) -> None:
     names = [str(number) for number in range(255)]
     with pytest.raises(PredictionsError, match="255 classes"):
-        export_format("voc-results", [], tmp_path, class_names=names)
+        export_format("voc-results", Content([], class_names=names), tmp_path)

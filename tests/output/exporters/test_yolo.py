@@ -12,7 +12,7 @@ import yaml
 from tests.output.exporters.conftest import CLASS_NAMES
 from tests.output.exporters.oracles import fill_outline
 from weakloc.errors import PredictionsError
-from weakloc.output.exporters import ExportOptions, export_format
+from weakloc.output.exporters import Content, ExportOptions, export_format
 from weakloc.rle import decode_mask
 from weakloc.structures import Prediction
 
@@ -22,11 +22,13 @@ def export(
 ) -> Path:
     return export_format(
         name,
-        iter(predictions),
+        Content(
+            iter(predictions),
+            class_names=CLASS_NAMES,
+            image_root=image_root,
+            options=ExportOptions(val_share=0),
+        ),
         out,
-        class_names=CLASS_NAMES,
-        image_root=image_root,
-        options=ExportOptions(val_share=0),
     )
 
 

@@ -8,6 +8,7 @@ formats by the group `weakloc.exporters`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,10 +29,10 @@ from weakloc.output.exporters.selection import Content, selected
 from weakloc.output.exporters.voc import export_voc_boxes, export_voc_masks, export_voc_results
 from weakloc.output.exporters.yolo import export_yolo_boxes, export_yolo_polygons
 from weakloc.output.settings import ExportOptions
-from weakloc.structures import Prediction
 
 __all__ = [
     "EXPORTERS",
+    "Content",
     "ExportOptions",
     "Exporter",
     "check_formats",
@@ -81,32 +82,18 @@ def export_all(
 ) -> dict[str, Path]:
     """Every format into the folder of its name, reading the predictions once for each."""
     check_formats(formats)
+    content = Content((), class_names, image_root, options, groups)
     return {
         name: export_format(
-            name,
-            read_predictions(predictions_file),
-            out / name,
-            class_names=class_names,
-            image_root=image_root,
-            options=options,
-            groups=groups,
+            name, replace(content, predictions=read_predictions(predictions_file)), out / name
         )
         for name in dict.fromkeys(formats)
     }
 
 
-def export_format(
-    name: str,
-    predictions: Iterable[Prediction],
-    out: Path,
-    *,
-    class_names: Sequence[str],
-    image_root: Path | None = None,
-    options: ExportOptions = ExportOptions(),
-    groups: ByName[str] | None = None,
-) -> Path:
-    """One format into a folder, and where to point a tool; the predictions may be a stream."""
-    chosen = selected(predictions, class_names=class_names, options=options)
+def export_format(name: str, content: Content, out: Path) -> Path:
+    """One format of what is selected into a folder, and where to point a tool."""
+    chosen = selected(content.predictions, class_names=content.class_names, options=content.options)
     with only_writer(out):
         remove_unfinished(out.rglob(".*"))
-        return EXPORTERS[name](Content(chosen, class_names, image_root, options, groups), out)
+        return EXPORTERS[name](replace(content, predictions=chosen), out)

@@ -28,13 +28,13 @@ _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]"
 
 @dataclass(frozen=True)
 class Content:
-    """What an exporter writes: predictions that were selected, and what is said besides."""
+    """What an exporter writes: predictions, which may be a stream, and what is said besides."""
 
     predictions: Iterable[Prediction]
     class_names: Sequence[str]
-    image_root: Path | None
-    options: ExportOptions
-    groups: ByName[str] | None  # image -> what it must not be parted from
+    image_root: Path | None = None
+    options: ExportOptions = ExportOptions()
+    groups: ByName[str] | None = None  # image -> what it must not be parted from
 
 
 def selected(
