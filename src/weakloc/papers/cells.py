@@ -300,22 +300,20 @@ class Measurement:
         if origin == "held-out tags":
             calibrate_rescoring(trained, data_set, look=self.look)
             return trained
-        settings = self.training.settings
+        settings, tuning = (
+            self.training.settings,
+            CalibrateSettings(boxes_of_a_class=self.places.boxes),
+        )
         if origin == "oracle":
-            calibrated = oracle(
-                trained,
-                data_set,
-                CalibrateSettings(split=settings.val_split, boxes_of_a_class=self.places.boxes),
-                look=self.look,
-                cut=self.places,
-            )
+            tuning = replace(tuning, split=settings.val_split)
+            calibrated = oracle(trained, data_set, tuning, look=self.look, cut=self.places)
             return TrainedRun(replace(trained.run, thresholds=calibrated.to_json()))
-        tuning = CalibrateSettings(
+        tuning = replace(
+            tuning,
             split=settings.train_split,
             boxes_per_class=BOXES_TO_TUNE,
             granularity="global" if origin == "boxes, one for all" else "class",
             seed=settings.seed,
-            boxes_of_a_class=self.places.boxes,
         )
         return calibrate(trained, data_set, tuning, look=self.look, cut=self.places)
 

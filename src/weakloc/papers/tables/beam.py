@@ -17,6 +17,7 @@ from weakloc.papers.recipe import (
 
 _PAPER = "BEAM"
 _DATA = "VOC 2012 val"
+_TABLE_1 = partial(Published, "BEAM table 1", _DATA)
 # The paper's ten levels end at single cells of its 6 x 6; None does so on any grid.
 _PAPERS_BEAM = {"search": "beam", "beam_width": 8, "num_levels": None, "children": "one_side"}
 _recipe = partial(
@@ -50,10 +51,8 @@ BACKBONE = _recipe(
         places("and places better (+2.6)", "larger network", "smaller network", _PAPER),
     ),
     published=(
-        Published("BEAM table 1", _DATA, "classification_map",
-                  {"larger network": 86.5, "smaller network": 79.8}),
-        Published("BEAM table 1", _DATA, "point_map",
-                  {"larger network": 79.7, "smaller network": 77.1}),
+        _TABLE_1("classification_map", {"larger network": 86.5, "smaller network": 79.8}),
+        _TABLE_1("point_map", {"larger network": 79.7, "smaller network": 77.1}),
     ),
     notes=("The paper's networks are VGG-16 and AlexNet; on scenes two widths of the tiny one.",),
 )  # fmt: skip
@@ -200,7 +199,7 @@ RANK = _recipe(
         boxes("BEAM boxes better than Max-MIL", "beam", "max_mil"),
     ),
     published=(
-        Published("BEAM table 1", _DATA, "point_map", {"beam": 79.7, "max_mil": 74.5}),
+        _TABLE_1("point_map", {"beam": 79.7, "max_mil": 74.5}),
         Published("BEAM table 4", _DATA, "box_map_50", {"beam": 26.5}),
     ),
     notes=("BEAM table 4 gives Max-MIL the boxes of selective search, and 11.7 with them.",),
