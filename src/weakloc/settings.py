@@ -6,8 +6,8 @@ A field's docstring is the help of its command-line flag (`batch_size` is `--bat
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -26,13 +26,6 @@ def require(condition: bool, field_name: str, value: object, remedy: str) -> Non
         raise SettingError(f"{flag_of(field_name)} is {value!r}", remedy=remedy)
 
 
-def require_at_least(settings: object, least: int, *names: str) -> None:
-    """`require` of each of these fields that it is this large, where it is given."""
-    for name in names:
-        value = getattr(settings, name)
-        require(value is None or value >= least, name, value, f"Give {least} or more")
-
-
 def require_one_of(settings: object, *names: str) -> None:
     """SettingError where more than one of these fields is given."""
     given = [f"{flag_of(name)} is {value}" for name in names if (value := getattr(settings, name))]
@@ -40,21 +33,46 @@ def require_one_of(settings: object, *names: str) -> None:
         raise SettingError(" and ".join(given), remedy="Give one of them")
 
 
-def require_shares(settings: object, *names: str) -> None:
-    """`require` of each of these fields that it is a share."""
-    for name in names:
-        value = getattr(settings, name)
-        require(0 <= value <= 1, name, value, "Give a share from 0 to 1")
+def limit(fits: Callable[[Any], bool], remedy: str) -> Mapping[str, Any]:
+    """The metadata of a field that only takes some values; None, where it may be, is not asked."""
+    return {"fits": fits, "remedy": remedy}
+
+
+ONE_OR_MORE = limit(lambda value: value >= 1, "Give 1 or more")
+ZERO_OR_MORE = limit(lambda value: value >= 0, "Give 0 or more")
+SHARE = limit(lambda share: 0 <= share <= 1, "Give a share from 0 to 1")
+PART = limit(lambda share: 0 <= share < 1, "Give a share from 0 to 0.99")
+RATE = limit(lambda rate: 0 < rate < 1, "Give a number between 0 and 1")
+SEED = limit(lambda seed: 0 <= seed < 2**31, "Give a whole number from 0 to 2**31 - 1")
+SCALES = limit(
+    lambda scales: all(0.05 <= scale <= 16 for scale in scales), "Give factors between 0.05 and 16"
+)
+FEW = limit(lambda boxes: boxes >= 0, "Give 5 to 50, or leave out")
+
+
+class Checked:
+    """Settings, each refused beyond its limit."""
+
+    def __post_init__(self) -> None:
+        for part in fields(self):  # type: ignore[arg-type]
+            value, known = getattr(self, part.name), part.metadata
+            if known and value is not None:
+                require(known["fits"](value), part.name, value, known["remedy"])
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
+class TrainSettings(Checked):
     """How a network is trained; what a method decides stays with the method."""
 
-    backbone: str | None = None
+    backbone: str | None = field(
+        default=None, metadata=limit(lambda name: name != "", "Give a network's name")
+    )
     """Network below the class maps, as NAME or NAME[key=value,...]. Not given: the method's."""
 
-    weights: str = "default"
+    weights: str = field(
+        default="default",
+        metadata=limit(lambda name: name != "", "Give a file, a hub id or 'none'"),
+    )
     """The backbone's weights: default (the published ones), none, a file, or a hub id."""
 
     frozen: bool = False
@@ -66,31 +84,33 @@ class TrainSettings:
     output_stride: Literal[8, 16, 32] | None = None
     """Input pixels per map cell, by dilation. Not given: as the backbone is built."""
 
-    image_size: int | None = None
+    image_size: int | None = field(default=None, metadata=ONE_OR_MORE)
     """Side of the square the network sees, in pixels. Not given: as the method says."""
 
-    epochs: int | None = None
+    epochs: int | None = field(default=None, metadata=ONE_OR_MORE)
     """Passes over the training images. Not given: as the method says."""
 
-    batch_size: int | None = None
+    batch_size: int | None = field(default=None, metadata=ONE_OR_MORE)
     """Images per step on each device. Not given: as the method says."""
 
-    learning_rate: float | None = None
+    learning_rate: float | None = field(
+        default=None, metadata=limit(lambda rate: 0 < rate < math.inf, "Give a number above 0")
+    )
     """Step size of the head; the backbone keeps its ratio. Not given: as the method says."""
 
-    accumulate: int = 1
+    accumulate: int = field(default=1, metadata=ONE_OR_MORE)
     """Batches whose gradients are summed before the weights move."""
 
     quarter_turns: bool = False
     """Also learn from images turned by 90, 180 and 270 degrees: for pictures that have no up."""
 
-    mixup: float = 0.0
+    mixup: float = field(default=0.0, metadata=SHARE)
     """Share of the images that are blended with another one, which adds its tags."""
 
-    seed: int = 0
+    seed: int = field(default=0, metadata=SEED)
     """Number from which all randomness follows."""
 
-    workers: int | None = None
+    workers: int | None = field(default=None, metadata=ZERO_OR_MORE)
     """Processes that read images. Not given: by the number of cores."""
 
     cache: Literal["auto", "none", "memory"] = "auto"
@@ -102,10 +122,10 @@ class TrainSettings:
     channels_last: bool = True
     """Lay out images with the channels innermost: faster nearly everywhere."""
 
-    devices: int | None = None
+    devices: int | None = field(default=None, metadata=ONE_OR_MORE)
     """Devices on each machine. Not given: every GPU, or one process without GPUs."""
 
-    nodes: int = 1
+    nodes: int = field(default=1, metadata=ONE_OR_MORE)
     """Machines that train together (under torchrun or SLURM)."""
 
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
@@ -118,74 +138,67 @@ class TrainSettings:
     """Split to watch. Where val is missing, or is learned from as well, what --hold-out keeps back
     is watched."""
 
-    hold_out: float | None = None
+    hold_out: float | None = field(default=None, metadata=PART)
     """Share of the training images that is not learned from: what `weakloc calibrate` chooses by
     tags is chosen on it. Not given: 0.1 where there is no other split to watch, else 0."""
 
     select: Literal["last", "best"] = "last"
     """Weights to keep: of the last epoch, or of the best classification mAP while watching."""
 
-    patience: int | None = None
+    patience: int | None = field(default=None, metadata=ONE_OR_MORE)
     """Stop after so many epochs without a better mAP. Not given: never stop early."""
 
-    watch_maps: int = 0
+    watch_maps: int = field(default=0, metadata=ZERO_OR_MORE)
     """Images whose maps are drawn after every epoch, in maps.png of the run folder."""
 
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: float = field(
+        default=10.0, metadata=limit(lambda minutes: minutes > 0, "Give a number above 0")
+    )
     """Save for --resume at least so often, besides after every epoch."""
 
     feature_cache: str | None = None
     """Folder for the features of --frozen. Not given: inside the run folder."""
 
-    feature_scales: tuple[float, ...] = (1.0,)
+    feature_scales: tuple[float, ...] = field(
+        default=(1.0,),
+        metadata=limit(
+            lambda scales: scales and all(0.1 <= scale <= 8 for scale in scales),
+            "Give factors between 0.1 and 8",
+        ),
+    )
     """Image sizes, as factors, at which --frozen computes features; each epoch draws from them."""
 
     feature_flip: bool = True
     """With --frozen, also compute the features of mirrored images and draw from both."""
 
     def __post_init__(self) -> None:
-        require(self.backbone != "", "backbone", self.backbone, "Give a network's name")
-        require(self.weights != "", "weights", self.weights, "Give a file, a hub id or 'none'")
+        super().__post_init__()
         remedy = "Watch a split other than the one that is learned from"
         require(self.train_split != self.val_split, "val_split", self.val_split, remedy)
         fits = not (self.quarter_turns and self.frozen)
         remedy = "Leave it out, or --frozen, which learns from features that were computed once"
         require(fits, "quarter_turns", self.quarter_turns, remedy)
-        require_at_least(self, 1, "image_size", "epochs", "batch_size", "patience", "devices")
-        require_at_least(self, 1, "accumulate", "nodes")
-        require_at_least(self, 0, "workers", "watch_maps")
-        fits = 0 <= self.seed < 2**31
-        require(fits, "seed", self.seed, "Give a whole number from 0 to 2**31 - 1")
-        rate = self.learning_rate
-        rate_fits = rate is None or (math.isfinite(rate) and rate > 0)
-        require(rate_fits, "learning_rate", rate, "Give a number above 0")
-        share = self.hold_out
-        require(share is None or 0 <= share < 1, "hold_out", share, "Give a share from 0 to 0.99")
-        require(0 <= self.mixup <= 1, "mixup", self.mixup, "Give a share from 0 to 1")
-        minutes = self.checkpoint_minutes
-        require(minutes > 0, "checkpoint_minutes", minutes, "Give a number above 0")
-        scales = self.feature_scales
-        scales_fit = len(scales) > 0 and all(0.1 <= scale <= 8 for scale in scales)
-        require(scales_fit, "feature_scales", scales, "Give factors between 0.1 and 8")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Look(Checked):
     """How images are seen, before anything is said about them."""
 
-    scales: tuple[float, ...] = ()
+    scales: tuple[float, ...] = field(default=(), metadata=SCALES)
     """Sizes whose class scores are averaged, as factors. Not given: as the method says."""
 
-    map_scales: tuple[float, ...] = ()
+    map_scales: tuple[float, ...] = field(default=(), metadata=SCALES)
     """Sizes whose maps become one. Not given: those of --scales, else as the method says."""
 
     flip: bool = False
     """Also look at the mirrored image."""
 
-    tile: int = 0
+    tile: int = field(default=0, metadata=ZERO_OR_MORE)
     """Also look at squares of so many pixels of large images; 0 does not."""
 
-    tile_overlap: float = 0.25
+    tile_overlap: float = field(
+        default=0.25, metadata=limit(lambda share: 0 <= share < 1, "Give 0 to 0.99")
+    )
     """Share of a tile that its neighbour repeats."""
 
     fuse: Literal["auto", "max", "mean"] = "auto"
@@ -203,13 +216,13 @@ class Look:
     by the detector of `weakloc distil`, or by searching windows of the image. auto: the detector,
     else the cells where there are any, else the method's."""
 
-    map_side: int = 224
+    map_side: int = field(default=224, metadata=ONE_OR_MORE)
     """Cells along the long side of the map in which boxes are found."""
 
-    batch_size: int = 8
+    batch_size: int = field(default=8, metadata=ONE_OR_MORE)
     """Images per pass through the network."""
 
-    workers: int = 2
+    workers: int = field(default=2, metadata=ZERO_OR_MORE)
     """Threads that read images."""
 
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
@@ -221,58 +234,49 @@ class Look:
     compile: bool = False
     """Compile the network first: pays off from about a thousand images."""
 
-    max_pixels: int = 250_000_000
+    max_pixels: int = field(default=250_000_000, metadata=ONE_OR_MORE)
     """Largest image that is opened, in pixels."""
-
-    def __post_init__(self) -> None:
-        require_at_least(self, 1, "map_side", "batch_size", "max_pixels")
-        require_at_least(self, 0, "tile", "workers")
-        require(0 <= self.tile_overlap < 1, "tile_overlap", self.tile_overlap, "Give 0 to 0.99")
-        for name in ("scales", "map_scales"):
-            scales_fit = all(0.05 <= scale <= 16 for scale in getattr(self, name))
-            require(scales_fit, name, getattr(self, name), "Give factors between 0.05 and 16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class Cut(Checked):
     """What part of a map gets a box, in calibration as in prediction."""
 
     threshold_mode: Literal["auto", "minmax", "relu_max", "otsu", "none"] = "auto"
     """What 1 is: the map's range, its maximum, nothing; otsu: 0.5 is Otsu's. auto: as tuned."""
 
-    min_area: float = 0.001
+    min_area: float = field(default=0.001, metadata=SHARE)
     """Smallest part of the map that gets a box, as a share of the image."""
 
-    max_area: float = 1.0
+    max_area: float = field(default=1.0, metadata=SHARE)
     """Largest part of the map that gets a box, as a share of the image."""
 
-    min_share: float | None = None
+    min_share: float | None = field(default=None, metadata=PART)
     """Least share of a class's heat for a box, or of its best box's score from a detector.
     Not given: the method's, 0.02 from cells, 0.3 from a detector."""
-
-    def __post_init__(self) -> None:
-        require_shares(self, "min_area", "max_area")
-        share = self.min_share
-        require(share is None or 0 <= share < 1, "min_share", share, "Give a share from 0 to 0.99")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Places(Cut):
     """What is said about an image: which classes, and how their places are cut from the maps."""
 
-    min_score: float = 0.5
+    min_score: float = field(default=0.5, metadata=SHARE)
     """Probability from which a class counts as present, where no tag says so."""
 
-    top: int = 0
+    top: int = field(default=0, metadata=ZERO_OR_MORE)
     """Classes that count as present however unlikely, the likeliest first, without tags."""
 
-    rescoring: float | None = None
+    rescoring: float | None = field(
+        default=None, metadata=limit(lambda alpha: 0 <= alpha <= 10, "Give 0 to 10")
+    )
     """Weight of the classes that were tagged together. Not given: as calibrated, else 0."""
 
-    sure: float = 0.9
+    sure: float = field(default=0.9, metadata=SHARE)
     """Probability at which the model contradicts a tag; below 1 minus it, it misses one."""
 
-    threshold: float | None = None
+    threshold: float | None = field(
+        default=None, metadata=limit(lambda share: 0 <= share < 1, "Give a share from 0 to below 1")
+    )
     """Share of a map's range above which a pixel is the object's. Not given: as calibrated."""
 
     boxes: Literal["auto", "all", "largest", "best", "none"] = "auto"
@@ -284,14 +288,14 @@ class Places(Cut):
     box_times_class: bool | None = None
     """Multiply the score of a box by the probability of its class. Not given: the method's."""
 
-    points: int = 1
+    points: int = field(default=1, metadata=ZERO_OR_MORE)
     """Points per class: the hottest place, and further peaks if more are asked for."""
 
     point_method: Literal["auto", "arg_max", "plateau", "sub_cell", "densest"] = "auto"
     """Place of a point: the hottest cell, the middle of equally hot ones, between cells, or where
     most heat is around. auto: densest where places come from cells, else the method's."""
 
-    peak_distance: float = 0.1
+    peak_distance: float = field(default=0.1, metadata=ZERO_OR_MORE)
     """Least distance of two points of a class, as a share of the image's long side."""
 
     masks: Literal["none", "threshold", "crf"] = "none"
@@ -299,15 +303,6 @@ class Places(Cut):
 
     background: Literal["auto", "threshold", "class", "power"] = "auto"
     """What masks stand against: thresholds, the map of a background class, a power of the heat."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_at_least(self, 0, "points", "peak_distance", "top")
-        require_shares(self, "min_score", "sure")
-        alpha = self.rescoring
-        require(alpha is None or 0 <= alpha <= 10, "rescoring", alpha, "Give 0 to 10")
-        fits = self.threshold is None or 0 <= self.threshold < 1
-        require(fits, "threshold", self.threshold, "Give a share from 0 to below 1")
 
 
 def look_and_places(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -318,68 +313,60 @@ def look_and_places(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefineSettings:
+class RefineSettings(Checked):
     """How a trained run learns which cells are the object."""
 
-    images: int = 1500
+    images: int = field(default=1500, metadata=ONE_OR_MORE)
     """Images to learn from at most, drawn at random; each takes about 0.2 MB at 320 pixels."""
 
-    rounds: int = 2
+    rounds: int = field(default=2, metadata=ONE_OR_MORE)
     """How often places are learned: first from what stands out, then from the round before."""
 
-    epochs: int = 4
+    epochs: int = field(default=4, metadata=ONE_OR_MORE)
     """Passes over the cells of all images in each round."""
 
-    learning_rate: float = 2e-3
+    learning_rate: float = field(default=2e-3, metadata=RATE)
     """Step size at the start and, three times as large, at its highest."""
 
-    seed: int = 0
+    seed: int = field(default=0, metadata=SEED)
     """Number from which weights, order and the choice of images follow."""
-
-    def __post_init__(self) -> None:
-        require_at_least(self, 1, "images", "rounds", "epochs")
-        rate = self.learning_rate
-        require(0 < rate < 1, "learning_rate", rate, "Give a number between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistilSettings:
+class DistilSettings(Checked):
     """Whose boxes a detector learns, and how."""
 
-    boxes: int = 0
+    boxes: int = field(default=0, metadata=ZERO_OR_MORE)
     """Drawn boxes to learn from in all, the classes in turn. Not given: the run's own boxes."""
 
-    boxes_per_class: int = 0
+    boxes_per_class: int = field(default=0, metadata=ZERO_OR_MORE)
     """Drawn boxes to learn from of each class, instead of --boxes."""
 
     split: str | None = None
     """Images to learn from. Not given: those that the run learned from."""
 
-    epochs: int = 24
+    epochs: int = field(default=24, metadata=ONE_OR_MORE)
     """Passes over the images, of which fewer than 200 are shown several times."""
 
-    learning_rate: float = 2e-3
+    learning_rate: float = field(default=2e-3, metadata=RATE)
     """Step size at the start and, twice as large, at its highest."""
 
-    seed: int = 0
+    seed: int = field(default=0, metadata=SEED)
     """Number from which weights, order and the choice of images follow."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 0, "boxes", "boxes_per_class")
-        require_at_least(self, 1, "epochs")
+        super().__post_init__()
         require_one_of(self, "boxes", "boxes_per_class")
-        rate = self.learning_rate
-        require(0 < rate < 1, "learning_rate", rate, "Give a number between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrateSettings:
+class CalibrateSettings(Checked):
     """What thresholds are tuned on."""
 
-    boxes: int = 0
+    boxes: int = field(default=0, metadata=FEW)
     """Drawn boxes to look at in all, 5 to 50, the classes in turn."""
 
-    boxes_per_class: int = 0
+    boxes_per_class: int = field(default=0, metadata=FEW)
     """Drawn boxes to look at of each class, instead of --boxes."""
 
     split: str | None = None
@@ -391,24 +378,22 @@ class CalibrateSettings:
     boxes_of_a_class: Literal["auto", "all", "largest", "best", "none"] = "auto"
     """Boxes that the thresholds are to serve, as `weakloc predict --boxes` will name them."""
 
-    seed: int = 0
+    seed: int = field(default=0, metadata=SEED)
     """Number from which the choice of images follows."""
 
     def __post_init__(self) -> None:
-        for name in ("boxes", "boxes_per_class"):
-            value = getattr(self, name)
-            require(value >= 0, name, value, "Give 5 to 50, or leave out")
+        super().__post_init__()
         require_one_of(self, "boxes", "boxes_per_class")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
+class EvaluateSettings(Checked):
     """What is measured, and by which readings of the score maps."""
 
     split: str = "val"
     """Images to measure on."""
 
-    resamples: int = 1000
+    resamples: int = field(default=1000, metadata=ZERO_OR_MORE)
     """Bootstrap resamples of the images behind each interval."""
 
     ap: Literal["voc12", "voc07", "nonint", "coco", "all"] | None = None
@@ -420,12 +405,9 @@ class EvaluateSettings:
     compatible: bool = False
     """Also read score maps as the public wsolevaluation code does, and show the difference."""
 
-    def __post_init__(self) -> None:
-        require_at_least(self, 0, "resamples")
-
 
 @dataclass(frozen=True, kw_only=True)
-class ReportSettings:
+class ReportSettings(Checked):
     """What is shown besides the predictions."""
 
     split: str = "val"
@@ -440,18 +422,18 @@ class ReportSettings:
     tags: Path | None = None
     """Table of what is in the images; what the run sees otherwise is shown."""
 
-    pictures: int = 200
+    pictures: int = field(default=200, metadata=ONE_OR_MORE)
     """Most pictures in the page; the most doubtful are taken."""
-
-    def __post_init__(self) -> None:
-        require_at_least(self, 1, "pictures")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReaderOptions:
+class ReaderOptions(Checked):
     """Answers that override what a reader would guess."""
 
-    class_names: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] | None = field(
+        default=None,
+        metadata=limit(lambda names: len(set(names)) == len(names), "Name each class once"),
+    )
     """The classes and their order. Not given: as found in the labels."""
 
     image_root: str | None = None
@@ -466,23 +448,20 @@ class ReaderOptions:
     split_column: str | None = None
     """Column of a table that names the split. Not given: guessed from its header."""
 
-    label_delimiter: str = ";"
+    label_delimiter: str = field(
+        default=";", metadata=limit(lambda sign: sign != "", "Give the sign between labels")
+    )
     """Sign between the labels of one image in a table."""
 
     image_set: str | None = None
     """Folder of a VOC data set's ImageSets with the lists: Main, Segmentation (masks are truth) or
     Action (classes are actions). Not given: the first of them with lists."""
 
-    difficult: Literal["unknown", "present"] = "unknown"
+    difficult: Literal["unknown", "present"] = field(
+        default="unknown",
+        metadata=limit(("unknown", "present").__contains__, "Choose unknown or present"),
+    )
     """What a class is in an image where all its objects are marked difficult."""
-
-    def __post_init__(self) -> None:
-        fits = self.difficult in ("unknown", "present")
-        require(fits, "difficult", self.difficult, "Choose unknown or present")
-        sign = self.label_delimiter
-        require(sign != "", "label_delimiter", sign, "Give the sign between labels")
-        names = self.class_names or ()
-        require(len(set(names)) == len(names), "class_names", names, "Name each class once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -501,7 +480,7 @@ class DataSettings(ReaderOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReproduceSettings:
+class ReproduceSettings(Checked):
     """How much of a paper's experiment is run, on what."""
 
     data: str | None = None
@@ -514,20 +493,20 @@ class ReproduceSettings:
     """quick, standard: minutes on scenes, or your data in the practical preset; paper: the paper's
     own settings, for its own data; paper60: those in 60 epochs with mirrored images."""
 
-    seeds: int | None = None
+    seeds: int | None = field(default=None, metadata=ONE_OR_MORE)
     """Trainings of each cell, from --seed on. Not given: 3, and 1 in quick."""
 
     splits: Literal["paper", "given"] = "paper"
     """With --budget paper: the paper's own, or those of --train-split and --val-split."""
 
-    jobs: int | None = None
+    jobs: int | None = field(default=None, metadata=ONE_OR_MORE)
     """Processes that work side by side. Not given: one for each core, or one with a GPU."""
 
     cell: tuple[str, ...] = ()
     """Run only this cell; may be given several times."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "seeds", "jobs")
+        super().__post_init__()
         if self.data is None and self.budget not in ("quick", "standard"):
             raise SettingError(
                 f"the budget {self.budget!r} is for a paper's own data",
@@ -536,7 +515,7 @@ class ReproduceSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelSettings:
+class LabelSettings(Checked):
     """How tagged photographs are labelled: what is learned from them, and what is said."""
 
     backbone: str | None = None
@@ -545,16 +524,18 @@ class LabelSettings:
     weights: str = "default"
     """The backbone's weights: default (the published ones), none, a file, or a hub id."""
 
-    minutes: float | None = None
+    minutes: float | None = field(
+        default=None, metadata=limit(lambda minutes: minutes > 0, "Give minutes")
+    )
     """Time there is: fewer images are learned from where all of them would take longer."""
 
-    images: int = 5000
+    images: int = field(default=5000, metadata=ONE_OR_MORE)
     """Tagged images to learn from at most, the classes taking turns; all of them are labelled."""
 
-    image_size: int | None = None
+    image_size: int | None = field(default=None, metadata=ONE_OR_MORE)
     """Side of the square the network sees, in pixels. Not given: by the size of the images."""
 
-    epochs: int | None = None
+    epochs: int | None = field(default=None, metadata=ONE_OR_MORE)
     """Passes over the images to learn the tags. Not given: as the method says."""
 
     drawn: Path | None = None
@@ -564,9 +545,5 @@ class LabelSettings:
     masks: Literal["none", "threshold", "crf"] = "none"
     """Masks of the tagged classes: none, by threshold, or refined along the edges of the image."""
 
-    seed: int = 0
+    seed: int = field(default=0, metadata=SEED)
     """Number from which all randomness follows."""
-
-    def __post_init__(self) -> None:
-        require_at_least(self, 1, "images", "image_size", "epochs")
-        require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "Give minutes")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from weakloc.errors import SettingError
-from weakloc.settings import require, require_at_least, require_shares
+from weakloc.settings import ONE_OR_MORE, PART, SHARE, Checked, limit, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(Checked):
     """What of the predictions goes into other formats, and how; each uses what it has a place for.
 
     The best few are counted for points, boxes and masks apart.
@@ -21,19 +21,21 @@ class ExportOptions:
     score_threshold: float = 0.0
     """Least score of a point, box or mask in --format's files."""
 
-    best_per_class: int | None = None
+    best_per_class: int | None = field(default=None, metadata=ONE_OR_MORE)
     """Most points, boxes and masks of a class in an image, the best ones. Not given: all."""
 
-    best_per_image: int | None = None
+    best_per_image: int | None = field(default=None, metadata=ONE_OR_MORE)
     """Most points, boxes and masks of an image, the best ones. Not given: all."""
 
     tagged_only: bool = False
     """Only what is tagged; needs predictions that were made with --tags."""
 
-    tag_threshold: float = 0.5
+    tag_threshold: float = field(default=0.5, metadata=SHARE)
     """Probability from which a format with image tags says that a class is there."""
 
-    mask_form: Literal["rle", "polygon"] = "rle"
+    mask_form: Literal["rle", "polygon"] = field(
+        default="rle", metadata=limit(("rle", "polygon").__contains__, "Give rle or polygon")
+    )
     """Masks as run lengths or as polygons, in formats that know both."""
 
     model_version: str = "weakloc"
@@ -53,7 +55,7 @@ class ExportOptions:
     """What voc-results say was learned from: VOC's own images (competitions 1, 3 and 5), or others
     too, such as ImageNet's (2, 4 and 6)."""
 
-    val_share: float = 0.1
+    val_share: float = field(default=0.1, metadata=PART)
     """Share of the images that yolo and coco-splits keep back to watch, of each class alike, where
     the data has no split for it; 0 watches what is learned from."""
 
@@ -61,23 +63,17 @@ class ExportOptions:
     """Images that stay on one side together: folder, or a column of the table of tags, such as the
     patient or the camera. Not given: each image stands alone."""
 
-    def __post_init__(self) -> None:
-        share = self.val_share
-        require(0 <= share < 1, "val_share", share, "Give a share from 0 to 0.99")
-        require_at_least(self, 1, "best_per_class", "best_per_image")
-        require_shares(self, "tag_threshold")
-        fits = self.mask_form in ("rle", "polygon")
-        require(fits, "mask_form", self.mask_form, "Give rle or polygon")
-
 
 @dataclass(frozen=True, kw_only=True)
-class ServeSettings:
+class ServeSettings(Checked):
     """Where the server listens, what it may read, and how much it takes on at once."""
 
     host: str = "127.0.0.1"
     """Address to listen on. One that other machines can reach needs --token."""
 
-    port: int = 9090
+    port: int = field(
+        default=9090, metadata=limit(lambda port: 0 <= port <= 65535, "Give 0 to 65535")
+    )
     """Port to listen on; 0 takes a free one."""
 
     root: tuple[Path, ...] = ()
@@ -87,21 +83,17 @@ class ServeSettings:
     """Address below which images may be fetched, such as http://images.lan/photos/; may be
     repeated. Not given: nothing is fetched."""
 
-    queue: int = 32
+    queue: int = field(default=32, metadata=ONE_OR_MORE)
     """Requests taken on at once; further ones are told to come back."""
 
-    max_megabytes: int = 32
+    max_megabytes: int = field(default=32, metadata=ONE_OR_MORE)
     """Largest request, and largest image that is fetched or read."""
 
     score_threshold: float = 0.0
     """Least score of a point, box or mask in answers to Label Studio."""
 
-    best_per_class: int | None = None
+    best_per_class: int | None = field(default=None, metadata=ONE_OR_MORE)
     """Most points, boxes and masks of a class in answers to Label Studio. Not given: all."""
-
-    def __post_init__(self) -> None:
-        require(0 <= self.port <= 65535, "port", self.port, "Give 0 to 65535")
-        require_at_least(self, 1, "queue", "max_megabytes", "best_per_class")
 
     @property
     def max_bytes(self) -> int:
