@@ -79,23 +79,21 @@ def _images_of(folder: ImageFolder | None) -> Iterator[str]:
 
 def subfolders(folder: str) -> tuple[str, ...]:
     """The sorted names of the visible folders in a folder; none where there is no folder."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if _is_so(entry.is_dir)]
-    except OSError:
-        return ()
-    return tuple(sorted(n for n in names if not n.startswith(".") and n not in _IGNORED_FOLDERS))
+    names = (entry.name for entry in _visible(folder) if _is_so(entry.is_dir))
+    return tuple(sorted(name for name in names if name not in _IGNORED_FOLDERS))
 
 
 def file_names(folder: str) -> tuple[str, ...]:
     """The sorted names of the visible files in a folder; none where there is no folder."""
+    return tuple(sorted(entry.name for entry in _visible(folder) if _is_so(entry.is_file)))
+
+
+def _visible(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return tuple(
-                sorted(e.name for e in entries if not e.name.startswith(".") and _is_so(e.is_file))
-            )
+            return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError:
-        return ()
+        return []
 
 
 def _is_so(ask: Callable[[], bool]) -> bool:

@@ -46,7 +46,7 @@ from weakloc.errors import DataError, MissingPackageError, did_you_mean
 from weakloc.files import at_line, leads_out, numbered_lines, parse_foreign_json, text_lines
 from weakloc.geometry import box_from_xywh
 from weakloc.settings import ReaderOptions
-from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet
+from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, Severity
 
 JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 RECORD_SUFFIXES = JSON_SUFFIXES | {".parquet"}
@@ -89,7 +89,7 @@ class TableContent:
     path: Path
     folder: str  # that its images are named below, empty for that of the data
     rows: tuple[TableRow, ...]
-    class_names: tuple[str, ...] | None
+    class_names: Iterable[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +97,8 @@ class _Columns:
     """Where in a line everything is; a line has `width` cells."""
 
     width: int
-    path: int
-    labels: int | None
-    split: int | None
-    classes: Mapping[int, str]
+    named: Mapping[str, int]  # path, and labels and split where there are any
+    classes: Mapping[str, int]  # those with a column of their own
 
     def record_of(self, cells: Sequence[str]) -> Mapping[str, Any]:
         """A line as a record; ValueError where it has too few cells, too many or no path."""
@@ -108,12 +106,10 @@ class _Columns:
             raise ValueError(f"there are {len(cells)} cells where {self.width} are expected")
         if any(cells[self.width :]):
             raise ValueError(f"there are more than {self.width} cells; a comma may lack its quotes")
-        if not cells[self.path]:
+        if not cells[self.named["path"]]:
             raise ValueError("there is no image path")
-        of_classes = {name: cells[at] for at, name in self.classes.items()}
-        labels = of_classes if self.labels is None else cells[self.labels]
-        split = None if self.split is None else cells[self.split]
-        return {"path": cells[self.path], "labels": labels, "split": split}
+        of_classes = {name: cells[at] for name, at in self.classes.items()}
+        return {"labels": of_classes, **{name: cells[at] for name, at in self.named.items()}}
 
 
 def image_paths(path: Path) -> Iterator[str]:
@@ -153,8 +149,7 @@ def _read_rows(path: Path, folder: str, options: ReaderOptions, problems: Proble
     renamed = ReaderOptions(label_delimiter=options.label_delimiter)
     records = ((number, partial(columns.record_of, cells)) for number, cells in lines)
     rows = tuple(record_rows(records, renamed, problems))
-    names = None if columns.labels is not None else tuple(columns.classes.values())
-    return TableContent(path, folder, rows, names)
+    return TableContent(path, folder, rows, None if "labels" in columns.named else columns.classes)
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -187,24 +182,25 @@ def _columns_without_header(cells: Sequence[str], path: Path) -> _Columns:
             location=at_line(path, 1),
             remedy="Add a header such as: path,labels",
         )
-    return _Columns(width=2, path=0, labels=1, split=None, classes={})
+    return _Columns(2, {"path": 0, "labels": 1}, {})
 
 
 def _columns_of_header(header: Sequence[str], path: Path, options: ReaderOptions) -> _Columns:
-    path_at = _path_column(header, options.path_column, path)
-    labels_at = _find(header, options.labels_column, LABELS_HEADERS, path)
-    split_at = _find(header, options.split_column, SPLIT_HEADERS, path)
-    taken = {path_at, labels_at, split_at}
-    others = {at: name for at, name in enumerate(header) if at not in taken and name}
-    if labels_at is None and not others:
+    columns = {
+        "path": _path_column(header, options.path_column, path),
+        "labels": _find(header, options.labels_column, LABELS_HEADERS, path),
+        "split": _find(header, options.split_column, SPLIT_HEADERS, path),
+    }
+    named = {name: at for name, at in columns.items() if at is not None}
+    others = {name: at for at, name in enumerate(header) if name and at not in named.values()}
+    if "labels" not in named and not others:
         raise DataError(
             "there is neither a column of labels nor one for each class",
             location=at_line(path, 1),
             remedy="Name it labels, or say which column holds the labels",
         )
-    classes = {} if labels_at is not None else others
     width = 1 + max(at for at, name in enumerate(header) if name)
-    return _Columns(width, path_at, labels_at, split_at, classes)
+    return _Columns(width, named, {} if "labels" in named else others)
 
 
 def _path_column(header: Sequence[str], named: str | None, path: Path) -> int:
@@ -453,13 +449,12 @@ def _joined_rows(contents: Sequence[TableContent], problems: Problems) -> list[T
                 rows[split, image] = replace(row, image=image, split=split)
                 continue
             merged = earlier.claim.merge(row.claim)
-            message = f"'{row.image}' is already at {earlier.location}; "
+            message = f"'{row.image}' is already at {earlier.location}; its labels are joined"
+            severity: Severity = "note"
             if merged == earlier.claim:
-                message += "this line adds nothing"
-                problems.at(row.location).warning(Oddity.DUPLICATE_IMAGE, message)
-            else:
-                message += "its labels are joined"
-                problems.at(row.location).note(Oddity.DUPLICATE_IMAGE, message)
+                message = f"'{row.image}' is already at {earlier.location}; this line adds nothing"
+                severity = "warning"
+            problems.at(row.location).report(severity, Oddity.DUPLICATE_IMAGE, message)
             objects = earlier.objects + row.objects
             rows[split, image] = replace(earlier, claim=merged, objects=objects)
     return list(rows.values())
