@@ -26,7 +26,7 @@ from weakloc.localize.maps import resample
 from weakloc.localize.places import find_boxes
 from weakloc.output.report import write_report
 from weakloc.output.report_gallery import ReportContent, ReportPicture
-from weakloc.structures import Box, Prediction, ScoreMaps
+from weakloc.structures import ABSENT, PRESENT, Box, Prediction, ScoreMaps
 
 pytestmark = pytest.mark.browser
 
@@ -272,8 +272,7 @@ def test_what_is_judged_is_downloaded_and_read_back(browser, scenes, tmp_path):
     (image,) = review.images
     assert review.class_names == NAMES
     assert (image.name, image.width, image.height) == (name, said.width, said.height)
-    assert image.claim.present == {first}
-    assert image.claim.absent == {second}
+    assert image.claim.states == {(first, PRESENT), (second, ABSENT)}
     expected = [box.box for box in said.boxes if box.class_name == first]
     expected += [box.box for box in said.boxes if box.class_name == second]
     np.testing.assert_allclose([box for _, box in image.boxes], expected, atol=1e-3)

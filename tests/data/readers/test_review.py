@@ -61,8 +61,7 @@ def test_what_something_was_relabelled_to_is_there_though_it_was_rejected_elsewh
         {"class": "dog", "verdict": "relabelled", "to": "cat", "boxes": [[1, 1, 2, 2]]},
     ]
     (image,) = read_review(write_review(folder, decisions)).images
-    assert image.claim.present == {"cat"}
-    assert image.claim.absent == {"dog"}
+    assert image.claim.states == {("cat", PRESENT), ("dog", ABSENT)}
 
 
 @pytest.mark.parametrize(

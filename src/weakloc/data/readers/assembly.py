@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequen
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import combinations
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -81,39 +82,35 @@ _TOLERANCE = 0.5  # pixels that a box may stick out without a word: rounding of 
 
 @dataclass(frozen=True, slots=True)
 class LabelClaim:
-    """What is said of one image's classes; those not named get `rest`."""
+    """What is said of one image's classes, each with its state; those not named get `rest`."""
 
-    present: frozenset[str] = frozenset()
-    unknown: frozenset[str] = frozenset()
-    absent: frozenset[str] = frozenset()
-    rest: int = ABSENT
+    states: frozenset[tuple[str, int]]
+    rest: int
+
+    @classmethod
+    def of(cls, states: Mapping[str, int], rest: int) -> Self:
+        return cls(frozenset(states.items()), rest)
+
+    @classmethod
+    def showing(cls, *class_names: str) -> Self:
+        """These are present, all others absent."""
+        return cls.of(dict.fromkeys(class_names, PRESENT), ABSENT)
 
     def merge(self, other: LabelClaim) -> LabelClaim:
         """Both claims about one image: present wins over unknown, unknown over absent."""
-        present = self.present | other.present
-        unknown = (self.unknown | other.unknown) - present
-        return LabelClaim(
-            present=present,
-            unknown=unknown,
-            absent=(self.absent | other.absent) - present - unknown,
-            rest=UNKNOWN if UNKNOWN in {self.rest, other.rest} else ABSENT,
-        )
+        rising = sorted((*self.states, *other.states), key=itemgetter(1))  # the last one counts
+        return LabelClaim.of(dict(rising), max(self.rest, other.rest))
+
+    @property
+    def present(self) -> frozenset[str]:
+        return frozenset(name for name, state in self.states if state == PRESENT)
 
     @property
     def names(self) -> frozenset[str]:
-        return self.present | self.unknown | self.absent
+        return frozenset(name for name, _ in self.states)
 
 
-NOTHING_KNOWN = LabelClaim(rest=UNKNOWN)
-
-
-def claim_of_states(states: Mapping[str, int], rest: int) -> LabelClaim:
-    """The claim that gives each named class its state: present, unknown or absent."""
-    present, unknown, absent = (
-        frozenset(name for name, of_name in states.items() if of_name == state)
-        for state in (PRESENT, UNKNOWN, ABSENT)
-    )
-    return LabelClaim(present, unknown, absent, rest)
+NOTHING_KNOWN = LabelClaim.of({}, UNKNOWN)
 
 
 def split_name(written: str) -> str:
@@ -179,9 +176,9 @@ class LabelVectors:
         vector = self._vectors.get(claim)
         if vector is None:
             vector = np.full(len(self.class_index), claim.rest, dtype=np.int8)
-            states = ((claim.absent, ABSENT), (claim.unknown, UNKNOWN), (claim.present, PRESENT))
-            for names, state in states:
-                vector[[self.class_index[n] for n in names if n in self.class_index]] = state
+            for name, state in claim.states:
+                if name in self.class_index:
+                    vector[self.class_index[name]] = state
             vector.flags.writeable = False
             self._vectors[claim] = vector
         return vector

@@ -251,7 +251,7 @@ def _add_source(assembly: Assembly, source: _Source) -> None:
         assembly.add(
             assembly.name_of(path),
             path,
-            LabelClaim(frozenset(source.class_names[a["category_id"]] for a in annotations)),
+            LabelClaim.showing(*(source.class_names[a["category_id"]] for a in annotations)),
             split=source.split,
             location=location,
             drawn=_drawn(assembly, source, image_id, _image_size(image)),

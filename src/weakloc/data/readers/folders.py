@@ -100,7 +100,7 @@ def _add_listed(assembly: Assembly, lists: Mapping[str, Sequence[tuple[str, str]
                 message = f"'{image}' is in no class folder"
                 assembly.problems.at(location).error(Oddity.UNREADABLE_LABEL, message)
             elif path := assembly.find_image(image, [base], location):
-                claim = LabelClaim(present=frozenset({class_name}))
+                claim = LabelClaim.showing(class_name)
                 assembly.add(assembly.name_of(path), path, claim, split=split, location=location)
     assembly.note_unlisted(image_paths_below(base))
 
@@ -139,7 +139,7 @@ def _add_folder(
                 Oddity.IMAGE_WITHOUT_LABELS, message
             )
         return
-    claim = LabelClaim(present=frozenset({class_name}))
+    claim = LabelClaim.showing(class_name)
     for name in folder.image_names:
         relative = join(folder.relative, name)
         assembly.add(relative, f"{folder.path}/{name}", claim, split=split, location=relative)

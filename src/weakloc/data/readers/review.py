@@ -24,9 +24,10 @@ from weakloc.errors import DataError
 from weakloc.files import fit_json, read_json, write_json
 from weakloc.geometry import BoxLTRB
 from weakloc.settings import ReaderOptions
-from weakloc.structures import UNKNOWN, DataSet
+from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet
 
 SCHEMA = "weakloc.review/1"
+_DENIALS = {"absent", "relabelled"}  # verdicts by which the class asked for is not there
 
 
 class Decision(Struct, frozen=True, rename={"asked_for": "class"}):
@@ -54,9 +55,9 @@ class ReviewedImage(Struct, frozen=True, rename={"name": "image"}):
     @property
     def claim(self) -> LabelClaim:
         """What one class was relabelled to may be another's verdict: being there wins."""
-        present = {item.shown for item in self.decisions if item.verdict != "absent"}
-        denied = {i.asked_for for i in self.decisions if i.verdict in {"absent", "relabelled"}}
-        return LabelClaim(frozenset(present), absent=frozenset(denied - present), rest=UNKNOWN)
+        denied = {i.asked_for: ABSENT for i in self.decisions if i.verdict in _DENIALS}
+        present = {item.shown: PRESENT for item in self.decisions if item.verdict != "absent"}
+        return LabelClaim.of(denied | present, UNKNOWN)
 
     @property
     def boxes(self) -> list[tuple[str, BoxLTRB]]:

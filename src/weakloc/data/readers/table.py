@@ -24,13 +24,13 @@ from typing import Any
 
 from weakloc.data.readers.assembly import (
     ALL,
+    NOTHING_KNOWN,
     SPLIT_NAMES,
     Assembly,
     Drawn,
     LabelClaim,
     Oddity,
     Problems,
-    claim_of_states,
     read_box,
     split_name,
 )
@@ -327,7 +327,7 @@ def _value(record: Mapping[str, Any], named: str | None, guesses: Iterable[str])
 def claim_of_json(written: Any, delimiter: str, problems: Problems) -> LabelClaim:
     """Labels as JSON: a list, text with a delimiter, or an object of 1, 0 and null (unknown)."""
     if written is None:
-        return LabelClaim(rest=UNKNOWN)
+        return NOTHING_KNOWN
     if isinstance(written, Mapping):
         states = {n: "" if s is None else str(s) for n, s in written.items()}
         return claim_of_cells(states, problems)
@@ -349,13 +349,10 @@ def claim_of_list(names: Iterable[str]) -> LabelClaim:
     `?cat` says that cat is unknown, a lone `?` that every class not named is.
     """
     stripped = [name.strip() for name in names]
-    present = frozenset(name for name in stripped if name and not name.startswith("?"))
-    unknown = frozenset(name[1:].strip() for name in stripped if name.startswith("?"))
-    return LabelClaim(
-        present=present,
-        unknown=unknown - present - {""},
-        rest=UNKNOWN if "" in unknown else ABSENT,
-    )
+    unknown = {name[1:].strip(): UNKNOWN for name in stripped if name.startswith("?")}
+    rest = unknown.pop("", ABSENT)
+    present = {name: PRESENT for name in stripped if name and not name.startswith("?")}
+    return LabelClaim.of(unknown | present, rest)
 
 
 def claim_of_cells(written: Mapping[str, str], problems: Problems) -> LabelClaim:
@@ -367,7 +364,7 @@ def claim_of_cells(written: Mapping[str, str], problems: Problems) -> LabelClaim
             message = f"'{text}' for class '{name}' is neither 1, 0 nor blank; taken as unknown"
             problems.warning(Oddity.UNREADABLE_LABEL, message)
         states[name] = UNKNOWN if state is None else state
-    return claim_of_states(states, UNKNOWN)
+    return LabelClaim.of(states, UNKNOWN)
 
 
 def read_table(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:

@@ -105,7 +105,7 @@ def _add_images(
         assembly.add(
             name,
             f"{assembly.root.as_posix()}/{name}",
-            LabelClaim(present=frozenset({class_name})),
+            LabelClaim.showing(class_name),
             split=folder.partition("/")[0],
             location=location,
             drawn=[Drawn(class_name, row.box) for row in of_image],

@@ -32,10 +32,10 @@ from weakloc.data.readers.assembly import (
     SPLIT_NAMES,
     Assembly,
     Drawn,
+    LabelClaim,
     MaskFileRle,
     Oddity,
     Problems,
-    claim_of_states,
     read_box,
 )
 from weakloc.data.readers.file_tree import file_names, is_image_name, require_one, subfolders
@@ -393,7 +393,7 @@ def _add(
     assembly.add(
         f"JPEGImages/{image}",
         f"{root}/JPEGImages/{image}",
-        claim_of_states(states, rest),
+        LabelClaim.of(states, rest),
         split=split,
         location=item.location,
         drawn=material.objects.get(item.image_id, ()),

@@ -166,7 +166,7 @@ def _add_split(assembly: Assembly, split: _Split, folder: str, names_of: Mapping
         claim = NOTHING_KNOWN
         names = [names_of[number] for number in split.classes.get(image, ())]
         if names:
-            claim = LabelClaim(present=frozenset(names))
+            claim = LabelClaim.showing(*names)
         else:
             message = f"'{image}' is not in class_labels.txt"
             assembly.problems.at(location).warning(Oddity.IMAGE_WITHOUT_LABELS, message)

@@ -75,7 +75,7 @@ def _read_label(
         present.add(name)
         if name in assembly.class_index:
             shapes.append((name, values, problems))
-    return LabelClaim(frozenset(present)), _drawn(shapes, image, image_problems)
+    return LabelClaim.showing(*present), _drawn(shapes, image, image_problems)
 
 
 _FARTHEST = 1000  # shares of the image: beyond all that can be meant
