@@ -79,7 +79,8 @@ def _opened(source: str) -> tuple[Iterator[ImageSource] | None, Path | None]:
         no_image = DataError("no image in this folder", location=source, remedy=shown)
         return _below(path, images_below(source), if_none=no_image), path
     if source.lower().endswith(SHARD_SUFFIXES) or ("{" in source and not path.exists()):
-        return _in_shards(source), None
+        no_image = DataError("no image in these shards", location=source)
+        return _at_least_one(_in_shards(source), no_image), None
     if path.is_file():
         images = iter((ImageSource(path.name, str(path)),))
         if suffix == ".txt" or suffix in TABLE_SUFFIXES:
@@ -90,7 +91,8 @@ def _opened(source: str) -> tuple[Iterator[ImageSource] | None, Path | None]:
         # The folder named before the first wildcard.
         fixed = source[: min(source.find(mark) for mark in "*?[" if mark in source)]
         folder = fixed.rpartition("/")[0] or ("/" if source.startswith("/") else ".")
-        return _matching(source, folder), Path(folder)
+        no_image = DataError("no image matches this pattern", location=source)
+        return _at_least_one(_matching(source, folder), no_image), Path(folder)
     return None, None
 
 
@@ -104,21 +106,21 @@ def _listed(names: Iterable[str], *, folder: Path, location: str) -> Iterator[Im
 
 
 def _below(folder: Path, names: Iterable[str], *, if_none: DataError) -> Iterator[ImageSource]:
-    is_empty = True
-    for name in names:
-        is_empty = False
-        yield _source(name, str(folder / name))
-    if is_empty:
+    return _at_least_one((_source(name, str(folder / name)) for name in names), if_none)
+
+
+def _at_least_one(images: Iterator[ImageSource], if_none: DataError) -> Iterator[ImageSource]:
+    first = next(images, None)
+    if first is None:
         raise if_none
+    yield first
+    yield from images
 
 
 def _matching(pattern: str, folder: str) -> Iterator[ImageSource]:
-    paths = sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
-    images = [path for path in paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
-        raise DataError("no image matches this pattern", location=pattern)
-    for path in images:
-        yield _source(os.path.relpath(path, folder), path)
+    for path in sorted(glob.iglob(pattern, recursive=True)):  # noqa: PTH207 - absolute patterns too
+        if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+            yield _source(os.path.relpath(path, folder), path)
 
 
 def _source(name: str, path: str) -> ImageSource:
@@ -130,18 +132,13 @@ def _source(name: str, path: str) -> ImageSource:
 
 def _in_shards(source: str) -> Iterator[ImageSource]:
     """The images of every shard; after those of a damaged one, what is wrong with it."""
-    is_empty = True
     for shard in find_shards(source):
         name = Path(shard).name
         latest = deque[Problem](maxlen=1)  # that a shard is damaged is said last
         for image in images_of_shard(
             shard, None, mode="r|*", read_image=read_content, problems=Problems(listed=latest)
         ):
-            is_empty = False
             yield ImageSource(f"{name}/{image.name}", image.content)
         for problem in latest:
             if problem.kind == Oddity.BROKEN_SHARD:
-                is_empty = False
                 yield ImageSource(name, b"", flaw=problem.message)
-    if is_empty:
-        raise DataError("no image in these shards", location=source)

@@ -322,16 +322,17 @@ class Checkpointing(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        due = time.monotonic() - self._saved_at > 60 * self._plan.settings.checkpoint_minutes
-        stops, due = _agreed(trainer, self.interruption.signal_name is not None, due)
         is_last = batch_idx + 1 >= trainer.num_training_batches  # the epoch's end saves then
         between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if is_last or not between_steps:
             return
-        if stops or due:
+        due = time.monotonic() - self._saved_at > 60 * self._plan.settings.checkpoint_minutes
+        stops = self.interruption.signal_name is not None
+        # What any of the processes wants, all of them do.
+        if trainer.strategy.reduce_boolean_decision(stops or due, all=False):
             self._save(trainer)
-        if stops:
-            raise self._stopped(f"epoch {trainer.current_epoch + 1}, batch {batch_idx + 1}")
+            if trainer.strategy.reduce_boolean_decision(stops, all=False):
+                raise self._stopped(f"epoch {trainer.current_epoch + 1}, batch {batch_idx + 1}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LocalizationModule)
@@ -363,7 +364,8 @@ class Checkpointing(Callback):
             logger.log_metrics(numbers, step=trainer.global_step)
         self._save(trainer)
         self._epoch_began, self._seconds_before = time.monotonic(), 0.0
-        stops, _ = _agreed(trainer, self.interruption.signal_name is not None, False)
+        stops = self.interruption.signal_name is not None
+        stops = trainer.strategy.reduce_boolean_decision(stops, all=False)
         ends = trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
         if stops and not ends:
             raise self._stopped(f"epoch {trainer.current_epoch + 1}")
@@ -421,16 +423,6 @@ class Checkpointing(Callback):
             f"{self._folder / CHECKPOINT_NAME}",
             remedy="Continue with the same command and --resume",
         )
-
-
-def _agreed(trainer: Trainer, stops: bool, due: bool) -> tuple[bool, bool]:
-    """What any of the processes wants, so that all of them do the same."""
-    if trainer.world_size == 1:
-        return stops, due
-    wishes = torch.tensor([int(stops), int(due)], device=trainer.strategy.root_device)
-    torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
-    any_stops, any_due = wishes.tolist()
-    return bool(any_stops), bool(any_due)
 
 
 class Shown(Callback):

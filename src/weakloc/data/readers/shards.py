@@ -14,9 +14,9 @@ import itertools
 import math
 import os
 import re
+import struct
 import tarfile
 import zlib
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +44,7 @@ from weakloc.structures import DataSet, LabelVector, Sample
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _LABEL_KINDS = ("cls", "json", "txt")  # the first that a sample has counts
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_ROW = struct.Struct("=iiqqq")  # numbers of the shard and the claim, offset, size, name's end
 ReadImage = Callable[[tarfile.TarFile, tarfile.TarInfo], bytes]
 
 
@@ -235,31 +236,24 @@ class ShardSplit(Sequence[Sample]):
     """The samples of one split, made when asked for from a few numbers each."""
 
     def __init__(self, shards: Sequence[str], names: Sequence[str]) -> None:
-        self._shards = tuple(shards)
-        self._shard_names = tuple(names)
-        self._shard_of = array("i")
-        self._offsets = array("q")
-        self._sizes = array("q")
-        self._claims = array("i")
-        self._name_ends = array("q")
-        self._names = bytearray()
+        self._shards, self._shard_names = tuple(shards), tuple(names)
+        self._rows, self._names = bytearray(), bytearray()
+        self._claims: set[int] = set()
         self._vectors: tuple[LabelVector, ...] = ()
 
     def append(self, shard_index: int, image: ShardImage, claim_index: int) -> None:
-        self._shard_of.append(shard_index)
-        self._offsets.append(image.offset)
-        self._sizes.append(image.size)
-        self._claims.append(claim_index)
         self._names += image.name.encode("utf-8", "surrogateescape")
-        self._name_ends.append(len(self._names))
+        end = len(self._names)
+        self._rows += _ROW.pack(shard_index, claim_index, image.offset, image.size, end)
+        self._claims.add(claim_index)
 
     def label(self, vectors: Sequence[LabelVector]) -> list[LabelVector]:
         """Gives each claim its vector; returns those that occur here."""
         self._vectors = tuple(vectors)
-        return [self._vectors[claim] for claim in sorted(set(self._claims))]
+        return [self._vectors[claim] for claim in sorted(self._claims)]
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._rows) // _ROW.size
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -269,14 +263,14 @@ class ShardSplit(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
         position = range(len(self))[index]
-        start = self._name_ends[position - 1] if position else 0
-        name = self._names[start : self._name_ends[position]].decode("utf-8", "surrogateescape")
-        shard = self._shard_of[position]
-        path = member_path(
-            self._shards[shard], offset=self._offsets[position], size=self._sizes[position]
-        )
-        labels = self._vectors[self._claims[position]]
-        return Sample(f"{self._shard_names[shard]}/{name}", path, labels)
+        start = self._row(position - 1)[-1] if position else 0
+        shard, claim, offset, size, end = self._row(position)
+        name = self._names[start:end].decode("utf-8", "surrogateescape")
+        path = member_path(self._shards[shard], offset=offset, size=size)
+        return Sample(f"{self._shard_names[shard]}/{name}", path, self._vectors[claim])
+
+    def _row(self, position: int) -> tuple[int, ...]:
+        return _ROW.unpack_from(self._rows, position * _ROW.size)
 
 
 def read_shards(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:

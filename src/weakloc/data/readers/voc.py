@@ -107,13 +107,10 @@ def _image_size(tree: Element) -> Size | None:
 
 def voc_palette() -> list[int]:
     """256 x (red, green, blue): the bits of the index, spread over the channels from the top."""
-    colors = []
-    for index in range(256):
-        channels = [0, 0, 0]
-        for bit in range(8):
-            channels[bit % 3] |= (index >> bit & 1) << (7 - bit // 3)
-        colors += channels
-    return colors
+    index, colors = np.arange(256), np.zeros((256, 3), dtype=int)
+    for bit in range(8):
+        colors[:, bit % 3] |= (index >> bit & 1) << (7 - bit // 3)
+    return colors.ravel().tolist()
 
 
 def write_label_image(path: Path, values: NDArray[np.uint8], *, compress_level: int = 6) -> None:
