@@ -17,7 +17,6 @@ from weakloc.data.loaders import (
     mixed_seed,
     repetition_weights,
 )
-from weakloc.errors import DataError, SettingError
 from weakloc.structures import Sample
 
 
@@ -139,15 +138,6 @@ def test_evaluation_meets_every_image_exactly_once(world_size: int) -> None:
         assert [key.index for key in keys] == sorted(key.index for key in keys)
         found += [key.index for key in keys]
     assert sorted(found) == list(range(7))
-
-
-def test_what_cannot_be_sampled_is_an_error() -> None:
-    with pytest.raises(DataError, match="no images"):
-        EpochBatches(0, batch_size=4, seed=0)
-    with pytest.raises(SettingError, match="batch size of 0"):
-        EveryImageOnce(5, batch_size=0)
-    with pytest.raises(ValueError, match="rank 2"):
-        EpochBatches(5, batch_size=1, seed=0, rank=2, world_size=2)
 
 
 def test_near_numbers_give_different_seeds() -> None:

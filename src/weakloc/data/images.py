@@ -51,8 +51,7 @@ def is_member_path(path: str) -> bool:
 def read_member(path: str) -> bytes:
     """The content of a member."""
     member = _MEMBER.fullmatch(path)
-    if member is None:
-        raise ValueError(f"{path!r} is not of the form archive::offset+size")
+    assert member is not None, path
     archive, size = Path(member["archive"]), int(member["size"])
     try:
         if not archive.is_file():  # opening a pipe would wait for ever

@@ -111,7 +111,6 @@ class EpochBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        _check(num_samples, batch_size, rank, world_size)
         self.epoch, self.first_step, self.seed = 0, 0, seed
         self._weights = np.ones(num_samples) if weights is None else weights
         self._batch_size = batch_size
@@ -149,7 +148,6 @@ class EveryImageOnce:
     def __init__(
         self, num_samples: int, *, batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
-        _check(num_samples, batch_size, rank, world_size)
         self._own = range(rank, num_samples, world_size)
         self._batch_size = batch_size
 
@@ -163,15 +161,6 @@ class EveryImageOnce:
         for step in range(len(self)):
             in_batch = self._own[step * self._batch_size : (step + 1) * self._batch_size]
             yield [SampleKey(index, 0, 0, step) for index in in_batch]
-
-
-def _check(num_samples: int, batch_size: int, rank: int, world_size: int) -> None:
-    if num_samples < 1:
-        raise DataError("there are no images to load")
-    if batch_size < 1:
-        raise SettingError(f"a batch size of {batch_size} is too small", remedy="Use 1 or more")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank {rank} is not in 0 .. {world_size - 1}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -208,8 +208,6 @@ def hide_tiles(images: Tensor, hidden: Tensor, *, patch_size: int) -> Tensor:
     colour, which keeps the expected value of what the first layer sees (Hide-and-Seek).
     """
     height, width = images.shape[-2:]
-    if hidden.shape != (math.ceil(height / patch_size), math.ceil(width / patch_size)):
-        raise ValueError(f"{tuple(hidden.shape)} tiles of {patch_size} do not cover the image")
     rows = hidden.repeat_interleave(patch_size, 0)[:height]
     mask = rows.repeat_interleave(patch_size, 1)[:, :width]  # (H, W)
     return images.masked_fill(mask, 0.0)

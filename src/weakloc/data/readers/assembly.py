@@ -245,15 +245,17 @@ class Assembly:
         if self.options.image_root is not None:
             folders = [Path(self.options.image_root)]
         probes = images[:: max(1, len(images) // _NUM_PROBES)]
-        chosen, num_hits = self.files.best_folder(folders, probes)
-        if not num_hits and probes:
-            looked_in = ", ".join(dict.fromkeys(folder.absolute().as_posix() for folder in folders))
+        paths = [folder.absolute().as_posix() for folder in folders]
+        resolve = self.files.resolve
+        hits = [sum(resolve(f"{path}/{name}") is not None for name in probes) for path in paths]
+        if not any(hits) and probes:
+            looked_in = ", ".join(dict.fromkeys(paths))
             raise DataError(
                 f"none of its images was found, such as '{probes[0]}'",
                 location=location,
                 remedy=f"Looked in {looked_in}; say which folder they are in with --image-root",
             )
-        return chosen
+        return paths[hits.index(max(hits))]
 
     def add(
         self,

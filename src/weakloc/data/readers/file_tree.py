@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +26,6 @@ class ImageFolder:
     folder_names: tuple[str, ...]
     holders: frozenset[str]  # the real paths of this folder and of those that hold it
 
-    def inner(self, name: str) -> ImageFolder | None:
-        """The folder of that name in this one; None for a link back to a folder that holds it."""
-        return _listed(f"{self.path}/{name}", join(self.relative, name), self.holders)
-
 
 def is_image_name(name: str) -> bool:
     return name[name.rfind(".") :].lower() in IMAGE_SUFFIXES and not name.startswith(".")
@@ -40,19 +36,17 @@ def join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def image_folders(root: str) -> Iterator[ImageFolder]:
+def image_folders(
+    path: str, relative: str = "", holders: frozenset[str] = frozenset()
+) -> Iterator[ImageFolder]:
     """Every folder of a tree, parents first, in the order of names; hidden ones left out.
 
     Links to folders are followed unless they lead back to a folder that holds them.
     """
-    return _tree(_listed(root, "", frozenset()))
-
-
-def _tree(folder: ImageFolder | None) -> Iterator[ImageFolder]:
-    if folder is not None:
+    if folder := _listed(path, relative, holders):
         yield folder
         for name in folder.folder_names:
-            yield from _tree(folder.inner(name))
+            yield from image_folders(f"{path}/{name}", join(relative, name), folder.holders)
 
 
 def image_paths_below(root: str) -> Iterator[str]:
@@ -62,19 +56,17 @@ def image_paths_below(root: str) -> Iterator[str]:
             yield f"{folder.path}/{name}"
 
 
-def images_below(root: str) -> Iterator[str]:
+def images_below(
+    path: str, relative: str = "", holders: frozenset[str] = frozenset()
+) -> Iterator[str]:
     """The images of the same folders by their paths below the root, files and folders mixed."""
-    return _images_of(_listed(root, "", frozenset()))
-
-
-def _images_of(folder: ImageFolder | None) -> Iterator[str]:
-    if folder is not None:
+    if folder := _listed(path, relative, holders):
         inner = frozenset(folder.folder_names)
         for name in sorted((*folder.image_names, *folder.dangling_names, *inner)):
             if name in inner:
-                yield from _images_of(folder.inner(name))
+                yield from images_below(f"{path}/{name}", join(relative, name), folder.holders)
             else:
-                yield join(folder.relative, name)
+                yield join(relative, name)
 
 
 def subfolders(folder: str) -> tuple[str, ...]:
@@ -155,12 +147,6 @@ class FileIndex:
             self._composed[folder] = {unicodedata.normalize("NFC", n): n for n in names}
         actual = self._composed[folder].get(unicodedata.normalize("NFC", name))
         return None if actual is None else f"{folder}/{actual}"
-
-    def best_folder(self, folders: Iterable[Path], probes: Sequence[str]) -> tuple[str, int]:
-        """The folder that holds most of some files, the first of several, and how many it holds."""
-        paths = [folder.absolute().as_posix().removesuffix("/.") for folder in folders]
-        hits = [sum(self.resolve(f"{path}/{n}") is not None for n in probes) for path in paths]
-        return paths[hits.index(max(hits))], max(hits)
 
     def names(self, folder: str) -> frozenset[str]:
         """The names of the files in a folder; none where there is no folder."""
