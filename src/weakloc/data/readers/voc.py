@@ -18,6 +18,7 @@ import re
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import unquote
 from xml.etree.ElementTree import Element, ParseError
 
@@ -151,19 +152,14 @@ _LINE_OF_CLASS = re.compile(r"(?P<id>.*\S)" + _STATE)
 _LINE_OF_ACTION = re.compile(r"(?P<id>.*\S)\s+(?P<object>\d{1,9})" + _STATE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    """An image named in a split, and where."""
-
-    image_id: str
-    location: str
+_Listed: TypeAlias = Sequence[tuple[str, str]]  # the id of an image, and where it is listed
 
 
 @dataclass(frozen=True, slots=True)
 class _ImageSet:
     """The lists of one folder of ImageSets, by the ids of images."""
 
-    splits: dict[str, list[_Listed]] = field(default_factory=dict)
+    splits: dict[str, _Listed] = field(default_factory=dict)
     states: dict[str, dict[str, int]] = field(default_factory=dict)  # id -> class -> state
     # id -> (action, number of an object) -> (state, where it is said)
     acts: dict[str, dict[tuple[str, int], tuple[int, str]]] = field(default_factory=dict)
@@ -220,18 +216,18 @@ def read_voc(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet
     if folder.name == "Action":  # where the classes of the XML and of the masks are others
         acting = _acting(annotations, image_set, assembly.problems)
         material, values = replace(material, objects=acting, in_xml={}), {}
-    splits = image_set.splits or {ALL: [_Listed(i, f"Annotations/{i}.xml") for i in annotations]}
+    splits = image_set.splits or {ALL: [(i, f"Annotations/{i}.xml") for i in annotations]}
     states = (*material.in_xml.values(), *material.in_class_files.values())
     written = {name for named in states for name in named}
     assembly.set_classes([*values, *sorted(written - values.keys())])
     # What is odd about an image is said where the first split names it.
     met: set[str] = set()
     for split, listed in splits.items():
-        for item in listed:
-            problems = Problems() if item.image_id in met else assembly.problems.at(item.location)
-            _add(assembly, material, item, split, problems)
-        met |= {item.image_id for item in listed}
-    _report_unused(assembly, material, splits)
+        for image_id, location in listed:
+            problems = (Problems() if image_id in met else assembly.problems).at(location)
+            _add(assembly, material, image_id, split, problems)
+        met |= {image_id for image_id, _ in listed}
+    _report_unused(assembly, material, met)
     values = values or mask_values(tuple(assembly.class_index))
     indices = {values[n]: index for n, index in assembly.class_index.items() if n in values}
     return assembly.finish(segmentation_values=indices)
@@ -270,8 +266,8 @@ def _read_image_set(folder: Path, images: Container[str], problems: Problems) ->
     is_of_actions = folder.name == "Action"
     class_line = _LINE_OF_ACTION if is_of_actions else _LINE_OF_CLASS
     image_set = _ImageSet()
-    from_classes: dict[str, dict[str, _Listed]] = {}
-    splits: dict[str, list[_Listed]] = {}
+    from_classes: dict[str, dict[str, str]] = {}
+    splits: dict[str, _Listed] = {}
     for stem in stems:
         path = folder / f"{stem}.txt"
         lines = [
@@ -282,7 +278,7 @@ def _read_image_set(folder: Path, images: Container[str], problems: Problems) ->
         num_states = sum(match is not None and line not in images for _, line, match in lines)
         class_name, split = _class_and_split(stem, stems)
         if not class_name or 2 * num_states <= len(lines):
-            splits[stem] = [_Listed(line, location) for location, line, _ in lines]
+            splits[stem] = [(line, location) for location, line, _ in lines]
             continue
         for location, line, match in lines:
             if match is None:
@@ -291,21 +287,20 @@ def _read_image_set(folder: Path, images: Container[str], problems: Problems) ->
                 problems.at(location).error(Oddity.UNREADABLE_LABEL, message)
                 continue
             image_set.add(class_name, match, location)
-            item = _Listed(match["id"], location)
-            from_classes.setdefault(split, {}).setdefault(item.image_id, item)
+            from_classes.setdefault(split, {}).setdefault(match["id"], location)
     if is_of_actions:  # a line for each object, so that an image has several
         splits = {split: _each_once(listed) for split, listed in splits.items()}
-    splits = {split: list(items.values()) for split, items in from_classes.items()} | splits
+    splits = {split: list(images.items()) for split, images in from_classes.items()} | splits
     image_set.splits.update(sorted(splits.items(), key=lambda split: split[0] not in SPLIT_NAMES))
     return image_set
 
 
-def _each_once(listed: Sequence[_Listed]) -> list[_Listed]:
-    """The images of a list whose lines end in the number of an object."""
-    ids = [re.sub(r"\s+\d+$", "", item.image_id) for item in listed]
-    items = zip(reversed(ids), reversed(listed), strict=True)  # the first line of each counts
-    first = {image_id: _Listed(image_id, item.location) for image_id, item in items}
-    return [first[image_id] for image_id in dict.fromkeys(ids)]
+def _each_once(listed: _Listed) -> _Listed:
+    """The images of a list whose lines end in the number of an object; the first line counts."""
+    first: dict[str, str] = {}
+    for line, location in listed:
+        first.setdefault(re.sub(r"\s+\d+$", "", line), location)
+    return list(first.items())
 
 
 def _class_and_split(stem: str, stems: Sequence[str]) -> tuple[str, str]:
@@ -369,14 +364,14 @@ def _acting(
 
 
 def _add(
-    assembly: Assembly, material: _Material, item: _Listed, split: str, problems: Problems
+    assembly: Assembly, material: _Material, image_id: str, split: str, problems: Problems
 ) -> None:
-    image = material.images.get(item.image_id)
+    image = material.images.get(image_id)
     if image is None:
-        problems.error(Oddity.MISSING_IMAGE, f"image '{item.image_id}' is not in JPEGImages")
+        problems.error(Oddity.MISSING_IMAGE, f"image '{image_id}' is not in JPEGImages")
         return
-    in_xml = material.in_xml.get(item.image_id)
-    written = material.in_class_files.get(item.image_id)
+    in_xml = material.in_xml.get(image_id)
+    written = material.in_class_files.get(image_id)
     if in_xml is not None:
         states, rest = dict(in_xml), ABSENT
         _compare(states, written or {}, problems)
@@ -386,14 +381,14 @@ def _add(
             problems.warning(Oddity.IMAGE_WITHOUT_LABELS, f"nothing is known of '{image}'")
     if assembly.options.difficult == "present":
         states = {name: state if state == ABSENT else PRESENT for name, state in states.items()}
-    root, mask = assembly.root.as_posix(), f"{item.image_id}.png"
+    root, mask = assembly.root.as_posix(), f"{image_id}.png"
     assembly.add(
         f"JPEGImages/{image}",
         f"{root}/JPEGImages/{image}",
         LabelClaim.of(states, rest),
         split=split,
-        location=item.location,
-        drawn=material.objects.get(item.image_id, ()),
+        location=problems.location,
+        drawn=material.objects.get(image_id, ()),
         segmentation_path=f"{root}/SegmentationClass/{mask}"
         if mask in material.segmented
         else None,
@@ -409,10 +404,7 @@ def _compare(drawn: Mapping[str, int], written: Mapping[str, int], problems: Pro
             problems.report(severity, Oddity.LABELS_DISAGREE, message)
 
 
-def _report_unused(
-    assembly: Assembly, material: _Material, splits: Mapping[str, Sequence[_Listed]]
-) -> None:
-    used = {item.image_id for items in splits.values() for item in items}
+def _report_unused(assembly: Assembly, material: _Material, used: Container[str]) -> None:
     for image_id in material.annotated:
         if image_id not in material.images and image_id not in used:
             message = f"there is no image '{image_id}' in JPEGImages"
