@@ -280,19 +280,18 @@ def _owner(
 LabelMatrix: TypeAlias = NDArray[np.int8]  # (N, C) of ABSENT, UNKNOWN, PRESENT
 
 
-@dataclass(frozen=True)
-class LabelStatistics:
-    """Counts over the training images; `co_occurrence[i, j]` counts images with both i and j."""
+class LabelStatistics(Struct, frozen=True):
+    """Counts over the training images; `co_occurrence[i][j]` counts images with both i and j."""
 
     num_images: int
-    present: NDArray[np.int64]  # (C,)
-    absent: NDArray[np.int64]  # (C,)
-    unknown: NDArray[np.int64]  # (C,)
-    co_occurrence: NDArray[np.int64]  # (C, C), the diagonal is `present`
+    present: list[int]  # (C,)
+    absent: list[int]  # (C,)
+    unknown: list[int]  # (C,)
+    co_occurrence: list[list[int]]  # (C, C), the diagonal is `present`
 
     @property
     def is_single_label(self) -> bool:
         """Whether every image has exactly one present class and all others absent."""
-        pairs = int(self.co_occurrence.sum() - self.present.sum())
-        one_each = int(self.present.sum()) == self.num_images
-        return one_each and pairs == 0 and not self.unknown.any()
+        num_present = sum(self.present)
+        has_pairs = sum(map(sum, self.co_occurrence)) > num_present
+        return num_present == self.num_images and not has_pairs and not any(self.unknown)

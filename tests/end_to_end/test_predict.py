@@ -287,7 +287,7 @@ def test_classes_that_were_tagged_together_raise_each_other(
     """Eq. 2 to 4 on the scores of the plain run, by the counts of its run.json."""
     flags = ["--rescoring", "0.5", "--out", str(tmp_path), *FAST]
     assert weakloc(["predict", str(trained), str(photos / "ü"), *flags]) == 0
-    shares = shares_from_counts(load_folder(trained).run.labels.co_occurrence)
+    shares = shares_from_counts(np.array(load_folder(trained).run.labels.co_occurrence))
     assert shares.sum() > 0
     plain = {
         prediction.image: np.array(list(prediction.scores.values()))

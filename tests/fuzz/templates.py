@@ -61,7 +61,6 @@ def template() -> Template:
     method = Wildcat.practical()
     backbone = build_backbone(BackboneSpec.parse("tiny[width=4]", weights="none"))
     network = method.build_network(backbone, len(CLASSES)).eval()
-    counts = np.array([2, 2, 2], dtype=np.int64)
     settings = TrainSettings(backbone="tiny[width=4]", image_size=SIDE)
     plan = TrainingPlan(
         network=network,
@@ -73,7 +72,7 @@ def template() -> Template:
         settings=settings,
         preprocessing=Preprocessing(size=(SIDE, SIDE)),
         class_names=CLASSES,
-        labels=LabelStatistics(6, counts, counts, counts, np.diag(counts)),
+        labels=LabelStatistics(6, [2] * 3, [2] * 3, [2] * 3, np.diag([2] * 3).tolist()),
         notes=("a note",),
     )
     with tempfile.TemporaryDirectory() as name:

@@ -89,7 +89,7 @@ def test_loading_gives_back_what_training_used(run: Run) -> None:
     assert loaded.preprocessing.fixed_size == (SIDE, SIDE)
     assert loaded.class_names == CLASSES
     assert loaded.is_finished
-    assert np.array_equal(loaded.labels.co_occurrence, run.labels.co_occurrence)
+    assert loaded.labels == run.labels
 
 
 def test_thresholds_travel_with_the_run(copy: Path) -> None:

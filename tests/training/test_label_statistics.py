@@ -19,9 +19,9 @@ def statistics(rows: list[list[int]]) -> LabelStatistics:
 def test_labels_are_counted_by_class_and_by_pair() -> None:
     found = statistics([[1, 1, -1], [1, 0, -1], [-1, 1, 0]])
     assert found.num_images == 3
-    assert (found.present.tolist(), found.absent.tolist()) == ([2, 2, 0], [1, 0, 2])
-    assert found.unknown.tolist() == [0, 1, 1]
-    assert found.co_occurrence.tolist() == [[2, 1, 0], [1, 2, 0], [0, 0, 0]]
+    assert (found.present, found.absent) == ([2, 2, 0], [1, 0, 2])
+    assert found.unknown == [0, 1, 1]
+    assert found.co_occurrence == [[2, 1, 0], [1, 2, 0], [0, 0, 0]]
 
 
 @pytest.mark.parametrize(

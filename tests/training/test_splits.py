@@ -150,10 +150,10 @@ def test_data_without_anything_to_learn_is_refused(
 def test_labels_are_counted_by_hand() -> None:
     samples = data_set([[1, 1, 0], [1, -1, 0], [-1, -1, 0], [1, 1, 0]]).splits["train"]
     statistics = count_labels(samples, 3)
-    assert statistics.present.tolist() == [3, 2, 0]
-    assert statistics.absent.tolist() == [1, 2, 0]
-    assert statistics.unknown.tolist() == [0, 0, 4]
-    assert statistics.co_occurrence.tolist() == [[3, 2, 0], [2, 2, 0], [0, 0, 0]]
+    assert statistics.present == [3, 2, 0]
+    assert statistics.absent == [1, 2, 0]
+    assert statistics.unknown == [0, 0, 4]
+    assert statistics.co_occurrence == [[3, 2, 0], [2, 2, 0], [0, 0, 0]]
 
 
 def test_classes_that_cannot_be_learned_are_reported() -> None:

@@ -161,7 +161,7 @@ def calibrate_rescoring(
     held_out = held_out_of([trained], data_set)
     predictor = trained.predictor(look, Places(rescoring=0.0))
     scores, labels = scores_and_tags(predictor, held_out, on_progress, scores="probabilities")
-    shares = shares_from_counts(trained.run.labels.co_occurrence)
+    shares = shares_from_counts(np.array(trained.run.labels.co_occurrence))
     choice = choose_alpha(scores, labels, shares, tag_mean_average_precision)
     choice = replace(choice, chosen_on=in_words(held_out))
     save_alpha(trained.path, choice)

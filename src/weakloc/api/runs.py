@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from weakloc import __version__
 from weakloc.api.classifiers import TIMM
 from weakloc.data.sources import ImageSource, find_images
@@ -179,7 +181,7 @@ class TrainedRun(LoadedRun):
         if look.localiser == "beam_search":
             method = self.run.method
             heat = BeamHeat(source, method.search if isinstance(method, Beam) else BeamSettings())
-        rescore = rescoring_by(self.run.labels.co_occurrence, places)
+        rescore = rescoring_by(np.array(self.run.labels.co_occurrence), places)
         return Predictor(
             source,
             look,
@@ -312,7 +314,7 @@ def describe(run: TrainedRun) -> OnnxRecord:
         smallest_side=backbone.min_input,
         version=__version__,
         rescoring=predictor.places.rescoring or 0.0,
-        together=pairs_of(run.run.labels.co_occurrence),
+        together=pairs_of(np.array(run.run.labels.co_occurrence)),
     )
 
 

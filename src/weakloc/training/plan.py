@@ -133,14 +133,10 @@ def _hold_out(
 def count_labels(samples: Sequence[Sample], num_classes: int) -> LabelStatistics:
     labels = np.array([sample.labels for sample in samples], dtype=np.int8)
     labels = labels.reshape(-1, num_classes)
-    present = (labels == PRESENT).astype(np.int64)
-    return LabelStatistics(
-        num_images=len(samples),
-        present=present.sum(axis=0),
-        absent=(labels == ABSENT).sum(axis=0).astype(np.int64),
-        unknown=(labels == UNKNOWN).sum(axis=0).astype(np.int64),
-        co_occurrence=present.T @ present,
-    )
+    states = PRESENT, ABSENT, UNKNOWN
+    present, absent, unknown = ((labels == state).sum(axis=0).tolist() for state in states)
+    shown = (labels == PRESENT).astype(np.int64)
+    return LabelStatistics(len(samples), present, absent, unknown, (shown.T @ shown).tolist())
 
 
 def odd_classes(statistics: LabelStatistics, class_names: Sequence[str]) -> list[str]:

@@ -226,7 +226,7 @@ def publish(
         seed=plan.settings.seed,
         backbone=BackboneRecord.of(plan.network.backbone),
         class_names=plan.class_names,
-        labels=LabelRecord.of(plan.labels),
+        labels=plan.labels,
         preprocessing=to_settings(plan.preprocessing),
         selection=Selection(kept_epoch, by, plan.division.watched_name),
         hidden_supervision=0,
@@ -301,25 +301,6 @@ class BackboneRecord(Struct, kw_only=True, omit_defaults=True):
         return spec
 
 
-class LabelRecord(Struct):
-    num_images: int
-    present: list[int]
-    absent: list[int]
-    unknown: list[int]
-    co_occurrence: list[list[int]]
-
-    @classmethod
-    def of(cls, labels: LabelStatistics) -> Self:
-        return cls(labels.num_images, *(getattr(labels, name).tolist() for name in _COUNTS))
-
-    def read(self, num_classes: int) -> LabelStatistics:
-        counts = {name: np.array(getattr(self, name), dtype=np.int64) for name in _COUNTS}
-        for name, values in counts.items():
-            if values.shape != (num_classes,) * (2 if name == "co_occurrence" else 1):
-                raise ValueError(f"labels.{name} does not fit {num_classes} classes")
-        return LabelStatistics(self.num_images, **counts)
-
-
 class RunRecord(Struct, kw_only=True):
     """What run.json holds; settings are checked by the classes they belong to."""
 
@@ -330,7 +311,7 @@ class RunRecord(Struct, kw_only=True):
     seed: int
     backbone: BackboneRecord
     class_names: tuple[str, ...]
-    labels: LabelRecord
+    labels: LabelStatistics
     preprocessing: dict[str, Any]
     selection: Selection
     hidden_supervision: int
@@ -350,8 +331,13 @@ def load_run(path: Path) -> Run:
         record = fit_json(stored, RunRecord)
         method = record.method.read(file)
         spec = record.backbone.read(file)
+        num_classes = len(record.class_names)
+        for name in _COUNTS:
+            shape = (num_classes,) * (2 if name == "co_occurrence" else 1)
+            if np.array(getattr(record.labels, name), dtype=np.int64).shape != shape:
+                raise ValueError(f"labels.{name} does not fit {num_classes} classes")
         with torch.random.fork_rng():
-            network = method.build_network(build_backbone(spec), len(record.class_names)).eval()
+            network = method.build_network(build_backbone(spec), num_classes).eval()
         run = Run(
             path=path,
             network=network,
@@ -361,7 +347,7 @@ def load_run(path: Path) -> Run:
             preprocessing=from_settings(
                 Preprocessing, record.preprocessing, prefix="preprocessing."
             ),
-            labels=record.labels.read(len(record.class_names)),
+            labels=record.labels,
             history=record.history,
             selection=record.selection,
             is_finished=record.finished,
@@ -378,7 +364,7 @@ def load_run(path: Path) -> Run:
         raise _damaged(file, str(error) or type(error).__name__) from error
     _load_weights(network, path)
     network.backbone.loaded_weights = record.backbone.loaded or None
-    of_run = path, cache(network.backbone.weights_digest), len(run.class_names)
+    of_run = path, cache(network.backbone.weights_digest), num_classes
     cells, detector = load_learned(CellClassifier, *of_run), load_learned(Detector, *of_run)
     return replace(run, cells=cells, detector=detector)
 
