@@ -92,7 +92,7 @@ def _opened(source: str) -> tuple[Iterator[ImageSource] | None, Path | None]:
         fixed = source[: min(source.find(mark) for mark in "*?[" if mark in source)]
         folder = fixed.rpartition("/")[0] or ("/" if source.startswith("/") else ".")
         no_image = DataError("no image matches this pattern", location=source)
-        return _at_least_one(_matching(source, folder), no_image), Path(folder)
+        return _at_least_one(_matching_images(source, folder), no_image), Path(folder)
     return None, None
 
 
@@ -117,7 +117,7 @@ def _at_least_one(images: Iterator[ImageSource], if_none: DataError) -> Iterator
     yield from images
 
 
-def _matching(pattern: str, folder: str) -> Iterator[ImageSource]:
+def _matching_images(pattern: str, folder: str) -> Iterator[ImageSource]:
     for path in sorted(glob.iglob(pattern, recursive=True)):  # noqa: PTH207 - absolute patterns too
         if Path(path).suffix.lower() in IMAGE_SUFFIXES:
             yield _source(os.path.relpath(path, folder), path)
