@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from weakloc.api.runs import load_folder
 from weakloc.cli import run as weakloc
 from weakloc.data.sources import ImageSource
-from weakloc.predictor.places import Tags
+from weakloc.files import ByName
 from weakloc.settings import Look, Places
 from weakloc.structures import ABSENT, PRESENT, BrokenImage
 from weakloc.training.run_folder import CELLS_NAME
@@ -91,7 +91,7 @@ def test_objects_of_several_tags_are_told_apart(refined: Path, scenes: Path) -> 
     def heat(*present: int) -> NDArray[np.float32]:
         labels = np.full(len(predictor.source.class_names), ABSENT, np.int8)
         labels[list(present)] = PRESENT
-        tags = Tags({"a": labels}, len(labels))
+        tags = ByName({"a": labels})
         (located,) = predictor.predict_with_heat([ImageSource("a", str(path))], tags)
         assert not isinstance(located, BrokenImage)
         assert located.classes == present

@@ -24,7 +24,7 @@ from weakloc.api.reports import report
 from weakloc.api.runs import ExportedNetwork, TrainedRun, load
 from weakloc.data.images import image_size, open_image, read_or_record
 from weakloc.data.readers import read_data_set
-from weakloc.data.sources import find_images
+from weakloc.data.sources import find_images, read_tags
 from weakloc.data.summary import summarise
 from weakloc.errors import ImageError, RunError, WeaklocError
 from weakloc.extensions import BUILT_IN
@@ -34,7 +34,6 @@ from weakloc.metrics.case import ImageTruth
 from weakloc.model.weights import read_weights
 from weakloc.output.exporters.jsonl import parse_line, prediction_line, read_predictions
 from weakloc.output.settings import ServeSettings
-from weakloc.predictor.places import read_tags
 from weakloc.serving.allowed_images import allowed_images
 from weakloc.serving.app import build_app
 from weakloc.settings import Look, Places, ReaderOptions

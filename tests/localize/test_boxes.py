@@ -278,3 +278,12 @@ def test_proposals_of_odd_sizes_get_no_box() -> None:
 
     assert not voted_boxes(boxes, np.array([0.8, 0.6]), (100, 100), **limits)  # type: ignore[arg-type]
     assert not voted_boxes(np.zeros((0, 4)), np.zeros(0), (100, 100), **limits)  # type: ignore[arg-type]
+
+
+def test_proposals_without_any_score_get_no_box() -> None:
+    limits = {"select": "all", "min_area": 0.0, "max_area": 1.0, "min_share": 0.0}
+    boxes = np.array([[0, 0, 20, 20], [40, 40, 90, 90]], dtype=float)
+
+    assert not voted_boxes(boxes, np.zeros(2), (100, 100), **limits)  # type: ignore[arg-type]
+    (part,) = voted_boxes(boxes, np.array([0.5, 0.0]), (100, 100), **limits)  # type: ignore[arg-type]
+    assert part.box == (0, 0, 20, 20)

@@ -250,7 +250,7 @@ def test_a_literal_run_resolves_all_that_is_left_open_to_the_papers(
     kept = predictor.settings
     shared = {field: value for field, value in rules.items() if field in kept}
     assert {field: kept[field] for field in shared} == shared
-    assert predictor.locating.thresholds == (threshold, threshold)
+    assert predictor.thresholds == (threshold, threshold)
     assert {field: kept[field] for field in LOOKS[name]} == LOOKS[name]
     if name == "max_mil":
         assert (len(kept["scales"]), kept["scales"][-1]) == (65, 3.7)
@@ -335,7 +335,7 @@ def test_what_is_set_wins_over_the_method(runs: dict[str, TrainedRun]) -> None:
         box_score="max",
         min_share=0.1,
     )
-    assert predictor.locating.thresholds == (0.6, 0.6)
+    assert predictor.thresholds == (0.6, 0.6)
     kept = predictor.settings
     assert (kept["boxes"], kept["box_times_class"], kept["threshold"]) == ("best", True, 0.6)
 
@@ -344,13 +344,13 @@ def test_calibrated_thresholds_keep_what_they_are_a_share_of(runs: dict[str, Tra
     tuned = Calibration((0.25, 0.75), "relu_max", "by hand", num_boxes_used=4)
     run = TrainedRun(replace(runs["cam"].run, thresholds=tuned.to_json()))
     predictor = run.predictor(Look(workers=0))
-    assert predictor.locating.thresholds == (0.25, 0.75)
+    assert predictor.thresholds == (0.25, 0.75)
     assert predictor.rules == PlaceRules(threshold=0.2, threshold_mode="relu_max", boxes="largest")
     with pytest.raises(SettingError, match="--threshold-mode is 'minmax'") as caught:
         run.predictor(places=Places(threshold_mode="minmax"))
     assert "tuned for relu_max" in str(caught.value)
     apart = run.predictor(Look(workers=0), Places(threshold=0.4))
-    assert apart.locating.thresholds == (0.4, 0.4)
+    assert apart.thresholds == (0.4, 0.4)
     assert apart.rules.threshold_mode == "minmax"  # the method's again
 
 
@@ -407,7 +407,7 @@ def test_a_run_from_before_the_rules_opens_with_what_was_done_then(
     try:
         run = load_folder(runs["cam"].path)
         assert run.facts.looking.rules == PlaceRules()
-        assert run.predictor().locating.thresholds == (0.3, 0.3)
+        assert run.predictor().thresholds == (0.3, 0.3)
         assert len(predicted(run, data_set)) == 4
     finally:
         path.write_text(text)

@@ -14,7 +14,7 @@ from tests.predictor.dot_source import DotSource
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError
-from weakloc.predictor import places as masks_module
+from weakloc.predictor import predictor as masks_module
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import RawMaps
 from weakloc.rle import decode_mask

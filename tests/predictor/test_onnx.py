@@ -105,7 +105,7 @@ def test_a_file_names_places_by_the_rules_of_its_method(tmp_path: Path) -> None:
         network.predictor(places=Places(threshold_mode="minmax"))
     assert "tuned for relu_max" in str(caught.value)
     alone = network.predictor(places=Places(threshold_mode="minmax", threshold=0.4))
-    assert (alone.rules.threshold_mode, set(alone.locating.thresholds)) == ("minmax", {0.4})
+    assert (alone.rules.threshold_mode, set(alone.thresholds)) == ("minmax", {0.4})
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_file_is_read_as_its_record_says(tmp_path: Path, random: np.random.Gen
     look = predictor.look
     assert (look.scales, look.map_scales) == ((0.5, 1.0), (1.0,))
     assert (look.fuse, look.normalise) == ("max", "relu_max")
-    assert (predictor.rules.threshold_mode, predictor.locating.thresholds) == (
+    assert (predictor.rules.threshold_mode, predictor.thresholds) == (
         "relu_max",
         (0.25, 0.5, 0.75),
     )

@@ -14,8 +14,8 @@ from PIL import Image
 from tests.predictor.dot_source import DotSource, chosen
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing, ResizeMode
+from weakloc.files import ByName
 from weakloc.predictor import views
-from weakloc.predictor.places import Tags
 from weakloc.predictor.predictor import Predictor
 from weakloc.rle import decode_mask
 from weakloc.settings import Look, Places
@@ -101,7 +101,7 @@ def test_points_say_the_heat_of_the_map_where_they_are() -> None:
 
 def test_boxes_are_scored_by_heat_with_or_without_the_class() -> None:
     pixels = picture_with_square((120, 80), (10, 10), 30, channel=0)
-    tagged = Tags({"a.png": np.array([UNKNOWN, PRESENT, UNKNOWN], dtype=np.int8)}, 3)
+    tagged = ByName({"a.png": np.array([UNKNOWN, PRESENT, UNKNOWN], dtype=np.int8)})
 
     def boxes(*, times_class: bool) -> dict[str, float]:
         looking = predictor(box_times_class=times_class)
@@ -119,7 +119,7 @@ def test_boxes_are_scored_by_heat_with_or_without_the_class() -> None:
 def test_only_tagged_classes_get_places_and_every_tag_gets_one() -> None:
     pixels = picture_with_square((120, 80), (10, 10), 30, channel=0)
     vector = np.array([ABSENT, PRESENT, UNKNOWN], dtype=np.int8)
-    tags = Tags({"a.png": vector}, 3)
+    tags = ByName({"a.png": vector})
     found = only(
         list(predictor(masks="threshold").predict([ImageSource("a.png", encoded(pixels))], tags))
     )
@@ -132,7 +132,7 @@ def test_only_tagged_classes_get_places_and_every_tag_gets_one() -> None:
 
 def test_an_untagged_image_is_left_to_the_model() -> None:
     pixels = picture_with_square((120, 80), (10, 10), 30, channel=0)
-    tags = Tags({"other.png": np.array([PRESENT] * 3, dtype=np.int8)}, 3)
+    tags = ByName({"other.png": np.array([PRESENT] * 3, dtype=np.int8)})
     found = only(list(predictor().predict([ImageSource("a.png", encoded(pixels))], tags)))
     assert {point.class_name for point in found.points} == {"red"}
     assert found.disagreements == ()

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.predictor.dot_source import DotSource, chosen
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
-from weakloc.predictor.places import Tags
+from weakloc.files import ByName
 from weakloc.predictor.predictor import Predictor
 from weakloc.rle import decode_mask
 from weakloc.structures import ABSENT, PRESENT, Prediction
@@ -19,7 +19,7 @@ from weakloc.structures import ABSENT, PRESENT, Prediction
 
 def predict(
     pixels: np.ndarray,
-    tags: Tags | None = None,
+    tags: ByName[np.ndarray] | None = None,
     *,
     thresholds: tuple[float, ...] = (0.5,) * 3,
     **settings: object,
@@ -67,8 +67,8 @@ def test_doubt_is_a_share_and_greater_where_there_is_more_to_doubt(
     plain = np.full((90, 120, 3), 20, dtype=np.uint8)
     plain[30:60, 45:75, 1] = 250
     noisy = random.integers(0, 255, (9, 12, 3), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
-    known = Tags({"a.png": np.array([ABSENT, PRESENT, ABSENT], dtype=np.int8)}, 3)
-    wrong = Tags({"a.png": np.array([PRESENT, ABSENT, ABSENT], dtype=np.int8)}, 3)
+    known = ByName({"a.png": np.array([ABSENT, PRESENT, ABSENT], dtype=np.int8)})
+    wrong = ByName({"a.png": np.array([PRESENT, ABSENT, ABSENT], dtype=np.int8)})
     doubts = [
         predict(pixels, tags, flip=flip, top=1).doubt
         for pixels in (plain, noisy, np.zeros_like(plain))
@@ -82,6 +82,6 @@ def test_doubt_is_a_share_and_greater_where_there_is_more_to_doubt(
 
 def test_tags_travel_with_the_prediction() -> None:
     pixels = np.full((90, 120, 3), 20, dtype=np.uint8)
-    tags = Tags({"a.png": np.array([PRESENT, ABSENT, PRESENT], dtype=np.int8)}, 3)
+    tags = ByName({"a.png": np.array([PRESENT, ABSENT, PRESENT], dtype=np.int8)})
     assert predict(pixels, tags).extra == {"tags": ["red", "blue"]}
     assert predict(pixels).extra == {}

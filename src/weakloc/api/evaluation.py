@@ -41,8 +41,7 @@ from weakloc.metrics.max_box import READINGS, SIDE
 from weakloc.metrics.result import EvaluationRecord, MetricResult
 from weakloc.metrics.uncertainty import Resampling
 from weakloc.output.exporters.jsonl import predictions_file, read_predictions
-from weakloc.predictor.places import wanted_classes
-from weakloc.predictor.predictor import Predictor
+from weakloc.predictor.predictor import Predictor, wanted_classes
 from weakloc.settings import DataSettings, EvaluateSettings, Look, Places
 from weakloc.structures import PRESENT, BrokenImage, DataSet, Prediction, Sample
 from weakloc.work import Progress, silent

@@ -78,7 +78,7 @@ class FusedRuns(LoadedRun):
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
         members = self._members(look, places)
         first = members[0]
-        thresholds = np.mean([member.locating.thresholds for member in members], axis=0)
+        thresholds = np.mean([member.thresholds for member in members], axis=0)
         mean = mean_scores(first.source.activation)
         fuse_scores = mean if self.late is None else self.late.classifier
         return Predictor(

@@ -19,7 +19,7 @@ from weakloc.api.fused_runs import predictor_of
 from weakloc.api.runs import version_of
 from weakloc.data.readers.assembly import Problems
 from weakloc.data.readers.table import table_rows
-from weakloc.data.sources import ImageSource, find_images, folder_of_images
+from weakloc.data.sources import ImageSource, find_images, folder_of_images, read_tags
 from weakloc.errors import PredictionsError, SettingError
 from weakloc.files import ByName, file_name_of, read_json, write_json, write_whole
 from weakloc.localize.maps import minmax
@@ -35,7 +35,6 @@ from weakloc.predictor.parts import (
     cut_into_parts,
     joined_ranks,
 )
-from weakloc.predictor.places import Tags, read_tags
 from weakloc.predictor.predictor import Located, Predictor
 from weakloc.settings import Look, Places, ReaderOptions
 from weakloc.structures import BrokenImage, DataSet, LabelVector, Problem, ScoreMaps
@@ -125,7 +124,9 @@ class SideFiles:
             made["pictures"] = _write_sheet(out, predictions, self.num_drawn)
         if self.heat_maps:
             made["heat_maps"] = out / "heat_maps"
-        return made | export_predictions(predictions, self.formats, out, self.options)
+        if self.formats:
+            made |= export_predictions(predictions, self.formats, out, self.options)
+        return made
 
 
 def _path_of_image(folder: Path, image: str, ending: str = "") -> Path:
@@ -218,7 +219,7 @@ def predict_to_folder(
 
 def _sources_and_tags(
     images: str | DataSet, tags: str | Path | None, class_names: Sequence[str]
-) -> tuple[Iterator[ImageSource], Tags | None, list[Problem]]:
+) -> tuple[Iterator[ImageSource], ByName[LabelVector] | None, list[Problem]]:
     """The images with what a data set or a table says of them, and what was odd in the table."""
     if isinstance(images, DataSet):
         names, location, kept = images.class_names, str(images.root), _kept_splits(images)
@@ -227,7 +228,7 @@ def _sources_and_tags(
             return sources, None, []
         remedy = "Name the classes of the run, in its order"
         require_same_classes(names, class_names, of="the run", location=location, remedy=remedy)
-        return sources, Tags({s.name: s.labels for s in images.samples()}, len(names)), []
+        return sources, ByName({s.name: s.labels for s in images.samples()}), []
     known, problems = (None, []) if tags is None else read_tags(Path(tags), class_names)
     return find_images(images), known, problems
 
@@ -257,7 +258,7 @@ class _Work:
     """What is done with every part, and said of all of them."""
 
     predictor: Predictor
-    tags: Tags | None
+    tags: ByName[LabelVector] | None
     beside: SideFiles
     out: Path
 
@@ -279,7 +280,7 @@ class _Work:
         num_seen = 0
         for part in parts:
             images = part.images if part.index % ranks.world_size == ranks.rank else ()
-            tags = (None if self.tags is None else self.tags.of(i.name) for i in images)
+            tags = (None if self.tags is None else self.tags.get(i.name) for i in images)
             known = "\n".join(map(unopened, images, tags)).encode("utf-8", "surrogateescape")
             if images and not store.is_done(part, key := sha256(known).hexdigest()):
                 lines: list[str] = []
@@ -302,12 +303,12 @@ class _Work:
             yield part.stem
 
     def write_summary(self, described: Mapping[str, Any]) -> None:
-        names, locating = self.predictor.source.class_names, self.predictor.locating
+        names, thresholds = self.predictor.source.class_names, self.predictor.thresholds
         record = {
             "format": "weakloc.predictions.summary/1",
             "version": __version__,
             **described,
             "classes": list(names),
-            "thresholds": dict(zip(names, locating.thresholds, strict=True)),
+            "thresholds": dict(zip(names, thresholds, strict=True)),
         }
         write_json(self.out / SUMMARY_NAME, record)

@@ -18,7 +18,7 @@ from weakloc.api.data_sets import Data, opened
 from weakloc.api.predictions import summary_beside
 from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.images import open_image
-from weakloc.data.sources import ImageSource, find_images
+from weakloc.data.sources import ImageSource, find_images, read_tags
 from weakloc.errors import DataError, ImageError, PredictionsError, SettingError
 from weakloc.files import ByName, leads_out
 from weakloc.localize.maps import NORMALISATIONS, image_grid, resample
@@ -34,7 +34,6 @@ from weakloc.output.report_gallery import (
     ReportPicture,
     Totals,
 )
-from weakloc.predictor.places import read_tags
 from weakloc.predictor.predictor import Located, Predictor
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import DataSettings, Look, Places, ReportSettings, look_and_places
@@ -183,7 +182,7 @@ class _Reporting:
     def _content_of(self, run: TrainedRun, predictor: Predictor) -> ReportContent:
         calibration = run.calibration
         tuned = "nothing; `weakloc calibrate` does"
-        thresholds = zip(run.class_names, predictor.locating.thresholds, strict=True)
+        thresholds = zip(run.class_names, predictor.thresholds, strict=True)
         return ReportContent(
             class_names=run.class_names,
             pictures=(),

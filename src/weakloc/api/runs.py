@@ -13,7 +13,7 @@ import numpy as np
 
 from weakloc import __version__
 from weakloc.api.classifiers import TIMM
-from weakloc.data.sources import ImageSource, find_images
+from weakloc.data.sources import ImageSource, find_images, read_tags
 from weakloc.errors import RunError, SettingError
 from weakloc.files import digest_of_file
 from weakloc.localize.beam_search import BeamSettings
@@ -30,7 +30,6 @@ from weakloc.predictor.onnx_file import (
     pairs_of,
     write_onnx,
 )
-from weakloc.predictor.places import read_tags
 from weakloc.predictor.predictor import HeatMaker, Predictor, fused_maps
 from weakloc.predictor.score_fusion import AlphaChoice, Rescoring, shares_from_counts
 from weakloc.predictor.views import CellSource, NetworkSource
@@ -306,7 +305,7 @@ def describe(run: TrainedRun) -> OnnxRecord:
         preprocessing=run.run.preprocessing,
         geometry=backbone.geometry,
         looking=method.looking,
-        thresholds=predictor.locating.thresholds,
+        thresholds=predictor.thresholds,
         threshold_mode=None if calibration is None else predictor.rules.threshold_mode,
         thresholds_from=run.facts.thresholds_from,
         num_boxes_used=run.facts.num_boxes_used,

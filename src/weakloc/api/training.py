@@ -21,12 +21,11 @@ from weakloc.api.data_sets import Data, opened, require_same_classes
 from weakloc.api.runs import TrainedRun, opened_run
 from weakloc.data.sources import ImageSource
 from weakloc.errors import SettingError
-from weakloc.files import only_writer, require_own, write_whole
+from weakloc.files import ByName, only_writer, require_own, write_whole
 from weakloc.localize.maps import HeatMap, sigmoid
 from weakloc.methods import method_named
 from weakloc.methods.method import Preset
 from weakloc.output.drawing import draw_grid, overlay_heat
-from weakloc.predictor.places import Tags
 from weakloc.predictor.predictor import fused_maps
 from weakloc.predictor.views import NetworkSource, see_images
 from weakloc.settings import DataSettings, DistilSettings, Look, RefineSettings, TrainSettings
@@ -298,7 +297,7 @@ def _own_lessons(
     """Images with the boxes that the run names where the tags say that there is something."""
     predictor = trained.predictor()
     index_of = {name: index for index, name in enumerate(trained.class_names)}
-    tags = Tags({sample.name: sample.labels for sample in samples}, len(index_of))
+    tags = ByName({sample.name: sample.labels for sample in samples})
     sources = map(ImageSource.of, samples)
     lessons = []
     predictions = predictor.predict(sources, tags)

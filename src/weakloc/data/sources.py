@@ -1,4 +1,7 @@
-"""Whatever a user points at -> images to predict, one after the other, never listed in memory."""
+"""Whatever a user points at -> images to predict, one after the other, never listed in memory.
+
+What a table says of them comes as label vectors by image name.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import glob
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,13 +18,14 @@ from typing import Self
 from PIL import Image
 
 from weakloc.data.images import IMAGE_SUFFIXES
-from weakloc.data.readers.assembly import Oddity, Problems
+from weakloc.data.readers.assembly import LabelVectors, Oddity, Problems
 from weakloc.data.readers.file_tree import images_below
 from weakloc.data.readers.shards import SHARD_SUFFIXES, find_shards, images_of_shard, read_content
-from weakloc.data.readers.table import TABLE_SUFFIXES, image_paths
-from weakloc.errors import DataError
-from weakloc.files import is_text, plain, text_lines
-from weakloc.structures import Problem, Sample
+from weakloc.data.readers.table import TABLE_SUFFIXES, image_paths, table_rows
+from weakloc.errors import DataError, did_you_mean
+from weakloc.files import ByName, is_text, plain, text_lines
+from weakloc.settings import ReaderOptions
+from weakloc.structures import LabelVector, Problem, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +146,21 @@ def _in_shards(source: str) -> Iterator[ImageSource]:
         for problem in latest:
             if problem.kind == Oddity.BROKEN_SHARD:
                 yield ImageSource(name, b"", flaw=problem.message)
+
+
+def read_tags(path: Path, class_names: Sequence[str]) -> tuple[ByName[LabelVector], list[Problem]]:
+    """Any table that `weakloc train --labels` takes; image names as in the predictions.
+
+    A class that the model does not know is an error: its tag could never be honoured.
+    """
+    problems, shared = Problems(), LabelVectors(class_names)
+    vectors: dict[str, LabelVector] = {}
+    for row in table_rows(path, ReaderOptions(), problems):
+        for name in sorted(row.claim.names - shared.class_index.keys()):
+            raise DataError(
+                f"the run has no class {name!r}",
+                location=str(path.with_name(row.location)),
+                remedy=did_you_mean(name, class_names),
+            )
+        vectors[row.image] = shared.of(row.claim)
+    return ByName(vectors), list(problems.listed)

@@ -339,7 +339,8 @@ def voted_boxes(
     """
     width, height = image_size
     boxes = np.clip(boxes, 0.0, (width, height, width, height))
-    boxes, scores = boxes[(known := box_areas(boxes) > 0.0)], scores[known]  # not in the padding
+    known = (box_areas(boxes) > 0.0) & (scores > 0.0)  # not in the padding
+    boxes, scores = boxes[known], scores[known]
     order = np.argsort(-scores, kind="stable")
     order = order[scores[order] >= min_share * scores.max(initial=0.0)]
     voted: list[HeatBox] = []
@@ -352,9 +353,14 @@ def voted_boxes(
         if min_area <= share <= max_area:
             voted.append(HeatBox(box, float(scores[order[0]]), share))
         order = order[1:][overlaps[1:] < MAX_IOU]
+    return selected_boxes(voted, select)
+
+
+def selected_boxes(boxes: list[HeatBox], select: BoxChoice | Literal["none"]) -> list[HeatBox]:
+    """Of boxes, best first: all, the largest, the best or none."""
     if select == "largest":
-        voted = sorted(voted, key=lambda part: -part.area_share)[:1]
-    return voted[:1] if select == "best" else voted
+        boxes = sorted(boxes, key=lambda part: -part.area_share)
+    return boxes[: {"all": None, "none": 0}.get(select, 1)]
 
 
 def whole_image_box(transform: GridTransform, score: float) -> HeatBox:

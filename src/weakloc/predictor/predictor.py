@@ -5,34 +5,83 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from scipy.special import log_softmax
 
 from weakloc.data.sources import ImageSource
 from weakloc.errors import SettingError
-from weakloc.geometry import BoxLTRB
-from weakloc.localize.maps import HeatMap, fuse, image_grid, resample, shared_out
+from weakloc.files import ByName
+from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, nearest_cells
+from weakloc.localize.crf import CrfSettings, refine_unary
+from weakloc.localize.maps import (
+    NORMALISATIONS,
+    HeatMap,
+    fuse,
+    image_grid,
+    resample,
+    shared_out,
+)
 from weakloc.localize.places import (
+    Background,
+    FoundPeak,
+    HeatBox,
+    LabelGrid,
+    Peak,
     PointMap,
     PointMethod,
     ThresholdMode,
+    class_masks,
+    disagreements,
     doubt,
     find_boxes,
     heat_entropy,
     hottest_views,
     instability,
+    labels_of_stack,
+    locate_point,
+    locate_points,
     outermost_centers,
     pixel_centers,
+    score_stack,
+    segment,
+    selected_boxes,
+    voted_boxes,
+    whole_image_box,
+    without_specks,
 )
 from weakloc.methods.method import LEARNED, RULES, PlaceRules
-from weakloc.predictor.places import Locating, Tags, find_masks, name_places, wanted_classes
 from weakloc.predictor.views import MapSource, SeenImage, see_images
 from weakloc.settings import Look, Places
-from weakloc.structures import PRESENT, BrokenImage, LabelVector, Mask, Prediction, ScoreMaps
+from weakloc.structures import (
+    PRESENT,
+    UNKNOWN,
+    Box,
+    BrokenImage,
+    LabelVector,
+    Mask,
+    Point,
+    Prediction,
+    ScoreMaps,
+)
 
 HeatMaker: TypeAlias = Callable[[SeenImage, Sequence[int], Look], ScoreMaps]
+
+
+def wanted_classes(
+    probabilities: NDArray[np.float64], tags: LabelVector | None, places: Places
+) -> list[int]:
+    """The classes that get places: those the tags say, and the likely ones where no tag speaks."""
+    likely = probabilities >= places.min_score
+    likely[np.argsort(-probabilities, kind="stable")[: places.top]] = True
+    chosen = likely
+    if tags is not None:
+        chosen = (tags == PRESENT) | ((tags == UNKNOWN) & likely)
+    return [int(index) for index in np.flatnonzero(chosen)]
 
 
 def fused_maps(image: SeenImage, classes: Sequence[int], look: Look) -> ScoreMaps:
@@ -74,6 +123,56 @@ def point_maps(
         for row, index in enumerate(view_indices)
     ]
     return list(zip(cells, cells if len(views) == 1 else grids, strict=True))
+
+
+def _peaks(first: PointMap, further: PointMap, places: Places, method: PointMethod) -> list[Peak]:
+    """Where the points of a class are, the first of several being the only one of one."""
+    if places.points == 0:
+        return []
+    hottest = locate_point(first.values, first.transform, method=method, within=first.within)
+    if places.points == 1:
+        return [hottest]
+    return locate_points(
+        further.values,
+        further.transform,
+        max_points=places.points,
+        min_distance=places.peak_distance * max(further.transform.image_size),
+        method=method,
+        within=further.within,
+        first=FoundPeak(hottest, first.transform),
+    )
+
+
+REFINED_SIDE = 500  # pixels along the long side at which edges are followed
+
+
+def _against_a_level(
+    heat: ScoreMaps, thresholds: Sequence[float], rules: PlaceRules
+) -> tuple[ScoreMaps, Background]:
+    normalised = NORMALISATIONS[rules.threshold_mode](heat.values)
+    if rules.background == "power":
+        return ScoreMaps(normalised, heat.transform, "cam"), Background("power")
+    # Shifted so that one background level stands for every class's own threshold.
+    shares = np.asarray(thresholds, dtype=np.float32)
+    level = float(shares.mean())
+    shifted = ScoreMaps(normalised - shares[:, None, None] + level, heat.transform, "cam")
+    return shifted, Background("threshold", level=level)
+
+
+def _by_crf(
+    maps: ScoreMaps, picture: Image.Image, background: Background, rules: PlaceRules
+) -> LabelGrid:
+    """Refined at a bounded size, then each pixel of the image takes the nearest label."""
+    grid = image_grid(picture.size, long_side=REFINED_SIDE)
+    columns, rows = (round(side) for side in grid.grid_size)
+    pixels = np.asarray(picture.resize((columns, rows)))
+    stack = score_stack(resample(maps, grid).values, background)
+    likely = log_softmax(stack, axis=0)
+    if rules.crf_unary == "shares" and background.mode != "class":
+        positive = np.maximum(stack, 1e-3)
+        likely = np.log(positive / positive.sum(axis=0))
+    labels = labels_of_stack(refine_unary(np.asarray(-likely, np.float32), pixels, CrfSettings()))
+    return np.asarray(labels[nearest_cells(labels.shape, picture.size)])
 
 
 JUDGED_SIDE = 64  # cells along the long side: enough to see a box move
@@ -165,7 +264,7 @@ class Predictor:
         self.rules = rules.with_settings(places)
         if places.threshold is not None or not thresholds:
             thresholds = [self.rules.threshold] * len(source.class_names)
-        self.locating = Locating(source.class_names, tuple(thresholds), places, self.rules)
+        self.thresholds = tuple(thresholds)  # one a class
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -187,21 +286,23 @@ class Predictor:
                 yield replace(image, probabilities=self.rescore(image.probabilities))
 
     def predict(
-        self, images: Iterable[ImageSource], tags: Tags | None = None
+        self, images: Iterable[ImageSource], tags: ByName[LabelVector] | None = None
     ) -> Iterator[Prediction | BrokenImage]:
         """One answer an image, in input order; memory does not grow with their number."""
         for located in self.predict_with_heat(images, tags):
             yield located if isinstance(located, BrokenImage) else located.prediction
 
     def predict_with_heat(
-        self, images: Iterable[ImageSource], tags: Tags | None = None
+        self, images: Iterable[ImageSource], tags: ByName[LabelVector] | None = None
     ) -> Iterator[Located | BrokenImage]:
         """Like `predict`, with what each prediction was made from."""
         for image in self.see(images):
             if isinstance(image, BrokenImage):
                 yield image
                 continue
-            labels = None if tags is None else tags.of(image.name)
+            labels = None if tags is None else tags.get(image.name)
+            if tags is not None and labels is None:  # no line names it
+                labels = np.full(len(self.source.class_names), UNKNOWN, dtype=np.int8)
             classes = wanted_classes(image.probabilities, labels, self.places)
             heat = self.heat(image, classes, self.look)
             if labels is not None and self.look.localiser in LEARNED:
@@ -214,7 +315,7 @@ class Predictor:
                 heat,
                 classes,
                 labels,
-                thresholds=self.locating.thresholds,
+                thresholds=self.thresholds,
                 threshold_mode=self.rules.threshold_mode,
             )
             masks = self._masks(image, heat, classes)
@@ -235,25 +336,125 @@ class Predictor:
     def _named(
         self, image: SeenImage, heat: ScoreMaps, classes: Sequence[int], tags: LabelVector | None
     ) -> Prediction:
+        """What is said of one image but its masks and doubt; `heat` holds the maps of `classes`."""
         if self.heat is fused_maps:
             maps = point_maps(image, classes, heat, self.look, self.rules.point_method)
         else:  # what was searched for has no views
             within = pixel_centers(heat.transform.image_size)
             maps = [(PointMap(v, heat.transform, within),) * 2 for v in heat.values]
-        return name_places(image, heat, classes, tags, self.locating, point_maps=maps)
+        names, sure, proposals = self.source.class_names, self.places.sure, image.proposals
+        probabilities: list[float] = image.probabilities.tolist()
+        points: list[Point] = []
+        boxes: list[Box] = []
+        for class_map, own_maps, index in zip(heat.values, maps, classes, strict=True):
+            name, probability = names[index], probabilities[index]
+            weight = probability if self.rules.box_times_class else 1.0
+            peaks, parts = self._peaks_and_parts(
+                class_map,
+                heat.transform,
+                own_maps,
+                threshold=self.thresholds[index],
+                votes=None if proposals is None else (proposals.boxes, proposals.scores[index]),
+                weight=weight,
+                is_tagged=tags is not None and bool(tags[index] == PRESENT),
+            )
+            points += [Point(name, peak.x, peak.y, probability, peak.heat) for peak in peaks]
+            boxes += [Box(name, part.box, part.score) for part in parts]
+        width, height = (int(side) for side in image.picture.size)
+        prediction = Prediction(
+            image=image.name,
+            width=width,
+            height=height,
+            scores=dict(zip(names, probabilities, strict=True)),
+            points=tuple(points),
+            boxes=tuple(boxes),
+        )
+        if tags is None:
+            return prediction
+        return replace(
+            prediction,
+            disagreements=disagreements(
+                image.probabilities, tags, names, missing_below=1.0 - sure, unexpected_above=sure
+            ),
+            extra={"tags": [names[index] for index in np.flatnonzero(tags == PRESENT)]},
+        )
+
+    def _peaks_and_parts(
+        self,
+        class_map: HeatMap,
+        transform: GridTransform,
+        own_maps: tuple[PointMap, PointMap],
+        *,
+        threshold: float,
+        votes: tuple[FloatArray, FloatArray] | None,
+        weight: float,
+        is_tagged: bool,
+    ) -> tuple[list[Peak], list[HeatBox]]:
+        """The points of a class, and the parts of the image that get a box of it.
+
+        Both are what the `votes` of a detector agree on, boxes and their scores, if there are some.
+        """
+        places, rules = self.places, self.rules
+        limits: dict[str, Any] = {"max_area": places.max_area, "min_share": rules.min_share}
+        find: Callable[..., list[HeatBox]]  # choice and least area -> boxes, best first
+        parts: list[HeatBox] = []
+        if votes is None:
+            peaks = _peaks(*own_maps, places, rules.point_method)
+            find = partial(
+                find_boxes,
+                class_map,
+                transform,
+                threshold=threshold,
+                threshold_mode=rules.threshold_mode,
+                score=rules.box_score,
+                class_probability=weight,
+                **limits,
+            )
+            if rules.boxes != "none":
+                parts = find(select=rules.boxes, min_area=places.min_area)
+        else:
+            boxes, scores = votes
+            find = partial(voted_boxes, boxes, weight * scores, transform.image_size, **limits)
+            parts = find(select="all", min_area=places.min_area)
+            peaks = [
+                Peak((left + right) / 2, (top + bottom) / 2, part.score)
+                for part in parts[: places.points]
+                for left, top, right, bottom in [part.box]
+            ]
+            parts = selected_boxes(parts, rules.boxes)
+        if is_tagged and not parts and rules.boxes != "none":
+            # The largest part whatever its size, else the whole image.
+            parts = find(select="largest", min_area=0.0, max_area=1.0, min_share=0.0)
+            parts = parts or [whole_image_box(transform, weight)]
+        return peaks, parts
 
     def _masks(self, image: SeenImage, heat: ScoreMaps, classes: Sequence[int]) -> tuple[Mask, ...]:
-        """Where a background class stands against these, its map comes after all others."""
-        behind, index = None, len(self.source.class_names)
-        if self.places.masks == "none":
+        """Of the classes whose maps win pixels; each pixel belongs to one of them or to none.
+
+        `heat` holds the maps of `classes`; that of a background class comes after all others.
+        """
+        names, places, rules = self.source.class_names, self.places, self.rules
+        has_map = all(len(view.maps.values) > len(names) for view in image.views)
+        if places.masks == "none":
             return ()
-        if self.rules.background == "class":
-            has_map = all(len(view.maps.values) > index for view in image.views)
-            if self.heat is not fused_maps or not has_map:
-                raise SettingError(
-                    "--background is 'class', and there is no map of a background class",
-                    remedy="Give threshold or power; or train with --set rules.background=class, "
-                    "and paint from the plain score maps",
-                )
-            behind = self.heat(image, [index], self.look)
-        return find_masks(image, heat, classes, behind, self.locating)
+        if rules.background == "class" and not (has_map and self.heat is fused_maps):
+            raise SettingError(
+                "--background is 'class', and there is no map of a background class",
+                remedy="Give threshold or power; or train with --set rules.background=class, "
+                "and paint from the plain score maps",
+            )
+        if not classes:
+            return ()
+        if rules.background == "class":  # raw scores compete, with one another and with it
+            behind = self.heat(image, [len(names)], self.look)
+            maps = replace(heat, values=np.concatenate([heat.values, behind.values]))
+            background = Background("class")
+        else:
+            maps, background = _against_a_level(heat, [self.thresholds[k] for k in classes], rules)
+        if places.masks == "crf":
+            labels = _by_crf(maps, image.picture, background, rules)
+        else:
+            labels = segment(maps, image_grid(image.picture.size), background=background)
+        won = class_masks(without_specks(labels, min_area=places.min_area))
+        masks = [(classes[row], rle) for row, rle in won.items()]
+        return tuple(Mask(names[k], rle, float(image.probabilities[k])) for k, rle in masks)

@@ -11,9 +11,8 @@ import pytest
 
 from weakloc.cli import run as command
 from weakloc.data.readers import read_data_set
-from weakloc.data.sources import find_images
+from weakloc.data.sources import find_images, read_tags
 from weakloc.errors import DataError, MissingPackageError
-from weakloc.predictor.places import read_tags
 from weakloc.settings import ReaderOptions
 from weakloc.structures import TruthBox
 
@@ -135,10 +134,10 @@ def test_tags_of_a_folder_and_of_a_table_are_those_of_its_images(write):
     )
     tags, problems = read_tags(root, ("cat", "dog"))
     assert not problems
-    assert tags.of("train/1.jpg").tolist() == [1, -1]
-    assert tags.of("test/1.jpg").tolist() == [-1, 1]
+    assert tags.get("train/1.jpg").tolist() == [1, -1]
+    assert tags.get("test/1.jpg").tolist() == [-1, 1]
     tags, _ = read_tags(root / "test/metadata.csv", ("cat", "dog"))
-    assert tags.of("1.jpg").tolist() == [-1, 1]
+    assert tags.get("1.jpg").tolist() == [-1, 1]
 
 
 def test_the_command_reads_it_as_it_looks(write, capsys):
