@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from weakloc.data import transforms
+from weakloc.data.augmentation import InputImage
 from weakloc.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, ResizeMode
 from weakloc.errors import SettingError
 from weakloc.geometry import (
@@ -256,12 +257,12 @@ def test_a_quarter_turn_of_a_square_is_rot90() -> None:
 
 
 def test_crop_and_resize_equals_cropping_first() -> None:
-    image = images()
-    result = transforms.crop_and_resize(image, (5, 3, 30, 20), (16, 40))
-    values = image[:, :, 3:20, 5:30].double().numpy()
-    by_hand = triangle_resize(values, 16).swapaxes(2, 3)
-    by_hand = triangle_resize(by_hand, 40).swapaxes(2, 3)
-    np.testing.assert_allclose(result.numpy(), by_hand, atol=1e-5)
+    image = images()[0]
+    result = InputImage(image, None, transforms.IMAGENET_STD).crop((5, 3, 30, 20), (16, 40))
+    values = image[:, 3:20, 5:30].double().numpy()
+    by_hand = triangle_resize(values, 16).swapaxes(1, 2)
+    by_hand = triangle_resize(by_hand, 40).swapaxes(1, 2)
+    np.testing.assert_allclose(result.pixels.numpy(), by_hand, atol=1e-5)
 
 
 def test_nothing_is_written_into_the_input() -> None:
@@ -270,7 +271,9 @@ def test_nothing_is_written_into_the_input() -> None:
     hidden = torch.ones((3, 5), dtype=torch.bool)
     transforms.hide_tiles(image, hidden, patch_size=8).add_(1)
     transforms.rotate(image, 10).add_(1)
-    transforms.crop_and_resize(image, (0, 0, 37, 23), (37, 23)).add_(1)
+    InputImage(image[0], None, transforms.IMAGENET_STD).crop((0, 0, 37, 23), (37, 23)).pixels.add_(
+        1
+    )
     assert torch.equal(image, before)
 
 

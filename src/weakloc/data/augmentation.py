@@ -38,7 +38,8 @@ class InputImage:
     def crop(self, box_in_grid: BoxLTRB, size: PixelSize) -> InputImage:
         """The box, in whole pixels, stretched to `size`."""
         transform = self.transform and self.transform.crop(box_in_grid).resize(size)
-        pixels = transforms.crop_and_resize(self.pixels, box_in_grid, size)
+        left, top, right, bottom = map(int, box_in_grid)
+        pixels = transforms.resize_images(self.pixels[:, top:bottom, left:right], size)
         return replace(self, pixels=pixels, transform=transform)
 
 

@@ -142,7 +142,7 @@ def _in_shards(source: str) -> Iterator[ImageSource]:
         for image in images_of_shard(
             shard, None, mode="r|*", read_image=read_content, problems=Problems(listed=latest)
         ):
-            yield ImageSource(f"{name}/{image.name}", image.content)
+            yield ImageSource(f"{name}/{image.member.name}", image.content)
         for problem in latest:
             if problem.kind == Oddity.BROKEN_SHARD:
                 yield ImageSource(name, b"", flaw=problem.message)

@@ -186,12 +186,6 @@ def lay_on_canvas(content: Tensor, placement: Placement) -> Tensor:
     return canvas
 
 
-def crop_and_resize(images: Tensor, box_in_grid: BoxLTRB, size: PixelSize) -> Tensor:
-    """A box of whole pixels, stretched to `size`, of (3, H, W) or (B, 3, H, W)."""
-    left, top, right, bottom = (int(edge) for edge in box_in_grid)
-    return resize_images(images[..., top:bottom, left:right], size)
-
-
 def resize_images(images: Tensor, size: PixelSize) -> Tensor:
     """Bilinear with antialiasing to (width, height), of (3, H, W) or (B, 3, H, W)."""
     batch = images if images.ndim == 4 else images[None]

@@ -34,7 +34,7 @@ from weakloc.data.readers.assembly import (
     chosen_classes,
     finished_data_set,
 )
-from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
+from weakloc.data.readers.file_tree import file_names, is_image_name, join, subfolders
 from weakloc.data.readers.table import LABELS_HEADERS, claim_of_json, claim_of_list
 from weakloc.errors import DataError
 from weakloc.files import numbered_lines, parse_foreign_json
@@ -50,12 +50,10 @@ ReadImage = Callable[[tarfile.TarFile, tarfile.TarInfo], bytes]
 
 @dataclass(frozen=True, slots=True)
 class ShardImage:
-    """One image of a shard; `offset` is that of its content in the uncompressed shard."""
+    """One image of a shard; the member says where it lies, content what was read of it."""
 
-    name: str
+    member: tarfile.TarInfo
     claim: LabelClaim
-    offset: int
-    size: int
     content: bytes
 
 
@@ -134,13 +132,7 @@ def images_of_shard(
                     problems.at(location).warning(
                         Oddity.IMAGE_WITHOUT_LABELS, "nothing is known of it"
                     )
-                yield ShardImage(
-                    name=group.image.name,
-                    claim=claim or NOTHING_KNOWN,
-                    offset=group.image.offset_data,
-                    size=group.image.size,
-                    content=group.content,
-                )
+                yield ShardImage(group.image, claim or NOTHING_KNOWN, group.content)
             # tarfile stops in silence before the zeros that end a file; decompression would fail.
             is_plain = getattr(tar.fileobj, "comptype", "tar") == "tar"
             if is_plain and Path(shard).stat().st_size < tar.offset + tarfile.BLOCKSIZE:
@@ -153,33 +145,37 @@ def images_of_shard(
 def _groups(
     tar: tarfile.TarFile, shard: str, read_image: ReadImage, problems: Problems
 ) -> Iterator[_Group]:
-    group: _Group | None = None
+    for key, members in itertools.groupby(_members(tar), _key_of):
+        group = _Group(key)
+        for member in members:
+            name = member.name.rpartition("/")[2]
+            kind = name.partition(".")[2]
+            if is_image_name(name):
+                if group.image is not None and member.name == group.image.name:
+                    message = f"'{member.name}' comes twice"
+                    at_key = problems.at(f"{Path(shard).name}, {key}")
+                    at_key.warning(Oddity.DUPLICATE_IMAGE, message)
+                elif group.image is None or (
+                    # What was met before is something beside the image, such as `12.mask.png`.
+                    "." not in kind and group.image.name.rpartition("/")[2].count(".") > 1
+                ):
+                    group.image, group.content = member, read_image(tar, member)
+            elif kind in _LABEL_KINDS:
+                group.labels[kind] = read_content(tar, member)
+        yield group
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The visible files."""
     while (member := tar.next()) is not None:
         vars(tar)["members"].clear()  # tarfile keeps every header that it has met
-        folder, _, name = member.name.rpartition("/")
-        if not member.isfile() or name.startswith("."):
-            continue
-        stem, _, kind = name.partition(".")
-        key = f"{folder}/{stem}" if folder else stem
-        if group is None or group.key != key:
-            if group is not None:
-                yield group
-            group = _Group(key)
-        if is_image_name(f"{stem}.{kind}"):
-            if group.image is not None and member.name == group.image.name:
-                location = f"{Path(shard).name}, {key}"
-                problems.at(location).warning(
-                    Oddity.DUPLICATE_IMAGE, f"'{member.name}' comes twice"
-                )
-            elif group.image is None or (
-                # What was met before is something beside the image, such as `12.mask.png`.
-                "." not in kind and group.image.name.rpartition("/")[2].count(".") > 1
-            ):
-                group.image, group.content = member, read_image(tar, member)
-        elif kind in _LABEL_KINDS:
-            group.labels[kind] = read_content(tar, member)
-    if group is not None:
-        yield group
+        if member.isfile() and not member.name.rpartition("/")[2].startswith("."):
+            yield member
+
+
+def _key_of(member: tarfile.TarInfo) -> str:
+    folder, _, name = member.name.rpartition("/")
+    return join(folder, name.partition(".")[0])
 
 
 def read_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -242,9 +238,9 @@ class ShardSplit(Sequence[Sample]):
         self._vectors: tuple[LabelVector, ...] = ()
 
     def append(self, shard_index: int, image: ShardImage, claim_index: int) -> None:
-        self._names += image.name.encode("utf-8", "surrogateescape")
-        end = len(self._names)
-        self._rows += _ROW.pack(shard_index, claim_index, image.offset, image.size, end)
+        self._names += image.member.name.encode("utf-8", "surrogateescape")
+        offset, size = image.member.offset_data, image.member.size
+        self._rows += _ROW.pack(shard_index, claim_index, offset, size, len(self._names))
         self._claims.add(claim_index)
 
     def label(self, vectors: Sequence[LabelVector]) -> list[LabelVector]:

@@ -31,10 +31,10 @@ IMAGE_SIZE = (64.0, 64.0)
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One line of a boxes file: an image, its class id where given, its box where usable."""
+    """One line of a boxes file: an image, its class id or "", its box where usable."""
 
     image: str
-    class_id: str | None
+    class_id: str
     box: BoxLTRB | None
     location: str
 
@@ -56,7 +56,7 @@ def read_tiny_imagenet(path: Path, labels: Path | None, options: ReaderOptions) 
         else:
             message = f"folder '{class_id}' is not in wnids.txt"
             assembly.problems.at(f"train/{class_id}").error(Oddity.UNKNOWN_CLASS, message)
-    _add_images(assembly, "val", "val_annotations.txt", names, class_id=None)
+    _add_images(assembly, "val", "val_annotations.txt", names, class_id="")
     if unlabelled := file_names(str(path / "test" / "images")):
         message = f"{len(unlabelled)} images have no labels and are left out"
         assembly.problems.at("test/images").note(Oddity.IMAGE_WITHOUT_LABELS, message)
@@ -84,30 +84,26 @@ def _class_names(root: Path) -> dict[str, str]:
 
 
 def _add_images(
-    assembly: Assembly, folder: str, list_name: str, names: Mapping[str, str], class_id: str | None
+    assembly: Assembly, folder: str, list_name: str, names: Mapping[str, str], class_id: str
 ) -> None:
-    """The images of a folder, of the class with that id or, with None, of those in the list."""
+    """The images of a folder, of the class with that id or, with "", of those in the list."""
     rows: dict[str, list[_Row]] = {}
-    for row in _rows(assembly.root / folder / list_name, assembly.problems):
+    for row in _rows(assembly.root / folder / list_name, class_id, assembly.problems):
         rows.setdefault(row.image, []).append(row)
     for image in filter(is_image_name, file_names(f"{assembly.root}/{folder}/images")):
-        name = location = f"{folder}/images/{image}"
-        of_image = rows.pop(image, [])
-        image_class = class_id
-        if class_id is None:
-            of_image = [row for row in of_image if row.class_id in names]
-            if not of_image:
-                message = "no class is given for it; left out"
-                assembly.problems.at(name).warning(Oddity.IMAGE_WITHOUT_LABELS, message)
-                continue
-            image_class, location = of_image[0].class_id, of_image[0].location
-        class_name = names[image_class or ""]
+        name = f"{folder}/images/{image}"
+        of_image = [row for row in rows.pop(image, ()) if row.class_id in names]
+        if not class_id and not of_image:
+            message = "no class is given for it; left out"
+            assembly.problems.at(name).warning(Oddity.IMAGE_WITHOUT_LABELS, message)
+            continue
+        class_name = names[class_id or of_image[0].class_id]
         assembly.add(
             name,
             f"{assembly.root.as_posix()}/{name}",
             LabelClaim.showing(class_name),
             split=folder.partition("/")[0],
-            location=location,
+            location=name if class_id else of_image[0].location,
             drawn=[Drawn(class_name, row.box) for row in of_image],
         )
     for image, unused in rows.items():
@@ -115,10 +111,10 @@ def _add_images(
         problems.error(Oddity.LABEL_FOR_NO_IMAGE, f"image '{image}' does not exist")
 
 
-def _rows(path: Path, problems: Problems) -> Iterator[_Row]:
+def _rows(path: Path, class_id: str, problems: Problems) -> Iterator[_Row]:
     for number, line in numbered_lines(path) if path.exists() else ():
         at = problems.at(at_line(path, number))
         image, *corners = line.split("\t")
-        class_id = corners.pop(0) if len(corners) == 5 else None
+        written = corners.pop(0) if len(corners) == 5 else ""
         box = read_box(corners, box_from_inclusive, image_size=IMAGE_SIZE, problems=at)
-        yield _Row(image, class_id, box, at.location)
+        yield _Row(image, class_id or written, box, at.location)
