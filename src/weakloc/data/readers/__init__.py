@@ -98,10 +98,8 @@ def raise_if_strict(data_set: DataSet) -> None:
 def detect_layout(path: Path, labels: Path | None) -> str:
     """The layout of a data set; the label file decides where there is one."""
     shown = labels or path
-    if not shown.exists():
-        if "{" in shown.name:
-            return "shards"
-        raise DataError("there is no such file or folder", location=str(shown))
+    if not shown.exists():  # a pattern in braces
+        return "shards"
     if shown.is_file():
         return _layout_of_file(shown)
     listing = _Listing.of(shown)

@@ -470,20 +470,18 @@ class PolygonRle(_LazyRle):
         return dict(rle)[key]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class MaskFileRle(_LazyRle):
     """Of a mask image: its pixels above 0 or, of a palette image, those of one value."""
 
-    __slots__ = ("_path", "_value")
-
-    def __init__(self, path: str, value: int | None = None) -> None:
-        self._path = path
-        self._value = value
+    path: str
+    value: int | None = None
 
     def __getitem__(self, key: str) -> Any:
         try:
-            with Image.open(self._path) as mask:
-                if self._value is None:
+            with Image.open(self.path) as mask:
+                if self.value is None:
                     return dict(encode_mask(np.asarray(mask.convert("L")) > 0))[key]
-                return dict(encode_mask(np.asarray(mask) == self._value))[key]
+                return dict(encode_mask(np.asarray(mask) == self.value))[key]
         except (OSError, ValueError) as error:
-            raise ImageError(f"mask cannot be read ({error})", location=self._path) from error
+            raise ImageError(f"mask cannot be read ({error})", location=self.path) from error
