@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from benchmarks.measure import Timing, paired_ratio, time_interleaved, write_results
-from weakloc.localize.beam_search import BeamSettings, SearchResult, WindowScorer, beam_search
-from weakloc.localize.windows import (
-    ClassMapScorer,
-    crop_pixels,
+from weakloc.localize.beam_search import (
+    BeamSettings,
+    SearchResult,
+    WindowScorer,
+    beam_search,
     one_side_children,
-    resampling_matrices,
 )
 from weakloc.methods.beam import Beam
 from weakloc.model.backbones import build_backbone
@@ -38,6 +38,7 @@ from weakloc.model.network import (
 )
 from weakloc.model.pooling import AveragePool
 from weakloc.model.trunk import BackboneSpec
+from weakloc.predictor.beam_heat import ClassMapScorer, crop_pixels, resampling_matrices
 
 NUM_CLASSES = 20
 SIDE = 224

@@ -19,14 +19,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from benchmarks.measure import Timing, paired_ratio, time_interleaved, write_results
-from weakloc.localize.windows import (
-    GridHeadScorer,
-    TableScorer,
-    all_spans,
-    all_windows,
-    resampling_matrices,
-)
+from weakloc.localize.beam_search import all_windows
 from weakloc.model.network import GridHead
+from weakloc.predictor.beam_heat import GridHeadScorer, TableScorer, all_spans, resampling_matrices
 
 NUM_CLASSES = 20
 CHANNELS = 128

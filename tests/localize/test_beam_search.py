@@ -9,22 +9,18 @@ import pytest
 
 from weakloc.errors import SettingError
 from weakloc.localize.beam_search import (
-    BeamSettings,
-    beam_search,
-    heat_maps,
-)
-from weakloc.localize.windows import (
     WHOLE_IMAGE,
-    ClassMapScorer,
+    BeamSettings,
     RegionKey,
     all_windows,
-    contrast_window_scores,
-    crop_pixels,
+    beam_search,
+    heat_maps,
     key_iou,
     region_box,
     region_key,
     window_region,
 )
+from weakloc.predictor.beam_heat import ClassMapScorer, contrast_window_scores, crop_pixels
 
 
 class CountingScorer:

@@ -15,28 +15,28 @@ import pytest
 from scipy import ndimage
 
 from weakloc.localize.beam_search import (
+    WHOLE_IMAGE,
     BeamSettings,
     KeptRegions,
     SearchResult,
+    all_windows,
     beam_search,
+    eq6_children,
     heat_maps,
+    one_side_children,
+    region_box,
+    window_level,
+    window_region,
 )
 from weakloc.localize.places import find_boxes, locate_point
-from weakloc.localize.windows import (
-    WHOLE_IMAGE,
+from weakloc.predictor.beam_heat import (
     ClassMapScorer,
     GridHeadScorer,
     TableScorer,
     all_spans,
-    all_windows,
-    eq6_children,
     linear_window_scores,
-    one_side_children,
-    region_box,
     resample_windows,
     resampling_matrices,
-    window_level,
-    window_region,
 )
 
 EVERYTHING = 10**6

@@ -17,12 +17,11 @@ from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import FloatArray, IntArray
 from weakloc.localize.beam_search import BeamSettings, beam_search, heat_maps
-from weakloc.localize.windows import crop_pixels
 from weakloc.model.backbones import build_backbone
 from weakloc.model.network import ClassPool, GridHead, LocalizationNetwork, TransferHead
 from weakloc.model.pooling import AveragePool
 from weakloc.model.trunk import BackboneSpec
-from weakloc.predictor.beam_heat import BeamHeat
+from weakloc.predictor.beam_heat import BeamHeat, crop_pixels
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import NetworkSource, SeenImage
 from weakloc.settings import Look, Places

@@ -22,8 +22,8 @@ from tests.training.small_data import make_data_set, settings
 from weakloc.api.evaluation import evaluate
 from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.sources import ImageSource
+from weakloc.localize.beam_search import Window, all_windows
 from weakloc.localize.places import locate_point
-from weakloc.localize.windows import Window, all_windows
 from weakloc.methods.beam import Beam
 from weakloc.methods.max_mil import FAST_SCALES, MaxMil
 from weakloc.methods.method import Method, Optimisation
