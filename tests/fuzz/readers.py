@@ -28,7 +28,7 @@ from weakloc.data.sources import find_images, read_tags
 from weakloc.data.summary import summarise
 from weakloc.errors import ImageError, RunError, WeaklocError
 from weakloc.extensions import BUILT_IN
-from weakloc.files import parse_json
+from weakloc.files import fit_json, parse_json
 from weakloc.localize.calibration import Calibration
 from weakloc.metrics.case import ImageTruth
 from weakloc.model.weights import read_weights
@@ -161,7 +161,7 @@ def read_calibration(folder: Path) -> Verdict:
         return "skipped"
     try:
         content = parse_json(file.read_bytes())
-        calibration = Calibration.from_json(content)
+        calibration = fit_json(content, Calibration)
     except ValueError as error:
         raise RunError(str(error)) from error
     if not all(map(math.isfinite, calibration.thresholds)):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from weakloc.api.data_sets import Data, opened
@@ -57,7 +58,7 @@ def calibrate(
         drawn_heat(predictor, drawn, on_progress), np.random.default_rng(settings.seed)
     )
     tuned = replace(tuned, maps=predictor.look.localiser, split=split)
-    return TrainedRun(save_thresholds(trained.run, tuned.to_json()))
+    return TrainedRun(save_thresholds(trained.run, msgspec.to_builtins(tuned)))
 
 
 def images_to_draw_in(

@@ -15,7 +15,7 @@ from weakloc import __version__
 from weakloc.api.classifiers import TIMM
 from weakloc.data.sources import ImageSource, find_images, read_tags
 from weakloc.errors import RunError, SettingError
-from weakloc.files import digest_of_file
+from weakloc.files import digest_of_file, fit_json
 from weakloc.localize.beam_search import BeamSettings
 from weakloc.localize.calibration import Calibration
 from weakloc.localize.places import ThresholdMode
@@ -134,7 +134,7 @@ class TrainedRun(LoadedRun):
         if self.run.thresholds is None:
             return None
         try:
-            calibration = Calibration.from_json(self.run.thresholds)
+            calibration = fit_json(self.run.thresholds, Calibration)
             num_thresholds, num_classes = len(calibration.thresholds), len(self.run.class_names)
             if num_thresholds != num_classes:
                 raise ValueError(f"{num_thresholds} for {num_classes} classes")

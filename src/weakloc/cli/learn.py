@@ -275,7 +275,7 @@ def _tuned(
     terminal.table("Thresholds", [*columns], rows)
     terminal.say(f"Tuned by {tuned.supervision}")
     if tuned.is_oracle:
-        return {"oracle": tuned.to_json()}
+        return {"oracle": asdict(tuned)}
     if tuned.leave_one_out is not None:
         terminal.say(f"Each image by the others' threshold: {tuned.leave_one_out:.1%} localised")
     shared = [name for name, basis in zip(class_names, bases, strict=True) if not basis.is_own]
@@ -285,4 +285,4 @@ def _tuned(
             f"images and took the threshold of all: {', '.join(shared[:MOST_CLASSES])}. "
             "--boxes-per-class draws from each"
         )
-    return {"thresholds": tuned.to_json()}
+    return {"thresholds": asdict(tuned)}

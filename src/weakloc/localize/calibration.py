@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-import msgspec
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
 from weakloc.component_tree import LevelBoxes, component_tree
 from weakloc.errors import SettingError
-from weakloc.files import fit_json
 from weakloc.geometry import (
     BoxLTRB,
     FloatArray,
@@ -185,14 +183,6 @@ class Calibration:
             return f"{self.num_boxes_used} drawn boxes ({self.method})"
         return f"image-level labels only ({self.method})"
 
-    def to_json(self) -> dict[str, Any]:
-        return dict(msgspec.to_builtins(self))
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Calibration:
-        """ValueError, with the place, where the record is damaged."""
-        return fit_json(stored, cls)
-
 
 @dataclass(frozen=True)
 class DrawnHeat:
@@ -258,21 +248,17 @@ class Tuning:
         return replace(self._calibration(curves, gain, groups), is_oracle=True)
 
     def _curves(self, drawn: Iterable[DrawnHeat]) -> _Curves:
-        class_indices, success, overlap, num_boxes = [], [], [], []
+        rows = []
         for heat in drawn:
             levels = heat_levels(heat.heat, threshold_mode=self.threshold_mode)
             components = level_components(levels, heat.transform, self.limits)
             quality = level_quality(
                 components, heat.boxes, heat.transform, counted=self.counted, min_iou=MIN_IOU
             )
-            class_indices.append(heat.class_index)
-            success.append(quality.success)
-            overlap.append(quality.overlap)
-            num_boxes.append(len(heat.boxes))
-        if not num_boxes:
+            rows.append((heat.class_index, quality.success, quality.overlap, len(heat.boxes)))
+        if not rows:
             raise ValueError("there is no drawn box to calibrate with")
-        curves = np.stack(success), np.stack(overlap)
-        return _Curves(np.array(class_indices), *curves, np.array(num_boxes))
+        return _Curves(*map(np.array, zip(*rows, strict=True)))
 
     def _groups(self, class_indices: NDArray[np.int64], fewest: int) -> Groups:
         """Which images give a threshold together: those of a class with enough, (None) all."""

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from weakloc import __version__
@@ -307,7 +308,7 @@ class Measurement:
         if origin == "oracle":
             tuning = replace(tuning, split=settings.val_split)
             calibrated = oracle(trained, data_set, tuning, look=self.look, cut=self.places)
-            return TrainedRun(replace(trained.run, thresholds=calibrated.to_json()))
+            return TrainedRun(replace(trained.run, thresholds=msgspec.to_builtins(calibrated)))
         tuning = replace(
             tuning,
             split=settings.train_split,
