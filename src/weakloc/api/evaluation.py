@@ -191,7 +191,7 @@ class _Measuring:
         skipped = {json.loads(line)["image"] for line in lines if line}
         left = [sample for sample in self.samples if sample.name not in skipped]
         for sample, prediction in pair_predictions(
-            _of_split(predictions, self.samples, self.data_set),
+            self._of_split(predictions),
             left,
             evaluation.setup.classes,
             when_missing="empty" if is_coco else "error",
@@ -262,17 +262,14 @@ class _Measuring:
                 maps = list(map(ClassMap, true, resample(heat, grid).values))
             yield sample, prediction, maps
 
+    def _of_split(self, predictions: Sequence[Prediction]) -> Iterator[Prediction]:
+        """The predictions of the split's images; those of its other splits are passed over.
 
-def _of_split(
-    predictions: Sequence[Prediction], samples: Sequence[Sample], data_set: DataSet
-) -> Iterator[Prediction]:
-    """The predictions of the split's images; those of its other splits are passed over.
-
-    Predictions of a folder inside the data set are named from there, samples from its root.
-    """
-    names = {sample.name for sample in samples}
-    real_names = ByName({sample.name: sample.name for sample in data_set.samples()})
-    for prediction in predictions:
-        named = real_names.get(prediction.image)
-        if named is None or named in names:
-            yield replace(prediction, image=named or prediction.image)
+        Predictions of a folder inside the data set are named from there, samples from its root.
+        """
+        names = {sample.name for sample in self.samples}
+        real_names = ByName({sample.name: sample.name for sample in self.data_set.samples()})
+        for prediction in predictions:
+            named = real_names.get(prediction.image)
+            if named is None or named in names:
+                yield replace(prediction, image=named or prediction.image)

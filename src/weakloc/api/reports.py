@@ -160,7 +160,10 @@ class _Reporting:
         made_with = _settings_of(described)
         if self.look is not None and made_with is None:
             made_with = self.look, Places()
-        run = _run_behind(described, self.settings.run)
+        named = self.settings.run
+        if named is None and isinstance(maker := described.get("run"), str):
+            named = Path(maker) if (Path(maker) / "run.json").is_file() else None
+        run = None if named is None else load_folder(named)
         heats: Iterable[Mapping[str, CoarseHeat]] = itertools.repeat({})
         if run is None or made_with is None:
             class_names = tuple(described.get("classes") or names)
@@ -245,13 +248,6 @@ def report(
             remedy="Give the --out of `weakloc train` or of `weakloc predict`",
         )
     return work.of_predictions(file, summary_beside(file))
-
-
-def _run_behind(described: Mapping[str, Any], named: Path | None) -> TrainedRun | None:
-    """The run that was named, else the one that made the predictions where it is still there."""
-    if named is None and isinstance(maker := described.get("run"), str):
-        named = Path(maker) if (Path(maker) / "run.json").is_file() else None
-    return None if named is None else load_folder(named)
 
 
 def _settings_of(described: Mapping[str, Any]) -> tuple[Look, Places] | None:

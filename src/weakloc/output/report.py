@@ -71,14 +71,6 @@ _SPELT = {
 }
 
 
-@dataclass(frozen=True)
-class _Asset:
-    """A script or style as it stands in the page, and the digest that allows it."""
-
-    text: Markup
-    digest: str
-
-
 def write_report(path: Path, content: ReportContent) -> Path:
     """Writes the page whole; the most doubtful picture comes first."""
     pictures = tuple(sorted(content.pictures, key=lambda picture: -picture.prediction.doubt))
@@ -125,7 +117,7 @@ def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[
     metrics = shown_metrics(content.metrics)
     texts = [(PAGE_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS]
     script = '(() => {\n"use strict";\n' + "\n".join(texts) + "})();\n"  # in a scope of its own
-    images = [item.index for item in items]
+    images = [item["index"] for item in items]
     key = hashlib.sha256(json.dumps([list(numbers), images]).encode()).hexdigest()[:16]
     palette = heat_colors(np.linspace(0.0, 1.0, 256)).tobytes()
     notes = run.get("notes")
@@ -139,7 +131,10 @@ def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[
         "figures": _figures_of(content, totals, len(items), metrics),
         "notes": notes if isinstance(notes, list) else [],
         "facts": {**_run_facts(run), **content.facts},
-        "settings": _settings_of(run),
+        "settings": {
+            **_flat(_part(_part(run, "method"), "settings")),
+            **_flat(_part(run, "settings")),
+        },
         "supervision": _supervision_of(run, metrics),
         "class_names": list(numbers),
         "class_metrics": _leading(metric for metric in metrics if metric.per_class),
@@ -161,9 +156,10 @@ def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[
     }
 
 
-def _asset(text: str) -> _Asset:
+def _asset(text: str) -> dict[str, str]:
+    """A script or style as it stands in the page, and the digest that allows it."""
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
-    return _Asset(Markup(text), f"'sha256-{digest}'")
+    return {"text": Markup(text), "digest": f"'sha256-{digest}'"}
 
 
 def shown_metrics(record: EvaluationRecord | None) -> tuple[MetricRecord, ...]:
@@ -230,18 +226,15 @@ def _run_facts(run: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
 
-def _settings_of(run: Mapping[str, Any]) -> dict[str, str]:
+def _flat(part: Mapping[str, Any], path: str = "") -> dict[str, str]:
     """Every setting by its path."""
-    parts = (_part(_part(run, "method"), "settings"), _part(run, "settings"))
-    return dict(pair for part in parts for pair in _flat(part))
-
-
-def _flat(part: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    settings: dict[str, str] = {}
     for name, value in part.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}{name}.")
+            settings |= _flat(value, f"{path}{name}.")
         else:
-            yield f"{path}{name}", "not given" if value is None else str(value)
+            settings[f"{path}{name}"] = "not given" if value is None else str(value)
+    return settings
 
 
 def _supervision_of(run: Mapping[str, Any], metrics: Sequence[MetricRecord]) -> str:

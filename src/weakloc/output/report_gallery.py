@@ -113,18 +113,10 @@ MOST_SCORES = 20
 THREADS = 4
 
 
-@dataclass(frozen=True)
-class GalleryItem:
-    """One picture as the page wants it: `index` is plain JSON, so is `block`."""
-
-    index: Mapping[str, Any]
-    block: Mapping[str, Any]
-
-
 def gallery_items(
     pictures: Sequence[ReportPicture], truth_names: Sequence[str], numbers: ClassNumbers
-) -> list[GalleryItem]:
-    """Every picture in order; they are read by a few threads."""
+) -> list[dict[str, dict[str, Any]]]:
+    """The `index` and the `block` of every picture in order, plain JSON; a few threads read."""
     side = picture_side(len(pictures))
 
     def encode(picture: ReportPicture) -> bytes | None:
@@ -139,7 +131,10 @@ def gallery_items(
 
     with ThreadPoolExecutor(THREADS) as pool:
         return [
-            GalleryItem(_index(picture, truth_names, numbers), _block(picture, jpeg, numbers))
+            {
+                "index": _index(picture, truth_names, numbers),
+                "block": _block(picture, jpeg, numbers),
+            }
             for picture, jpeg in zip(pictures, pool.map(encode, pictures), strict=True)
         ]
 

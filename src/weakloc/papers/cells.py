@@ -83,7 +83,7 @@ def _crops_of_boxes(samples: Sequence[Sample], folder: Path) -> list[Sample]:
         drawn = (box for box in sample.drawn.boxes if not box.difficult)
         for index, box in enumerate(drawn):
             path = folder / f"{number}-{index}.png"
-            if not path.is_file() and not _write_crop(sample, box.box, path):
+            if not (path.is_file() or _write_crop(sample, box.box, path)):
                 continue
             labels = np.full_like(sample.labels, ABSENT)
             labels[box.class_index] = PRESENT

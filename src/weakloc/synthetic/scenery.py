@@ -20,8 +20,6 @@ import csv
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from xml.sax.saxutils import escape
@@ -319,9 +317,8 @@ def _crops_of(samples: Sequence[Sample]) -> Iterator[Crop]:
 
 
 def _by_class(crops: Sequence[Crop]) -> CropsByClass:
-    class_of = attrgetter("class_index")
-    groups = groupby(sorted(crops, key=class_of), class_of)
-    return {class_index: tuple(group) for class_index, group in groups}
+    classes = sorted({crop.class_index for crop in crops})
+    return {index: tuple(c for c in crops if c.class_index == index) for index in classes}
 
 
 def draw_crops(random: np.random.Generator, crops: CropsByClass) -> Scene:

@@ -62,7 +62,9 @@ def _export(content: Content, out: Path, describe: Describe) -> Path:
     if (out / "images").is_symlink():  # of an earlier version, to the folder of the images
         (out / "images").unlink()
     for prediction in with_stems_of_their_own(content.predictions):
-        split, name = splits.split_of(prediction), _image_below_split(prediction.image)
+        *folders, file = prediction.image.split("/")
+        folders = ["images_" if folder == "images" else folder for folder in folders]
+        split, name = splits.split_of(prediction), "/".join([*folders, file])
         filled.add(split)
         for other in {"train", "val", "test"} - {split}:  # of an export that divided otherwise
             sidecar(out / "labels" / other, name, ".txt").unlink(missing_ok=True)
@@ -82,8 +84,3 @@ def _export(content: Content, out: Path, describe: Describe) -> Path:
     with open_whole(out / "data.yaml") as stream:
         yaml.safe_dump(description, stream, allow_unicode=True, sort_keys=False)
     return out / "data.yaml"
-
-
-def _image_below_split(image: str) -> str:
-    *folders, name = image.split("/")
-    return "/".join([*("images_" if folder == "images" else folder for folder in folders), name])
