@@ -48,7 +48,7 @@ from weakloc.metrics.case import (
 )
 from weakloc.metrics.max_box import MapConvention, MaxBoxAccuracy
 from weakloc.metrics.pixels import MeanIoU, PixelPrecision, count_pixels, histogram_edges
-from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, NO_RESAMPLING, draw_image
+from weakloc.metrics.uncertainty import draw_image
 from weakloc.structures import Sample, Truth, TruthBox
 
 SIDE = 224
@@ -115,7 +115,7 @@ def _box_evaluators(
     def ours() -> list[float]:
         accuracy = MaxBoxAccuracy(convention)
         for sample, heat in zip(samples, maps, strict=True):
-            draw = draw_image(sample.name, NO_RESAMPLING)
+            draw = draw_image(sample.name, 0)
             class_map = ClassMap(0, heat)
             accuracy.add(draw, class_map, truth_arrays(sample).boxes, (SIDE, SIDE))
         (result,) = accuracy.compute()
@@ -376,7 +376,7 @@ def _feed(
     num_images: int,
 ) -> None:
     for number in range(num_images):
-        draw = draw_image(str(number), DEFAULT_RESAMPLING)
+        draw = draw_image(str(number), 1000)
         pixels.add(draw, maps[number % 8], masks[number % 8])
         ious.add(draw, masks[(number + 1) % 8] & 1, masks[number % 8])
     pixels.compute()

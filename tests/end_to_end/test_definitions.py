@@ -13,7 +13,7 @@ from PIL import Image
 from tests.metrics.oracles import slow_average_precision
 from weakloc.cli import run as weakloc
 from weakloc.geometry import BoxLTRB, PointXY
-from weakloc.metrics.uncertainty import Resampling, draw_image
+from weakloc.metrics.uncertainty import draw_image
 from weakloc.output.exporters.jsonl import write_predictions
 from weakloc.structures import Box, Point, Prediction
 
@@ -132,7 +132,7 @@ def test_intervals_are_of_each_definition_in_every_resample(
     arguments = ["evaluate", *map(str, ranked), "--out", str(out), "--ap", "all", "--quiet"]
     assert weakloc([*arguments, "--resamples", "40"]) == 0
     metrics = {metric["name"]: metric for metric in json.loads(out.read_text())["metrics"]}
-    draws = [draw_image(f"val/{number}.png", Resampling(40)).weights[1:] for number in range(5)]
+    draws = [draw_image(f"val/{number}.png", 40).weights[1:] for number in range(5)]
     labels, scores = [1, -1, 1, 1, -1], [0.9, 0.8, 0.7, 0.6, 0.5]
     for definition in PUBLISHED:
         values = []

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from weakloc.metrics.case import Case, ClassIndex, ClassMap, ImageTruth
-from weakloc.metrics.uncertainty import NO_RESAMPLING, Resampling
 from weakloc.structures import Box, Point, Prediction, Sample, Truth, TruthBox
 
 LTRB = tuple[float, float, float, float]
@@ -87,6 +86,6 @@ def case(
     classes: ClassIndex,
     *,
     maps: Sequence[ClassMap] = (),
-    resampling: Resampling = NO_RESAMPLING,
+    resamples: int = 0,
 ) -> Case:
-    return Case(ImageTruth(known), said, classes, tuple(maps), resampling)
+    return Case(ImageTruth(known), said, classes, tuple(maps), resamples)

@@ -19,7 +19,7 @@ from weakloc.metrics.boxes import BoxPrecision
 from weakloc.metrics.case import ClassIndex, ClassMap, MetricSetup
 from weakloc.metrics.image_rankings import ClassificationPrecision, PointPrecision
 from weakloc.metrics.max_box import MAX_BOX_ACC, MaxBoxAccuracy
-from weakloc.metrics.uncertainty import NO_RESAMPLING, draw_image
+from weakloc.metrics.uncertainty import draw_image
 from weakloc.rle import decode_mask
 from weakloc.structures import Mask, TruthBox
 
@@ -78,7 +78,6 @@ def test_random_places_depend_on_image_and_seed_alone_and_are_uniform():
     said = [baseline_prediction("random", prediction(str(i), SCORES)) for i in range(2000)]
     again = baseline_prediction("random", prediction("7", SCORES, boxes=[("cat", (0,) * 4, 1)]))
     assert again.points == said[7].points
-    assert again.points != baseline_prediction("random", prediction("7", SCORES), seed=1).points
     x = np.array([each.points[0].x for each in said])
     y = np.array([each.points[0].y for each in said])
     assert (x.mean(), y.mean()) == pytest.approx((30, 20), rel=0.05)
@@ -110,7 +109,7 @@ def test_baseline_maps_find_what_they_point_at():
         accuracy = MaxBoxAccuracy(MAX_BOX_ACC)
         for number, box in enumerate([(70, 50, 330, 250), (0, 0, 400, 300), (0, 0, 60, 60)]):
             heat = MAPS[name](224, 224, np.random.default_rng(number))
-            draw = draw_image(str(number), NO_RESAMPLING)
+            draw = draw_image(str(number), 0)
             drawn = np.array([box], dtype=float)
             accuracy.add(draw, ClassMap(0, heat), drawn, (400, 300))
         values[name] = accuracy.compute()[0].value

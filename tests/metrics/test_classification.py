@@ -14,7 +14,6 @@ from weakloc.metrics.average_precision import RankingConvention
 from weakloc.metrics.case import ClassIndex, MetricSetup
 from weakloc.metrics.hits import accuracy
 from weakloc.metrics.image_rankings import ClassificationPrecision
-from weakloc.metrics.uncertainty import Resampling
 
 from .oracles import case, prediction, sample, slow_average_precision
 
@@ -27,7 +26,7 @@ def _fed(accumulator, scores, labels, order=None, names=NAMES):
     for i in range(len(scores)) if order is None else order:
         named = dict(zip(names, map(float, scores[i]), strict=True))
         known, said = sample(f"{i:03}.jpg", labels[i]), prediction(f"{i:03}.jpg", named)
-        accumulator.update(case(known, said, classes, resampling=Resampling(100)))
+        accumulator.update(case(known, said, classes, resamples=100))
     return accumulator
 
 

@@ -20,13 +20,12 @@ from weakloc.metrics.evaluation import (
     predicted_kinds,
     truth_kinds,
 )
-from weakloc.metrics.uncertainty import Resampling
 from weakloc.structures import Mask, TruthBox, TruthMask
 
 from .oracles import prediction, sample
 
 NAMES = tuple("abcdefg")
-SETUP = MetricSetup(ClassIndex(NAMES), resampling=Resampling(200))
+SETUP = MetricSetup(ClassIndex(NAMES), resamples=200)
 OF_PREDICTIONS = tuple(name for name, metric in METRICS.items() if "maps" not in metric.predicted)
 
 
@@ -153,7 +152,7 @@ def test_an_image_is_read_and_drawn_once_for_the_run_and_all_its_baselines(rando
     names = [each.name for each, _ in images]
     assert [known.name for (known,) in truths] == names
     assert [known.name for known, _ in labels] == names
-    assert [name for name, resampling in draws if resampling.resamples] == names
+    assert [name for name, resamples in draws if resamples] == names
 
 
 def test_the_better_of_two_runs_is_ahead_in_a_paired_comparison():

@@ -12,13 +12,12 @@ from weakloc.metrics import max_box
 from weakloc.metrics.baselines import _kept_map, rectangle_rle
 from weakloc.metrics.case import ClassIndex, ClassMap
 from weakloc.metrics.evaluation import Evaluation, MetricSetup, reading_differences
-from weakloc.metrics.uncertainty import Resampling
 from weakloc.structures import TruthBox, TruthMask
 
 from .oracles import prediction, sample
 
 SIZE = (90, 61)
-SETUP = MetricSetup(ClassIndex(["cat"]), resampling=Resampling(100))
+SETUP = MetricSetup(ClassIndex(["cat"]), resamples=100)
 BOTH = ("max_box_acc", "max_box_acc_compatible", "max_box_acc_v2", "pixels")
 
 
@@ -104,7 +103,7 @@ def test_a_map_is_cut_into_components_once_for_all_that_reads_it(random, monkeyp
 
 def test_each_class_that_is_present_counts_for_itself(random):
     (known, cat_map), *_ = _images(random, 1)
-    setup = MetricSetup(ClassIndex(["cat", "dog"]), resampling=Resampling(10))
+    setup = MetricSetup(ClassIndex(["cat", "dog"]), resamples=10)
     kinds = {"truth": {"boxes"}, "predicted": {"maps"}}
     evaluation = Evaluation(setup, **kinds, metrics=("max_box_acc",))
     (drawn,) = known.truth.boxes

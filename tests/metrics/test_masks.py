@@ -30,7 +30,7 @@ from weakloc.metrics.pixels import (
     histogram_edges,
     paint_masks,
 )
-from weakloc.metrics.uncertainty import NO_RESAMPLING, Resampling, draw_image
+from weakloc.metrics.uncertainty import draw_image
 from weakloc.structures import Mask, Truth, TruthMask
 
 from .maps import random_maps
@@ -42,8 +42,8 @@ SETUP = MetricSetup(CLASSES)
 SHAPE = (24, 31)
 
 
-def draw(name, resampling=NO_RESAMPLING):
-    return draw_image(name, resampling)
+def draw(name, resamples=0):
+    return draw_image(name, resamples)
 
 
 def _rle(pixels):
@@ -111,8 +111,8 @@ def test_the_memory_of_the_sums_does_not_grow_with_the_images(random):
 
     def feed(start, end):
         for number in range(start, end):
-            maps.add(draw(str(number), Resampling()), random.random((16, 17)), truth)
-            ious.add(draw(str(number), Resampling()), truth, truth)
+            maps.add(draw(str(number), 1000), random.random((16, 17)), truth)
+            ious.add(draw(str(number), 1000), truth, truth)
 
     feed(0, 200)
     tracemalloc.start()
@@ -177,7 +177,7 @@ def test_the_order_of_the_images_does_not_change_the_mean_iou(random):
         accumulator = MeanIoU(SETUP)
         for number in numbers:
             labels = (each.astype(np.uint8) for each in pairs[number])
-            accumulator.add(draw(str(number), Resampling(50)), *labels)
+            accumulator.add(draw(str(number), 50), *labels)
         return accumulator.compute()[0]
 
     whole, again = part(range(20)), part(reversed(range(20)))

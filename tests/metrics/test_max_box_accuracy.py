@@ -19,14 +19,14 @@ from weakloc.metrics.max_box import (
     normalize_map,
     read_levels,
 )
-from weakloc.metrics.uncertainty import NO_RESAMPLING, Resampling, draw_image
+from weakloc.metrics.uncertainty import draw_image
 
 from .maps import random_maps
 from .oracles import slow_iou
 
 HEIGHT, WIDTH = 24, 31
 IMAGE_SIZE = (93, 50)
-RESAMPLING = Resampling(100)
+RESAMPLES = 100
 
 
 def _objects(random):
@@ -131,10 +131,10 @@ def test_levels_tell_every_threshold_apart_exactly(random):
     assert levels.tolist() == [(thresholds < score).sum() for score in scores]
 
 
-def _fed(convention, maps, truths, order=None, resampling=RESAMPLING):
+def _fed(convention, maps, truths, order=None, resamples=RESAMPLES):
     accuracy = MaxBoxAccuracy(convention)
     for i in range(len(maps)) if order is None else order:
-        draw = draw_image(f"{i}.jpg", resampling)
+        draw = draw_image(f"{i}.jpg", resamples)
         accuracy.add(draw, ClassMap(0, maps[i]), truths[i], (WIDTH, HEIGHT))
     return accuracy
 
@@ -202,7 +202,7 @@ def test_the_order_of_the_images_changes_no_bit():
 def test_without_resamples_the_value_is_the_same_and_has_no_interval():
     maps, truths = _material()
     whole = _fed(MAX_BOX_ACC_V2, maps, truths).compute()[0]
-    (plain,) = _fed(MAX_BOX_ACC_V2, maps, truths, resampling=NO_RESAMPLING).compute()
+    (plain,) = _fed(MAX_BOX_ACC_V2, maps, truths, resamples=0).compute()
     assert plain.value == whole.value
     assert whole.interval is not None
     assert plain.interval is None
@@ -215,7 +215,7 @@ def test_a_square_blob_on_its_object_is_found_at_every_threshold_by_both_reading
     for reading in ("clean", "compatible"):
         accuracy = MaxBoxAccuracy(MapConvention("all", (0.3, 0.5, 0.7), reading))
         objects = np.array([(80.0, 30.0, 320.0, 150.0)])
-        accuracy.add(draw_image("a", NO_RESAMPLING), ClassMap(0, score_map), objects, (448, 336))
+        accuracy.add(draw_image("a", 0), ClassMap(0, score_map), objects, (448, 336))
         (result,) = accuracy.compute()
         values[result.name] = set(result.curves["accuracy_70"].values)
     assert values == {"max_box_acc_v2": {1.0}, "max_box_acc_v2_compatible": {1.0}}
@@ -224,7 +224,7 @@ def test_a_square_blob_on_its_object_is_found_at_every_threshold_by_both_reading
 def test_bad_maps_and_missing_boxes_are_errors_by_name():
     accuracy = MaxBoxAccuracy(MAX_BOX_ACC)
     drawn = np.array([(0.0, 0.0, 9.0, 9.0)])
-    first, second = (draw_image(name, NO_RESAMPLING) for name in ("a.jpg", "b.jpg"))
+    first, second = (draw_image(name, 0) for name in ("a.jpg", "b.jpg"))
     broken = np.full((224, 224), np.nan)
     with pytest.raises(PredictionsError, match=r"a\.jpg: the score map holds values"):
         accuracy.add(first, ClassMap(0, broken), drawn, (60, 40))

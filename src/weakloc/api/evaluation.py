@@ -39,7 +39,6 @@ from weakloc.metrics.evaluation import (
 )
 from weakloc.metrics.max_box import READINGS, SIDE
 from weakloc.metrics.result import EvaluationRecord, MetricResult
-from weakloc.metrics.uncertainty import Resampling
 from weakloc.output.exporters.jsonl import predictions_file, read_predictions
 from weakloc.predictor.predictor import Predictor, wanted_classes
 from weakloc.settings import DataSettings, EvaluateSettings, Look, Places
@@ -213,7 +212,7 @@ class _Measuring:
             ranking=RankingConvention(definitions),
             overlap=OverlapConvention(edges=self.settings.box_edges or rules.box_edges),
             segmentation_values=self.data_set.segmentation_values,
-            resampling=Resampling(self.settings.resamples),
+            resamples=self.settings.resamples,
         )
         return Evaluation(setup, truth=self.truth, predicted=predicted, metrics=metrics)
 

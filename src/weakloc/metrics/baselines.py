@@ -16,7 +16,7 @@ import numpy as np
 
 from weakloc.geometry import BoxLTRB, FloatArray, PointXY
 from weakloc.metrics.case import Case, ClassMap
-from weakloc.metrics.uncertainty import NO_RESAMPLING, image_key
+from weakloc.metrics.uncertainty import image_key
 from weakloc.rle import RunLengths, encode_mask
 from weakloc.structures import Box, Mask, Point, Prediction
 
@@ -30,16 +30,15 @@ _RANDOM_CELLS = 7  # of each side, in the random map: the coarseness of a usual 
 
 def baseline_case(name: str, case: Case) -> Case:
     """The same image with the baseline's answer, which is measured without resamples."""
-    prediction = baseline_prediction(name, case.prediction, seed=case.resampling.seed)
+    prediction = baseline_prediction(name, case.prediction)
     maps = []
     for class_map, draw in zip(case.maps, case.map_draws, strict=True) if name in MAPS else ():
         if name == "random":  # noise differs from image to image
-            seed = image_key(draw.image, case.resampling.seed)
-            trivial = _trivial_map(name, class_map.scores.shape, seed)
+            trivial = _trivial_map(name, class_map.scores.shape, image_key(draw.image))
         else:
             trivial = _kept_map(name, class_map.scores.shape, 0)
         maps.append(replace(trivial, class_index=class_map.class_index))
-    return replace(case, prediction=prediction, maps=tuple(maps), resampling=NO_RESAMPLING)
+    return replace(case, prediction=prediction, maps=tuple(maps), resamples=0)
 
 
 def _trivial_map(name: str, shape: tuple[int, ...], seed: int) -> ClassMap:
@@ -50,11 +49,11 @@ def _trivial_map(name: str, shape: tuple[int, ...], seed: int) -> ClassMap:
 _kept_map = lru_cache(maxsize=2)(_trivial_map)  # center and full image
 
 
-def baseline_prediction(name: str, prediction: Prediction, *, seed: int = 0) -> Prediction:
+def baseline_prediction(name: str, prediction: Prediction) -> Prediction:
     """The prediction with one point, box and mask a class at the baseline's place."""
     if name == "chance":
         return replace(prediction, scores=dict.fromkeys(prediction.scores, 0.5))
-    random = np.random.default_rng(image_key(prediction.image, seed))
+    random = np.random.default_rng(image_key(prediction.image))
     point, box = PLACES[name](prediction, random)
     scores, heats = _best_scores_and_heats(prediction)
     masked = dict.fromkeys(mask.class_name for mask in prediction.masks)

@@ -17,7 +17,7 @@ from weakloc.component_tree import ComponentTree
 from weakloc.errors import DataError, PredictionsError, did_you_mean
 from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.average_precision import DEFAULT_RANKING, RankingConvention
-from weakloc.metrics.uncertainty import DEFAULT_RESAMPLING, ImageDraw, Resampling, draw_image
+from weakloc.metrics.uncertainty import ImageDraw, draw_image
 from weakloc.rle import decode_mask
 from weakloc.structures import ABSENT, PRESENT, Box, Mask, Point, Prediction, Sample, TruthMask
 
@@ -26,6 +26,7 @@ ScoreMap: TypeAlias = NDArray[np.floating[Any]]  # (height, width)
 Edges: TypeAlias = Literal["half-open", "inclusive"]
 MapReading: TypeAlias = Literal["clean", "compatible"]
 BACKGROUND, VOID = 0, 255
+DEFAULT_RESAMPLES = 1000
 FOUND, IGNORED, FALSE_ALARM = 1, 0, -1
 
 
@@ -176,7 +177,7 @@ class Case:
     prediction: Prediction
     classes: ClassIndex
     maps: tuple[ClassMap, ...] = ()
-    resampling: Resampling = DEFAULT_RESAMPLING
+    resamples: int = DEFAULT_RESAMPLES
 
     @property
     def name(self) -> str:
@@ -188,13 +189,13 @@ class Case:
 
     @cached_property
     def draw(self) -> ImageDraw:
-        return draw_image(self.name, self.resampling)
+        return draw_image(self.name, self.resamples)
 
     @cached_property
     def map_draws(self) -> tuple[ImageDraw, ...]:
         """One for each of the maps."""
         names = [f"{self.name} ({class_map.class_index})" for class_map in self.maps]
-        return tuple(draw_image(name, self.resampling) for name in names)
+        return tuple(draw_image(name, self.resamples) for name in names)
 
     @cached_property
     def detections(self) -> DetectionArrays:
@@ -254,11 +255,11 @@ class MetricSetup:
     ranking: RankingConvention = DEFAULT_RANKING
     overlap: OverlapConvention = DEFAULT_OVERLAP
     segmentation_values: Mapping[int, int] = field(default_factory=dict)
-    resampling: Resampling = DEFAULT_RESAMPLING
+    resamples: int = DEFAULT_RESAMPLES
 
     def case(self, sample: Sample, prediction: Prediction, maps: Iterable[ClassMap] = ()) -> Case:
         truth = ImageTruth(sample, self.segmentation_values)
-        return Case(truth, prediction, self.classes, tuple(maps), self.resampling)
+        return Case(truth, prediction, self.classes, tuple(maps), self.resamples)
 
 
 def truth_arrays(sample: Sample) -> TruthArrays:

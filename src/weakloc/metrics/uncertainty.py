@@ -1,8 +1,8 @@
 """How sure a number is: bootstrap over images, and paired difference of two runs.
 
-A resample draws each image a Poisson(1) number of times. The draw depends on the seed and the
-image's name alone, so that several processes and two runs under comparison agree on it without
-speaking to each other; it is made once for an image and shared by all that counts the image.
+A resample draws each image a Poisson(1) number of times. The draw depends on the image's
+name alone, so that several processes and two runs under comparison agree on it without speaking to
+each other; it is made once for an image and shared by all that counts the image.
 """
 
 from __future__ import annotations
@@ -22,18 +22,6 @@ from weakloc.metrics.result import Detail, Interval, MetricResult
 
 _CHUNK = 64
 _POISSON_CDF = np.cumsum([math.exp(-1.0) / math.factorial(count) for count in range(11)])
-
-
-@dataclass(frozen=True, slots=True)
-class Resampling:
-    """How many resamples, and which; none gives no interval and costs nothing."""
-
-    resamples: int = 1000
-    seed: int = 0
-
-
-DEFAULT_RESAMPLING = Resampling()
-NO_RESAMPLING = Resampling(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +47,16 @@ class ImageDraw:
     weights: NDArray[np.uint8]  # (1 + B,)
 
 
-def draw_image(image_name: str, resampling: Resampling) -> ImageDraw:
-    """Poisson(1) counts from a SplitMix64 stream."""
-    key = np.uint64(image_key(image_name, resampling.seed))
-    steps = np.arange(1, resampling.resamples + 1, dtype=np.uint64)
-    state = key + np.uint64(0x9E3779B97F4A7C15) * steps
+def draw_image(image_name: str, resamples: int) -> ImageDraw:
+    """Poisson(1) counts from a SplitMix64 stream; no resamples cost nothing."""
+    key = image_key(image_name)
+    steps = np.arange(1, resamples + 1, dtype=np.uint64)
+    state = np.uint64(key) + np.uint64(0x9E3779B97F4A7C15) * steps
     mixed = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     uniform = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
     counts = np.searchsorted(_POISSON_CDF, uniform, side="right").astype(np.uint8)
-    return ImageDraw(image_name, image_key(image_name, 0), np.append(np.uint8(1), counts))
+    return ImageDraw(image_name, key, np.append(np.uint8(1), counts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +117,7 @@ def interval_of(replicates: FloatArray) -> Interval | None:
 
 
 def paired_difference(first: MetricResult, second: MetricResult) -> Difference:
-    """Compares two runs measured on the same images with the same seed."""
+    """Compares two runs measured on the same images."""
     if first.name != second.name or first.convention != second.convention:
         raise ValueError(
             f"cannot compare {first.name} ({first.convention}) "
@@ -236,10 +224,9 @@ def measured(
     )
 
 
-def image_key(image_name: str, seed: int) -> int:
-    """64 bits that depend on the name and the seed alone."""
-    words = hashlib.blake2b(image_name.encode(), digest_size=8, salt=seed.to_bytes(8, "little"))
-    return int.from_bytes(words.digest(), "little")
+def image_key(image_name: str) -> int:
+    """64 bits that depend on the name alone."""
+    return int.from_bytes(hashlib.blake2b(image_name.encode(), digest_size=8).digest(), "little")
 
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike) -> FloatArray:

@@ -25,7 +25,6 @@ from weakloc.localize.places import nearest_inside, pixel_centers
 from weakloc.methods.method import build_optimiser, build_schedule
 from weakloc.metrics.case import Case, ClassIndex, ImageTruth, MetricSetup
 from weakloc.metrics.image_rankings import ClassificationPrecision, PointPrecision
-from weakloc.metrics.uncertainty import NO_RESAMPLING
 from weakloc.model.losses import Loss
 from weakloc.model.network import NetworkOutput
 from weakloc.model.trunk import CellTransform
@@ -177,7 +176,7 @@ class Watch:
             sample = self._samples[name]
             cells = cell_transform(transform, rows, columns)
             prediction = self._prediction(sample, scores[index], best[index], cells, columns)
-            case = Case(ImageTruth(sample), prediction, self._classes, resampling=NO_RESAMPLING)
+            case = Case(ImageTruth(sample), prediction, self._classes, resamples=0)
             self._scores.update(case)
             if sample.truth is not None:
                 self._points.update(case)
