@@ -82,24 +82,13 @@ def rank(
     if np.isnan(score).any():
         raise ValueError("scores must not hold NaN")
     order = np.argsort(-score, kind="stable")
-    image_of = np.zeros(score.size, dtype=np.int64) if image is None else image
-    return rank_sorted(score[order], labels[order], ties=ties, image=image_of[order])
-
-
-def rank_sorted(
-    scores: FloatArray,
-    labels: NDArray[np.signedinteger[Any]],
-    *,
-    ties: Ties,
-    image: NDArray[np.int64],
-) -> Ranking:
-    """The same for what is sorted already."""
-    kept = labels != 0
-    score = scores[kept]
+    order = order[labels[order] != 0]
+    score = score[order]
     ends_group = np.ones(score.size, dtype=np.bool_)
     if ties == "grouped":
         ends_group[:-1] = score[:-1] != score[1:]
-    return Ranking(labels[kept] > 0, ends_group, image[kept])
+    counted_by = np.zeros(score.size, dtype=np.int64) if image is None else image[order]
+    return Ranking(labels[order] > 0, ends_group, counted_by)
 
 
 def ranked_precision(

@@ -20,7 +20,7 @@ from weakloc.metrics.average_precision import (
     class_recalls,
     mean_average_precision,
     precision_result,
-    rank_sorted,
+    rank,
 )
 from weakloc.metrics.case import (
     DEFAULT_OVERLAP,
@@ -202,7 +202,7 @@ def rank_verdicts(
     ends = np.searchsorted(detections.classes[order], np.arange(num_classes + 1))
     scores, images = detections.scores[order], detections.images[order]
     return [
-        rank_sorted(scores[start:end], verdicts[start:end], ties=ties, image=images[start:end])
+        rank(scores[start:end], verdicts[start:end], ties=ties, image=images[start:end])
         for start, end in itertools.pairwise(ends)
     ]
 

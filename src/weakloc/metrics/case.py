@@ -72,9 +72,6 @@ class OverlapConvention:
     def is_inclusive(self) -> bool:
         return self.edges == "inclusive"
 
-    def passes(self, ious: FloatArray) -> NDArray[np.bool_]:
-        return np.asarray(ious >= self.iou)
-
     def __str__(self) -> str:
         return f"IoU >= {self.iou:g}, {self.edges} boxes"
 
@@ -108,11 +105,6 @@ class DetectionArrays(NamedTuple):
     boxes: FloatArray  # (D, 4)
     scores: FloatArray  # (D,)
     judged: NDArray[np.bool_]  # (D,)
-
-    def best_of(self, class_index: int) -> int | None:
-        """The first of the highest-scored boxes of a class."""
-        of_class = np.flatnonzero(self.classes == class_index)
-        return int(of_class[np.argmax(self.scores[of_class])]) if of_class.size else None
 
 
 @dataclass(frozen=True)

@@ -118,9 +118,8 @@ def image_corloc(setup: MetricSetup) -> HitRates:
     overlap = setup.overlap
 
     def count(case: Case) -> HitsAndTrials:
-        objects, detections = case.truth.objects.boxes, case.detections
-        best = detections.boxes[np.argmax(detections.scores)] if len(detections.scores) else None
-        return best is not None and overlaps_any(best, objects, overlap), len(objects) > 0
+        objects = case.truth.objects.boxes
+        return best_box_hits(case, None, objects, overlap), len(objects) > 0
 
     meaning = f"{overlap}, best box of the image, classes disregarded"
     return HitRates(["any"], [Rate(f"image_corloc{overlap.suffix}", meaning, "trials")], count)
@@ -213,15 +212,16 @@ def pointing_accuracy(setup: MetricSetup) -> HitRates:
 
 
 def best_box_hits(
-    case: Case, class_index: int, objects: FloatArray, overlap: OverlapConvention
+    case: Case, class_index: int | None, objects: FloatArray, overlap: OverlapConvention
 ) -> bool:
-    """Whether the class has a box, and the best of them overlaps one of the objects."""
-    best = case.detections.best_of(class_index)
-    return best is not None and overlaps_any(case.detections.boxes[best], objects, overlap)
-
-
-def overlaps_any(box: FloatArray, objects: FloatArray, overlap: OverlapConvention) -> bool:
-    return bool(overlap.passes(box_ious(box, objects, inclusive=overlap.is_inclusive)).any())
+    """Whether the first of the best boxes of the class, None for any, overlaps an object."""
+    detections = case.detections
+    of_class = detections.classes == class_index if class_index is not None else slice(None)
+    scores, boxes = detections.scores[of_class], detections.boxes[of_class]
+    if not len(scores):
+        return False
+    ious = box_ious(boxes[np.argmax(scores)], objects, inclusive=overlap.is_inclusive)
+    return bool((ious >= overlap.iou).any())
 
 
 def _one_hot(case: Case) -> NDArray[np.bool_]:

@@ -302,7 +302,7 @@ class Canvas:
     def lay_object(self, layer: Layer, *, left: int, top: int, class_index: int) -> bool:
         """Lays an object of a class; False, and no change, where too little would be seen."""
         whole, number = int(np.count_nonzero(layer.coverage >= OPAQUE)), len(self._laid) + 1
-        if not self._lay(layer, (left, top), value=number, wholes=[*self._wholes, whole]):
+        if not self._lay(layer, (left, top), value=number, wholes=[whole]):
             return False
         self._laid.append((class_index, whole, self._instances.histogram()[number]))
         self.last_corner = (left, top)
@@ -310,7 +310,7 @@ class Canvas:
 
     def lay_distraction(self, layer: Layer, *, left: int, top: int) -> bool:
         """Lays something without a class; False, and no change, where it would hide too much."""
-        return self._lay(layer, (left, top), value=0, wholes=self._wholes)
+        return self._lay(layer, (left, top), value=0, wholes=[])
 
     def scene(self) -> Scene:
         objects, instances = [], np.array(self._instances)
@@ -322,14 +322,11 @@ class Canvas:
             objects.append(SceneObject(class_index, box, occluded, truncated))
         return Scene(np.array(self._picture), instances, tuple(objects))
 
-    @property
-    def _wholes(self) -> list[int]:
-        return [whole for _, whole, _ in self._laid]
-
     def _lay(
         self, layer: Layer, corner: tuple[int, int], *, value: int, wholes: Sequence[int]
     ) -> bool:
-        """Unless too little of an object would be seen; `wholes` are the pixels of each."""
+        """Unless too little of an object would be seen; `wholes` are the pixels of a new one."""
+        wholes = [*(whole for _, whole, _ in self._laid), *wholes]
         instances = self._instances.copy()
         instances.paste(value, corner, Image.fromarray(layer.coverage >= OPAQUE))
         visible = instances.histogram()[1 : len(wholes) + 1]
