@@ -126,21 +126,16 @@ METRICS: Mapping[str, Metric] = Choices("metrics", _BUILT_IN)
 
 def truth_kinds(samples: Iterable[Sample]) -> frozenset[TruthKind]:
     """What the samples' truth can answer."""
-    kinds: set[TruthKind] = set()
-    have_one_tag, num_samples = True, 0
-    for sample in samples:
-        num_samples += 1
-        num_present = int(np.count_nonzero(sample.labels == PRESENT))
-        have_one_tag &= num_present == 1
-        if num_present:
-            kinds.add("tags")
-        if sample.drawn.boxes:
-            kinds.add("boxes")
-        if sample.drawn.masks or sample.drawn.segmentation_path:
-            kinds.add("masks")
-    if have_one_tag and num_samples:
-        kinds.add("one tag")
-    return frozenset(kinds)
+    samples = list(samples)
+    num_tags = [np.count_nonzero(sample.labels == PRESENT) for sample in samples]
+    drawn = [sample.drawn for sample in samples]
+    holds: dict[TruthKind, bool] = {
+        "tags": any(num_tags),
+        "one tag": set(num_tags) == {1},
+        "boxes": any(truth.boxes for truth in drawn),
+        "masks": any(truth.masks or truth.segmentation_path for truth in drawn),
+    }
+    return frozenset(kind for kind, is_there in holds.items() if is_there)
 
 
 def predicted_kinds(predictions: Sequence[Prediction]) -> frozenset[PredictedKind]:

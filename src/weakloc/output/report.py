@@ -120,7 +120,7 @@ def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[
     images = [item["index"] for item in items]
     key = hashlib.sha256(json.dumps([list(numbers), images]).encode()).hexdigest()[:16]
     palette = heat_colors(np.linspace(0.0, 1.0, 256)).tobytes()
-    notes = run.get("notes")
+    tagged = zip(run.get("class_names", ()), run.get("labels", {}).get("present", ()), strict=False)
     return {
         "version": version("weakloc"),
         "content": content,
@@ -129,16 +129,16 @@ def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[
         "items": items,
         "totals": totals,
         "figures": _figures_of(content, totals, len(items), metrics),
-        "notes": notes if isinstance(notes, list) else [],
+        "notes": run.get("notes", []),
         "facts": {**_run_facts(run), **content.facts},
         "settings": {
-            **_flat(_part(_part(run, "method"), "settings")),
-            **_flat(_part(run, "settings")),
+            **_flat(run.get("method", {}).get("settings", {})),
+            **_flat(run.get("settings", {})),
         },
         "supervision": _supervision_of(run, metrics),
         "class_names": list(numbers),
         "class_metrics": _leading(metric for metric in metrics if metric.per_class),
-        "tagged": _tagged_images(run),
+        "tagged": dict(tagged),
         "metrics": metrics,
         "training": list(_training_charts(run)),
         "curves": _curve_charts(metrics),
@@ -208,20 +208,20 @@ def _figures_of(
 
 
 def _run_facts(run: Mapping[str, Any]) -> dict[str, str]:
-    method, backbone = _part(run, "method"), _part(run, "backbone")
-    selection, labels = _part(run, "selection"), _part(run, "labels")
-    versions, history = _part(run, "versions"), run.get("history")
+    backbone, selection = run.get("backbone", {}), run.get("selection", {})
     kept = f"of epoch {selection.get('epoch')} ({selection.get('by', 'last epoch')})"
     facts = {
-        "Method": method.get("name"),
+        "Method": run.get("method", {}).get("name"),
         "Backbone": backbone.get("name"),
         "Backbone weights": backbone.get("loaded", backbone.get("weights")) or "none",
-        "Training images": labels.get("num_images"),
-        "Epochs": len(history) if isinstance(history, list) else None,
+        "Training images": run.get("labels", {}).get("num_images"),
+        "Epochs": len(run.get("history", ())) or None,
         "Weights kept": kept if "epoch" in selection else None,
         "Watched on": selection.get("watched"),
         "Seed": run.get("seed"),
-        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "Versions": ", ".join(
+            f"{name} {version}" for name, version in run.get("versions", {}).items()
+        ),
     }
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
@@ -244,7 +244,7 @@ def _supervision_of(run: Mapping[str, Any], metrics: Sequence[MetricRecord]) -> 
         for metric in metrics
         if metric.hidden_supervision
     ]
-    counts = run.get("hidden_supervision"), _part(run, "thresholds").get("num_boxes_used")
+    counts = run.get("hidden_supervision"), (run.get("thresholds") or {}).get("num_boxes_used")
     known = [int(count) for count in counts if isinstance(count, int)]
     if not known:
         first = "Of the model: not recorded."
@@ -254,19 +254,6 @@ def _supervision_of(run: Mapping[str, Any], metrics: Sequence[MetricRecord]) -> 
         first = f"Of the model: {max(known)} drawn boxes or masks in training or thresholds."
     measured = f" Drawn boxes or masks that tuned a number itself: {', '.join(among)}."
     return first + measured if among else first
-
-
-def _tagged_images(run: Mapping[str, Any]) -> dict[str, int]:
-    """Training images by the class that they are tagged with."""
-    names, counts = run.get("class_names"), _part(run, "labels").get("present")
-    if not (isinstance(names, list) and isinstance(counts, list) and len(names) == len(counts)):
-        return {}
-    return dict(zip(map(str, names), map(int, counts), strict=True))
-
-
-def _part(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    part = record.get(key)
-    return part if isinstance(part, Mapping) else {}
 
 
 @dataclass(frozen=True)
@@ -318,12 +305,11 @@ def chart_picture(chart: Chart) -> str:
 
 def _training_charts(run: Mapping[str, Any]) -> Iterator[Chart]:
     """One chart for each number of the run's history that was measured at least twice."""
-    epochs = [epoch for epoch in run.get("history") or () if isinstance(epoch, Mapping)]
     for key, title in _HISTORY.items():
         pairs = [
             (float(epoch["epoch"]), float(epoch[key]))
-            for epoch in epochs
-            if _is_number(epoch.get("epoch")) and _is_number(epoch.get(key))
+            for epoch in run.get("history", ())
+            if epoch.get(key) is not None
         ]
         if len(pairs) > 1:
             numbers, values = zip(*pairs, strict=True)
@@ -363,10 +349,6 @@ def _on_axis(value: float, ends: tuple[float, float], axis: tuple[float, float])
     return round(axis[0] + share * (axis[1] - axis[0]), 1)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 @dataclass(frozen=True)
 class ClassPair:
     """Two classes that cannot be told apart by `share` of what was counted."""
@@ -383,10 +365,8 @@ def tag_warnings(run: Mapping[str, Any]) -> tuple[ClassPair, ...]:
 
     Of two classes that hardly come without each other the stronger pair is named, or the first.
     """
-    labels, names = _part(run, "labels"), run.get("class_names")
+    labels, names = run.get("labels", {}), run.get("class_names", ())
     together = np.asarray(labels.get("co_occurrence", ()), dtype=np.int64)
-    if not isinstance(names, list) or together.shape != (len(names), len(names)):
-        return ()
     num_images = int(labels.get("num_images", 0))
     pairs: dict[tuple[str, str], ClassPair] = {}
     for first, second in zip(*np.nonzero(together), strict=True):

@@ -33,7 +33,7 @@ from weakloc.files import UNFINISHED, read_json, write_json, write_whole
 from weakloc.methods import METHODS, method_named
 from weakloc.methods.method import Preset
 from weakloc.methods.settings import from_settings, merged_settings, to_settings
-from weakloc.papers.recipe import Cell, DataKind
+from weakloc.papers.recipe import Cell, DataKind, Effort
 from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import see_images
@@ -55,10 +55,9 @@ MOST_WATCHED = 200  # images while training; all of them are measured at the end
 SMALLEST_SIDE = 16  # pixels; smaller boxes show nothing
 
 
-def drawn_scenes(
-    folder: Path, kind: DataKind, num_train: int, num_val: int, say: Callable[[str], None]
-) -> Path:
+def drawn_scenes(folder: Path, kind: DataKind, effort: Effort, say: Callable[[str], None]) -> Path:
     """A folder of scenes, drawn unless it is there already."""
+    num_train, num_val = effort.num_train, effort.num_val
     path = folder / f"scenes-{kind}-{num_train}-{num_val}"
     if not path.is_dir() or (path / UNFINISHED).is_file():
         say(f"Drawing {num_train} training and {num_val} validation scenes")

@@ -81,9 +81,7 @@ def planned(
     path, settings = reproduction.data, reproduction.settings
     if path is None:
         effort = EFFORTS[reproduction.budget, recipe.data]
-        path = str(
-            drawn_scenes(reproduction.out, recipe.data, effort.num_train, effort.num_val, say)
-        )
+        path = str(drawn_scenes(reproduction.out, recipe.data, effort, say))
     data_set = read(path, reproduction.reading)
     source = DataSetOnDisk(path, reproduction.reading, digest_of_data(data_set))
     if reproduction.budget in ("paper", "paper60"):
