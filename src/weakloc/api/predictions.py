@@ -201,14 +201,8 @@ def predict_to_folder(
     store = PartStore(work.out / "parts")
     with joined_ranks(work.out) as ranks:
         if ranks.rank == 0:
-            # What a resumed run must not change.
-            guarded = {
-                "part_size": PART_SIZE,
-                "heat_maps": beside.heat_maps,
-                "draw": beside.num_drawn,
-            }
             version = version_of(predictor, (str(run), *also))
-            store.open({**origin, **guarded, "version": version}, resume=resume)
+            store.open({**origin, **work.guarded, "version": version}, resume=resume)
         ranks.wait_for_all()
         stems = list(work.fill(store, itertools.chain((first,), parts), ranks, on_progress))
         ranks.wait_for_all()
@@ -272,6 +266,12 @@ class _Work:
         if self.tags is None and self.beside.options.tagged_only:
             remedy = "Give a table with --tags"
             raise SettingError("--tagged-only needs to know what is in the images", remedy=remedy)
+
+    @property
+    def guarded(self) -> dict[str, Any]:
+        """What a resumed run must not change besides what predictions.json says."""
+        beside = self.beside
+        return {"part_size": PART_SIZE, "heat_maps": beside.heat_maps, "draw": beside.num_drawn}
 
     def fill(
         self, store: PartStore, parts: Iterable[Part], ranks: Ranks, on_progress: Progress

@@ -57,7 +57,10 @@ class Terminal:
         body = [[_cell(value) for value in row] for row in rows]
         table = Table(title=Text(plain(title)), title_justify="left", header_style="bold")
         for index, column in enumerate(columns):
-            numeric = bool(body) and all(_is_number(row[index]) for row in body)
+            numeric = bool(body) and all(
+                row[index] == "-" or row[index].replace(".", "", 1).replace("-", "", 1).isdigit()
+                for row in body
+            )
             table.add_column(Text(plain(column)), justify="right" if numeric else "left")
         for row in body:
             table.add_row(*(Text(value) for value in row))
@@ -151,7 +154,3 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     return plain(str(value))
-
-
-def _is_number(text: str) -> bool:
-    return text == "-" or text.replace(".", "", 1).replace("-", "", 1).isdigit()
