@@ -165,7 +165,14 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def annotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Annotate:
     """The uploaded shapes and tags as (frame, label, type, points, score, group)."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    build = commands.build_client
+
+    def build_client(*given: Any, **named: Any) -> Any:
+        client = build(*given, **named)
+        client.config.cache_dir = tmp_path  # it would know another test's server at this port
+        return client
+
+    monkeypatch.setattr(commands, "build_client", build_client)
 
     def annotate(*parameters: str, frames: Frames = COLOURED, types: str = "any") -> list[Shape]:
         server = Server(frames, dict.fromkeys(COLOURS, types))
@@ -212,7 +219,7 @@ def test_every_kind_of_shape_is_at_its_place_and_an_object_is_a_group(
         filled = Image.new("1", (910, 600))  # in tenths of a pixel, to see the centres of pixels
         ImageDraw.Draw(filled).polygon([(10 * x, 10 * y) for x, y in corners], fill=1)
         assert (np.asarray(filled)[5::10, 5::10] == mask).all()
-        assert [of_frame[kind][1] for kind in ("rectangle", "polygon", "mask")] == [frame + 1] * 3
+        assert [of_frame[kind][1] for kind in ("rectangle", "polygon", "mask")] == [1] * 3
         assert of_frame["points"][1] == of_frame["tag"][1] == 0
 
 

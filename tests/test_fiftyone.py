@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from tests.serving.running import png, watched_source
-from weakloc.output.exporters import export_format
+from weakloc.output.exporters import Content, export_format
 from weakloc.predictor.predictor import Predictor
 from weakloc.rle import encode_mask
 from weakloc.settings import Look, Places
@@ -63,8 +63,8 @@ def exported(tmp_path: Path) -> Path:
     (tmp_path / "images" / "b ü").mkdir(parents=True)
     for prediction in predictions:
         Image.new("RGB", (90, 60)).save(tmp_path / "images" / prediction.image)
-    out, root = tmp_path / "fiftyone", tmp_path / "images"
-    return export_format("fiftyone", predictions, out, class_names=list(scores), image_root=root)
+    content = Content(predictions, list(scores), tmp_path / "images")
+    return export_format("fiftyone", content, tmp_path / "fiftyone")
 
 
 def check(samples: list[Any]) -> None:

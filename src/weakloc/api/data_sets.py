@@ -8,14 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from msgspec import to_builtins
+
 from weakloc.data.images import image_size, open_image
 from weakloc.data.readers import raise_if_strict, read_data_set, table
 from weakloc.data.readers.assembly import ALL, SPLIT_NAMES, Assembly, Problems, split_name
-from weakloc.data.readers.review import Decision, Review, ReviewedImage, write_review
+from weakloc.data.readers.review import SCHEMA, Decision, Review, ReviewedImage
 from weakloc.data.summary import ImageCheck, check_images
 from weakloc.errors import DataError, SettingError, did_you_mean
-from weakloc.files import file_name_of, write_whole
-from weakloc.geometry import BoxLTRB
+from weakloc.files import file_name_of, write_json, write_whole
 from weakloc.settings import DataSettings
 from weakloc.structures import DataSet
 from weakloc.synthetic.scenery import Difficulty, Kind, artist_from, artist_of, write_scenes
@@ -120,29 +121,28 @@ def from_supervision(
     reviewed = []
     for image, detections in drawn.items():
         path = Path(images, image) if Path(images, image).is_file() else Path(image)
-        boxes: dict[str, list[BoxLTRB]] = {}
-        for name, (left, top, right, bottom) in zip(
-            _names_of(detections, image, class_names), detections.xyxy.tolist(), strict=True
-        ):
-            boxes.setdefault(name, []).append((left, top, right, bottom))
-        decisions = (Decision(name, "accepted", boxes=tuple(of)) for name, of in boxes.items())
+        names = _names_of(detections, image, class_names)
+        boxes = list(zip(names, detections.xyxy.tolist(), strict=True))
+        decisions = [
+            Decision(name, "accepted", boxes=tuple(box for of, box in boxes if of == name))
+            for name in dict.fromkeys(names)
+        ]
         below = Path(os.path.relpath(path, images)).as_posix()
         reviewed.append(ReviewedImage(below, *image_size(path), tuple(decisions)))
-    write_review(Path(out), Review(tuple(class_names), tuple(reviewed)))
+    review = to_builtins(Review(tuple(class_names), tuple(reviewed)))
+    write_json(Path(out), {"schema": SCHEMA, **review})
     return read(images, DataSettings(labels=Path(out)))
 
 
-def _names_of(detections: Detections, image: str, class_names: Sequence[str]) -> Sequence[str]:
+def _names_of(detections: Detections, image: str, class_names: Sequence[str]) -> list[str]:
     """The class of each box; an error where it is none of the run's."""
-    if "class_name" in detections.data or not len(detections):
-        names = list(map(str, detections.data.get("class_name", ())))
-    else:
-        numbers = [-1] if detections.class_id is None else detections.class_id.tolist()
-        names = [class_names[n] if n in range(len(class_names)) else str(n) for n in numbers]
-    for name in names:
-        if name not in class_names:
-            remedy = did_you_mean(name, class_names)
-            raise DataError(f"there is no class {name!r}", location=image, remedy=remedy)
+    numbered, given = dict(enumerate(class_names)), detections.data.get("class_name")
+    given = detections.class_id if given is None else given
+    given = [None] * len(detections) if given is None else given
+    names = [numbered.get(name, str(name)) for name in given]
+    for name in {*names}.difference(class_names):
+        remedy = did_you_mean(name, class_names)
+        raise DataError(f"there is no class {name!r}", location=image, remedy=remedy)
     return names
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.output.exporters.conftest import CLASS_NAMES
-from weakloc.output.exporters import export_format
+from weakloc.output.exporters import Content, export_format
 from weakloc.output.exporters.fiftyone import fields_of
 from weakloc.rle import decode_mask
 from weakloc.structures import Disagreement, Prediction, objects_of
@@ -23,9 +23,7 @@ def test_samples_come_back_as_the_predictions(
     tmp_path: Path, predictions: list[Prediction], image_root: Path
 ) -> None:
     predictions[0] = replace(predictions[0], extra={"split": "val"})
-    out = export_format(
-        "fiftyone", predictions, tmp_path, class_names=CLASS_NAMES, image_root=image_root
-    )
+    out = export_format("fiftyone", Content(predictions, CLASS_NAMES, image_root), tmp_path)
     assert json.loads((out / "metadata.json").read_text())["info"]["classes"] == list(CLASS_NAMES)
     samples = json.loads((out / "samples.json").read_text())["samples"]
     assert [sample["tags"] for sample in samples] == [["val"]] + [[]] * (len(predictions) - 1)

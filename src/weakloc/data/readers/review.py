@@ -16,12 +16,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from msgspec import Struct, to_builtins
+from msgspec import Struct
 
 from weakloc.data.readers.assembly import ALL, Assembly, Drawn, LabelClaim, usable_box
 from weakloc.data.readers.file_tree import file_names
 from weakloc.errors import DataError
-from weakloc.files import fit_json, read_json, write_json
+from weakloc.files import fit_json, read_json
 from weakloc.geometry import BoxLTRB
 from weakloc.settings import ReaderOptions
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet
@@ -86,10 +86,6 @@ def read_review(path: Path) -> Review:
             location = f"{path}, image {image.name!r}"
             raise DataError("this review is damaged: a class has no name", location=location)
     return review
-
-
-def write_review(path: Path, review: Review) -> None:
-    write_json(path, {"schema": SCHEMA, **to_builtins(review)})
 
 
 def read_review_data(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:

@@ -7,17 +7,19 @@ polygon for each connected part. Coordinates have two decimals, as CVAT writes t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from weakloc.files import open_whole
-from weakloc.output.exporters.objects import outlines_of_rle
-from weakloc.output.exporters.selection import Content, MaskForm, xml_attribute, xml_text
+from weakloc.geometry import BoxLTRB
+from weakloc.output.exporters.objects import BoolMask, mask_of_rle, outlines_of
+from weakloc.output.exporters.selection import Content, xml_attribute, xml_text
 from weakloc.output.settings import ExportOptions
-from weakloc.rle import decode_mask, tight_box
-from weakloc.structures import PlacedObject, Prediction, objects_of
+from weakloc.rle import tight_box
+from weakloc.structures import Prediction, objects_of
 
 
 def export_cvat(content: Content, out: Path) -> Path:
@@ -48,41 +50,64 @@ def _image_lines(number: int, prediction: Prediction, options: ExportOptions) ->
         f'<image id="{number}" name={xml_attribute(prediction.image)} '
         f'width="{prediction.width}" height="{prediction.height}">\n'
     )
-    for group, item in enumerate(objects_of(prediction), start=1):
-        sides = zip(("xtl", "ytl", "xbr", "ybr"), item.box, strict=True)
-        box = " ".join(f'{side}="{value:.2f}"' for side, value in sides)
-        yield _shape("box", item.class_name, box, item.score, group=group)
-        yield from _mask_lines(item, group, prediction.image, options.mask_form)
-    for point in prediction.points:
-        corner = f'points="{point.x:.2f},{point.y:.2f}"'
-        yield _shape("points", point.class_name, corner, point.score, group=0)
+    form = {"rle": "mask", "polygon": "polygon"}[options.mask_form]
+    yield from map(_line, shapes_of(prediction, {"rectangle", form, "points"}))
     for name, score in prediction.scores.items():
         if score >= options.tag_threshold:
             yield f'<tag label={xml_attribute(name)} source="auto">{_score(score)}</tag>\n'
     yield "</image>\n"
 
 
-def _mask_lines(item: PlacedObject, group: int, image: str, form: MaskForm) -> Iterator[str]:
-    if item.rle is None:
-        return
-    if form == "rle":
-        left, top, right, bottom = (int(side) for side in tight_box(item.rle))
-        flat = decode_mask(item.rle)[top:bottom, left:right].ravel()
-        changes = np.flatnonzero(np.diff(flat, prepend=False))
-        runs = ", ".join(map(str, np.diff(changes, prepend=0, append=flat.size).tolist()))
-        frame = f'left="{left}" top="{top}" width="{right - left}" height="{bottom - top}"'
-        yield _shape("mask", item.class_name, f'rle="{runs}" {frame}', item.score, group=group)
-        return
-    for outline in outlines_of_rle(item.rle, image=image):
-        corners = ";".join(f"{x:.2f},{y:.2f}" for x, y in outline.tolist())
-        yield _shape("polygon", item.class_name, f'points="{corners}"', item.score, group=group)
+class CvatShape(NamedTuple):
+    """A rectangle, points or a polygon; or a mask: runs, then its box, whose last pixels count."""
+
+    kind: str
+    class_name: str
+    values: Sequence[float]
+    score: float
+    group: int  # 0 of what belongs to none
 
 
-def _shape(kind: str, class_name: str, geometry: str, score: float, *, group: int) -> str:
-    grouped = f' group_id="{group}"' if group else ""
+def shapes_of(prediction: Prediction, kinds: Collection[str]) -> Iterator[CvatShape]:
+    """The shapes of some kinds, object by object, each a group; then the points."""
+    for group, item in enumerate(objects_of(prediction), start=1):
+        values: dict[str, list[Sequence[float]]] = {"rectangle": [item.box]}
+        if item.rle is not None:
+            mask = mask_of_rle(item.rle, image=prediction.image)
+            outlines = outlines_of(mask) if "polygon" in kinds else []
+            values["polygon"] = [outline.ravel().tolist() for outline in outlines]
+            values["mask"] = [_runs(mask, tight_box(item.rle))]
+        for kind in filter(kinds.__contains__, values):
+            for of_one in values[kind]:
+                yield CvatShape(kind, item.class_name, of_one, item.score, group)
+    for point in prediction.points if "points" in kinds else ():
+        yield CvatShape("points", point.class_name, [point.x, point.y], point.score, 0)
+
+
+def _runs(mask: BoolMask, box: BoxLTRB) -> list[float]:
+    left, top, right, bottom = map(int, box)
+    flat = mask[top:bottom, left:right].ravel()
+    changes = np.flatnonzero(np.diff(flat, prepend=False))
+    runs = np.diff(changes, prepend=0, append=flat.size).tolist()
+    return [*runs, left, top, right - 1, bottom - 1]
+
+
+def _line(shape: CvatShape) -> str:
+    kind, values = shape.kind, shape.values
+    if kind == "rectangle":
+        sides = zip(("xtl", "ytl", "xbr", "ybr"), values, strict=True)
+        kind, geometry = "box", " ".join(f'{side}="{value:.2f}"' for side, value in sides)
+    elif kind == "mask":
+        *runs, left, top, right, bottom = values
+        frame = f'left="{left}" top="{top}" width="{right - left + 1}" height="{bottom - top + 1}"'
+        geometry = f'rle="{", ".join(map(str, runs))}" {frame}'
+    else:
+        pairs = zip(values[::2], values[1::2], strict=True)
+        geometry = f'points="{";".join(f"{x:.2f},{y:.2f}" for x, y in pairs)}"'
+    grouped = f' group_id="{shape.group}"' if shape.group else ""
     return (
-        f'<{kind} label={xml_attribute(class_name)} source="auto" occluded="0" {geometry} '
-        f'z_order="0"{grouped}>{_score(score)}</{kind}>\n'
+        f'<{kind} label={xml_attribute(shape.class_name)} source="auto" occluded="0" {geometry} '
+        f'z_order="0"{grouped}>{_score(shape.score)}</{kind}>\n'
     )
 
 
