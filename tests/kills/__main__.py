@@ -24,7 +24,7 @@ MODULES = (
     *("torch", "torchvision", "lightning.pytorch", "timm", "numba", "sklearn", "scipy.ndimage"),
     *("weakloc.cli", "weakloc.api.label", "weakloc.api.training", "weakloc.api.predictions"),
     *("weakloc.api.calibration", "weakloc.api.reports", "weakloc.api.evaluation"),
-    *("weakloc.synthetic.folder", "weakloc.training.cells", "torch.distributed"),
+    *("weakloc.synthetic.folder", "weakloc.training.fine_layers", "torch.distributed"),
 )
 SCRATCH = "/dev/shm" if Path("/dev/shm").is_dir() else None
 

@@ -26,7 +26,7 @@ from weakloc.model.fine_layers import (
 from weakloc.model.trunk import BackboneSpec
 from weakloc.settings import RefineSettings
 from weakloc.structures import PRESENT, UNKNOWN, Sample
-from weakloc.training.cells import learn_cells, standing_out
+from weakloc.training.fine_layers import learn_cells, standing_out
 from weakloc.training.run_folder import CELLS_NAME, load_learned, save_learned
 
 PREPROCESSING = Preprocessing(size=(64, 64), resize="warp")

@@ -22,7 +22,7 @@ from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
 from weakloc.settings import DistilSettings
 from weakloc.structures import ABSENT, PRESENT, Sample
-from weakloc.training.detection import Lesson, answering, learn_detector
+from weakloc.training.fine_layers import Lesson, answering, learn_detector
 from weakloc.training.run_folder import DETECTOR_NAME, load_learned, save_learned
 
 SIDE = 64

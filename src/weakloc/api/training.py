@@ -30,8 +30,7 @@ from weakloc.predictor.predictor import fused_maps
 from weakloc.predictor.views import NetworkSource, see_images
 from weakloc.settings import DataSettings, DistilSettings, Look, RefineSettings, TrainSettings
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, BrokenImage, DataSet, Sample
-from weakloc.training.cells import learn_cells
-from weakloc.training.detection import Lesson, learn_detector
+from weakloc.training.fine_layers import Lesson, learn_cells, learn_detector
 from weakloc.training.plan import TrainingPlan, divide
 from weakloc.training.run_folder import save_learned, save_thresholds, save_with_detector
 from weakloc.work import NO_DISPLAY, Display, Progress, silent

@@ -1,34 +1,43 @@
-"""A second look: tags -> which cells are the object, without any drawn box.
+"""What is learned on the fine features of a frozen trunk: which cells are the object, a detector.
+
+Cells are learned from tags, without any drawn box:
 
 1. A classifier of single cells learns the tags: a cell that all kinds of images share cannot tell.
 2. Cells that stand out from the rest of their image, and betray the tag at least a little, are
    taken for the object; Otsu's threshold divides each image. The run's class maps have a weak say.
 3. A classifier of single cells learns this division. One image's guess is noise; what many
    images of a class have in common is not. Its answers divide the images once more.
+
+A detector is learned from boxes: a run's own, or some that people drew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from weakloc.data.loaders import EveryImageOnce, SampleLoader
 from weakloc.data.transforms import Preprocessing
-from weakloc.errors import DataError
+from weakloc.errors import DataError, SettingError
+from weakloc.geometry import BoxLTRB, GridTransform, map_box_to_grid
 from weakloc.localize.maps import cells_inside, otsu_threshold, shares_of_range
 from weakloc.model.fine_layers import (
     CELL_STRIDES,
+    DETECTOR_STRIDES,
     EVIDENCE,
     CellClassifier,
+    Detector,
+    cell_middles,
     fine_features,
     read_finely,
 )
 from weakloc.model.network import LocalizationNetwork
-from weakloc.settings import RefineSettings
+from weakloc.settings import DistilSettings, RefineSettings
 from weakloc.structures import PRESENT, UNKNOWN, BrokenImage, Sample, ScoreMaps
 from weakloc.work import Progress
 
@@ -37,6 +46,10 @@ _CELLS_A_STEP = 8192  # fewer where that would be less than so many steps in an 
 _LEAST_STEPS = 4
 _CELLS_AT_ONCE = 65536  # bounds the memory of what is computed of all cells
 _LEAST_RATE = 1e-3
+MIDDLE = 0.6  # of a box's sides: the cells in this part of it answer for the box
+FOCAL_ALPHA = 0.5  # weight of the middles against all other cells
+_IMAGES_A_STEP = 16
+_IMAGES_AN_EPOCH = 200  # at least: fewer are shown several times
 
 
 @dataclass(frozen=True)
@@ -85,12 +98,12 @@ def learn_cells(
         )
     labels = torch.stack([image.labels for image in images])
     _measure(classifier, labels, cells)
-    _learn(classifier.tags, cells, _tag_loss(labels, cells), settings)
+    _learn_cells(classifier.tags, cells, _tag_loss(labels, cells), settings)
     division = _divided_anew(classifier, images, cells, _standing_out_and_telling)
     for number in range(settings.rounds):
         if number:
             division = _divided_anew(classifier, images, cells, _learned_division)
-        _learn(classifier.places, cells, _place_loss(division), settings)
+        _learn_cells(classifier.places, cells, _place_loss(division), settings)
     return classifier.eval(), broken
 
 
@@ -224,21 +237,40 @@ def _place_loss(division: Tensor) -> CellLoss:
     return loss
 
 
-def _learn(layers: nn.Module, cells: KeptCells, loss: CellLoss, settings: RefineSettings) -> None:
+def _learn_cells(
+    layers: nn.Module, cells: KeptCells, loss: CellLoss, settings: RefineSettings
+) -> None:
     """On batches of cells of all images."""
     count = len(cells.values)
-    batch = min(_CELLS_A_STEP, -(-count // _LEAST_STEPS))
-    steps = settings.epochs * -(-count // batch)
+    batch_size = min(_CELLS_A_STEP, -(-count // _LEAST_STEPS))
     optimiser = torch.optim.AdamW(layers.parameters(), settings.learning_rate, weight_decay=1e-3)
+    for drawn, _ in _steps(optimiser, count, batch_size, settings, peak=3.0):
+        logits = _flat(layers, cells.values[drawn].float())
+        loss(logits, drawn).backward()  # type: ignore[no-untyped-call]
+
+
+def _steps(
+    optimiser: torch.optim.Optimizer,
+    count: int,
+    batch_size: int,
+    settings: RefineSettings | DistilSettings,
+    *,
+    peak: float,
+) -> Iterator[tuple[Tensor, torch.Generator]]:
+    """The numbers of what is learned from, drawn for each step, and a generator for more chance.
+
+    The step is made of the gradients that are there when the next one is asked for.
+    """
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, 3 * settings.learning_rate, total_steps=steps
+        optimiser,
+        peak * settings.learning_rate,
+        total_steps=settings.epochs * -(-count // batch_size),
     )
     draw = torch.Generator().manual_seed(settings.seed)
     for _ in range(settings.epochs):
-        for drawn in torch.split(torch.randperm(count, generator=draw), batch):
+        for drawn in torch.split(torch.randperm(count, generator=draw), batch_size):
             optimiser.zero_grad()
-            logits = _flat(layers, cells.values[drawn].float())
-            loss(logits, drawn).backward()  # type: ignore[no-untyped-call]
+            yield drawn, draw
             optimiser.step()
             schedule.step()
 
@@ -246,3 +278,137 @@ def _learn(layers: nn.Module, cells: KeptCells, loss: CellLoss, settings: Refine
 def _flat(layers: Callable[[Tensor], Tensor], cells: Tensor) -> Tensor:
     """What is made for maps, over a list of cells: (cells, D) -> (cells, outputs)."""
     return layers(cells.T[None, :, :, None])[0, :, :, 0].T
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """An image with boxes of its classes, in the image frame.
+
+    `unknown` are classes that may be there and whose boxes nobody named.
+    """
+
+    sample: Sample
+    boxes: tuple[tuple[int, BoxLTRB], ...]
+    unknown: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Taught:
+    """What cells should say of one image; `mirrored` is the image in the mirror."""
+
+    cells: Tensor  # (D, rows, columns), half precision, standardised
+    classes: Tensor  # (boxes,)
+    boxes: Tensor  # (boxes, 4) in pixels of the input
+    unknown: tuple[int, ...]
+
+    def mirrored(self, width: float) -> _Taught:
+        left, top, right, bottom = self.boxes.unbind(1)
+        boxes = torch.stack([width - right, top, width - left, bottom], dim=1)
+        return _Taught(self.cells.flip(-1), self.classes, boxes, self.unknown)
+
+
+def learn_detector(
+    network: LocalizationNetwork,
+    lessons: Sequence[Lesson],
+    preprocessing: Preprocessing,
+    settings: DistilSettings,
+    on_progress: Progress,
+) -> tuple[Detector, list[BrokenImage]]:
+    """A detector of the boxes in the lessons; images without any say what is no object."""
+    if preprocessing.fixed_size is None:
+        raise SettingError(
+            "a detector needs images of one size",
+            remedy="Train with the resize mode warp, pad or crop",
+        )
+    network, channels = read_finely(network, DETECTOR_STRIDES)
+    torch.manual_seed(settings.seed)
+    detector = Detector(channels, len(lessons[0].sample.labels))
+    detector.reach.fill_(max(preprocessing.fixed_size))
+    taught, broken = _taught(network, detector, lessons, preprocessing, on_progress)
+    if not any(len(image.boxes) for image in taught):
+        raise DataError(
+            f"none of {len(lessons)} images has a box that could be learned",
+            remedy="Give images that can be read, with boxes of the run's classes",
+        )
+    _learn_detector(detector, taught, preprocessing.fixed_size[0], settings)
+    return detector.eval(), broken
+
+
+@torch.no_grad()
+def _taught(
+    network: LocalizationNetwork,
+    detector: Detector,
+    lessons: Sequence[Lesson],
+    preprocessing: Preprocessing,
+    on_progress: Progress,
+) -> tuple[list[_Taught], list[BrokenImage]]:
+    """The standardised cells of all images that can be read, with what they should say."""
+    samples = [lesson.sample for lesson in lessons]
+    loader = SampleLoader(samples, preprocessing, EveryImageOnce(len(samples), batch_size=8))
+    device = next(network.parameters()).device
+    cells, places = [], []
+    for batch in loader:
+        pixels = batch.images.to(device, memory_format=torch.channels_last)
+        features = fine_features(network.backbone, pixels, detector.levels)
+        cells += list(detector.cells(features).half().cpu())
+        for index, transform in zip(batch.indices.tolist(), batch.transforms, strict=True):
+            assert transform is not None  # nothing was rotated
+            places.append((lessons[index], transform))
+        on_progress(len(cells), len(samples))
+    detector.measure(values.flatten(1).T for values in cells)
+    mean, std = detector.mean[:, None, None], detector.std[:, None, None]
+    taught = [
+        _told(lesson, transform, ((values.float() - mean) / std).half())
+        for values, (lesson, transform) in zip(cells, places, strict=True)
+    ]
+    return taught, list(loader.broken)
+
+
+def _told(lesson: Lesson, transform: GridTransform, cells: Tensor) -> _Taught:
+    boxes = [map_box_to_grid(box, transform) for _, box in lesson.boxes]
+    return _Taught(
+        cells,
+        torch.tensor([index for index, _ in lesson.boxes], dtype=torch.long),
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        tuple(sorted(lesson.unknown)),
+    )
+
+
+def _learn_detector(
+    detector: Detector, taught: Sequence[_Taught], width: int, settings: DistilSettings
+) -> None:
+    shown = list(range(len(taught))) * max(1, round(_IMAGES_AN_EPOCH / len(taught)))
+    optimiser = torch.optim.AdamW(detector.parameters(), settings.learning_rate, weight_decay=0.01)
+    for drawn, draw in _steps(optimiser, len(shown), _IMAGES_A_STEP, settings, peak=2.0):
+        images = [taught[shown[number]] for number in drawn.tolist()]
+        if torch.rand((), generator=draw) < 0.5:
+            images = [image.mirrored(width) for image in images]
+        _loss(detector, images).backward()  # type: ignore[no-untyped-call]
+
+
+def _loss(detector: Detector, images: Sequence[_Taught]) -> Tensor:
+    """Focal loss of the middles, and 1 - GIoU of the boxes of the cells that answer for one."""
+    proposed = detector.propose(torch.stack([image.cells for image in images]).float())
+    target = torch.zeros_like(proposed.logits)
+    counted = torch.ones_like(proposed.logits)
+    misses = []
+    for number, image in enumerate(images):
+        counted[number, list(image.unknown)] = 0
+        for index, box in zip(image.classes.tolist(), image.boxes, strict=True):
+            middle = answering(box, target.shape[2:], detector.levels[-1])
+            target[number, index][middle] = 1
+            boxes = proposed.boxes[number][:, middle].T
+            misses.append(generalized_box_iou_loss(boxes, box.expand_as(boxes), reduction="mean"))
+    focal = sigmoid_focal_loss(proposed.logits, target, alpha=FOCAL_ALPHA)
+    loss: Tensor = (focal * counted).sum() / target.sum().clamp(min=1)
+    return loss + torch.stack(misses).mean() if misses else loss
+
+
+def answering(box: Tensor, grid: Sequence[int], stride: int) -> Tensor:
+    """Which cells (rows, columns) lie in the middle of a box: at least one."""
+    x, y = cell_middles(grid, stride, device=box.device)
+    left, top, right, bottom = box.unbind()
+    from_x, from_y = (x - (left + right) / 2).abs(), (y - (top + bottom) / 2).abs()
+    half_width, half_height = MIDDLE * (right - left) / 2, MIDDLE * (bottom - top) / 2
+    nearest = (from_x <= from_x.min()) & (from_y <= from_y.min())
+    return nearest | (from_x <= half_width) & (from_y <= half_height)
