@@ -345,17 +345,23 @@ class DistilSettings(Checked):
     split: str | None = None
     """Images to learn from. Not given: those that the run learned from."""
 
-    epochs: int = field(default=24, metadata=ONE_OR_MORE)
+    epochs: int = field(default=12, metadata=ONE_OR_MORE)
     """Passes over the images, of which fewer than 200 are shown several times."""
 
     learning_rate: float = field(default=2e-3, metadata=RATE)
     """Step size at the start and, twice as large, at its highest."""
+
+    folds: int = 3
+    """Parts of the drawn images; in each a detector of the others is compared with the run. Where
+    it is worse beyond chance, the run's boxes stay. 0: it is kept uncompared."""
 
     seed: int = field(default=0, metadata=SEED)
     """Number from which weights, order and the choice of images follow."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        folds = self.folds
+        require(folds == 0 or folds >= 2, "folds", folds, "Give 0, or 2 or more")
         require_one_of(self, "boxes", "boxes_per_class")
 
 

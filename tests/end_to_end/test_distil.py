@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from weakloc.api.runs import load_folder
+from weakloc.api.training import Comparison
 from weakloc.cli import run as weakloc
 from weakloc.settings import Look
 from weakloc.training.run_folder import DETECTOR_NAME
@@ -28,18 +29,16 @@ def refined(trained: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def distilled(refined: Path, scenes: Path) -> Path:
     out = refined.parent / "mit Rahmen ü"
-    assert (
-        weakloc(["distil", str(refined), str(scenes), "--boxes", "6", "--out", str(out), *SMALL])
-        == 0
-    )
+    drawn = ["--boxes", "6", "--folds", "0"]
+    assert weakloc(["distil", str(refined), str(scenes), *drawn, "--out", str(out), *SMALL]) == 0
     return out
 
 
-def some_of(scenes: Path, folder: Path) -> Path:
-    """Three images."""
+def some_of(scenes: Path, folder: Path, count: int = 3) -> Path:
+    """A few images."""
     images = folder / "images"
     images.mkdir()
-    for path in sorted((scenes / "JPEGImages").iterdir())[:3]:
+    for path in sorted((scenes / "JPEGImages").iterdir())[:count]:
         shutil.copyfile(path, images / path.name)
     return images
 
@@ -90,6 +89,47 @@ def test_drawn_boxes_are_counted_and_the_run_stays(distilled: Path, refined: Pat
     assert not (refined / DETECTOR_NAME).exists()
 
 
+def test_a_detector_that_is_worse_where_it_can_be_told_is_not_kept(
+    refined: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = some_of(scenes, tmp_path, 9)
+    placed = predictions(refined, images, tmp_path / "placed")
+    drawn = [  # the run's own boxes: it overlaps them wholly where the same tags are given
+        {
+            "image": f"JPEGImages/{line['image']}",
+            "width": line["width"],
+            "height": line["height"],
+            "decisions": [
+                {"class": box["class"], "verdict": "accepted", "boxes": [box["box"]]}
+                for box in line["boxes"][:1]
+            ],
+        }
+        for line in placed
+    ]
+    names = json.loads((refined / "run.json").read_text())["class_names"]
+    review, out = tmp_path / "review.json", tmp_path / "out"
+    review.write_text(
+        json.dumps({"schema": "weakloc.review/1", "class_names": names, "images": drawn})
+    )
+
+    arguments = [str(refined), str(scenes), "--labels", str(review), "--boxes", "9"]
+    assert weakloc(["distil", *arguments, "--out", str(out), "--epochs", "1", "--json"]) == 0
+
+    told = json.loads(capsys.readouterr().out)
+    assert told["comparison"]["run"] == pytest.approx(1, abs=0.02)
+    assert told["comparison"]["detector"] + told["comparison"]["margin"] < told["comparison"]["run"]
+    assert not (out / DETECTOR_NAME).exists()
+    assert json.loads((out / "run.json").read_text())["hidden_supervision"] == 9
+    assert predictions(out, images, tmp_path / "again") == placed
+
+
+def test_a_comparison_needs_more_than_chance() -> None:
+    assert Comparison(detector=0.3, run=0.5, margin=0.1).is_worse
+    assert "draw more" in Comparison(detector=0.3, run=0.5, margin=0.1).in_words()
+    assert not Comparison(detector=0.3, run=0.5, margin=0.3).is_worse
+    assert "draw more" not in Comparison(detector=0.3, run=0.5, margin=0.3).in_words()
+
+
 def test_a_run_teaches_itself(
     refined: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +163,7 @@ def test_what_cannot_be_is_refused(
             "Give one of them",
         ),
         (["distil", str(refined), str(scenes), "--boxes", "-1", *new], "Give 0 or more"),
+        (["distil", str(refined), str(scenes), "--folds", "1", *new], "Give 0, or 2 or more"),
         (["calibrate", str(distilled), str(scenes), "--boxes", "20"], "no threshold cuts"),
         (["predict", str(refined), str(scenes), "--localiser", "detector", *new], "weakloc distil"),
     ):

@@ -24,7 +24,7 @@ from weakloc.api.label_plan import Costs, LabelPlan
 from weakloc.api.predictions import SideFiles, export_predictions, predict_to_folder, unopened
 from weakloc.api.reports import report
 from weakloc.api.stages import StageResult, Stages, open_record
-from weakloc.api.training import distil, refine, train
+from weakloc.api.training import Comparison, distil, refine, train
 from weakloc.data.sources import ImageSource, find_images
 from weakloc.errors import DataError, SettingError, StoppedError
 from weakloc.files import digest_of_file, only_writer
@@ -44,7 +44,13 @@ from weakloc.settings import (
 from weakloc.structures import PRESENT, DataSet
 from weakloc.training.inputs import content_key
 from weakloc.training.plan import make_plan
-from weakloc.training.run_folder import CELLS_NAME, CHECKPOINT_NAME, DETECTOR_NAME, MODEL_NAME
+from weakloc.training.run_folder import (
+    CELLS_NAME,
+    CHECKPOINT_NAME,
+    DETECTOR_NAME,
+    MODEL_NAME,
+    RECORD_NAME,
+)
 from weakloc.work import NO_DISPLAY, Display, Progress
 
 METHOD = "wildcat"
@@ -80,6 +86,7 @@ class Labelled:
     plan: LabelPlan
     findings: Findings
     data_set: DataSet
+    comparison: Comparison | None  # of what drawn boxes taught with the run from tags
 
 
 def label(
@@ -173,6 +180,7 @@ class _Labelling:
         trained = self._train(plan, learned)
         run = {**trained, **self._refine(plan, learned, trained)}
         run = {**run, **self._learn_drawn(run)}
+        comparison = convert(run.get("comparison"), Comparison | None)
         placed = self._place("predictions", self.data_set, self.listing, run)
         exports = {name: self._export(name, placed) for name in self.exports.formats}
         page = self._report(placed)
@@ -184,7 +192,7 @@ class _Labelling:
             }
             self._place("new", str(new), listing, run)
         findings = self._findings(trained["tag_map"])
-        return Labelled(self.folder, exports, page, plan, findings, self.data_set)
+        return Labelled(self.folder, exports, page, plan, findings, self.data_set, comparison)
 
     def _plan(self) -> LabelPlan:
         settings = {**asdict(self.settings), "masks": None, "drawn": None}
@@ -254,11 +262,13 @@ class _Labelling:
             shutil.rmtree(self.detector, ignore_errors=True)
             # Of none at all it would learn from its own: that there is none is said then.
             settings = DistilSettings(boxes=max(count, 1), seed=self.settings.seed)
-            distil(self.run, drawn, self.detector, settings)
-            return {"detector": digest_of_file(self.detector / DETECTOR_NAME)}
+            distilled = distil(self.run, drawn, self.detector, settings)
+            learned = self.detector / DETECTOR_NAME
+            digest = digest_of_file(learned) if learned.is_file() else ""
+            return {"detector": digest, "comparison": to_builtins(distilled.comparison)}
 
         inputs = [run, digest_of_file(self.settings.drawn), self.settings.seed]
-        return self.stages.do("detector", inputs, work, made=[self.detector / DETECTOR_NAME])
+        return self.stages.do("detector", inputs, work, made=[self.detector / RECORD_NAME])
 
     def _place(
         self, stage: str, images: str | DataSet, listing: Sequence[str], run: StageResult

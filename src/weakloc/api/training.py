@@ -6,6 +6,7 @@ While a run learns, the maps of some images can be drawn after every epoch.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -15,16 +16,19 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.special import stdtrit
 
-from weakloc.api.calibration import drawn_boxes, drawn_images, images_to_draw_in
+from weakloc.api.calibration import DrawnImage, drawn_boxes, drawn_images, images_to_draw_in
 from weakloc.api.data_sets import Data, opened, require_same_classes
 from weakloc.api.runs import TrainedRun, opened_run
 from weakloc.data.sources import ImageSource
 from weakloc.errors import SettingError
 from weakloc.files import ByName, only_writer, require_own, write_whole
+from weakloc.geometry import box_ious
 from weakloc.localize.maps import HeatMap, sigmoid
 from weakloc.methods import method_named
 from weakloc.methods.method import Preset
+from weakloc.model.detector import Detector
 from weakloc.output.drawing import draw_grid, overlay_heat
 from weakloc.predictor.predictor import fused_maps
 from weakloc.predictor.views import NetworkSource, see_images
@@ -32,7 +36,7 @@ from weakloc.settings import DataSettings, DistilSettings, Look, RefineSettings,
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, BrokenImage, DataSet, Sample
 from weakloc.training.fine_layers import Lesson, learn_cells, learn_detector
 from weakloc.training.plan import TrainingPlan, divide
-from weakloc.training.run_folder import save_learned, save_thresholds, save_with_detector
+from weakloc.training.run_folder import save_distilled, save_learned, save_thresholds
 from weakloc.work import NO_DISPLAY, Display, Progress, silent
 
 
@@ -227,13 +231,39 @@ def _of_same_classes(
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """How far first boxes overlap drawn ones (mean IoU), in images they were not learned from."""
+
+    detector: float  # learned from the other drawn images
+    run: float  # as it was
+    margin: float  # of the 95 % interval of their difference
+
+    @property
+    def is_worse(self) -> bool:
+        """Beyond chance: a handful of images cannot tell, and most detectors gain."""
+        return self.detector + self.margin < self.run
+
+    def in_words(self) -> str:
+        means = f"{self.detector:.2f} of a detector, {self.run:.2f} of the run as it was"
+        gain = f"{self.detector - self.run:+.2f} ± {self.margin:.2f}"
+        text = f"Overlap with drawn boxes in images that were not learned from: {means} ({gain})"
+        kept = ". The run's own boxes stay: draw more, or keep the detector with 'distil --folds 0'"
+        return text + kept * self.is_worse
+
+
+@dataclass(frozen=True)
 class Distilled:
-    """The run with its detector, what it learned from, and what could not be read on the way."""
+    """The run with its detector, what it learned from, and what could not be read on the way.
+
+    `comparison` is None where nothing was drawn, or nobody asked. Where the detector is worse, the
+    run has stayed without it.
+    """
 
     run: TrainedRun
     num_images: int
     num_boxes: int
     broken: tuple[BrokenImage, ...]
+    comparison: Comparison | None
 
 
 def distil(
@@ -258,36 +288,92 @@ def distil(
             remedy="Run 'weakloc refine' first",
         )
     require_own(out, ("*",))
-    lessons, num_drawn = _lessons(trained, data_set, settings, display)
-    with_boxes = replace(trained.run, hidden_supervision=trained.run.hidden_supervision + num_drawn)
-    detector, broken = learn_detector(
-        with_boxes.network,
-        lessons,
-        with_boxes.preprocessing,
-        settings,
-        partial(display.count, "learning boxes"),
-    )
-    with only_writer(out):
-        with_boxes = save_with_detector(with_boxes, out, detector, settings)
-    num_boxes = sum(len(lesson.boxes) for lesson in lessons)
-    return Distilled(TrainedRun(with_boxes), len(lessons) - len(broken), num_boxes, tuple(broken))
-
-
-def _lessons(
-    trained: TrainedRun, data_set: DataSet, settings: DistilSettings, display: Display
-) -> tuple[list[Lesson], int]:
-    """What the detector is to learn, and how many boxes people drew for it."""
-    if not (settings.boxes or settings.boxes_per_class):
+    drawn, comparison = [], None
+    if settings.boxes or settings.boxes_per_class:
+        split, samples = images_to_draw_in(trained, data_set, settings.split)
+        drawn = drawn_images(samples, settings, split, len(trained.class_names))
+        lessons = [_drawn_lesson(image) for image in drawn]
+        comparison = _compared(trained, drawn, settings, display)
+    else:
         samples = divide(data_set, trained.run.settings).learned
-        return _own_lessons(trained, samples, partial(display.count, "looking for boxes")), 0
-    split, samples = images_to_draw_in(trained, data_set, settings.split)
-    drawn = drawn_images(samples, settings, split, len(trained.class_names))
-    lessons = []
-    for image in drawn:
-        not_absent = set(np.flatnonzero(image.sample.labels != ABSENT).tolist())
-        boxes = [(c, box) for c in image.classes for box in drawn_boxes(image.sample, c)]
-        lessons.append(Lesson(image.sample, tuple(boxes), frozenset(not_absent - {*image.classes})))
-    return lessons, sum(image.num_boxes for image in drawn)
+        lessons = _own_lessons(trained, samples, partial(display.count, "looking for boxes"))
+    num_looked_at = trained.run.hidden_supervision + sum(image.num_boxes for image in drawn)
+    detector, broken = None, list[BrokenImage]()
+    if comparison is None or not comparison.is_worse:
+        detector, broken = _detector(trained, lessons, settings, display)
+    with only_writer(out):
+        with_boxes = replace(trained.run, hidden_supervision=num_looked_at)
+        with_boxes = save_distilled(with_boxes, out, detector, settings)
+    return Distilled(
+        TrainedRun(with_boxes),
+        len(lessons) - len(broken),
+        sum(len(lesson.boxes) for lesson in lessons),
+        tuple(broken),
+        comparison,
+    )
+
+
+def _detector(
+    trained: TrainedRun, lessons: Sequence[Lesson], settings: DistilSettings, display: Display
+) -> tuple[Detector, list[BrokenImage]]:
+    show = partial(display.count, "learning boxes")
+    run = trained.run
+    return learn_detector(run.network, lessons, run.preprocessing, settings, show)
+
+
+def _drawn_lesson(image: DrawnImage) -> Lesson:
+    not_absent = set(np.flatnonzero(image.sample.labels != ABSENT).tolist())
+    boxes = [(index, box) for index in image.classes for box in drawn_boxes(image.sample, index)]
+    return Lesson(image.sample, tuple(boxes), frozenset(not_absent - {*image.classes}))
+
+
+def _compared(
+    trained: TrainedRun, drawn: Sequence[DrawnImage], settings: DistilSettings, display: Display
+) -> Comparison | None:
+    """Detectors beside the run, each in drawn images that this detector did not learn from.
+
+    Of a class that was drawn in one part alone nothing can be told.
+    """
+    num_folds = min(settings.folds, len(drawn))
+    if num_folds < 2:
+        return None
+    order = np.random.default_rng(settings.seed).permutation(len(drawn)).tolist()
+    order.sort(key=lambda number: drawn[number].classes)  # each class in as many parts as can be
+    of_detectors, of_run = [], []
+    for fold in range(num_folds):
+        kept_back = set(order[fold::num_folds])
+        others = [image for number, image in enumerate(drawn) if number not in kept_back]
+        taught = {index for image in others for index in image.classes}
+        images = (drawn[number] for number in sorted(kept_back))
+        judged = [image for image in images if taught.issuperset(image.classes)]
+        if judged:
+            lessons = [_drawn_lesson(image) for image in others]
+            detector, _ = _detector(trained, lessons, settings, display)
+            with_detector = replace(trained.run, detector=detector, thresholds=None)
+            of_detectors += _overlaps(TrainedRun(with_detector), judged)
+            of_run += _overlaps(trained, judged)
+    gains = np.array(of_detectors) - of_run
+    if len(gains) < 2:
+        return None
+    margin = stdtrit(len(gains) - 1, 0.975) * gains.std(ddof=1) / math.sqrt(len(gains))
+    return Comparison(float(np.mean(of_detectors)), float(np.mean(of_run)), float(margin))
+
+
+def _overlaps(trained: TrainedRun, drawn: Sequence[DrawnImage]) -> list[float]:
+    """IoU of the first box of every drawn class with the drawn one that it fits best."""
+    names, samples = trained.class_names, [image.sample for image in drawn]
+    tags = Tags({sample.name: sample.labels for sample in samples}, len(names))
+    predictions = trained.predictor().predict(map(ImageSource.of, samples), tags)
+    overlaps = []
+    for image, prediction in zip(drawn, predictions, strict=True):
+        if isinstance(prediction, BrokenImage):
+            continue
+        for index in image.classes:
+            boxes = [box.box for box in prediction.boxes if box.class_name == names[index]]
+            first = np.array(boxes[:1]).reshape(-1, 4)
+            ious = box_ious(first, np.array(drawn_boxes(image.sample, index)))
+            overlaps.append(float(ious.max(initial=0.0)))
+    return overlaps
 
 
 def _own_lessons(

@@ -71,6 +71,8 @@ def label(
         raise
     _say_what_was_found(labelled, terminal)
     _say_how_sure(labelled, terminal)
+    if labelled.comparison is not None:
+        terminal.say(labelled.comparison.in_words())
     if settings.drawn is None:
         terminal.say("How well the boxes fit is not known: nothing drawn was looked at")
     _say_what_is_next(labelled, terminal)
@@ -125,5 +127,6 @@ def _say_what_is_next(labelled: Labelled, terminal: Terminal) -> None:
             "exports": {name: str(path) for name, path in labelled.exports.items()},
             "plan": structs.asdict(labelled.plan),
             **asdict(labelled.findings),
+            "comparison": labelled.comparison and asdict(labelled.comparison),
         }
     )

@@ -163,9 +163,20 @@ def distil(
         terminal.say(f"{broken.name}: {broken.reason}")
     is_drawn = settings.boxes or settings.boxes_per_class
     boxes = f"{distilled.num_boxes} {'drawn boxes' if is_drawn else 'boxes of its own'}"
-    terminal.say(f"Learned {boxes} in {distilled.num_images} images; run in {out}")
+    comparison = distilled.comparison
+    if comparison is not None:
+        terminal.say(comparison.in_words())
+    did = "Looked at" if comparison and comparison.is_worse else "Learned"
+    terminal.say(f"{did} {boxes} in {distilled.num_images} images; run in {out}")
     terminal.say(f'Next: weakloc predict "{out}" IMAGES --out predictions')
-    terminal.give({"run": str(out), "images": distilled.num_images, "boxes": distilled.num_boxes})
+    terminal.give(
+        {
+            "run": str(out),
+            "images": distilled.num_images,
+            "boxes": distilled.num_boxes,
+            "comparison": comparison and asdict(comparison),
+        }
+    )
 
 
 MOST_CLASSES = 40  # shown on the terminal; --json lists all

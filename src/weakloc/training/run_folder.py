@@ -182,16 +182,24 @@ def _unfit(kind: type[Learned], path: Path, reason: str) -> RunError:
     )
 
 
-def save_with_detector(run: Run, folder: Path, detector: Detector, settings: DistilSettings) -> Run:
-    """A folder of its own for the run with its detector; thresholds tune no box any more."""
+def save_distilled(
+    run: Run, folder: Path, detector: Detector | None, settings: DistilSettings
+) -> Run:
+    """A folder of its own for the run with a detector, or as it is with what was looked at.
+
+    Thresholds tune no box of a detector.
+    """
+    record = {**read_record(run.path), "hidden_supervision": run.hidden_supervision}
     with on_disk(folder):
-        for name in (MODEL_NAME, CELLS_NAME, TABLE_NAME):
+        for name in (MODEL_NAME, CELLS_NAME, DETECTOR_NAME, TABLE_NAME):
             if (run.path / name).is_file():
                 shutil.copyfile(run.path / name, folder / name)
-    save_learned(folder, detector, run.network.backbone, settings)
-    record = {**read_record(run.path), "hidden_supervision": run.hidden_supervision}
-    write_record(folder, {**record, "thresholds": None})  # last: without it the folder is no run
-    return replace(run, path=folder, detector=detector, thresholds=None)
+    if detector is not None:
+        save_learned(folder, detector, run.network.backbone, settings)
+        record["thresholds"] = None
+        run = replace(run, detector=detector, thresholds=None)
+    write_record(folder, record)  # last: without it the folder is no run
+    return replace(run, path=folder)
 
 
 def publish(
