@@ -28,7 +28,7 @@ from weakloc.geometry import box_ious
 from weakloc.localize.maps import HeatMap, sigmoid
 from weakloc.methods import method_named
 from weakloc.methods.method import Preset
-from weakloc.model.detector import Detector
+from weakloc.model.fine_layers import Detector
 from weakloc.output.drawing import draw_grid, overlay_heat
 from weakloc.predictor.predictor import fused_maps
 from weakloc.predictor.views import NetworkSource, see_images
