@@ -362,7 +362,7 @@ def _compared(
 def _overlaps(trained: TrainedRun, drawn: Sequence[DrawnImage]) -> list[float]:
     """IoU of the first box of every drawn class with the drawn one that it fits best."""
     names, samples = trained.class_names, [image.sample for image in drawn]
-    tags = Tags({sample.name: sample.labels for sample in samples}, len(names))
+    tags = ByName({sample.name: sample.labels for sample in samples})
     predictions = trained.predictor().predict(map(ImageSource.of, samples), tags)
     overlaps = []
     for image, prediction in zip(drawn, predictions, strict=True):

@@ -71,8 +71,6 @@ def label(
         raise
     _say_what_was_found(labelled, terminal)
     _say_how_sure(labelled, terminal)
-    if labelled.comparison is not None:
-        terminal.say(labelled.comparison.in_words())
     if settings.drawn is None:
         terminal.say("How well the boxes fit is not known: nothing drawn was looked at")
     _say_what_is_next(labelled, terminal)
@@ -110,6 +108,8 @@ def _say_how_sure(labelled: Labelled, terminal: Terminal) -> None:
             f"{findings.in_the_middle:.0%} of the boxes lie about the middle of the image: a plain "
             "box of 0.7 of each side may fit as well there; draw some before you trust these"
         )
+    if labelled.comparison is not None:
+        terminal.say(labelled.comparison.in_words())
 
 
 def _say_what_is_next(labelled: Labelled, terminal: Terminal) -> None:

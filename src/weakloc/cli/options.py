@@ -83,6 +83,8 @@ FIRST_CHOICE: Mapping[str, frozenset[str]] = {
         "masks drawn seed val-share group-by layout quiet json",
         "train": "out method preset set resume backbone weights frozen refine image-size epochs "
         "batch-size learning-rate seed labels layout class-names quiet json",
+        "distil": "out boxes boxes-per-class split folds epochs seed labels layout class-names "
+        "strict quiet json",
         "calibrate": "also boxes boxes-per-class split granularity oracle choose-rescoring scales "
         "flip localiser batch-size workers min-area min-share labels layout quiet json",
         "predict": "out also tags resume devices heat-maps draw format scales flip localiser "
