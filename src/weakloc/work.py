@@ -52,18 +52,13 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
-def no_more(_item: object, _result: object) -> tuple[()]:
-    """Nothing follows from a result."""
-    return ()
-
-
 def map_in_processes(
     function: Callable[[Task], Result],
     items: Iterable[Task],
     *,
     processes: int,
     if_killed: Callable[[Task], Result],
-    then: Callable[[Task, Result], Iterable[Task]] = no_more,
+    then: Callable[[Task, Result], Iterable[Task]] = lambda _item, _result: (),
     prepare: Callable[[], object] = dict,
     ahead: int = 1,
 ) -> Iterator[tuple[Task, Result]]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from scipy.ndimage import label
@@ -342,7 +343,7 @@ def test_what_is_set_wins_over_the_method(runs: dict[str, TrainedRun]) -> None:
 
 def test_calibrated_thresholds_keep_what_they_are_a_share_of(runs: dict[str, TrainedRun]) -> None:
     tuned = Calibration((0.25, 0.75), "relu_max", "by hand", num_boxes_used=4)
-    run = TrainedRun(replace(runs["cam"].run, thresholds=tuned.to_json()))
+    run = TrainedRun(replace(runs["cam"].run, thresholds=msgspec.to_builtins(tuned)))
     predictor = run.predictor(Look(workers=0))
     assert predictor.thresholds == (0.25, 0.75)
     assert predictor.rules == PlaceRules(threshold=0.2, threshold_mode="relu_max", boxes="largest")

@@ -70,7 +70,7 @@ def test_pretrained_layers_are_adopted_and_misfits_refused() -> None:
 def test_all_windows_at_once_are_scored_as_each_window_alone() -> None:
     """Against PyTorch's own resizing of every window, which never sees a matrix of ours."""
     head = make_grid_head(reduced_channels=5)
-    narrowed = head.narrow(features(1, 6, 3, 3))
+    narrowed = head.reduce(features(1, 6, 3, 3))
     spans = [(0, 1), (1, 1), (2, 1), (0, 2), (1, 2), (0, 3)]
     stretch = torch.zeros(len(spans), 3, 3, dtype=torch.float64)
     for index, (start, length) in enumerate(spans):

@@ -102,14 +102,10 @@ class GridHead(nn.Module):
 
     def score_grid(self, features: Tensor) -> Tensor:
         """(B, D, h, w) -> (B, C); another grid than L x L is resized, half-pixel centres."""
-        return self.score_narrow(self.narrow(features))
-
-    def narrow(self, features: Tensor) -> Tensor:
-        """What windows are cut from: done once an image, not once a window."""
-        narrowed: Tensor = self.reduce(features)
-        return narrowed
+        return self.score_narrow(self.reduce(features))
 
     def score_narrow(self, narrowed: Tensor) -> Tensor:
+        """The same of what `reduce` gives, which is done once an image, not once a window."""
         side = self.grid_side
         if narrowed.shape[2:] != (side, side):
             narrowed = interpolate(narrowed, (side, side), mode="bilinear", align_corners=False)

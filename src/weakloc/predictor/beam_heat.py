@@ -87,7 +87,7 @@ class BeamHeat:
         self, head: GridHead, crops: _Crops, boxes_in_image: FloatArray
     ) -> list[Floats]:
         features = torch.from_numpy(crops.read_features(boxes_in_image))
-        return list(head.narrow(features.to(self.source.device)).float().cpu().numpy())
+        return list(head.reduce(features.to(self.source.device)).float().cpu().numpy())
 
     @torch.inference_mode()
     def _read_tables(

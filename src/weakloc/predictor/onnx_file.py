@@ -312,8 +312,8 @@ class _ScoresAndMaps(nn.Module):
 
 
 def _record_graph(network: LocalizationNetwork, record: OnnxRecord) -> Any:
-    side = 32 * max(math.ceil(record.smallest_side / 32), 2)
-    graph = _ScoresAndMaps(fold_batch_norms(network, side=side)).eval()
+    folded = fold_batch_norms(network, side=network.backbone.probe_side)
+    graph = _ScoresAndMaps(folded).eval()
     try:
         program = _export(graph, record)
     except torch.onnx.OnnxExporterError as error:

@@ -219,12 +219,7 @@ def _from_json(body: dict[str, Any]) -> str | Tasks:
 
 GATHER_SECONDS = 0.005  # how long an image waits for others to share its batch
 Answer: TypeAlias = Prediction | BrokenImage
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    image: ImageSource
-    answer: Future[Answer]
+Job: TypeAlias = tuple[ImageSource, Future[Answer]]
 
 
 class PredictionWorker(Thread):
@@ -236,7 +231,7 @@ class PredictionWorker(Thread):
     def __init__(self, predictor: Predictor) -> None:
         super().__init__(name="weakloc-predictor", daemon=True)
         self._predictor = predictor
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()  # None: nothing comes after
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()  # None: nothing comes after
 
     @property
     def batch_size(self) -> int:
@@ -253,20 +248,20 @@ class PredictionWorker(Thread):
 
     def submit(self, image: ImageSource) -> Future[Answer]:
         answer: Future[Answer] = Future()
-        self._jobs.put(_Job(image, answer))
+        self._jobs.put((image, answer))
         return answer
 
     def run(self) -> None:
         while batch := self._next_batch():
             self._answer(batch)
 
-    def _next_batch(self) -> list[_Job]:
+    def _next_batch(self) -> list[Job]:
         """Waits for an image, then a moment for more; nothing when the worker was closed."""
-        batch: list[_Job] = []
+        batch: list[Job] = []
         job = self._jobs.get()
         until = time.monotonic() + GATHER_SECONDS
         while job is not None:
-            if job.answer.set_running_or_notify_cancel():
+            if job[1].set_running_or_notify_cancel():
                 batch.append(job)
             if batch and len(batch) >= self.batch_size:
                 return batch
@@ -278,20 +273,20 @@ class PredictionWorker(Thread):
             self._jobs.put(None)  # for the next time
         return batch
 
-    def _answer(self, batch: Sequence[_Job]) -> None:
+    def _answer(self, batch: Sequence[Job]) -> None:
         try:
-            answers = self._predictor.predict([job.image for job in batch])
-            for job, answer in zip(batch, answers, strict=True):
-                job.answer.set_result(answer)
+            predictions = self._predictor.predict([image for image, _ in batch])
+            for (_, answer), prediction in zip(batch, predictions, strict=True):
+                answer.set_result(prediction)
         except Exception as error:
-            unanswered = [job for job in batch if not job.answer.done()]
+            unanswered = [job for job in batch if not job[1].done()]
             if len(unanswered) > 1:  # the image that fails must not fail those that share its batch
                 for job in unanswered:
                     self._answer([job])
                 return
-            for job in unanswered:
-                LOG.error("image=%r failed", job.image.name, exc_info=error)
-                job.answer.set_exception(error)
+            for image, answer in unanswered:
+                LOG.error("image=%r failed", image.name, exc_info=error)
+                answer.set_exception(error)
 
 
 def build_app(
