@@ -192,8 +192,18 @@ def locate_points(
 
 
 def _usable(heat: HeatMap, transform: GridTransform, method: PointMethod) -> HeatMap:
-    usable = np.where(np.isfinite(heat), heat, -np.inf)
-    return _heat_around(usable, transform) if method == "densest" else usable
+    """The heat where it is finite; for `densest` what lies above the lowest, blurred: beyond the
+    border there is none."""
+    finite = np.isfinite(heat)
+    if method != "densest" or not finite.any():
+        return np.where(finite, heat, -np.inf)
+    lowest = heat[finite].min()
+    above = np.where(finite, heat, lowest) - lowest
+    reach = REACH * max(transform.image_size)
+    rows, columns = heat.shape
+    return np.asarray(
+        _blur(rows, reach * transform.scale_y) @ above @ _blur(columns, reach * transform.scale_x)
+    )
 
 
 def _point_of(heat: HeatMap, cell: int, transform: GridTransform, method: PointMethod) -> PointXY:
@@ -215,19 +225,6 @@ def _point_of(heat: HeatMap, cell: int, transform: GridTransform, method: PointM
     across = _parabola_top(heat[row, :], column)
     down = _parabola_top(heat[:, column], row)
     return map_point_to_image((column + 0.5 + across, row + 0.5 + down), transform)
-
-
-def _heat_around(heat: HeatMap, transform: GridTransform) -> HeatMap:
-    """What lies above the lowest heat, blurred; beyond the border there is none."""
-    finite = np.isfinite(heat)
-    if not finite.any():
-        return heat
-    above = np.where(finite, heat, heat[finite].min()) - heat[finite].min()
-    reach = REACH * max(transform.image_size)
-    rows, columns = heat.shape
-    return np.asarray(
-        _blur(rows, reach * transform.scale_y) @ above @ _blur(columns, reach * transform.scale_x)
-    )
 
 
 def _blur(cells: int, reach: float) -> NDArray[np.float64]:

@@ -116,31 +116,25 @@ def build_backbone(spec: BackboneSpec) -> Backbone:
     """The backbone that a spec names, with its weights."""
     if spec.name.startswith(HUB):
         spec = architecture_of(spec)
-    return Backbone(_builder(spec.name)(spec), spec)
+    name, package = spec.name, package_of("backbones", spec.name)
+    if package or name not in BACKBONES:
+        import timm
 
-
-def _builder(name: str) -> Callable[[BackboneSpec], Trunk]:
-    package = package_of("backbones", name)
-    if name in BACKBONES and not package:
-        return BACKBONES[name]
-    import timm
-
-    is_timm = timm.is_model(name)
-    if is_timm and package:
-        raise ExtensionError(
-            f"timm and {package} have the same name among their backbones",
-            location=repr(name),
-            remedy=f"Uninstall {package}",
-        )
-    if is_timm:
-        return build_timm_trunk
-    if package:
-        return BACKBONES[name]
-    raise SettingError(
-        f"backbone {name!r} is not known",
-        location="--backbone",
-        remedy=did_you_mean(name, [*BACKBONES, *timm.list_models()]),
-    )
+        if timm.is_model(name) and package:
+            raise ExtensionError(
+                f"timm and {package} have the same name among their backbones",
+                location=repr(name),
+                remedy=f"Uninstall {package}",
+            )
+        if timm.is_model(name):
+            return Backbone(build_timm_trunk(spec), spec)
+        if not package:
+            raise SettingError(
+                f"backbone {name!r} is not known",
+                location="--backbone",
+                remedy=did_you_mean(name, [*BACKBONES, *timm.list_models()]),
+            )
+    return Backbone(BACKBONES[name](spec), spec)
 
 
 def _smallest_input(trunk: Trunk) -> int:

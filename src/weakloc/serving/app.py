@@ -178,7 +178,14 @@ async def read_question(request: Request) -> ImageSource | str | Tasks:
     """An image, the name of one that may be forbidden, or tasks; HTTPException where neither."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == "application/json":
-        return _from_json(await read_json(request))
+        body = await read_json(request)
+        tasks, named = body.get("tasks"), body.get("image")
+        if isinstance(tasks, list) and all(isinstance(task, dict) for task in tasks):
+            return Tasks(tasks, body.get("label_config"))
+        if isinstance(named, str):
+            return named
+        reason = "the body has neither 'image', a text, nor 'tasks', a list of objects"
+        raise HTTPException(400, reason)
     if content_type == "multipart/form-data":
         async with request.form(max_files=1, max_fields=1) as form:
             image = form.get("image")
@@ -206,15 +213,6 @@ async def read_json(request: Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise HTTPException(400, "the body is no JSON object")
     return body
-
-
-def _from_json(body: dict[str, Any]) -> str | Tasks:
-    tasks, image = body.get("tasks"), body.get("image")
-    if isinstance(tasks, list) and all(isinstance(task, dict) for task in tasks):
-        return Tasks(tasks, body.get("label_config"))
-    if isinstance(image, str):
-        return image
-    raise HTTPException(400, "the body has neither 'image', a text, nor 'tasks', a list of objects")
 
 
 GATHER_SECONDS = 0.005  # how long an image waits for others to share its batch
