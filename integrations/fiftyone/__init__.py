@@ -1,4 +1,4 @@
-"""weakloc as a model of FiftyOne's zoo: images in, boxes, points, scores, heat and doubt out.
+"""weakloc as a model of FiftyOne's zoo: images in, boxes, points, classes, heat and doubt out.
 
     foz.load_zoo_model("weakloc", run="RUN", top=1, masks="crf")
 
@@ -23,7 +23,7 @@ from weakloc.output.exporters.fiftyone import fields_of
 from weakloc.predictor.predictor import Located
 from weakloc.structures import BrokenImage
 
-LABELS = ("boxes", "points", "scores", "doubt")  # there are no tags to disagree with
+LABELS = ("boxes", "points", "classes", "doubt")  # there are no tags to disagree with
 
 
 def load_model(
@@ -55,14 +55,16 @@ class RunModel(Model):
 
     def predict_all(self, args: Iterable[np.ndarray]) -> list[dict[str, Any]]:
         sources = (ImageSource.of_picture("image", Image.fromarray(image)) for image in args)
-        return [labels_of(located) for located in self.predictor.predict_with_heat(sources)]
+        answers, least = self.predictor.predict_with_heat(sources), self.predictor.places.min_score
+        return [labels_of(answer, tag_threshold=least) for answer in answers]
 
 
-def labels_of(located: Located | BrokenImage) -> dict[str, Any]:
+def labels_of(located: Located | BrokenImage, *, tag_threshold: float) -> dict[str, Any]:
     """Fields of a sample; `heat` is the greatest of the classes that were looked for."""
     if isinstance(located, BrokenImage):
         raise ImageError(located.reason)
-    sample = fo.Sample.from_dict({"filepath": "image", **fields_of(located.prediction)})
+    fields = fields_of(located.prediction, tag_threshold)
+    sample = fo.Sample.from_dict({"filepath": "image", **fields})
     labels = {name: sample[name] for name in LABELS}
     if located.classes:
         heat = minmax(located.heat.values).max(axis=0)

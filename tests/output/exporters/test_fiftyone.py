@@ -52,8 +52,8 @@ def test_samples_come_back_as_the_predictions(
         assert points == [
             (p.class_name, pytest.approx(p.x), pytest.approx(p.y)) for p in prediction.points
         ]
-        scores = {c["label"]: c["confidence"] for c in sample["scores"]["classifications"]}
-        assert scores == prediction.scores
+        classes = {c["label"]: c["confidence"] for c in sample["classes"]["classifications"]}
+        assert classes == {n: score for n, score in prediction.scores.items() if score >= 0.5}
         assert sample["doubt"] == prediction.doubt
 
 
@@ -65,7 +65,7 @@ def test_the_number_of_a_disagreement_is_that_of_the_surest(
     kinds: list[tuple[str, float]], number: float
 ) -> None:
     contradicted = tuple(Disagreement("cat", kind, score) for kind, score in kinds)
-    fields = fields_of(Prediction("1.png", 9, 5, {"cat": 0.5}, disagreements=contradicted))
+    fields = fields_of(Prediction("1.png", 9, 5, {"cat": 0.5}, disagreements=contradicted), 0.5)
     assert fields["disagreement"] == pytest.approx(number)
     tags = fields["disagreements"]["classifications"]
     assert [(tag["kind"], tag["confidence"]) for tag in tags] == kinds

@@ -33,15 +33,16 @@ def export_fiftyone(content: Content, out: Path) -> Path:
 
 
 def _samples(content: Content, out: Path) -> Iterator[list[dict[str, Any]]]:
+    least = content.options.tag_threshold
     for prediction in content.predictions:
         path, split = f"data/{prediction.image}", prediction.extra.get("split")
         put_image(content, prediction.image, out / path)
-        size = {"width": prediction.width, "height": prediction.height}
-        sample = {"filepath": path, "tags": [split] if split else []}
-        yield [sample | {"metadata": {"_cls": "ImageMetadata", **size}} | fields_of(prediction)]
+        size = {"_cls": "ImageMetadata", "width": prediction.width, "height": prediction.height}
+        sample = {"filepath": path, "tags": [split] if split else [], "metadata": size}
+        yield [sample | fields_of(prediction, least)]
 
 
-def fields_of(prediction: Prediction) -> dict[str, Any]:
+def fields_of(prediction: Prediction, tag_threshold: float) -> dict[str, Any]:
     """Labels by the names of their fields, and the numbers `doubt` and `disagreement` to sort by.
 
     The latter is how sure the network is against the tag that it contradicts most; 0 without any.
@@ -56,13 +57,14 @@ def fields_of(prediction: Prediction) -> dict[str, Any]:
         }
         for point in prediction.points
     )
-    scores = ({"label": name, "confidence": score} for name, score in prediction.scores.items())
+    likely = [item for item in prediction.scores.items() if item[1] >= tag_threshold]
+    classes = ({"label": name, "confidence": score} for name, score in likely)
     tags = ({"label": d.class_name, "confidence": d.score, "kind": d.kind} for d in contradicted)
     sure = (1 - d.score if d.kind == "missing" else d.score for d in contradicted)
     return {
         "boxes": _labels("Detection", _detections(prediction, np.tile(size, 2))),
         "points": _labels("Keypoint", points),
-        "scores": _labels("Classification", scores),
+        "classes": _labels("Classification", classes),
         "disagreements": _labels("Classification", tags),
         "doubt": prediction.doubt,
         "disagreement": max(sure, default=0.0),
