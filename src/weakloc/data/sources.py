@@ -58,14 +58,10 @@ def find_images(source: str) -> Iterator[ImageSource]:
     Names are relative to the folder given (for a list or table: as written), with forward
     slashes; the order is the same on every machine.
     """
-    images, _ = _opened(source)
+    images, _, if_none = _opened(source)
     if images is None:
-        raise DataError(
-            "no such folder or file",
-            location=source,
-            remedy="Give a folder, image, quoted glob, .txt list, .csv table, .tar shards or -",
-        )
-    return images
+        raise if_none
+    return _images_if_any(images, if_none)
 
 
 def folder_of_images(source: str) -> Path | None:
@@ -73,47 +69,47 @@ def folder_of_images(source: str) -> Path | None:
     return _opened(source)[1]
 
 
-def _opened(source: str) -> tuple[Iterator[ImageSource] | None, Path | None]:
-    """The images of a source, of which none is looked for yet, and what they are relative to."""
+def _opened(source: str) -> tuple[Iterator[ImageSource] | None, Path | None, DataError]:
+    """The images of a source, of which none is looked for yet, what they are relative to, and
+    what is said where there is none."""
     path, suffix = Path(source), Path(source).suffix.lower()
+    per_line = "One path a line is expected"
     if source == "-":
-        return _listed(_lines(sys.stdin), folder=Path(), location="standard input"), Path()
+        no_image = DataError("no image is named", location="standard input", remedy=per_line)
+        return _named(_lines(sys.stdin), Path()), Path(), no_image
     if path.is_dir():
         shown = f"Looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
         no_image = DataError("no image in this folder", location=source, remedy=shown)
-        return _below(path, images_below(source), if_none=no_image), path
+        return _named(images_below(source), path), path, no_image
     if source.lower().endswith(SHARD_SUFFIXES) or ("{" in source and not path.exists()):
         no_image = DataError("no image in these shards", location=source)
-        return _at_least_one(_in_shards(source), no_image), None
+        return _in_shards(source), None, no_image
     if path.is_file():
         images = iter((ImageSource(path.name, str(path)),))
         if suffix == ".txt" or suffix in TABLE_SUFFIXES:
             names = _lines(text_lines(path)) if suffix == ".txt" else image_paths(path)
-            images = _listed(names, folder=path.parent, location=str(path))
-        return images, path.parent
+            images = _named(names, path.parent)
+        no_image = DataError("no image is named", location=str(path), remedy=per_line)
+        return images, path.parent, no_image
     if glob.has_magic(source):
         # The folder named before the first wildcard.
         fixed = source[: min(source.find(mark) for mark in "*?[" if mark in source)]
         folder = fixed.rpartition("/")[0] or ("/" if source.startswith("/") else ".")
         no_image = DataError("no image matches this pattern", location=source)
-        return _at_least_one(_matching_images(source, folder), no_image), Path(folder)
-    return None, None
+        return _matching_images(source, folder), Path(folder), no_image
+    remedy = "Give a folder, image, quoted glob, .txt list, .csv table, .tar shards or -"
+    return None, None, DataError("no such folder or file", location=source, remedy=remedy)
 
 
 def _lines(lines: Iterable[str]) -> Iterator[str]:
     return (name for line in lines if (name := line.rstrip("\r\n")).strip())
 
 
-def _listed(names: Iterable[str], *, folder: Path, location: str) -> Iterator[ImageSource]:
-    error = DataError("no image is named", location=location, remedy="One path a line is expected")
-    return _below(folder, names, if_none=error)
+def _named(names: Iterable[str], folder: Path) -> Iterator[ImageSource]:
+    return (_source(name, str(folder / name)) for name in names)
 
 
-def _below(folder: Path, names: Iterable[str], *, if_none: DataError) -> Iterator[ImageSource]:
-    return _at_least_one((_source(name, str(folder / name)) for name in names), if_none)
-
-
-def _at_least_one(images: Iterator[ImageSource], if_none: DataError) -> Iterator[ImageSource]:
+def _images_if_any(images: Iterator[ImageSource], if_none: DataError) -> Iterator[ImageSource]:
     first = next(images, None)
     if first is None:
         raise if_none
