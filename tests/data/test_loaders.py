@@ -97,7 +97,7 @@ def break_images(samples: list[Sample], *numbers: int) -> None:
 def epochs(loader: SampleLoader, *numbers: int) -> list[Batch]:
     batches = []
     for number in numbers:
-        loader.set_epoch(number)
+        loader.order.set_epoch(number)
         batches += list(loader)
     return batches
 
@@ -147,7 +147,7 @@ def test_an_epoch_goes_on_from_the_batch_at_which_it_stopped(samples: list[Sampl
         resumed = training_loader(
             samples, SMALL, EVERYTHING, batch_size=2, seed=5, balance=True, workers=workers
         )
-        resumed.set_epoch(3, first_step=4)
+        resumed.order.set_epoch(3, first_step=4)
         assert_equal(list(resumed), whole[4:])
         assert_equal(epochs(resumed, 4), epochs(loader, 4))
 

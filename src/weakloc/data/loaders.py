@@ -335,7 +335,7 @@ def _enlarged(view: InputImage, width: int, height: int) -> InputImage:
 
 
 class SampleLoader:
-    """Iterates over batches; in training, call `set_epoch` before each epoch.
+    """Iterates over batches; in training, set the epoch of `order` before each.
 
     Images are augmented, and broken ones replaced, where the order is one to learn in.
     `augmentation.scale_jitter` is left to `augment_batch`, on the device of the network.
@@ -357,7 +357,7 @@ class SampleLoader:
                 "random crops need an input of fixed size",
                 remedy="Choose the resize mode warp, pad or crop",
             )
-        self._order, self._preprocessing = order, preprocessing
+        self.order, self._preprocessing = order, preprocessing
         self._pin_memory = pin_memory
         self._broken: dict[str, BrokenImage] = {}
         reader = BatchReader(
@@ -383,11 +383,8 @@ class SampleLoader:
         """Every image met so far that could not be read, once."""
         return list(self._broken.values())
 
-    def set_epoch(self, epoch: int, *, first_step: int = 0) -> None:
-        self._order.set_epoch(epoch, first_step=first_step)
-
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._loader:
@@ -396,7 +393,7 @@ class SampleLoader:
             if len(batch):
                 finished = normalise_batch(batch, self._preprocessing, pin_memory=self._pin_memory)
                 yield finished.pin_memory() if self._pin_memory else finished
-            elif self._order.is_training:
+            elif self.order.is_training:
                 raise DataError(
                     f"{len(batch.broken)} images in a row cannot be read; the first is "
                     f"{batch.broken[0].name}, which {batch.broken[0].reason}",

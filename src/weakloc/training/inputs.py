@@ -269,9 +269,6 @@ class FeatureBatches:
     dtype: torch.dtype  # of the batches
     broken: Sequence[BrokenImage]  # of which there are no features
 
-    def set_epoch(self, epoch: int, *, first_step: int = 0) -> None:
-        self.order.set_epoch(epoch, first_step=first_step)
-
     def __len__(self) -> int:
         return len(self.order)
 
@@ -429,7 +426,7 @@ class ResumableEpochs:
     def __iter__(self) -> Iterator[Carried]:
         first, self._first_batch = self._first_batch, 0
         self._delivered = first
-        self._batches.set_epoch(self.epoch, first_step=first)
+        self._batches.order.set_epoch(self.epoch, first_step=first)
         for batch in self._batches:
             self._delivered += 1
             yield Carried(batch)

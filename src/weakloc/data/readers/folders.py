@@ -48,7 +48,11 @@ def read_folders(path: Path, labels: Path | None, options: ReaderOptions) -> Dat
     if lists:
         _add_listed(assembly, lists)
         return assembly.finish()
-    placed = [_place(folder, has_splits) for folder in folders]
+    parts = (
+        folder.relative.partition("/") if has_splits else (ALL, "", folder.relative)
+        for folder in folders
+    )
+    placed = [(split_name(first), below) for first, _, below in parts]
     holding = {
         below for folder, (_, below) in zip(folders, placed, strict=True) if folder.image_names
     }
@@ -116,14 +120,6 @@ def _has_splits(folders: Sequence[ImageFolder], problems: Problems) -> bool:
         message = f"{', '.join(sorted(splits))} are read as groups of classes because of {others}"
         problems.warning(Oddity.NOT_A_CLASS, message)
     return bool(splits) and splits == first_levels
-
-
-def _place(folder: ImageFolder, has_splits: bool) -> tuple[str, str]:
-    """(split, path below the split) of a folder."""
-    if not has_splits:
-        return ALL, folder.relative
-    first, _, below = folder.relative.partition("/")
-    return split_name(first), below
 
 
 def _add_folder(
