@@ -59,41 +59,55 @@ class BeamHeat:
         )
 
     def _scorer(self, picture: Image.Image) -> WindowScorer[Any]:
-        crops = _Crops(picture, self.source)
         size = self.source.preprocessing.fixed_size
         assert size is not None, "beam search crops to a fixed input size"
         columns, rows = self.source.network.backbone.map_size(size)
         head = self.source.network.head
         is_fixed = self.search.recrop_every > self.search.levels_on((columns, rows))
         if isinstance(head, GridHead) and is_fixed:
-            return TableScorer(partial(self._read_tables, head, crops), (columns, rows))
+            return TableScorer(partial(self._read_tables, head, picture), (columns, rows))
         if isinstance(head, GridHead):
             return GridHeadScorer(
-                partial(self._read_grids, head, crops),
+                partial(self._read_grids, head, picture),
                 partial(self._score_grids, head),
                 (columns, rows),
                 interpolation=self.search.interpolation,
             )
         return ClassMapScorer(
-            crops.read_class_maps,
+            partial(self._read_class_maps, picture),
             (columns, rows),
             window_score="contrast" if is_fixed else "linear",
             activation=self.source.activation,
             interpolation=self.search.interpolation,
         )
 
+    def _crops(self, picture: Image.Image, boxes_in_image: FloatArray) -> Sequence[torch.Tensor]:
+        """Parts of the picture, warped to the network's input, in batches."""
+        crops = [
+            picture.crop(crop_pixels((left, top, right, bottom), picture.size))
+            for left, top, right, bottom in boxes_in_image.tolist()
+        ]
+        inputs = [self.source.preprocessing.apply(crop)[0] for crop in crops]
+        return torch.split(torch.stack(inputs), CROPS_AT_ONCE)
+
+    def _read_class_maps(self, picture: Image.Image, boxes_in_image: FloatArray) -> list[Floats]:
+        chunks = self._crops(picture, boxes_in_image)
+        return [maps for chunk in chunks for maps in self.source.read(chunk).maps]
+
     @torch.inference_mode()
     def _read_grids(
-        self, head: GridHead, crops: _Crops, boxes_in_image: FloatArray
+        self, head: GridHead, picture: Image.Image, boxes_in_image: FloatArray
     ) -> list[Floats]:
-        features = torch.from_numpy(crops.read_features(boxes_in_image))
-        return list(head.reduce(features.to(self.source.device)).float().cpu().numpy())
+        chunks = self._crops(picture, boxes_in_image)
+        features = np.concatenate([self.source.read_features(chunk) for chunk in chunks])
+        grids = head.reduce(torch.from_numpy(features).to(self.source.device))
+        return list(grids.float().cpu().numpy())
 
     @torch.inference_mode()
     def _read_tables(
-        self, head: GridHead, crops: _Crops, boxes_in_image: FloatArray
+        self, head: GridHead, picture: Image.Image, boxes_in_image: FloatArray
     ) -> list[FloatArray]:
-        grids = map(torch.from_numpy, self._read_grids(head, crops, boxes_in_image))
+        grids = map(torch.from_numpy, self._read_grids(head, picture, boxes_in_image))
         cells = head.grid_side
         matrices = resampling_matrices(*all_spans(cells), cells, self.search.interpolation)
         spans = torch.from_numpy(matrices).float().to(self.source.device)
@@ -104,36 +118,6 @@ class BeamHeat:
     def _score_grids(self, head: GridHead, grids: Floats) -> FloatArray:
         scores = head.score_narrow(torch.from_numpy(grids).to(self.source.device))
         return probabilities(scores.float().cpu().numpy(), self.source.activation)
-
-
-@dataclass(frozen=True)
-class _Crops:
-    """Parts of one picture, warped to the network's input."""
-
-    picture: Image.Image
-    source: NetworkSource
-
-    @torch.inference_mode()
-    def read_features(self, boxes_in_image: FloatArray) -> Floats:
-        return np.concatenate(
-            [self.source.read_features(chunk) for chunk in self._inputs(boxes_in_image)]
-        )
-
-    def read_class_maps(self, boxes_in_image: FloatArray) -> list[Floats]:
-        chunks = self._inputs(boxes_in_image)
-        return [maps for chunk in chunks for maps in self.source.read(chunk).maps]
-
-    def _inputs(self, boxes_in_image: FloatArray) -> list[torch.Tensor]:
-        size = self.picture.size
-        tensors = []
-        for left, top, right, bottom in boxes_in_image.tolist():
-            pixels = crop_pixels((left, top, right, bottom), size)
-            tensors.append(self.source.preprocessing.apply(self.picture.crop(pixels))[0])
-        stacked = torch.stack(tensors)
-        return [
-            stacked[start : start + CROPS_AT_ONCE]
-            for start in range(0, len(stacked), CROPS_AT_ONCE)
-        ]
 
 
 def crop_pixels(box_in_image: BoxLTRB, image_size: tuple[int, int]) -> tuple[int, int, int, int]:

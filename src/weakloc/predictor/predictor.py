@@ -220,8 +220,6 @@ def doubt_of(
     return doubt(image.probabilities, evidence, labels=tags)
 
 
-ProbabilityMap: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-
 Seer: TypeAlias = Callable[[Iterable[ImageSource]], Iterator[SeenImage | BrokenImage]]
 
 
@@ -253,7 +251,7 @@ class Predictor:
         rules: PlaceRules = RULES["score_map"],
         thresholds: Sequence[float] = (),
         heat: HeatMaker = fused_maps,
-        rescore: ProbabilityMap | None = None,
+        rescore: Callable[[FloatArray], FloatArray] | None = None,
         seer: Seer | None = None,
     ) -> None:
         self.source = source

@@ -190,18 +190,16 @@ class NetworkSource:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
             output = self._forward(images)
         maps = [output.maps] if output.background is None else [output.maps, output.background[1]]
-        return RawMaps(_array(output.scores), _array(torch.cat(maps, dim=1)))
+        scores, maps_of_all = output.scores.float(), torch.cat(maps, dim=1).float()
+        return RawMaps(scores.cpu().numpy(), maps_of_all.cpu().numpy())
 
     @torch.inference_mode()
     def read_features(self, images: Tensor) -> Floats:
         """The backbone's last feature maps (B, D, rows, columns)."""
         images = images.to(self.device, memory_format=self._layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
-            return _array(self.network.backbone(images))
-
-
-def _array(values: Tensor) -> Floats:
-    return values.float().cpu().numpy()
+            features: Tensor = self.network.backbone(images)
+        return features.float().cpu().numpy()
 
 
 class CellSource(NetworkSource):
