@@ -52,16 +52,24 @@ LOG = logging.getLogger(__name__)
 REASON = "weakloc.reason"  # where an application notes in the scope why it refused
 
 
+BODY_SECONDS = 60  # a client may take so long to send its question
+MOST_BODIES = 256  # on their way at once
+BODIES_IN_MEMORY = 8  # of the largest size
+RETRY_SECONDS = 1
+
+
 @dataclass(frozen=True)
 class Gate:
     """An ASGI application around another one.
 
     The token is a Bearer token, or the password of any user, which is all that Label Studio sends.
+    Of the bodies on their way the longest has to go where they are too much together.
     """
 
     app: ASGIApp
     token: str | None
-    bodies: Bodies
+    max_bytes: int
+    unread: dict[asyncio.Timeout, bytearray] = field(default_factory=dict)  # the longest first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -89,37 +97,9 @@ class Gate:
             refusal = JSONResponse({"error": "the token is missing or wrong"}, 401, headers=asks)
             await refusal(scope, receive, send)
             return
-        await self.app(scope, self.bodies.whole(receive), send)
+        await self.app(scope, self._whole(receive), send)
 
-
-def is_token(authorization: str | None, token: str) -> bool:
-    """Whether the header holds the token; takes as long for any wrong one of its length."""
-    scheme, _, given = (authorization or "").partition(" ")
-    secret = given.strip().encode("latin-1")  # the very bytes that came
-    if scheme.lower() == "basic":
-        try:
-            secret = base64.b64decode(secret, validate=True).partition(b":")[2]
-        except binascii.Error:
-            return False
-    elif scheme.lower() != "bearer":
-        return False
-    return hmac.compare_digest(secret, token.encode())
-
-
-BODY_SECONDS = 60  # a client may take so long to send its question
-MOST_BODIES = 256  # on their way at once
-BODIES_IN_MEMORY = 8  # of the largest size
-RETRY_SECONDS = 1
-
-
-@dataclass(frozen=True)
-class Bodies:
-    """Those on their way, the longest first: it has to go where they are too much together."""
-
-    max_bytes: int
-    unread: dict[asyncio.Timeout, bytearray] = field(default_factory=dict)
-
-    def whole(self, receive: Receive) -> Receive:
+    def _whole(self, receive: Receive) -> Receive:
         """The same body in one message; HTTP 408, 413 or 503 where it does not come."""
         is_read = False
 
@@ -156,6 +136,20 @@ class Bodies:
             raise _try_later("quicker bodies need the memory") from error
         finally:
             self.unread.pop(limit, None)
+
+
+def is_token(authorization: str | None, token: str) -> bool:
+    """Whether the header holds the token; takes as long for any wrong one of its length."""
+    scheme, _, given = (authorization or "").partition(" ")
+    secret = given.strip().encode("latin-1")  # the very bytes that came
+    if scheme.lower() == "basic":
+        try:
+            secret = base64.b64decode(secret, validate=True).partition(b":")[2]
+        except binascii.Error:
+            return False
+    elif scheme.lower() != "bearer":
+        return False
+    return hmac.compare_digest(secret, token.encode())
 
 
 def _try_later(reason: str) -> HTTPException:
@@ -313,7 +307,7 @@ def build_app(
             Route("/webhook", service.ignore, methods=["POST"]),
             Route("/train", service.ignore, methods=["POST"]),
         ],
-        middleware=[Middleware(Gate, token=token, bodies=Bodies(settings.max_bytes))],
+        middleware=[Middleware(Gate, token=token, max_bytes=settings.max_bytes)],
         exception_handlers=dict.fromkeys(
             (HTTPException, WeaklocError, MemoryError, ClientDisconnect), _refusal
         ),
