@@ -16,7 +16,7 @@ import numpy as np
 
 from weakloc.api.data_sets import Data, opened
 from weakloc.api.fused_runs import held_out_of, in_words, scores_and_tags
-from weakloc.api.runs import TrainedRun, opened_run, save_alpha
+from weakloc.api.runs import TrainedRun, load_folder, save_alpha
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, SettingError
 from weakloc.geometry import BoxLTRB
@@ -50,7 +50,7 @@ def calibrate(
 ) -> TrainedRun:
     """The run with thresholds from as many drawn boxes as are allowed, also on disk."""
     require_boxes(settings.boxes or settings.boxes_per_class)
-    trained, data_set = opened_run(run), opened(data, reading)
+    trained, data_set = load_folder(run), opened(data, reading)
     split, samples = images_to_draw_in(trained, data_set, settings.split)
     predictor = _uncalibrated(trained, look, cut)
     drawn = drawn_images(samples, settings, split, len(trained.class_names))

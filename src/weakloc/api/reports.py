@@ -240,7 +240,7 @@ def report(
     samples = () if data_set is None else data_set.split(settings.split)
     work = _Reporting(Path(out), images, data_set, samples, settings, look, places, on_progress)
     if isinstance(source, TrainedRun) or (Path(source) / "run.json").is_file():
-        return work.of_run(source if isinstance(source, TrainedRun) else load_folder(source))
+        return work.of_run(load_folder(source))
     if not (file := predictions_file(source)).is_file():
         raise PredictionsError(
             "is neither a run folder nor predictions",

@@ -229,14 +229,9 @@ def rescoring_by(co_occurrence: Counts, places: Places) -> Rescoring | None:
     return Rescoring(shares_from_counts(co_occurrence), places.rescoring)
 
 
-def load_folder(path: str | Path) -> TrainedRun:
-    """The run in a folder that `weakloc train` wrote."""
-    return TrainedRun(load_run(Path(path)))
-
-
-def opened_run(run: str | Path | TrainedRun) -> TrainedRun:
-    """What a verb is given as its run, which may have been loaded already."""
-    return run if isinstance(run, TrainedRun) else load_folder(run)
+def load_folder(run: str | Path | TrainedRun) -> TrainedRun:
+    """The run in a folder that `weakloc train` wrote; one may have been loaded already."""
+    return run if isinstance(run, TrainedRun) else TrainedRun(load_run(Path(run)))
 
 
 SUFFIX = ".onnx"
@@ -284,7 +279,7 @@ class ExportedNetwork(LoadedRun):
 
 def export(run: str | Path | TrainedRun, out: str | Path) -> ExportedFile:
     """The run's network with all that is needed to use it, as one file checked against it."""
-    trained, out = opened_run(run), Path(out)
+    trained, out = load_folder(run), Path(out)
     if out.suffix != SUFFIX:
         raise SettingError(
             f"--out is {str(out)!r}", remedy=f"Give the file a name that ends in {SUFFIX}"

@@ -20,7 +20,7 @@ from scipy.special import stdtrit
 
 from weakloc.api.calibration import DrawnImage, drawn_boxes, drawn_images, images_to_draw_in
 from weakloc.api.data_sets import Data, opened, require_same_classes
-from weakloc.api.runs import TrainedRun, opened_run
+from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.sources import ImageSource
 from weakloc.errors import SettingError
 from weakloc.files import ByName, only_writer, require_own, write_whole
@@ -219,7 +219,7 @@ def _of_same_classes(
     run: str | Path | TrainedRun, data: Data, reading: DataSettings, *, remedy: str
 ) -> tuple[TrainedRun, DataSet]:
     """The run, and data with its classes."""
-    data_set, trained = opened(data, reading), opened_run(run)
+    data_set, trained = opened(data, reading), load_folder(run)
     require_same_classes(
         data_set.class_names,
         trained.run.class_names,

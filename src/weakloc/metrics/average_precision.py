@@ -47,27 +47,6 @@ class Ranking:
     image: NDArray[np.int64]  # (N,) the row of `weights` that counts it
 
 
-def average_precision(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    *,
-    definition: Definition = "voc12",
-    ties: Ties = "stable",
-    num_positives: int | None = None,
-) -> float | None:
-    """Area under the precision-recall curve, or None where there is no positive to find.
-
-    Labels are 1 (positive), 0 (ignored) and -1 (negative). `num_positives` is the denominator of
-    recall when some positives were never retrieved.
-    """
-    label = np.asarray(labels).ravel()
-    ranking = rank(scores, label, ties=ties)
-    positives = int((label > 0).sum()) if num_positives is None else num_positives
-    if positives <= 0:
-        return None
-    return float(ranked_precision(ranking, np.array([float(positives)]), definition=definition)[0])
-
-
 def rank(
     scores: ArrayLike,
     labels: NDArray[np.signedinteger[Any]],
@@ -287,8 +266,9 @@ def _weighted_counts(counts: NDArray[np.int64], weights: NDArray[np.uint8]) -> F
 
 def tag_mean_average_precision(scores: FloatArray, labels: LabelMatrix) -> float:
     """Over the classes that some image shows; NaN where there is none."""
-    precisions = [
-        average_precision(scores[:, index], labels[:, index]) for index in range(labels.shape[1])
+    num_positives = (labels > 0).sum(axis=0, dtype=np.float64)
+    defined = [
+        ranked_precision(rank(scores[:, c], labels[:, c]), num_positives[c : c + 1])[0]
+        for c in np.flatnonzero(num_positives).tolist()
     ]
-    defined = [value for value in precisions if value is not None]
     return float(np.mean(defined)) if defined else float("nan")
