@@ -9,7 +9,6 @@ Every stage is done once for its inputs (`api.stages`); the same call goes on af
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from weakloc.methods import method_named
 from weakloc.metrics.baselines import middle_box
 from weakloc.output.exporters import check_formats
 from weakloc.output.exporters.jsonl import read_predictions
+from weakloc.output.report_gallery import Totals
 from weakloc.output.settings import ExportOptions
 from weakloc.settings import (
     DataSettings,
@@ -186,10 +186,7 @@ class _Labelling:
         page = self._report(placed)
         if new is not None:
             listing = [unopened(image, None) for image in find_images(str(new))]
-            self.stages.costs = {
-                **self.stages.costs,
-                "new": Costs.PREDICTED * USUAL_PASS * len(listing),
-            }
+            self.stages.costs["new"] = Costs.PREDICTED * USUAL_PASS * len(listing)
             self._place("new", str(new), listing, run)
         findings = self._findings(trained["tag_map"])
         return Labelled(self.folder, exports, page, plan, findings, self.data_set, comparison)
@@ -324,25 +321,22 @@ class _Labelling:
         return show
 
     def _findings(self, tag_map: float | None) -> Findings:
-        boxes: Counter[str] = Counter(dict.fromkeys(self.data_set.class_names, 0))
-        num_images = num_doubtful = num_disagreements = num_in_the_middle = 0
+        totals, num_doubtful, num_in_the_middle = Totals(), 0, 0
         for prediction in read_predictions(self.predictions / "predictions.jsonl"):
-            boxes.update(box.class_name for box in prediction.boxes)
-            num_images += 1
+            totals.add(prediction)
             num_doubtful += prediction.doubt >= DOUBTFUL
-            num_disagreements += len(prediction.disagreements)
             middle = np.array([middle_box(prediction.width, prediction.height, side=MIDDLE)])
             first = [box.box for box in prediction.boxes[:1]]
             num_in_the_middle += any(box_ious(box, middle).item() >= 0.5 for box in first)
         skipped = (self.predictions / "skipped.jsonl").read_text("utf-8").splitlines()
         return Findings(
-            num_images=num_images,
-            boxes=dict(boxes),
+            num_images=totals.num_images,
+            boxes={**dict.fromkeys(self.data_set.class_names, 0), **totals.boxes},
             num_doubtful=num_doubtful,
-            num_disagreements=num_disagreements,
+            num_disagreements=totals.disagreements.total(),
             unreadable=skipped,
             tag_map=tag_map,
-            in_the_middle=num_in_the_middle / max(num_images, 1),
+            in_the_middle=num_in_the_middle / max(totals.num_images, 1),
         )
 
 

@@ -75,9 +75,8 @@ class Stages:
     folder: Path
     record: FolderRecord
     display: Display
-    costs: Mapping[str, float] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
     _shares: dict[str, float] = field(default_factory=dict)  # stage -> how much of it is done
-    _passed: set[str] = field(default_factory=set)
     _began: float | None = None
 
     def do(
@@ -95,7 +94,7 @@ class Stages:
         digest, stored = digest_of(inputs), self.record.stages.get(name)
         is_same = stored is not None and stored.digest == digest
         if stored and is_same and stored.is_done and all(path.exists() for path in made):
-            self._passed.add(name)
+            self.costs.pop(name, None)
             return stored.result
         self._keep(name, StageRecord(digest, False, {}))
         self.show(name, name, 0.0)
@@ -111,10 +110,9 @@ class Stages:
         now = time.monotonic()
         self._began = self._began or now
         self._shares[name] = max(share, self._shares.get(name, 0.0))
-        costs = {key: cost for key, cost in self.costs.items() if key not in self._passed}
-        total = sum(costs.values())
+        total = sum(self.costs.values())
         if total:
-            done = sum(costs[key] * self._shares.get(key, 0.0) for key in costs) / total
+            done = sum(self.costs[key] * self._shares.get(key, 0.0) for key in self.costs) / total
             seconds = (now - self._began) * (1 - done) / done if done > 0.03 else None
             self.display.share(text, done, seconds)
 

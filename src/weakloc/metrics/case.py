@@ -36,8 +36,6 @@ class ClassIndex:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self._index: Mapping[str, int] = {name: index for index, name in enumerate(self.names)}
-        if len(self._index) != len(self.names):
-            raise ValueError("class names must differ from each other")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,10 +61,6 @@ class OverlapConvention:
 
     iou: float = 0.5
     edges: Edges = "half-open"
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.iou <= 1.0:
-            raise ValueError(f"an IoU threshold lies in [0, 1], not at {self.iou}")
 
     @property
     def is_inclusive(self) -> bool:

@@ -160,8 +160,6 @@ class MapConvention:
     step: float = 0.01  # between thresholds in [0, 1)
 
     def __post_init__(self) -> None:
-        if not self.ious:
-            raise ValueError("an accuracy needs at least one IoU level")
         if self.reading == "clean" and self.thresholds.size > NUM_LEVELS:
             raise ValueError(
                 f"a step of {self.step} makes {self.thresholds.size} thresholds; the clean "
@@ -174,9 +172,7 @@ class MapConvention:
 
     @property
     def name(self) -> str:
-        known = {("largest", (0.5,)): "max_box_acc", ("all", (0.3, 0.5, 0.7)): "max_box_acc_v2"}
-        levels = "_".join(f"{100 * iou:g}" for iou in self.ious)
-        name = known.get((self.contours, self.ious), f"max_box_acc_{self.contours}_{levels}")
+        name = {"largest": "max_box_acc", "all": "max_box_acc_v2"}[self.contours]
         return name + ("_compatible" if self.reading == "compatible" else "")
 
     def __str__(self) -> str:
