@@ -47,7 +47,7 @@ from weakloc.metrics.case import (
     truth_arrays,
 )
 from weakloc.metrics.max_box import MapConvention, MaxBoxAccuracy
-from weakloc.metrics.pixels import MeanIoU, PixelPrecision, count_pixels, histogram_edges
+from weakloc.metrics.pixels import EDGES, MeanIoU, PixelPrecision, count_pixels
 from weakloc.metrics.uncertainty import draw_image
 from weakloc.structures import Sample, Truth, TruthBox
 
@@ -323,24 +323,21 @@ def bench_pixel_precision(num_maps: int, rounds: int) -> tuple[list[Any], dict[s
     random = np.random.default_rng(0)
     maps = [smooth_map(random, 14) for _ in range(num_maps)]
     masks = [_random_mask(random) for _ in range(num_maps)]
-    rows, timings = [], {}
-    for step in (0.01, 0.001):
-        edges = histogram_edges(step)
 
-        def ours(edges: FloatArray = edges) -> list[NDArray[np.int64]]:
-            return [count_pixels(*pair, edges) for pair in zip(maps, masks, strict=True)]
+    def ours() -> list[NDArray[np.int64]]:
+        return [count_pixels(*pair) for pair in zip(maps, masks, strict=True)]
 
-        def peer(edges: FloatArray = edges) -> list[NDArray[np.int64]]:
-            return [
-                np.stack([np.histogram(heat[mask == k], bins=edges)[0] for k in (0, 1)])
-                for heat, mask in zip(maps, masks, strict=True)
-            ]
+    def peer() -> list[NDArray[np.int64]]:
+        return [
+            np.stack([np.histogram(heat[mask == k], bins=EDGES)[0] for k in (0, 1)])
+            for heat, mask in zip(maps, masks, strict=True)
+        ]
 
-        np.testing.assert_array_equal(ours(), peer())
-        times = time_interleaved({"ours": ours, "peer": peer}, rounds=rounds)
-        name = f"PxAP histograms, {edges.size - 3} bins"
-        rows.append(_row(f"{name}, two numpy.histogram", times, per=num_maps))
-        timings |= {f"{name}, {variant}": each for variant, each in times.items()}
+    np.testing.assert_array_equal(ours(), peer())
+    times = time_interleaved({"ours": ours, "peer": peer}, rounds=rounds)
+    name = f"PxAP histograms, {EDGES.size - 3} bins"
+    rows = [_row(f"{name}, two numpy.histogram", times, per=num_maps)]
+    timings = {f"{name}, {variant}": each for variant, each in times.items()}
     return rows, timings
 
 
@@ -356,7 +353,7 @@ def memory_note(num_images: int) -> str:
     maps = [smooth_map(random, 7) for _ in range(8)]
     masks = [_random_mask(random) for _ in range(8)]
     # Compiles the code, which is not counted.
-    _feed(PixelPrecision(step=0.1), MeanIoU(MetricSetup(ClassIndex(["a"]))), maps, masks, 65)
+    _feed(PixelPrecision(), MeanIoU(MetricSetup(ClassIndex(["a"]))), maps, masks, 65)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     pixels, ious = (
         PixelPrecision(),

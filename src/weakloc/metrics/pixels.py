@@ -134,15 +134,18 @@ def _ious(sums: FloatArray) -> FloatArray:
     return ratio(shared, predicted + drawn - shared)
 
 
+# Bins of scores in [0, 1), one for exactly 1, and an empty one.
+EDGES = np.append(np.arange(0, 1, 0.001), [1.0, 2.0, 3.0])
+
+
 class PixelPrecision:
     """Sums two histograms of scores, of object pixels and of others; memory is their length.
 
     Each map is normalised to [0, 1] by itself. Large objects weigh more than small ones.
     """
 
-    def __init__(self, *, step: float = 0.001) -> None:
-        self.edges = histogram_edges(step)
-        self._sums = ResampledSums(2 * (self.edges.size - 1))
+    def __init__(self) -> None:
+        self._sums = ResampledSums(2 * (EDGES.size - 1))
 
     def update(self, case: Case) -> None:
         """Compares at 224 x 224; leaves out classes of which no mask is drawn."""
@@ -157,7 +160,7 @@ class PixelPrecision:
         if score_map.shape != truth.shape:
             raise ValueError(f"a map of {score_map.shape} for a mask of {truth.shape}")
         normalized = normalize_map(score_map, image=draw.image)
-        self._sums.add(draw, count_pixels(normalized, truth, self.edges))
+        self._sums.add(draw, count_pixels(normalized, truth))
 
     def compute(self) -> tuple[MetricResult, ...]:
         others, objects = np.split(self._sums.total, 2)
@@ -166,7 +169,7 @@ class PixelPrecision:
             # Of others first, then of objects.
             self._sums.evaluate(lambda sums: grouped_precisions(*np.split(sums, 2, axis=-1)[::-1])),
             self._sums,
-            convention=f"all pixels, {self.edges.size - 3} thresholds, each map from 0 to 1",
+            convention=f"all pixels, {EDGES.size - 3} thresholds, each map from 0 to 1",
             lacking="no pixel belongs to an object",
             per_class={},
             details={"num_object_pixels": int(objects.sum()), "num_others": int(others.sum())},
@@ -174,16 +177,11 @@ class PixelPrecision:
         return (result,)
 
 
-def histogram_edges(step: float) -> FloatArray:
-    """Bins of scores in [0, 1), one for exactly 1, and an empty one."""
-    return np.append(np.arange(0, 1, step), [1.0, 2.0, 3.0])
-
-
-def count_pixels(normalized_map: ScoreMap, truth: LabelPixels, edges: FloatArray) -> IntArray:
+def count_pixels(normalized_map: ScoreMap, truth: LabelPixels) -> IntArray:
     """Histograms (2, bins) of the scores of pixels that are 0 and 1, exactly numpy.histogram's."""
     scores = np.ascontiguousarray(normalized_map).ravel()
     pixels = np.ascontiguousarray(truth).ravel()
-    return np.asarray(_count_pixels(scores, pixels, edges, 1.0 / edges[1]))
+    return np.asarray(_count_pixels(scores, pixels, EDGES, 1.0 / EDGES[1]))
 
 
 @njit(cache=True, nogil=True)

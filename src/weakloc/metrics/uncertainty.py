@@ -118,15 +118,10 @@ def interval_of(replicates: FloatArray) -> Interval | None:
 
 def paired_difference(first: MetricResult, second: MetricResult) -> Difference:
     """Compares two runs measured on the same images."""
-    if first.name != second.name or first.convention != second.convention:
-        raise ValueError(
-            f"cannot compare {first.name} ({first.convention}) "
-            f"with {second.name} ({second.convention})"
-        )
     if first.image_digest != second.image_digest:
         raise ValueError(f"{first.name} was measured on different images")
-    if first.value is None or second.value is None:
-        raise ValueError(f"{first.name} is undefined: {first.unavailable or second.unavailable}")
+    assert first.value is not None
+    assert second.value is not None
     differences = first.replicates - second.replicates
     interval = interval_of(differences)
     if interval is None:
@@ -164,8 +159,6 @@ class ResampledSums:
 
     def add(self, draw: ImageDraw, counts: ArrayLike) -> None:
         vector = np.array(counts, dtype=np.float64).ravel()
-        if vector.size != self._sums.shape[1]:
-            raise ValueError(f"{vector.size} counts where {self._sums.shape[1]} are summed")
         if not self.num_images:
             self._sums = np.zeros((draw.weights.size, vector.size))
         self.num_images += 1
