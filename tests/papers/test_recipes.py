@@ -47,6 +47,10 @@ SECTIONS = {
 }
 
 
+def cell_of(recipe: str, name: str) -> Cell:
+    return next(cell for cell in RECIPES[recipe].cells if cell.name == name)
+
+
 def _conditions(recipe: Recipe) -> list[Conditions]:
     scratch = [from_scratch(budget, recipe) for budget, _ in EFFORTS]
     published = [as_published(budget, recipe, "paper") for budget in ("paper", "paper60")]
@@ -106,7 +110,7 @@ def test_every_paper_and_every_recipe_of_the_offline_list_is_there() -> None:
 
 
 def test_the_control_of_the_maps_ablation_divides_only_the_heads_rate() -> None:
-    control = RECIPES["wildcat-maps"].cell("M = 1, head rate / 8")
+    control = cell_of("wildcat-maps", "M = 1, head rate / 8")
     assert (control.head_rate, control.backbone_rate) == (1 / 8, 1.0)
     assert control.choices["maps_per_class"] == 1
 
@@ -132,7 +136,7 @@ def test_thresholds_by_class_look_at_as_many_boxes_of_each_class(
         return run
 
     monkeypatch.setattr("weakloc.papers.cells.calibrate", tuned)
-    cell = RECIPES["beam-boxes"].cell(f"threshold {name}")
+    cell = cell_of("beam-boxes", f"threshold {name}")
     training: Any = SimpleNamespace(settings=TrainSettings())
     nothing: Any = None
     Measurement(cell, (training,), ())._tuned(nothing, nothing)

@@ -136,9 +136,6 @@ class Recipe:
                 remedy="Give every cell one name and use no other",
             )
 
-    def cell(self, name: str) -> Cell:
-        return next(cell for cell in self.cells if cell.name == name)
-
 
 @dataclass(frozen=True)
 class Effort:

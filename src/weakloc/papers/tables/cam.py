@@ -63,16 +63,14 @@ _recipe = partial(
 )
 
 
+_fixed = partial(  # section 3: 20 % of the maximum
+    Cell, method="cam", look={"boxes": "largest", "threshold": 0.2}, below_head=True
+)
+
+
 def _cell(name: str, net: str, augment: str, **rest: Any) -> Cell:
-    return Cell(
-        f"{name}, {net} net",
-        "cam",
-        choices={"augment": augment},
-        look={"boxes": "largest", "threshold": 0.2},  # section 3: 20 % of the maximum
-        smaller_backbone=net == "smaller",
-        below_head=True,
-        **rest,
-    )
+    is_smaller, choices = net == "smaller", {"augment": augment}
+    return _fixed(f"{name}, {net} net", choices=choices, smaller_backbone=is_smaller, **rest)
 
 
 def _published(
@@ -179,7 +177,6 @@ THRESHOLD = _recipe(
     ),
 )
 
-_fixed = partial(Cell, method="cam", look={"boxes": "largest", "threshold": 0.2}, below_head=True)
 _CELLS = {"8 x 8 cells": 1.0, "4 x 4 cells": 0.5, "2 x 2 cells": 0.25}
 _STEMS = ("cifar", "s2", "cam", "imagenet")
 
