@@ -24,11 +24,11 @@ from weakloc.structures import Prediction, objects_of
 
 
 def export_fiftyone(content: Content, out: Path) -> Path:
-    write_json(out / "metadata.json", {"info": {"classes": list(content.class_names)}})
     with open_whole(out / "samples.json") as stream:
         stream.write('{"samples": ')
         write_list(stream, _samples(content, out))
         stream.write("}\n")
+    write_json(out / "metadata.json", {"info": {"classes": list(content.class_names)}})
     return out
 
 
