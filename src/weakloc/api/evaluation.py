@@ -122,7 +122,8 @@ def write_markdown(path: Path, evaluated: Sequence[Evaluated]) -> None:
             file.write(f"| {' | '.join([result.name, *cells, best_baseline(result)])} |\n")
         for numbers in evaluated:
             file.write(f"\n{numbers.evaluated}: thresholds tuned by {numbers.thresholds_from}; ")
-            file.write(f"{numbers.num_images} images of {numbers.split}.\n")
+            file.write(f"{numbers.num_images} images of {numbers.split}; ")
+            file.write(f"training began with weights from {numbers.weights_from}.\n")
 
 
 def best_baseline(result: MetricResult) -> str:
@@ -176,7 +177,8 @@ class _Measuring:
         tuned_by = run.facts.thresholds_from
         if places.threshold is not None:
             tuned_by = f"--threshold {places.threshold:g}"
-        return self._evaluated(results, evaluation, str(run.path), tuned_by, num_images)
+        supervision = tuned_by, run.facts.weights_from
+        return self._evaluated(results, evaluation, str(run.path), supervision, num_images)
 
     def of_file(self, file: Path) -> Evaluated:
         is_coco = file.suffix == ".json"
@@ -199,7 +201,8 @@ class _Measuring:
         summary = summary_beside(file) if file.suffix == ".jsonl" else {}
         results = evaluation.results(hidden_supervision=int(summary.get("num_boxes_used", 0)))
         tuned_by = str(summary.get("thresholds_from", "unknown"))
-        return self._evaluated(results, evaluation, str(file), tuned_by, len(left))
+        supervision = tuned_by, str(summary.get("weights_from", "unknown"))
+        return self._evaluated(results, evaluation, str(file), supervision, len(left))
 
     def _evaluation(
         self, rules: PlaceRules, predicted: Iterable[PredictedKind], metrics: Sequence[str]
@@ -221,12 +224,13 @@ class _Measuring:
         results: tuple[MetricResult, ...],
         evaluation: Evaluation,
         name: str,
-        tuned_by: str,
+        supervision: tuple[str, str],  # what the thresholds and the weights are from
         num_images: int,
     ) -> Evaluated:
         reasons, split = evaluation.unavailable, self.settings.split
-        num_broken = len(self.samples) - num_images
-        return Evaluated(results, reasons, name, split, tuned_by, num_images, num_broken)
+        tuned_by, weights = supervision
+        counts = num_images, len(self.samples) - num_images
+        return Evaluated(results, reasons, name, split, tuned_by, *counts, weights)
 
     def _seen(
         self, predictor: Predictor, on_progress: Progress

@@ -227,13 +227,13 @@ def predictor_of(
             "run": run,
             "also": list(also),
             "scores_from": fused.scores_from,
-            **fused.facts.origin_of_thresholds,
+            **fused.facts.supervision,
         }
         return fused.predictor(look, places), described
     if run.startswith(TIMM):
         return timm_predictor(run, look, places), {"run": run, "thresholds_from": "fixed 0.2"}
     loaded = load(run)
-    return loaded.predictor(look, places), {"run": run, **loaded.facts.origin_of_thresholds}
+    return loaded.predictor(look, places), {"run": run, **loaded.facts.supervision}
 
 
 def predictor_with(run: str, settings: Mapping[str, Any]) -> Predictor:

@@ -21,6 +21,7 @@ from weakloc.localize.calibration import Calibration
 from weakloc.localize.places import ThresholdMode
 from weakloc.methods.beam import Beam
 from weakloc.methods.method import LEARNED, Looking, PlaceRules, settled
+from weakloc.model.weights import supervision_of_weights
 from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.onnx_file import (
     Counts,
@@ -64,11 +65,13 @@ class RunFacts:
     hidden_supervision: int
     num_boxes_used: int
     thresholds_from: str
+    weights_from: str  # what those that training began with were made from
 
     @property
-    def origin_of_thresholds(self) -> dict[str, str | int]:
-        """What tuned the thresholds, for whoever keeps a record of predictions."""
-        return {"thresholds_from": self.thresholds_from, "num_boxes_used": self.num_boxes_used}
+    def supervision(self) -> dict[str, str | int]:
+        """What was looked at beside tags, for whoever keeps a record of predictions."""
+        names = ("thresholds_from", "num_boxes_used", "weights_from")
+        return {name: getattr(self, name) for name in names}
 
 
 class LoadedRun(ABC):
@@ -127,6 +130,7 @@ class TrainedRun(LoadedRun):
             run.hidden_supervision,
             num_boxes_used=run.hidden_supervision + tuning,
             thresholds_from="a fixed value" if calibration is None else calibration.supervision,
+            weights_from=supervision_of_weights(run.network.backbone.loaded_weights),
         )
 
     @property
@@ -253,6 +257,7 @@ class ExportedNetwork(LoadedRun):
             record.hidden_supervision,
             record.num_boxes_used,
             record.thresholds_from,
+            record.weights_from,
         )
 
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
@@ -303,6 +308,7 @@ def describe(run: TrainedRun) -> OnnxRecord:
         thresholds=predictor.thresholds,
         threshold_mode=None if calibration is None else predictor.rules.threshold_mode,
         thresholds_from=run.facts.thresholds_from,
+        weights_from=run.facts.weights_from,
         num_boxes_used=run.facts.num_boxes_used,
         hidden_supervision=run.facts.hidden_supervision,
         smallest_side=backbone.min_input,

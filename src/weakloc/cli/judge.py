@@ -96,6 +96,7 @@ def _show(evaluated: Evaluated, terminal: Terminal) -> None:
     for name, difference in reading_differences(evaluated.metrics).items():
         terminal.say(f"{name}: compatible reading minus clean {difference:+.4f}")
     terminal.say(f"thresholds tuned by: {evaluated.thresholds_from}")
+    terminal.say(f"training began with weights from: {evaluated.weights_from}")
     if evaluated.num_broken:
         terminal.say(f"{evaluated.num_broken} images could not be read and are not counted")
     for name, reason in evaluated.unavailable.items():

@@ -89,7 +89,8 @@ class MetricResult(MetricRecord):
 class EvaluationRecord:
     """All numbers of one run or file; `unavailable` says why others are missing.
 
-    `thresholds_from` says what chose the thresholds of the places.
+    `thresholds_from` says what chose the thresholds of the places, `weights_from` what the weights
+    that training began with were made from.
     """
 
     schema: Literal["weakloc.metrics/1"] = field(default="weakloc.metrics/1", kw_only=True)
@@ -100,6 +101,7 @@ class EvaluationRecord:
     thresholds_from: str
     num_images: int
     num_broken: int = 0
+    weights_from: str = "unknown"
 
 
 def read_evaluations(path: Path) -> tuple[EvaluationRecord, ...]:

@@ -176,6 +176,26 @@ EMBEDDED: Mapping[str, EmbeddedWeights] = {
 }
 
 
+# What weights were made from, by the words in the names that timm, torchvision and packages give.
+_SEEN: Mapping[str, str] = {
+    r"sam[_2]|samvit|sa1b": "masks (SA-1B)",
+    r"coco|ade20k|voc|fcn_|deeplab|mask_?rcnn|faster_?rcnn": "boxes or masks",
+    r"clip|laion|datacomp|openai|dfn|webli|merged2b": "captions",
+    r"dino|lvd\d|mae\b|_mae|fcmae|ijepa|simmim|moco|swav": "no tags (self-supervised)",
+    r"in2[12]k|in12k": "image tags (ImageNet-21k)",
+    r"in1k|imagenet1k|efficientnet-lite": "image tags (ImageNet-1k)",
+    r"jft|_ig\w|swsl|ssl_": "image tags or hashtags",
+}
+
+
+def supervision_of_weights(loaded: str | None) -> str:
+    """What the weights of a backbone were made from, as far as their name tells."""
+    if loaded is None:
+        return "nothing (random at first)"
+    seen = [what for words, what in _SEEN.items() if re.search(words, loaded.lower())]
+    return " and ".join(seen) or f"unknown ({loaded})"
+
+
 @contextmanager
 def hub_cache_when_unreachable() -> Iterator[None]:
     """Without a way to the hub, answer from its cache at once instead of trying for a minute."""

@@ -214,6 +214,7 @@ def _run_facts(run: Mapping[str, Any]) -> dict[str, str]:
         "Method": run.get("method", {}).get("name"),
         "Backbone": backbone.get("name"),
         "Backbone weights": backbone.get("loaded", backbone.get("weights")) or "none",
+        "Weights made from": backbone.get("made_from"),
         "Training images": run.get("labels", {}).get("num_images"),
         "Epochs": len(run.get("history", ())) or None,
         "Weights kept": kept if "epoch" in selection else None,

@@ -344,6 +344,7 @@ class Measurement:
                 if result.name == "max_box_acc"
             },
             "thresholds_from": evaluated.thresholds_from,
+            "weights_from": evaluated.weights_from,
             "num_images": evaluated.num_images,
             "seconds_to_train": sum(mark["seconds"] for mark in marks),
             "seconds_to_measure": round(seconds, 2),

@@ -119,7 +119,8 @@ def _page(results: Results, stems: Iterable[str]) -> Iterator[str]:
         f"- learned from split {trained['train_split']!r}, measured on split "
         f"{trained['val_split']!r} ({record['num_images']} images); backbone "
         f"{trained['backbone'] or 'of the method'}, {trained['epochs'] or 'its'} epochs, "
-        f"{trained['image_size'] or 'its'} px, preset {trained['preset']}"
+        f"{trained['image_size'] or 'its'} px, preset {trained['preset']}; training began with "
+        f"weights from {record.get('weights_from', 'unknown')}"
     )
     yield from (f"- {note}" for note in [*recipe.notes, *record["notes"]])
     yield from _what_is_missing(results)

@@ -78,6 +78,7 @@ class OnnxRecord:
     together: tuple[Together, ...] = ()
     num_boxes_used: int = 0
     hidden_supervision: int = 0
+    weights_from: str = "unknown"
     opset: int = OPSET
     format: str = FORMAT
 

@@ -42,7 +42,7 @@ from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.fine_layers import CellClassifier, Detector
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
-from weakloc.model.weights import first_not_finite
+from weakloc.model.weights import first_not_finite, supervision_of_weights
 from weakloc.settings import DistilSettings, RefineSettings, TrainSettings
 from weakloc.structures import BrokenImage, LabelStatistics
 from weakloc.training.plan import TrainingPlan
@@ -283,12 +283,16 @@ class MethodRecord(Struct, kw_only=True, omit_defaults=True):
 
 
 class BackboneRecord(Struct, kw_only=True, omit_defaults=True):
-    """`loaded` names the weights where they come from, None random ones; once it was not kept."""
+    """`loaded` names the weights where they come from, None random ones; once it was not kept.
+
+    `made_from` is written for readers: what those weights were made from.
+    """
 
     name: str
     package: str | None = None
     weights: str
     loaded: str | UnsetType | None = UNSET
+    made_from: str = ""
     output_stride: int | None
 
     @classmethod
@@ -299,6 +303,7 @@ class BackboneRecord(Struct, kw_only=True, omit_defaults=True):
             package=package_of("backbones", spec.name),
             weights=spec.weights,
             loaded=backbone.loaded_weights,
+            made_from=supervision_of_weights(backbone.loaded_weights),
             output_stride=spec.output_stride,
         )
 
