@@ -177,7 +177,7 @@ EMBEDDED: Mapping[str, EmbeddedWeights] = {
 
 
 # What weights were made from, by the words in the names that timm, torchvision and packages give.
-_SEEN: Mapping[str, str] = {
+_MADE_FROM: Mapping[str, str] = {
     r"sam[_2]|samvit|sa1b": "masks (SA-1B)",
     r"coco|ade20k|voc|fcn_|deeplab|mask_?rcnn|faster_?rcnn": "boxes or masks",
     r"clip|laion|datacomp|openai|dfn|webli|merged2b": "captions",
@@ -192,8 +192,8 @@ def supervision_of_weights(loaded: str | None) -> str:
     """What the weights of a backbone were made from, as far as their name tells."""
     if loaded is None:
         return "nothing (random at first)"
-    seen = [what for words, what in _SEEN.items() if re.search(words, loaded.lower())]
-    return " and ".join(seen) or f"unknown ({loaded})"
+    sources = [made for words, made in _MADE_FROM.items() if re.search(words, loaded.lower())]
+    return " and ".join(sources) or f"unknown ({loaded})"
 
 
 @contextmanager
