@@ -309,7 +309,7 @@ def _check_coco_peer(
     evaluation.evaluate()
     evaluation.accumulate()
     theirs = evaluation.eval["precision"][0, :, :, 0, 0].mean(axis=0)
-    rankings = rank_coco(detections, truth, NUM_CLASSES, max_detections=100)[0]
+    rankings = rank_coco(detections, truth, NUM_CLASSES)[0]
     objects = count_objects(truth, num_images=num_images, num_classes=NUM_CLASSES)
     positives = objects.sum(axis=0).astype(float)
     ours = [

@@ -215,6 +215,7 @@ def count_objects(truth: TruthArrays, *, num_images: int, num_classes: int) -> I
     return counts
 
 
+MOST_DETECTIONS = 100
 COCO_IOUS = np.linspace(0.5, 0.95, 10)  # the evaluator's own numbers, 0.6000000000000001 included
 
 
@@ -225,10 +226,6 @@ class CocoPrecision(BoxRanking):
     them. Difficult objects count as objects outside the area range do: matched, not counted.
     """
 
-    def __init__(self, setup: MetricSetup, *, max_detections: int = 100) -> None:
-        super().__init__(setup)
-        self.max_detections = max_detections
-
     def compute(self) -> tuple[MetricResult, ...]:
         images, records = self._records.sorted()
         detections, truth = flatten(records)
@@ -236,9 +233,7 @@ class CocoPrecision(BoxRanking):
         positives = count_objects(truth, num_images=num_images, num_classes=num_classes)
         ranked = [
             RankedClasses(rankings, positives, images, self.setup.classes.names)
-            for rankings in rank_coco(
-                detections, truth, num_classes, max_detections=self.max_detections
-            )
+            for rankings in rank_coco(detections, truth, num_classes)
         ]
         precisions = np.stack([class_precisions(classes, "coco") for classes in ranked])
         recalls = np.stack([class_recalls(classes) for classes in ranked])  # (T, C, 1 + B)
@@ -248,7 +243,7 @@ class CocoPrecision(BoxRanking):
             "coco_ap_75": (precisions[5], "0.75"),
             "coco_ar": (recalls.mean(axis=0), "0.50 to 0.95"),
         }
-        limit = f"{self.max_detections} detections an image and class, all areas"
+        limit = f"{MOST_DETECTIONS} detections an image and class, all areas"
         return tuple(
             precision_result(name, values, ranked[0], convention=f"IoU {ious}, {limit}", details={})
             for name, (values, ious) in numbers.items()
@@ -256,7 +251,7 @@ class CocoPrecision(BoxRanking):
 
 
 def rank_coco(
-    detections: DetectionArrays, truth: TruthArrays, num_classes: int, *, max_detections: int
+    detections: DetectionArrays, truth: TruthArrays, num_classes: int
 ) -> list[list[Ranking]]:
     """The rankings of all classes at each of the ten IoU thresholds."""
     order = class_order(detections)
@@ -268,7 +263,6 @@ def rank_coco(
         detections.boxes[by_group],
         truth.boxes[objects],
         np.stack([truth.ignored, truth.crowd], axis=1)[objects],
-        max_detections,
     )
     verdicts[:, ~detections.judged] = IGNORED
     verdicts = verdicts[:, order]  # (T, D)
@@ -281,7 +275,6 @@ def _match_groups(
     boxes: FloatArray,
     objects: FloatArray,
     flags: NDArray[np.bool_],
-    max_detections: int,
 ) -> NDArray[np.int8]:
     """COCO's greedy matching within one class of one image at a time.
 
@@ -292,7 +285,7 @@ def _match_groups(
     position = 0
     for d in range(len(boxes)):
         position = position + 1 if d > 0 and groups[d, 0] == groups[d - 1, 0] else 0
-        if position >= max_detections:
+        if position >= MOST_DETECTIONS:
             verdicts[:, d] = IGNORED
             continue
         begin, end = groups[d, 1], groups[d, 2]
