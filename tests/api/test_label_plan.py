@@ -12,11 +12,11 @@ from weakloc.api.label_plan import (
     FEWEST_EPOCHS,
     FEWEST_IMAGES,
     FIXED_SECONDS,
-    Costs,
     LabelPlan,
     chosen_size,
     fitted,
     learnable,
+    seconds_of,
 )
 from weakloc.settings import LabelSettings
 from weakloc.structures import DataSet, Sample
@@ -57,14 +57,13 @@ PLAN = LabelPlan(224, "", images=4000, refined=1500, epochs=20)
 
 
 def test_what_takes_too_long_is_cut_and_said() -> None:
-    costs = Costs(a_pass=0.05, predicted=1000)
-    everything = FIXED_SECONDS + sum(costs.of(PLAN).values())
-    assert fitted(PLAN, costs, everything / 60 + 0.01) == PLAN
-    half = fitted(PLAN, costs, everything / 60 * 0.75)
-    assert FIXED_SECONDS + sum(costs.of(half).values()) <= everything * 0.75
+    everything = FIXED_SECONDS + sum(seconds_of(PLAN, 0.05, 1000).values())
+    assert fitted(PLAN, 0.05, 1000, everything / 60 + 0.01) == PLAN
+    half = fitted(PLAN, 0.05, 1000, everything / 60 * 0.75)
+    assert FIXED_SECONDS + sum(seconds_of(half, 0.05, 1000).values()) <= everything * 0.75
     assert half.images < PLAN.images
     assert f"{half.images} instead of 4000 images" in half.cut
-    least = fitted(PLAN, costs, 0.1)
+    least = fitted(PLAN, 0.05, 1000, 0.1)
     assert (least.images, least.refined) == (FEWEST_IMAGES, FEWEST_IMAGES)
     assert least.epochs == FEWEST_EPOCHS
     assert "and still about" in least.cut
@@ -72,7 +71,7 @@ def test_what_takes_too_long_is_cut_and_said() -> None:
 
 def test_a_few_images_are_never_cut_to_more() -> None:
     few = LabelPlan(224, "", images=30, refined=30, epochs=3)
-    least = fitted(few, Costs(a_pass=1.0, predicted=30), 0.1)
+    least = fitted(few, 1.0, 30, 0.1)
     assert (least.images, least.refined, least.epochs) == (30, 30, 3)
 
 

@@ -19,7 +19,7 @@ from msgspec import convert, to_builtins
 from weakloc import __version__
 from weakloc.api import label_plan
 from weakloc.api.data_sets import Data, opened
-from weakloc.api.label_plan import Costs, LabelPlan
+from weakloc.api.label_plan import LabelPlan
 from weakloc.api.predictions import SideFiles, export_predictions, predict_to_folder, unopened
 from weakloc.api.reports import report
 from weakloc.api.stages import StageResult, Stages, open_record
@@ -186,7 +186,7 @@ class _Labelling:
         page = self._report(placed)
         if new is not None:
             listing = [unopened(image, None) for image in find_images(str(new))]
-            self.stages.costs["new"] = Costs.PREDICTED * USUAL_PASS * len(listing)
+            self.stages.costs["new"] = label_plan.PREDICTED * USUAL_PASS * len(listing)
             self._place("new", str(new), listing, run)
         findings = self._findings(trained["tag_map"])
         return Labelled(self.folder, exports, page, plan, findings, self.data_set, comparison)
@@ -198,7 +198,7 @@ class _Labelling:
         inputs = [__version__, settings, self.listing, key]
         made = self.stages.do("plan", inputs, lambda _: to_builtins(self._made_plan()))
         plan = convert(dict(made), LabelPlan)
-        self.stages.costs = Costs(USUAL_PASS, len(self.listing)).of(plan)
+        self.stages.costs = label_plan.seconds_of(plan, USUAL_PASS, len(self.listing))
         return plan
 
     def _made_plan(self) -> LabelPlan:
@@ -213,8 +213,8 @@ class _Labelling:
         if settings.minutes is None:
             return plan
         training = make_plan(learned, method, label_plan.train_settings(plan, settings, ""))
-        costs = Costs(label_plan.seconds_a_pass(training), len(self.listing))
-        return label_plan.fitted(plan, costs, settings.minutes)
+        a_pass = label_plan.seconds_a_pass(training)
+        return label_plan.fitted(plan, a_pass, len(self.listing), settings.minutes)
 
     def _train(self, plan: LabelPlan, learned: DataSet) -> StageResult:
         """Also keeps the features of a training that was stopped, until it is done."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -88,28 +88,23 @@ def _drawn(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
     return [known[index] for index in sorted(chosen)]
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Seconds that each part takes; `a_pass` is one of the backbone over one image."""
+# In passes of the backbone over an image, but for the last. Estimates, for the time left and
+# --minutes alone.
+FEATURES = 2.6  # of an image and its mirror image, decoded and stored
+CELLS = 2.2  # the early maps of a padded image; then what is learned from them
+PREDICTED = 3.0
+AN_EPOCH = 0.0008  # seconds an image
 
-    a_pass: float
-    predicted: int  # images
 
-    # In passes, but for the last. Estimates, for the time left and --minutes alone.
-    FEATURES = 2.6  # of an image and its mirror image, decoded and stored
-    CELLS = 2.2  # the early maps of a padded image; then what is learned from them
-    PREDICTED = 3.0
-    AN_EPOCH = 0.0008  # seconds an image
-
-    def of(self, plan: LabelPlan) -> dict[str, float]:
-        """Stage -> seconds."""
-        return {
-            "features": plan.images * self.FEATURES * self.a_pass,
-            "tags": plan.images * plan.epochs * self.AN_EPOCH,
-            "cells": plan.refined * self.CELLS * self.a_pass,
-            "predictions": self.predicted * self.PREDICTED * self.a_pass,
-            "report": min(self.predicted, 200) * self.PREDICTED * self.a_pass,
-        }
+def seconds_of(plan: LabelPlan, a_pass: float, num_predicted: int) -> dict[str, float]:
+    """Stage -> seconds, of which a pass takes so many."""
+    return {
+        "features": plan.images * FEATURES * a_pass,
+        "tags": plan.images * plan.epochs * AN_EPOCH,
+        "cells": plan.refined * CELLS * a_pass,
+        "predictions": num_predicted * PREDICTED * a_pass,
+        "report": min(num_predicted, 200) * PREDICTED * a_pass,
+    }
 
 
 def seconds_a_pass(plan: TrainingPlan) -> float:
@@ -127,7 +122,7 @@ FIXED_SECONDS = 25.0  # imports, exports, opening networks
 FEWEST_IMAGES, FEWEST_EPOCHS = 200, 8
 
 
-def fitted(plan: LabelPlan, costs: Costs, minutes: float) -> LabelPlan:
+def fitted(plan: LabelPlan, a_pass: float, num_predicted: int, minutes: float) -> LabelPlan:
     """The plan with as much to learn as the time allows; all images are labelled all the same."""
     for share in (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.0):
         smaller = structs.replace(
@@ -136,7 +131,7 @@ def fitted(plan: LabelPlan, costs: Costs, minutes: float) -> LabelPlan:
             refined=min(plan.refined, max(round(share * plan.refined), FEWEST_IMAGES)),
             epochs=min(plan.epochs, max(round(2 * share * plan.epochs), FEWEST_EPOCHS)),
         )
-        needed = FIXED_SECONDS + sum(costs.of(smaller).values())
+        needed = FIXED_SECONDS + sum(seconds_of(smaller, a_pass, num_predicted).values())
         if needed <= 60 * minutes:
             break
     nouns = {"images": "images to learn tags from", "refined": "to refine", "epochs": "epochs"}

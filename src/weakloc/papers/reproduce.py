@@ -200,14 +200,13 @@ def _work_through(
         for training in () if measurement.is_done else measurement.trainings:
             sharing.setdefault(training.digest, []).append(measurement)
             trainings[training.digest] = training
-    missing = {work.title: {part.digest for part in work.trainings} for work in measurements}
+    trained = set[str]()
     total = len({measurement.title for group in sharing.values() for measurement in group})
 
     def complete(work: Training | Measurement) -> list[Measurement]:
+        trained.add(work.digest)
         shared = sharing[work.digest] if isinstance(work, Training) else []
-        for measurement in shared:
-            missing[measurement.title].discard(work.digest)
-        return [measurement for measurement in shared if not missing[measurement.title]]
+        return [m for m in shared if trained.issuperset(part.digest for part in m.trainings)]
 
     ended, failures = set[str](), dict[str, str]()
     began = time.perf_counter()
