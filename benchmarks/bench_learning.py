@@ -102,9 +102,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         artist = artist_of("clutter", arguments.difficulty)
-        write_scenes(
-            folder / "data", num_train=arguments.images, num_val=NUM_VAL, seed=0, artist=artist
-        )
+        write_scenes(folder / "data", artist, (arguments.images, NUM_VAL), seed=0)
         data_set = read_data_set(folder / "data", options=ReaderOptions())
         chosen = methods(arguments.epochs)
         for key, seed in product(arguments.method or METHODS, arguments.seed or (0, 1, 2)):

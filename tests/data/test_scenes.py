@@ -47,7 +47,7 @@ from weakloc.synthetic.scenery import (
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes") / "clutter é"
     artist = artist_of("clutter", "normal")
-    write_scenes(folder, num_train=24, num_val=8, seed=3, artist=artist)
+    write_scenes(folder, artist, (24, 8), seed=3)
     return folder
 
 
@@ -142,12 +142,12 @@ def test_masks_carry_the_colours_of_voc(written: Path) -> None:
 
 def test_the_same_seed_gives_the_same_bytes(written: Path, tmp_path: Path) -> None:
     artist = artist_of("clutter", "normal")
-    write_scenes(tmp_path / "b", num_train=27, num_val=8, seed=3, artist=artist)
+    write_scenes(tmp_path / "b", artist, (27, 8), seed=3)
     first, second = digests(written), digests(tmp_path / "b")
     pictures = [name for name in first if not name.startswith(("ImageSets", "tags"))]
     assert len(pictures) == 32 * 4 + 1
     assert all(first[name] == second[name] for name in pictures)
-    write_scenes(tmp_path / "c", num_train=2, num_val=0, seed=4, artist=artist)
+    write_scenes(tmp_path / "c", artist, (2, 0), seed=4)
     other = digests(tmp_path / "c")
     name = "JPEGImages/train_00000.jpg"
     assert other[name] != first[name] != first["JPEGImages/train_00001.jpg"]
@@ -333,7 +333,7 @@ def test_scenes_from_a_data_set_show_its_own_objects_and_keep_the_splits_apart(
                 assert np.median(inside, axis=0) == pytest.approx(wanted, abs=6)
                 num_objects += 1
     assert num_objects > 20
-    write_scenes(tmp_path / "out", num_train=2, num_val=1, seed=0, artist=artist)
+    write_scenes(tmp_path / "out", artist, (2, 1), seed=0)
     names = {path.name for path in (tmp_path / "out/ImageSets/Main").iterdir()}
     assert "a%2Fb_train.txt" in names
 
@@ -373,10 +373,9 @@ def test_progress_is_told_after_every_scene(tmp_path: Path) -> None:
     heard: list[tuple[int, int | None]] = []
     write_scenes(
         tmp_path / "new",
-        num_train=2,
-        num_val=1,
+        artist_of("single", "normal"),
+        (2, 1),
         seed=0,
-        artist=artist_of("single", "normal"),
         on_progress=lambda done, total: heard.append((done, total)),
     )
     assert heard == [(1, 3), (2, 3), (3, 3)]
@@ -388,7 +387,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     artist = artist_of("single", "normal")
     (tmp_path / "old.txt").write_text("here")
     with pytest.raises(DataError, match="is there already"):
-        write_scenes(tmp_path, num_train=1, num_val=1, seed=0, artist=artist)
+        write_scenes(tmp_path, artist, (1, 1), seed=0)
     with pytest.raises(SettingError, match="seed is -1"):
         draw_scene(artist, split="train", index=0, seed=-1)
     with pytest.raises(DataError, match="0 objects"):
@@ -405,17 +404,17 @@ def test_scenes_that_were_stopped_are_no_data_set_and_the_same_command_finishes_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_scenes(folder, num_train=2, num_val=2, seed=0, artist=artist, on_progress=stop)
+        write_scenes(folder, artist, (2, 2), seed=0, on_progress=stop)
     with pytest.raises(DataError, match="stopped: is not finished"):
         read_data_set(folder, options=ReaderOptions())
     with pytest.raises(DataError, match=r"was begun with other scenes .*2 \+ 2 of"):
-        write_scenes(folder, num_train=3, num_val=2, seed=0, artist=artist)
+        write_scenes(folder, artist, (3, 2), seed=0)
     for to in (folder, whole):
-        write_scenes(to, num_train=2, num_val=2, seed=0, artist=artist)
+        write_scenes(to, artist, (2, 2), seed=0)
     contents = [
         {path.relative_to(to): path.read_bytes() for path in to.rglob("*") if path.is_file()}
         for to in (folder, whole)
     ]
     assert contents[0] == contents[1]
     with pytest.raises(DataError, match="is there already"):
-        write_scenes(folder, num_train=2, num_val=2, seed=0, artist=artist)
+        write_scenes(folder, artist, (2, 2), seed=0)

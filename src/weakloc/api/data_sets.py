@@ -189,11 +189,4 @@ def scenes(
             remedy="Give 0 or more of each",
         )
     artist = artist_of(kind, difficulty) if source is None else artist_from(read(source))
-    write_scenes(
-        folder,
-        num_train=num_train,
-        num_val=num_val,
-        seed=seed,
-        artist=artist,
-        on_progress=on_progress,
-    )
+    write_scenes(folder, artist, (num_train, num_val), seed=seed, on_progress=on_progress)

@@ -495,29 +495,23 @@ def draw_scene(artist: Artist, *, split: str, index: int, seed: int) -> Scene:
 
 
 def write_scenes(
-    folder: Path,
-    *,
-    num_train: int,
-    num_val: int,
-    seed: int,
-    artist: Artist,
-    on_progress: Progress = silent,
+    folder: Path, artist: Artist, counts: tuple[int, int], seed: int, on_progress: Progress = silent
 ) -> None:
     """Fills an empty folder with scenes in Pascal VOC layout, or one in which this was stopped.
 
-    Until the end a mark in it says that it is not a whole data set.
+    `counts` are those of train and val. Until the end a mark says that it is not a whole data set.
     """
     require_own(folder, ("*",), marks=(UNFINISHED,))
     mark = folder / UNFINISHED
-    files = f"weakloc scenes: {num_train} + {num_val} of {', '.join(artist.class_names)}\n"
+    files = f"weakloc scenes: {counts[0]} + {counts[1]} of {', '.join(artist.class_names)}\n"
     with only_writer(folder):
         if mark.is_file() and mark.read_text("utf-8") != files:  # some would stay
             reason = f"was begun with other scenes ({mark.read_text('utf-8').strip()})"
             raise DataError(reason, location=str(folder), remedy="Name a new folder")
         write_text(mark, files)
         tags: dict[str, dict[str, frozenset[int]]] = {split: {} for split in SPLITS}
-        counts = zip(SPLITS, (num_train, num_val), strict=True)
-        numbers = [(split, number) for split, count in counts for number in range(count)]
+        splits = zip(SPLITS, counts, strict=True)
+        numbers = [(split, number) for split, count in splits for number in range(count)]
         for done, (split, index) in enumerate(numbers, start=1):
             name = f"{split}_{index:05d}"
             scene = draw_scene(artist, split=split, index=index, seed=seed)
