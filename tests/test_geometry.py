@@ -35,7 +35,7 @@ def changes(draw: st.DrawFn, transform: GridTransform) -> GridTransform:
         return transform.crop((left, top, right, top + 0.5 * (height - top)))
     if kind == "cells":
         stride = draw(st.sampled_from([8.0, 16.0, 32.0]))
-        return transform.to_cells((9, 7), stride=stride, first_center=112.0, window=224.0)
+        return transform.to_cells((9, 7), stride=stride, first_center=112.0)
     return transform.flip_horizontal() if kind == "flip x" else flip_vertical(transform)
 
 
@@ -99,11 +99,12 @@ def test_a_flip_mirrors_the_grid(case: tuple[GridTransform, PointXY]) -> None:
     assert mirrored == pytest.approx((u, height - v), rel=1e-9, abs=1e-6)
 
 
-def window_in_image(row: int, column: int, transform: GridTransform) -> geometry.BoxLTRB:
-    """What a cell stands for."""
-    half_width, half_height = transform.cell_extent[0] / 2, transform.cell_extent[1] / 2
-    x, y = column + 0.5, row + 0.5
-    window = (x - half_width, y - half_height, x + half_width, y + half_height)
+def window_in_image(
+    row: int, column: int, transform: GridTransform, *, cells: float = 1
+) -> geometry.BoxLTRB:
+    """What so many cells both ways around one stand for."""
+    x, y, half = column + 0.5, row + 0.5, cells / 2
+    window = (x - half, y - half, x + half, y + half)
     return geometry.map_box_to_image(window, transform)
 
 
@@ -132,21 +133,19 @@ def test_a_tile_keeps_the_frame_of_the_whole_image() -> None:
 
 def test_cells_of_a_sliding_window_by_hand() -> None:
     # A 224 px window moved by 32 px over 288 x 256: 3 x 2 cells, the first centred at 112.
-    cells = GridTransform.identity((288, 256)).to_cells(
-        (3, 2), stride=32, first_center=112, window=224
-    )
+    cells = GridTransform.identity((288, 256)).to_cells((3, 2), stride=32, first_center=112)
     assert cells.grid_size == (3, 2)
     assert geometry.cell_center_in_image(0, 0, cells) == (112, 112)
     assert geometry.cell_center_in_image(1, 2, cells) == (176, 144)
-    assert window_in_image(0, 0, cells) == (0, 0, 224, 224)
-    assert window_in_image(1, 2, cells) == (64, 32, 288, 256)
+    assert window_in_image(0, 0, cells, cells=7) == (0, 0, 224, 224)
+    assert window_in_image(1, 2, cells, cells=7) == (64, 32, 288, 256)
 
 
 def test_cells_of_a_flipped_input_look_at_the_mirrored_place() -> None:
     flipped = GridTransform.identity((288, 256)).flip_horizontal()
-    cells = flipped.to_cells((3, 2), stride=32, first_center=112, window=224)
+    cells = flipped.to_cells((3, 2), stride=32, first_center=112)
     assert geometry.cell_center_in_image(1, 2, cells) == (288 - 176, 144)
-    assert window_in_image(1, 2, cells) == (0, 32, 224, 256)
+    assert window_in_image(1, 2, cells, cells=7) == (0, 32, 224, 256)
 
 
 def test_sub_grid_boxes_of_the_paper() -> None:

@@ -32,7 +32,6 @@ class ComponentTree:
     first in row-major order on ties.
     """
 
-    shape: tuple[int, int]  # (height, width)
     parent: IntArray  # (N,)
     level: NDArray[np.float64]  # (N,) the lowest value inside
     parent_level: NDArray[np.float64]  # (N,) -inf for roots
@@ -111,15 +110,14 @@ def _tree(
     connectivity: Connectivity,
 ) -> ComponentTree:
     """The tree of the components without an excluded cell (height, width)."""
-    shape = (excluded.shape[0], excluded.shape[1])
-    joined, kept = _join_cells(order, excluded.ravel(), shape[1], _link_table(connectivity))
+    height, width = excluded.shape
+    joined, kept = _join_cells(order, excluded.ravel(), width, _link_table(connectivity))
     cell_parent = _one_cell_a_level(heat, kept, joined)
     nodes, node_of = _number_nodes(heat, kept, cell_parent)
     lower = cell_parent[nodes]
     parent = np.where(lower == nodes, -1, node_of[lower])
-    whole, heat_sum = _gather(heat, node_of, parent, shape[0], shape[1])
+    whole, heat_sum = _gather(heat, node_of, parent, height, width)
     return ComponentTree(
-        shape=shape,
         parent=parent,
         level=heat[nodes],
         parent_level=np.where(lower == nodes, -np.inf, heat[lower]),

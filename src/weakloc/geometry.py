@@ -27,8 +27,6 @@ class GridTransform:
     """Axis-aligned affine map from image pixels to a grid: `grid = scale * image + offset`.
 
     A negative scale is a flip. `image_size` and `grid_size` are the extents of the two frames.
-    `cell_extent` is what one cell stands for, in cells: 1 for a plain tiling, 7 for a 224 px
-    window that moves by 32 px.
     """
 
     scale_x: float
@@ -37,7 +35,6 @@ class GridTransform:
     offset_y: float
     image_size: Size
     grid_size: Size
-    cell_extent: Size = (1.0, 1.0)
 
     @classmethod
     def identity(cls, image_size: Size) -> GridTransform:
@@ -79,12 +76,11 @@ class GridTransform:
         return replace(self, scale_x=-self.scale_x, offset_x=self.grid_size[0] - self.offset_x)
 
     def to_cells(
-        self, num_cells: tuple[int, int], *, stride: float, first_center: float, window: float
+        self, num_cells: tuple[int, int], *, stride: float, first_center: float
     ) -> GridTransform:
         """From the network input to its score map of (columns, rows) cells.
 
-        Cell (0, 0) is centred at `first_center` input pixels, neighbours are `stride` apart and
-        each stands for a `window` of input pixels.
+        Cell (0, 0) is centred at `first_center` input pixels, neighbours are `stride` apart.
         """
         cells_per_pixel, offset = 1.0 / stride, 0.5 - first_center / stride
         return replace(
@@ -94,7 +90,6 @@ class GridTransform:
             offset_x=self.offset_x * cells_per_pixel + offset,
             offset_y=self.offset_y * cells_per_pixel + offset,
             grid_size=(float(num_cells[0]), float(num_cells[1])),
-            cell_extent=(window / stride, window / stride),
         )
 
 

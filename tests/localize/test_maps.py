@@ -39,7 +39,7 @@ TRANSFORMS = {
     "flip": IDENTITY.flip_horizontal().resize((6.0, 9.0)),
     "both flips and pad": flip_vertical(IDENTITY.pad(0, 5, 2, 1)).flip_horizontal().resize((8, 6)),
     "tile": IDENTITY.crop((10.0, 5.0, 40.0, 30.0)).resize((5.0, 7.0)),
-    "windows": IDENTITY.to_cells((4, 3), stride=8, first_center=12, window=24),
+    "windows": IDENTITY.to_cells((4, 3), stride=8, first_center=12),
     "one cell": IDENTITY.resize((1.0, 1.0)),
 }
 

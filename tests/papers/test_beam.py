@@ -190,8 +190,8 @@ def test_beam_08_the_full_window_has_the_plain_classification_score(random) -> N
         stretched = resample_windows(grid, np.array([[0, 0, 6, 6]]), interpolation)
         assert np.array_equal(stretched[0], grid)
         scorer = GridHeadScorer(lambda _: grid[None], head, (6, 6), interpolation)
-        result = search(scorer, beam_width=1, num_levels=1, classes=(2,))
-        assert result.whole_image_scores == pytest.approx(head(grid[None])[0], abs=1e-6)
+        scores = scorer.score_windows([grid], np.array([0]), np.array([[0, 0, 6, 6]]))
+        assert scores[0] == pytest.approx(head(grid[None])[0], abs=1e-6)
 
 
 def test_beam_09_interpolation_conventions() -> None:
@@ -342,7 +342,7 @@ def test_beam_13_recropping_costs_sixty_nine_crops(random) -> None:
 def kept_one(boxes, scores) -> SearchResult:
     levels = np.ones(len(scores), dtype=np.int64)
     kept = KeptRegions(0, np.array(boxes, dtype=float), np.array(scores), levels)
-    return SearchResult((60, 40), (kept,), np.zeros(1), 1, 1)
+    return SearchResult((60, 40), (kept,), 1, 1)
 
 
 def test_beam_14_heat_is_the_sum_of_the_kept_scores() -> None:

@@ -126,9 +126,9 @@ def test_mil_05_without_padding_each_cell_is_the_network_on_its_window() -> None
         for column in range(6):
             crop = images[:, :, 4 * row : 4 * row + 15, 4 * column : 4 * column + 15]
             torch.testing.assert_close(maps[:, :, row, column], network(crop).scores)
-            half_width, half_height = transform.cell_extent[0] / 2, transform.cell_extent[1] / 2
-            x, y = column + 0.5, row + 0.5
-            window = (x - half_width, y - half_height, x + half_width, y + half_height)
+            geometry = network.backbone.geometry
+            x, y, half = column + 0.5, row + 0.5, geometry.window / geometry.stride / 2
+            window = (x - half, y - half, x + half, y + half)
             box = (4 * column, 4 * row, 4 * column + 15, 4 * row + 15)
             assert map_box_to_image(window, transform) == pytest.approx(box)
 

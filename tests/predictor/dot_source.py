@@ -39,6 +39,4 @@ class DotSource:
         self, input_transform: GridTransform, rows: int, columns: int
     ) -> GridTransform:
         stride = float(self.stride)
-        return input_transform.to_cells(
-            (columns, rows), stride=stride, first_center=stride / 2, window=stride
-        )
+        return input_transform.to_cells((columns, rows), stride=stride, first_center=stride / 2)

@@ -207,14 +207,13 @@ class KeptRegions:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """One entry of `kept` per class asked for; `whole_image_scores` (C,) are of all classes.
+    """One entry of `kept` per class asked for.
 
     The whole image is level 0: scored, but neither kept nor counted in `num_windows`.
     """
 
     image_size: Size
     kept: tuple[KeptRegions, ...]
-    whole_image_scores: FloatArray
     num_crops: int
     num_windows: int
 
@@ -242,7 +241,7 @@ def beam_search(
     Candidates whose score is not a finite number are never kept.
     """
     if not class_indices:
-        return SearchResult(image_size, (), np.zeros(0), 0, 0)
+        return SearchResult(image_size, (), 0, 0)
     memory = _Memory(scorer, image_size)
     if settings.search == "exhaustive":
         # Only a beam's width is kept: all would put the maximum into the image's centre.
@@ -262,9 +261,7 @@ def beam_search(
         _kept_regions(memory, class_index, [level[row] for level in levels])
         for row, class_index in enumerate(class_indices)
     )
-    return SearchResult(
-        image_size, kept, memory.whole_image_scores, memory.num_crops, memory.num_windows
-    )
+    return SearchResult(image_size, kept, memory.num_crops, memory.num_windows)
 
 
 def heat_maps(result: SearchResult, *, long_side: int = 256) -> ScoreMaps:
@@ -396,10 +393,6 @@ class _Memory(Generic[Grid]):
     @property
     def grid_size(self) -> GridSize:
         return self._scorer.grid_size
-
-    @property
-    def whole_image_scores(self) -> FloatArray:
-        return self._scored[self.root].scores
 
     def recrop(self, beams: list[list[_Scored]]) -> list[list[_Node]]:
         """Reads the kept regions anew; what no beam is in any more is forgotten."""

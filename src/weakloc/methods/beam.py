@@ -13,7 +13,7 @@ The paper reports for it, on VOC 2012 val: point mAP 79.7, box AP 26.5; on VOC 2
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from weakloc.data.augmentation import Augmentation, Rotation, WhiteNoise
@@ -95,7 +95,7 @@ class Beam(Method):
     def backbone_spec(self, spec: BackboneSpec) -> BackboneSpec:
         """AlexNet and VGG-16 end at their last pooling; FC6 and FC7 go to the head."""
         if spec.name in ("alexnet", "vgg16") and "fully_connected" not in spec.arguments:
-            return spec.with_argument("fully_connected", "head")
+            return replace(spec, arguments={**spec.arguments, "fully_connected": "head"})
         return spec
 
     def network(self, backbone: Backbone, num_classes: int) -> LocalizationNetwork:

@@ -12,7 +12,7 @@ import ast
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import mul
 from typing import Any, Literal, TypeAlias
@@ -80,9 +80,6 @@ class BackboneSpec:
             if not is_word and (len(numbers) < len(parts) or max(map(abs, numbers)) > _MOST):
                 reason = f"is neither a word nor a number up to {_MOST:,}"
                 raise ValueError(f"backbone argument {key}={value!r} {reason}")
-
-    def with_argument(self, key: str, value: Any) -> BackboneSpec:
-        return replace(self, arguments={**self.arguments, key: value})
 
     def __str__(self) -> str:
         """The text that `parse` reads back."""
@@ -170,9 +167,8 @@ class CellGeometry:
         """From image pixels to the cells of a map, given the way to the network's input."""
         if self.first_center == "uniform":
             return input_transform.resize((float(columns), float(rows)))
-        return input_transform.to_cells(
-            (columns, rows), stride=self.stride, first_center=self.first_center, window=self.window
-        )
+        cells = columns, rows
+        return input_transform.to_cells(cells, stride=self.stride, first_center=self.first_center)
 
 
 class Trunk(nn.Module, ABC):

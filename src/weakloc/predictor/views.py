@@ -28,7 +28,6 @@ from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, map_boxes_to_im
 from weakloc.localize.maps import probabilities, shares_of_range
 from weakloc.model.fine_layers import (
     EVIDENCE,
-    CellBoxes,
     CellClassifier,
     Detector,
     fine_features,
@@ -235,15 +234,12 @@ class CellSource(NetworkSource):
         )
         shares = shares_of_range(views, self.cell_transform(whole, *heat.shape[2:]))
         heat *= shares.reshape(heat.shape) ** EVIDENCE
-        proposals = () if self.detector is None else proposals_of(self.detector(features))
-        return RawMaps(answer.scores, heat, proposals)
-
-
-def proposals_of(cells: CellBoxes) -> list[Proposals]:
-    """Of each image of a batch."""
-    boxes = cells.boxes.flatten(2).transpose(1, 2).double().cpu().numpy()
-    scores = cells.logits.flatten(2).sigmoid().double().cpu().numpy()
-    return [Proposals(*pair) for pair in zip(boxes, scores, strict=True)]
+        if self.detector is None:
+            return RawMaps(answer.scores, heat)
+        cells = self.detector(features)
+        boxes = cells.boxes.flatten(2).transpose(1, 2).double().cpu().numpy()
+        scores = cells.logits.flatten(2).sigmoid().double().cpu().numpy()
+        return RawMaps(answer.scores, heat, [*map(Proposals, boxes, scores)])
 
 
 @dataclass(frozen=True)
