@@ -35,7 +35,6 @@ class Difference:
     difference: float
     interval: Interval
     share_above_zero: float
-    num_images: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +131,6 @@ def paired_difference(first: MetricResult, second: MetricResult) -> Difference:
         difference=first.value - second.value,
         interval=interval,
         share_above_zero=float(np.mean(defined > 0)),
-        num_images=first.num_images,
     )
 
 
