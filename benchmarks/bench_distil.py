@@ -36,7 +36,8 @@ def main() -> None:
     data = weakloc.read(given.data)
     record = RESULTS / "distil.json"
     rows = json.loads(record.read_text())["rows"] if record.is_file() else []
-    made = [{**key(given.name, 0, given.seed), **numbers(given.run, data)}]
+    undecided = {"told": "", "kept": "", "CPU s": ""}
+    made = [{**key(given.name, 0, given.seed), **numbers(given.run, data), **undecided}]
     made += [distilled(given, data, boxes) for boxes in given.boxes]
     names = [named(row) for row in made]
     rows = sorted([*(row for row in rows if named(row) not in names), *made], key=named)
