@@ -148,6 +148,10 @@ class TrainSettings(Checked):
     patience: int | None = field(default=None, metadata=ONE_OR_MORE)
     """Stop after so many epochs without a better mAP. Not given: never stop early."""
 
+    logger: Literal["tensorboard", "csv", "mlflow", "wandb"] = "tensorboard"
+    """Who also keeps the numbers of every epoch: files in the run folder, or MLflow or Weights &
+    Biases where these are installed, set up by their own environment variables."""
+
     watch_maps: int = field(default=0, metadata=ZERO_OR_MORE)
     """Images whose maps are drawn after every epoch, in maps.png of the run folder."""
 

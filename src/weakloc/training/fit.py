@@ -19,12 +19,19 @@ from typing import Any, TypeAlias
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import (
+    CSVLogger,
+    Logger,
+    MLFlowLogger,
+    TensorBoardLogger,
+    WandbLogger,
+)
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from weakloc.errors import RunError, StoppedError
+from weakloc.errors import MissingPackageError, RunError, StoppedError
 from weakloc.files import only_writer, open_synced, refusal, require_own
 from weakloc.methods.method import Method
+from weakloc.methods.settings import to_settings
 from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet
 from weakloc.training.inputs import inputs_of
@@ -169,13 +176,39 @@ def make_trainer(plan: TrainingPlan, folder: Path, callbacks: Sequence[Callback]
             use_distributed_sampler=False,
             callbacks=list(callbacks),
             plugins=plugins,  # type: ignore[arg-type]
-            logger=[TensorBoardLogger(folder, name="", version="tensorboard")],
+            logger=_logger(plan, folder),
             log_every_n_steps=1,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
         )
+
+
+LOGGERS: Mapping[str, Callable[[Path], Logger]] = {
+    "tensorboard": lambda folder: TensorBoardLogger(folder, name="", version="tensorboard"),
+    "csv": lambda folder: CSVLogger(folder, name="", version="csv"),
+    "mlflow": lambda folder: MLFlowLogger(
+        "weakloc", run_name=folder.resolve().name, save_dir=str(folder / "mlruns")
+    ),
+    "wandb": lambda folder: WandbLogger(
+        folder.resolve().name, project="weakloc", save_dir=folder, id=folder.resolve().name
+    ),
+}
+
+
+def _logger(plan: TrainingPlan, folder: Path) -> Logger:
+    """The one that was asked for, told of the method and all settings."""
+    name = plan.settings.logger
+    try:
+        logger = LOGGERS[name](folder)
+    except ModuleNotFoundError as error:
+        package = {"mlflow": "mlflow-skinny"}.get(name, name)
+        raise MissingPackageError(
+            f"--logger is {name}, which is not installed", remedy=f"pip install {package}"
+        ) from error
+    logger.log_hyperparams({"method": to_settings(plan.method), **to_settings(plan.settings)})
+    return logger
 
 
 # What Lightning says of choices that are meant.
