@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 from weakloc.data.augmentation import Augmentation, ScaleJitter
 from weakloc.data.loaders import Batch, augment_batch
 from weakloc.data.transforms import Preprocessing
+from weakloc.errors import SettingError
 from weakloc.geometry import map_point_to_grid
 from weakloc.predictor.views import View, cut_tiles, list_views, make_view, scaled
 from weakloc.settings import Look
@@ -24,8 +25,8 @@ from weakloc.settings import Look
 @given(
     width=st.integers(1, 900),
     height=st.integers(1, 700),
-    side=st.integers(16, 400),
-    overlap=st.floats(0.0, 0.9),
+    side=st.integers(32, 400),
+    overlap=st.floats(0.0, 0.7),
 )
 def test_tiles_cover_the_picture_overlap_enough_and_are_equal(
     width: int, height: int, side: int, overlap: float
@@ -46,6 +47,12 @@ def test_small_pictures_are_not_cut() -> None:
     views = list_views((100, 60), Look(scales=(1.0,), map_scales=(0.5,), flip=True, tile=100))
     assert views == [View(0.5), View(0.5, True), View(1.0), View(1.0, True)]
     assert len(list_views((101, 60), Look(tile=100, tile_overlap=0.2))) == 3
+
+
+@pytest.mark.parametrize("size", [(13_000, 7_000), (178_956_970, 1)])
+def test_tiles_that_no_time_would_do_for_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(SettingError, match=r"--tile is 1, .* over 10,000\. Give larger"):
+        list_views(size, Look(tile=1))
 
 
 @pytest.mark.parametrize("resize", ["warp", "pad", "none"])

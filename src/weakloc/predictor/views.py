@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from weakloc.data.images import read_or_record
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import PixelSize, Preprocessing, jittered_size, resize_images
+from weakloc.errors import SettingError
 from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, map_boxes_to_image
 from weakloc.localize.maps import probabilities, shares_of_range
 from weakloc.model.fine_layers import (
@@ -63,13 +64,19 @@ def map_scales(look: Look) -> tuple[float, ...]:
     return look.map_scales or look.scales or (1.0,)
 
 
+MOST_TILES = 10_000  # of an image, each a pass through the network
+
+
 def cut_tiles(picture_size: PixelSize, *, side: int, overlap: float) -> list[BoxLTRB]:
     """Equal squares of at most `side` pixels that cover the picture, evenly spread.
 
     Neighbours share at least `overlap` of their side.
     """
-    columns = _starts(picture_size[0], side, overlap)
-    rows = _starts(picture_size[1], side, overlap)
+    step = max(side * (1.0 - overlap), 1.0)
+    if math.prod(max(length / step, 1.0) for length in picture_size) > MOST_TILES:
+        message = f"--tile is {side}, which cuts {picture_size} pixels into over {MOST_TILES:,}"
+        raise SettingError(message, remedy="Give larger tiles, or a smaller --tile-overlap")
+    columns, rows = (_starts(length, side, step) for length in picture_size)
     width, height = (min(side, length) for length in picture_size)
     return [
         (float(left), float(top), float(left + width), float(top + height))
@@ -78,10 +85,9 @@ def cut_tiles(picture_size: PixelSize, *, side: int, overlap: float) -> list[Box
     ]
 
 
-def _starts(length: int, side: int, overlap: float) -> list[int]:
+def _starts(length: int, side: int, step: float) -> list[int]:
     if length <= side:
         return [0]
-    step = max(side * (1.0 - overlap), 1.0)
     count = math.ceil((length - side) / step) + 1
     return [round(index * (length - side) / (count - 1)) for index in range(count)]
 
