@@ -17,6 +17,7 @@ import uuid
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Generic, TypeVar
 from urllib.parse import quote
@@ -168,6 +169,18 @@ def open_whole(path: Path) -> Iterator[IO[str]]:
         temporary.open("w", encoding="utf-8", newline="\n") as stream,
     ):
         yield stream
+
+
+@contextmanager
+def open_buffered(path: Path) -> Iterator[BytesIO]:
+    """Like `write_whole`, as a file in memory that is written when the block ends.
+
+    For encoders in C, which take the part of a file that a full disk let them write for all of it.
+    """
+    content = BytesIO()
+    yield content
+    with write_whole(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
+import resource
 from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,7 +16,7 @@ from PIL import Image
 
 from weakloc.data.readers import read_data_set
 from weakloc.data.readers.voc import voc_palette
-from weakloc.errors import DataError, SettingError
+from weakloc.errors import DataError, OutputError, SettingError
 from weakloc.settings import ReaderOptions
 from weakloc.structures import PRESENT, DataSet, Sample, Truth, TruthBox, TruthMask
 from weakloc.synthetic.canvas import (
@@ -62,6 +63,18 @@ def digests(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def test_a_picture_that_a_full_disk_cuts_short_is_an_error(tmp_path: Path) -> None:
+    """Pillow takes what libjpeg could not write for written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OutputError, match=r"cannot be written .*Free space"):
+            write_scenes(tmp_path / "scenes", artist_of("clutter", "normal"), (1, 0), seed=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.rglob("*.jpg"))
 
 
 def test_the_xml_boxes_are_the_tight_boxes_of_the_object_masks(written: Path) -> None:

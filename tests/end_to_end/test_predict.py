@@ -307,7 +307,11 @@ def test_other_formats_pictures_and_heat_maps_lie_beside_the_predictions(
 ) -> None:
     flags = ["--format", "coco", "--format", "yolo", "--draw", "3", "--heat-maps", "--top", "1"]
     out = ["--out", str(tmp_path), *FAST]
+    killed = tmp_path / "pictures" / "deep" / f".{32 * 'a'}.part.png"
+    killed.parent.mkdir(parents=True)
+    killed.touch()
     assert weakloc(["predict", str(trained), str(photos), *flags, *out]) == 0
+    assert not killed.exists()
     found = list(read_predictions(tmp_path / "predictions.jsonl"))
     (document,) = (tmp_path / "coco").rglob("*.json")
     coco = json.loads(document.read_text())

@@ -21,7 +21,15 @@ from weakloc.data.readers.assembly import Problems
 from weakloc.data.readers.table import table_rows
 from weakloc.data.sources import ImageSource, find_images, folder_of_images, read_tags
 from weakloc.errors import PredictionsError, SettingError
-from weakloc.files import ByName, file_name_of, read_json, write_json, write_whole
+from weakloc.files import (
+    ByName,
+    file_name_of,
+    fit_json,
+    open_buffered,
+    read_json,
+    remove_unfinished,
+    write_json,
+)
 from weakloc.localize.maps import minmax
 from weakloc.output.drawing import draw_grid, draw_prediction, write_heat_maps
 from weakloc.output.exporters import check_formats, export_all
@@ -114,8 +122,8 @@ class SideFiles:
             shown = stretched if located.classes else None
             picture = draw_prediction(located.image.picture, prediction, score_map=shown)
             path = _path_of_image(out / "pictures", prediction.image, ".png")
-            with write_whole(path) as temporary:
-                picture.save(temporary)
+            with open_buffered(path) as file:
+                picture.save(file, "PNG")
 
     def finish(self, out: Path, predictions: Path) -> dict[str, Path]:
         """What is made from all predictions together and the summary beside them, by name."""
@@ -145,8 +153,8 @@ def _write_sheet(out: Path, predictions: Path, num_drawn: int) -> Path:
                 pictures.append(picture.resize((width, height)))
             captions.append(prediction.image)
     sheet = draw_grid(pictures, num_columns=SHEET_COLUMNS, cell_size=SHEET_CELL, captions=captions)
-    with write_whole(out / "pictures.png") as temporary:
-        sheet.save(temporary)
+    with open_buffered(out / "pictures.png") as file:
+        sheet.save(file, "PNG")
     return out / "pictures.png"
 
 
@@ -221,6 +229,8 @@ def _sources_and_tags(
     images: str | DataSet, tags: str | Path | None, class_names: Sequence[str]
 ) -> tuple[Iterator[ImageSource], ByName[LabelVector] | None, list[Problem]]:
     """The images with what a data set or a table says of them, and what was odd in the table."""
+            for name in ("pictures", "heat_maps"):
+                remove_unfinished((work.out / name).rglob(".*"))
     if isinstance(images, DataSet):
         names, location, kept = images.class_names, str(images.root), _kept_splits(images)
         sources = (ImageSource(s.name, s.path, split=kept.get(s.name)) for s in images.samples())

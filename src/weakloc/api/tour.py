@@ -15,7 +15,7 @@ from weakloc.api.data_sets import read, scenes
 from weakloc.api.evaluation import Evaluated, document_of, evaluate, write_markdown
 from weakloc.api.label import Labelled, label
 from weakloc.data.images import open_image
-from weakloc.files import require_own, write_json, write_text, write_whole
+from weakloc.files import open_buffered, require_own, write_json, write_text
 from weakloc.output.drawing import draw_grid, draw_prediction
 from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.settings import EvaluateSettings, LabelSettings, Look
@@ -101,5 +101,5 @@ def _draw(labelled: Labelled, data_set: DataSet, to: Path) -> None:
     predictions = read_predictions(labelled.folder / "predictions" / "predictions.jsonl")
     shown = [item for item in predictions if item.image in paths][:PICTURES]
     drawn = [draw_prediction(open_image(paths[item.image]), item) for item in shown]
-    with write_whole(to) as unfinished:
-        draw_grid(drawn, num_columns=COLUMNS, cell_size=CELL_SIZE).save(unfinished, "JPEG")
+    with open_buffered(to) as file:
+        draw_grid(drawn, num_columns=COLUMNS, cell_size=CELL_SIZE).save(file, "JPEG")

@@ -23,7 +23,7 @@ from weakloc.api.data_sets import Data, opened, require_same_classes
 from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.sources import ImageSource
 from weakloc.errors import SettingError
-from weakloc.files import ByName, only_writer, require_own, write_whole
+from weakloc.files import ByName, only_writer, open_buffered, require_own
 from weakloc.geometry import box_ious
 from weakloc.localize.maps import HeatMap, sigmoid
 from weakloc.methods import method_named
@@ -107,10 +107,10 @@ class WatchedMaps:
             pictures.append(image)
             names.append(plan.class_names[class_index])
             maps.append(heat.astype(np.float16))
-        with write_whole(self._file(epoch)) as unfinished:
-            np.savez_compressed(unfinished, *maps)
-        with write_whole(self.folder / f"{MAPS_NAME}.png") as unfinished:
-            self._strip(pictures, names, epoch).save(unfinished)
+        with open_buffered(self._file(epoch)) as file:
+            np.savez_compressed(file, *maps)
+        with open_buffered(self.folder / f"{MAPS_NAME}.png") as file:
+            self._strip(pictures, names, epoch).save(file, "PNG")
 
     def _file(self, epoch: int) -> Path:
         return self.folder / MAPS_NAME / f"{epoch:04}.npz"

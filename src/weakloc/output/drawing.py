@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from scipy.ndimage import binary_erosion
 
-from weakloc.files import file_name_of, write_whole
+from weakloc.files import file_name_of, open_buffered
 from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, PointXY, box_overlap
 from weakloc.localize.maps import resample, sigmoid
 from weakloc.rle import decode_mask
@@ -287,5 +287,5 @@ def write_heat_maps(folder: Path, maps: ScoreMaps, *, class_names: Sequence[str]
         ends = PngInfo()
         ends.add_text("weakloc low", repr(low))
         ends.add_text("weakloc high", repr(high))
-        with write_whole(folder / f"{file_name_of(class_name)}.png") as temporary:
-            Image.fromarray(grey).save(temporary, pnginfo=ends)
+        with open_buffered(folder / f"{file_name_of(class_name)}.png") as file:
+            Image.fromarray(grey).save(file, "PNG", pnginfo=ends)

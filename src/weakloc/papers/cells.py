@@ -29,7 +29,7 @@ from weakloc.api.training import refine, train
 from weakloc.data.images import open_image
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, ImageError
-from weakloc.files import UNFINISHED, read_json, write_json, write_whole
+from weakloc.files import UNFINISHED, open_buffered, read_json, write_json
 from weakloc.methods import METHODS, method_named
 from weakloc.methods.method import Preset
 from weakloc.methods.settings import from_settings, merged_settings, to_settings
@@ -101,8 +101,8 @@ def _write_crop(sample: Sample, box: tuple[float, float, float, float], path: Pa
         picture = open_image(sample.path)
     except ImageError:
         return False
-    with write_whole(path) as unfinished:
-        picture.crop((left, top, right, bottom)).save(unfinished)
+    with open_buffered(path) as file:
+        picture.crop((left, top, right, bottom)).save(file, "PNG")
     return True
 
 

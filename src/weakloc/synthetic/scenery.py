@@ -34,10 +34,10 @@ from weakloc.files import (
     UNFINISHED,
     file_name_of,
     only_writer,
+    open_buffered,
     open_whole,
     require_own,
     write_text,
-    write_whole,
 )
 from weakloc.geometry import BoxLTRB, box_to_voc, clip_box
 from weakloc.rle import decode_mask, tight_box
@@ -523,8 +523,8 @@ def write_scenes(
 
 
 def _write_scene(folder: Path, name: str, scene: Scene, *, class_names: Sequence[str]) -> None:
-    with write_whole(folder / "JPEGImages" / f"{name}.jpg") as temporary:
-        Image.fromarray(scene.pixels).save(temporary, quality=JPEG_QUALITY)
+    with open_buffered(folder / "JPEGImages" / f"{name}.jpg") as file:
+        Image.fromarray(scene.pixels).save(file, "JPEG", quality=JPEG_QUALITY)
     values = np.array([0, *(drawn.class_index + 1 for drawn in scene.objects)], dtype=np.uint8)
     painted = {
         "SegmentationClass": values[scene.instances],

@@ -41,7 +41,7 @@ from weakloc.data.readers.assembly import (
 )
 from weakloc.data.readers.file_tree import file_names, is_image_name, require_one, subfolders
 from weakloc.errors import DataError, did_you_mean
-from weakloc.files import at_line, numbered_lines, one_line, write_whole
+from weakloc.files import at_line, numbered_lines, one_line, open_buffered
 from weakloc.geometry import Size, box_from_voc
 from weakloc.settings import ReaderOptions
 from weakloc.structures import (
@@ -118,8 +118,8 @@ def write_label_image(path: Path, values: NDArray[np.uint8], *, compress_level: 
     """Masks (rows, columns) as a picture of VOC's colours."""
     picture = Image.fromarray(values)
     picture.putpalette(voc_palette())
-    with write_whole(path) as temporary:
-        picture.save(temporary, compress_level=compress_level)
+    with open_buffered(path) as file:
+        picture.save(file, "PNG", compress_level=compress_level)
 
 
 def label_map_text(class_names: Sequence[str]) -> str:
