@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -314,9 +314,21 @@ def file_name_of(name: str) -> str:
     return escaped
 
 
+def is_so(ask: Callable[[], bool]) -> bool:
+    """What is asked of a path; False where nobody can say.
+
+    So it is of a link to itself, below a folder that may not be read, and of names that are too
+    long for a path, hold a zero byte or are not UTF-8.
+    """
+    try:
+        return ask()
+    except (OSError, ValueError):
+        return False
+
+
 def require_regular(path: Path, error: type[WeaklocError]) -> None:
     """The error for a pipe or the like, which would be waited for without end."""
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if is_so(path.exists) and not path.is_file() and not path.is_dir():
         raise error("is not a regular file", location=str(path))
 
 

@@ -23,7 +23,7 @@ from weakloc.data.readers.file_tree import images_below
 from weakloc.data.readers.shards import SHARD_SUFFIXES, find_shards, images_of_shard, read_content
 from weakloc.data.readers.table import TABLE_SUFFIXES, image_paths, table_rows
 from weakloc.errors import DataError, did_you_mean
-from weakloc.files import ByName, is_text, plain, text_lines
+from weakloc.files import ByName, is_so, is_text, plain, text_lines
 from weakloc.settings import ReaderOptions
 from weakloc.structures import LabelVector, Problem, Sample
 
@@ -77,14 +77,14 @@ def _opened(source: str) -> tuple[Iterator[ImageSource] | None, Path | None, Dat
     if source == "-":
         no_image = DataError("no image is named", location="standard input", remedy=per_line)
         return _named(_lines(sys.stdin), Path()), Path(), no_image
-    if path.is_dir():
+    if is_so(path.is_dir):
         shown = f"Looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
         no_image = DataError("no image in this folder", location=source, remedy=shown)
         return _named(images_below(source), path), path, no_image
-    if source.lower().endswith(SHARD_SUFFIXES) or ("{" in source and not path.exists()):
+    if source.lower().endswith(SHARD_SUFFIXES) or ("{" in source and not is_so(path.exists)):
         no_image = DataError("no image in these shards", location=source)
         return _in_shards(source), None, no_image
-    if path.is_file():
+    if is_so(path.is_file):
         images = iter((ImageSource(path.name, str(path)),))
         if suffix == ".txt" or suffix in TABLE_SUFFIXES:
             names = _lines(text_lines(path)) if suffix == ".txt" else image_paths(path)

@@ -93,7 +93,7 @@ def test_every_flaw_is_reported_with_its_line(write, states, places):
         **METADATA,
         "train/image_ids.txt": "001.Gull/a, b.jpg\n002.Tern/ü.jpg\ngone.jpg\n002.Tern/ü.jpg\n",
         "train/class_labels.txt": "001.Gull/a, b.jpg,x\n002.Tern/ü.jpg,1\nother.jpg,1\n"
-        "002.Tern/ü.jpg,1\nnothing\n",
+        "002.Tern/ü.jpg,1\nnothing\n001.Gull/a, b.jpg,22000\n001.Gull/a, b.jpg,1000000000\n",
         "test/localization.txt": "001.Gull/3.jpg,9,2,1,20\n001.Gull/3.jpg,30,20,90,25\n"
         "other.jpg,1,1,2,2\n001.Gull/3.jpg,1,x,2,2\n001.Gull/3.jpg\n",
     }
@@ -109,6 +109,8 @@ def test_every_flaw_is_reported_with_its_line(write, states, places):
         "test/localization.txt, line 5",
         "train/class_labels.txt, line 1",
         "train/class_labels.txt, line 5",
+        "train/class_labels.txt, line 6",
+        "train/class_labels.txt, line 7",
     ]
     assert places(data_set, "missing image") == ["train/image_ids.txt, line 3"]
     assert places(data_set, "image without labels") == ["train/image_ids.txt, line 1"]

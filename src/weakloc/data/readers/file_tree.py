@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from weakloc.data.images import IMAGE_SUFFIXES
 from weakloc.errors import DataError
+from weakloc.files import is_so
 
 _DEEPEST = 200  # levels of folders: each costs a level of calls
 _IGNORED_FOLDERS = frozenset({"__MACOSX", "__pycache__"})
@@ -71,29 +72,21 @@ def images_below(
 
 def subfolders(folder: str) -> tuple[str, ...]:
     """The sorted names of the visible folders in a folder; none where there is no folder."""
-    names = (entry.name for entry in _visible(folder) if _is_so(entry.is_dir))
+    names = (entry.name for entry in _visible(folder) if is_so(entry.is_dir))
     return tuple(sorted(name for name in names if name not in _IGNORED_FOLDERS))
 
 
 def file_names(folder: str) -> tuple[str, ...]:
     """The sorted names of the visible files in a folder; none where there is no folder."""
-    return tuple(sorted(entry.name for entry in _visible(folder) if _is_so(entry.is_file)))
+    return tuple(sorted(entry.name for entry in _visible(folder) if is_so(entry.is_file)))
 
 
 def _visible(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError:
+    except (OSError, ValueError):  # as in is_so
         return []
-
-
-def _is_so(ask: Callable[[], bool]) -> bool:
-    """What an entry of a folder says of itself; a link to itself says nothing."""
-    try:
-        return ask()
-    except OSError:
-        return False
 
 
 def require_one(names: Sequence[str], kind: str, folder: Path, remedy: str) -> None:
@@ -115,11 +108,11 @@ def _listed(path: str, relative: str, holders: frozenset[str]) -> ImageFolder | 
             name = entry.name
             if name.startswith("."):
                 continue
-            if _is_so(entry.is_dir):
+            if is_so(entry.is_dir):
                 if name not in _IGNORED_FOLDERS:
                     folders.append(name)
             elif is_image_name(name):
-                (images if _is_so(entry.is_file) else dangling).append(name)
+                (images if is_so(entry.is_file) else dangling).append(name)
     except OSError:  # it may not be read, or is gone
         dangling.append("*")
     if len(holders) == _DEEPEST:

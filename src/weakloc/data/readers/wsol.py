@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weakloc.data.readers.assembly import (
+    MOST_CLASSES,
     NOTHING_KNOWN,
     Assembly,
     Drawn,
@@ -31,6 +32,7 @@ from weakloc.geometry import box_from_inclusive
 from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet
 
+_CLASS = re.compile(r"\s*\d{1,9}\s*")
 _ENDS_IN_NUMBER = re.compile(r",\s*-*(\d+\.?\d*|\.\d+)\s*$")
 
 
@@ -88,8 +90,8 @@ def _read_split(folder: Path, problems: Problems) -> _Split:
     classes: dict[str, frozenset[int]] = {}
     labelled = _records(folder / "class_labels.txt", lambda _: 2, problems, images)
     for location, (image, written) in labelled:
-        if not written.strip().isdecimal():
-            message = f"class '{written}' is not a number from 0"
+        if not _CLASS.fullmatch(written) or int(written) >= MOST_CLASSES:
+            message = f"class '{written}' is not a number from 0 to {MOST_CLASSES - 1:,}"
             problems.at(location).error(Oddity.UNREADABLE_LABEL, message)
         elif int(written) in classes.get(image, ()):
             problems.at(location).warning(Oddity.DUPLICATE_LABEL, f"'{image}' is repeated")

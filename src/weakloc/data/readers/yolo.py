@@ -36,7 +36,7 @@ from weakloc.data.readers.file_tree import (
     subfolders,
 )
 from weakloc.errors import DataError, ImageError
-from weakloc.files import at_line, numbered_lines, read_text
+from weakloc.files import at_line, is_so, numbered_lines, read_text
 from weakloc.geometry import box_from_yolo, box_of_points
 from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet
@@ -228,7 +228,7 @@ def _images_at(
     # Some exporters write ../train/images in a file that lies beside train.
     spellings = [listed_at, listed_at.removeprefix("../")]
     paths = [(base / spelling).absolute() for spelling in spellings for base in bases]
-    images_at = next((path for path in paths if path.exists()), None)
+    images_at = next((path for path in paths if is_so(path.exists)), None)
     if images_at is None:
         message = f"'{listed_at}' does not exist"
         assembly.problems.at(file.name).error(Oddity.MISSING_IMAGE, message)

@@ -14,7 +14,7 @@ from typing import IO, Any, Literal, TypeAlias, TypeVar
 from xml.sax.saxutils import escape, quoteattr
 
 from weakloc.errors import PredictionsError, did_you_mean
-from weakloc.files import ByName, leads_out
+from weakloc.files import ByName, is_so, leads_out
 from weakloc.output.settings import ExportOptions
 from weakloc.structures import Box, Mask, Point, Prediction
 
@@ -137,7 +137,7 @@ class ImageSplits:
 def put_image(content: Content, image: str, target: Path) -> None:
     """A link to an image that is there, or its copy where the file system knows no links."""
     image_stem(image)  # an error where it leads out
-    if content.image_root is not None and (source := content.image_root / image).is_file():
+    if content.image_root is not None and is_so((source := content.image_root / image).is_file):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         try:
