@@ -27,8 +27,9 @@ Severity: TypeAlias = Literal["note", "warning", "error"]
 Activation: TypeAlias = Literal["sigmoid", "softmax"]  # scores -> probabilities
 MapKind: TypeAlias = Literal["logit", "probability", "cam"]
 NumPixels: TypeAlias = Annotated[int, Meta(ge=1, le=2**31)]
+Real: TypeAlias = Annotated[float, Meta(ge=-1e100, le=1e100)]  # what follows from it is finite
 # A whole number stays one, so that what is read is written again as it was.
-Number: TypeAlias = float | Annotated[int, Meta(ge=-(2**53), le=2**53)]
+Number: TypeAlias = Real | Annotated[int, Meta(ge=-(2**53), le=2**53)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,27 +165,27 @@ class Said(Struct, frozen=True, rename={"class_name": "class"}, omit_defaults=Tr
 class Point(Said, frozen=True):
     """Where a class is; `heat` is its map's value there, None in files that do not say."""
 
-    x: float
-    y: float
-    score: float
-    heat: float | None = None
+    x: Real
+    y: Real
+    score: Real
+    heat: Real | None = None
 
 
 class Box(Said, frozen=True):
     box: tuple[Number, Number, Number, Number]  # left, top, right, bottom
-    score: float
+    score: Real
 
 
 class Mask(Said, frozen=True):
     rle: RunLengths
-    score: float
+    score: Real
 
 
 class Disagreement(Said, frozen=True):
     """A tag the model does not see ("missing"), or no tag where it is sure ("unexpected")."""
 
     kind: Literal["missing", "unexpected"]
-    score: float
+    score: Real
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class Prediction:
     points: tuple[Point, ...] = ()
     boxes: tuple[Box, ...] = ()
     masks: tuple[Mask, ...] = ()
-    doubt: float = 0.0
+    doubt: Real = 0.0
     disagreements: tuple[Disagreement, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 

@@ -199,9 +199,9 @@ class _Measuring:
         ):
             evaluation.update(evaluation.setup.case(sample, prediction))
         summary = summary_beside(file) if file.suffix == ".jsonl" else {}
-        results = evaluation.results(hidden_supervision=int(summary.get("num_boxes_used", 0)))
-        tuned_by = str(summary.get("thresholds_from", "unknown"))
-        supervision = tuned_by, str(summary.get("weights_from", "unknown"))
+        results = evaluation.results(hidden_supervision=summary.get("num_boxes_used", 0))
+        tuned_by = summary.get("thresholds_from", "unknown")
+        supervision = tuned_by, summary.get("weights_from", "unknown")
         return self._evaluated(results, evaluation, str(file), supervision, len(left))
 
     def _evaluation(

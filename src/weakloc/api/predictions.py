@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from operator import truediv
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from PIL import Image
 
@@ -50,10 +50,28 @@ from weakloc.training.inputs import content_key
 from weakloc.work import Progress, silent
 
 
-def summary_beside(file: Path) -> Mapping[str, Any]:
-    """What predictions.json says of the predictions beside it; empty where it is missing."""
+class Summary(TypedDict, total=False):
+    """What is read of predictions.json."""
+
+    classes: tuple[str, ...]
+    thresholds: dict[str, float]
+    settings: dict[str, Any]
+    run: str
+    images: str
+    tags: str | None
+    num_boxes_used: int
+    thresholds_from: str
+    weights_from: str
+
+
+def summary_beside(file: Path) -> Summary:
+    """What is said of the predictions beside it; empty where it is missing."""
     path = file.with_name(SUMMARY_NAME)
-    return read_json(path, error=PredictionsError) if path.is_file() else {}
+    try:
+        stored = read_json(path, error=PredictionsError) if path.is_file() else {}
+        return fit_json(stored, Summary)
+    except ValueError as error:
+        raise PredictionsError(str(error), location=str(path)) from error
 
 
 def export_predictions(
@@ -72,7 +90,7 @@ def export_predictions(
         formats,
         out,
         class_names=summary.get("classes") or list(dict.fromkeys(scored)),
-        image_root=folder_of_images(images) if isinstance(images, str) else None,
+        image_root=folder_of_images(images) if images else None,
         options=options,
         groups=_groups(summary.get("tags"), options.group_by),
     )
@@ -211,6 +229,8 @@ def predict_to_folder(
         if ranks.rank == 0:
             version = version_of(predictor, (str(run), *also))
             store.open({**origin, **work.guarded, "version": version}, resume=resume)
+            for name in ("pictures", "heat_maps"):
+                remove_unfinished((work.out / name).rglob(".*"))
         ranks.wait_for_all()
         stems = list(work.fill(store, itertools.chain((first,), parts), ranks, on_progress))
         ranks.wait_for_all()
@@ -229,8 +249,6 @@ def _sources_and_tags(
     images: str | DataSet, tags: str | Path | None, class_names: Sequence[str]
 ) -> tuple[Iterator[ImageSource], ByName[LabelVector] | None, list[Problem]]:
     """The images with what a data set or a table says of them, and what was odd in the table."""
-            for name in ("pictures", "heat_maps"):
-                remove_unfinished((work.out / name).rglob(".*"))
     if isinstance(images, DataSet):
         names, location, kept = images.class_names, str(images.root), _kept_splits(images)
         sources = (ImageSource(s.name, s.path, split=kept.get(s.name)) for s in images.samples())

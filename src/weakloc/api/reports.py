@@ -9,18 +9,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL.Image import Image
 
 from weakloc.api.data_sets import Data, opened
-from weakloc.api.predictions import summary_beside
+from weakloc.api.predictions import Summary, summary_beside
 from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.images import open_image
 from weakloc.data.sources import ImageSource, find_images, read_tags
 from weakloc.errors import DataError, ImageError, PredictionsError, SettingError
-from weakloc.files import ByName, leads_out
+from weakloc.files import ByName, is_so, leads_out
 from weakloc.localize.maps import NORMALISATIONS, image_grid, resample
 from weakloc.methods.settings import from_settings
 from weakloc.metrics.result import EvaluationRecord, read_evaluations
@@ -82,9 +81,9 @@ class _Reporting:
         """Where the images of these names are, as far as they are found."""
         if self.images is None and self.data_set is None:
             return {}
-        if self.images is not None and Path(self.images).is_dir():
+        if self.images is not None and is_so(Path(self.images).is_dir):
             paths = {name: Path(self.images, name) for name in names if not leads_out(name)}
-            return {name: str(path) for name, path in paths.items() if path.is_file()}
+            return {name: str(path) for name, path in paths.items() if is_so(path.is_file)}
         return {source.name: source.content for source in self.sources() if source.name in names}
 
     @cached_property
@@ -140,7 +139,7 @@ class _Reporting:
         shown = heapq.nlargest(self.settings.pictures, pictures(), key=by_doubt)
         return self._written(self._content_of(run, predictor), shown, totals, num_skipped)
 
-    def of_predictions(self, file: Path, described: Mapping[str, Any]) -> Reported:
+    def of_predictions(self, file: Path, described: Summary) -> Reported:
         """What the predictions say; `described` is the summary beside them."""
         material = replace(self, images=self.images or described.get("images"))
         totals = Totals()
@@ -161,8 +160,8 @@ class _Reporting:
         if self.look is not None and made_with is None:
             made_with = self.look, Places()
         named = self.settings.run
-        if named is None and isinstance(maker := described.get("run"), str):
-            named = Path(maker) if (Path(maker) / "run.json").is_file() else None
+        if named is None and (maker := described.get("run")):
+            named = Path(maker) if is_so((Path(maker) / "run.json").is_file) else None
         run = None if named is None else load_folder(named)
         heats: Iterable[Mapping[str, CoarseHeat]] = itertools.repeat({})
         if run is None or made_with is None:
@@ -250,10 +249,9 @@ def report(
     return work.of_predictions(file, summary_beside(file))
 
 
-def _settings_of(described: Mapping[str, Any]) -> tuple[Look, Places] | None:
+def _settings_of(described: Summary) -> tuple[Look, Places] | None:
     """How the predictions were made, the defaults where nobody says; None: by another version."""
-    stored = described.get("settings")
-    look, places = look_and_places(stored if isinstance(stored, Mapping) else {})
+    look, places = look_and_places(described.get("settings", {}))
     try:
         return from_settings(Look, look), from_settings(Places, places)
     except SettingError:
