@@ -300,19 +300,23 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("spoilt", [{"scores": np.nan}, {"maps": 3e38}])
 def test_an_image_whose_scores_are_not_numbers_is_broken_and_stops_nothing(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, spoilt: dict[str, float]
 ) -> None:
     read = DotSource.read
 
-    def spoilt(self: DotSource, images: Any) -> Any:
+    def spoil(self: DotSource, images: Any) -> Any:
         raw = read(self, images)
-        is_green = raw.scores.argmax(axis=1, keepdims=True) == 1
-        return replace(raw, scores=np.where(is_green, np.nan, raw.scores))
+        is_green = raw.scores.argmax(axis=1) == 1
+        ((name, value),) = spoilt.items()
+        values = getattr(raw, name).copy()
+        values[is_green] = value
+        return replace(raw, **{name: values})
 
-    monkeypatch.setattr(DotSource, "read", spoilt)
+    monkeypatch.setattr(DotSource, "read", spoil)
     pictures = [picture_with_square((96, 64), (8, 8), 16, channel) for channel in (0, 1, 2)]
     images = [ImageSource(str(number), encoded(p)) for number, p in enumerate(pictures)]
     answers = list(predictor().predict(images))
     assert [isinstance(answer, BrokenImage) for answer in answers] == [False, True, False]
-    assert answers[1] == BrokenImage("1", "its scores are not numbers")
+    assert answers[1] == BrokenImage("1", "its scores are not numbers, or far beyond all use")

@@ -111,6 +111,7 @@ def test_thresholds_travel_with_the_run(copy: Path) -> None:
         (lambda r: r["labels"].update(present=[1.5]), r"labels.present\[0\] is 1.5: expected"),
         (lambda r: r.update(finished="yes"), "finished is .*expected true or false"),
         (lambda r: r.update(thresholds={"red": math.nan}), "damaged"),
+        (lambda r: r.update(rescoring={"alpha": [1]}), "rescoring.alpha"),
         (lambda r: r["method"]["settings"].update(alpha=math.inf), "damaged"),
         (lambda r: r.update(thresholds=3), "thresholds is 3: expected an object or nothing"),
         (lambda r: r["method"].update(name="later"), "method 'later' is not known"),

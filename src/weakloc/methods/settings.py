@@ -75,7 +75,7 @@ def _read(value: Any, hint: Any, field: str) -> Any:
         raise SettingError(f"{value!r} will not do", location=field, remedy=remedy)
     elif dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_settings(typing.cast("type[Any]", hint), value, prefix=f"{field}.")
-    elif hint is float and (value == "inf" or type(value) is int):
+    elif hint is float and (value == "inf" or (type(value) is int and abs(value) < 2**1023)):
         return float(value)
     elif value in parts if origin is Literal else type(value) is hint:
         return value

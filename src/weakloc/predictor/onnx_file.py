@@ -84,10 +84,12 @@ class OnnxRecord:
 
     def __post_init__(self) -> None:
         num_classes, sides = len(self.class_names), (self.smallest_side, *(self.fixed_size or ()))
-        indices = [index for pair in self.together for index in (pair.first, pair.second)]
-        if len(self.thresholds) not in (0, num_classes) or not set(indices) <= set(
-            range(num_classes)
-        ):
+        numbers, counts = range(num_classes), range(2**53)
+        fits = len(self.thresholds) in (0, num_classes) and all(
+            pair.first in numbers and pair.second in numbers and pair.count in counts
+            for pair in self.together
+        )
+        if not fits or not all(map(math.isfinite, self.thresholds)):
             raise SettingError(f"thresholds or pairs do not fit {num_classes} classes")
         if not all(1 <= side <= LARGEST_SIDE for side in sides):
             raise SettingError(f"sides of {sides} pixels are not 1 to {LARGEST_SIDE}")
@@ -153,7 +155,10 @@ class OnnxSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._session = open_session(path, own_device())
-        stored = self._session.get_modelmeta().custom_metadata_map.get(KEY)
+        try:
+            stored = self._session.get_modelmeta().custom_metadata_map.get(KEY)
+        except UnicodeDecodeError as error:
+            raise RunError(f"its metadata is damaged ({error})", location=str(path)) from error
         self.record: OnnxRecord = read_record(stored, location=str(self.path))
         self.class_names = self.record.class_names
         self.preprocessing: Preprocessing = self.record.preprocessing

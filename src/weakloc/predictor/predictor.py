@@ -220,6 +220,7 @@ def doubt_of(
     return doubt(image.probabilities, evidence, labels=tags)
 
 
+LARGEST = 1e30  # of a score: differences of two stay numbers of 32 bits
 Seer: TypeAlias = Callable[[Iterable[ImageSource]], Iterator[SeenImage | BrokenImage]]
 
 
@@ -276,8 +277,10 @@ class Predictor:
         for image in self.seer(images):
             if isinstance(image, BrokenImage):
                 yield image
-            elif not np.isfinite(image.probabilities).all():
-                yield BrokenImage(image.name, "its scores are not numbers")
+            elif not np.isfinite(image.probabilities).all() or any(
+                np.abs(view.maps.values).max(initial=0.0) > LARGEST for view in image.views
+            ):
+                yield BrokenImage(image.name, "its scores are not numbers, or far beyond all use")
             elif self.rescore is None:
                 yield image
             else:

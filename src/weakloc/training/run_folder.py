@@ -314,6 +314,12 @@ class BackboneRecord(Struct, kw_only=True, omit_defaults=True):
         return spec
 
 
+class RescoringRecord(Struct):
+    """What is read of the weight that calibration gave to classes tagged together."""
+
+    alpha: float
+
+
 class RunRecord(Struct, kw_only=True):
     """What run.json holds; settings are checked by the classes they belong to."""
 
@@ -329,6 +335,7 @@ class RunRecord(Struct, kw_only=True):
     selection: Selection
     hidden_supervision: int
     thresholds: dict[str, Any] | None
+    rescoring: RescoringRecord | UnsetType = UNSET
     notes: tuple[str, ...]
     versions: dict[str, str]
     git_revision: str | None
