@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from operator import attrgetter
@@ -156,9 +157,10 @@ class _Reporting:
         if self.images is None:  # a list that the predictions name is not the user's word
             images = {image for image in images if not leads_out(image)}
         contents = material.contents_of(images)
-        made_with = _settings_of(described)
-        if self.look is not None and made_with is None:
-            made_with = self.look, Places()
+        made_with = None if self.look is None else (self.look, Places())
+        look, places = look_and_places(described.get("settings", {}))
+        with suppress(SettingError):  # of another version
+            made_with = from_settings(Look, look), from_settings(Places, places)
         named = self.settings.run
         if named is None and (maker := described.get("run")):
             named = Path(maker) if is_so((Path(maker) / "run.json").is_file) else None
@@ -247,15 +249,6 @@ def report(
             remedy="Give the --out of `weakloc train` or of `weakloc predict`",
         )
     return work.of_predictions(file, summary_beside(file))
-
-
-def _settings_of(described: Summary) -> tuple[Look, Places] | None:
-    """How the predictions were made, the defaults where nobody says; None: by another version."""
-    look, places = look_and_places(described.get("settings", {}))
-    try:
-        return from_settings(Look, look), from_settings(Places, places)
-    except SettingError:
-        return None
 
 
 def _opened(content: str | bytes | None, name: str) -> Image:

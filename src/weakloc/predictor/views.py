@@ -73,23 +73,20 @@ def cut_tiles(picture_size: PixelSize, *, side: int, overlap: float) -> list[Box
     Neighbours share at least `overlap` of their side.
     """
     step = max(side * (1.0 - overlap), 1.0)
-    if math.prod(max(length / step, 1.0) for length in picture_size) > MOST_TILES:
+    steps = [math.ceil(max(length - side, 0) / step) for length in picture_size]
+    if math.prod(number + 1 for number in steps) > MOST_TILES:
         message = f"--tile is {side}, which cuts {picture_size} pixels into over {MOST_TILES:,}"
         raise SettingError(message, remedy="Give larger tiles, or a smaller --tile-overlap")
-    columns, rows = (_starts(length, side, step) for length in picture_size)
+    columns, rows = (
+        [round(index * (length - side) / max(number, 1)) for index in range(number + 1)]
+        for length, number in zip(picture_size, steps, strict=True)
+    )
     width, height = (min(side, length) for length in picture_size)
     return [
         (float(left), float(top), float(left + width), float(top + height))
         for top in rows
         for left in columns
     ]
-
-
-def _starts(length: int, side: int, step: float) -> list[int]:
-    if length <= side:
-        return [0]
-    count = math.ceil((length - side) / step) + 1
-    return [round(index * (length - side) / (count - 1)) for index in range(count)]
 
 
 def make_view(
