@@ -42,6 +42,7 @@ PUBLIC_NAMES = {
         "export",
         "from_supervision",
         "predict_to_folder",
+        "push",
         "report",
     ),
     *("Prediction", "ExportedNetwork", "TrainedRun", "WeaklocError"),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from weakloc.api.evaluation import evaluate
     from weakloc.api.label import label
     from weakloc.api.predictions import predict_to_folder
+    from weakloc.api.pushed_runs import push
     from weakloc.api.reports import report
     from weakloc.api.runs import ExportedNetwork, TrainedRun, export, load
     from weakloc.api.tour import demo
@@ -61,6 +62,7 @@ __all__ = [
     "load",
     "localize",
     "predict_to_folder",
+    "push",
     "read",
     "refine",
     "report",
@@ -76,6 +78,7 @@ _MODULES = {
     "api.evaluation": ("evaluate",),
     "api.label": ("label",),
     "api.predictions": ("predict_to_folder",),
+    "api.pushed_runs": ("push",),
     "api.reports": ("report",),
     "api.runs": ("ExportedNetwork", "TrainedRun", "export", "load"),
     "api.tour": ("demo",),

@@ -97,7 +97,7 @@ def test_the_version_changes_with_the_run_and_with_the_settings(
 ) -> None:
     def version(run: Path, **settings: object) -> str:
         predictor, _ = predictor_of(str(run), (), Look(), Places(**settings))  # type: ignore[arg-type]
-        return version_of(predictor, [str(run)])
+        return version_of(predictor, {"run": str(run)})
 
     same = version(trained)
     assert same == version(trained)

@@ -33,6 +33,7 @@ from weakloc.predictor.score_fusion import AlphaChoice, choose_alpha, shares_fro
 from weakloc.predictor.views import map_scales, see_images
 from weakloc.settings import CalibrateSettings, Cut, DataSettings, DistilSettings, Look, Places
 from weakloc.structures import BrokenImage, DataSet, Sample
+from weakloc.training.hub import require_local
 from weakloc.training.plan import learned_split
 from weakloc.training.run_folder import save_thresholds
 from weakloc.work import Progress, silent
@@ -51,6 +52,7 @@ def calibrate(
     """The run with thresholds from as many drawn boxes as are allowed, also on disk."""
     require_boxes(settings.boxes or settings.boxes_per_class)
     trained, data_set = load_folder(run), opened(data, reading)
+    require_local(trained.path)
     split, samples = images_to_draw_in(trained, data_set, settings.split)
     predictor = _uncalibrated(trained, look, cut)
     drawn = drawn_images(samples, settings, split, len(trained.class_names))
@@ -159,6 +161,7 @@ def calibrate_rescoring(
 
     Image-level labels only; the weight and the images that chose it are kept in run.json.
     """
+    require_local(trained.path)
     held_out = held_out_of([trained], data_set)
     predictor = trained.predictor(look, Places(rescoring=0.0))
     scores, labels = scores_and_tags(predictor, held_out, on_progress, scores="probabilities")

@@ -17,7 +17,7 @@ from weakloc.api.predictions import summary_beside
 from weakloc.api.runs import SUFFIX, LoadedRun, load
 from weakloc.data.readers.coco import read_coco_results
 from weakloc.data.sources import ImageSource
-from weakloc.files import ByName, open_whole
+from weakloc.files import ByName
 from weakloc.geometry import GridTransform
 from weakloc.localize.maps import resample
 from weakloc.methods.method import PlaceRules
@@ -38,11 +38,12 @@ from weakloc.metrics.evaluation import (
     truth_kinds,
 )
 from weakloc.metrics.max_box import READINGS, SIDE
-from weakloc.metrics.result import EvaluationRecord, MetricResult
+from weakloc.metrics.result import EvaluationRecord, MetricRecord, MetricResult
 from weakloc.output.exporters.jsonl import predictions_file, read_predictions
 from weakloc.predictor.predictor import Predictor, wanted_classes
 from weakloc.settings import DataSettings, EvaluateSettings, Look, Places
 from weakloc.structures import PRESENT, BrokenImage, DataSet, Prediction, Sample
+from weakloc.training.hub import folder_of
 from weakloc.work import Progress, silent
 
 # Metrics that read the places of the true classes and of the likeliest alone.
@@ -82,7 +83,8 @@ def evaluate(
     data_set = opened(data, reading)
     measuring = _Measuring(data_set, settings, chosen_metrics(settings, numbers))
     if isinstance(source, str | Path):
-        path, file = Path(source), predictions_file(source)
+        path = folder_of(source)
+        file = predictions_file(path)
         if path.suffix != SUFFIX and (file.is_file() or not path.is_dir()):
             return measuring.of_file(file)
         source = load(path)
@@ -112,26 +114,28 @@ def document_of(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
     return records[0] if len(records) == 1 else {"runs": records}
 
 
-def write_markdown(path: Path, evaluated: Sequence[Evaluated]) -> None:
+def markdown_of(evaluated: Sequence[EvaluationRecord]) -> str:
     """One row a number, one column a run, with the interval and the best baseline."""
-    with open_whole(path) as file:
-        file.write("| metric | " + " | ".join(numbers.evaluated for numbers in evaluated))
-        file.write(" | best baseline |\n|---|" + "---|" * (len(evaluated) + 1) + "\n")
-        for result in evaluated[0].metrics:
-            cells = [_markdown_cell(numbers, result.name) for numbers in evaluated]
-            file.write(f"| {' | '.join([result.name, *cells, best_baseline(result)])} |\n")
-        for numbers in evaluated:
-            file.write(f"\n{numbers.evaluated}: thresholds tuned by {numbers.thresholds_from}; ")
-            file.write(f"{numbers.num_images} images of {numbers.split}; ")
-            file.write(f"training began with weights from {numbers.weights_from}.\n")
+    rows = [["metric", *(numbers.evaluated for numbers in evaluated), "best baseline"]]
+    rows.append(["---"] * len(rows[0]))
+    for result in evaluated[0].metrics:
+        cells = [_markdown_cell(numbers, result.name) for numbers in evaluated]
+        rows.append([result.name, *cells, best_baseline(result)])
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return table + "".join(
+        f"\n{numbers.evaluated}: thresholds tuned by {numbers.thresholds_from}; "
+        f"{numbers.num_images} images of {numbers.split}; "
+        f"training began with weights from {numbers.weights_from}.\n"
+        for numbers in evaluated
+    )
 
 
-def best_baseline(result: MetricResult) -> str:
+def best_baseline(result: MetricRecord) -> str:
     best = result.best_baseline
     return "-" if best is None else f"{best[1]:.3f} ({best[0]})"
 
 
-def _markdown_cell(evaluated: Evaluated, name: str) -> str:
+def _markdown_cell(evaluated: EvaluationRecord, name: str) -> str:
     for result in evaluated.metrics:
         if result.name == name and result.value is not None:
             spread = "" if result.interval is None else f" ({result.interval})"
@@ -178,7 +182,7 @@ class _Measuring:
         if places.threshold is not None:
             tuned_by = f"--threshold {places.threshold:g}"
         supervision = tuned_by, run.facts.weights_from
-        return self._evaluated(results, evaluation, str(run.path), supervision, num_images)
+        return self._evaluated(results, evaluation, run.name, supervision, num_images)
 
     def of_file(self, file: Path) -> Evaluated:
         is_coco = file.suffix == ".json"

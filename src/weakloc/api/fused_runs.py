@@ -28,6 +28,7 @@ from weakloc.predictor.score_fusion import (
 )
 from weakloc.settings import Look, Places, look_and_places
 from weakloc.structures import BrokenImage, DataSet, LabelMatrix, LabelVector, Sample
+from weakloc.training.hub import require_local
 from weakloc.training.plan import divide
 from weakloc.training.run_folder import MODEL_NAME
 from weakloc.work import Progress, silent
@@ -98,6 +99,7 @@ class FusedRuns(LoadedRun):
 
         The classifier is judged on one half of the images after it was fitted on the other.
         """
+        require_local(self.runs[0].path)
         samples = held_out_of(self.runs, data_set)
         of_members = [
             scores_and_tags(member, samples, on_progress, scores="logits")
@@ -217,15 +219,15 @@ def scores_and_tags(
 def predictor_of(
     run: str, also: Sequence[str], look: Look, places: Places
 ) -> tuple[Predictor, dict[str, Any]]:
-    """The predictor of a run folder, an exported file or `timm:NAME`, and a record of its origin.
+    """The predictor of a run, an exported file or `timm:NAME`, and a record of its origin.
 
     `also` are further runs on the same classes; all their maps and scores become one.
     """
     if also:
         fused = load_fused((run, *also))
         described = {
-            "run": run,
-            "also": list(also),
+            "run": fused.runs[0].name,
+            "also": [other.name for other in fused.runs[1:]],
             "scores_from": fused.scores_from,
             **fused.facts.supervision,
         }
@@ -233,7 +235,7 @@ def predictor_of(
     if run.startswith(TIMM):
         return timm_predictor(run, look, places), {"run": run, "thresholds_from": "fixed 0.2"}
     loaded = load(run)
-    return loaded.predictor(look, places), {"run": run, **loaded.facts.supervision}
+    return loaded.predictor(look, places), {"run": loaded.name, **loaded.facts.supervision}
 
 
 def predictor_with(run: str, settings: Mapping[str, Any]) -> Predictor:

@@ -208,10 +208,10 @@ def predict_to_folder(
 ) -> Written:
     """predictions.jsonl, skipped.jsonl, predictions.json and what comes with them in `out`.
 
-    `run` is a run folder, an exported file or `timm:NAME`; `also` are further runs on the same
-    classes, `tags` a table of what is in the images; a data set brings its own. `resume` goes on
-    after an interruption, unless something else made the parts that are there. Under torchrun the
-    ranks share the parts. What was changed in images or tags since is predicted again.
+    `run` is a run folder, `hf:USER/NAME`, an exported file or `timm:NAME`; `also` are further runs
+    on its classes, `tags` a table of what is in the images; a data set brings its own. `resume`
+    goes on after an interruption, unless something else made the parts that are there. Under
+    torchrun the ranks share the parts. What was changed in images or tags since is predicted again.
     """
     predictor, origin = predictor_of(str(run), also, look, places)
     class_names = predictor.source.class_names
@@ -227,7 +227,7 @@ def predict_to_folder(
     store = PartStore(work.out / "parts")
     with joined_ranks(work.out) as ranks:
         if ranks.rank == 0:
-            version = version_of(predictor, (str(run), *also))
+            version = version_of(predictor, origin)
             store.open({**origin, **work.guarded, "version": version}, resume=resume)
             for name in ("pictures", "heat_maps"):
                 remove_unfinished((work.out / name).rglob(".*"))

@@ -23,7 +23,7 @@ from weakloc.errors import DataError, ImageError, PredictionsError, SettingError
 from weakloc.files import ByName, is_so, leads_out
 from weakloc.localize.maps import NORMALISATIONS, image_grid, resample
 from weakloc.methods.settings import from_settings
-from weakloc.metrics.result import EvaluationRecord, read_evaluations
+from weakloc.metrics.result import evaluation_of
 from weakloc.output.exporters.jsonl import predictions_file, read_predictions
 from weakloc.output.report import write_report
 from weakloc.output.report_gallery import (
@@ -38,6 +38,7 @@ from weakloc.predictor.predictor import Located, Predictor
 from weakloc.predictor.views import SeenImage
 from weakloc.settings import DataSettings, Look, Places, ReportSettings, look_and_places
 from weakloc.structures import PRESENT, BrokenImage, DataSet, Prediction, Sample, ScoreMaps
+from weakloc.training.hub import folder_of
 from weakloc.training.run_folder import read_record
 from weakloc.work import Progress, silent
 
@@ -105,16 +106,6 @@ class _Reporting:
         opener = partial(_opened, content, prediction.image)
         return ReportPicture(prediction, opener, heat, self.truths.get(prediction.image))
 
-    def metrics(self, folder: Path, run: str | None = None) -> EvaluationRecord | None:
-        """Those that were named, else metrics.json in the folder; of several, the run's own."""
-        file = self.settings.metrics or folder / "metrics.json"
-        if self.settings.metrics is None and not file.is_file():
-            return None
-        records = read_evaluations(file)
-        return next(
-            (record for record in records if Path(record.evaluated).name == run), records[0]
-        )
-
     def of_run(self, run: TrainedRun) -> Reported:
         """What the run sees in the images."""
         predictor = run.predictor(self.look or Look(), self.places or Places())
@@ -176,7 +167,7 @@ class _Reporting:
         facts = {**content.facts, "Predictions": str(file)}
         if made_with is None:
             facts["Heat"] = "not shown: predicted with settings that this weakloc does not have"
-        metrics = content.metrics or self.metrics(file.parent)
+        metrics = content.metrics or evaluation_of(file.parent, self.settings.metrics, "")
         pictures = [
             material.picture(prediction, contents.get(prediction.image), heat)
             for prediction, heat in zip(shown, heats, strict=False)
@@ -187,12 +178,13 @@ class _Reporting:
         calibration = run.calibration
         tuned = "nothing; `weakloc calibrate` does"
         thresholds = zip(run.class_names, predictor.thresholds, strict=True)
+        name = Path(run.name).absolute().name
         return ReportContent(
             class_names=run.class_names,
             pictures=(),
-            title=run.path.absolute().name,
+            title=name,
             run=read_record(run.path),
-            metrics=self.metrics(run.path, run.path.name),
+            metrics=evaluation_of(run.path, self.settings.metrics, name),
             thresholds=dict(thresholds),
             facts={"Thresholds tuned by": calibration.supervision if calibration else tuned},
             min_area=predictor.places.min_area,
@@ -240,7 +232,8 @@ def report(
     data_set = None if data is None else opened(data, reading)
     samples = () if data_set is None else data_set.split(settings.split)
     work = _Reporting(Path(out), images, data_set, samples, settings, look, places, on_progress)
-    if isinstance(source, TrainedRun) or (Path(source) / "run.json").is_file():
+    source = source if isinstance(source, TrainedRun) else folder_of(source)
+    if isinstance(source, TrainedRun) or (source / "run.json").is_file():
         return work.of_run(load_folder(source))
     if not (file := predictions_file(source)).is_file():
         raise PredictionsError(

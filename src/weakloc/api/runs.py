@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,7 @@ from weakloc.predictor.score_fusion import AlphaChoice, Rescoring, shares_from_c
 from weakloc.predictor.views import CellSource, NetworkSource
 from weakloc.settings import Look, Places, require
 from weakloc.structures import BrokenImage, Prediction
+from weakloc.training.hub import folder_of, name_of
 from weakloc.training.plan import uses_bf16
 from weakloc.training.run_folder import RECORD_NAME, Run, load_run, read_record, write_record
 
@@ -84,6 +86,10 @@ class LoadedRun(ABC):
     @property
     def path(self) -> Path:
         return self.facts.path
+
+    @property
+    def name(self) -> str:
+        return name_of(self.path)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -234,8 +240,8 @@ def rescoring_by(co_occurrence: Counts, places: Places) -> Rescoring | None:
 
 
 def load_folder(run: str | Path | TrainedRun) -> TrainedRun:
-    """The run in a folder that `weakloc train` wrote; one may have been loaded already."""
-    return run if isinstance(run, TrainedRun) else TrainedRun(load_run(Path(run)))
+    """The run in a folder that `weakloc train` wrote, or on the hub; it may be loaded already."""
+    return run if isinstance(run, TrainedRun) else TrainedRun(load_run(folder_of(run)))
 
 
 SUFFIX = ".onnx"
@@ -319,15 +325,20 @@ def describe(run: TrainedRun) -> OnnxRecord:
 
 
 def load(run: str | Path) -> TrainedRun | ExportedNetwork:
-    """A run: the folder that `weakloc train` wrote, or a file of `weakloc export`."""
-    path = Path(run)
+    """A run: the folder that `weakloc train` wrote, hf:USER/NAME, or a file of `weakloc export`.
+
+    One of the Hugging Face Hub comes into its cache; @REVISION after the name is a branch, a tag
+    or a commit.
+    """
+    path = folder_of(run)
     return ExportedNetwork(OnnxSource(path)) if path.suffix == SUFFIX else load_folder(path)
 
 
-def version_of(predictor: Predictor, runs: Sequence[str]) -> str:
+def version_of(predictor: Predictor, origin: Mapping[str, Any]) -> str:
     """A short name that changes when the predictions may: with the runs or with the settings."""
+    runs = origin["run"], *origin.get("also", ())
     digest = hashlib.sha256(repr(predictor.settings).encode())
-    for run in map(Path, runs):
+    for run in map(folder_of, runs):
         # Predictions may follow from everything in a run but the state for resuming.
         files = (
             [path for path in run.glob("[!.]*") if path.suffix != ".ckpt"]

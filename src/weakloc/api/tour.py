@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weakloc.api.data_sets import read, scenes
-from weakloc.api.evaluation import Evaluated, document_of, evaluate, write_markdown
+from weakloc.api.evaluation import Evaluated, document_of, evaluate, markdown_of
 from weakloc.api.label import Labelled, label
 from weakloc.data.images import open_image
 from weakloc.files import open_buffered, require_own, write_json, write_text
@@ -91,7 +91,7 @@ def demo(
         for name, look in LOOKS.items()
     ]
     write_json(folder / "metrics.json", document_of(evaluated))
-    write_markdown(folder / "metrics.md", evaluated)
+    write_text(folder / "metrics.md", markdown_of(evaluated))
     return Tour(folder, labelled, pictures, tuple(evaluated))
 
 

@@ -35,6 +35,7 @@ from weakloc.predictor.views import NetworkSource, see_images
 from weakloc.settings import DataSettings, DistilSettings, Look, RefineSettings, TrainSettings
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, BrokenImage, DataSet, Sample
 from weakloc.training.fine_layers import Lesson, learn_cells, learn_detector
+from weakloc.training.hub import require_local
 from weakloc.training.plan import TrainingPlan, divide
 from weakloc.training.run_folder import save_distilled, save_learned, save_thresholds
 from weakloc.work import NO_DISPLAY, Display, Progress, silent
@@ -202,6 +203,8 @@ def refine(
     remedy = "Give the data that the run was trained on"
     of_run, data_set = _of_same_classes(run, data, reading, remedy=remedy)
     trained = of_run.run
+    if keep:
+        require_local(trained.path)
     samples = divide(data_set, trained.settings).learned
     with only_writer(trained.path) if keep else nullcontext():
         cells, broken = learn_cells(

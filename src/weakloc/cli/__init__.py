@@ -18,7 +18,7 @@ from weakloc.cli.label import label
 from weakloc.cli.learn import calibrate, distil, refine, train
 from weakloc.cli.options import ALL_OPTIONS, FIRST_CHOICE, FirstChoiceFormatter
 from weakloc.cli.papers import reproduce
-from weakloc.cli.use import PARENT, export, predict, serve, wait_for_end_of
+from weakloc.cli.use import PARENT, export, predict, push, serve, wait_for_end_of
 from weakloc.errors import FailureError, StoppedError, WeaklocError
 from weakloc.files import plain, refusal
 from weakloc.work import end_after
@@ -27,7 +27,7 @@ TERMINATED = 143
 # In the order in which a newcomer meets them.
 COMMANDS = (
     *(demo, label, scenes, data, train, refine, distil, calibrate, predict),
-    *(evaluate, report, export, serve, reproduce),
+    *(evaluate, report, export, push, serve, reproduce),
 )
 
 app = App(

@@ -17,7 +17,7 @@ from weakloc.cli.options import (
     require_there,
 )
 from weakloc.cli.terminal import Terminal
-from weakloc.files import write_json
+from weakloc.files import write_json, write_text
 from weakloc.settings import DataSettings, EvaluateSettings, Look, Places, ReportSettings
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def evaluate(
     """Measure against drawn truth, with what trivial answers would have scored beside it.
 
     Args:
-        run: Run folder, file of weakloc export, predictions.jsonl or COCO results file.
+        run: Run folder, hf:USER/NAME, file of weakloc export, predictions.jsonl or COCO results.
         data: Data set with drawn boxes or masks.
         compare: Another run or file on the same images; differences are resampled in pairs.
         out: File for all numbers as JSON; a Markdown table is written beside it.
@@ -67,7 +67,7 @@ def evaluate(
             )
     if out is not None:
         write_json(out, evaluation.document_of(evaluated))
-        evaluation.write_markdown(out.with_suffix(".md"), evaluated)
+        write_text(out.with_suffix(".md"), evaluation.markdown_of(evaluated))
     for numbers in evaluated:
         _show(numbers, terminal)
     for other in evaluated[1:]:
@@ -132,7 +132,7 @@ def report(
     """Write one HTML page to look through, most doubtful first, and to judge what was found.
 
     Args:
-        source: Run folder, or predictions (their folder or predictions.jsonl).
+        source: Run folder, hf:USER/NAME, or predictions (their folder or predictions.jsonl).
         images: Images that the run is to look at, or that the predictions speak of. Not given: the
             split of --data, or the images that the predictions were made of.
         out: File for the page, which is complete in itself.

@@ -69,7 +69,7 @@ def require_there(*sources: str | Path | None) -> None:
     for source in map(str, filter(None, sources)):
         if source.startswith("timm:"):
             require_backbone(source.split(":")[1], location=source)
-        elif not Path(source).exists():
+        elif not source.startswith("hf:") and not Path(source).exists():
             reason = "there is no such file or folder"
             raise RunError(reason, location=source, remedy="Check the path")
 

@@ -80,7 +80,7 @@ def export(
     """Write a run as one ONNX file that was checked against it, or predictions in other formats.
 
     Args:
-        source: Folder of a run; with --format, predictions (their folder or predictions.jsonl).
+        source: A run; with --format, predictions (their folder or predictions.jsonl).
         out: File for the network, such as model.onnx; with --format, folder for all formats.
     """
     _refuse(filters, formats, None, source)
@@ -130,6 +130,37 @@ def _export_network(run: str, out: Path, terminal: Terminal) -> None:
             "parity": [asdict(check) for check in written.parity],
         }
     )
+
+
+def push(
+    run: str,
+    name: str,
+    /,
+    *,
+    metrics: Path | None = None,
+    licence: Annotated[str, Parameter(name="--license")] = "unknown",
+    private: Annotated[bool, Parameter(negative=())] = False,
+    terminal: Terminal = Terminal(),
+) -> None:
+    """Share a run on the Hugging Face Hub, with a card that says what it is.
+
+    Nothing but the files of the run is sent, and none that is there already.
+
+    Args:
+        run: Folder of a run.
+        name: USER/NAME; everybody can then name the run as hf:USER/NAME.
+        metrics: What `weakloc evaluate --out` wrote, for the card. Not given: metrics.json in the
+            run, if there.
+        licence: The hub's word for what others may do with it, such as apache-2.0.
+        private: Show a new repository to its owners alone. Not given: to everybody, unless the
+            organisation has another rule.
+    """
+    require_there(run, metrics)
+    from weakloc.api import pushed_runs
+
+    url, is_private = pushed_runs.push(run, name, metrics=metrics, licence=licence, private=private)
+    terminal.say(f"{url} ({'private' if is_private else 'public'})")
+    terminal.give({"url": url, "private": is_private})
 
 
 # From malloc.h of glibc.
@@ -182,8 +213,8 @@ def predict(
     """Say where the classes are in any number of images.
 
     Args:
-        run: Folder of a run, a file of `weakloc export`, or a trained classifier: timm:NAME or
-            timm:NAME:WEIGHTS.
+        run: Folder of a run, hf:USER/NAME[@REVISION] on the Hugging Face Hub, a file of `weakloc
+            export`, or a trained classifier: timm:NAME or timm:NAME:WEIGHTS.
         images: Folder, image, quoted glob, list (.txt), table (.csv, .tsv, .jsonl), shards (.tar),
             or - for a list on standard input.
         out: Folder for predictions.jsonl and what comes with it.
@@ -286,8 +317,8 @@ def serve(
     """Answer requests for predictions over HTTP, such as those of Label Studio.
 
     Args:
-        run: Folder of a run, a file of `weakloc export`, or a trained classifier: timm:NAME or
-            timm:NAME:WEIGHTS.
+        run: Folder of a run, hf:USER/NAME[@REVISION] on the Hugging Face Hub, a file of `weakloc
+            export`, or a trained classifier: timm:NAME or timm:NAME:WEIGHTS.
         also: Further runs on the same classes; all their maps and scores become one. May be
             repeated.
         token: Secret that requests must bring: as Bearer token, or as password in Label Studio.
@@ -308,8 +339,8 @@ def serve(
     with bound_socket(serving.host, serving.port) as listening:
         images = allowed_images(serving.root, serving.allow_url, max_bytes=serving.max_bytes)
         keep_freed_memory()
-        predictor, _ = predictor_of(run, also, look, places)
-        version = version_of(predictor, (run, *also))
+        predictor, origin = predictor_of(run, also, look, places)
+        version = version_of(predictor, origin)
         app = build_app(predictor, images, serving, model_version=version, token=token)
         terminal.say(f"Answering at {url_of(listening)} (Ctrl-C ends it)")
         terminal.give({"url": url_of(listening)})

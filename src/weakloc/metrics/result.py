@@ -104,6 +104,18 @@ class EvaluationRecord:
     weights_from: str = "unknown"
 
 
+def evaluation_of(folder: Path, file: Path | None, run: str) -> EvaluationRecord | None:
+    """What a metrics.json, the one in the folder if none is named, says: of several runs, of this.
+
+    None where the folder has none.
+    """
+    if file is None and not (folder / "metrics.json").is_file():
+        return None
+    records = read_evaluations(file or folder / "metrics.json")
+    same = (record for record in records if Path(record.evaluated).name == Path(run).name)
+    return next(same, records[0])
+
+
 def read_evaluations(path: Path) -> tuple[EvaluationRecord, ...]:
     """What metrics.json says of one run, or of several."""
     remedy = "Give what weakloc evaluate --out wrote"

@@ -53,6 +53,7 @@ TABLE_NAME = "epochs.csv"
 CHECKPOINT_NAME = "last.ckpt"
 CELLS_NAME = "cells.safetensors"
 DETECTOR_NAME = "detector.safetensors"
+OWN_FILES = (MODEL_NAME, CELLS_NAME, DETECTOR_NAME, TABLE_NAME, RECORD_NAME)
 FORMAT = "weakloc.run"
 FORMAT_VERSION = 1
 _NUMBERS = re.compile(r"\[\n[-+\d.eE,\s]+\]")  # a list of numbers goes on one line
@@ -191,8 +192,8 @@ def save_distilled(
     """
     record = {**read_record(run.path), "hidden_supervision": run.hidden_supervision}
     with on_disk(folder):
-        for name in (MODEL_NAME, CELLS_NAME, DETECTOR_NAME, TABLE_NAME):
-            if (run.path / name).is_file():
+        for name in OWN_FILES:
+            if name != RECORD_NAME and (run.path / name).is_file():
                 shutil.copyfile(run.path / name, folder / name)
     if detector is not None:
         save_learned(folder, detector, run.network.backbone, settings)
