@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
-
-import yaml
 
 from weakloc.api.evaluation import markdown_of
 from weakloc.api.runs import TrainedRun, load_folder
@@ -17,12 +16,16 @@ from weakloc.training.hub import CARD_MARK, PREFIX, upload
 
 _CARD = """\
 ---
-{front_matter}---
+library_name: weakloc
+pipeline_tag: object-detection
+license: {licence}
+tags: [weakly-supervised, object-localization, class-activation-map, {run.method.name}]
+---
 {mark}
 
 # {name}
 
-Says where things are in images, as points, boxes and masks: learned with weakloc ({method}, backbone {backbone}) from tags alone or from what is listed below.
+Says where things are in images, as points, boxes and masks: learned with weakloc ({run.method.name}, backbone {run.network.backbone.spec}) from tags alone or from what is listed below.
 
 {num_classes} classes: {classes}.
 
@@ -30,11 +33,11 @@ Says where things are in images, as points, boxes and masks: learned with weaklo
 
 | | |
 |---|---|
-| tagged images | {num_images} |
-| drawn boxes or masks that training or selection looked at | {hidden_supervision} |
-| thresholds | {thresholds_from} |
-| drawn boxes looked at in all | {num_boxes_used} |
-| made the weights that training began with | {weights_from} |
+| tagged images | {run.labels.num_images} |
+| drawn boxes or masks that training or selection looked at | {facts.hidden_supervision} |
+| thresholds | {facts.thresholds_from} |
+| drawn boxes looked at in all | {facts.num_boxes_used} |
+| made the weights that training began with | {facts.weights_from} |
 
 ## Metrics
 
@@ -70,29 +73,14 @@ def push(
     numbers = "None were given to `weakloc push`.\n"
     if measured is not None:
         numbers = markdown_of([replace(measured, evaluated=repository)])
-    card = card_of(trained, repository, numbers, licence)
-    return upload(trained.path, repository, card, private=private)
-
-
-def card_of(trained: TrainedRun, name: str, metrics: str, licence: str) -> str:
-    """Front matter for the hub, and what a reader needs to judge the run."""
-    facts, method = trained.facts, trained.run.method.name
-    front_matter = {
-        "library_name": "weakloc",
-        "pipeline_tag": "object-detection",
-        "license": licence,
-        "tags": ["weakly-supervised", "object-localization", "class-activation-map", method],
-    }
-    return _CARD.format(
-        front_matter=yaml.safe_dump(front_matter, sort_keys=False),
+    card = _CARD.format(
+        licence=json.dumps(licence),  # which is YAML
         mark=CARD_MARK,
-        name=name,
-        method=method,
-        backbone=trained.run.network.backbone.spec,
-        num_classes=len(facts.class_names),
-        classes=one_line(", ".join(facts.class_names)),
-        num_images=trained.run.labels.num_images,
-        hidden_supervision=facts.hidden_supervision,
-        metrics=metrics,
-        **facts.supervision,
+        name=repository,
+        run=trained.run,
+        facts=trained.facts,
+        num_classes=len(trained.class_names),
+        classes=one_line(", ".join(trained.class_names)),
+        metrics=numbers,
     )
+    return upload(trained.path, repository, card, private=private)

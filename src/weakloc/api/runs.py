@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -256,15 +256,8 @@ class ExportedNetwork(LoadedRun):
     @property
     def facts(self) -> RunFacts:
         record = self.source.record
-        return RunFacts(
-            self.source.path,
-            record.class_names,
-            record.looking,
-            record.hidden_supervision,
-            record.num_boxes_used,
-            record.thresholds_from,
-            record.weights_from,
-        )
+        of_record = {part.name: getattr(record, part.name) for part in fields(RunFacts)[1:]}
+        return RunFacts(self.source.path, **of_record)
 
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
         record = self.source.record
@@ -304,19 +297,15 @@ def describe(run: TrainedRun) -> OnnxRecord:
     predictor = run.predictor(Look(localiser="score_map"))
     calibration = run.calibration
     method, backbone = run.run.method, run.run.network.backbone
+    _, *facts = vars(run.facts).items()  # all but the path
     return OnnxRecord(
-        class_names=run.class_names,
+        **dict(facts),
         activation=predictor.source.activation,
         method=method.name,
         preprocessing=run.run.preprocessing,
         geometry=backbone.geometry,
-        looking=method.looking,
         thresholds=predictor.thresholds,
         threshold_mode=None if calibration is None else predictor.rules.threshold_mode,
-        thresholds_from=run.facts.thresholds_from,
-        weights_from=run.facts.weights_from,
-        num_boxes_used=run.facts.num_boxes_used,
-        hidden_supervision=run.facts.hidden_supervision,
         smallest_side=backbone.min_input,
         version=__version__,
         rescoring=predictor.places.rescoring or 0.0,
