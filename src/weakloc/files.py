@@ -315,11 +315,7 @@ def file_name_of(name: str) -> str:
 
 
 def is_so(ask: Callable[[], bool]) -> bool:
-    """What is asked of a path; False where nobody can say.
-
-    So it is of a link to itself, below a folder that may not be read, and of names that are too
-    long for a path, hold a zero byte or are not UTF-8.
-    """
+    """What is asked of a path; False of a link to itself and where names or folders forbid it."""
     try:
         return ask()
     except (OSError, ValueError):

@@ -21,15 +21,7 @@ from weakloc.data.readers.assembly import Problems
 from weakloc.data.readers.table import table_rows
 from weakloc.data.sources import ImageSource, find_images, folder_of_images, read_tags
 from weakloc.errors import PredictionsError, SettingError
-from weakloc.files import (
-    ByName,
-    file_name_of,
-    fit_json,
-    open_buffered,
-    read_json,
-    remove_unfinished,
-    write_json,
-)
+from weakloc.files import ByName, file_name_of, fit_json, open_buffered, read_json, write_json
 from weakloc.localize.maps import minmax
 from weakloc.output.drawing import draw_grid, draw_prediction, write_heat_maps
 from weakloc.output.exporters import check_formats, export_all
@@ -229,8 +221,6 @@ def predict_to_folder(
         if ranks.rank == 0:
             version = version_of(predictor, origin)
             store.open({**origin, **work.guarded, "version": version}, resume=resume)
-            for name in ("pictures", "heat_maps"):
-                remove_unfinished((work.out / name).rglob(".*"))
         ranks.wait_for_all()
         stems = list(work.fill(store, itertools.chain((first,), parts), ranks, on_progress))
         ranks.wait_for_all()

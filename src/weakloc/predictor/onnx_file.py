@@ -124,17 +124,14 @@ def read_record(text: str | None, *, location: str) -> OnnxRecord:
         )
     try:
         values = fit_json(parse_json(text), dict[str, Any])
-    except ValueError as error:
-        raise RunError(f"its metadata is damaged ({error})", location=location) from error
-    if values.get("format") != FORMAT:
-        raise RunError(
-            f"its format is {values.get('format')!r}, and this weakloc knows {FORMAT!r}",
-            location=location,
-            remedy="Update weakloc, or export the run again",
-        )
-    try:
+        if values.get("format") != FORMAT:
+            raise RunError(
+                f"its format is {values.get('format')!r}, and this weakloc knows {FORMAT!r}",
+                location=location,
+                remedy="Update weakloc, or export the run again",
+            )
         return from_settings(OnnxRecord, values)
-    except SettingError as error:
+    except (ValueError, SettingError) as error:
         raise RunError(f"its metadata is damaged ({error})", location=location) from error
 
 

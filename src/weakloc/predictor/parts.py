@@ -47,6 +47,7 @@ class Part:
 
 SETTINGS_NAME, SUMMARY_NAME = "settings.json", "predictions.json"
 RESULTS = ("predictions.jsonl", "skipped.jsonl", SUMMARY_NAME, "pictures.png")  # beside the parts
+SIDE_FOLDERS = ("pictures", "heat_maps")
 _PART = re.compile(r"part-\d{7}-[0-9a-f]{12}\.(jsonl|skipped|key)")
 
 
@@ -62,6 +63,8 @@ class PartStore:
         require_own(self.folder, ("*",), marks=(SETTINGS_NAME,))
         marks = (SUMMARY_NAME, f"{self.folder.name}/{SETTINGS_NAME}")
         require_own(self.folder.parent, RESULTS, marks=marks)
+        for name in SIDE_FOLDERS:
+            remove_unfinished((self.folder.parent / name).rglob(".*"))
         text = json.dumps({"format": "weakloc.parts/1", **fingerprint}, sort_keys=True)
         if resume and self._settings.is_file():
             if self._settings.read_text(encoding="utf-8") != text:

@@ -100,9 +100,7 @@ def _read_split(folder: Path, problems: Problems) -> _Split:
     drawn: dict[str, list[tuple[tuple[str, ...], str]]] = {}
     shapes = _records(
         folder / "localization.txt",
-        lambda line: (
-            5 if _ENDS_IN_NUMBER.search(line) else 3
-        ),  # a box, or a mask and its ignore mask
+        lambda line: 5 if _ENDS_IN_NUMBER.search(line) else 3,  # a box, or two masks
         problems,
         images,
     )
@@ -145,19 +143,17 @@ def _records(
 def _class_names(splits: Sequence[_Split], options: ReaderOptions) -> dict[int, str]:
     """Class number -> name."""
     numbers = [n for split in splits for classes in split.classes.values() for n in classes]
-    size = max(numbers, default=-1) + 1
+    names = {number: str(number) for number in range(max(numbers, default=-1) + 1)}
     if options.class_names is not None:
-        names = dict(enumerate(options.class_names))
-        return names | {n: str(n) for n in numbers if n >= len(names)}
+        return names | dict(enumerate(options.class_names))
     folders: dict[int, set[str]] = {}
     for split in splits:
         for image, classes in split.classes.items():
             for number in classes:
                 folders.setdefault(number, set()).add(image.rpartition("/")[0].rpartition("/")[2])
     single = {number: next(iter(f)) for number, f in folders.items() if len(f) == 1}
-    if len(set(single.values())) == len(folders) and all(single.values()):
-        return {number: single.get(number, str(number)) for number in range(size)}
-    return {number: str(number) for number in range(size)}
+    are_names = len(set(single.values())) == len(folders) and all(single.values())
+    return names | single if are_names else names
 
 
 def _add_split(assembly: Assembly, split: _Split, folder: str, names_of: Mapping[int, str]) -> None:
