@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from operator import methodcaller
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -52,11 +53,17 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> int:
     return count
 
 
-def prediction_line(prediction: Prediction) -> str:
-    """One line, with its line feed."""
-    plain = msgspec.to_builtins(
+def record_of(prediction: Prediction) -> dict[str, Any]:
+    """It in Python's own numbers, lists and dicts, by the names that files have for them."""
+    record: dict[str, Any] = msgspec.to_builtins(
         prediction, builtin_types=(bytes,), enc_hook=methodcaller("item")
     )  # of NumPy's numbers
+    return record
+
+
+def prediction_line(prediction: Prediction) -> str:
+    """One line, with its line feed."""
+    plain = record_of(prediction)
     extra = plain.pop("extra")
     record = {"schema": SCHEMA, **plain}
     return f"{_encode(record | extra | record)}\n"
