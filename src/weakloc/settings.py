@@ -349,7 +349,7 @@ class DistilSettings(Checked):
     split: str | None = None
     """Images to learn from. Not given: those that the run learned from."""
 
-    epochs: int = field(default=12, metadata=ONE_OR_MORE)
+    epochs: int = field(default=24, metadata=ONE_OR_MORE)
     """Passes over the images, of which fewer than 200 are shown several times."""
 
     learning_rate: float = field(default=2e-3, metadata=RATE)

@@ -11,6 +11,7 @@ from weakloc.api.data_sets import read, scenes
 from weakloc.api.evaluation import evaluate
 from weakloc.api.runs import TrainedRun, load
 from weakloc.api.training import train
+from weakloc.cli import run as weakloc
 from weakloc.settings import EvaluateSettings, TrainSettings
 from weakloc.structures import DataSet
 
@@ -79,3 +80,11 @@ def test_a_run_is_judged_as_its_method_says_unless_the_user_says_otherwise(
     by_user = measured(other, replace(ONCE, ap="voc12", box_edges="half-open"))
     assert by_user == measured(TrainedRun(run), ONCE)
     assert numbers <= set(by_user)
+
+
+def test_a_comparison_without_resamples_is_refused_in_a_line(
+    trained: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compared = ["evaluate", str(trained), str(scenes), "--compare", str(trained)]
+    assert weakloc([*compared, "--resamples", "0"]) == 2
+    assert "--resamples is 0" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from weakloc.errors import PredictionsError
 from weakloc.metrics.hits import HitRates, Rate
 from weakloc.metrics.uncertainty import (
     ResampledSums,
@@ -96,7 +97,7 @@ def test_a_run_does_not_differ_from_itself(random):
 
 def test_runs_on_different_images_cannot_be_compared(random):
     first = _accuracy([1, 0], ["a", "b"])
-    with pytest.raises(ValueError, match="different images"):
+    with pytest.raises(PredictionsError, match="different images"):
         paired_difference(first, _accuracy([1, 0], ["a", "c"]))
 
 

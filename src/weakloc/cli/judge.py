@@ -17,6 +17,7 @@ from weakloc.cli.options import (
     require_there,
 )
 from weakloc.cli.terminal import Terminal
+from weakloc.errors import SettingError
 from weakloc.files import write_json, write_text
 from weakloc.settings import DataSettings, EvaluateSettings, Look, Places, ReportSettings
 
@@ -52,6 +53,9 @@ def evaluate(
     from weakloc.api import data_sets
 
     require_there(run, *compare)
+    if compare and not settings.resamples:
+        remedy = "Leave it out: differences are told by resampling both in pairs"
+        raise SettingError("--resamples is 0, and --compare is given", remedy=remedy)
     data_set = data_sets.read(data, reading)
     data_set.split(settings.split)  # refuses one that it has not
     from weakloc.api import evaluation

@@ -118,7 +118,11 @@ def interval_of(replicates: FloatArray) -> Interval | None:
 def paired_difference(first: MetricResult, second: MetricResult) -> Difference:
     """Compares two runs measured on the same images."""
     if first.image_digest != second.image_digest:
-        raise ValueError(f"{first.name} was measured on different images")
+        raise PredictionsError(
+            f"{first.name} was measured on different images, "
+            f"{first.num_images} of the one and {second.num_images} of the other",
+            remedy="Compare what was made of the same images, all of which can be read",
+        )
     assert first.value is not None
     assert second.value is not None
     differences = first.replicates - second.replicates
