@@ -3,7 +3,7 @@
     python -m benchmarks.bench_distil NAME RUN DATA [--boxes 20 50] [--seed 0]
 
 Measured on the split that the run keeps to judge; `told` is what the drawn images alone say of the
-gain (mean overlap of first boxes, and the margin of its 95 % interval) and `kept` what is decided
+gain (mean overlap of first boxes, and its standard error) and `kept` what is decided
 by it. The detector is measured whether it is kept or not. Rows of earlier calls stay, so that a
 table of several runs is made one call at a time.
 """
@@ -62,7 +62,7 @@ def distilled(given: argparse.Namespace, data: DataSet, boxes: int) -> dict[str,
         if told is not None and told.is_worse:
             settings = DistilSettings(boxes=boxes, seed=given.seed, folds=0)
             run = weakloc.distil(given.run, data, Path(folder, "kept"), settings).run
-        gain = "" if told is None else f"{told.detector - told.run:+.2f} ± {told.margin:.2f}"
+        gain = "" if told is None else f"{told.detector - told.run:+.2f} ± {told.error:.2f}"
         kept = "run" if told is not None and told.is_worse else "detector"
         decided = {"told": gain, "kept": kept, "CPU s": seconds}
         return {**key(given.name, boxes, given.seed), **numbers(str(run.path), data), **decided}

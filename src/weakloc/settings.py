@@ -357,7 +357,7 @@ class DistilSettings(Checked):
 
     folds: int = 3
     """Parts of the drawn images; in each a detector of the others is compared with the run. Where
-    it is worse beyond chance, the run's boxes stay. 0: it is kept uncompared."""
+    it is worse by more than a standard error, the run's boxes stay. 0: it is kept uncompared."""
 
     seed: int = field(default=0, metadata=SEED)
     """Number from which weights, order and the choice of images follow."""

@@ -117,17 +117,17 @@ def test_a_detector_that_is_worse_where_it_can_be_told_is_not_kept(
 
     told = json.loads(capsys.readouterr().out)
     assert told["comparison"]["run"] == pytest.approx(1, abs=0.02)
-    assert told["comparison"]["detector"] + told["comparison"]["margin"] < told["comparison"]["run"]
+    assert told["comparison"]["detector"] + told["comparison"]["error"] < told["comparison"]["run"]
     assert not (out / DETECTOR_NAME).exists()
     assert json.loads((out / "run.json").read_text())["hidden_supervision"] == 9
     assert predictions(out, images, tmp_path / "again") == placed
 
 
-def test_a_comparison_needs_more_than_chance() -> None:
-    assert Comparison(detector=0.3, run=0.5, margin=0.1).is_worse
-    assert "draw more" in Comparison(detector=0.3, run=0.5, margin=0.1).in_words()
-    assert not Comparison(detector=0.3, run=0.5, margin=0.3).is_worse
-    assert "draw more" not in Comparison(detector=0.3, run=0.5, margin=0.3).in_words()
+def test_a_comparison_needs_more_than_its_error() -> None:
+    assert Comparison(detector=0.3, run=0.5, error=0.1).is_worse
+    assert "draw more" in Comparison(detector=0.3, run=0.5, error=0.1).in_words()
+    assert not Comparison(detector=0.3, run=0.5, error=0.3).is_worse
+    assert "draw more" not in Comparison(detector=0.3, run=0.5, error=0.3).in_words()
 
 
 def test_a_run_teaches_itself(

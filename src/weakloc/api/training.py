@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.special import stdtrit
 
 from weakloc.api.calibration import DrawnImage, drawn_boxes, drawn_images, images_to_draw_in
 from weakloc.api.data_sets import Data, opened, require_same_classes
@@ -239,16 +238,16 @@ class Comparison:
 
     detector: float  # learned from the other drawn images
     run: float  # as it was
-    margin: float  # of the 95 % interval of their difference
+    error: float  # the standard error of their difference
 
     @property
     def is_worse(self) -> bool:
-        """Beyond chance: a handful of images cannot tell, and most detectors gain."""
-        return self.detector + self.margin < self.run
+        """By more than its error: a handful of images cannot tell, and most detectors gain."""
+        return self.detector + self.error < self.run
 
     def in_words(self) -> str:
         means = f"{self.detector:.2f} of a detector, {self.run:.2f} of the run as it was"
-        gain = f"{self.detector - self.run:+.2f} ± {self.margin:.2f}"
+        gain = f"{self.detector - self.run:+.2f} ± {self.error:.2f}"
         text = f"Overlap with drawn boxes in images that were not learned from: {means} ({gain})"
         kept = ". The run's own boxes stay: draw more, or keep the detector with 'distil --folds 0'"
         return text + kept * self.is_worse
@@ -358,8 +357,8 @@ def _compared(
     gains = np.array(of_detectors) - of_run
     if len(gains) < 2:
         return None
-    margin = stdtrit(len(gains) - 1, 0.975) * gains.std(ddof=1) / math.sqrt(len(gains))
-    return Comparison(float(np.mean(of_detectors)), float(np.mean(of_run)), float(margin))
+    error = gains.std(ddof=1) / math.sqrt(len(gains))
+    return Comparison(float(np.mean(of_detectors)), float(np.mean(of_run)), float(error))
 
 
 def _overlaps(trained: TrainedRun, drawn: Sequence[DrawnImage]) -> list[float]:
