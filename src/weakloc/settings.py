@@ -220,7 +220,7 @@ class Look(Checked):
     by the detector of `weakloc distil`, or by searching windows of the image. auto: the detector,
     else the cells where there are any, else the method's."""
 
-    map_side: int = field(default=224, metadata=ONE_OR_MORE)
+    map_side: int = field(default=224, metadata=limit(lambda n: 1 <= n <= 4096, "Give 1 to 4096"))
     """Cells along the long side of the map in which boxes are found."""
 
     batch_size: int = field(default=8, metadata=ONE_OR_MORE)

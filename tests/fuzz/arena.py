@@ -57,6 +57,7 @@ _OWN = tuple(
             *(sys.prefix, sys.base_prefix, REPOSITORY / "src", REPOSITORY / "tests"),
             *("/proc/self", "/proc/meminfo", "/proc/cpuinfo", "/dev/null", "/dev/urandom"),
             *("/usr/lib", "/usr/share/zoneinfo", "/etc/localtime", "/sys/devices/system"),
+            f"{tempfile.gettempdir()}/torchinductor_",
             *filter(os.path.isdir, sys.path),
         )
     )
@@ -130,7 +131,8 @@ class _Guard:
             is_read = event in ("os.listdir", "os.scandir", "ctypes.dlopen") or (
                 event == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
             )
-            is_own = is_read or "__pycache__" in path  # numba and imports keep what they compiled
+            # Numba, imports and torch keep what they compiled.
+            is_own = is_read or "__pycache__" in path or "/torchinductor_" in path
             if not is_inside and not (is_own and path.startswith(_OWN)):
                 self._escape(f"{event} {path}")
 

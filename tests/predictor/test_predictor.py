@@ -288,6 +288,7 @@ def test_settings_reject_what_cannot_work() -> None:
     for good, bad in (
         (Look(), {"scales": (0.0,)}),
         (Look(), {"batch_size": 0}),
+        (Look(), {"map_side": 10**9}),
         (Places(), {"threshold": 1.0}),
         (Places(), {"min_score": 1.5}),
     ):

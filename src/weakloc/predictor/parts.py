@@ -47,7 +47,6 @@ class Part:
 
 SETTINGS_NAME, SUMMARY_NAME = "settings.json", "predictions.json"
 RESULTS = ("predictions.jsonl", "skipped.jsonl", SUMMARY_NAME, "pictures.png")  # beside the parts
-SIDE_FOLDERS = ("pictures", "heat_maps")
 _PART = re.compile(r"part-\d{7}-[0-9a-f]{12}\.(jsonl|skipped|key)")
 
 
@@ -63,7 +62,7 @@ class PartStore:
         require_own(self.folder, ("*",), marks=(SETTINGS_NAME,))
         marks = (SUMMARY_NAME, f"{self.folder.name}/{SETTINGS_NAME}")
         require_own(self.folder.parent, RESULTS, marks=marks)
-        for name in SIDE_FOLDERS:
+        for name in ("pictures", "heat_maps"):
             remove_unfinished((self.folder.parent / name).rglob(".*"))
         text = json.dumps({"format": "weakloc.parts/1", **fingerprint}, sort_keys=True)
         if resume and self._settings.is_file():
