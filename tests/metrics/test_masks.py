@@ -248,6 +248,15 @@ def test_drawn_masks_become_labels_with_crowds_void():
     assert truth_labels(sample("b", [1, -1], []), {}) is None
 
 
+@pytest.mark.parametrize("index", [254, 255, 1000])
+def test_of_many_classes_each_has_its_drawn_pixels(index: int) -> None:
+    truth = Truth(masks=(TruthMask(index, _rle(_rectangle(0, 0, 10, 24))),))
+    drawn = sample("a", [1, -1], [], masks=truth.masks)
+    assert drawn_pixels(ImageTruth(drawn), index)[3].tolist() == [1] * 10 + [0] * 21
+    with pytest.raises(DataError, match="at most 254 classes"):
+        truth_labels(drawn, {})
+
+
 def test_label_images_are_read_through_their_table(tmp_path):
     values = np.array([[0, 7, 255], [9, 0, 7]], dtype=np.uint8)
     path = str(tmp_path / "labels.png")

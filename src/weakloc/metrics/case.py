@@ -272,6 +272,8 @@ def paint_truth(masks: Sequence[TruthMask]) -> LabelPixels | None:
         return None
     labels = np.zeros(tuple(masks[0].rle["size"]), dtype=np.uint8)
     for mask in sorted(masks, key=lambda drawn: not drawn.crowd):  # objects over crowds
+        if mask.class_index + 1 >= VOID:
+            raise DataError(f"label arrays hold at most {VOID - 1} classes", remedy="Choose some")
         labels[decode_mask(mask.rle)] = VOID if mask.crowd else 1 + mask.class_index
     return labels
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -54,10 +55,10 @@ def drawn_pixels(truth: ImageTruth, class_index: int) -> LabelPixels | None:
     beyond them, and None without them.
     """
     drawn = truth.sample.drawn
-    mine = [mask for mask in drawn.masks if mask.class_index == class_index]
-    labels = paint_truth(mine) if drawn.segmentation_path is None else truth.labels
-    if labels is None:
-        return None
+    if drawn.segmentation_path is None:
+        mine = [mask for mask in drawn.masks if mask.class_index == class_index]
+        return paint_truth([replace(mask, class_index=0) for mask in mine])
+    labels = truth.labels
     return np.where(labels == VOID, VOID, labels == 1 + class_index).astype(np.uint8)
 
 
