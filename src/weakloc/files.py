@@ -173,10 +173,7 @@ def open_whole(path: Path) -> Iterator[IO[str]]:
 
 @contextmanager
 def open_buffered(path: Path) -> Iterator[BytesIO]:
-    """Like `write_whole`, as a file in memory that is written when the block ends.
-
-    For encoders in C, which take the part of a file that a full disk let them write for all of it.
-    """
+    """Like `write_whole`, from memory: encoders in C do not notice that a disk is full."""
     content = BytesIO()
     yield content
     with write_whole(path) as temporary:
