@@ -40,7 +40,9 @@ def test_the_peak_for_many_images_is_that_of_a_few(
         predictor = Predictor(DotSource(preprocessing), look, places, thresholds=(0.5,) * 3)
         gc.collect()
         tracemalloc.reset_peak()
-        monkeypatch.setattr("weakloc.api.predictions.predictor_of", lambda *_: (predictor, {}))
+        monkeypatch.setattr(
+            "weakloc.api.predictions.predictor_of", lambda *_: (predictor, {"run": "run"})
+        )
         monkeypatch.setattr("weakloc.api.predictions.PART_SIZE", 8)
         written = predict_to_folder("run", str(tmp_path), tmp_path / "out")
         assert written.num_done == count
