@@ -123,6 +123,32 @@ def test_a_detector_that_is_worse_where_it_can_be_told_is_not_kept(
     assert predictions(out, images, tmp_path / "again") == placed
 
 
+def test_images_that_cannot_be_read_end_no_comparison(
+    refined: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(scenes, data)
+    names = sorted(path.name for path in (data / "JPEGImages").iterdir())[:3]
+    for name in names[:2]:
+        (data / "JPEGImages" / name).write_bytes(b"no image")
+    tags = json.loads((refined / "run.json").read_text())["class_names"]
+    decisions = [{"class": tags[0], "verdict": "accepted", "boxes": [[4, 4, 40, 30]]}]
+    drawn = [
+        {"image": f"JPEGImages/{name}", "width": 96, "height": 96, "decisions": decisions}
+        for name in names
+    ]
+    review = tmp_path / "review.json"
+    review.write_text(
+        json.dumps({"schema": "weakloc.review/1", "class_names": tags, "images": drawn})
+    )
+
+    arguments = [str(refined), str(data), "--labels", str(review), "--boxes", "3"]
+    assert weakloc(["distil", *arguments, "--out", str(out), "--epochs", "1", "--json"]) == 0
+
+    assert json.loads(capsys.readouterr().out)["comparison"] is None
+    assert (out / DETECTOR_NAME).exists()
+
+
 def test_a_comparison_needs_more_than_its_error() -> None:
     assert Comparison(detector=0.3, run=0.5, error=0.1).is_worse
     assert "draw more" in Comparison(detector=0.3, run=0.5, error=0.1).in_words()

@@ -21,7 +21,7 @@ from weakloc.api.calibration import DrawnImage, drawn_boxes, drawn_images, image
 from weakloc.api.data_sets import Data, opened, require_same_classes
 from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.sources import ImageSource
-from weakloc.errors import SettingError
+from weakloc.errors import DataError, SettingError
 from weakloc.files import ByName, only_writer, open_buffered, require_own
 from weakloc.geometry import box_ious
 from weakloc.localize.maps import HeatMap, sigmoid
@@ -350,7 +350,10 @@ def _compared(
         judged = [image for image in images if taught.issuperset(image.classes)]
         if judged:
             lessons = [_drawn_lesson(image) for image in others]
-            detector, _ = _detector(trained, lessons, settings, display)
+            try:
+                detector, _ = _detector(trained, lessons, settings, display)
+            except DataError:  # none of these images can be read
+                continue
             with_detector = replace(trained.run, detector=detector, thresholds=None)
             of_detectors += _overlaps(TrainedRun(with_detector), judged)
             of_run += _overlaps(trained, judged)
