@@ -103,7 +103,7 @@ def _say_how_sure(labelled: Labelled, terminal: Terminal) -> None:
         f"{findings.num_doubtful} of {findings.num_images} images are doubtful, "
         f"{findings.num_disagreements} tags are contradicted: the report begins with them"
     )
-    if findings.in_the_middle >= MOSTLY:
+    if findings.in_the_middle >= MOSTLY and labelled.comparison is None:
         terminal.say(
             f"{findings.in_the_middle:.0%} of the boxes lie about the middle of the image: a plain "
             "box of 0.7 of each side may fit as well there; draw some before you trust these"
