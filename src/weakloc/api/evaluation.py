@@ -116,18 +116,24 @@ def document_of(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
 
 def markdown_of(evaluated: Sequence[EvaluationRecord]) -> str:
     """One row a number, one column a run, with the interval and the best baseline."""
-    rows = [["metric", *(numbers.evaluated for numbers in evaluated), "best baseline"]]
-    rows.append(["---"] * len(rows[0]))
+    header, rows = ["metric", *(numbers.evaluated for numbers in evaluated), "best baseline"], []
     for result in evaluated[0].metrics:
         cells = [_markdown_cell(numbers, result.name) for numbers in evaluated]
         rows.append([result.name, *cells, best_baseline(result)])
-    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    return table + "".join(
+    table = "\n".join(markdown_table(header, rows))
+    return f"{table}\n" + "".join(
         f"\n{numbers.evaluated}: thresholds tuned by {numbers.thresholds_from}; "
         f"{numbers.num_images} images of {numbers.split}; "
         f"training began with weights from {numbers.weights_from}.\n"
         for numbers in evaluated
     )
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Its lines."""
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + "---|" * len(header)
+    yield from ("| " + " | ".join(row) + " |" for row in rows)
 
 
 def best_baseline(result: MetricRecord) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from weakloc.api.evaluation import markdown_table
 from weakloc.files import write_json, write_text
 from weakloc.output.report import (
     BASELINE_NAMES,
@@ -137,12 +138,6 @@ def _what_is_missing(results: Results) -> Iterator[str]:
         yield f"- not tested: {cell} ({reason})"
     for cell, reason in results.failures.items():
         yield f"- failed: {cell} ({reason.splitlines()[-1]})"
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(header) + " |"
-    yield "|" + "---|" * len(header)
-    yield from ("| " + " | ".join(row) + " |" for row in rows)
 
 
 def curves(results: Results) -> Iterator[Chart]:
