@@ -163,7 +163,7 @@ def judged(target: str, folder: Path, guard: _Guard) -> Finding:
     except MemoryError as error:
         finding = Finding(target, "memory", f"MemoryError {_frames(error)}")
     except Exception as error:
-        text = "".join(traceback.format_exception(error, limit=-6))
+        text = without_places("".join(traceback.format_exception(error, limit=-6)))
         finding = Finding(
             target, "traceback", f"{type(error).__name__} {_frames(error)}", detail=text[-2500:]
         )
@@ -174,6 +174,11 @@ def judged(target: str, folder: Path, guard: _Guard) -> Finding:
         first = guard.escapes[0]
         return Finding(target, "file outside", f"outside {first.split()[0]}", detail=first)
     return finding
+
+
+def without_places(trace: str) -> str:
+    """A trace whose files are named from the repository, or from Python's libraries: it is kept."""
+    return re.sub(r'File "/[^"]*?/(?=(?:src/weakloc|tests|python3\.\d+)/)', 'File "', trace)
 
 
 def _frames(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ from random import Random
 
 import pytest
 
-from tests.fuzz.arena import GOOD, prepare, run
+from tests.fuzz.arena import GOOD, prepare, run, without_places
 from tests.fuzz.inputs import Input, input_of, valid_input
 from tests.fuzz.readers import READERS
 from tests.fuzz.shrinking import CASES, read_case
@@ -28,6 +29,15 @@ def test_no_kept_case_ends_badly_again() -> None:
     tally = run(made.__getitem__, len(made), target="kept", until=time.monotonic() + 60)
     assert [f"{KEPT[f.number].name}: {f}" for f in tally.findings.values()] == []
     assert tally.num_inputs == len(KEPT)
+
+
+def test_a_kept_trace_names_files_from_the_repository_and_from_the_libraries_alone() -> None:
+    trace = 'File "/my code/src/weakloc/rle.py", line 1\n  File "/opt/lib/python3.12/abc.py"'
+    told = 'File "src/weakloc/rle.py", line 1\n  File "python3.12/abc.py"'
+    assert without_places(trace) == told
+    for path in KEPT:
+        found = json.loads(path.read_text("utf-8"))["found"]
+        assert without_places(found) == found, path.name
 
 
 def test_the_same_seed_and_number_are_the_same_input_and_another_one_is_not() -> None:
