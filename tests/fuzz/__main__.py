@@ -11,38 +11,28 @@ known.txt does not list that; `--keep` makes each such input smaller and writes 
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.fuzz.arena import GOOD, OUTCOMES, REPOSITORY, Tally, generated, prepare, run
 from tests.fuzz.readers import READERS
 from tests.fuzz.shrinking import keep
+from tests.habits import log, parser_of
 
 KNOWN = Path(__file__).with_name("known.txt")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.fuzz",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("target", help=f"all, or some of: {', '.join(READERS)}")
+    parser = parser_of("tests.fuzz", __doc__, READERS)
     parser.add_argument("--runs", type=int, default=1_000_000, help="inputs in all")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=int, default=0, help="number of the first input")
     parser.add_argument("--seconds", type=float, default=60.0, help="time in all")
     parser.add_argument("--keep", type=Path, help="folder for cases")
-    parser.add_argument("--log", type=Path, help="a line of JSON for each target is added to it")
     chosen = parser.parse_args()
-    targets = list(READERS) if chosen.target == "all" else chosen.target.split(",")
-    for target in targets:
-        if target not in READERS:
-            parser.error(f"{target!r} is not one of {', '.join(READERS)}")
+    targets = chosen.subjects
     prepare(targets)
     tallies = {}
     end = time.monotonic() + chosen.seconds
@@ -62,7 +52,7 @@ def main() -> int:
             times = tally.times[finding.signature]
             print(f"    {times} x {finding.signature}: input {finding.number}", flush=True)
         if chosen.log is not None:
-            _log(chosen.log, target, tally, chosen.seed, chosen.start)
+            log(chosen.log, _record(target, tally, chosen.seed, chosen.start))
     whole = Tally()
     for tally in tallies.values():
         whole.counts.update(tally.counts)
@@ -89,15 +79,14 @@ def _line(target: str, tally: Tally) -> str:
     return f"{target}: {tally.num_inputs:,} inputs at {rate:,.0f}/s: {counts}"
 
 
-def _log(file: Path, target: str, tally: Tally, seed: int, start: int) -> None:
+def _record(target: str, tally: Tally, seed: int, start: int) -> dict[str, Any]:
     commit = subprocess.run(
         ["git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD"],
         capture_output=True,
         text=True,
         check=False,
     ).stdout.strip()
-    record = {
-        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
+    return {
         "commit": commit,
         "target": target,
         "seed": seed,
@@ -108,8 +97,6 @@ def _log(file: Path, target: str, tally: Tally, seed: int, start: int) -> None:
         "bad": sum(count for name, count in tally.counts.items() if name not in GOOD),
         "signatures": dict(tally.times),
     }
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(record) + "\n")
 
 
 if __name__ == "__main__":

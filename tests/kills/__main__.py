@@ -8,7 +8,6 @@ result differs from the undisturbed one, or a command cannot be gone on with.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 from random import Random
 
+from tests.habits import log, parser_of
 from tests.kills.commands import COMMANDS
 from tests.kills.stories import FAULTS, Stage, as_line, disturb, summary, tell
 
@@ -24,29 +24,21 @@ MODULES = (
     *("torch", "torchvision", "lightning.pytorch", "timm", "numba", "sklearn", "scipy.ndimage"),
     *("weakloc.cli", "weakloc.api.label", "weakloc.api.training", "weakloc.api.predictions"),
     *("weakloc.api.calibration", "weakloc.api.reports", "weakloc.api.evaluation"),
-    *("weakloc.synthetic.folder", "weakloc.training.fine_layers", "torch.distributed"),
+    *("weakloc.synthetic.scenery", "weakloc.training.fine_layers", "torch.distributed"),
 )
 SCRATCH = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.kills",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("command", help=f"all, or some of: {', '.join(COMMANDS)}")
+    parser = parser_of("tests.kills", __doc__, COMMANDS)
     parser.add_argument("--times", type=int, default=10, help="interruptions of each command")
     parser.add_argument("--fault", choices=FAULTS, default="kill")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=3600.0, help="time for each command")
-    parser.add_argument("--log", type=Path, help="a line of JSON for each command is added to it")
     chosen = parser.parse_args()
-    names = list(COMMANDS) if chosen.command == "all" else chosen.command.split(",")
     for module in MODULES:
         importlib.import_module(module)
     is_good = True
-    for name in names:
+    for name in chosen.subjects:
         with tempfile.TemporaryDirectory(
             prefix="kills-", dir=SCRATCH, ignore_cleanup_errors=True
         ) as folder:
@@ -61,9 +53,7 @@ def main() -> int:
         print(as_line(record), flush=True)
         is_good &= not verdicts.differences
         if chosen.log is not None:
-            about = {"date": time.strftime("%Y-%m-%d %H:%M:%S"), "seed": chosen.seed}
-            with chosen.log.open("a", encoding="utf-8") as stream:
-                stream.write(as_line({**about, **record}) + "\n")
+            log(chosen.log, {"seed": chosen.seed, **record})
     return int(not is_good)
 
 
