@@ -43,6 +43,11 @@ COMMANDS: Mapping[str, Command] = {
         RESUME,
     ),
     "refine": Command(("refine", "run", "data", "--rounds", "1", "--epochs", "2"), "run", RUN),
+    "distil": Command(
+        ("distil", "run", "data", "--out", "out", "--boxes", "6", "--folds", "0", "--epochs", "2"),
+        "out",
+        (*RUN, ("refine", "run", "data", "--rounds", "1", "--epochs", "1")),
+    ),
     "calibrate": Command(("calibrate", "run", "data", "--boxes", "5", *SEEN), "run", RUN),
     "predict": Command(
         ("predict", "run", "data", "--out", "out", "--format", "coco", "--draw", "2", *SEEN),

@@ -221,7 +221,7 @@ def tell(stage: Stage, times: int, random: Random, until: float) -> Verdicts:
         moments = []
         arguments = stage.command.arguments
         for _ in range(min(random.randint(1, MOST_KILLS), times - verdicts.interruptions)):
-            moment = random.uniform(0, 1.05 * stage.seconds)
+            moment = random.uniform(0, stage.seconds)
             processes = stage.begin(arguments)
             time.sleep(moment)
             victims = random.sample(processes, random.randint(1, len(processes)))
