@@ -22,11 +22,11 @@ from benchmarks.measure import Timing, time_interleaved, write_results
 from weakloc.api import calibration, data_sets, evaluation, reports, training
 from weakloc.api.predictions import predict_to_folder
 from weakloc.api.runs import TrainedRun, load_folder
-from weakloc.cli.use import keep_freed_memory
 from weakloc.data.images import open_image
 from weakloc.predictor.views import View, make_view
 from weakloc.settings import CalibrateSettings, Look, Places, TrainSettings
 from weakloc.structures import DataSet, Sample
+from weakloc.work import keep_freed_memory
 
 BATCH = 8
 SIDE = 224

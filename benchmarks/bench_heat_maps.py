@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from benchmarks.measure import paired_ratio, time_interleaved, write_results
 from benchmarks.own_processes import Prepare, own_processes
-from weakloc.cli.use import keep_freed_memory
 from weakloc.data.sources import find_images
 from weakloc.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from weakloc.methods.cam import Cam
@@ -32,6 +31,7 @@ from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import NetworkSource
 from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage
+from weakloc.work import keep_freed_memory
 
 NUM_CLASSES = 1000
 SIDE = 224

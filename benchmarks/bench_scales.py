@@ -21,7 +21,6 @@ from PIL import Image
 from benchmarks.bench_heat_maps import write_photographs
 from benchmarks.measure import paired_ratio, time_interleaved, write_results
 from benchmarks.own_processes import own_processes
-from weakloc.cli.use import keep_freed_memory
 from weakloc.data.sources import find_images
 from weakloc.data.transforms import Preprocessing
 from weakloc.methods.max_mil import MaxMil, paper_scales
@@ -32,6 +31,7 @@ from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import NetworkSource, scaled
 from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage
+from weakloc.work import keep_freed_memory
 
 NUM_CLASSES = 20
 Scores = list[list[float]]

@@ -27,7 +27,6 @@ import torch
 from benchmarks.bench_heat_maps import write_photographs
 from benchmarks.measure import RESULTS, Timing, paired_ratio, time_interleaved, write_results
 from benchmarks.own_processes import own_processes
-from weakloc.cli.use import keep_freed_memory
 from weakloc.data.sources import find_images
 from weakloc.data.transforms import Preprocessing
 from weakloc.methods.wildcat import Wildcat
@@ -41,6 +40,7 @@ from weakloc.serving.allowed_images import allowed_images
 from weakloc.serving.app import bound_socket, build_app, server_of
 from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage
+from weakloc.work import keep_freed_memory
 
 NUM_CLASSES = 20
 GOAL = 0.8

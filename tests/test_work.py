@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +64,33 @@ def test_the_items_of_a_killed_process_get_their_result_and_the_others_go_on() -
     assert sorted(results) == sorted(items)
     assert all(results[n] in {n * n, -n} for n in range(1, 9))
     assert sum(result < 0 for result in results.values()) <= 2
+
+
+def wait_for_the_others(path: Path) -> None:
+    """The first waits until all others were done, by the other process."""
+    while path.name == "0" and not (path.parent / "8").exists():
+        time.sleep(0.01)
+    path.touch()
+
+
+def test_a_slow_process_holds_nothing_but_its_own_item(tmp_path: Path) -> None:
+    items = [tmp_path / str(number) for number in range(9)]
+    done = map_in_processes(wait_for_the_others, items, processes=2, if_killed=print)
+    assert [path.name for path, _ in done] == [*"123456780"]
+
+
+def fail_or_sleep(number: int) -> None:
+    time.sleep(60 * number)
+    raise DataError("stopped")
+
+
+def test_what_fails_ends_the_other_processes_at_once() -> None:
+    before = set(multiprocessing.active_children())
+    began = time.monotonic()
+    with pytest.raises(DataError, match="stopped"):
+        list(map_in_processes(fail_or_sleep, [0, 1], processes=2, if_killed=print))
+    assert set(multiprocessing.active_children()) == before
+    assert time.monotonic() - began < 30
 
 
 def test_at_least_one_process_is_needed() -> None:

@@ -5,15 +5,17 @@ A task that fails stops itself alone in `work_through`, all of them in `map_in_p
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import sys
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Protocol, TypeAlias, TypeVar
 
 from weakloc.errors import StoppedError, WeaklocError
@@ -52,6 +54,29 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
+# From malloc.h of glibc.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_TRIM = 2**31 - 1
+_MMAP_THRESHOLDS = (2**30, 2**25)  # older versions take no more than 32 MiB
+
+
+def keep_freed_memory() -> bool:
+    """Lets glibc keep the memory of feature maps instead of giving it back after every layer.
+
+    The system would hand it out again page by page, each page cleared first: on a CPU a tenth to
+    a third of the time of a network. The process then stays as large as it once was, which is why
+    a library must not do this; a command may. False where there is no glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    with suppress(OSError, AttributeError):
+        set_option = ctypes.CDLL(None).mallopt
+        for threshold in _MMAP_THRESHOLDS:
+            if set_option(_MMAP_THRESHOLD, threshold):
+                return bool(set_option(_TRIM_THRESHOLD, _LARGEST_TRIM))
+    return False
+
+
 def map_in_processes(
     function: Callable[[Task], Result],
     items: Iterable[Task],
@@ -82,24 +107,42 @@ def map_in_processes(
     running: dict[Future[Result], Task] = {}
     pool = _pool(processes, prepare)
     try:
-        while True:
-            for item in _next_of(follow_ups, remaining, processes * ahead - len(running)):
-                running[pool.submit(function, item)] = item
-            if not running:
-                return
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            if any(isinstance(future.exception(), BrokenProcessPool) for future in finished):
-                finished = set(running)
-                pool.shutdown()
-                pool = _pool(processes, prepare)
-            for future in finished:
-                item = running.pop(future)
-                is_killed = isinstance(future.exception(), BrokenProcessPool)
-                result = if_killed(item) if is_killed else future.result()
-                follow_ups.extendleft(reversed([*then(item, result)]))
-                yield item, result
+        with _children_that_end_early():
+            while True:
+                for item in _next_of(follow_ups, remaining, processes * ahead - len(running)):
+                    running[pool.submit(function, item)] = item
+                if not running:
+                    return
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                if any(isinstance(future.exception(), BrokenProcessPool) for future in finished):
+                    finished = set(running)
+                    pool.shutdown()
+                    pool = _pool(processes, prepare)
+                for future in finished:
+                    item = running.pop(future)
+                    is_killed = isinstance(future.exception(), BrokenProcessPool)
+                    result = if_killed(item) if is_killed else future.result()
+                    follow_ups.extendleft(reversed([*then(item, result)]))
+                    yield item, result
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _children_that_end_early() -> Iterator[None]:
+    """Where the block fails the processes that it started end at once.
+
+    Not where the user interrupts it: that reached them too, and they may have something to save.
+    """
+    others = multiprocessing.active_children()
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        for process in {*multiprocessing.active_children()}.difference(others):
+            process.terminate()
+        raise
 
 
 def _next_of(follow_ups: deque[Task], remaining: Iterator[Task], count: int) -> list[Task]:
@@ -117,6 +160,7 @@ def _pool(processes: int, prepare: Callable[[], object]) -> ProcessPoolExecutor:
 
 
 def _begin(prepare: Callable[[], object]) -> None:
+    keep_freed_memory()
     if parent := multiprocessing.parent_process():
         end_after(parent.join)
     prepare()
@@ -147,18 +191,16 @@ def work_through(
     *,
     jobs: int,
     then: Callable[[AnyWork], Iterable[AnyWork]],
-    prepare: Callable[[], object],
 ) -> Iterator[tuple[AnyWork, str | None]]:
     """Each work with its problem, None where it is done; what is to follow it comes right after.
 
-    What follows a failed work is not tried. `prepare` is called in every process.
+    What follows a failed work is not tried.
     """
     with nullcontext() if jobs == 1 else _threads_for_each(max(1, num_cores() // jobs)):
         yield from map_in_processes(
             _attempt,
             works,
             processes=jobs,
-            prepare=prepare,
             then=lambda work, problem: then(work) if problem is None else (),
             if_killed=lambda _work: "its process, or one beside it, died (out of memory?)",
         )

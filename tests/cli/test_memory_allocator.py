@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from weakloc.cli.use import keep_freed_memory
+from weakloc.work import keep_freed_memory
 
 FAULTS = """
 import resource, sys
 import numpy as np
-from weakloc.cli.use import keep_freed_memory
+from weakloc.work import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 np.ones(2**23)

@@ -8,9 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -201,43 +203,34 @@ def test_what_was_changed_since_the_interruption_is_predicted_again_and_no_more(
     assert lines(tmp_path / "out") == resumed
 
 
-def test_two_devices_share_the_parts_and_give_the_same_file(
+def test_two_devices_give_the_same_file_and_whoever_kills_one_can_go_on(
     trained: Path,
     photos: Path,
     uninterrupted: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The processes are those that --devices starts, but each also says how many were its own."""
-    sharing = SETTING_UP + (
-        "from weakloc.cli import run\n"
-        "say, said = predicting.prediction_line, []\n"
-        "def counts(prediction):\n"
-        "    said.append(prediction)\n"
-        "    return say(prediction)\n"
-        "predicting.prediction_line = counts\n"
-        "code = run(sys.argv[1:])\n"
-        "from pathlib import Path\n"
-        "rank = os.environ['LOCAL_RANK']\n"
-        f"Path({str(tmp_path)!r}, rank).write_text(str(len(said)))\n"
-        "sys.exit(code)\n"
-    )
-    start = subprocess.Popen
-
-    def started(command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-        assert command[:3] == [sys.executable, "-m", "weakloc.cli"]
-        return start([sys.executable, "-c", sharing, *command[3:]], env=env)
-
-    monkeypatch.setattr(subprocess, "Popen", started)
+    flags = ["predict", str(trained), str(photos), "--out", str(tmp_path / "out"), *FAST]
+    setting_up = SETTING_UP + "from weakloc.cli import run\nsys.exit(run(sys.argv[1:]))\n"
+    command = [sys.executable, "-c", setting_up, *flags, "--devices", "2"]
+    with subprocess.Popen(command, env=subprocess_environment(), stderr=subprocess.PIPE) as parent:
+        while len(list((tmp_path / "out" / "parts").glob("*.key"))) < 2:
+            assert parent.poll() is None
+            time.sleep(0.01)
+        children = psutil.Process(parent.pid).children()
+        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        assert len(workers) == 2
+        workers[0].kill()
+        assert parent.stderr is not None
+        said = parent.stderr.read().decode()
+    assert parent.returncode == 1
+    assert said.splitlines()[-1].endswith("the same command with --resume goes on")
+    assert not any(worker.is_running() for worker in workers)
+    assert not (tmp_path / "out" / "predictions.jsonl").exists()
+    monkeypatch.setattr("weakloc.api.predictions.PART_SIZE", PART_SIZE)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    out = tmp_path / "out"
-    flags = ["predict", str(trained), str(photos), "--out", str(out), "--devices", "2", *FAST]
-    monkeypatch.setattr(sys, "argv", ["weakloc", *flags])
-    assert weakloc(flags) == 0
-    # 9 parts: 0, 2, .. 8 and 1, 3, .. 7; the last part has 4 images and part 2 the broken one.
-    shares = [int((tmp_path / str(rank)).read_text()) for rank in range(2)]
-    assert shares == [4 * 7 + 4 - 1, 4 * 7]
-    assert lines(out) == lines(uninterrupted)
+    assert weakloc([*flags, "--resume"]) == 0
+    assert lines(tmp_path / "out") == lines(uninterrupted)
 
 
 def test_predicting_twice_gives_the_same_bytes(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +11,6 @@ import pytest
 from PIL import Image
 
 from weakloc.cli import run as weakloc
-from weakloc.cli import use
 from weakloc.files import LOCK_NAME
 from weakloc.synthetic.scenery import CLUTTER_CLASSES
 
@@ -143,50 +139,3 @@ def test_what_is_in_the_way_of_the_output_is_one_line(
     assert len(said) == 1, said
     assert said[0].startswith(f"weakloc: {out}")
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_rank_that_ends_at_its_start_ends_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start = subprocess.Popen
-
-    def started(_command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-        code = "import sys; sys.exit(3)" if env["RANK"] == "1" else "import time; time.sleep(60)"
-        return start([sys.executable, "-c", code], env=env)
-
-    monkeypatch.setattr(subprocess, "Popen", started)
-    began = time.monotonic()
-    with pytest.raises(use.FailureError, match="2 of 2 processes failed or were stopped"):
-        use.run_on_devices(2)
-    assert time.monotonic() - began < 30
-
-
-WATCHING = """
-import os, subprocess, sys, time
-from functools import partial
-from weakloc.cli.use import wait_for_end_of
-from weakloc.work import end_after
-if sys.argv[1:]:
-    end_after(partial(wait_for_end_of, os.getppid()))
-    print(os.getpid(), flush=True)
-else:
-    subprocess.Popen([sys.executable, __file__, "child"])
-time.sleep(60)
-"""
-
-
-def test_the_children_of_a_killed_parent_end(tmp_path: Path) -> None:
-    script = tmp_path / "watching.py"
-    script.write_text(WATCHING)
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        child = int(parent.stdout.readline())
-        parent.send_signal(signal.SIGKILL)
-    for _ in range(100):
-        try:
-            os.kill(child, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    os.kill(child, signal.SIGKILL)
-    pytest.fail("the child goes on without its parent")

@@ -17,14 +17,13 @@ class Command:
     """One command, with the folder that it writes; `before` are those that it needs.
 
     All run in one folder, in which `data` and `run` lie. `to_go_on` is added to the same command
-    after an interruption. Of several `processes` each is told its rank.
+    after an interruption.
     """
 
     arguments: tuple[str, ...]
     out: str
     before: tuple[tuple[str, ...], ...] = ()
     to_go_on: tuple[str, ...] = ()
-    processes: int = 1
 
 
 DATA = (SCENES,)
@@ -56,7 +55,7 @@ COMMANDS: Mapping[str, Command] = {
         RESUME,
     ),
     "shared": Command(
-        ("predict", "run", "data", "--out", "out", *SEEN), "out", RUN, RESUME, processes=2
+        ("predict", "run", "data", "--out", "out", "--devices", "2", *SEEN), "out", RUN, RESUME
     ),
     "export": Command(
         ("export", "predictions", "--out", "out", "--format", "coco", "--format", "voc"),

@@ -13,16 +13,17 @@ import re
 import resource
 import shutil
 import signal
-import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Literal, TypeAlias
+
+import psutil
 
 from tests.kills.commands import COMMANDS, Command, draw_photos
 
@@ -74,10 +75,8 @@ class Stage:
         shutil.rmtree(self.work, ignore_errors=True)
         shutil.copytree(self._start, self.work, symlinks=True)
 
-    def begin(
-        self, arguments: Sequence[str], prepare: Callable[[], None] = lambda: None
-    ) -> list[int]:
-        return start(arguments, self.work, processes=self.command.processes, prepare=prepare)
+    def begin(self, arguments: Sequence[str], prepare: Callable[[], None] = lambda: None) -> int:
+        return start(arguments, self.work, prepare=prepare)
 
     def go_on(self, arguments: Sequence[str]) -> None:
         code, said = finished(self.begin(arguments), self.work)
@@ -104,31 +103,17 @@ def start(
     arguments: Sequence[str],
     folder: Path,
     *,
-    processes: int = 1,
     prepare: Callable[[], None] = lambda: None,
-) -> list[int]:
-    """The processes of one command, forked, each in a session of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
+) -> int:
+    """The process of one command, forked, in a session of its own with all that it starts."""
     sys.stdout.flush()
-    for rank in range(processes):
-        process = os.fork()
-        if process == 0:
-            _play(arguments, folder, rank, processes, port, prepare)
-        started.append(process)
-    return started
+    process = os.fork()
+    if process == 0:
+        _play(arguments, folder, prepare)
+    return process
 
 
-def _play(
-    arguments: Sequence[str],
-    folder: Path,
-    rank: int,
-    processes: int,
-    port: int,
-    prepare: Callable[[], None],
-) -> None:
+def _play(arguments: Sequence[str], folder: Path, prepare: Callable[[], None]) -> None:
     """The whole life of a forked process."""
     code = 70
     try:
@@ -137,10 +122,6 @@ def _play(
         said = os.open(SAID, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(said, 1)
         os.dup2(said, 2)
-        if processes > 1:
-            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes}
-            os.environ |= {name: str(value) for name, value in ranks.items()}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         sys.argv = ["weakloc", *arguments]
         prepare()
         from weakloc.cli import run
@@ -155,14 +136,13 @@ def _play(
         os._exit(code)
 
 
-def finished(processes: Sequence[int], folder: Path) -> tuple[int, str]:
-    """The worst exit code and the last that was said; 124 where one takes too long."""
-    until = time.monotonic() + SECONDS
-    codes = [_code_of(process, until) for process in processes]
+def finished(process: int, folder: Path) -> tuple[int, str]:
+    """The exit code and the last that was said; 124 where it takes too long."""
+    code = _code_of(process, time.monotonic() + SECONDS)
     said = folder / SAID
     lines = said.read_text(errors="replace").strip().splitlines() if said.is_file() else [""]
     said.unlink(missing_ok=True)
-    return max(codes), " | ".join(lines[-8:])
+    return code, " | ".join(lines[-8:])
 
 
 def _code_of(process: int, until: float) -> int:
@@ -171,22 +151,30 @@ def _code_of(process: int, until: float) -> int:
         if ended:
             return abs(os.waitstatus_to_exitcode(status))
         time.sleep(0.01)
-    kill([process])
+    kill(process)
     return 124
 
 
-def kill(processes: Sequence[int]) -> bool:
-    """Ends sessions at once; whether any of them was still at work."""
-    was_at_work = False
-    for process in processes:
-        ended, _ = os.waitpid(process, os.WNOHANG)
-        was_at_work |= not ended
-        try:
-            os.killpg(process, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+def kill(process: int) -> bool:
+    """Ends a session at once; whether it was still at work."""
+    ended, _ = os.waitpid(process, os.WNOHANG)
+    with suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
         if not ended:
             os.waitpid(process, 0)
+    return not ended
+
+
+def kill_some(process: int, random: Random) -> bool:
+    """Ends any of a command and the processes that it started, the others a little later."""
+    command = psutil.Process(process)
+    was_at_work = command.status() != psutil.STATUS_ZOMBIE
+    family = [command, *command.children(recursive=True)]
+    for victim in random.sample(family, random.randint(1, len(family))):
+        with suppress(psutil.NoSuchProcess):
+            victim.kill()
+    time.sleep(random.uniform(0, 0.5))
+    kill(process)
     return was_at_work
 
 
@@ -222,11 +210,9 @@ def tell(stage: Stage, times: int, random: Random, until: float) -> Verdicts:
         arguments = stage.command.arguments
         for _ in range(min(random.randint(1, MOST_KILLS), times - verdicts.interruptions)):
             moment = random.uniform(0, stage.seconds)
-            processes = stage.begin(arguments)
+            process = stage.begin(arguments)
             time.sleep(moment)
-            victims = random.sample(processes, random.randint(1, len(processes)))
-            verdicts.in_work += kill(victims)
-            kill([process for process in processes if process not in victims])
+            verdicts.in_work += kill_some(process, random)
             verdicts.interruptions += 1
             moments.append(round(moment, 3))
             arguments = (*stage.command.arguments, *stage.command.to_go_on)

@@ -37,7 +37,7 @@ class Writing:
 
 
 def _problems(works: list[Writing], jobs: int) -> dict[str, str | None]:
-    pairs = work_through(works, jobs=jobs, then=lambda work: work.then, prepare=os.getpid)
+    pairs = work_through(works, jobs=jobs, then=lambda work: work.then)
     return {work.path.name: problem for work, problem in pairs}
 
 
@@ -124,4 +124,4 @@ class Waiting:
 
 def _wait_in_pool(folder: Path) -> None:
     works = [Waiting(folder / name) for name in "ab"]
-    list(work_through(works, jobs=2, then=lambda _work: (), prepare=os.getpid))
+    list(work_through(works, jobs=2, then=lambda _work: ()))

@@ -1,4 +1,4 @@
-"""Parts of a long output: joined in order, guarded by their settings, shared by ranks."""
+"""Parts of a long output: joined in order, guarded by their settings."""
 
 from __future__ import annotations
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
+from multiprocessing.queues import SimpleQueue
 from operator import truediv
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NoReturn, TypeAlias, TypedDict
 
 from PIL import Image
 
@@ -20,26 +24,27 @@ from weakloc.api.runs import version_of
 from weakloc.data.readers.assembly import Problems
 from weakloc.data.readers.table import table_rows
 from weakloc.data.sources import ImageSource, find_images, folder_of_images, read_tags
-from weakloc.errors import PredictionsError, SettingError
-from weakloc.files import ByName, file_name_of, fit_json, open_buffered, read_json, write_json
+from weakloc.errors import FailureError, PredictionsError, SettingError
+from weakloc.files import (
+    ByName,
+    file_name_of,
+    fit_json,
+    only_writer,
+    open_buffered,
+    read_json,
+    write_json,
+)
 from weakloc.localize.maps import minmax
 from weakloc.output.drawing import draw_grid, draw_prediction, write_heat_maps
 from weakloc.output.exporters import check_formats, export_all
 from weakloc.output.exporters.jsonl import prediction_line, predictions_file, read_predictions
 from weakloc.output.settings import ExportOptions
-from weakloc.predictor.parts import (
-    SUMMARY_NAME,
-    Part,
-    PartStore,
-    Ranks,
-    cut_into_parts,
-    joined_ranks,
-)
+from weakloc.predictor.parts import SUMMARY_NAME, Part, PartStore, cut_into_parts, take_device
 from weakloc.predictor.predictor import Located, Predictor
-from weakloc.settings import Look, Places, ReaderOptions
+from weakloc.settings import Look, Places, ReaderOptions, require
 from weakloc.structures import BrokenImage, DataSet, LabelVector, Problem, ScoreMaps
 from weakloc.training.inputs import content_key
-from weakloc.work import Progress, silent
+from weakloc.work import Progress, map_in_processes, silent
 
 
 class Summary(TypedDict, total=False):
@@ -174,15 +179,14 @@ NOTHING = SideFiles()
 
 @dataclass(frozen=True)
 class Written:
-    """What lies in the folder; only the first of several processes has counts."""
+    """What lies in the folder."""
 
     predictions: Path
     skipped: Path
-    is_first_rank: bool
     problems: tuple[Problem, ...]  # of the table of tags
-    num_done: int = 0
-    num_skipped: int = 0
-    others: Mapping[str, Path] = field(default_factory=dict)
+    num_done: int
+    num_skipped: int
+    others: Mapping[str, Path]
 
 
 def predict_to_folder(
@@ -196,16 +200,20 @@ def predict_to_folder(
     places: Places = Places(),
     beside: SideFiles = NOTHING,
     resume: bool = False,
+    devices: int = 1,
     on_progress: Progress = silent,
 ) -> Written:
     """predictions.jsonl, skipped.jsonl, predictions.json and what comes with them in `out`.
 
     `run` is a run folder, `hf:USER/NAME`, an exported file or `timm:NAME`; `also` are further runs
     on its classes, `tags` a table of what is in the images; a data set brings its own. `resume`
-    goes on after an interruption, unless something else made the parts that are there. Under
-    torchrun the ranks share the parts. What was changed in images or tags since is predicted again.
+    goes on after an interruption, unless something else made the parts that are there. What was
+    changed in images or tags since is predicted again. With several `devices` there is a process
+    for each, which takes the next part that nobody has.
     """
-    predictor, origin = predictor_of(str(run), also, look, places)
+    require(devices >= 1, "devices", devices, "Give 1 or more")
+    load = partial(predictor_of, str(run), also, look, places)
+    predictor, origin = load()
     class_names = predictor.source.class_names
     data_set = None if isinstance(images, str | Path) else opened(images)
     sources, known, problems = _sources_and_tags(data_set or str(images), tags, class_names)
@@ -217,22 +225,19 @@ def predict_to_folder(
     parts = cut_into_parts(sources, size=PART_SIZE)
     first = next(parts)  # nothing is made in `out` before the first image is found
     store = PartStore(work.out / "parts")
-    with joined_ranks(work.out) as ranks:
-        if ranks.rank == 0:
-            version = version_of(predictor, origin)
-            store.open({**origin, **work.guarded, "version": version}, resume=resume)
-        ranks.wait_for_all()
-        stems = list(work.fill(store, itertools.chain((first,), parts), ranks, on_progress))
-        ranks.wait_for_all()
+    with only_writer(work.out):
+        version = version_of(predictor, origin)
+        store.open({**origin, **work.guarded, "version": version}, resume=resume)
+        answers = work.answers_here(on_progress)
+        if devices > 1:
+            answers = work.answers_of_devices(devices, load)
+        stems = work.fill(store, itertools.chain((first,), parts), answers, on_progress)
         paths = work.out / "predictions.jsonl", work.out / "skipped.jsonl"
-        written = Written(*paths, is_first_rank=ranks.rank == 0, problems=tuple(problems))
-        if not written.is_first_rank:
-            return written
         num_done, num_skipped = store.join(stems, *paths)
         work.write_summary({**origin, "num_done": num_done, "num_skipped": num_skipped})
-        others = beside.finish(work.out, written.predictions)
+        others = beside.finish(work.out, paths[0])
         store.remove()
-    return replace(written, num_done=num_done, num_skipped=num_skipped, others=others)
+    return Written(*paths, tuple(problems), num_done, num_skipped, others)
 
 
 def _sources_and_tags(
@@ -271,6 +276,12 @@ def unopened(image: ImageSource, tags: LabelVector | None) -> str:
     return f"{image.name}\n{image.split}\n{'' if tags is None else tags.tobytes().hex()}\n{key}"
 
 
+PartTask: TypeAlias = tuple[Part, str]  # with the key of what is known of its images
+PartLines: TypeAlias = tuple[list[str], list[str]]  # of predictions.jsonl and of skipped.jsonl
+Answers: TypeAlias = Callable[[Iterable[PartTask]], Iterable[tuple[PartTask, PartLines]]]
+Load: TypeAlias = Callable[[], tuple[Predictor, dict[str, Any]]]
+
+
 @dataclass(frozen=True)
 class _Work:
     """What is done with every part, and said of all of them."""
@@ -292,33 +303,60 @@ class _Work:
         return {"part_size": PART_SIZE, "heat_maps": beside.heat_maps, "draw": beside.num_drawn}
 
     def fill(
-        self, store: PartStore, parts: Iterable[Part], ranks: Ranks, on_progress: Progress
-    ) -> Iterator[str]:
-        """Writes this rank's parts; the stems of all."""
+        self, store: PartStore, parts: Iterable[Part], answers: Answers, on_progress: Progress
+    ) -> list[str]:
+        """Writes the parts that are not there; the stems of all."""
+        stems: list[str] = []
         num_seen = 0
-        for part in parts:
-            images = part.images if part.index % ranks.world_size == ranks.rank else ()
-            tags = (None if self.tags is None else self.tags.get(i.name) for i in images)
-            known = "\n".join(map(unopened, images, tags)).encode("utf-8", "surrogateescape")
-            if images and not store.is_done(part, key := sha256(known).hexdigest()):
-                lines: list[str] = []
-                skipped: list[str] = []
-                answers = self.predictor.predict_with_heat(part.images, self.tags)
-                pairs = zip(part.images, answers, strict=True)
-                for number, (image, answer) in enumerate(pairs, start=part.index * PART_SIZE):
-                    on_progress(number, None)
-                    if isinstance(answer, BrokenImage):
-                        record = {"image": answer.name, "reason": answer.reason}
-                        skipped.append(json.dumps(record, ensure_ascii=False) + "\n")
-                    else:
-                        self.beside.write(self.out, number, answer)
-                        split = {"split": image.split} if image.split else {}
-                        extra = {**answer.prediction.extra, **split}
-                        lines.append(prediction_line(replace(answer.prediction, extra=extra)))
-                store.write(part, key, lines, skipped)
+
+        def missing() -> Iterator[PartTask]:
+            nonlocal num_seen
+            for part in parts:
+                stems.append(part.stem)
+                tags = (None if self.tags is None else self.tags.get(i.name) for i in part.images)
+                known = "\n".join(map(unopened, part.images, tags))
+                key = sha256(known.encode("utf-8", "surrogateescape")).hexdigest()
+                if not store.is_done(part, key):
+                    yield part, key
+                else:
+                    num_seen += len(part.images)
+
+        for (part, key), (lines, skipped) in answers(missing()):
+            store.write(part, key, lines, skipped)
             num_seen += len(part.images)
             on_progress(num_seen, None)
-            yield part.stem
+        return stems
+
+    def answer(self, part: Part, on_progress: Progress) -> PartLines:
+        """The lines of a part; the files beside are written on the way."""
+        lines: list[str] = []
+        skipped: list[str] = []
+        answers = self.predictor.predict_with_heat(part.images, self.tags)
+        pairs = zip(part.images, answers, strict=True)
+        for number, (image, answer) in enumerate(pairs, start=part.first):
+            on_progress(number, None)
+            if isinstance(answer, BrokenImage):
+                record = {"image": answer.name, "reason": answer.reason}
+                skipped.append(json.dumps(record, ensure_ascii=False) + "\n")
+            else:
+                self.beside.write(self.out, number, answer)
+                split = {"split": image.split} if image.split else {}
+                extra = {**answer.prediction.extra, **split}
+                lines.append(prediction_line(replace(answer.prediction, extra=extra)))
+        return lines, skipped
+
+    def answers_here(self, on_progress: Progress) -> Answers:
+        return lambda tasks: ((task, self.answer(task[0], on_progress)) for task in tasks)
+
+    def answers_of_devices(self, devices: int, load: Load) -> Answers:
+        """In whichever order they are done."""
+        numbers = multiprocessing.get_context("spawn").SimpleQueue()
+        for number in range(devices):
+            numbers.put(number)
+        take_up = partial(_take_up, numbers, load, self.tags, self.beside, self.out)
+        return partial(
+            map_in_processes, _answer, processes=devices, if_killed=_fail, prepare=take_up
+        )
 
     def write_summary(self, described: Mapping[str, Any]) -> None:
         names, thresholds = self.predictor.source.class_names, self.predictor.thresholds
@@ -330,3 +368,28 @@ class _Work:
             "thresholds": dict(zip(names, thresholds, strict=True)),
         }
         write_json(self.out / SUMMARY_NAME, record)
+
+
+_WORKS = deque["_Work"](maxlen=1)  # of a process that was started for parts
+
+
+def _take_up(
+    numbers: SimpleQueue[int],
+    load: Load,
+    tags: ByName[LabelVector] | None,
+    beside: SideFiles,
+    out: Path,
+) -> None:
+    take_device(numbers.get())
+    _WORKS.append(_Work(load()[0], tags, beside, out))
+
+
+def _answer(task: PartTask) -> PartLines:
+    return _WORKS[0].answer(task[0], silent)
+
+
+def _fail(_task: PartTask) -> NoReturn:
+    raise FailureError(
+        "a process of this command was killed, or could not begin",
+        remedy="Look for a lack of memory; the same command with --resume goes on",
+    )

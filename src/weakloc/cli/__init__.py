@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from cyclopts import App, CycloptsError, Parameter
@@ -18,10 +17,9 @@ from weakloc.cli.label import label
 from weakloc.cli.learn import calibrate, distil, refine, train
 from weakloc.cli.options import ALL_OPTIONS, FIRST_CHOICE, FirstChoiceFormatter
 from weakloc.cli.papers import reproduce
-from weakloc.cli.use import PARENT, export, predict, push, serve, wait_for_end_of
+from weakloc.cli.use import export, predict, push, serve
 from weakloc.errors import FailureError, StoppedError, WeaklocError
 from weakloc.files import plain, refusal
-from weakloc.work import end_after
 
 TERMINATED = 143
 # In the order in which a newcomer meets them.
@@ -43,8 +41,6 @@ for _command in COMMANDS:
 def main() -> None:
     # As an exception, so that nothing half-written stays behind and no process goes on alone.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    if parent := os.environ.get(PARENT):
-        end_after(partial(wait_for_end_of, int(parent)))
     sys.exit(run(sys.argv[1:]))
 
 

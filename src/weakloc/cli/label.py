@@ -13,10 +13,11 @@ from msgspec import structs
 
 from weakloc.cli.options import FilterOptions, LabelOptions, ReadingOptions
 from weakloc.cli.terminal import Terminal
-from weakloc.cli.use import Formats, keep_freed_memory
+from weakloc.cli.use import Formats
 from weakloc.extensions import require_backbone
 from weakloc.output.settings import ExportOptions
 from weakloc.settings import DataSettings, LabelSettings
+from weakloc.work import keep_freed_memory
 
 if TYPE_CHECKING:
     from weakloc.api.label import Labelled

@@ -18,7 +18,6 @@ from weakloc.cli.options import (
     require_there,
 )
 from weakloc.cli.terminal import Terminal
-from weakloc.cli.use import keep_freed_memory
 from weakloc.errors import SettingError
 from weakloc.extensions import names_of, require_backbone, require_known
 from weakloc.settings import (
@@ -30,6 +29,7 @@ from weakloc.settings import (
     RefineSettings,
     TrainSettings,
 )
+from weakloc.work import keep_freed_memory
 
 if TYPE_CHECKING:
     from weakloc.api.runs import TrainedRun

@@ -9,11 +9,11 @@ from cyclopts import Parameter
 
 from weakloc.cli.options import ReadingOptions, TrainOptions
 from weakloc.cli.terminal import Terminal
-from weakloc.cli.use import keep_freed_memory
 from weakloc.errors import SettingError, did_you_mean
 from weakloc.extensions import require_backbone
 from weakloc.papers.tables import RECIPES
 from weakloc.settings import DataSettings, ReproduceSettings, TrainSettings
+from weakloc.work import keep_freed_memory
 
 if TYPE_CHECKING:
     from weakloc.papers.results import Results
@@ -59,15 +59,15 @@ def reproduce(
     from weakloc.api.training import parse_choices
     from weakloc.papers.reproduce import Reproduction, reproduce
 
-    folder = scope.out or Path("reproduced") / recipe
     reproduction = Reproduction(
-        **{**vars(scope), "out": folder},
+        **{**vars(scope), "out": scope.out or Path("reproduced", recipe)},
         settings=settings,
         reading=reading,
         choices=parse_choices(choices),
     )
-    results = reproduce(RECIPES[recipe], reproduction, say=terminal.say, prepare=keep_freed_memory)
-    _show(results, folder, terminal)
+    keep_freed_memory()
+    results = reproduce(RECIPES[recipe], reproduction, say=terminal.say)
+    _show(results, reproduction.out, terminal)
     terminal.give(results.to_json())
 
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
-import os
 import signal
-import socket
-import subprocess
 import sys
-import time
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -27,10 +21,11 @@ from weakloc.cli.options import (
     require_there,
 )
 from weakloc.cli.terminal import Terminal
-from weakloc.errors import FailureError, MissingPackageError, SettingError
+from weakloc.errors import MissingPackageError, SettingError
 from weakloc.extensions import names_of
 from weakloc.output.settings import ExportOptions, ServeSettings, require_token_beyond_this_machine
 from weakloc.settings import Look, Places, flag_of
+from weakloc.work import keep_freed_memory
 
 if TYPE_CHECKING:
     from weakloc.api.predictions import Written
@@ -163,29 +158,6 @@ def push(
     terminal.give({"url": url, "private": is_private})
 
 
-# From malloc.h of glibc.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LARGEST_TRIM = 2**31 - 1
-_MMAP_THRESHOLDS = (2**30, 2**25)  # older versions take no more than 32 MiB
-
-
-def keep_freed_memory() -> bool:
-    """Lets glibc keep the memory of feature maps instead of giving it back after every layer.
-
-    The system would hand it out again page by page, each page cleared first: on a CPU a tenth to
-    a third of the time of a network. The process then stays as large as it once was, which is why
-    a library must not do this; a command may. False where there is no glibc.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    with contextlib.suppress(OSError, AttributeError):
-        set_option = ctypes.CDLL(None).mallopt
-        for threshold in _MMAP_THRESHOLDS:
-            if set_option(_MMAP_THRESHOLD, threshold):
-                return bool(set_option(_TRIM_THRESHOLD, _LARGEST_TRIM))
-    return False
-
-
 def _no_option(_kind: object, images: str) -> None:
     """A lone hyphen is standard input; what else begins with one was meant as an option."""
     if images.startswith("-") and images != "-":
@@ -225,22 +197,17 @@ def predict(
         resume: Continue after an interruption without repeating or losing an image.
         heat_maps: Also write the map of every class that has a place, as a grey PNG.
         draw: Also draw the first so many images with what was found in them.
-        devices: Processes on this machine that share the images, one for each GPU. Under torchrun
-            leave it.
+        devices: Processes on this machine that share the images, one for each GPU.
     """
-    if devices > 1 and "WORLD_SIZE" not in os.environ:
-        run_on_devices(devices)
-        return
     _refuse(filters, formats, images, run, *also, tags)
     from weakloc.api.predictions import SideFiles, predict_to_folder
 
     beside = SideFiles(heat_maps, draw, formats, filters)
     keep_freed_memory()
     with terminal.progress("images") as show:
-        work = partial(predict_to_folder, run, images, out, also=also, tags=tags, look=look)
-        written = work(places=places, beside=beside, resume=resume, on_progress=show)
-    if written.is_first_rank:
-        _say(written, terminal)
+        work = partial(predict_to_folder, run, images, out, also=also, tags=tags, resume=resume)
+        written = work(look=look, places=places, beside=beside, devices=devices, on_progress=show)
+    _say(written, terminal)
 
 
 def _say(written: Written, terminal: Terminal) -> None:
@@ -259,48 +226,6 @@ def _say(written: Written, terminal: Terminal) -> None:
             "skipped": written.num_skipped,
         }
     )
-
-
-PARENT = "WEAKLOC_PARENT"
-POLL_SECONDS = 0.1
-
-
-def wait_for_end_of(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(POLL_SECONDS)
-
-
-def run_on_devices(devices: int) -> None:
-    """This very command once for each device, as torchrun would start it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        for rank in range(devices):
-            environment = os.environ | {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(devices),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                PARENT: str(os.getpid()),
-            }
-            command = [sys.executable, "-m", "weakloc.cli", *sys.argv[1:]]
-            processes.append(subprocess.Popen(command, env=environment))
-        codes: list[int | None] = [None]
-        while None in codes and not any(codes):  # the others would wait for one that has failed
-            time.sleep(POLL_SECONDS)
-            codes = [process.poll() for process in processes]
-    finally:
-        for process in processes:
-            process.terminate()
-        ends = [process.wait() for process in processes]
-    if any(codes):
-        raise FailureError(
-            f"{sum(map(bool, ends))} of {devices} processes failed or were stopped for it",
-            remedy="Their messages are above; the same command with --resume goes on",
-        )
 
 
 def serve(

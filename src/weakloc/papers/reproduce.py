@@ -51,19 +51,15 @@ class Reproduction(ReproduceSettings):
 
 
 def reproduce(
-    recipe: Recipe,
-    reproduction: Reproduction,
-    *,
-    say: Say = lambda _text: None,
-    prepare: Callable[[], object] = lambda: None,
+    recipe: Recipe, reproduction: Reproduction, *, say: Say = lambda _text: None
 ) -> Results:
     """Runs what is missing of the recipe, and writes results.json, results.md and curves.
 
-    `prepare` is called in every process that works. Cells that fail are named in the results.
+    Cells that fail are named in the results.
     """
     with only_writer(reproduction.out):
         measurements, untestable = planned(recipe, reproduction, say)
-        failures = _work_through(measurements, reproduction.jobs, say, prepare)
+        failures = _work_through(measurements, reproduction.jobs, say)
         results = Results.collected(
             recipe, reproduction.range_of_seeds, measurements, untestable, failures
         )
@@ -187,9 +183,7 @@ def with_assumed(settings: TrainSettings, assumed: Mapping[str, Any]) -> TrainSe
     return replace(settings, **{name: assumed[name] for name in assumed if name not in given})
 
 
-def _work_through(
-    measurements: list[Measurement], jobs: int | None, say: Say, prepare: Callable[[], object]
-) -> dict[str, str]:
+def _work_through(measurements: list[Measurement], jobs: int | None, say: Say) -> dict[str, str]:
     """Each training once, followed by what is measured with it; the problems of those that fail.
 
     What is measured with several networks follows the last of them.
@@ -214,7 +208,6 @@ def _work_through(
         list(trainings.values()),
         jobs=min(jobs or (1 if accelerator() == "gpu" else num_cores()), max(len(trainings), 1)),
         then=complete,
-        prepare=prepare,
     ):
         if isinstance(work, Training) and problem is None:
             continue

@@ -1,8 +1,8 @@
 """A long output written in parts, so that a killed run goes on where it stopped.
 
 Images are cut into parts of a fixed number in input order. A part is written whole or not at
-all, its name carries a digest of its images' names, and part k belongs to rank k modulo the
-number of ranks. When every part is there they are joined in input order.
+all, and its name carries a digest of its images' names. When every part is there they are joined
+in input order.
 """
 
 from __future__ import annotations
@@ -10,23 +10,19 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed
 
 from weakloc.data.sources import ImageSource
-from weakloc.errors import FailureError, PredictionsError
+from weakloc.errors import PredictionsError
 from weakloc.files import (
     on_disk,
-    only_writer,
     open_whole,
     remove_unfinished,
     require_own,
@@ -38,6 +34,7 @@ from weakloc.files import (
 class Part:
     index: int
     images: tuple[ImageSource, ...]
+    first: int  # number of its first image
 
     @property
     def stem(self) -> str:
@@ -107,7 +104,7 @@ class PartStore:
 def cut_into_parts(images: Iterable[ImageSource], *, size: int) -> Iterator[Part]:
     iterator = iter(images)
     pieces = iter(lambda: tuple(itertools.islice(iterator, size)), ())
-    return itertools.starmap(Part, enumerate(pieces))
+    return (Part(index, images, index * size) for index, images in enumerate(pieces))
 
 
 def _concatenate(sources: Iterable[Path], target: Path) -> int:
@@ -121,51 +118,14 @@ def _concatenate(sources: Iterable[Path], target: Path) -> int:
     return num_lines
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """This process is `rank` of `world_size`."""
-
-    rank: int = 0
-    world_size: int = 1
-    group: Any = None  # of torch.distributed
-
-    def wait_for_all(self) -> None:
-        if self.world_size == 1:
-            return
-        try:
-            distributed.barrier(self.group)
-        except RuntimeError as error:
-            remedy = "Its message says why; the same command with --resume goes on"
-            raise FailureError("another process of this job has ended", remedy=remedy) from error
-
-
-START_LIMIT = timedelta(minutes=30)  # how far apart the first and the last rank may begin
-END_LIMIT = timedelta(hours=72)  # and finish
-
-
-@contextmanager
-def joined_ranks(folder: Path) -> Iterator[Ranks]:
-    """The ranks that torchrun names in the environment, which wait for one another.
-
-    Together they are the one writer of the folder.
-    """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size == 1:
-        with only_writer(folder):
-            yield Ranks()
-        return
-    rank = int(os.environ["RANK"])
-    distributed.init_process_group("gloo", rank=rank, world_size=world_size, timeout=START_LIMIT)
-    try:
-        with nullcontext() if rank else only_writer(folder):
-            yield Ranks(rank, world_size, distributed.new_group(timeout=END_LIMIT))
-    finally:
-        distributed.destroy_process_group()
+def take_device(number: int) -> None:
+    """Makes a GPU of its machine, counted round, that of this process, where there is any."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())
 
 
 def own_device() -> torch.device:
-    """The GPU of this process among those of its machine, or the processor where there is none."""
-    num_devices = torch.cuda.device_count()
-    if num_devices == 0:
+    """The GPU of this process, or the processor where there is none."""
+    if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % num_devices)
+    return torch.device("cuda", torch.cuda.current_device())
