@@ -35,6 +35,7 @@ BUILT_IN: Mapping[Listed, tuple[str, ...]] = {
     "exporters": (
         *("jsonl", "coco", "coco-splits", "coco-results", "yolo", "yolo-segmentation", "voc"),
         *("voc-segmentation", "voc-results", "label-studio", "cvat", "fiftyone", "labelme", "csv"),
+        "parquet",
     ),
     "backbones": (
         *("lite0", "lite1", "lite2", "tiny", "preact18", "preact34"),

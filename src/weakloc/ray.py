@@ -18,32 +18,13 @@ from weakloc.data.readers.assembly import LabelClaim, LabelVectors
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import ByName
-from weakloc.output.exporters.jsonl import record_of
+from weakloc.output.exporters.parquet import parquet_columns, parquet_row
 from weakloc.structures import BrokenImage, LabelVector, Prediction
 
 CONTENTS = ("image", "bytes", "path")  # pixels, an encoded file, where it lies: the first counts
 
 
-def _listed(**types: pa.DataType) -> pa.DataType:
-    """Of any number of things said of a class."""
-    return pa.list_(pa.struct({"class": pa.string(), **types}))
-
-
-_SCORE, _RUN_LENGTHS = pa.float64(), {"size": pa.list_(pa.int64()), "counts": pa.string()}
-COLUMNS = pa.schema(
-    {
-        "image": pa.string(),
-        "width": pa.int64(),
-        "height": pa.int64(),
-        "scores": _listed(score=_SCORE),
-        "points": _listed(x=pa.float64(), y=pa.float64(), score=_SCORE, heat=pa.float64()),
-        "boxes": _listed(box=pa.list_(pa.float64()), score=_SCORE),
-        "masks": _listed(rle=pa.struct(_RUN_LENGTHS), score=_SCORE),
-        "doubt": pa.float64(),
-        "disagreements": _listed(kind=pa.string(), score=_SCORE),
-        "error": pa.string(),
-    }
-)
+COLUMNS = parquet_columns()
 
 
 class BatchPredictor:
@@ -117,5 +98,4 @@ def _source(name: str, content: Any) -> ImageSource:
 def _record(answer: Prediction | BrokenImage) -> dict[str, Any]:
     if isinstance(answer, BrokenImage):
         return {"error": answer.reason}
-    scores = [{"class": name, "score": score} for name, score in answer.scores.items()]
-    return {**record_of(answer), "scores": scores}
+    return parquet_row(answer)

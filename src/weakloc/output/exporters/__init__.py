@@ -25,6 +25,7 @@ from weakloc.output.exporters.jsonl import (
 )
 from weakloc.output.exporters.label_studio import export_label_studio
 from weakloc.output.exporters.labelme import export_labelme
+from weakloc.output.exporters.parquet import export_parquet, parquet_columns
 from weakloc.output.exporters.selection import Content, selected
 from weakloc.output.exporters.voc import export_voc_boxes, export_voc_masks, export_voc_results
 from weakloc.output.exporters.yolo import export_yolo_boxes, export_yolo_polygons
@@ -61,6 +62,7 @@ EXPORTERS: Mapping[str, Exporter] = Choices(
         "fiftyone": export_fiftyone,
         "labelme": export_labelme,
         "csv": export_csv,
+        "parquet": export_parquet,
     },
 )
 
@@ -68,6 +70,8 @@ EXPORTERS: Mapping[str, Exporter] = Choices(
 def check_formats(names: Iterable[str]) -> None:
     for name in names:
         require_known("exporters", name, f"--format is {name!r}")
+        if name == "parquet":
+            parquet_columns()  # refused before anything is predicted, where pyarrow is missing
 
 
 def export_all(
