@@ -139,11 +139,14 @@ def _check_folder(out: Path, *, resume: bool) -> None:
             remedy="Continue it with --resume, or give another --out",
         )
     if begun == [RECORD_NAME]:
-        raise RunError(
-            f"{CHECKPOINT_NAME} is missing, so this run cannot be continued",
-            location=str(out),
-            remedy="Train anew into another --out; this run still predicts",
-        )
+        record = read_record(out)
+        # What was killed between its first record and its first checkpoint begins anew.
+        if record["finished"] or len(record["history"]) > 1:
+            raise RunError(
+                f"{CHECKPOINT_NAME} is missing, so this run cannot be continued",
+                location=str(out),
+                remedy="Train anew into another --out; this run still predicts",
+            )
 
 
 def is_complete(out: Path, plan: TrainingPlan) -> bool:
