@@ -21,7 +21,7 @@ from weakloc.data.images import open_image
 from weakloc.errors import RunError
 from weakloc.structures import PRESENT, DataSet
 from weakloc.training.fit import fit
-from weakloc.training.run_folder import Run, load_run, save_thresholds
+from weakloc.training.run_folder import Run, _write_tensors, load_run, save_thresholds
 
 Edit = Callable[[dict[str, Any]], None]
 
@@ -80,6 +80,17 @@ def test_the_history_is_also_a_table(run: Run) -> None:
     with (run.path / "epochs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["loss"]) for row in rows] == [each.loss for each in run.history]
+
+
+def test_weights_are_the_same_bytes_whichever_process_writes_them(tmp_path: Path) -> None:
+    names = [f"ü{index}" for index in range(9)]
+    tensors = {name: torch.arange(7.0) for name in names}
+    for turn in (names, names[::-1]):
+        _write_tensors(tmp_path / turn[0], tensors, dict.fromkeys(turn, "fact"))
+    assert (tmp_path / names[0]).read_bytes() == (tmp_path / names[-1]).read_bytes()
+    loaded = load_file(tmp_path / names[0])
+    assert sorted(loaded) == names
+    assert all(torch.equal(value, torch.arange(7.0)) for value in loaded.values())
 
 
 def test_loading_gives_back_what_training_used(run: Run) -> None:

@@ -66,8 +66,12 @@ def _write_tensors(
 ) -> None:
     here = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     content = save_tensors(here, metadata=metadata)
+    # The library writes its metadata in an order that changes from process to process.
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin where numbers do
     with open_synced(path) as file:
-        file.write(content)
+        file.write(len(header).to_bytes(8, "little") + header + content[end:])
 
 
 @dataclass(frozen=True)
