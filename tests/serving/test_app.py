@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 from urllib.parse import quote
 
 import pytest
@@ -103,7 +104,10 @@ def test_an_image_is_answered_as_in_predictions_jsonl_however_it_is_sent(
     assert all(replace(each, image=name) == right for each in found)
 
 
-def test_many_at_once_share_batches_and_each_gets_their_own_answer() -> None:
+def test_many_at_once_share_batches_and_each_gets_their_own_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("weakloc.serving.app.BATCH_SECONDS", (60.0, 60.0))
     source = watched_source()
     pictures = [png(index % 3, left=index, size=(81, 50 + index)) for index in range(40)]
     with serving(predictor_on(source, masks="threshold"), ServeSettings(queue=16)) as client:
@@ -276,10 +280,14 @@ def test_a_body_over_the_limit_is_refused_with_and_without_its_length(client: Cl
 
 def test_addresses_and_methods_that_do_not_exist(client: Client) -> None:
     assert client.ask("GET", "/nowhere").status == 404
+    assert client.ask("GET", "/health/").status == 404  # not sent on to what a Host header names
     assert client.ask("GET", "/predict").status == 405
 
 
-def test_too_many_at_once_are_told_to_come_back_and_the_others_are_answered() -> None:
+def test_too_many_at_once_are_told_to_come_back_and_the_others_are_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("weakloc.serving.waiting.WaitingRoom.patience", AsyncMock())
     source = watched_source()
     source.goes_on.clear()
     with serving(predictor_on(source), ServeSettings(queue=3)) as client:
@@ -294,6 +302,24 @@ def test_too_many_at_once_are_told_to_come_back_and_the_others_are_answered() ->
             source.goes_on.set()
             assert [each.result().status for each in taken_on] == [200] * 3
         assert client.post_image(png()).status == 200
+
+
+def test_a_large_image_keeps_others_waiting_no_longer_than_it_must(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("weakloc.serving.app.LARGE", 10_000)
+    source = watched_source()
+    predictor = predictor_on(source, max_pixels=11_000)
+    with serving(predictor) as client, ThreadPoolExecutor(1) as pool:
+        source.goes_on.clear()
+        large = pool.submit(client.post_image, png(size=(105, 100)))
+        assert source.has_begun.wait(30)
+        # As many pixels as are not allowed are refused at once, by the header.
+        assert client.post_image(png(size=(111, 100))).status == 422
+        assert not large.done()
+        source.goes_on.set()
+        assert client.post_image(png()).status == 200
+        assert large.result().status == 200
 
 
 def wait_for_requests(client: Client, count: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -19,6 +19,7 @@ from weakloc.errors import RunError
 from weakloc.extensions import require_backbone
 from weakloc.output.settings import ExportOptions
 from weakloc.settings import (
+    ONE_OR_MORE,
     Cut,
     DataSettings,
     EvaluateSettings,
@@ -59,6 +60,17 @@ class UntaggedPlaces(Places):
     sure: Annotated[float, Parameter(parse=False)] = Places.sure
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServedLook(Look):
+    """How images of strangers are seen, of which a few of the largest shall not fill the memory."""
+
+    max_pixels: int = field(default=2**26, metadata=ONE_OR_MORE)
+    """Largest image that is opened, in pixels."""
+
+
+ServedLookOptions: TypeAlias = Annotated[
+    ServedLook, Parameter(name="*", group="How images are seen")
+]
 UntaggedPlacesOptions: TypeAlias = Annotated[
     UntaggedPlaces, Parameter(name="*", group="What is said of them")
 ]

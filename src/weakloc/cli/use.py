@@ -16,6 +16,8 @@ from weakloc.cli.options import (
     FilterOptions,
     LookOptions,
     PlacesOptions,
+    ServedLook,
+    ServedLookOptions,
     UntaggedPlaces,
     UntaggedPlacesOptions,
     require_there,
@@ -23,7 +25,11 @@ from weakloc.cli.options import (
 from weakloc.cli.terminal import Terminal
 from weakloc.errors import MissingPackageError, SettingError
 from weakloc.extensions import names_of
-from weakloc.output.settings import ExportOptions, ServeSettings, require_token_beyond_this_machine
+from weakloc.output.settings import (
+    ExportOptions,
+    ServeSettings,
+    require_token_beyond_this_machine,
+)
 from weakloc.settings import Look, Places, flag_of
 from weakloc.work import keep_freed_memory
 
@@ -235,7 +241,7 @@ def serve(
     also: tuple[str, ...] = (),
     token: Annotated[str | None, Parameter(env_var="WEAKLOC_TOKEN")] = None,
     serving: Annotated[ServeSettings, Parameter(name="*")] = ServeSettings(),
-    look: LookOptions = Look(),
+    look: ServedLookOptions = ServedLook(),
     places: UntaggedPlacesOptions = UntaggedPlaces(),
     terminal: Terminal = Terminal(),
 ) -> None:

@@ -147,11 +147,11 @@ def open_image(
     return picture
 
 
-def image_size(source: Openable) -> tuple[int, int]:
+def image_size(source: Openable, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
     """(width, height) of the upright picture, read from the header without decoding."""
     location = None if isinstance(source, bytes) else str(source)
     with _open_file(source) as file:
-        opened, orientation = _parse(file, location, DEFAULT_MAX_PIXELS)
+        opened, orientation = _parse(file, location, max_pixels)
         width, height = opened.size
     return (height, width) if orientation in _SIDEWAYS else (width, height)
 
@@ -254,7 +254,7 @@ def _to_rgb(image: Image.Image, location: str | None) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return _from_wide_values(image).convert("RGB")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, (255, 255, 255))
         white.paste(image, mask=image.getchannel("A"))
         return white

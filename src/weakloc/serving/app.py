@@ -1,6 +1,6 @@
 """A predictor -> the ASGI application that serves it, and the server on a port that runs it.
 
-One thread uses the predictor: images of many requests share its batches.
+Two threads use the predictor, one for images of usual size and one for large ones (`waiting`).
 
 docs/serving.md describes the requests.
 """
@@ -13,16 +13,15 @@ import binascii
 import hmac
 import json
 import logging
+import math
 import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import Any, TypeAlias
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -35,7 +34,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from weakloc.data.images import NO_MEMORY
+from weakloc.data.images import NO_MEMORY, image_size
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, ImageError, SettingError, WeaklocError
 from weakloc.files import parse_json
@@ -46,6 +45,7 @@ from weakloc.output.settings import ExportOptions, ServeSettings
 from weakloc.predictor.predictor import Predictor
 from weakloc.serving.allowed_images import AllowedImages
 from weakloc.serving.labelling_interface import LabellingInterface, read_interface
+from weakloc.serving.waiting import LARGE, PredictionWorker, WaitingRoom, try_later
 from weakloc.structures import BrokenImage, Prediction
 
 LOG = logging.getLogger(__name__)
@@ -55,7 +55,6 @@ REASON = "weakloc.reason"  # where an application notes in the scope why it refu
 BODY_SECONDS = 60  # a client may take so long to send its question
 MOST_BODIES = 256  # on their way at once
 BODIES_IN_MEMORY = 8  # of the largest size
-RETRY_SECONDS = 1
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ class Gate:
         except TimeoutError as error:
             if limit in self.unread:
                 raise HTTPException(408, f"the body took over {BODY_SECONDS} seconds") from error
-            raise _try_later("quicker bodies need the memory") from error
+            raise try_later("quicker bodies need the memory") from error
         finally:
             self.unread.pop(limit, None)
 
@@ -150,10 +149,6 @@ def is_token(authorization: str | None, token: str) -> bool:
     elif scheme.lower() != "bearer":
         return False
     return hmac.compare_digest(secret, token.encode())
-
-
-def _try_later(reason: str) -> HTTPException:
-    return HTTPException(503, reason, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
 UNNAMED = "image"
@@ -209,76 +204,7 @@ async def read_json(request: Request) -> dict[str, Any]:
     return body
 
 
-GATHER_SECONDS = 0.005  # how long an image waits for others to share its batch
-Answer: TypeAlias = Prediction | BrokenImage
-Job: TypeAlias = tuple[ImageSource, Future[Answer]]
-
-
-class PredictionWorker(Thread):
-    """Answers images in the order they come, as many at a time as wait, up to a batch.
-
-    It does not bound how many wait: whoever submits does.
-    """
-
-    def __init__(self, predictor: Predictor) -> None:
-        super().__init__(name="weakloc-predictor", daemon=True)
-        self._predictor = predictor
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()  # None: nothing comes after
-
-    @property
-    def batch_size(self) -> int:
-        return self._predictor.look.batch_size
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self._predictor.source.class_names
-
-    def close(self) -> None:
-        """Answers what was submitted, then ends the thread, which has seconds for it."""
-        self._jobs.put(None)
-        self.join(LAST_SECONDS)
-
-    def submit(self, image: ImageSource) -> Future[Answer]:
-        answer: Future[Answer] = Future()
-        self._jobs.put((image, answer))
-        return answer
-
-    def run(self) -> None:
-        while batch := self._next_batch():
-            self._answer(batch)
-
-    def _next_batch(self) -> list[Job]:
-        """Waits for an image, then a moment for more; nothing when the worker was closed."""
-        batch: list[Job] = []
-        job = self._jobs.get()
-        until = time.monotonic() + GATHER_SECONDS
-        while job is not None:
-            if job[1].set_running_or_notify_cancel():
-                batch.append(job)
-            if batch and len(batch) >= self.batch_size:
-                return batch
-            try:
-                job = self._jobs.get(timeout=max(0.0, until - time.monotonic()) if batch else None)
-            except Empty:
-                return batch
-        if batch:
-            self._jobs.put(None)  # for the next time
-        return batch
-
-    def _answer(self, batch: Sequence[Job]) -> None:
-        try:
-            predictions = self._predictor.predict([image for image, _ in batch])
-            for (_, answer), prediction in zip(batch, predictions, strict=True):
-                answer.set_result(prediction)
-        except Exception as error:
-            unanswered = [job for job in batch if not job[1].done()]
-            if len(unanswered) > 1:  # the image that fails must not fail those that share its batch
-                for job in unanswered:
-                    self._answer([job])
-                return
-            for image, answer in unanswered:
-                LOG.error("image=%r failed", image.name, exc_info=error)
-                answer.set_exception(error)
+BATCH_SECONDS = (0.05, 1.0)  # of images of usual size and of large ones, where they are several
 
 
 def build_app(
@@ -296,8 +222,13 @@ def build_app(
         tag_threshold=predictor.places.min_score,
         model_version=model_version,
     )
-    service = _Service(PredictionWorker(predictor), images, options, settings.queue)
-    return Starlette(
+    workers = tuple(
+        PredictionWorker(predictor, seconds=seconds, niceness=niceness)
+        for seconds, niceness in zip(BATCH_SECONDS, (0, 10), strict=True)
+    )
+    room = WaitingRoom(BODIES_IN_MEMORY * settings.max_bytes, settings.queue)
+    service = _Service(predictor, workers, room, images, options)
+    app = Starlette(
         routes=[
             Route("/", service.health, methods=["GET"]),
             Route("/health", service.health, methods=["GET"]),
@@ -313,13 +244,15 @@ def build_app(
         ),
         lifespan=service.running,
     )
+    app.router.redirect_slashes = False  # to whatever host a request names
+    return app
 
 
 def _refusal(request: Request, error: Exception) -> Response:
     """What is wrong, for the client and for the log."""
     reason, status, headers = str(error), 422, None
     if isinstance(error, MemoryError):
-        error = _try_later(NO_MEMORY)
+        error = try_later(NO_MEMORY)
     if isinstance(error, HTTPException):
         reason, status, headers = error.detail, error.status_code, error.headers
     request.scope[REASON] = reason
@@ -330,19 +263,24 @@ def _refusal(request: Request, error: Exception) -> Response:
 class _Service:
     """The answers to every address of the application."""
 
-    worker: PredictionWorker
+    predictor: Predictor
+    workers: Sequence[PredictionWorker]  # for images of usual size, and for large ones
+    room: WaitingRoom
     images: AllowedImages
     options: ExportOptions
-    most_requests: int
-    num_requests: int = 0
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.predictor.source.class_names
 
     @asynccontextmanager
     async def running(self, _: Starlette) -> AsyncIterator[None]:
-        self.worker.start()
-        threads = ThreadPoolExecutor(self.most_requests)  # what is slow to fetch keeps one
+        for worker in self.workers:
+            worker.start()
+        threads = ThreadPoolExecutor(self.room.num_seats)  # what is slow to fetch keeps one
         asyncio.get_running_loop().set_default_executor(threads)
         yield
-        await asyncio.to_thread(self.worker.close)
+        await asyncio.gather(*(asyncio.to_thread(worker.close) for worker in self.workers))
 
     async def health(self, _: Request) -> Response:
         return JSONResponse(
@@ -350,8 +288,8 @@ class _Service:
                 "status": "UP",
                 "model_class": "weakloc",
                 "model_version": self.options.model_version,
-                "classes": self.worker.class_names,
-                "requests": self.num_requests,
+                "classes": self.class_names,
+                "requests": len(self.room.taken),
             }
         )
 
@@ -361,7 +299,7 @@ class _Service:
     async def setup(self, request: Request) -> Response:
         """Label Studio connects: refused where nothing could ever be filled in."""
         body = await read_json(request)
-        read_interface(body.get("schema"), self.worker.class_names)
+        read_interface(body.get("schema"), self.class_names)
         return JSONResponse({"model_version": self.options.model_version})
 
     async def ignore(self, _: Request) -> Response:
@@ -369,25 +307,25 @@ class _Service:
         return JSONResponse({"status": "ok", "message": "weakloc serve predicts only"})
 
     async def predict(self, request: Request) -> Response:
+        peer = request.client.host if request.client else ""
+        await self.room.patience(peer)
         question = await read_question(request)  # whoever sends slowly takes no place
-        if self.num_requests >= self.most_requests:
-            raise _try_later(f"{self.num_requests} requests wait already")
-        self.num_requests += 1
-        try:
+        num_bytes = len(question.content) if isinstance(question, ImageSource) else 0
+        async with self.room.seat(peer, num_bytes):
             if isinstance(question, Tasks):
-                return await self._annotations(question, request)
-            line = prediction_line(await self._prediction(question))
+                return await self._annotations(question, request, peer)
+            line = prediction_line(await self._prediction(question, peer))
             return Response(line, media_type="application/json")
-        finally:
-            self.num_requests -= 1
 
-    async def _prediction(self, image: ImageSource | str) -> Prediction:
+    async def _prediction(self, image: ImageSource | str, peer: str) -> Prediction:
         """ImageError where the image is forbidden or broken."""
         is_named = isinstance(image, str)
         if isinstance(image, str):
             image = await asyncio.to_thread(self.images.find, image)
+        pixels = await asyncio.to_thread(self._num_pixels, image.content)
+        worker = self.workers[max(pixels, len(image.content)) > LARGE]
         try:
-            answer = await asyncio.wrap_future(self.worker.submit(image))
+            answer = await asyncio.wrap_future(worker.submit(image, peer=peer, pixels=pixels))
         except Exception as error:  # the worker has logged it
             if isinstance(error, MemoryError) or "allocate" in str(error):  # torch has no own class
                 raise MemoryError from None  # which would keep what fills the memory
@@ -402,18 +340,25 @@ class _Service:
             raise ImageError(reason, location=answer.name)
         return answer
 
-    async def _annotations(self, question: Tasks, request: Request) -> Response:
+    def _num_pixels(self, content: str | bytes) -> int:
+        """As the header says; 0 where what reads it will refuse it."""
+        try:
+            return math.prod(image_size(content, max_pixels=self.predictor.look.max_pixels))
+        except (ImageError, MemoryError):
+            return 0
+
+    async def _annotations(self, question: Tasks, request: Request, peer: str) -> Response:
         """A result for each task, without regions where its image is broken; 422 if all are."""
-        interface = read_interface(question.interface, self.worker.class_names)
+        interface = read_interface(question.interface, self.class_names)
         # However many tasks a request has, two batches of it wait at most.
-        places = asyncio.Semaphore(2 * self.worker.batch_size)
+        places = asyncio.Semaphore(2 * self.predictor.look.batch_size)
 
         async def answer_to(task: dict[str, Any]) -> dict[str, Any] | DataError:
             async with places:
                 if await request.is_disconnected():
                     raise ClientDisconnect
                 try:
-                    prediction = await self._prediction(interface.image_of(task))
+                    prediction = await self._prediction(interface.image_of(task), peer)
                 except DataError as error:
                     LOG.warning("task=%r error=%r", task.get("id"), str(error))
                     return error
@@ -428,9 +373,7 @@ class _Service:
         return JSONResponse({"results": results})
 
     def _annotation(self, prediction: Prediction, interface: LabellingInterface) -> dict[str, Any]:
-        (chosen,) = selected(
-            [prediction], class_names=self.worker.class_names, options=self.options
-        )
+        (chosen,) = selected([prediction], class_names=self.class_names, options=self.options)
         regions = interface.regions(chosen, self.options)
         return pre_annotation(regions, score=1.0 - chosen.doubt, options=self.options)
 
@@ -454,8 +397,7 @@ def url_of(listening: socket.socket) -> str:
 
 HEADER_SECONDS = 10  # from the connection, or the last answer, to the end of a request's header
 MOST_CONNECTIONS = 400  # a process may usually have 1,024 files open
-GRACE_SECONDS = 6  # for what was taken on before the end
-LAST_SECONDS = 3  # for the batch that is then in the network
+GRACE_SECONDS = 5  # for what was taken on before the end
 
 
 class Connection(H11Protocol):
