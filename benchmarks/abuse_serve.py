@@ -1,17 +1,19 @@
 """`weakloc serve` under clients that mean harm, and what an honest one meets meanwhile.
 
-    python -m benchmarks.abuse_serve [--clients 64] [--seconds 20] [--overload 60] [--kinds ...]
-        [--name abuse_serve] [--results FOLDER]
+    python -m benchmarks.abuse_serve [--clients 64] [--peers 1] [--seconds 20] [--overload 60]
+        [--kinds ...] [--name abuse_serve] [--results FOLDER]
 
-Everything happens on 127.0.0.1, and a server of its own is started. One honest client posts a JPEG
-of 500 x 375 pixels, waits for the answer and asks again: first alone, then beside hostile ones of
-each kind, then beside all kinds mixed. At the end of each the server gets SIGTERM while they go on.
+A server of its own is started on this machine. One honest client posts a JPEG of 500 x 375 pixels,
+waits for the answer and asks again: first alone, then beside hostile ones of each kind, then beside
+all kinds mixed. At the end of each the server gets SIGTERM while they go on. The honest one has the
+address 127.0.0.1, the hostile ones share 127.0.0.2 and, of several --peers, those after it.
 
 partial   2 of 1,000 bytes of a body, then nothing
 drip      a byte of a body a second
 idle      a connection without a request, or with half a header
 gone      half a body, then the connection is cut
 bomb      PNGs of 15,000 x 15,000 pixels in 640 KB
+large     PNGs of as many pixels as are allowed, 8,192 x 8,192
 overload  good images, as fast as they are answered or refused
 """
 
@@ -52,11 +54,12 @@ NETWORK, SIDE = "tiny[width=16]", 224
 def serve(port_file: Path) -> None:
     """The server, in a process of its own, with random weights."""
     from benchmarks.bench_serve import predictor_of
+    from weakloc.cli.options import ServedLook
     from weakloc.output.settings import ServeSettings
     from weakloc.serving.allowed_images import allowed_images
     from weakloc.serving.app import bound_socket, build_app, server_of
 
-    predictor = predictor_of(NETWORK, SIDE)
+    predictor = predictor_of(NETWORK, SIDE, max_pixels=ServedLook().max_pixels)
     settings = ServeSettings()
     images = allowed_images([], [], max_bytes=settings.max_bytes)
     app = build_app(predictor, images, settings, model_version="abused")
@@ -89,7 +92,7 @@ def photograph() -> bytes:
     return content.getvalue()
 
 
-def pixel_bomb(side: int = 15_000) -> bytes:
+def pixel_bomb(side: int) -> bytes:
     """Black, so that a thousandth of its pixels' size holds it."""
     packer = zlib.compressobj(9)
     row = bytes(1 + 3 * side)
@@ -107,10 +110,13 @@ class Hostile:
     """Clients of one kind; `statuses` counts what they were answered."""
 
     port: int
+    num_peers: int = 1
     statuses: Counter[str] = field(default_factory=Counter)
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
+        self._count = getattr(self, "_count", 0) + 1
+        address = f"127.0.0.{2 + self._count % self.num_peers}"
+        return await asyncio.open_connection("127.0.0.1", self.port, local_addr=(address, 0))
 
     @staticmethod
     def _head(size: int, kind: str = "image/jpeg") -> bytes:
@@ -157,7 +163,10 @@ class Hostile:
         writer.close()
 
     async def bomb(self) -> None:
-        await self._post(BOMB, "image/png")
+        await self._post(BOMBS[15_000], "image/png")
+
+    async def large(self) -> None:
+        await self._post(BOMBS[8_192], "image/png")
 
     async def overload(self) -> None:
         await self._post(PHOTOGRAPH, "image/jpeg")
@@ -171,16 +180,18 @@ class Hostile:
                 await asyncio.sleep(0.25)
 
 
-KINDS = ("partial", "drip", "idle", "gone", "bomb", "overload")
+KINDS = ("partial", "drip", "idle", "gone", "bomb", "large", "overload")
 PHOTOGRAPH = photograph()
-BOMB = b""  # made where it is needed
+BOMBS: dict[int, bytes] = {}  # by side; made where they are needed
 
 
 class Siege:
     """Hostile clients in a thread of their own, from the beginning of the block to its end."""
 
-    def __init__(self, port: int, kinds: tuple[str, ...], num_clients: int) -> None:
-        self._hostile = Hostile(port)
+    def __init__(
+        self, port: int, kinds: tuple[str, ...], *, num_clients: int, num_peers: int
+    ) -> None:
+        self._hostile = Hostile(port, num_peers)
         self._loop = asyncio.new_event_loop()
         self._acts = [
             getattr(self._hostile, kind)
@@ -274,14 +285,14 @@ class Memory:
 
 
 def besieged(
-    folder: Path, kinds: tuple[str, ...], num_clients: int, seconds: float
+    folder: Path, kinds: tuple[str, ...], *, num_clients: int, num_peers: int, seconds: float
 ) -> dict[str, object]:
     """What an honest client meets beside these; then SIGTERM, while they go on."""
     honest = Honest()
     with running(folder) as (port, process), Memory(process) as memory:
         Honest().ask(port, 2.0)  # the first answers take longer
         memory.most = 0.0
-        with Siege(port, kinds, num_clients) as siege:
+        with Siege(port, kinds, num_clients=num_clients, num_peers=num_peers) as siege:
             time.sleep(1.0 if kinds else 0.0)
             honest.ask(port, seconds)
             hostile = siege.statuses.copy()
@@ -302,13 +313,15 @@ def besieged(
     }
 
 
-def overloaded(folder: Path, num_clients: int, seconds: float) -> dict[str, object]:
+def overloaded(
+    folder: Path, *, num_clients: int, num_peers: int, seconds: float
+) -> dict[str, object]:
     """Ten times as many as it answers: by status, and the memory at the quarters."""
     with running(folder) as (port, process), Memory(process) as memory:
-        with Siege(port, ("overload",), num_clients) as siege:
+        with Siege(port, ("overload",), num_clients=num_clients, num_peers=num_peers) as siege:
             at = []
-            for _ in range(4):
-                time.sleep(seconds / 4)
+            for _ in range(10):
+                time.sleep(seconds / 10)
                 at.append(memory.now)
         statuses = siege.statuses
     odd = {name for name in statuses if not name.isdigit() or int(name) not in ALLOWED}
@@ -318,7 +331,7 @@ def overloaded(folder: Path, num_clients: int, seconds: float) -> dict[str, obje
         "most MiB": memory.most,
         "honest by status": "unexpected: " + ", ".join(sorted(odd)) if odd else "none unexpected",
         "hostile by status": _shown(statuses)
-        + "; MiB at the quarters: "
+        + "; MiB at the tenths: "
         + ", ".join(f"{value:.0f}" for value in at),
     }
 
@@ -328,12 +341,12 @@ def _shown(statuses: Mapping[str, int]) -> str:
 
 
 def main() -> None:
-    global BOMB  # noqa: PLW0603
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--peers", type=int, default=1, help="addresses of the hostile clients")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--overload", type=float, default=60.0, help="seconds of it alone")
     parser.add_argument("--kinds", nargs="*", default=[*KINDS, "all"])
@@ -344,26 +357,28 @@ def main() -> None:
         serve(chosen.serve)
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    BOMB = pixel_bomb()
+    BOMBS.update({side: pixel_bomb(side) for side in (8_192, 15_000)})
+    siege = {"num_clients": chosen.clients, "num_peers": chosen.peers}
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        quiet = besieged(folder, (), 0, chosen.seconds)
+        quiet = besieged(folder, (), num_clients=0, num_peers=1, seconds=chosen.seconds)
         rows.append({**quiet, "p95 ratio": 1.0, "MiB more": 0.0})
         for kind in chosen.kinds:
             kinds = KINDS if kind == "all" else (kind,)
-            row = besieged(folder, kinds, chosen.clients, chosen.seconds)
+            row = besieged(folder, kinds, **siege, seconds=chosen.seconds)
             ratio = float(str(row["p95 ms"])) / float(str(quiet["p95 ms"]))
             more = float(str(row["most MiB"])) - float(str(quiet["most MiB"]))
             rows.append({**row, "p95 ratio": ratio, "MiB more": more})
             print(rows[-1], flush=True)
         if chosen.overload:
-            rows.append(overloaded(folder, chosen.clients, chosen.overload))
+            rows.append(overloaded(folder, **siege, seconds=chosen.overload))
     write_results(
         chosen.name,
         rows,
         title=f"Serving beside {chosen.clients} hostile clients",
         notes=[
+            f"the hostile clients have {chosen.peers} addresses, the honest one another",
             f"{NETWORK} at {SIDE} pixels, random weights; {chosen.seconds:g} s a row",
             "goals: p95 ratio <= 3, 1,024 MiB more, 10 s; of an overload 200, 413, 422, 429, 503",
             f"a wait ends with an answer of 200, after refusals too, or after {PATIENCE:g} s",

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -75,10 +76,10 @@ def server(network: str, side: int) -> Callable[[], tuple[int, int]]:
     return lambda: (port, os.getpid())
 
 
-def predictor_of(network: str, side: int) -> Predictor:
+def predictor_of(network: str, side: int, **looked: Any) -> Predictor:
     keep_freed_memory()
     torch.manual_seed(0)
-    look = Look(batch_size=8)
+    look = Look(batch_size=8, **looked)
     backbone = build_backbone(BackboneSpec.parse(network, weights="none"))
     source = NetworkSource(
         Wildcat.practical().build_network(backbone, NUM_CLASSES).eval(),

@@ -287,7 +287,7 @@ def test_addresses_and_methods_that_do_not_exist(client: Client) -> None:
 def test_too_many_at_once_are_told_to_come_back_and_the_others_are_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("weakloc.serving.waiting.WaitingRoom.patience", AsyncMock())
+    monkeypatch.setattr("weakloc.serving.waiting_room.WaitingRoom.patience", AsyncMock())
     source = watched_source()
     source.goes_on.clear()
     with serving(predictor_on(source), ServeSettings(queue=3)) as client:

@@ -1,6 +1,6 @@
 """A predictor -> the ASGI application that serves it, and the server on a port that runs it.
 
-Two threads use the predictor, one for images of usual size and one for large ones (`waiting`).
+Two threads use the predictor, one for images of usual size and one for large ones (`waiting_room`).
 
 docs/serving.md describes the requests.
 """
@@ -45,7 +45,7 @@ from weakloc.output.settings import ExportOptions, ServeSettings
 from weakloc.predictor.predictor import Predictor
 from weakloc.serving.allowed_images import AllowedImages
 from weakloc.serving.labelling_interface import LabellingInterface, read_interface
-from weakloc.serving.waiting import LARGE, PredictionWorker, WaitingRoom, try_later
+from weakloc.serving.waiting_room import LARGE, PredictionWorker, WaitingRoom, try_later
 from weakloc.structures import BrokenImage, Prediction
 
 LOG = logging.getLogger(__name__)

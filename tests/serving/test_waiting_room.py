@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from tests.serving.running import WatchedSource, png, predictor_on, watched_source, white_png
 from weakloc.data.sources import ImageSource
-from weakloc.serving.waiting import PIXELS_AT_ONCE, PredictionWorker, WaitingRoom
+from weakloc.serving.waiting_room import PIXELS_AT_ONCE, PredictionWorker, WaitingRoom
 from weakloc.structures import BrokenImage, Prediction
 
 
@@ -170,7 +170,7 @@ def test_who_was_refused_is_listened_to_later_and_others_at_once() -> None:
     async def all_wait() -> list[float]:
         return await asyncio.gather(*map(waits, ("hasty", "hasty", "other")))
 
-    with patch("weakloc.serving.waiting.RETRY_SECONDS", 0.1):
+    with patch("weakloc.serving.waiting_room.RETRY_SECONDS", 0.1):
         first, second, other = asyncio.run(all_wait())
     assert other < 0.04 < first < second
     assert second - first > 0.04
