@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 
@@ -58,6 +59,16 @@ class PredictionsError(WeaklocError):
 
 class MissingPackageError(WeaklocError):
     """An optional package is needed for what was asked."""
+
+
+@contextmanager
+def needing(requirement: str) -> Iterator[None]:
+    """MissingPackageError that says what to install, where the block cannot import something."""
+    try:
+        yield
+    except ImportError as error:
+        message, remedy = f"needs the package {error.name}", f'pip install "{requirement}"'
+        raise MissingPackageError(f"this {message}", remedy=f"Install it: {remedy}") from error
 
 
 class ExtensionError(WeaklocError):

@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-from weakloc.errors import DataError, MissingPackageError, did_you_mean
+from weakloc.errors import DataError, did_you_mean, needing
 from weakloc.geometry import BoxLTRB, GridTransform, box_iou
 from weakloc.rle import RunLengths, compressed, decode_mask, tight_box
 
@@ -209,12 +209,8 @@ class Prediction:
         `class_id` is a class's number in the run. In an image with masks, a box that has none has
         an empty one.
         """
-        try:
+        with needing("supervision"):
             from supervision import Detections
-        except ImportError as error:
-            raise MissingPackageError(
-                "the package supervision is missing", remedy="Install it: pip install supervision"
-            ) from error
         objects, numbers = objects_of(self), list(self.scores)
         names = [item.class_name for item in objects]
         pixels = np.zeros((len(objects), self.height, self.width), dtype=bool)

@@ -21,7 +21,7 @@ from weakloc.data.images import IMAGE_SUFFIXES
 from weakloc.data.readers.assembly import LabelVectors, Oddity, Problems
 from weakloc.data.readers.file_tree import images_below
 from weakloc.data.readers.shards import SHARD_SUFFIXES, find_shards, images_of_shard, read_content
-from weakloc.data.readers.table import TABLE_SUFFIXES, image_paths, table_rows
+from weakloc.data.readers.table import TABLE_SUFFIXES, images_of_table, table_rows
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import ByName, is_so, is_text, plain, text_lines
 from weakloc.settings import ReaderOptions
@@ -87,7 +87,7 @@ def _opened(source: str) -> tuple[Iterator[ImageSource] | None, Path | None, Dat
     if is_so(path.is_file):
         images = iter((ImageSource(path.name, str(path)),))
         if suffix == ".txt" or suffix in TABLE_SUFFIXES:
-            names = _lines(text_lines(path)) if suffix == ".txt" else image_paths(path)
+            names = _lines(text_lines(path)) if suffix == ".txt" else images_of_table(path)
             images = _named(names, path.parent)
         no_image = DataError("no image is named", location=str(path), remedy=per_line)
         return images, path.parent, no_image
@@ -105,8 +105,11 @@ def _lines(lines: Iterable[str]) -> Iterator[str]:
     return (name for line in lines if (name := line.rstrip("\r\n")).strip())
 
 
-def _named(names: Iterable[str], folder: Path) -> Iterator[ImageSource]:
-    return (_source(name, str(folder / name)) for name in names)
+def _named(images: Iterable[str | tuple[str, bytes]], folder: Path) -> Iterator[ImageSource]:
+    return (
+        _source(image, str(folder / image)) if isinstance(image, str) else _source(*image)
+        for image in images
+    )
 
 
 def _images_if_any(images: Iterator[ImageSource], if_none: DataError) -> Iterator[ImageSource]:
@@ -123,11 +126,11 @@ def _matching_images(pattern: str, folder: str) -> Iterator[ImageSource]:
             yield _source(os.path.relpath(path, folder), path)
 
 
-def _source(name: str, path: str) -> ImageSource:
+def _source(name: str, content: str | bytes) -> ImageSource:
     """The image of a file; a name that cannot be written is its flaw."""
     if not is_text(name):
         return ImageSource(plain(name), b"", flaw="its name is not UTF-8; rename it")
-    return ImageSource(name.replace(os.sep, "/"), path)
+    return ImageSource(name.replace(os.sep, "/"), content)
 
 
 def _in_shards(source: str) -> Iterator[ImageSource]:

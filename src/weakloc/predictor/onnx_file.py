@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weakloc.data.transforms import LARGEST_SIDE, PixelSize, Preprocessing
-from weakloc.errors import FailureError, MissingPackageError, RunError, SettingError
+from weakloc.errors import FailureError, RunError, SettingError, needing
 from weakloc.files import fit_json, parse_json, write_whole
 from weakloc.localize.places import ThresholdMode
 from weakloc.methods.method import Looking
@@ -191,10 +191,8 @@ class OnnxSource:
 
 def open_session(path: Path, device: torch.device) -> Any:
     """An onnxruntime session, on a GPU where the installed package can use it."""
-    try:
+    with needing("weakloc[onnx]"):
         import onnxruntime
-    except ImportError as error:
-        raise missing_package(error) from error
     if not path.is_file():
         raise RunError("there is no such file", location=str(path), remedy="Check the path")
     if _LOOPS.search(path.read_bytes()):
@@ -214,13 +212,6 @@ def open_session(path: Path, device: torch.device) -> Any:
     except Exception as error:  # onnxruntime's errors share no narrower class
         first_line = str(error).strip().splitlines()[0]
         raise RunError(f"onnxruntime cannot read it ({first_line})", location=str(path)) from error
-
-
-def missing_package(error: ImportError) -> MissingPackageError:
-    return MissingPackageError(
-        f"ONNX needs the package {error.name}",
-        remedy='Install it: pip install "weakloc[onnx]"',
-    )
 
 
 TOLERANCE = 1e-4  # of scores and maps, relative where they exceed 1
@@ -250,10 +241,8 @@ class ExportedFile:
 def write_onnx(network: LocalizationNetwork, path: Path, record: OnnxRecord) -> ExportedFile:
     """The network as a file at `path`, checked at three sizes; none is left if one differs."""
     for package in PACKAGES:
-        try:
+        with needing("weakloc[onnx]"):
             importlib.import_module(package)
-        except ImportError as error:
-            raise missing_package(error) from error
     if isinstance(network.head, GridHead):
         record = _fixed(record, "its head reads a fixed grid of cells")
     if record.fixed_size is not None:

@@ -192,6 +192,23 @@ def test_parquet_has_names_for_numbers_of_classes(parquet, states):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("rows", "names"),
+    [
+        ([{"path": "a/1.jpg", "bytes": b"1"}, {"path": "b.jpg", "bytes": b"2"}], "a/1.jpg b.jpg"),
+        ([{"bytes": b"1"}, {"bytes": b"2"}], "1 2"),
+        ([{"image": {"bytes": b"1", "path": "1.jpg"}, "label": 0},
+          {"image": {"bytes": b"2", "path": None}, "label": 1}], "1.jpg 2"),
+        ([{"img": {"bytes": b"1"}, "file_name": "x.jpg"}, {"img": {"bytes": b"2"}}], "x.jpg 2"),
+    ],
+)  # fmt: skip
+def test_parquet_may_hold_the_images_themselves(parquet, rows, names):
+    root = parquet(rows, {"image": {"_type": "Image"}, "label": NAMES}, "photos.parquet")
+    images = list(find_images(str(root / "photos.parquet")))
+    assert [image.name for image in images] == names.split()
+    assert [image.content for image in images] == [b"1", b"2"]
+
+
 def test_parquet_has_lists_and_objects(parquet, states):
     rows = [{"file_name": "1.jpg", "objects": {"bbox": [[4.0, 3.0, 5.0, 6.0]], "category": [1]}},
             {"file_name": "2.jpg", "objects": {"bbox": [], "category": []}}]  # fmt: skip

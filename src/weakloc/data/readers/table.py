@@ -42,7 +42,7 @@ from weakloc.data.readers.file_tree import (
     require_one,
     subfolders,
 )
-from weakloc.errors import DataError, MissingPackageError, did_you_mean
+from weakloc.errors import DataError, did_you_mean, needing
 from weakloc.files import at_line, leads_out, numbered_lines, parse_foreign_json, text_lines
 from weakloc.geometry import box_from_xywh
 from weakloc.settings import ReaderOptions
@@ -112,12 +112,21 @@ class _Columns:
         return {"labels": of_classes, **{name: cells[at] for name, at in self.named.items()}}
 
 
-def image_paths(path: Path) -> Iterator[str]:
-    """The images that a table names, as written there; lines without one are passed over."""
+def images_of_table(path: Path) -> Iterator[str | tuple[str, bytes]]:
+    """The images that a table names, as written there; lines without one are passed over.
+
+    Where Parquet holds them, in a column `bytes` or as Hugging Face does, each comes with its
+    bytes, and one that has no name is called by its number.
+    """
     if path.suffix.lower() in RECORD_SUFFIXES:
         for number, written in _records_of(path):
             try:
-                yield _image_of(_record_of(written), None)
+                record = _record_of(written)
+                held = [r for r in (record, *record.values()) if isinstance(r, Mapping)]
+                contents = [r["bytes"] for r in held if isinstance(r.get("bytes"), bytes)]
+                names = [_value(r, None, PATH_HEADERS) for r in held] if contents else []
+                name = next((name for name in names if isinstance(name, str)), str(number))
+                yield (name, contents[0]) if contents else _image_of(record, None)
             except ValueError as error:
                 raise DataError(str(error), location=at_line(path, number)) from error
         return
@@ -233,22 +242,16 @@ def _records_of(path: Path) -> Iterator[tuple[int, Any]]:
     if path.suffix.lower() in JSON_SUFFIXES:
         yield from numbered_lines(path)
         return
-    try:
+    with needing("weakloc[parquet]"):
         from pyarrow import ArrowException, parquet
-
+    try:
         with parquet.ParquetFile(path) as file:
             described = parse_foreign_json(
                 (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
             )
             features = described.get("info", {}).get("features", {})
-            rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches())
+            rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(256))
             yield from enumerate((with_class_names(row, features) for row in rows), start=1)
-    except ImportError as error:
-        raise MissingPackageError(
-            "reading Parquet needs the package pyarrow",
-            location=str(path),
-            remedy='Install it: pip install "weakloc[parquet]"',
-        ) from error
     except (ArrowException, OSError) as error:
         raise DataError(f"is not readable Parquet ({error})", location=str(path)) from error
 

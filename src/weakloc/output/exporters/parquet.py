@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weakloc.errors import MissingPackageError, PredictionsError
+from weakloc.errors import PredictionsError, needing
 from weakloc.files import write_whole
 from weakloc.output.exporters.jsonl import SCHEMA, record_of
 from weakloc.output.exporters.selection import Content
@@ -25,11 +25,8 @@ ROWS_AT_ONCE = 1024
 @cache
 def parquet_columns() -> pyarrow.Schema:
     """Of all that is said of an image; `error` is for one of which nothing can be said."""
-    try:
+    with needing("weakloc[parquet]"):
         import pyarrow as pa
-    except ImportError as error:
-        remedy = 'Install it: pip install "weakloc[parquet]"'
-        raise MissingPackageError("Parquet needs the package pyarrow", remedy=remedy) from error
 
     def listed(**types: pa.DataType) -> pa.DataType:
         """Of any number of things said of a class."""
