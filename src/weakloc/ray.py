@@ -1,4 +1,4 @@
-"""A run on batches of Ray Data: columns with images in, columns of predictions out.
+"""A run on a Ray cluster: batches of Ray Data in and out, and the actors of `--engine ray`.
 
     dataset.map_batches(BatchPredictor, fn_constructor_kwargs={"run": RUN}, batch_size=32)
 
@@ -8,6 +8,10 @@ Arrow's own, so that Parquet keeps them, and the same in every batch.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,10 +20,11 @@ from PIL import Image
 from weakloc.api.fused_runs import predictor_with
 from weakloc.data.readers.assembly import LabelClaim, LabelVectors
 from weakloc.data.sources import ImageSource
-from weakloc.errors import DataError, did_you_mean
+from weakloc.errors import DataError, FailureError, did_you_mean
 from weakloc.files import ByName
 from weakloc.output.exporters.parquet import parquet_columns, parquet_row
-from weakloc.structures import BrokenImage, LabelVector, Prediction
+from weakloc.structures import BrokenImage, LabelVector
+from weakloc.work import Result, Task
 
 CONTENTS = ("image", "bytes", "path")  # pixels, an encoded file, where it lies: the first counts
 
@@ -80,7 +85,10 @@ class BatchPredictor:
                 known[source.name] = self._label_vectors.of(LabelClaim.showing(*labels))
             sources.append(source)
         answers = self.predictor.predict(sources, None if tags is None else ByName(known))
-        return [_record(answer) for answer in answers]
+        return [
+            {"error": answer.reason} if isinstance(answer, BrokenImage) else parquet_row(answer)
+            for answer in answers
+        ]
 
 
 def _source(name: str, content: Any) -> ImageSource:
@@ -95,7 +103,70 @@ def _source(name: str, content: Any) -> ImageSource:
         return ImageSource(name, b"", flaw=f"its pixels make no picture ({error})")
 
 
-def _record(answer: Prediction | BrokenImage) -> dict[str, Any]:
-    if isinstance(answer, BrokenImage):
-        return {"error": answer.reason}
-    return parquet_row(answer)
+class _Actor:
+    """A process of the cluster; one that took its place is prepared anew."""
+
+    def __init__(self, folder: str, prepare: Callable[[], object]) -> None:
+        with suppress(OSError):  # what is missing here, and is needed, is named later
+            os.chdir(folder)
+        self._preparations = [prepare]
+
+    def call(self, function: Callable[[Task], Result], item: Task) -> Result:
+        while self._preparations:
+            self._preparations.pop()()
+        return function(item)
+
+
+MOST_DEATHS = 5  # of actors over the same item
+
+
+def map_in_actors(
+    function: Callable[[Task], Result],
+    items: Iterable[Task],
+    *,
+    actors: int | None,
+    address: str | None,
+    if_killed: Callable[[Task], Result],
+    prepare: Callable[[], object],
+) -> Iterator[tuple[Task, Result]]:
+    """As `map_in_processes` does it, by the actors of a cluster.
+
+    Where their number is not given there is one for each GPU or, where there is none, each core.
+    Ray replaces one that dies, alone or with its machine, and gives it the item again.
+    """
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told of the user
+    try:
+        ray.init(address, ignore_reinit_error=True, log_to_driver=False, logging_level="WARNING")
+    except (ConnectionError, ValueError) as error:
+        remedy = "Give what `ray status` knows, such as auto or HOST:6379"
+        raise FailureError(f"cannot join the cluster ({error})", remedy=remedy) from error
+    gpus, cores = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+    kept = {"max_restarts": -1, "max_task_retries": MOST_DEATHS}
+    begin = ray.remote(num_cpus=1, num_gpus=int(gpus > 0), **kept)(_Actor).remote
+    remaining, running = iter(items), dict[Any, tuple[Any, Task]]()
+    idle = [begin(str(Path.cwd()), prepare) for _ in range(actors or gpus or cores)]
+    try:
+        while True:
+            for actor, item in zip([*idle], remaining, strict=False):
+                running[actor.call.remote(function, item)] = actor, item
+                idle.remove(actor)
+            while idle:  # others may wait for the room that it takes
+                ray.kill(idle.pop())
+            if not running:
+                return
+            (answer,), _ = ray.wait([*running])
+            actor, item = running.pop(answer)
+            idle.append(actor)
+            try:
+                result = ray.get(answer)
+            except RayTaskError as error:
+                raise error.cause from error
+            except RayError:
+                result = if_killed(item)
+            yield item, result
+    finally:
+        for actor in (*idle, *(actor for actor, _ in running.values())):
+            ray.kill(actor)

@@ -160,7 +160,6 @@ def _pool(processes: int, prepare: Callable[[], object]) -> ProcessPoolExecutor:
 
 
 def _begin(prepare: Callable[[], object]) -> None:
-    keep_freed_memory()
     if parent := multiprocessing.parent_process():
         end_after(parent.join)
     prepare()
@@ -203,6 +202,7 @@ def work_through(
             processes=jobs,
             then=lambda work, problem: then(work) if problem is None else (),
             if_killed=lambda _work: "its process, or one beside it, died (out of memory?)",
+            prepare=keep_freed_memory,
         )
 
 

@@ -233,6 +233,30 @@ def test_two_devices_give_the_same_file_and_whoever_kills_one_can_go_on(
     assert lines(tmp_path / "out") == lines(uninterrupted)
 
 
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--engine", "ray"], 'Install it: pip install "weakloc[ray]"'),
+        (["--address", "auto"], "--address is 'auto'. Say --engine ray, or leave it out"),
+        (["--devices", "0"], "--devices is 0. Give 1 or more"),
+    ],
+)
+def test_what_cannot_share_the_images_is_refused_before_any_is_predicted(
+    trained: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    complaint: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    out = tmp_path / "out"
+    assert weakloc(["predict", str(trained), str(photos), "--out", str(out), *flags]) == 2
+    assert complaint in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_predicting_twice_gives_the_same_bytes(
     trained: Path, photos: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:

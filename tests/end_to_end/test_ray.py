@@ -19,7 +19,7 @@ from weakloc.cli import run as weakloc
 from weakloc.errors import DataError, SettingError
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-from weakloc.ray import COLUMNS, BatchPredictor  # noqa: E402  # needs pyarrow
+from weakloc.ray import COLUMNS, BatchPredictor, map_in_actors  # noqa: E402  # needs pyarrow
 
 SETTINGS: dict[str, Any] = {"masks": "threshold", "min_score": 0.3, "points": 2, "map_side": 32}
 FLAGS = ["--masks", "threshold", "--min-score", "0.3", "--points", "2", "--map-side", "32"]
@@ -278,3 +278,63 @@ def test_every_image_is_there_once_where_an_actor_is_killed(
     tables = [*map(ray.get, found.to_arrow_refs())]
     assert (tmp_path / "killed").exists()
     assert rows_of(pa.concat_tables(tables)) == right
+
+
+@pytest.mark.slow
+@of_ray
+def test_items_are_taken_while_there_is_room_for_them(ray: Any) -> None:
+    """So that the first result is there before the last image is listed."""
+    items = iter(range(-1, -(10**9), -1))
+    results = map_in_actors(abs, items, actors=2, address=None, if_killed=abs, prepare=dict)
+    assert sorted(next(results) for _ in range(3)) == [(-3, 3), (-2, 2), (-1, 1)]
+    assert next(items) >= -6
+    results.close()
+
+
+RESULTS = ("predictions.jsonl", "skipped.jsonl", "predictions.json")
+
+
+@pytest.fixture
+def ways(
+    ray: Any, trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, list[str]]:
+    """The same command by this process and by two actors; the photographs have three parts."""
+    monkeypatch.chdir(photos.parent)
+    monkeypatch.setattr("weakloc.api.predictions.PART_SIZE", 5)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = ["predict", str(trained), photos.name, *FLAGS, "--quiet", "--heat-maps", "--out"]
+    actors = ["--engine", "ray", "--devices", "2"]
+    return {"local": [*command, str(tmp_path / "local")],
+            "ray": [*command, str(tmp_path / "ray"), *actors]}  # fmt: skip
+
+
+@pytest.mark.slow
+@of_ray
+def test_actors_write_the_files_that_this_process_writes(
+    ways: dict[str, list[str]], tmp_path: Path
+) -> None:
+    for command in ways.values():
+        assert weakloc(command) == 0
+    for name in RESULTS:
+        assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
+    maps = [sorted(path.relative_to(tmp_path / way) for path in (tmp_path / way).rglob("*.png"))
+            for way in ways]  # fmt: skip
+    assert maps[0] == maps[1]
+    assert len(maps[0]) >= NUM_PHOTOS - 1
+
+
+@pytest.mark.slow
+@of_ray
+def test_a_machine_with_another_run_ends_the_command_in_one_line(
+    ways: dict[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("weakloc.api.predictions.version_of", lambda *_: "another")
+        assert weakloc(ways["ray"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("weakloc: the machine ")
+    assert "has another run, or does not see" in line
+    assert not (tmp_path / "ray" / "predictions.jsonl").exists()

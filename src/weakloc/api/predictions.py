@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
-from multiprocessing.queues import SimpleQueue
 from operator import truediv
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, TypedDict
@@ -29,6 +28,7 @@ from weakloc.files import (
     ByName,
     file_name_of,
     fit_json,
+    is_so,
     only_writer,
     open_buffered,
     read_json,
@@ -41,10 +41,10 @@ from weakloc.output.exporters.jsonl import prediction_line, predictions_file, re
 from weakloc.output.settings import ExportOptions
 from weakloc.predictor.parts import SUMMARY_NAME, Part, PartStore, cut_into_parts, take_device
 from weakloc.predictor.predictor import Located, Predictor
-from weakloc.settings import Look, Places, ReaderOptions, require
+from weakloc.settings import Look, Places, ReaderOptions
 from weakloc.structures import BrokenImage, DataSet, LabelVector, Problem, ScoreMaps
 from weakloc.training.inputs import content_key
-from weakloc.work import Progress, map_in_processes, silent
+from weakloc.work import Progress, keep_freed_memory, silent
 
 
 class Summary(TypedDict, total=False):
@@ -200,7 +200,7 @@ def predict_to_folder(
     places: Places = Places(),
     beside: SideFiles = NOTHING,
     resume: bool = False,
-    devices: int = 1,
+    workers: Workers | None = None,
     on_progress: Progress = silent,
 ) -> Written:
     """predictions.jsonl, skipped.jsonl, predictions.json and what comes with them in `out`.
@@ -208,10 +208,9 @@ def predict_to_folder(
     `run` is a run folder, `hf:USER/NAME`, an exported file or `timm:NAME`; `also` are further runs
     on its classes, `tags` a table of what is in the images; a data set brings its own. `resume`
     goes on after an interruption, unless something else made the parts that are there. What was
-    changed in images or tags since is predicted again. With several `devices` there is a process
-    for each, which takes the next part that nobody has.
+    changed in images or tags since is predicted again. `workers` are further processes, each of
+    which takes the next part that nobody has: `partial(map_in_processes, processes=2)`.
     """
-    require(devices >= 1, "devices", devices, "Give 1 or more")
     load = partial(predictor_of, str(run), also, look, places)
     predictor, origin = load()
     class_names = predictor.source.class_names
@@ -219,7 +218,8 @@ def predict_to_folder(
     sources, known, problems = _sources_and_tags(data_set or str(images), tags, class_names)
     if data_set:
         images, tags = data_set.root, tags or data_set.root
-    work = _Work(predictor, known, beside, Path(out))
+    work_of = partial(_Work, tags=known, beside=beside, out=Path(out))
+    work = work_of(predictor)
     origin |= {"tags": None if tags is None else str(tags), "images": str(images)}
     origin["settings"] = predictor.settings
     parts = cut_into_parts(sources, size=PART_SIZE)
@@ -228,16 +228,17 @@ def predict_to_folder(
     with only_writer(work.out):
         version = version_of(predictor, origin)
         store.open({**origin, **work.guarded, "version": version}, resume=resume)
-        answers = work.answers_here(on_progress)
-        if devices > 1:
-            answers = work.answers_of_devices(devices, load)
+        answers: Workers = partial(map, lambda task: (task, work.answer(task[0], on_progress)))
+        if workers is not None:
+            prepare = partial(_take_up, load, work_of, version, first.landmark)
+            answers = partial(workers, _answer, if_killed=_fail, prepare=prepare)
         stems = work.fill(store, itertools.chain((first,), parts), answers, on_progress)
-        paths = work.out / "predictions.jsonl", work.out / "skipped.jsonl"
-        num_done, num_skipped = store.join(stems, *paths)
+        results = work.out / "predictions.jsonl", work.out / "skipped.jsonl"
+        num_done, num_skipped = store.join(stems, *results)
         work.write_summary({**origin, "num_done": num_done, "num_skipped": num_skipped})
-        others = beside.finish(work.out, paths[0])
+        others = beside.finish(work.out, results[0])
         store.remove()
-    return Written(*paths, tuple(problems), num_done, num_skipped, others)
+    return Written(*results, tuple(problems), num_done, num_skipped, others)
 
 
 def _sources_and_tags(
@@ -278,8 +279,8 @@ def unopened(image: ImageSource, tags: LabelVector | None) -> str:
 
 PartTask: TypeAlias = tuple[Part, str]  # with the key of what is known of its images
 PartLines: TypeAlias = tuple[list[str], list[str]]  # of predictions.jsonl and of skipped.jsonl
-Answers: TypeAlias = Callable[[Iterable[PartTask]], Iterable[tuple[PartTask, PartLines]]]
-Load: TypeAlias = Callable[[], tuple[Predictor, dict[str, Any]]]
+Answers: TypeAlias = Iterable[tuple[PartTask, PartLines]]
+Workers: TypeAlias = Callable[..., Answers]  # as `map_in_processes` that knows by how many
 
 
 @dataclass(frozen=True)
@@ -303,7 +304,7 @@ class _Work:
         return {"part_size": PART_SIZE, "heat_maps": beside.heat_maps, "draw": beside.num_drawn}
 
     def fill(
-        self, store: PartStore, parts: Iterable[Part], answers: Answers, on_progress: Progress
+        self, store: PartStore, parts: Iterable[Part], answers: Workers, on_progress: Progress
     ) -> list[str]:
         """Writes the parts that are not there; the stems of all."""
         stems: list[str] = []
@@ -345,19 +346,6 @@ class _Work:
                 lines.append(prediction_line(replace(answer.prediction, extra=extra)))
         return lines, skipped
 
-    def answers_here(self, on_progress: Progress) -> Answers:
-        return lambda tasks: ((task, self.answer(task[0], on_progress)) for task in tasks)
-
-    def answers_of_devices(self, devices: int, load: Load) -> Answers:
-        """In whichever order they are done."""
-        numbers = multiprocessing.get_context("spawn").SimpleQueue()
-        for number in range(devices):
-            numbers.put(number)
-        take_up = partial(_take_up, numbers, load, self.tags, self.beside, self.out)
-        return partial(
-            map_in_processes, _answer, processes=devices, if_killed=_fail, prepare=take_up
-        )
-
     def write_summary(self, described: Mapping[str, Any]) -> None:
         names, thresholds = self.predictor.source.class_names, self.predictor.thresholds
         record = {
@@ -370,25 +358,36 @@ class _Work:
         write_json(self.out / SUMMARY_NAME, record)
 
 
-_WORKS = deque["_Work"](maxlen=1)  # of a process that was started for parts
+_WORKS = deque[_Work](maxlen=1)  # of a process that was started for parts
 
 
 def _take_up(
-    numbers: SimpleQueue[int],
-    load: Load,
-    tags: ByName[LabelVector] | None,
-    beside: SideFiles,
-    out: Path,
+    load: Callable[[], tuple[Predictor, dict[str, Any]]],
+    work_of: Callable[[Predictor], _Work],
+    version: str,
+    landmark: str | None,
 ) -> None:
-    take_device(numbers.get())
-    _WORKS.append(_Work(load()[0], tags, beside, out))
+    """Makes this process one for parts; `version` is that of the run where the command began.
+
+    On another machine `landmark`, an image, might be missing, and then all would be called broken.
+    """
+    keep_freed_memory()
+    take_device()
+    predictor, origin = load()
+    is_there = landmark is None or is_so(Path(landmark).is_file)
+    if version_of(predictor, origin) != version or not is_there:
+        raise FailureError(
+            f"the machine {socket.gethostname()} has another run, or does not see {landmark}",
+            remedy="Put the run and the images where every machine sees them by the same path",
+        )
+    _WORKS.append(work_of(predictor))
 
 
 def _answer(task: PartTask) -> PartLines:
     return _WORKS[0].answer(task[0], silent)
 
 
-def _fail(_task: PartTask) -> NoReturn:
+def _fail(_task: object) -> NoReturn:
     raise FailureError(
         "a process of this command was killed, or could not begin",
         remedy="Look for a lack of memory; the same command with --resume goes on",

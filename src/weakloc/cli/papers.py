@@ -13,7 +13,6 @@ from weakloc.errors import SettingError, did_you_mean
 from weakloc.extensions import require_backbone
 from weakloc.papers.tables import RECIPES
 from weakloc.settings import DataSettings, ReproduceSettings, TrainSettings
-from weakloc.work import keep_freed_memory
 
 if TYPE_CHECKING:
     from weakloc.papers.results import Results
@@ -65,7 +64,6 @@ def reproduce(
         reading=reading,
         choices=parse_choices(choices),
     )
-    keep_freed_memory()
     results = reproduce(RECIPES[recipe], reproduction, say=terminal.say)
     _show(results, reproduction.out, terminal)
     terminal.give(results.to_json())

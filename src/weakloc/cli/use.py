@@ -7,8 +7,9 @@ import signal
 import sys
 from dataclasses import asdict, fields
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from cyclopts import Parameter
 
@@ -23,18 +24,18 @@ from weakloc.cli.options import (
     require_there,
 )
 from weakloc.cli.terminal import Terminal
-from weakloc.errors import MissingPackageError, SettingError
+from weakloc.errors import SettingError, needing
 from weakloc.extensions import names_of
 from weakloc.output.settings import (
     ExportOptions,
     ServeSettings,
     require_token_beyond_this_machine,
 )
-from weakloc.settings import Look, Places, flag_of
-from weakloc.work import keep_freed_memory
+from weakloc.settings import Look, Places, flag_of, require
+from weakloc.work import keep_freed_memory, map_in_processes
 
 if TYPE_CHECKING:
-    from weakloc.api.predictions import Written
+    from weakloc.api.predictions import Workers, Written
 
 
 _FORMAT_HELP = (
@@ -179,7 +180,9 @@ def predict(
     also: tuple[str, ...] = (),
     tags: Path | None = None,
     resume: Annotated[bool, Parameter(negative=())] = False,
-    devices: int = 1,
+    devices: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
     heat_maps: Annotated[bool, Parameter(negative=())] = False,
     draw: int = 0,
     formats: Formats = (),
@@ -197,13 +200,16 @@ def predict(
             or - for a list on standard input.
         out: Folder for predictions.jsonl and what comes with it.
         also: Further runs on the same classes, such as of other input sizes; all their maps and
-            scores become one. May be repeated. `weakloc calibrate --also` fits how the scores are
-            combined.
+            scores become one (`weakloc calibrate --also` fits how). May be repeated.
         tags: Table of what is in the images: only tagged classes get places, every tag gets one.
         resume: Continue after an interruption without repeating or losing an image.
         heat_maps: Also write the map of every class that has a place, as a grey PNG.
         draw: Also draw the first so many images with what was found in them.
-        devices: Processes on this machine that share the images, one for each GPU.
+        devices: Processes that share the images, one for each GPU. Not given: one; of a cluster
+            one for each GPU that it has, or else for each core.
+        engine: local, or ray to share the images with the machines of a Ray cluster.
+        address: Where the cluster is, such as HOST:6379. Not given: RAY_ADDRESS, or one that this
+            machine is part of, or a new one of this machine alone.
     """
     _refuse(filters, formats, images, run, *also, tags)
     from weakloc.api.predictions import SideFiles, predict_to_folder
@@ -212,8 +218,21 @@ def predict(
     keep_freed_memory()
     with terminal.progress("images") as show:
         work = partial(predict_to_folder, run, images, out, also=also, tags=tags, resume=resume)
-        written = work(look=look, places=places, beside=beside, devices=devices, on_progress=show)
+        work = partial(work, look=look, places=places, beside=beside, on_progress=show)
+        written = work(workers=_workers(engine, devices, address))
     _say(written, terminal)
+
+
+def _workers(engine: str, devices: int | None, address: str | None) -> Workers | None:
+    """None where this process does it all."""
+    require(devices is None or devices >= 1, "devices", devices, "Give 1 or more")
+    if engine == "ray":
+        with needing("weakloc[ray]"):
+            import_module("ray")
+            from weakloc.ray import map_in_actors
+        return partial(map_in_actors, actors=devices, address=address)
+    require(address is None, "address", address, "Say --engine ray, or leave it out")
+    return partial(map_in_processes, processes=devices) if devices and devices > 1 else None
 
 
 def _say(written: Written, terminal: Terminal) -> None:
@@ -256,13 +275,8 @@ def serve(
     """
     require_token_beyond_this_machine(serving.host, token)
     require_there(run, *also)
-    try:
+    with needing("weakloc[label-studio]"):
         from weakloc.serving.app import bound_socket, build_app, server_of, url_of
-    except ImportError as error:
-        raise MissingPackageError(
-            f"serving needs the package {error.name}",
-            remedy='Install it: pip install "weakloc[label-studio]"',
-        ) from error
     from weakloc.api.fused_runs import predictor_of
     from weakloc.api.runs import version_of
     from weakloc.serving.allowed_images import allowed_images

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import multiprocessing
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ import torch
 from weakloc.data.sources import ImageSource
 from weakloc.errors import PredictionsError
 from weakloc.files import (
+    is_so,
     on_disk,
     open_whole,
     remove_unfinished,
@@ -40,6 +42,12 @@ class Part:
     def stem(self) -> str:
         names = "\n".join(image.name for image in self.images).encode("utf-8", "surrogateescape")
         return f"part-{self.index:07d}-{hashlib.sha256(names).hexdigest()[:12]}"
+
+    @property
+    def landmark(self) -> str | None:
+        """The path of one that is there, by which to know whether they can be seen."""
+        paths = (image.content for image in self.images if isinstance(image.content, str))
+        return next((path for path in paths if is_so(Path(path).is_file)), None)
 
 
 SETTINGS_NAME, SUMMARY_NAME = "settings.json", "predictions.json"
@@ -118,10 +126,11 @@ def _concatenate(sources: Iterable[Path], target: Path) -> int:
     return num_lines
 
 
-def take_device(number: int) -> None:
-    """Makes a GPU of its machine, counted round, that of this process, where there is any."""
-    if torch.cuda.is_available():
-        torch.cuda.set_device(number % torch.cuda.device_count())
+def take_device() -> None:
+    """Gives each of the processes that one command has begun another GPU of its machine."""
+    number = multiprocessing.current_process().name.rpartition("-")[2]  # as in SpawnProcess-2
+    if number.isdigit() and torch.cuda.is_available():
+        torch.cuda.set_device(int(number) % torch.cuda.device_count())
 
 
 def own_device() -> torch.device:
