@@ -23,6 +23,7 @@ from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.views import RawMaps
 from weakloc.serving.allowed_images import allowed_images
 from weakloc.serving.app import bound_socket, build_app, server_of
+from weakloc.serving.corrections import Learner
 
 VERSION = "dots-1"
 
@@ -128,12 +129,18 @@ def basic(user: str, password: str) -> str:
 
 @contextmanager
 def serving(
-    predictor: Predictor, settings: ServeSettings | None = None, *, token: str | None = None
+    predictor: Predictor,
+    settings: ServeSettings | None = None,
+    *,
+    token: str | None = None,
+    learner: Learner | None = None,
 ) -> Iterator[Client]:
     """A client of a server that runs until the end of the block, and then ends by itself."""
     settings = settings or ServeSettings()
     images = allowed_images(settings.root, settings.allow_url, max_bytes=settings.max_bytes)
-    app = build_app(predictor, images, settings, model_version=VERSION, token=token)
+    app = build_app(
+        predictor, images, settings, model_version=VERSION, token=token, learner=learner
+    )
     with bound_socket("127.0.0.1", 0) as listening:
         server = server_of(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -63,7 +63,7 @@ def expected(content: bytes | Path, name: str) -> Prediction:
     source = ImageSource(name, content if isinstance(content, bytes) else str(content))
     (found,) = predictor_on(watched_source(), masks="threshold").predict([source])
     assert isinstance(found, Prediction)
-    return found
+    return replace(found, extra={"model_version": VERSION})
 
 
 def form(field: str, name: str, content: bytes) -> tuple[bytes, str]:

@@ -20,7 +20,7 @@ from weakloc.structures import BrokenImage, Prediction
 
 @contextmanager
 def working(source: WatchedSource, seconds: float = 60.0) -> Iterator[PredictionWorker]:
-    worker = PredictionWorker(predictor_on(source), seconds=seconds, niceness=0)
+    worker = PredictionWorker(Current((predictor_on(source), "dots-1")), seconds=seconds, niceness=0)
     worker.start()
     yield worker
     worker.close()

@@ -8,15 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from msgspec import to_builtins
-
 from weakloc.data.images import image_size, open_image
 from weakloc.data.readers import raise_if_strict, read_data_set, table
 from weakloc.data.readers.assembly import ALL, SPLIT_NAMES, Assembly, Problems, split_name
-from weakloc.data.readers.review import SCHEMA, Decision, Review, ReviewedImage
+from weakloc.data.readers.review import Decision, Review, ReviewedImage, write_review
 from weakloc.data.summary import ImageCheck, check_images
 from weakloc.errors import DataError, SettingError, did_you_mean
-from weakloc.files import file_name_of, write_json, write_whole
+from weakloc.files import file_name_of, write_whole
 from weakloc.settings import DataSettings
 from weakloc.structures import DataSet
 from weakloc.synthetic.scenery import Difficulty, Kind, artist_from, artist_of, write_scenes
@@ -129,8 +127,7 @@ def from_supervision(
         ]
         below = Path(os.path.relpath(path, images)).as_posix()
         reviewed.append(ReviewedImage(below, *image_size(path), tuple(decisions)))
-    review = to_builtins(Review(tuple(class_names), tuple(reviewed)))
-    write_json(Path(out), {"schema": SCHEMA, **review})
+    write_review(Path(out), Review(tuple(class_names), tuple(reviewed)))
     return read(images, DataSettings(labels=Path(out)))
 
 

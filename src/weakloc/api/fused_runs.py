@@ -12,7 +12,7 @@ import numpy as np
 
 from weakloc.api.classifiers import TIMM, timm_predictor
 from weakloc.api.data_sets import require_same_classes
-from weakloc.api.runs import LoadedRun, RunFacts, TrainedRun, load, load_folder
+from weakloc.api.runs import LoadedRun, RunFacts, TrainedRun, load, load_folder, version_of
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, SettingError, did_you_mean
 from weakloc.files import digest_of_file, write_whole
@@ -236,6 +236,12 @@ def predictor_of(
         return timm_predictor(run, look, places), {"run": run, "thresholds_from": "fixed 0.2"}
     loaded = load(run)
     return loaded.predictor(look, places), {"run": loaded.name, **loaded.facts.supervision}
+
+
+def served(run: str, also: Sequence[str], look: Look, places: Places) -> tuple[Predictor, str]:
+    """The predictor of the same, and a version that changes when its predictions may."""
+    predictor, origin = predictor_of(run, also, look, places)
+    return predictor, version_of(predictor, origin)
 
 
 def predictor_with(run: str, settings: Mapping[str, Any]) -> Predictor:

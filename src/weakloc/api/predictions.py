@@ -79,18 +79,19 @@ def export_predictions(
 ) -> dict[str, Path]:
     """Every format into the folder of its name; classes and images as predictions.json says."""
     file = predictions_file(source)
+    class_names, folder = classes_and_folder(file)
+    groups = _groups(summary_beside(file).get("tags"), options.group_by)
+    export = partial(export_all, class_names=class_names, image_root=folder, groups=groups)
+    return export(file, formats, out, options=options)
+
+
+def classes_and_folder(file: Path) -> tuple[Sequence[str], Path | None]:
+    """The classes of predictions, and the folder of their images where that is known."""
     summary = summary_beside(file)
     images = summary.get("images")
     scored = (name for prediction in read_predictions(file) for name in prediction.scores)
-    return export_all(
-        file,
-        formats,
-        out,
-        class_names=summary.get("classes") or list(dict.fromkeys(scored)),
-        image_root=folder_of_images(images) if images else None,
-        options=options,
-        groups=_groups(summary.get("tags"), options.group_by),
-    )
+    class_names = summary.get("classes") or list(dict.fromkeys(scored))
+    return class_names, folder_of_images(images) if images else None
 
 
 def _groups(tags: str | None, column: str | None) -> ByName[str] | None:

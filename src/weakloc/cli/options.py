@@ -105,7 +105,7 @@ FIRST_CHOICE: Mapping[str, frozenset[str]] = {
         "workers min-score threshold boxes masks labels layout class-names quiet json",
         "report": "out data split metrics run tags pictures flip localiser batch-size workers "
         "min-score threshold masks labels layout quiet json",
-        "serve": "also token host port root allow-url queue max-megabytes score-threshold "
+        "serve": "also token host port root allow-url learn queue max-megabytes score-threshold "
         "best-per-class flip batch-size min-score threshold boxes points masks quiet json",
         "reproduce": "data out budget seeds jobs cell set backbone weights image-size epochs "
         "batch-size labels layout quiet json",

@@ -93,7 +93,7 @@ class _Lines(Display):
 
     def count(self, work: str, done: int, total: int | None) -> None:
         step = PLAIN_STEPS * done // total if total else done.bit_length()
-        if step > self._shown[work]:
+        if step != self._shown[work]:
             self._shown[work] = step
             self.say(f"{work}: {done}" + (f" of {total}" if total else ""))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from functools import partial
 from importlib import import_module
@@ -26,6 +28,7 @@ from weakloc.cli.options import (
 from weakloc.cli.terminal import Terminal
 from weakloc.errors import SettingError, needing
 from weakloc.extensions import names_of
+from weakloc.files import only_writer
 from weakloc.output.settings import (
     ExportOptions,
     ServeSettings,
@@ -135,34 +138,71 @@ def _export_network(run: str, out: Path, terminal: Terminal) -> None:
 
 
 def push(
-    run: str,
+    source: str,
     name: str,
     /,
     *,
     metrics: Path | None = None,
     licence: Annotated[str, Parameter(name="--license")] = "unknown",
     private: Annotated[bool, Parameter(negative=())] = False,
+    image_prefix: str | None = None,
     terminal: Terminal = Terminal(),
 ) -> None:
-    """Share a run on the Hugging Face Hub, with a card that says what it is.
+    """Share a run on the Hugging Face Hub, or put predictions into a project of Label Studio.
 
-    Nothing but the files of the run is sent, and none that is there already.
+    The hub is sent the files of the run, and a card that says what it is. In Label Studio each task
+    is given the prediction of its image, once; LABEL_STUDIO_API_KEY is the token.
 
     Args:
-        run: Folder of a run.
-        name: USER/NAME; everybody can then name the run as hf:USER/NAME.
+        source: Folder of a run; for Label Studio, predictions (their folder or predictions.jsonl).
+        name: USER/NAME on the hub, where everybody can then name the run as hf:USER/NAME; or the
+            address of the project, as the browser shows it: http://HOST/projects/7.
         metrics: What `weakloc evaluate --out` wrote, for the card. Not given: metrics.json in the
             run, if there.
         licence: The hub's word for what others may do with it, such as apache-2.0.
         private: Show a new repository to its owners alone. Not given: to everybody, unless the
             organisation has another rule.
+        image_prefix: What goes before the path of an image in Label Studio, where a task has to be
+            made. Not given: its local files, where the document root is the folder above the
+            images.
     """
-    require_there(run, metrics)
+    require_there(source, metrics)
+    given: dict[str, object] = {"--image-prefix": image_prefix is not None}
+    if is_project := "://" in name:
+        given = {"--metrics": metrics, "--license": licence != "unknown", "--private": private}
+    if idle := [flag for flag, value in given.items() if value]:
+        remedy = f"Leave it out: {name} is {'a project' if is_project else 'a place on the hub'}"
+        raise SettingError(f"{' and '.join(idle)} would do nothing", remedy=remedy)
+    if is_project:
+        _push_predictions(source, name, image_prefix, terminal)
+        return
     from weakloc.api import pushed_runs
 
-    url, is_private = pushed_runs.push(run, name, metrics=metrics, licence=licence, private=private)
+    hub = partial(pushed_runs.push, metrics=metrics, licence=licence, private=private)
+    url, is_private = hub(source, name)
     terminal.say(f"{url} ({'private' if is_private else 'public'})")
     terminal.give({"url": url, "private": is_private})
+
+
+def _push_predictions(
+    source: str, address: str, image_prefix: str | None, terminal: Terminal
+) -> None:
+    from weakloc.api.predictions import classes_and_folder, summary_beside
+    from weakloc.output.exporters.jsonl import predictions_file
+    from weakloc.serving.projects import push_predictions
+
+    file, token = predictions_file(source), os.environ.get("LABEL_STUDIO_API_KEY", "").strip()
+    name = Path(summary_beside(file).get("run") or "weakloc").name
+    options = ExportOptions(model_version=name, image_prefix=image_prefix)
+    names, folder = classes_and_folder(file)
+    push = partial(push_predictions, class_names=names, image_root=folder, options=options)
+    with terminal.progress("predictions") as show:
+        pushed = push(file, address, token, on_progress=show)
+    terminal.say(
+        "{posted} predictions posted, {with_new_task} with a new task, {there} were there; "
+        "the project shows {model_version}".format(**pushed)
+    )
+    terminal.give(pushed)
 
 
 def _no_option(_kind: object, images: str) -> None:
@@ -269,24 +309,27 @@ def serve(
     Args:
         run: Folder of a run, hf:USER/NAME[@REVISION] on the Hugging Face Hub, a file of `weakloc
             export`, or a trained classifier: timm:NAME or timm:NAME:WEIGHTS.
-        also: Further runs on the same classes; all their maps and scores become one. May be
-            repeated.
+        also: Further runs on the same classes; their maps and scores become one. May be repeated.
         token: Secret that requests must bring: as Bearer token, or as password in Label Studio.
     """
     require_token_beyond_this_machine(serving.host, token)
     require_there(run, *also)
     with needing("weakloc[label-studio]"):
         from weakloc.serving.app import bound_socket, build_app, server_of, url_of
-    from weakloc.api.fused_runs import predictor_of
-    from weakloc.api.runs import version_of
+    from weakloc.api.fused_runs import served
     from weakloc.serving.allowed_images import allowed_images
+    from weakloc.serving.corrections import Learner
+    from weakloc.training.hub import folder_of
 
-    with bound_socket(serving.host, serving.port) as listening:
+    learn, load = serving.learn, partial(served, also=also, look=look, places=places)
+    learning = nullcontext() if learn is None else only_writer(learn)
+    with bound_socket(serving.host, serving.port) as listening, learning:
         images = allowed_images(serving.root, serving.allow_url, max_bytes=serving.max_bytes)
         keep_freed_memory()
-        predictor, origin = predictor_of(run, also, look, places)
-        version = version_of(predictor, origin)
-        app = build_app(predictor, images, serving, model_version=version, token=token)
+        learner = None if learn is None else Learner(folder_of(run), learn, images, load)
+        predictor, version = load(run) if learner is None else learner.open()
+        build = partial(build_app, model_version=version, token=token, learner=learner)
+        app = build(predictor, images, serving)
         terminal.say(f"Answering at {url_of(listening)} (Ctrl-C ends it)")
         terminal.give({"url": url_of(listening)})
         sys.stdout.flush()

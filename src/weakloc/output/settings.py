@@ -83,6 +83,10 @@ class ServeSettings(Checked):
     """Address below which images may be fetched, such as http://images.lan/photos/; may be
     repeated. Not given: nothing is fetched."""
 
+    learn: Path | None = None
+    """Folder that keeps what people correct in Label Studio, and the versions of the run that learn
+    from it when they are asked to. Not given: corrections are ignored."""
+
     queue: int = field(default=32, metadata=ONE_OR_MORE)
     """Requests taken on at once; further ones are told to come back."""
 

@@ -40,6 +40,10 @@ class AllowedImages:
     addresses: tuple[SplitResult, ...]
     max_bytes: int
 
+    @property
+    def common_root(self) -> Path:
+        return Path(os.path.commonpath(self.roots))
+
     def find(self, name: str) -> ImageSource:
         """The image with its content, as it is now; ImageError if refused."""
         if "://" in name and not name.startswith("/"):

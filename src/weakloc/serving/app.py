@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import uvicorn
@@ -44,8 +44,9 @@ from weakloc.output.exporters.selection import selected
 from weakloc.output.settings import ExportOptions, ServeSettings
 from weakloc.predictor.predictor import Predictor
 from weakloc.serving.allowed_images import AllowedImages
+from weakloc.serving.corrections import Learner
 from weakloc.serving.labelling_interface import LabellingInterface, read_interface
-from weakloc.serving.waiting_room import LARGE, PredictionWorker, WaitingRoom, try_later
+from weakloc.serving.waiting_room import LARGE, Current, PredictionWorker, WaitingRoom, try_later
 from weakloc.structures import BrokenImage, Prediction
 
 LOG = logging.getLogger(__name__)
@@ -192,6 +193,8 @@ async def read_question(request: Request) -> ImageSource | str | Tasks:
 
 
 async def read_json(request: Request) -> dict[str, Any]:
+    if not request.headers.get("content-type", "").lower().startswith("application/json"):
+        raise HTTPException(415, "the content type is not application/json")  # any page sends such
     content = await request.body()
     if content.count(b",") + content.count(b"[") > MOST_VALUES:  # they take far more as objects
         raise HTTPException(413, f"the body has over {MOST_VALUES:,} values")
@@ -214,20 +217,21 @@ def build_app(
     *,
     model_version: str,
     token: str | None = None,
+    learner: Learner | None = None,
 ) -> Starlette:
     """The application; its thread starts and ends with the server that runs it."""
     options = ExportOptions(
         score_threshold=settings.score_threshold,
         best_per_class=settings.best_per_class,
         tag_threshold=predictor.places.min_score,
-        model_version=model_version,
     )
+    current = Current((predictor, model_version))
     workers = tuple(
-        PredictionWorker(predictor, seconds=seconds, niceness=niceness)
+        PredictionWorker(current, seconds=seconds, niceness=niceness)
         for seconds, niceness in zip(BATCH_SECONDS, (0, 10), strict=True)
     )
     room = WaitingRoom(BODIES_IN_MEMORY * settings.max_bytes, settings.queue)
-    service = _Service(predictor, workers, room, images, options)
+    service = _Service(current, workers, room, images, options, learner)
     app = Starlette(
         routes=[
             Route("/", service.health, methods=["GET"]),
@@ -235,8 +239,8 @@ def build_app(
             Route("/versions", service.versions, methods=["GET"]),
             Route("/setup", service.setup, methods=["POST"]),
             Route("/predict", service.predict, methods=["POST"]),
-            Route("/webhook", service.ignore, methods=["POST"]),
-            Route("/train", service.ignore, methods=["POST"]),
+            Route("/webhook", service.learn, methods=["POST"]),
+            Route("/train", service.learn, methods=["POST"]),
         ],
         middleware=[Middleware(Gate, token=token, max_bytes=settings.max_bytes)],
         exception_handlers=dict.fromkeys(
@@ -263,15 +267,20 @@ def _refusal(request: Request, error: Exception) -> Response:
 class _Service:
     """The answers to every address of the application."""
 
-    predictor: Predictor
+    current: Current
     workers: Sequence[PredictionWorker]  # for images of usual size, and for large ones
     room: WaitingRoom
     images: AllowedImages
     options: ExportOptions
+    learner: Learner | None
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return self.predictor.source.class_names
+        return self.current.predictor.source.class_names
+
+    @property
+    def version(self) -> str:
+        return self.current.model[1]
 
     @asynccontextmanager
     async def running(self, _: Starlette) -> AsyncIterator[None]:
@@ -280,6 +289,8 @@ class _Service:
         threads = ThreadPoolExecutor(self.room.num_seats)  # what is slow to fetch keeps one
         asyncio.get_running_loop().set_default_executor(threads)
         yield
+        if self.learner is not None:
+            self.learner.close()
         await asyncio.gather(*(asyncio.to_thread(worker.close) for worker in self.workers))
 
     async def health(self, _: Request) -> Response:
@@ -287,24 +298,31 @@ class _Service:
             {
                 "status": "UP",
                 "model_class": "weakloc",
-                "model_version": self.options.model_version,
+                "model_version": self.version,
                 "classes": self.class_names,
                 "requests": len(self.room.taken),
+                **(self.learner.health if self.learner else {}),
             }
         )
 
     async def versions(self, _: Request) -> Response:
-        return JSONResponse({"versions": [self.options.model_version]})
+        return JSONResponse({"versions": [self.version]})
 
     async def setup(self, request: Request) -> Response:
         """Label Studio connects: refused where nothing could ever be filled in."""
         body = await read_json(request)
         read_interface(body.get("schema"), self.class_names)
-        return JSONResponse({"model_version": self.options.model_version})
+        return JSONResponse({"model_version": self.version})
 
-    async def ignore(self, _: Request) -> Response:
+    async def learn(self, request: Request) -> Response:
         """Label Studio tells of annotations or asks to train; an error would disconnect it."""
-        return JSONResponse({"status": "ok", "message": "weakloc serve predicts only"})
+        body = await read_json(request)
+        if self.learner is None:
+            return JSONResponse({"status": "ok", "message": "weakloc serve --learn FOLDER does"})
+        await asyncio.to_thread(self.learner.take, body)
+        if request.url.path == "/train" or body.get("action") == "START_TRAINING":
+            self.learner.start(self.current)
+        return JSONResponse({"status": "ok", **self.learner.health})
 
     async def predict(self, request: Request) -> Response:
         peer = request.client.host if request.client else ""
@@ -343,7 +361,7 @@ class _Service:
     def _num_pixels(self, content: str | bytes) -> int:
         """As the header says; 0 where what reads it will refuse it."""
         try:
-            return math.prod(image_size(content, max_pixels=self.predictor.look.max_pixels))
+            return math.prod(image_size(content, max_pixels=self.current.predictor.look.max_pixels))
         except (ImageError, MemoryError):
             return 0
 
@@ -351,7 +369,7 @@ class _Service:
         """A result for each task, without regions where its image is broken; 422 if all are."""
         interface = read_interface(question.interface, self.class_names)
         # However many tasks a request has, two batches of it wait at most.
-        places = asyncio.Semaphore(2 * self.predictor.look.batch_size)
+        places = asyncio.Semaphore(2 * self.current.predictor.look.batch_size)
 
         async def answer_to(task: dict[str, Any]) -> dict[str, Any] | DataError:
             async with places:
@@ -368,14 +386,16 @@ class _Service:
         errors = [answer for answer in answers if isinstance(answer, DataError)]
         if errors and len(errors) == len(answers):
             raise errors[0]
-        nothing = pre_annotation([], score=0.0, options=self.options)
+        current = replace(self.options, model_version=self.version)
+        nothing = pre_annotation([], score=0.0, options=current)
         results = [nothing if isinstance(answer, DataError) else answer for answer in answers]
         return JSONResponse({"results": results})
 
     def _annotation(self, prediction: Prediction, interface: LabellingInterface) -> dict[str, Any]:
         (chosen,) = selected([prediction], class_names=self.class_names, options=self.options)
         regions = interface.regions(chosen, self.options)
-        return pre_annotation(regions, score=1.0 - chosen.doubt, options=self.options)
+        options = replace(self.options, model_version=chosen.extra["model_version"])
+        return pre_annotation(regions, score=1.0 - chosen.doubt, options=options)
 
 
 def bound_socket(host: str, port: int) -> socket.socket:

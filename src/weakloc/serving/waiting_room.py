@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Condition, Thread
 from typing import TypeAlias
 
@@ -39,6 +39,17 @@ PIXELS_AT_ONCE = 2**25  # of the images of a batch, where they are several
 Answer: TypeAlias = Prediction | BrokenImage
 
 
+@dataclass
+class Current:
+    """The predictor that answers from the next batch on, and its version."""
+
+    model: tuple[Predictor, str]
+
+    @property
+    def predictor(self) -> Predictor:
+        return self.model[0]
+
+
 @dataclass(frozen=True)
 class Job:
     """An image that waits for its answer."""
@@ -55,9 +66,9 @@ class PredictionWorker(Thread):
     wait is bounded by whoever submits.
     """
 
-    def __init__(self, predictor: Predictor, *, seconds: float, niceness: int) -> None:
+    def __init__(self, current: Current, *, seconds: float, niceness: int) -> None:
         super().__init__(name="weakloc-predictor", daemon=True)
-        self._predictor, self._seconds, self._niceness = predictor, seconds, niceness
+        self._current, self._seconds, self._niceness = current, seconds, niceness
         self._pace = 0.0  # seconds for an image, in the latest batches
         self._waiting: dict[str, list[Job]] = {}  # by peer, the next one first
         self._changed = Condition()
@@ -90,7 +101,7 @@ class PredictionWorker(Thread):
         """Waits for an image, then a moment for more; nothing when the worker was closed."""
         batch: list[Job] = []
         pixels, until = 0, None
-        most = min(self._predictor.look.batch_size, int(self._seconds / (self._pace or 1e-9)))
+        most = min(self._current.predictor.look.batch_size, int(self._seconds / (self._pace or 1e-9)))
         with self._changed:
             while not batch or len(batch) < most:
                 seconds = until and until - time.monotonic()
@@ -111,10 +122,15 @@ class PredictionWorker(Thread):
         return batch
 
     def _answer(self, batch: Sequence[Job]) -> None:
+        predictor, version = self._current.model
         try:
-            predictions = self._predictor.predict([job.image for job in batch])
+            predictions = predictor.predict([job.image for job in batch])
             for job, prediction in zip(batch, predictions, strict=True):
-                job.answer.set_result(prediction)
+                if isinstance(prediction, Prediction):
+                    extra = {**prediction.extra, "model_version": version}
+                    job.answer.set_result(replace(prediction, extra=extra))
+                else:
+                    job.answer.set_result(prediction)
         except Exception as error:
             unanswered = [job for job in batch if not job.answer.done()]
             if len(unanswered) > 1:  # the image that fails must not fail those that share its batch

@@ -16,12 +16,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
 from weakloc.data.readers.assembly import ALL, Assembly, Drawn, LabelClaim, usable_box
 from weakloc.data.readers.file_tree import file_names
 from weakloc.errors import DataError
-from weakloc.files import fit_json, read_json
+from weakloc.files import fit_json, read_json, write_json
 from weakloc.geometry import BoxLTRB
 from weakloc.settings import ReaderOptions
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet
@@ -44,13 +44,15 @@ class Decision(Struct, frozen=True, rename={"asked_for": "class"}):
         return self.to if self.verdict == "relabelled" else self.asked_for
 
 
-class ReviewedImage(Struct, frozen=True, rename={"name": "image"}):
-    """What was decided about one image."""
+class ReviewedImage(Struct, frozen=True, rename={"name": "image"}, omit_defaults=True):
+    """What was decided about one image, and by which task and annotation of Label Studio."""
 
     name: str
     width: int
     height: int
     decisions: tuple[Decision, ...]
+    task: int = 0
+    annotation: int = 0
 
     @property
     def claim(self) -> LabelClaim:
@@ -88,6 +90,10 @@ def read_review(path: Path) -> Review:
     return review
 
 
+def write_review(path: Path, review: Review) -> None:
+    write_json(path, {"schema": SCHEMA, **to_builtins(review)})
+
+
 def read_review_data(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
     """A folder of images and the review that speaks of them."""
     labels_at = labels or path
@@ -102,18 +108,22 @@ def read_review_data(path: Path, labels: Path | None, options: ReaderOptions) ->
     review = read_review(file)
     assembly = Assembly(path, "review", options)
     assembly.set_classes(review.class_names)
-    folder = Path(options.image_root or assembly.root).absolute().as_posix()
+    folder = Path(options.image_root or assembly.root).absolute()
     for item in review.images:
         location = f"{file}, image {item.name!r}"
-        image = assembly.find_image(item.name, [folder], location)
+        # Where the images were reviewed the folder may have been one above.
+        below = (f"{parent.as_posix()}/{item.name}" for parent in folder.parents)
+        inside = (path for path in below if path.startswith(f"{folder.as_posix()}/"))
+        name = next(inside, item.name).removeprefix(f"{folder.as_posix()}/")
+        image = assembly.find_image(name, [folder.as_posix()], location)
         if image is not None:
             size = float(item.width), float(item.height)
             problems = assembly.problems.at(location)
             drawn = (
-                Drawn(name, usable_box(box, image_size=size, problems=problems))
-                for name, box in item.boxes
+                Drawn(shown, usable_box(box, image_size=size, problems=problems))
+                for shown, box in item.boxes
             )
-            assembly.add(item.name, image, item.claim, split=ALL, location=location, drawn=drawn)
+            assembly.add(name, image, item.claim, split=ALL, location=location, drawn=drawn)
     return assembly.finish()
 
 

@@ -35,22 +35,26 @@ VALUES_PER_PIXEL = 4
 
 
 def export_label_studio(content: Content, out: Path) -> Path:
-    prefix = content.options.image_prefix
-    if prefix is None:
-        if content.image_root is None:
-            raise PredictionsError(
-                "Label Studio must be told where the images are, and their folder is not known",
-                remedy="Say with --image-prefix what goes before the path of each image",
-            )
-        # Not resolve(): a link is known to Label Studio by its own name.
-        folder = Path(os.path.abspath(content.image_root)).name  # noqa: PTH100
-        prefix = f"{LOCAL_FILES}{quote(folder)}/"
     options, path = content.options, out / "tasks.json"
+    prefix = image_prefix(options, content.image_root)
     write_text(out / "config.xml", labelling_config(content.class_names, masks=options.mask_form))
     with open_whole(path) as stream:
         write_list(stream, ([task(item, prefix, options)] for item in content.predictions))
         stream.write("\n")
     return path
+
+
+def image_prefix(options: ExportOptions, image_root: Path | None) -> str:
+    """What goes before the path of an image in a task."""
+    if options.image_prefix is not None:
+        return options.image_prefix
+    if image_root is None:
+        raise PredictionsError(
+            "Label Studio must be told where the images are, and their folder is not known",
+            remedy="Say with --image-prefix what goes before the path of each image",
+        )
+    # Not resolve(): a link is known to Label Studio by its own name.
+    return f"{LOCAL_FILES}{quote(Path(os.path.abspath(image_root)).name)}/"  # noqa: PTH100
 
 
 def task(prediction: Prediction, image_prefix: str, options: ExportOptions) -> dict[str, Any]:
