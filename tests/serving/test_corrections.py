@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from weakloc.output.settings import ServeSettings
 from weakloc.serving import corrections
 from weakloc.serving.allowed_images import allowed_images
 from weakloc.serving.corrections import Learner, corrected
+from weakloc.serving.waiting_room import Current
 from weakloc.settings import ReaderOptions
 from weakloc.structures import ABSENT, PRESENT
 
@@ -182,14 +182,14 @@ def test_an_annotation_that_cannot_be_kept_hurts_no_other(
     assert len(caplog.records) == 3
 
 
-Loaded = Callable[[str], Any]
+SIX = [rectangle("red", 10 * step, 0, 10, 10) for step in range(6)]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "dots"
     folder.mkdir()
-    for name in ("run.json", "model.safetensors", "cells.safetensors"):
+    for name in ("run.json", "model.safetensors", "cells.safetensors", "last.ckpt"):
         (folder / name).write_text(name)
     return folder
 
@@ -309,44 +309,47 @@ def test_the_version_that_answered_is_said_before_and_after_learning(
     assert again.open()[1] == "dots-x"
 
 
-def test_few_boxes_and_worse_detectors_leave_thresholds(photos: Path, run: Path, log: Path) -> None:
+def test_thresholds_are_learned_where_no_detector_is(photos: Path, run: Path, log: Path) -> None:
     learner = learner_of(run, photos)
     learner.open()
-    for number, (count, commands) in enumerate([(1, ["calibrate"]), (6, ["distil", "calibrate"])]):
-        boxes = [rectangle("red", 10 * step, 0, 10, 10) for step in range(count)]
-        learner.take(of_photo("a.png", *boxes))
+    learner.take(of_photo("a.png", *SIX[:5]))
+    with pytest.raises(DataError, match="5 boxes were drawn or accepted, of 6 needed"):
+        learner.start(Current(learner.load("dots")))
+    learner.take(of_photo("a.png", *SIX))
+    for number, commands in enumerate([["distil", "calibrate"], ["calibrate"]], start=1):
         log.unlink(missing_ok=True)
-        learner.start(lambda *_: None)
-        assert wait(learner) == f"learned dots-{number + 1:03}-x"
+        learner.start(Current(learner.load("dots")))
+        assert wait(learner) == f"learned dots-{number:03}-x"
         assert [line.split()[0] for line in log.read_text().splitlines()] == commands
-    (run / "detector.safetensors").write_text("learned from more")
-    learner.take(of_photo("a.png", rectangle("red", 0, 0, 10, 10)))
-    with pytest.raises(DataError, match="1 boxes were drawn or accepted, and 6 are needed"):
-        learner.start(lambda *_: None)
+        (run / "cells.safetensors").unlink(missing_ok=True)  # as where nothing was refined
+    assert not (learner.folder / "dots-002" / "last.ckpt").exists()
 
 
 def test_a_failure_is_said_and_the_old_version_goes_on(photos: Path, run: Path, log: Path) -> None:
     learner = learner_of(run, photos)
     learner.open()
-    learner.take(of_photo("a.png", rectangle("red", 0, 0, 10, 10)))
+    learner.take(of_photo("a.png", *SIX))
     Path(f"{log}.fails").touch()
-    learner.start(lambda *_: None)
-    assert wait(learner) == "failed: calibrate ended early: weakloc: no box can be read"
+    learner.start(Current(learner.load("dots")))
+    assert wait(learner) == "failed: distil ended early: weakloc: no box can be read"
     assert learner_of(run, photos).open()[1] == "dots-x"
     Path(f"{log}.fails").unlink()
-    began, changed = threading.Event(), threading.Event()
+    began, goes_on, load = threading.Event(), threading.Event(), learner.load
 
-    def change(*_: Any) -> None:
+    def slowly(path: str) -> Any:
         began.set()
-        assert changed.wait(30)
+        assert goes_on.wait(30)
+        return load(path)
 
-    learner.start(change)
+    learner.load = slowly
+    current = Current(load("dots"))
+    learner.start(current)
     assert began.wait(30)
-    learner.start(change)  # which does nothing while it learns
+    learner.start(current)  # which does nothing while it learns
     assert learner.health["learning"]["running"]
-    changed.set()
-    assert wait(learner) == "learned dots-001-x"
-    assert log.read_text().count("calibrate") == 2
+    goes_on.set()
+    assert wait(learner) == "learned dots-001-x" == f"learned {current.model[1]}"
+    assert log.read_text().count("distil") == 2
 
 
 def test_what_cannot_learn_is_refused_at_the_start(photos: Path, run: Path) -> None:

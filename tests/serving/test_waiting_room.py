@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -14,13 +15,15 @@ from starlette.exceptions import HTTPException
 
 from tests.serving.running import WatchedSource, png, predictor_on, watched_source, white_png
 from weakloc.data.sources import ImageSource
-from weakloc.serving.waiting_room import PIXELS_AT_ONCE, PredictionWorker, WaitingRoom
+from weakloc.serving.waiting_room import PIXELS_AT_ONCE, Current, PredictionWorker, WaitingRoom
 from weakloc.structures import BrokenImage, Prediction
 
 
 @contextmanager
 def working(source: WatchedSource, seconds: float = 60.0) -> Iterator[PredictionWorker]:
-    worker = PredictionWorker(Current((predictor_on(source), "dots-1")), seconds=seconds, niceness=0)
+    worker = PredictionWorker(
+        Current((predictor_on(source), "dots-1")), seconds=seconds, niceness=0
+    )
     worker.start()
     yield worker
     worker.close()
@@ -43,7 +46,9 @@ def test_what_waits_shares_batches_and_everybody_gets_their_own_answer() -> None
         source.goes_on.set()
         found = [answer.result(30) for answer in answers]
     assert source.batches == [1, 4, 4, 1]
-    assert found == list(predictor_on(watched_source()).predict(pictures))
+    assert [answer.extra for answer in found] == [{"model_version": "dots-1"}] * len(found)
+    right = predictor_on(watched_source()).predict(pictures)
+    assert [replace(answer, extra={}) for answer in found] == list(right)
 
 
 def test_a_broken_image_is_an_answer_and_a_failing_one_fails_alone() -> None:

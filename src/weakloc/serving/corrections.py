@@ -29,10 +29,10 @@ from weakloc.predictor.predictor import Predictor
 from weakloc.serving.allowed_images import AllowedImages
 from weakloc.serving.labelling_interface import LabellingInterface, read_interface
 from weakloc.serving.waiting_room import Current
-from weakloc.training.run_folder import CELLS_NAME, DETECTOR_NAME, MODEL_NAME, OWN_FILES
+from weakloc.training.run_folder import CELLS_NAME, DETECTOR_NAME, MODEL_NAME
 
 LOG = logging.getLogger(__name__)
-FEWEST_BOXES = 6  # that taught a detector anything (docs/distilling.md); fewer only tune thresholds
+FEWEST_BOXES = 6  # that taught a detector anything: docs/distilling.md
 
 
 class Statement(Struct, frozen=True):
@@ -224,9 +224,8 @@ class Learner:
         with self.lock:
             if self.thread.is_alive():
                 return
-            fewest = FEWEST_BOXES if (self.run / DETECTOR_NAME).is_file() else 1
-            if self.num_boxes < fewest:
-                reason = f"{self.num_boxes} boxes were drawn or accepted, and {fewest} are needed"
+            if self.num_boxes < FEWEST_BOXES:
+                reason = f"{self.num_boxes} boxes were drawn or accepted, of {FEWEST_BOXES} needed"
                 raise DataError(reason, location=str(self.path))
             self.thread = Thread(target=self._learn, args=(current,), daemon=True)
             self.thread.start()
@@ -240,17 +239,15 @@ class Learner:
             self.progress = f"failed: {error}"
 
     def _next_version(self) -> Path:
-        """A detector where there are boxes enough and it is no worse, thresholds otherwise."""
+        """A detector where one can be learned and is no worse, thresholds otherwise."""
         out, last = self.folder / "unfinished", [0, *(int(v.name[-3:]) for v in self._versions())]
         shutil.rmtree(out, ignore_errors=True)
         drawn = [str(self.images.common_root), "--labels", str(self.path)]
         drawn += ["--boxes", str(self.num_boxes)]
-        if self.num_boxes >= FEWEST_BOXES and (self.run / CELLS_NAME).is_file():
+        if (self.run / CELLS_NAME).is_file():
             self._command("distil", str(self.run), *drawn, "--out", str(out))
         else:
-            out.mkdir()
-            for file in filter(Path.is_file, (self.run / name for name in OWN_FILES)):
-                shutil.copy(file, out)
+            shutil.copytree(self.run, out, ignore=shutil.ignore_patterns("*.ckpt", ".*"))
         if not (out / DETECTOR_NAME).is_file():
             self._command("calibrate", str(out), *drawn)
         return out.rename(self.folder / f"{self.run.resolve().name}-{last[-1] + 1:03}")

@@ -101,7 +101,9 @@ class PredictionWorker(Thread):
         """Waits for an image, then a moment for more; nothing when the worker was closed."""
         batch: list[Job] = []
         pixels, until = 0, None
-        most = min(self._current.predictor.look.batch_size, int(self._seconds / (self._pace or 1e-9)))
+        most = min(
+            self._current.predictor.look.batch_size, int(self._seconds / (self._pace or 1e-9))
+        )
         with self._changed:
             while not batch or len(batch) < most:
                 seconds = until and until - time.monotonic()
