@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 from weakloc.errors import SettingError
 
 Budget: TypeAlias = Literal["quick", "standard", "paper", "paper60"]
+Boxes: TypeAlias = Literal["auto", "all", "largest", "best", "proposals", "none"]
 
 
 def flag_of(field_name: str) -> str:
@@ -283,8 +284,9 @@ class Places(Cut):
     )
     """Share of a map's range above which a pixel is the object's. Not given: as calibrated."""
 
-    boxes: Literal["auto", "all", "largest", "best", "none"] = "auto"
-    """Boxes of a class: of all parts of the map, the largest, the best; auto: the method's."""
+    boxes: Boxes = "auto"
+    """Boxes of a class: of all parts of the map, the largest, the best; proposals: of the parts at
+    every threshold, for whoever picks among them; auto: the method's."""
 
     box_score: Literal["auto", "mean", "raw_mean", "max", "share"] = "auto"
     """Heat that scores a box; auto: the method's, its share of all heat from cells."""
@@ -385,7 +387,7 @@ class CalibrateSettings(Checked):
     granularity: Literal["class", "global"] = "class"
     """A threshold for each class with enough drawn images, or one for all."""
 
-    boxes_of_a_class: Literal["auto", "all", "largest", "best", "none"] = "auto"
+    boxes_of_a_class: Boxes = "auto"
     """Boxes that the thresholds are to serve, as `weakloc predict --boxes` will name them."""
 
     seed: int = field(default=0, metadata=SEED)

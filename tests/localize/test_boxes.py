@@ -9,7 +9,13 @@ from scipy import ndimage
 
 from weakloc.geometry import GridTransform
 from weakloc.localize.maps import image_grid, resample
-from weakloc.localize.places import BoxChoice, find_boxes, voted_boxes, whole_image_box
+from weakloc.localize.places import (
+    PROPOSALS,
+    BoxChoice,
+    find_boxes,
+    voted_boxes,
+    whole_image_box,
+)
 from weakloc.structures import ScoreMaps
 
 SIZE = (40.0, 30.0)
@@ -287,3 +293,36 @@ def test_proposals_without_any_score_get_no_box() -> None:
     assert not voted_boxes(boxes, np.zeros(2), (100, 100), **limits)  # type: ignore[arg-type]
     (part,) = voted_boxes(boxes, np.array([0.5, 0.0]), (100, 100), **limits)  # type: ignore[arg-type]
     assert part.box == (0, 0, 20, 20)
+
+
+def test_proposals_are_the_parts_at_every_threshold() -> None:
+    """A ridge with a summit at each end: three boxes, of which one threshold shows two at most."""
+    heat = drawn((4, 8, 36, 20, 0.4), (4, 8, 12, 20, 1.0), (30, 8, 36, 16, 0.8))
+    at_once = {part.box for t in (0.2, 0.6) for part in find_boxes(heat, PIXELS, threshold=t)}
+    assert at_once == {(4, 8, 36, 20), (4, 8, 12, 20), (30, 8, 36, 16)}
+
+    proposals = find_boxes(heat, PIXELS, threshold=0.9, select="proposals", score="max")
+
+    scores = {part.box: part.score for part in proposals}
+    assert at_once <= scores.keys()
+    assert scores[(30, 8, 36, 16)] == pytest.approx(0.8)
+    assert [part.score for part in proposals] == sorted(scores.values(), reverse=True)
+
+
+def test_proposals_are_many_and_different_and_not_small() -> None:
+    heat = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(120, 160)), 2)
+    transform = GridTransform.identity((160.0, 120.0))
+
+    parts = find_boxes(
+        heat.astype(np.float32),
+        transform,
+        threshold=0.5,
+        select="proposals",
+        min_area=0.01,
+        max_area=0.9,
+    )
+
+    boxes = np.array([part.box for part in parts])
+    assert 100 < len(boxes) <= PROPOSALS
+    assert len(np.unique(boxes, axis=0)) == len(boxes)
+    assert all(0.01 <= part.area_share <= 0.9 for part in parts)

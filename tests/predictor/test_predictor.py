@@ -15,6 +15,7 @@ from tests.predictor.dot_source import DotSource, chosen
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing, ResizeMode
 from weakloc.files import ByName
+from weakloc.geometry import BoxLTRB, box_ious
 from weakloc.predictor import views
 from weakloc.predictor.predictor import Predictor
 from weakloc.rle import decode_mask
@@ -114,6 +115,23 @@ def test_boxes_are_scored_by_heat_with_or_without_the_class() -> None:
     assert set(heat) == {"red", "green"}
     assert probabilities["green"] < 0.1
     assert scored == pytest.approx({name: heat[name] * probabilities[name] for name in heat})
+
+
+def test_proposals_hold_the_boxes_that_a_threshold_gives_and_more() -> None:
+    """Two squares, 255 and 204 bright: no threshold gives the box of the bright one and of both."""
+    pixels = picture_with_square((120, 80), (10, 10), 30, channel=0)
+    pixels[10:40, 40:70, 0] = 204
+    image = ImageSource("a.png", encoded(pixels))
+
+    def boxes(**places: Any) -> set[BoxLTRB]:
+        looking = predictor("none", map_side=120, box_times_class=False, **places)
+        return {box.box for box in only(list(looking.predict([image]))).boxes}
+
+    both, bright = boxes(threshold=0.3), boxes(threshold=0.95)
+    proposals = np.array([*boxes(boxes="proposals")])
+    assert len(both) == len(bright) == 1
+    for box in both | bright:
+        assert box_ious(np.array(box), proposals).max() > 0.85  # of boxes that are alike one stays
 
 
 def test_only_tagged_classes_get_places_and_every_tag_gets_one() -> None:

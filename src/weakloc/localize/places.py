@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import label
+from scipy.ndimage import gaussian_filter, label
 
 from weakloc.component_tree import component_tree, components_at
 from weakloc.geometry import (
@@ -252,10 +252,13 @@ def _parabola_top(line: NDArray[np.floating], index: int) -> float:
 
 
 ThresholdMode: TypeAlias = Literal["minmax", "relu_max", "otsu", "none"]
-BoxChoice: TypeAlias = Literal["all", "largest", "best"]
+BoxChoice: TypeAlias = Literal["all", "largest", "best", "proposals"]
 BoxScore: TypeAlias = Literal["mean", "raw_mean", "max", "share"]
 MAX_IOU = 0.5  # of two voted boxes that both stand
 AGREEING_IOU = 0.6  # of boxes that mean the same object
+PROPOSALS = 500  # of a class in an image, at most
+_SMOOTHINGS = (0.0, 0.01, 0.02, 0.04)  # of the heat for proposals, as shares of its longer side
+_ALIKE = 1.15  # proposals whose sides differ by less are one, if their middles lie as close
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,39 +286,74 @@ def find_boxes(
     """Tight boxes of the 8-connected parts of {normalised heat > threshold}, best first.
 
     Areas are shares of the image, `min_share` is one of all heat. `select` takes all parts, the one
-    with the most cells (ties: the hotter, then the first) or the one with the best score. The score
+    with the most cells (ties: the hotter, then the first), the one with the best score, or the
+    parts at every threshold, of the heat smoothed by several widths as well. The score
     is the mean normalised heat in the box ("mean"), the mean heat as given ("raw_mean", the
-    beam's), the greatest of the part ("max") or the box's share of all heat ("share"), times
+    beam's), the greatest in it ("max") or the box's share of all heat ("share"), times
     `class_probability`. A constant map says nothing about the place: it gives the whole image, with
     `class_probability` as its score. The list may be empty.
     """
     normalised = NORMALISATIONS[threshold_mode](heat)
     if normalised.min() == normalised.max():
         return [whole_image_box(transform, class_probability)]
-    level = float(np.float32(threshold))  # a cell that equals the threshold is not above it
-    tree = component_tree(normalised, above=level)
     width, height = transform.image_size
     cells_in_image = abs(transform.scale_x * transform.scale_y) * width * height
-    shares = np.minimum(tree.area / cells_in_image, 1.0)  # a part may reach into the padding
-    is_shown = (min_area <= shares) & (shares <= max_area)
-    is_shown &= tree.heat_sum >= min_share * float(normalised.sum(dtype=np.float64))
-    nodes = components_at(tree, level)
-    nodes = nodes[is_shown[nodes]]
+    if select == "proposals":
+        cells, areas, peaks = _parts_at_all_levels(normalised, min_area * cells_in_image)
+    else:
+        least_heat = min_share * float(normalised.sum(dtype=np.float64))
+        cells, areas, peaks = _parts_above(normalised, threshold, least_heat)
+    shares = np.minimum(areas / cells_in_image, 1.0)  # a part may reach into the padding
+    shown = np.flatnonzero((min_area <= shares) & (shares <= max_area))
     if select == "largest":
-        peaks = tree.peak[nodes]
-        nodes = nodes[np.lexsort((peaks, -normalised.ravel()[peaks], -tree.area[nodes]))][:1]
+        hottest = normalised.ravel()[peaks[shown]]
+        shown = shown[np.lexsort((peaks[shown], -hottest, -areas[shown]))][:1]
     rated = []
-    for node in nodes.tolist():
-        rating = _RATINGS[score](heat, normalised, tree.box[node], tree.peak[node])
-        rated.append((-class_probability * float(rating), -tree.area[node], tree.peak[node], node))
+    for part in shown.tolist():
+        rating = class_probability * float(_RATINGS[score](heat, normalised, cells[part]))
+        rated.append((-rating, -areas[part], peaks[part], part))
     ranked = sorted(rated)[: 1 if select == "best" else None]
     boxes = []
-    for negative_score, _, _, node in ranked:
-        left, top, right, bottom = tree.box[node].tolist()
+    for negative_score, _, _, part in ranked:
+        left, top, right, bottom = cells[part].tolist()
         box = clip_box(map_box_to_image((left, top, right, bottom), transform), (width, height))
         if box_area(box) > 0.0:
-            boxes.append(HeatBox(box, -negative_score, float(shares[node])))
+            boxes.append(HeatBox(box, -negative_score, float(shares[part])))
     return boxes
+
+
+# Of parts of a map: half-open boxes (N, 4) and areas (N,) in cells, flat indices of peaks (N,).
+_Parts: TypeAlias = tuple[IntArray, IntArray, IntArray]
+
+
+def _parts_above(heat: HeatMap, threshold: float, least_heat: float) -> _Parts:
+    level = float(np.float32(threshold))  # a cell that equals the threshold is not above it
+    tree = component_tree(heat, above=level)
+    nodes = components_at(tree, level)
+    nodes = nodes[tree.heat_sum[nodes] >= least_heat]
+    return tree.box[nodes], tree.area[nodes], tree.peak[nodes]
+
+
+def _parts_at_all_levels(heat: HeatMap, least_area: float) -> _Parts:
+    """Of the heat as it is and smoothed, those that last over most of 255 levels; of parts with
+    nearly the same box one."""
+    trees = []
+    for smoothing in _SMOOTHINGS:
+        smooth = gaussian_filter(heat, smoothing * max(heat.shape), mode="nearest")
+        tree = component_tree((minmax(smooth) * 255).astype(np.uint8))
+        lasting = tree.level - np.maximum(tree.parent_level, -1.0)
+        trees.append(
+            [c[tree.area >= least_area] for c in (tree.box, tree.area, tree.peak, lasting)]
+        )
+    box, area, peak, lasting = map(np.concatenate, zip(*trees, strict=True))
+    size = np.round(np.log(box[:, 2:] - box[:, :2]) / np.log(_ALIKE))
+    middle = np.round((box[:, 2:] + box[:, :2]) / (2 * (_ALIKE - 1) * _ALIKE**size))
+    alike = np.concatenate([size, middle], axis=1).astype(np.int64)
+    numbers = np.ravel_multi_index(tuple(alike.T), tuple(alike.max(axis=0) + 1))
+    _, first, kinds = np.unique(numbers, return_index=True, return_inverse=True)
+    order = np.argsort(-np.bincount(kinds, lasting), kind="stable")
+    chosen = first[order[:PROPOSALS]]
+    return box[chosen], area[chosen], peak[chosen]
 
 
 def voted_boxes(
@@ -357,7 +395,7 @@ def selected_boxes(boxes: list[HeatBox], select: BoxChoice | Literal["none"]) ->
     """Of boxes, best first: all, the largest, the best or none."""
     if select == "largest":
         boxes = sorted(boxes, key=lambda part: -part.area_share)
-    return boxes[: {"all": None, "none": 0}.get(select, 1)]
+    return boxes[: {"all": None, "proposals": None, "none": 0}.get(select, 1)]
 
 
 def whole_image_box(transform: GridTransform, score: float) -> HeatBox:
@@ -371,12 +409,12 @@ def _inside(values: HeatMap, cells: IntArray) -> NDArray[np.floating]:
     return values[top:bottom, left:right]
 
 
-# Of the heat as given and as normalised, a part's box and its hottest cell.
-_RATINGS: dict[BoxScore, Callable[[HeatMap, HeatMap, IntArray, int], np.floating]] = {
-    "mean": lambda _, normalised, cells, __: _inside(normalised, cells).mean(dtype=np.float64),
-    "raw_mean": lambda heat, _, cells, __: _inside(heat, cells).mean(dtype=np.float64),
-    "max": lambda _heat, normalised, _cells, peak: normalised.flat[peak],
-    "share": lambda _, normalised, cells, __: (
+# Of the heat as given and as normalised, in the box of a part.
+_RATINGS: dict[BoxScore, Callable[[HeatMap, HeatMap, IntArray], np.floating]] = {
+    "mean": lambda _, normalised, cells: _inside(normalised, cells).mean(dtype=np.float64),
+    "raw_mean": lambda heat, _, cells: _inside(heat, cells).mean(dtype=np.float64),
+    "max": lambda _, normalised, cells: _inside(normalised, cells).max(),
+    "share": lambda _, normalised, cells: (
         _inside(normalised, cells).sum(dtype=np.float64) / normalised.sum(dtype=np.float64)
     ),
 }
