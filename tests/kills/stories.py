@@ -27,8 +27,8 @@ import psutil
 
 from tests.kills.commands import COMMANDS, Command, draw_photos
 
-Fault: TypeAlias = Literal["kill", "full disk", "read-only", "clock back"]
-FAULTS: tuple[Fault, ...] = ("kill", "full disk", "read-only", "clock back")
+Fault: TypeAlias = Literal["kill", "full disk", "small disk", "read-only", "clock back"]
+FAULTS: tuple[Fault, ...] = ("kill", "full disk", "small disk", "read-only", "clock back")
 SAID = "said.txt"  # what a process wrote to standard output and standard error
 SECONDS = 180.0  # an undisturbed command takes so long at most
 MOST_KILLS = 3  # in one story
@@ -72,8 +72,10 @@ class Stage:
         }
 
     def set(self) -> None:
-        shutil.rmtree(self.work, ignore_errors=True)
-        shutil.copytree(self._start, self.work, symlinks=True)
+        self.work.mkdir(exist_ok=True)
+        for path in self.work.iterdir():  # a file system may be mounted there
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        shutil.copytree(self._start, self.work, symlinks=True, dirs_exist_ok=True)
 
     def begin(self, arguments: Sequence[str], prepare: Callable[[], None] = lambda: None) -> int:
         return start(arguments, self.work, prepare=prepare)
@@ -119,7 +121,7 @@ def _play(arguments: Sequence[str], folder: Path, prepare: Callable[[], None]) -
     try:
         os.setsid()
         os.chdir(folder)
-        said = os.open(SAID, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        said = os.open(folder.with_name(SAID), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(said, 1)
         os.dup2(said, 2)
         sys.argv = ["weakloc", *arguments]
@@ -139,7 +141,7 @@ def _play(arguments: Sequence[str], folder: Path, prepare: Callable[[], None]) -
 def finished(process: int, folder: Path) -> tuple[int, str]:
     """The exit code and the last that was said; 124 where it takes too long."""
     code = _code_of(process, time.monotonic() + SECONDS)
-    said = folder / SAID
+    said = folder.with_name(SAID)
     lines = said.read_text(errors="replace").strip().splitlines() if said.is_file() else [""]
     said.unlink(missing_ok=True)
     return code, " | ".join(lines[-8:])
@@ -237,6 +239,8 @@ def disturb(stage: Stage, fault: Fault, times: int, random: Random, until: float
     """A disk that is full after some bytes, a folder that cannot be written, a clock gone back."""
     verdicts = Verdicts()
     size = sum(path.stat().st_size for path in _files(stage.work)) + 2**16
+    if fault == "small disk":
+        size = _put_on_a_disk(stage)
     while verdicts.interruptions < times and time.monotonic() < until:
         stage.set()
         verdicts.stories += 1
@@ -245,10 +249,13 @@ def disturb(stage: Stage, fault: Fault, times: int, random: Random, until: float
         with _faulty(stage, fault, int(share * size)) as prepare:
             code, said = finished(stage.begin(stage.command.arguments, prepare), stage.work)
             verdicts.in_work += code != 0
-        if "Traceback" in said or code not in (0, 1, 2):
+        codes = (1, 2) if fault == "read-only" else (0, 1, 2)
+        if code not in codes or (code and not re.fullmatch(r"weakloc: [^|]*", said)):
             verdicts.differences.append(f"{fault} at {share:.3f}: exit {code}: {said}")
             continue
         _judge(stage, verdicts, f"{fault} at {share:.3f}, exit {code}, {said[-200:]!r}")
+    if fault == "small disk":
+        ctypes.CDLL(None).umount(os.fsencode(stage.work))
     return verdicts
 
 
@@ -261,6 +268,11 @@ def _faulty(stage: Stage, fault: Fault, num_bytes: int) -> Iterator[Callable[[],
     """What a process does to itself before it begins."""
     if fault == "full disk":
         yield lambda: _limit_files(num_bytes)
+    elif fault == "small disk":
+        taken = _taken(stage.work)
+        _mount(None, stage.work, None, _REMOUNT, f"size={taken + num_bytes}")
+        yield lambda: None
+        _mount(None, stage.work, None, _REMOUNT, "size=50%")
     elif fault == "read-only":
         yield lambda: _mount_read_only(stage.work)
     else:
@@ -280,20 +292,40 @@ def _limit_files(num_bytes: int) -> None:
 _NEW_NAMESPACE, _BIND, _REMOUNT, _READ_ONLY, _PRIVATE = 0x20000, 4096, 32, 1, 0x44000
 
 
+def _own_mounts() -> None:
+    """What this process mounts from now on is its own; needs the right to mount."""
+    if ctypes.CDLL(None, use_errno=True).unshare(_NEW_NAMESPACE) != 0:
+        raise OSError(ctypes.get_errno(), "cannot mount")
+    _mount(None, Path("/"), None, _PRIVATE, None)
+
+
+def _mount(what: str | None, where: Path, kind: str | None, flags: int, data: str | None) -> None:
+    texts = [text and text.encode() for text in (what, str(where), kind, data)]
+    if ctypes.CDLL(None, use_errno=True).mount(*texts[:3], flags, texts[3]) != 0:
+        raise OSError(ctypes.get_errno(), "cannot mount")
+
+
 def _mount_read_only(folder: Path) -> None:
-    """For this process alone; needs the right to mount."""
-    system = ctypes.CDLL(None, use_errno=True)
-    name = os.fsencode(folder)
-    calls = (
-        lambda: system.unshare(_NEW_NAMESPACE),
-        lambda: system.mount(None, b"/", None, _PRIVATE, None),
-        lambda: system.mount(name, name, None, _BIND, None),
-        lambda: system.mount(name, name, None, _BIND | _REMOUNT | _READ_ONLY, None),
-    )
-    for call in calls:
-        if call() != 0:
-            raise OSError(ctypes.get_errno(), "cannot mount")
+    """For this process alone."""
+    _own_mounts()
+    _mount(str(folder), folder, None, _BIND, None)
+    _mount(str(folder), folder, None, _BIND | _REMOUNT | _READ_ONLY, None)
     os.chdir(folder)
+
+
+def _put_on_a_disk(stage: Stage) -> int:
+    """The stage's work gets a file system in memory; how many bytes the command adds there."""
+    _own_mounts()
+    _mount("tmpfs", stage.work, "tmpfs", 0, "size=50%")
+    stage.set()
+    before = _taken(stage.work)
+    stage.go_on(stage.command.arguments)
+    return _taken(stage.work) - before
+
+
+def _taken(disk: Path) -> int:
+    state = os.statvfs(disk)
+    return (state.f_blocks - state.f_bfree) * state.f_frsize
 
 
 def _turn_back_the_clock() -> None:
