@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from weakloc.errors import DataError
-from weakloc.work import map_in_processes, num_cores
+from weakloc.work import _begin, map_in_processes, num_cores
 
 
 def square(number: int) -> int:
@@ -64,6 +66,17 @@ def test_the_items_of_a_killed_process_get_their_result_and_the_others_go_on() -
     assert sorted(results) == sorted(items)
     assert all(results[n] in {n * n, -n} for n in range(1, 9))
     assert sum(result < 0 for result in results.values()) <= 2
+
+
+def test_no_process_goes_on_without_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_gone, has_ended = threading.Event(), threading.Event()
+    parent = SimpleNamespace(join=is_gone.wait)
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: parent)
+    monkeypatch.setattr(os, "_exit", lambda _: has_ended.set())
+    _begin(dict)  # what each process of a pool calls first
+    assert not has_ended.wait(0.05)
+    is_gone.set()
+    assert has_ended.wait(5)
 
 
 def wait_for_the_others(path: Path) -> None:

@@ -8,16 +8,20 @@ import pickle
 import struct
 import tarfile
 import threading
+import tracemalloc
 import warnings
 import zlib
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
-from weakloc.data.images import image_size, open_image, read_or_record
+from weakloc.data.images import _pillow_settings, image_size, open_image, read_or_record
 from weakloc.errors import ImageError
 from weakloc.structures import BrokenImage
 
@@ -372,6 +376,40 @@ def test_shrink_to_keeps_both_sides_and_the_upright_frame() -> None:
     assert np.abs(values(reduced) - values(reference)).mean() < 1.5
     unchanged = open_image(encoded(large, "PNG"), shrink_to=(10, 10))
     assert unchanged.size == large.size
+
+
+def test_no_image_waits_for_the_pixels_of_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[bool] = []
+    for parser in (TiffImagePlugin.TiffImageFile, PngImagePlugin.PngImageFile):
+        load = parser.load
+
+        def loading(image: ImageFile.ImageFile, load: Callable[..., Any] = load) -> Any:
+            held.append(_pillow_settings.locked())
+            return load(image)
+
+        monkeypatch.setattr(parser, "load", loading)
+    for kind in ("TIFF", "PNG"):
+        open_image(encoded(picture(), kind))
+    assert held
+    assert not any(held)
+
+
+def test_damaged_tags_of_a_tiff_are_no_news() -> None:
+    tags = Image.Exif()
+    tags[274] = 3
+    content = bytearray(encoded(picture(), "TIFF", exif=tags))
+    content[content.index(struct.pack("<HHI", 274, 3, 1)) + 4] = 57  # entries instead of one
+    with suppress(ImageError):  # a warning would be another error in here
+        open_image(bytes(content))
+
+
+def test_wide_grey_values_never_take_their_size_in_floats() -> None:
+    content = encoded(Image.new("I;16", (3000, 1000), 9), "PNG")
+    tracemalloc.start()
+    assert open_image(content).size == (3000, 1000)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 3000 * 1000 * 8 / 2
 
 
 def test_threads_may_open_images_at_the_same_time() -> None:

@@ -30,6 +30,7 @@ from PIL import (
     PngImagePlugin,
     PpmImagePlugin,
     TiffImagePlugin,
+    TiffTags,
     WebPImagePlugin,
 )
 
@@ -129,8 +130,7 @@ def open_image(
         opened, orientation = _parse(file, location, max_pixels)
         if shrink_to is not None:
             opened.draft(None, shrink_to[::-1] if orientation in _SIDEWAYS else shrink_to)
-        is_large = opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or math.inf)
-        may_warn = is_large or isinstance(opened, TiffImagePlugin.TiffImageFile)
+        may_warn = opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or math.inf)
         try:
             # Several threads may decode at once what never warns.
             with _quiet_pillow(max_pixels) if may_warn else nullcontext():
@@ -201,11 +201,13 @@ def _parse(
         with _quiet_pillow(max_pixels):
             opened = parser(file)
             width, height = opened.size
-            # The PNG plugin's own getexif decodes the whole picture to look behind it. Pillow turns
-            # TIFF itself, and reports the turned size.
-            is_turned = isinstance(opened, TiffImagePlugin.TiffImageFile)
-            tags = {} if is_turned else Image.Image.getexif(opened)
+            # The PNG plugin's own getexif decodes the whole picture to look behind it.
+            tags = Image.Image.getexif(opened)
             orientation = tags.get(ExifTags.Base.Orientation, 1)
+            if isinstance(opened, TiffImagePlugin.TiffImageFile):
+                orientation = 1  # Pillow turns it itself, and reports the turned size
+                for group in TiffTags.TAGS_V2_GROUPS:  # or decoding would warn of them
+                    tags.get_ifd(group)
     except Exception as error:  # as in open_image
         raise ImageError(f"has a damaged header ({_say(error)})", location=location) from error
     if min(width, height) < 1:
