@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -70,6 +72,20 @@ def test_a_detector_says_other_boxes_and_the_same_scores(
         left, top, right, bottom = line["boxes"][0]["box"]
         x, y = line["points"][0]["x"], line["points"][0]["y"]
         assert (x, y) == pytest.approx(((left + right) / 2, (top + bottom) / 2), abs=0.02)
+
+
+def test_what_was_cut_short_is_done_by_the_same_command(
+    refined: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weakloc.api.training._detector", lambda *_: (None, []))
+    drawn = ["--boxes", "6", "--folds", "0", "--out", str(tmp_path)]
+    command = ["distil", str(refined), str(scenes), *drawn, *SMALL]
+    with monkeypatch.context() as full:
+        disk = OSError(errno.ENOSPC, "No space left on device")
+        full.setattr("weakloc.training.run_folder.write_record", Mock(side_effect=disk))
+        assert weakloc(command) == 1
+    assert (tmp_path / "model.safetensors").exists()
+    assert [weakloc(command), weakloc(command)] == [0, 2]  # now a run is there
 
 
 def test_cells_stay_at_hand(distilled: Path, refined: Path, scenes: Path, tmp_path: Path) -> None:

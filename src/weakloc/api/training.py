@@ -36,7 +36,13 @@ from weakloc.structures import ABSENT, PRESENT, UNKNOWN, BrokenImage, DataSet, S
 from weakloc.training.fine_layers import Lesson, learn_cells, learn_detector
 from weakloc.training.hub import require_local
 from weakloc.training.plan import TrainingPlan, divide
-from weakloc.training.run_folder import save_distilled, save_learned, save_thresholds
+from weakloc.training.run_folder import (
+    MODEL_NAME,
+    RECORD_NAME,
+    save_distilled,
+    save_learned,
+    save_thresholds,
+)
 from weakloc.work import NO_DISPLAY, Display, Progress, silent
 
 
@@ -289,7 +295,8 @@ def distil(
             f"{trained.path} has learned no cells, whose heat says where points are",
             remedy="Run 'weakloc refine' first",
         )
-    require_own(out, ("*",))
+    # Without its record it is what an interruption left.
+    require_own(out, ("*",), marks=() if (out / RECORD_NAME).exists() else (MODEL_NAME,))
     drawn, comparison = [], None
     if settings.boxes or settings.boxes_per_class:
         split, samples = images_to_draw_in(trained, data_set, settings.split)

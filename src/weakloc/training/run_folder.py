@@ -34,7 +34,7 @@ from safetensors.torch import save as save_tensors
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import RunError, SettingError, WeaklocError
 from weakloc.extensions import package_of, require_package
-from weakloc.files import fit_json, on_disk, open_synced, open_whole, parse_json, write_text
+from weakloc.files import fit_json, open_synced, open_whole, parse_json, write_text, write_whole
 from weakloc.methods import method_named
 from weakloc.methods.method import Method
 from weakloc.methods.settings import from_settings, to_settings
@@ -195,10 +195,10 @@ def save_distilled(
     Thresholds tune no box of a detector.
     """
     record = {**read_record(run.path), "hidden_supervision": run.hidden_supervision}
-    with on_disk(folder):
-        for name in OWN_FILES:
-            if name != RECORD_NAME and (run.path / name).is_file():
-                shutil.copyfile(run.path / name, folder / name)
+    for name in OWN_FILES:
+        if name != RECORD_NAME and (run.path / name).is_file():
+            with write_whole(folder / name) as copy:
+                shutil.copyfile(run.path / name, copy)
     if detector is not None:
         save_learned(folder, detector, run.network.backbone, settings)
         record["thresholds"] = None
