@@ -394,6 +394,16 @@ def test_no_image_waits_for_the_pixels_of_another_one(monkeypatch: pytest.Monkey
     assert not any(held)
 
 
+def test_a_jpeg_of_thousands_of_scans_is_refused_without_decoding(tmp_path: Path) -> None:
+    content = encoded(picture(), "JPEG", progressive=True)
+    assert open_image(content).size == (WIDTH, HEIGHT)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    file = tmp_path / "a.jpg"
+    file.write_bytes(content[:-2] + 2000 * last + content[-2:])
+    with pytest.raises(ImageError, match=r"has 2,0\d\d scans, over 200"):
+        open_image(file)
+
+
 def test_damaged_tags_of_a_tiff_are_no_news() -> None:
     tags = Image.Exif()
     tags[274] = 3

@@ -72,6 +72,7 @@ Openable: TypeAlias = str | Path | bytes
 
 NO_MEMORY = "needs more memory than there is now"
 DEFAULT_MAX_PIXELS = 178_956_970  # what Pillow itself refuses: 0.5 GiB of RGB pixels
+MOST_SCANS = 200  # of a JPEG, each over all pixels: cameras and programs write a dozen
 # fmt: off
 IMAGE_SUFFIXES = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif",
@@ -212,6 +213,11 @@ def _parse(
         raise ImageError(f"has a damaged header ({_say(error)})", location=location) from error
     if min(width, height) < 1:
         raise ImageError(f"has no pixels ({width} x {height})", location=location)
+    if opened.info.get("progressive"):
+        file.seek(0)
+        num_scans = file.read().count(b"\xff\xda")
+        if num_scans > MOST_SCANS:
+            raise ImageError(f"has {num_scans:,} scans, over {MOST_SCANS}", location=location)
     if width * height > max_pixels:
         raise ImageError(
             f"has {width * height:,} pixels ({width} x {height}), the limit is {max_pixels:,}",
