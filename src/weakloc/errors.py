@@ -67,8 +67,9 @@ def needing(requirement: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        message, remedy = f"needs the package {error.name}", f'pip install "{requirement}"'
-        raise MissingPackageError(f"this {message}", remedy=f"Install it: {remedy}") from error
+        message = f"this needs the package {error.name or requirement}"
+        remedy = f'Install it: pip install "{requirement}"'
+        raise MissingPackageError(message, remedy=remedy) from error
 
 
 class ExtensionError(WeaklocError):

@@ -60,6 +60,6 @@ def test_a_logger_that_is_not_there_is_named_with_what_brings_it(
 ) -> None:
     if find_spec(name):
         pytest.skip(f"{name} is installed")
-    with pytest.raises(MissingPackageError, match=f"pip install {package}"):
+    with pytest.raises(MissingPackageError, match=f'pip install "{package}"'):
         fit(data_set, method(), settings(logger=name), tmp_path / "run")
     assert not (tmp_path / "run" / "run.json").exists()

@@ -28,7 +28,7 @@ from lightning.pytorch.loggers import (
 )
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from weakloc.errors import MissingPackageError, RunError, StoppedError
+from weakloc.errors import RunError, StoppedError, needing
 from weakloc.files import only_writer, open_synced, refusal, require_own
 from weakloc.methods.method import Method
 from weakloc.methods.settings import to_settings
@@ -203,13 +203,8 @@ LOGGERS: Mapping[str, Callable[[Path], Logger]] = {
 def _logger(plan: TrainingPlan, folder: Path) -> Logger:
     """The one that was asked for, told of the method and all settings."""
     name = plan.settings.logger
-    try:
+    with needing({"mlflow": "mlflow-skinny"}.get(name, name)):
         logger = LOGGERS[name](folder)
-    except ModuleNotFoundError as error:
-        package = {"mlflow": "mlflow-skinny"}.get(name, name)
-        raise MissingPackageError(
-            f"--logger is {name}, which is not installed", remedy=f"pip install {package}"
-        ) from error
     logger.log_hyperparams({"method": to_settings(plan.method), **to_settings(plan.settings)})
     return logger
 
