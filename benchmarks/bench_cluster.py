@@ -28,9 +28,9 @@ import psutil
 from tests.kills import cluster
 from tests.kills.commands import RUN
 
-PART_SIZE = 64  # images; that of the command is 256
-PREDICT = ("predict", "run", "--out", "out", "--map-side", "64", "--devices", "2")
-WAYS = {"processes": (), "actors": ("--engine", "ray")}
+PART_SIZE = 32  # images; that of the command is 256
+VIEWS = ("--scales", "1", "--scales", "4", "--flip")  # some work for each image
+PREDICT = ("predict", "run", "--out", "out", "--devices", "2", *VIEWS)
 
 
 def processor_seconds() -> float:
@@ -60,10 +60,10 @@ def steady(folder: Path, way: Sequence[str], num_parts: int) -> tuple[float, flo
     return ended - began, after - before
 
 
-def greatest_memory(folder: Path, images: str) -> float:
+def greatest_memory(folder: Path, images: str, way: Sequence[str]) -> float:
     """Of the command, in MB; its actors are others."""
     shutil.rmtree(folder / "out", ignore_errors=True)
-    command = cluster.start(folder, *PREDICT, images, *WAYS["actors"], part_size=256)
+    command = cluster.start(folder, *PREDICT, images, *way, part_size=256)
     greatest = 0
     while command.exitcode is None:
         with suppress(psutil.NoSuchProcess):
@@ -86,27 +86,33 @@ def empty_files(folder: Path, counts: Sequence[int]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=1280)
+    parser.add_argument("--images", type=int, default=640)
     parser.add_argument("--many", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), *sys.path]))
     cluster.DRIVERS.set_forkserver_preload(cluster.MODULES)
-    measured: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    from ray.cluster_utils import Cluster
+
+    machines = cluster.Machines(Cluster())
+    measured: dict[str, list[tuple[float, float]]] = {"processes": [], "actors": []}
     with tempfile.TemporaryDirectory(prefix="cluster-") as name:
         folder = Path(name)
         cluster.draw_images(folder / "photos", chosen.images)
         for arguments in RUN:
             cluster.finished(cluster.start(folder, *arguments), folder)
+        machines.join(num_cpus=2)
+        ways = {"processes": (), "actors": ("--engine", "ray", "--address", machines.address)}
         for _ in range(chosen.rounds):
-            for way, flags in WAYS.items():
+            for way, flags in ways.items():
                 measured[way].append(steady(folder, flags, chosen.images // PART_SIZE))
                 print(way, measured[way][-1], flush=True)
         few, many = (
-            greatest_memory(folder, images)
+            greatest_memory(folder, images, ways["actors"])
             for images in empty_files(folder, (chosen.many // 10, chosen.many))
         )
+    machines.cluster.shutdown()
     rounds = zip(measured["processes"], measured["actors"], strict=True)
     ratios = [(actors[0] / plain[0], actors[1] / plain[1]) for plain, actors in rounds]
     record = {

@@ -90,11 +90,13 @@ class Machines:
     def address(self) -> str:
         return str(self.cluster.address)
 
-    def join(self) -> None:
+    def join(self, num_cpus: int = 1) -> None:
         """As soon as it can: Ray gives up after half a minute on a busy machine."""
         while self.second is None:
             with suppress(Exception):
-                self.second = self.cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+                self.second = self.cluster.add_node(
+                    num_cpus=num_cpus, object_store_memory=100 * 2**20
+                )
 
     def kill_second(self) -> None:
         self.cluster.remove_node(self.second, allow_graceful=False)
