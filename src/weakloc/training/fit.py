@@ -164,7 +164,11 @@ def make_trainer(plan: TrainingPlan, folder: Path, callbacks: Sequence[Callback]
     if SLURMEnvironment.detect():
         # The job's signal saves through our checkpoints; resubmitting is left to the user.
         plugins.append(SLURMEnvironment(auto_requeue=False))
+    name = plan.settings.logger
     with quiet_engine():
+        with needing({"mlflow": "mlflow-skinny"}.get(name, name)):
+            logger = LOGGERS[name](folder)
+        logger.log_hyperparams({"method": to_settings(plan.method), **to_settings(plan.settings)})
         return Trainer(
             accelerator=plan.hardware.accelerator,
             devices=plan.hardware.num_devices,
@@ -179,7 +183,7 @@ def make_trainer(plan: TrainingPlan, folder: Path, callbacks: Sequence[Callback]
             use_distributed_sampler=False,
             callbacks=list(callbacks),
             plugins=plugins,  # type: ignore[arg-type]
-            logger=_logger(plan, folder),
+            logger=logger,
             log_every_n_steps=1,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -198,15 +202,6 @@ LOGGERS: Mapping[str, Callable[[Path], Logger]] = {
         folder.resolve().name, project="weakloc", save_dir=folder, id=folder.resolve().name
     ),
 }
-
-
-def _logger(plan: TrainingPlan, folder: Path) -> Logger:
-    """The one that was asked for, told of the method and all settings."""
-    name = plan.settings.logger
-    with needing({"mlflow": "mlflow-skinny"}.get(name, name)):
-        logger = LOGGERS[name](folder)
-    logger.log_hyperparams({"method": to_settings(plan.method), **to_settings(plan.settings)})
-    return logger
 
 
 # What Lightning says of choices that are meant.
