@@ -115,12 +115,13 @@ def studio(photos: Path) -> Iterator[Studio]:
     }
     unset = {"PYTHONPATH", "http_proxy", "HTTP_PROXY"}
     environment = {name: value for name, value in os.environ.items() if name not in unset}
-    process = subprocess.Popen(
-        [SERVER, "start", *flags, *person],
-        env={**environment, **settings},
-        stdout=(photos.parent / "label-studio.log").open("wb"),
-        stderr=subprocess.STDOUT,
-    )
+    with (photos.parent / "label-studio.log").open("wb") as log:
+        process = subprocess.Popen(
+            [SERVER, "start", *flags, *person],
+            env={**environment, **settings},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     studio = Studio(f"http://127.0.0.1:{port}")
     try:
         until(lambda: is_up(studio))

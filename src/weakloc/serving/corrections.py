@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import shutil
 import subprocess
 import sys
@@ -16,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, Thread
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from weakloc.data.images import image_size
 from weakloc.data.readers.review import Decision, Review, ReviewedImage, read_review, write_review
@@ -29,9 +28,10 @@ from weakloc.predictor.predictor import Predictor
 from weakloc.serving.allowed_images import AllowedImages
 from weakloc.serving.labelling_interface import LabellingInterface, read_interface
 from weakloc.serving.waiting_room import Current
-from weakloc.training.run_folder import CELLS_NAME, DETECTOR_NAME, MODEL_NAME
+from weakloc.training.run_folder import CELLS_NAME, DETECTOR_NAME, MODEL_NAME, OWN_FILES
 
 LOG = logging.getLogger(__name__)
+Percent: TypeAlias = Annotated[float, Meta(ge=-1000.0, le=1000.0)]
 FEWEST_BOXES = 6  # that taught a detector anything: docs/distilling.md
 
 
@@ -51,10 +51,10 @@ class Statement(Struct, frozen=True):
 class Rectangle(Struct, frozen=True):
     """In percent of the image, turned clockwise about its upper left corner, in degrees."""
 
-    x: float
-    y: float
-    width: float
-    height: float
+    x: Percent
+    y: Percent
+    width: Percent
+    height: Percent
     rotation: float = 0.0
 
     def box_in_image(self, size: Size) -> BoxLTRB:
@@ -208,8 +208,7 @@ class Learner:
         return predictor, version
 
     def _versions(self) -> list[Path]:
-        pattern = re.compile(re.escape(self.run.resolve().name) + r"-\d{3}")
-        return sorted(path for path in self.folder.iterdir() if pattern.fullmatch(path.name))
+        return sorted(self.folder.glob("*-[0-9][0-9][0-9]"), key=lambda path: path.name[-3:])
 
     def take(self, body: Mapping[str, Any]) -> None:
         """Keeps what a notice says, on disk before it returns."""
@@ -247,7 +246,9 @@ class Learner:
         if (self.run / CELLS_NAME).is_file():
             self._command("distil", str(self.run), *drawn, "--out", str(out))
         else:
-            shutil.copytree(self.run, out, ignore=shutil.ignore_patterns("*.ckpt", ".*"))
+            out.mkdir()
+            for file in filter(Path.is_file, (self.run / name for name in OWN_FILES)):
+                shutil.copy(file, out)
         if not (out / DETECTOR_NAME).is_file():
             self._command("calibrate", str(out), *drawn)
         return out.rename(self.folder / f"{self.run.resolve().name}-{last[-1] + 1:03}")
