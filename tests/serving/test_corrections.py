@@ -334,6 +334,7 @@ def test_a_failure_is_said_and_the_old_version_goes_on(photos: Path, run: Path, 
     Path(f"{log}.fails").touch()
     learner.start(Current(learner.load("dots")))
     assert wait(learner) == "failed: distil ended early: weakloc: no box can be read"
+    (learner.folder / "unfinished").mkdir()  # as what a kill leaves
     assert learner_of(run, photos).open()[1] == "dots-x"
     Path(f"{log}.fails").unlink()
     began, goes_on, load = threading.Event(), threading.Event(), learner.load

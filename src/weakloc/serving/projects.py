@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -101,8 +101,7 @@ class Push:
     image_root: Path | None
     options: ExportOptions
     done: set[int]  # tasks that have the version
-    tasks: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))  # by path
-    paths: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # by last part
+    tasks: dict[str, dict[str, list[int]]] = field(default_factory=dict)  # by last part and path
     images: dict[str, str] = field(default_factory=dict)  # path -> what was predicted of it
 
     def meet(self, tasks: Iterable[dict[str, Any]]) -> None:
@@ -111,8 +110,8 @@ class Push:
             path = unquote(urlsplit(name).path) if "://" in name else path_in(name)
             if name.startswith(UPLOADS):
                 path = re.sub(r".*/([0-9a-f]{8}-)?", "", path)
-            self.tasks[path].append(task["id"])
-            self.paths[path.rpartition("/")[2]].add(path)
+            paths = self.tasks.setdefault(path.rpartition("/")[2], {})
+            paths.setdefault(path, []).append(task["id"])
 
     def posts(self, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         """What is to be done, and with what."""
@@ -130,16 +129,21 @@ class Push:
 
     def _tasks_of(self, image: str) -> list[int]:
         """Of an image, of whose path the prediction or the task may know the end alone."""
-        paths = [
-            path
-            for path in sorted(self.paths[image.rpartition("/")[2]])
-            if f"/{path}".endswith(f"/{image}") or f"/{image}".endswith(f"/{path}")
-        ]
-        if len(paths) > 1 or any(self.images.setdefault(p, image) != image for p in paths):
-            reason = f"the project's images may be meant, or another prediction's: {paths[0]}"
+        last = image.rpartition("/")[2]
+        uploaded = re.sub(r"[^-\w.]", "", last.replace(" ", "_"))  # as such files are named
+        tasks = {
+            path: numbers
+            for name in (last, uploaded)
+            for path, numbers in self.tasks.get(name, {}).items()
+            if f"/{path}".endswith(f"/{image}")
+            or f"/{image}".endswith(f"/{path}")
+            or path == uploaded
+        }
+        if len(tasks) > 1 or any(self.images.setdefault(p, image) != image for p in tasks):
+            reason = f"another image of the project, or of the predictions, may be {min(tasks)}"
             remedy = "Predict in a folder further up, so that names differ"
             raise PredictionsError(reason, location=image, remedy=remedy)
-        return [number for path in paths for number in self.tasks[path]]
+        return [number for numbers in tasks.values() for number in numbers]
 
 
 def push_predictions(
@@ -171,17 +175,18 @@ def push_predictions(
     done = {task["id"] for task in project.tasks(filters)}
     push = Push(read_interface(config, class_names), image_root, options, done)
     push.meet(project.tasks([]))
-    waiting: dict[str, list[dict[str, Any]]] = {POSTED: [], MADE: [], KEPT: []}
-    counts = dict.fromkeys(waiting, 0)
-    for number, (kind, item) in enumerate(push.posts(file), start=1):
+    batches: dict[str, list[dict[str, Any]]] = {POSTED: [], MADE: []}
+    counts = Counter[str]()
+    for kind, item in push.posts(file):
         counts[kind] += 1
-        waiting[kind].append(item)
-        if kind in COUNTED and len(waiting[kind]) == BATCH:
-            project.post(kind, waiting[kind])
-            waiting[kind].clear()
-        on_progress(number, None)
-    for kind in filter(waiting.get, COUNTED):
-        project.post(kind, waiting[kind])
+        batch = batches.get(kind, [])
+        batch.append(item)
+        if len(batch) == BATCH:
+            project.post(kind, batch)
+            batch.clear()
+        on_progress(counts.total(), None)
+    for kind in filter(batches.get, batches):
+        project.post(kind, batches[kind])
     project.ask(path, {"model_version": options.model_version}, "PATCH")
     named = {"posted": counts[POSTED], "with_new_task": counts[MADE], "there": counts[KEPT]}
     return {"model_version": options.model_version, **named}
