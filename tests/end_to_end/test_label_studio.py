@@ -245,7 +245,8 @@ def circle(studio: Studio, photos: Path, run: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", studio.token)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     found, address = photos.parent / "found", f"{studio.address}/projects/{project}/data"
-    assert weakloc(["predict", str(run), str(photos), "--out", str(found), "--quiet"]) == 0
+    scenes = str(photos / "JPEGImages")
+    assert weakloc(["predict", str(run), scenes, "--out", str(found), "--quiet"]) == 0
     for _ in range(2):
         assert weakloc(["push", str(found), address, "--quiet"]) == 0
     return Circle(studio, photos, project)
