@@ -39,6 +39,7 @@ pytestmark = [
     pytest.mark.timeout(3600),
 ]
 PERSON = {"email": "ann@example.org", "password": "correct horse"}
+EVERY = ("--min-score", "0")  # class gets boxes, so that these alone are measured
 MARGIN = 1.5  # people here draw boxes so many times as wide and high as the object
 
 
@@ -246,7 +247,7 @@ def circle(studio: Studio, photos: Path, run: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     found, address = photos.parent / "found", f"{studio.address}/projects/{project}/data"
     scenes = str(photos / "JPEGImages")
-    assert weakloc(["predict", str(run), scenes, "--out", str(found), "--quiet"]) == 0
+    assert weakloc(["predict", str(run), scenes, "--out", str(found), *EVERY, "--quiet"]) == 0
     for _ in range(2):
         assert weakloc(["push", str(found), address, "--quiet"]) == 0
     return Circle(studio, photos, project)
@@ -262,7 +263,7 @@ def test_ten_corrections_make_better_predictions(
     assert circle.studio.ask(project)["model_version"] == version
     corrected, other = circle.split("train")[:10], circle.split("train")[10]
 
-    flags = ["--root", str(photos.parent), "--learn", str(photos.parent / "learned")]
+    flags = ["--root", str(photos.parent), "--learn", str(photos.parent / "learned"), *EVERY]
     with started([str(run), *flags, "--workers", "0"], WEAKLOC_TOKEN="hush") as (server, process):
         client = Client(server.port, "Bearer hush")
 
