@@ -185,6 +185,9 @@ class TrainSettings(Checked):
         require(fits, "quarter_turns", self.quarter_turns, remedy)
 
 
+LocaliserChoice: TypeAlias = Literal["auto", "score_map", "cells", "detector", "beam_search"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Look(Checked):
     """How images are seen, before anything is said about them."""
@@ -216,7 +219,7 @@ class Look(Checked):
     normalise: Literal["auto", "none", "minmax", "relu_max", "sigmoid", "zscore"] = "auto"
     """What is done to each of several maps before they become one; auto: the method's."""
 
-    localiser: Literal["auto", "score_map", "cells", "detector", "beam_search"] = "auto"
+    localiser: LocaliserChoice = "auto"
     """Where places are looked for: in the score maps, in the cells that `weakloc refine` learned,
     by the detector of `weakloc distil`, or by searching windows of the image. auto: the detector,
     else the cells where there are any, else the method's."""

@@ -25,7 +25,6 @@ from weakloc.localize.maps import (
     relu_max,
     resample,
     shared_out,
-    shares_of_range,
     sigmoid,
     zscore,
 )
@@ -231,20 +230,6 @@ def test_no_classes_is_legal() -> None:
 def test_no_views_is_refused() -> None:
     with pytest.raises(ValueError, match="no views"):
         fuse([], image_grid(SIZE), combine="max")
-
-
-def test_shares_of_range_by_hand() -> None:
-    """One map from -1 to 3, one even, one broken; each cell becomes four."""
-    maps = np.array([[[-1, 3], [1, 0]], [[5, 5], [5, 5]], [[1, 2], [3, np.nan]]], np.float32)
-    coarse = GridTransform.identity((8, 8)).resize((2, 2))
-
-    same = shares_of_range(ScoreMaps(maps, coarse), coarse)
-    finer = shares_of_range(ScoreMaps(maps, coarse), coarse.resize((4, 4)))
-
-    assert same[0].tolist() == [[0, 1], [0.5, 0.25]]
-    assert (same[1:] == 1).all()
-    assert finer.shape == (3, 4, 4)
-    assert finer[0, 0].tolist() == [0, 0.25, 0.75, 1]
 
 
 def test_by_otsu_a_half_divides_each_map_where_two_groups_differ_most() -> None:

@@ -6,20 +6,18 @@ import numpy as np
 import torch
 
 from weakloc.data.transforms import Preprocessing
+from weakloc.geometry import GridTransform, cell_center_in_image
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import build_backbone
 from weakloc.model.fine_layers import CellClassifier, fine_features
+from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.views import CellSource
 from weakloc.settings import Look
 
 
-def test_heat_is_that_of_the_cells_times_the_fourth_root_of_the_stretched_class_map() -> None:
-    torch.manual_seed(0)
-    backbone = build_backbone(BackboneSpec.parse("tiny[width=8]", weights="none")).eval()
-    network = Wildcat().build_network(backbone, 3).eval()
-    cells = CellClassifier({4: 16, 8: 32}, 3)
-    source = CellSource(
+def source_of(cells: CellClassifier, network: LocalizationNetwork) -> CellSource:
+    return CellSource(
         cells,
         None,
         network,
@@ -29,6 +27,26 @@ def test_heat_is_that_of_the_cells_times_the_fourth_root_of_the_stretched_class_
         activation="sigmoid",
         uses_bf16=False,
     )
+
+
+def test_cells_tile_the_input_where_the_class_map_begins_elsewhere() -> None:
+    backbone = build_backbone(BackboneSpec.parse("squeezenet1_1", weights="none")).eval()
+    network = Wildcat().build_network(backbone, 3).eval()
+    source = source_of(CellClassifier({4: 128, 8: 256}, 3), network)
+    placed = GridTransform.identity((72, 56))
+
+    heat = source.read(torch.randn(1, 3, 56, 72)).maps
+
+    assert heat.shape == (1, 3, 7, 9)
+    assert cell_center_in_image(2, 1, source.cell_transform(placed, 7, 9)) == (12.0, 20.0)
+
+
+def test_heat_is_that_of_the_cells_times_the_fourth_root_of_the_stretched_class_map() -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(BackboneSpec.parse("tiny[width=8]", weights="none")).eval()
+    network = Wildcat().build_network(backbone, 3).eval()
+    cells = CellClassifier({4: 16, 8: 32}, 3)
+    source = source_of(cells, network)
     images = torch.randn(2, 3, 56, 72)
 
     found = source.read(images)

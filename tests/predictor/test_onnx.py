@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from onnx import TensorProto, helper, save
+from onnx import TensorProto, helper, numpy_helper, save
 from onnx import load as load_model
 from PIL import Image
 from torch import Tensor
@@ -21,15 +21,16 @@ from torch import Tensor
 from weakloc.api.runs import ExportedNetwork
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import FailureError, MissingPackageError, RunError, SettingError
-from weakloc.geometry import GridTransform, cell_center_in_image, clip_box, map_box_to_image
+from weakloc.geometry import GridTransform, cell_center_in_image
 from weakloc.methods.beam import Beam
-from weakloc.methods.method import Looking, PlaceRules
+from weakloc.methods.method import LEARNED, Looking, PlaceRules
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.network import ClassPool, LocalizationNetwork, TransferHead
 from weakloc.model.pooling import KMaxKMin
 from weakloc.model.trunk import BackboneSpec, CellGeometry, TinyTrunk
 from weakloc.predictor.onnx_file import (
     KEY,
+    ExportedGraph,
     OnnxRecord,
     OnnxSource,
     Together,
@@ -38,6 +39,7 @@ from weakloc.predictor.onnx_file import (
     write_onnx,
 )
 from weakloc.settings import Look, Places
+from weakloc.structures import Prediction
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "04_onnx_without_torch.py"
 RECORD = OnnxRecord(
@@ -55,9 +57,16 @@ RECORD = OnnxRecord(
 )
 
 
-def brightness_file(path: Path, record: OnnxRecord | None, *, cell: int = 1) -> Path:
+def brightness_file(
+    path: Path, record: OnnxRecord | None, *, cell: int = 1, proposed: int = 0
+) -> Path:
     """A network by hand: its maps are the mean colours of squares of `cell` pixels, its scores
-    those of the brightest squares."""
+    those of the brightest squares; some boxes are proposed whatever the image."""
+    random = np.random.default_rng(3)
+    corners = random.uniform(0, 60, (1, proposed, 2))
+    boxes = np.concatenate([corners, corners + random.uniform(10, 40, corners.shape)], axis=2)
+    always = {"boxes": boxes, "votes": random.uniform(0.1, 1, (1, 3, proposed))}
+    constants = {name: values.astype(np.float32) for name, values in always.items() if proposed}
     sides = ["batch", 3, "height", "width"]
     graph = helper.make_graph(
         [
@@ -66,12 +75,20 @@ def brightness_file(path: Path, record: OnnxRecord | None, *, cell: int = 1) -> 
             ),
             helper.make_node("GlobalMaxPool", ["maps"], ["brightest"]),
             helper.make_node("Flatten", ["brightest"], ["scores"]),
+            *(
+                helper.make_node("Constant", [], [name], value=numpy_helper.from_array(values))
+                for name, values in constants.items()
+            ),
         ],
         "brightness",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, sides)],
         [
             helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 3]),
             helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["batch", 3, None, None]),
+            *(
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, values.shape)
+                for name, values in constants.items()
+            ),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -160,6 +177,19 @@ def test_a_file_with_a_loop_is_refused(tmp_path: Path, operation: str) -> None:
         path.write_bytes(content.replace(bytes([0x22, size]) + name, bytes(written) + name))
         with pytest.raises(RunError, match="it holds a loop"):
             OnnxSource(path)
+
+
+def test_openvino_answers_as_onnxruntime_does(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    from benchmarks.bench_engines import OpenVinoSource
+
+    path = brightness_file(tmp_path / "a.onnx", RECORD, cell=8, proposed=5)
+    images = torch.randn(2, 3, 40, 48)
+    own, other = OnnxSource(path).read(images), OpenVinoSource(path).read(images)
+    np.testing.assert_allclose(own.maps, other.maps, atol=1e-5)
+    np.testing.assert_allclose(own.scores, other.scores, atol=1e-5)
+    for name in ("boxes", "scores"):
+        assert getattr(own.proposals[0], name) == pytest.approx(getattr(other.proposals[0], name))
 
 
 def test_a_file_whose_answers_are_of_other_classes_says_so(tmp_path: Path) -> None:
@@ -267,7 +297,7 @@ def network(kind: type[TinyTrunk] = TinyTrunk) -> LocalizationNetwork:
 
 def test_a_network_that_cannot_be_recorded_for_all_sizes_is_exported_at_one(tmp_path: Path) -> None:
     own = network(_OneSizeTrunk)
-    written = write_onnx(own, tmp_path / "a.onnx", RECORD)
+    written = write_onnx(ExportedGraph(own), tmp_path / "a.onnx", RECORD)
     assert written.record.fixed_size == (48, 40)
     assert {(each.width, each.height) for each in written.parity} == {(48, 40)}
     source = OnnxSource(written.path)
@@ -289,7 +319,7 @@ def test_a_fixed_grid_head_is_exported_at_its_own_size(tmp_path: Path) -> None:
     looking = replace(RECORD.looking, score_scales=(1.0,), localiser="beam_search")
     preprocessing = Preprocessing(size=56)
     record = replace(RECORD, looking=looking, preprocessing=preprocessing)
-    written = write_onnx(own, tmp_path / "a.onnx", record)
+    written = write_onnx(ExportedGraph(own), tmp_path / "a.onnx", record)
     assert written.record.fixed_size == (56, 56)
     assert "fixed grid" in written.record.fixed_because
     exported = ExportedNetwork(OnnxSource(written.path))
@@ -299,7 +329,7 @@ def test_a_fixed_grid_head_is_exported_at_its_own_size(tmp_path: Path) -> None:
     answer = exported.source.read(images)
     np.testing.assert_allclose(answer.scores, expected.scores.numpy(), atol=1e-4)
     np.testing.assert_allclose(answer.maps, expected.maps.numpy(), atol=1e-4)
-    with pytest.raises(SettingError, match="no network for parts of an image"):
+    with pytest.raises(SettingError, match="knows score_map alone"):
         exported.predictor()
     assert exported.predictor(Look(localiser="score_map")).source is exported.source
 
@@ -317,7 +347,7 @@ def test_a_file_that_answers_otherwise_is_not_left_behind(
 
     monkeypatch.setattr("weakloc.predictor.onnx_file.fold_batch_norms", with_another_bias)
     with pytest.raises(FailureError, match=r"differs from the network by 0\.001"):
-        write_onnx(network(), path, replace(RECORD, fixed_size=(48, 40)))
+        write_onnx(ExportedGraph(network()), path, replace(RECORD, fixed_size=(48, 40)))
     assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"]
     assert path.read_bytes() == b"what was here before"
 
@@ -328,28 +358,42 @@ def test_a_missing_package_is_named_with_what_installs_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingPackageError) as caught:
-        write_onnx(network(), tmp_path / "a.onnx", RECORD)
+        write_onnx(ExportedGraph(network()), tmp_path / "a.onnx", RECORD)
     assert package in caught.value.message
     assert 'pip install "weakloc[onnx]"' in str(caught.value)
 
 
+CELLS = {"looking": LEARNED["cells"], "thresholds": (0.5, 0.5, 0.5), "threshold_mode": None}
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "proposed"),
     [
-        {"threshold_mode": "minmax"},
-        {"activation": "softmax", "geometry": CellGeometry(8, "uniform", 8.0)},
-        {"threshold_mode": None, "geometry": CellGeometry(8, 5.5, 8.0)},
+        ({}, 0),
+        (
+            {
+                "activation": "softmax",
+                "geometry": CellGeometry(8, "uniform", 8.0),
+                "threshold_mode": "minmax",
+            },
+            0,
+        ),
+        ({"threshold_mode": None, "geometry": CellGeometry(8, 5.5, 8.0)}, 0),
+        (CELLS, 0),
+        ({**CELLS, "looking": LEARNED["detector"]}, 9),
     ],
 )
-def test_the_example_draws_boxes_without_torch_and_weakloc(
-    tmp_path: Path, random: np.random.Generator, changes: dict[str, Any]
+def test_the_example_says_what_predict_says_without_torch_and_weakloc(
+    tmp_path: Path, random: np.random.Generator, changes: dict[str, Any], proposed: int
 ) -> None:
-    """A picture that fits the network's canvas unresized, so that every cell can be compared."""
-    preprocessing = Preprocessing(size=(100, 84), resize="pad", mean=(0.3, 0.2, 0.4))
-    record = replace(RECORD, preprocessing=preprocessing, **changes)
-    model, photo = brightness_file(tmp_path / "a.onnx", record, cell=8), tmp_path / "photo.png"
-    shown = Image.fromarray(random.integers(0, 255, (46, 100, 3), dtype=np.uint8))
-    shown.save(photo)
+    """A picture that fits the network's canvas unresized: decoders and resizing have no say."""
+    statistics = {"mean": (0.3, 0.2, 0.4), "std": (0.1, 1.0, 1.0)}  # red is sure to be there
+    preprocessing = Preprocessing(size=(100, 84), resize="pad", **statistics)
+    record = replace(RECORD, **{"looking": Looking(), "preprocessing": preprocessing, **changes})
+    model, photo = tmp_path / "a.onnx", tmp_path / "photo.png"
+    brightness_file(model, record, cell=8, proposed=proposed)
+    colours = random.integers(0, 255, (6, 13, 3), dtype=np.uint8)
+    Image.fromarray(colours).resize((100, 46), Image.Resampling.BICUBIC).save(photo)
     blocked = (
         "import runpy, sys; sys.modules.update(torch=None, weakloc=None); "
         "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
@@ -357,29 +401,18 @@ def test_the_example_draws_boxes_without_torch_and_weakloc(
     command = [sys.executable, "-c", blocked, EXAMPLE, model, photo, tmp_path / "boxes.png"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
-    printed = [line.rsplit(maxsplit=4) for line in answer.stdout.splitlines()]
-    found = {name: [float(side) for side in box] for name, *box in printed}
-    assert len(found) == (1 if record.activation == "softmax" else 3)
-    assert found == boxes_by_hand(model, shown)
+    lines = [json.loads(line) for line in answer.stdout.splitlines()]
+    (own,) = ExportedNetwork(OnnxSource(model)).predict([photo], look=Look(workers=0))
+    assert isinstance(own, Prediction)
+    points = {line["class"]: line["point"] for line in lines if "point" in line}
+    assert points.keys() == {point.class_name for point in own.points}
+    for point in own.points:
+        assert points[point.class_name] == pytest.approx([point.x, point.y])
+    found = sorted((line["class"], *line["box"], line["score"]) for line in lines if "box" in line)
+    expected = sorted((box.class_name, *box.box, box.score) for box in own.boxes)
+    assert len(found) == len(expected) >= 1
+    for one, other in zip(found, expected, strict=True):
+        assert one[0] == other[0]
+        assert one[1:] == pytest.approx(other[1:], rel=1e-5)
     with Image.open(tmp_path / "boxes.png") as drawn:
-        assert drawn.size == shown.size
-
-
-def boxes_by_hand(path: Path, shown: Image.Image) -> dict[str, list[float]]:
-    """The box around all hot cells of each likely class, rounded to pixels."""
-    source = OnnxSource(path)
-    record = source.record
-    images, placed = source.preprocessing.apply(shown)
-    answer = source.read(images[None])
-    cells = source.cell_transform(placed, *answer.maps.shape[2:])
-    scores = answer.scores[0]
-    likely = [scores.argmax()] if record.activation == "softmax" else np.flatnonzero(scores >= 0)
-    boxes = {}
-    for index in likely:
-        heat = answer.maps[0, index]
-        heat = heat.clip(0) if record.threshold_mode == "relu_max" else heat - heat.min()
-        rows, columns = np.nonzero(heat >= record.thresholds[index] * heat.max())
-        in_cells = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        box = clip_box(map_box_to_image(in_cells, cells), shown.size)
-        boxes[source.class_names[index]] = [float(round(side)) for side in box]
-    return boxes
+        assert drawn.size == (100, 46)

@@ -21,9 +21,8 @@ from weakloc.model.fine_layers import (
     CellClassifier,
     fine_features,
     fine_levels,
-    on_one_grid,
 )
-from weakloc.model.trunk import BackboneSpec
+from weakloc.model.trunk import BackboneSpec, CellGeometry
 from weakloc.settings import RefineSettings
 from weakloc.structures import PRESENT, UNKNOWN, Sample
 from weakloc.training.fine_layers import learn_cells, standing_out
@@ -76,9 +75,36 @@ def test_fine_levels_are_averaged_onto_the_coarsest_grid() -> None:
     fine, coarse = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 2, 2)
     fine[0, 0, 0, 3] = 8.0
 
-    cells = on_one_grid([fine, coarse])
+    cells = CellClassifier({4: 1, 8: 1}, 2).cells({8: coarse, 4: fine})
 
     assert torch.equal(cells[0], torch.tensor([[[0.0, 2.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]]]))
+
+
+def test_what_lies_at_the_border_of_an_odd_grid_is_averaged_where_it_lies() -> None:
+    fine, coarse = torch.arange(3.0).expand(1, 1, 3, 3), torch.zeros(1, 1, 2, 2)
+
+    cells = CellClassifier({4: 1, 8: 1}, 2).cells({8: coarse, 4: fine})
+
+    assert cells[0, 0].tolist() == [[0.5, 2.0], [0.5, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("geometry", "finer"),
+    [
+        (CellGeometry(16, "uniform", 16.0), [0, 0.25, 0.75, 1]),
+        (CellGeometry(16, 12.0, 16.0), [0, 0, 0.5, 1]),  # the first cell's centre is the second's
+    ],
+)
+def test_shares_of_range_by_hand(geometry: CellGeometry, finer: list[float]) -> None:
+    """One map from -1 to 3, one even, one broken, of 32 pixels; each cell becomes four."""
+    nan = float("nan")
+    maps = torch.tensor([[[-1.0, 3], [1, 0]], [[5, 5], [5, 5]], [[1, 2], [3, nan]]])
+
+    shares = CellClassifier({8: 1}, 3).shares_of_range(maps, geometry, (32, 32), (4, 4))
+
+    assert (shares[1:] == 1).all()
+    assert shares[0, 0].tolist() == finer
+    assert shares.shape == (3, 4, 4)
 
 
 def test_an_even_image_leaves_no_trace_of_its_border(backbone: Backbone) -> None:

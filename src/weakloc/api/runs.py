@@ -21,12 +21,13 @@ from weakloc.localize.beam_search import BeamSettings
 from weakloc.localize.calibration import Calibration
 from weakloc.localize.places import ThresholdMode
 from weakloc.methods.beam import Beam
-from weakloc.methods.method import LEARNED, Looking, PlaceRules, settled
+from weakloc.methods.method import LEARNED, Localiser, Looking, PlaceRules, settled
 from weakloc.model.weights import supervision_of_weights
 from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.onnx_file import (
     Counts,
     ExportedFile,
+    ExportedGraph,
     OnnxRecord,
     OnnxSource,
     pairs_of,
@@ -35,7 +36,7 @@ from weakloc.predictor.onnx_file import (
 from weakloc.predictor.predictor import HeatMaker, Predictor, fused_maps
 from weakloc.predictor.score_fusion import AlphaChoice, Rescoring, shares_from_counts
 from weakloc.predictor.views import CellSource, NetworkSource
-from weakloc.settings import Look, Places, require
+from weakloc.settings import LocaliserChoice, Look, Places, require
 from weakloc.structures import BrokenImage, Prediction
 from weakloc.training.hub import folder_of, name_of
 from weakloc.training.plan import uses_bf16
@@ -262,8 +263,10 @@ class ExportedNetwork(LoadedRun):
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
         record = self.source.record
         look, rules = settled(look, record.looking)
-        remedy = "The file holds no network for parts of an image: give score_map, or use the run"
-        require(look.localiser == "score_map", "localiser", look.localiser, remedy)
+        own = record.looking.localiser
+        own = "score_map" if own == "beam_search" else own
+        remedy = f"The file knows {own} alone: give that, or use the run"
+        require(look.localiser == own, "localiser", look.localiser, remedy)
         require(not look.compile, "compile", look.compile, "An ONNX file is compiled already")
         remedy = "An ONNX file computes in fp32: leave it out"
         require(look.precision != "bf16", "precision", look.precision, remedy)
@@ -281,32 +284,45 @@ class ExportedNetwork(LoadedRun):
         )
 
 
-def export(run: str | Path | TrainedRun, out: str | Path) -> ExportedFile:
-    """The run's network with all that is needed to use it, as one file checked against it."""
+def export(
+    run: str | Path | TrainedRun, out: str | Path, *, localiser: LocaliserChoice = "auto"
+) -> ExportedFile:
+    """The run's network with all that is needed to use it, as one file checked against it.
+
+    It names places as the run would with this localiser; of one that searches, its class maps.
+    """
     trained, out = load_folder(run), Path(out)
     if out.suffix != SUFFIX:
         raise SettingError(
             f"--out is {str(out)!r}", remedy=f"Give the file a name that ends in {SUFFIX}"
         )
-    return write_onnx(trained.run.network, out, describe(trained))
+    predictor = trained.predictor(Look(localiser=localiser))
+    if predictor.look.localiser == "beam_search":
+        predictor = trained.predictor(Look(localiser="score_map"))
+    network, reading = trained.run.network, None
+    if isinstance(predictor.source, CellSource):
+        reading = predictor.source.reading.cpu()
+    graph = ExportedGraph(network, reading)
+    return write_onnx(graph, out, describe(trained, predictor, graph))
 
 
-def describe(run: TrainedRun) -> OnnxRecord:
+def describe(run: TrainedRun, predictor: Predictor, graph: ExportedGraph) -> OnnxRecord:
     """What the file will say of itself."""
-    # The file's places are looked for in its maps, whatever the method does.
-    predictor = run.predictor(Look(localiser="score_map"))
     calibration = run.calibration
-    method, backbone = run.run.method, run.run.network.backbone
-    _, *facts = vars(run.facts).items()  # all but the path
+    facts = dict(vars(run.facts))
+    del facts["path"]
+    if graph.reading is not None:
+        name: Localiser = "cells" if graph.reading.detector is None else "detector"
+        facts["looking"] = LEARNED[name]
     return OnnxRecord(
-        **dict(facts),
+        **facts,
         activation=predictor.source.activation,
-        method=method.name,
+        method=run.run.method.name,
         preprocessing=run.run.preprocessing,
-        geometry=backbone.geometry,
+        geometry=graph.geometry,
         thresholds=predictor.thresholds,
         threshold_mode=None if calibration is None else predictor.rules.threshold_mode,
-        smallest_side=backbone.min_input,
+        smallest_side=graph.network.backbone.min_input,
         version=__version__,
         rescoring=predictor.places.rescoring or 0.0,
         together=pairs_of(np.array(run.run.labels.co_occurrence)),

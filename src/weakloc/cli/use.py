@@ -34,7 +34,7 @@ from weakloc.output.settings import (
     ServeSettings,
     require_token_beyond_this_machine,
 )
-from weakloc.settings import Look, Places, flag_of, require
+from weakloc.settings import LocaliserChoice, Look, Places, flag_of, require
 from weakloc.work import keep_freed_memory, map_in_processes
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def export(
     /,
     *,
     out: Path,
+    localiser: LocaliserChoice = "auto",
     formats: Formats = (),
     filters: FilterOptions = ExportOptions(),
     terminal: Terminal = Terminal(),
@@ -87,11 +88,14 @@ def export(
     Args:
         source: A run; with --format, predictions (their folder or predictions.jsonl).
         out: File for the network, such as model.onnx; with --format, folder for all formats.
+        localiser: Where the file looks for places, as in `weakloc predict`; a file knows one.
     """
     _refuse(filters, formats, None, source)
     if not formats:
-        _export_network(source, out, terminal)
+        _export_network(source, out, localiser, terminal)
         return
+    remedy = "Leave it out: predictions have their places already"
+    require(localiser == "auto", "localiser", localiser, remedy)
     from weakloc.output.exporters.jsonl import predictions_file, read_predictions
 
     next(read_predictions(predictions_file(source)), None)  # refuses what cannot be read
@@ -103,7 +107,7 @@ def export(
     terminal.give({name: str(path) for name, path in written.items()})
 
 
-def _export_network(run: str, out: Path, terminal: Terminal) -> None:
+def _export_network(run: str, out: Path, localiser: LocaliserChoice, terminal: Terminal) -> None:
     from weakloc.output.exporters.jsonl import predictions_file
 
     if predictions_file(run).is_file() and not Path(run, "run.json").is_file():
@@ -114,9 +118,12 @@ def _export_network(run: str, out: Path, terminal: Terminal) -> None:
         )
     from weakloc.api import runs
 
-    written = runs.export(run, out)
+    written = runs.export(run, out, localiser=localiser)
     record = written.record
-    terminal.say(f"{out}: opset {record.opset}, {len(record.class_names)} classes")
+    places = {"cells": "cells", "detector": "detector"}.get(record.looking.localiser, "class maps")
+    terminal.say(
+        f"{out}: opset {record.opset}, {len(record.class_names)} classes, places from its {places}"
+    )
     if record.fixed_size is None:
         terminal.say(f"  any batch, any size from {record.smallest_side} pixels a side")
     else:

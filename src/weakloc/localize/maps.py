@@ -143,14 +143,6 @@ def resample(maps: ScoreMaps, grid: GridTransform) -> ScoreMaps:
     return ScoreMaps(np.asarray(values, dtype=np.float32), grid, maps.kind)
 
 
-def shares_of_range(maps: ScoreMaps, grid: GridTransform) -> Maps:
-    """Each map from 0 to 1 over its own range, on another grid; 1 everywhere where it is even."""
-    stretched = minmax(maps.values)
-    is_even = stretched.max(axis=(1, 2), keepdims=True) == 0
-    values = np.where(is_even, np.float32(1), stretched)
-    return resample(ScoreMaps(values, maps.transform), grid).values
-
-
 def fuse(
     views: Sequence[ScoreMaps],
     grid: GridTransform,

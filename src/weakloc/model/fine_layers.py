@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from weakloc.model.backbones import Backbone
 from weakloc.model.network import LocalizationNetwork, fold_batch_norms
+from weakloc.model.trunk import CellGeometry
 
 CELL_STRIDES, DETECTOR_STRIDES = (4, 8), (4, 8, 16)
 MARGIN = 40  # pixels of mirrored image on each side: cells of stride 8 see 37 beyond their own
@@ -74,9 +75,17 @@ class FineLayers(nn.Module):
         self.register_buffer("mean", torch.zeros(sum(channels.values())))
         self.register_buffer("std", torch.ones(sum(channels.values())))
 
+    @property
+    def cell_geometry(self) -> CellGeometry:
+        """The cells tile the input from its upper left corner, whatever those of a class map do."""
+        stride = self.levels[-1]
+        return CellGeometry(stride, stride / 2, float(stride))
+
     def cells(self, features: Mapping[int, Tensor]) -> Tensor:
         """The levels on one grid, as they are: (B, D, rows, columns)."""
-        return on_one_grid([features[level] for level in self.levels])
+        coarsest = self.levels[-1]
+        levels = [_averaged(features[level], coarsest // level) for level in self.levels]
+        return torch.cat(levels, dim=1)
 
     def standardised(self, features: Mapping[int, Tensor]) -> Tensor:
         return (self.cells(features) - self.mean[:, None, None]) / self.std[:, None, None]
@@ -131,18 +140,38 @@ class CellClassifier(FineLayers):
         logits = self.places(cells)
         return torch.sigmoid(logits[:, 1:] - logits[:, :1])
 
+    def shares_of_range(
+        self,
+        maps: Tensor,
+        geometry: CellGeometry,
+        input_size: Sequence[int],
+        grid: Sequence[int],
+    ) -> Tensor:
+        """Each class map (..., rows, columns) from 0 to 1 over its own range, on a grid of cells;
+        1 everywhere where it is even. Sizes are (height, width)."""
+        low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+        span = high - low
+        has_range = (span > 0) & torch.isfinite(span)
+        shares = torch.where(has_range, (maps - low) / torch.where(has_range, span, 1.0), 1.0)
+        weights = []  # bilinear between the centres of the map's cells, replicated beyond them
+        for count, side, cells in zip(maps.shape[-2:], input_size, grid, strict=True):
+            odd = 2 * torch.arange(cells, device=maps.device) + 1
+            doubled = odd * self.levels[-1]  # twice the centres, in pixels of the input
+            if geometry.first_center == "uniform":
+                positions = (doubled * count - side) / (2 * side)
+            else:
+                positions = (doubled - 2 * geometry.first_center) / (2 * geometry.stride)
+            numbers = torch.arange(count, device=maps.device)
+            distance = (positions.clamp(0, count - 1)[:, None] - numbers).abs()
+            weights.append((1 - distance).clamp(min=0))
+        return weights[0] @ shares @ weights[1].T
 
-def on_one_grid(levels: Sequence[Tensor]) -> Tensor:
-    """Maps of several strides, finest first, each averaged onto the cells of the last:
-    (B, D, rows, columns)."""
-    grid = (levels[-1].shape[2], levels[-1].shape[3])
-    return torch.cat(
-        [
-            level if level.shape[2:] == grid else functional.adaptive_avg_pool2d(level, grid)
-            for level in levels
-        ],
-        dim=1,
-    )
+
+def _averaged(level: Tensor, cells: int) -> Tensor:
+    """Over squares of so many cells a side, smaller ones at the border."""
+    if cells == 1:
+        return level
+    return functional.avg_pool2d(level, cells, ceil_mode=True, count_include_pad=False)
 
 
 def _layers(size: int, outputs: int) -> nn.Sequential:
@@ -200,3 +229,30 @@ def cell_middles(
     """Of (rows, columns), in pixels of the input: x (1, columns) and y (rows, 1)."""
     rows, columns = ((torch.arange(count, device=device) + 0.5) * stride for count in grid)
     return columns[None, :], rows[:, None]
+
+
+class CellReading(nn.Module):
+    """What cells say of images, with a weak say of the class maps; with a detector also boxes."""
+
+    def __init__(
+        self, cells: CellClassifier, detector: Detector | None, geometry: CellGeometry
+    ) -> None:
+        super().__init__()
+        self.cells, self.detector, self.geometry = cells, detector, geometry
+        further = () if detector is None else detector.levels
+        self.levels = tuple(sorted({*cells.levels, *further}))
+
+    def forward(
+        self, features: Mapping[int, Tensor], maps: Tensor, input_size: Sequence[int]
+    ) -> tuple[Tensor, ...]:
+        """Heat (B, C, rows, columns) of an input of (height, width); with a detector boxes
+        (B, N, 4) in its pixels, and the probability (B, C, N) that each of them holds an object of
+        a class."""
+        heat = self.cells(features)
+        shares = self.cells.shares_of_range(maps, self.geometry, input_size, heat.shape[2:])
+        heat = heat * shares**EVIDENCE
+        if self.detector is None:
+            return (heat,)
+        proposed = self.detector(features)
+        boxes = proposed.boxes.flatten(2).transpose(1, 2)
+        return heat, boxes, proposed.logits.flatten(2).sigmoid()

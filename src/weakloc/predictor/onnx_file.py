@@ -11,6 +11,7 @@ import json
 import math
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,12 +25,13 @@ from weakloc.data.transforms import LARGEST_SIDE, PixelSize, Preprocessing
 from weakloc.errors import FailureError, RunError, SettingError, needing
 from weakloc.files import fit_json, parse_json, write_whole
 from weakloc.localize.places import ThresholdMode
-from weakloc.methods.method import Looking
+from weakloc.methods.method import LEARNED, Looking
 from weakloc.methods.settings import from_settings, to_settings
+from weakloc.model.fine_layers import EVIDENCE, CellReading, fine_features
 from weakloc.model.network import GridHead, LocalizationNetwork, fold_batch_norms
 from weakloc.model.trunk import CellGeometry, CellTransform
 from weakloc.predictor.parts import own_device
-from weakloc.predictor.views import RawMaps
+from weakloc.predictor.views import RawMaps, raw_maps
 from weakloc.structures import Activation, MapKind
 
 Counts: TypeAlias = NDArray[np.int64]
@@ -52,13 +54,15 @@ class Together:
 class OnnxRecord:
     """Everything but the weights.
 
-    The file's input `images` is (batch, 3, height, width), RGB; its outputs are the logits
-    `scores` (batch, classes) and `maps` (batch, classes, rows, columns). They become probabilities
-    by `activation`, after any averaging. `fixed_size` (width, height) is set where the file takes
-    no other, for the reason in `fixed_because`; elsewhere sides are at least `smallest_side`.
-    `version` is weakloc's. `threshold_mode` None: the thresholds were not tuned. `num_boxes_used`
-    counts drawn boxes that made the file what it is; `hidden_supervision` leaves out those that
-    tuned its thresholds.
+    The file's input `images` is (batch, 3, height, width), RGB. Of its outputs `scores` (batch,
+    classes) are logits, which become probabilities by `activation`, after any averaging; `maps`
+    (batch, classes, rows, columns) are logits as well, and where `looking` has learned cells their
+    heat from 0 to 1. With a detector there are `boxes` (batch, N, 4) in pixels of the input and
+    `votes` (batch, classes, N): how likely each of them holds an object. `fixed_size` (width,
+    height) is set where the file takes no other, for the reason in `fixed_because`; elsewhere sides
+    are at least `smallest_side`. `version` is weakloc's. `threshold_mode` None: the thresholds were
+    not tuned. `num_boxes_used` counts drawn boxes that made the file what it is;
+    `hidden_supervision` leaves out those that tuned its thresholds.
     """
 
     class_names: tuple[str, ...]
@@ -147,8 +151,6 @@ CUDA = "CUDAExecutionProvider"
 class OnnxSource:
     """Maps of a file that `weakloc export` wrote."""
 
-    map_kind: MapKind = "logit"
-
     def __init__(self, path: Path) -> None:
         self.path = path
         self._session = open_session(path, own_device())
@@ -160,6 +162,8 @@ class OnnxSource:
         self.class_names = self.record.class_names
         self.preprocessing: Preprocessing = self.record.preprocessing
         self.activation: Activation = self.record.activation
+        is_learned = self.record.looking.localiser in LEARNED
+        self.map_kind: MapKind = "probability" if is_learned else "logit"
         self.cell_transform: CellTransform = self.record.geometry.cell_transform
 
     def read(self, images: Tensor) -> RawMaps:
@@ -173,7 +177,7 @@ class OnnxSource:
                 remedy="Leave out --scales and --map-scales",
             )
         try:
-            scores, maps = self._session.run(["scores", "maps"], {"images": images.numpy()})
+            scores, maps, *proposed = self._session.run(None, {"images": images.numpy()})
         except Exception as error:  # onnxruntime's errors share no narrower class
             raise self._unusable(str(error).strip().partition("\n")[0]) from error
         num_classes = len(self.class_names)
@@ -183,7 +187,7 @@ class OnnxSource:
                 f"its scores are {scores.shape} and its maps {maps.shape} for {len(images)} images "
                 f"of {num_classes} classes"
             )
-        return RawMaps(scores, maps)
+        return raw_maps(scores, maps, *proposed)
 
     def _unusable(self, reason: str) -> RunError:
         return RunError(f"onnxruntime cannot use it ({reason})", location=str(self.path))
@@ -218,6 +222,40 @@ TOLERANCE = 1e-4  # of scores and maps, relative where they exceed 1
 ANOTHER_WAY = "Another backbone may do, or newer versions of torch and onnxscript"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
+
+class ExportedGraph(nn.Module):
+    """Images -> everything that a file says of them, as arrays in the order of `output_names`."""
+
+    def __init__(self, network: LocalizationNetwork, reading: CellReading | None = None) -> None:
+        super().__init__()
+        self.network, self.reading = network, reading
+        has_boxes = reading is not None and reading.detector is not None
+        self.output_names = ["scores", "maps", *(["boxes", "votes"] if has_boxes else [])]
+
+    @property
+    def geometry(self) -> CellGeometry:
+        if self.reading is None:
+            return self.network.backbone.geometry
+        return self.reading.cells.cell_geometry
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        output = self.network(images)
+        if self.reading is None:
+            return output.scores, output.maps
+        features = fine_features(self.network.backbone, images, self.reading.levels)
+        return output.scores, *self.reading(features, output.maps, images.shape[2:])
+
+    def comparable(self, outputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Heat has a root of the class map's share, steep at 0: its power is compared. The edges
+        of boxes are differences of pixels: shares of the sides are."""
+        if self.reading is None:
+            return list(outputs)
+        scores, heat, *proposed = outputs
+        if self.reading.detector is not None:
+            proposed[0] = proposed[0] / self.reading.detector.reach.numpy()
+        return [scores, heat ** (1 / EVIDENCE), *proposed]
+
+
 ImageBatchShape: TypeAlias = tuple[int, int, int]  # (batch, height, width)
 
 
@@ -238,33 +276,33 @@ class ExportedFile:
     parity: tuple[Parity, ...]
 
 
-def write_onnx(network: LocalizationNetwork, path: Path, record: OnnxRecord) -> ExportedFile:
-    """The network as a file at `path`, checked at three sizes; none is left if one differs."""
+def write_onnx(graph: ExportedGraph, path: Path, record: OnnxRecord) -> ExportedFile:
+    """The graph as a file at `path`, checked at three sizes; none is left if one differs."""
     for package in PACKAGES:
         with needing("weakloc[onnx]"):
             importlib.import_module(package)
-    if isinstance(network.head, GridHead):
+    if isinstance(graph.network.head, GridHead):
         record = _fixed(record, "its head reads a fixed grid of cells")
+    elif graph.reading is not None:
+        record = _fixed(record, "its cells see the image go on beyond its border")
     if record.fixed_size is not None:
-        return _write(network, path, record)
+        return _write(graph, path, record)
     try:
-        return _write(network, path, record)
+        return _write(graph, path, record)
     except FailureError:
-        return _write(network, path, _fixed(record, "torch can only record it at one size"))
+        return _write(graph, path, _fixed(record, "torch can only record it at one size"))
 
 
-def _write(network: LocalizationNetwork, path: Path, record: OnnxRecord) -> ExportedFile:
-    program = _record_graph(network, record)
+def _write(graph: ExportedGraph, path: Path, record: OnnxRecord) -> ExportedFile:
+    program = _record_graph(graph, record)
     program.model.metadata_props[KEY] = record.to_json()
     with write_whole(path) as temporary:
         program.save(str(temporary))
-        parity = check_parity(temporary, network, record)
+        parity = check_parity(temporary, graph, record)
     return ExportedFile(path, record, parity)
 
 
-def check_parity(
-    path: Path, network: LocalizationNetwork, record: OnnxRecord
-) -> tuple[Parity, ...]:
+def check_parity(path: Path, graph: ExportedGraph, record: OnnxRecord) -> tuple[Parity, ...]:
     """FailureError where the file's scores or maps are not the network's."""
     session = open_session(path, torch.device("cpu"))
     compared = []
@@ -272,15 +310,14 @@ def check_parity(
     for batch, height, width in _sizes_to_compare(record):
         images = torch.randn(batch, 3, height, width, generator=generator)
         with torch.inference_mode():
-            output = network(images)
+            expected = [output.numpy() for output in graph(images)]
         try:
-            answers = session.run(["scores", "maps"], {"images": images.numpy()})
+            answers = session.run(graph.output_names, {"images": images.numpy()})
         except Exception as error:  # onnxruntime's errors share no narrower class
             reason = str(error).strip().splitlines()[0]
             message = f"onnxruntime cannot run what torch exported ({reason})"
             raise FailureError(message, remedy=ANOTHER_WAY) from error
-        expected = (output.scores.numpy(), output.maps.numpy())
-        difference = max(map(_difference, answers, expected))
+        difference = max(map(_difference, graph.comparable(answers), graph.comparable(expected)))
         if not difference <= TOLERANCE:  # so that NaN fails, too
             raise FailureError(
                 f"the exported file differs from the network by {difference:.2g} on {batch} images "
@@ -293,19 +330,10 @@ def check_parity(
     return tuple(compared)
 
 
-class _ScoresAndMaps(nn.Module):
-    def __init__(self, network: LocalizationNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.network(images)
-        return output.scores, output.maps
-
-
-def _record_graph(network: LocalizationNetwork, record: OnnxRecord) -> Any:
+def _record_graph(graph: ExportedGraph, record: OnnxRecord) -> Any:
+    network = graph.network
     folded = fold_batch_norms(network, side=network.backbone.probe_side)
-    graph = _ScoresAndMaps(folded).eval()
+    graph = ExportedGraph(folded, graph.reading).eval()
     try:
         program = _export(graph, record)
     except torch.onnx.OnnxExporterError as error:
@@ -322,7 +350,7 @@ def _record_graph(network: LocalizationNetwork, record: OnnxRecord) -> Any:
     return program
 
 
-def _export(graph: nn.Module, record: OnnxRecord) -> Any:
+def _export(graph: ExportedGraph, record: OnnxRecord) -> Any:
     dynamic: Any = torch.export.Dim.DYNAMIC
     if record.fixed_size is None:
         dynamic_axes = {0: dynamic, 2: dynamic, 3: dynamic}
@@ -338,7 +366,7 @@ def _export(graph: nn.Module, record: OnnxRecord) -> Any:
             dynamo=True,
             opset_version=OPSET,
             input_names=["images"],
-            output_names=["scores", "maps"],
+            output_names=graph.output_names,
             dynamic_shapes=(dynamic_axes,),
             verbose=False,
         )
@@ -381,10 +409,10 @@ def _difference(of_file: NDArray[np.float32], of_network: NDArray[np.float32]) -
 
 def _name_dimensions(program: Any, record: OnnxRecord) -> None:
     """Words for torch's symbols, in what a reader of the file sees of its inputs and outputs."""
-    words = {"images": ("height", "width"), "maps": ("rows", "columns"), "scores": ()}
+    words = {"images": ("height", "width"), "maps": ("rows", "columns")}
     graph = program.model.graph
     for value in (*graph.inputs, *graph.outputs):
         value.shape[0] = "batch"
         if record.fixed_size is None:
-            for axis, word in enumerate(words[value.name], start=2):
+            for axis, word in enumerate(words.get(value.name, ()), start=2):
                 value.shape[axis] = word

@@ -26,13 +26,8 @@ from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import PixelSize, Preprocessing, jittered_size, resize_images
 from weakloc.errors import SettingError
 from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, map_boxes_to_image
-from weakloc.localize.maps import probabilities, shares_of_range
-from weakloc.model.fine_layers import (
-    EVIDENCE,
-    CellClassifier,
-    Detector,
-    fine_features,
-)
+from weakloc.localize.maps import probabilities
+from weakloc.model.fine_layers import CellClassifier, CellReading, Detector, fine_features
 from weakloc.model.network import LocalizationNetwork, fold_batch_norms
 from weakloc.model.trunk import CellTransform
 from weakloc.predictor.parts import own_device
@@ -143,6 +138,12 @@ class RawMaps:
     proposals: Sequence[Proposals] = ()  # of each image, in pixels of the input
 
 
+def raw_maps(scores: Floats, maps: Floats, *proposed: Floats) -> RawMaps:
+    """Of what a detector proposes, too: boxes (B, N, 4) and their scores (B, C, N)."""
+    doubles = [part.astype(np.float64) for part in proposed]
+    return RawMaps(scores, maps, [*map(Proposals, *doubles)] if doubles else ())
+
+
 class MapSource(Protocol):
     """A trained run, somebody's classifier or an ONNX file."""
 
@@ -216,33 +217,19 @@ class CellSource(NetworkSource):
         self, cells: CellClassifier, detector: Detector | None, *arguments: Any, **options: Any
     ) -> None:
         super().__init__(*arguments, **options)
-        self.cells = cells.to(self.device)
-        self.detector = None if detector is None else detector.to(self.device)
-        further = () if detector is None else detector.levels
-        self._levels = tuple(sorted({*cells.levels, *further}))
+        geometry = self.network.backbone.geometry
+        self.reading = CellReading(cells, detector, geometry).to(self.device)
+        self.cell_transform = cells.cell_geometry.cell_transform
 
     @torch.inference_mode()
     def read(self, images: Tensor) -> RawMaps:
-        answer = super().read(images)
         images = images.to(self.device, memory_format=self._layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
-            levels = fine_features(self.network.backbone, images, self._levels)
+            output = self._forward(images)
+            levels = fine_features(self.network.backbone, images, self.reading.levels)
         features = {stride: values.float() for stride, values in levels.items()}
-        heat = self.cells(features).cpu().numpy()
-        height, width = images.shape[2:]
-        whole = GridTransform.identity((width, height))
-        maps = answer.maps[:, : len(self.class_names)]  # (B, C, rows, columns), of fewer cells
-        views = ScoreMaps(
-            maps.reshape(-1, *maps.shape[2:]), self.cell_transform(whole, *maps.shape[2:])
-        )
-        shares = shares_of_range(views, self.cell_transform(whole, *heat.shape[2:]))
-        heat *= shares.reshape(heat.shape) ** EVIDENCE
-        if self.detector is None:
-            return RawMaps(answer.scores, heat)
-        cells = self.detector(features)
-        boxes = cells.boxes.flatten(2).transpose(1, 2).double().cpu().numpy()
-        scores = cells.logits.flatten(2).sigmoid().double().cpu().numpy()
-        return RawMaps(answer.scores, heat, [*map(Proposals, boxes, scores)])
+        answers = self.reading(features, output.maps.float(), images.shape[2:])
+        return raw_maps(*(part.cpu().numpy() for part in (output.scores.float(), *answers)))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from weakloc.data.loaders import EveryImageOnce, SampleLoader
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError, SettingError
 from weakloc.geometry import BoxLTRB, GridTransform, map_box_to_grid
-from weakloc.localize.maps import cells_inside, otsu_threshold, shares_of_range
+from weakloc.localize.maps import cells_inside, otsu_threshold
 from weakloc.model.fine_layers import (
     CELL_STRIDES,
     DETECTOR_STRIDES,
@@ -38,7 +38,7 @@ from weakloc.model.fine_layers import (
 )
 from weakloc.model.network import LocalizationNetwork
 from weakloc.settings import DistilSettings, RefineSettings
-from weakloc.structures import PRESENT, UNKNOWN, BrokenImage, Sample, ScoreMaps
+from weakloc.structures import PRESENT, UNKNOWN, BrokenImage, Sample
 from weakloc.work import Progress
 
 IGNORED = -1
@@ -126,17 +126,19 @@ def _keep_images(
         pixels = batch.images.to(device, memory_format=torch.channels_last)
         fine = fine_features(network.backbone, pixels, classifier.levels)
         grids = classifier.cells(fine).half().cpu()
-        maps = network(pixels).maps.float().cpu().numpy()
+        maps = network(pixels).maps.float().cpu()
         for row, transform in enumerate(batch.transforms):
             assert transform is not None
-            geometry = network.backbone.geometry
-            cells = geometry.cell_transform(transform, *grids.shape[2:])
+            cells = classifier.cell_geometry.cell_transform(transform, *grids.shape[2:])
             inside = torch.from_numpy(cells_inside((0.0, 0.0, *transform.image_size), cells))
             labels = batch.labels[row]
-            tagged = maps[row][(labels == PRESENT).numpy()]
-            tagged_at = geometry.cell_transform(transform, *tagged.shape[1:])
-            shares = shares_of_range(ScoreMaps(tagged, tagged_at), cells)
-            images.append(KeptImage(labels, torch.from_numpy(shares).half(), inside))
+            shares = classifier.shares_of_range(
+                maps[row][labels == PRESENT],
+                network.backbone.geometry,
+                pixels.shape[2:],
+                grids.shape[2:],
+            )
+            images.append(KeptImage(labels, shares.half(), inside))
             values.append(grids[row][:, inside].T.contiguous())
         on_progress(len(images), len(samples))
     counts = torch.tensor([len(part) for part in values], dtype=torch.long)
