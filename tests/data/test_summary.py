@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from weakloc.data.images import open_image
-from weakloc.data.summary import OddImage, Pair, SizeCount, check_images, summarise
+from weakloc.data.summary import OddImage, Pair, SizeCount, advice, check_images, summarise
 from weakloc.errors import FailureError
 from weakloc.structures import DataSet, Problem, Sample, Truth, TruthBox, TruthMask
 from weakloc.work import silent
@@ -154,3 +154,37 @@ def test_a_worker_that_dies_is_a_failure_and_not_a_wait(tmp_path):
 def test_at_least_one_process_is_needed():
     with pytest.raises(ValueError, match="processes is 0"):
         check_images([], open_image=open_image, processes=0, on_progress=silent)
+
+
+BOX = Truth(boxes=(TruthBox(0, (1.0, 2.0, 5.0, 6.0)),) * 3)
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        # the cat is never without the dog, which is also alone
+        (
+            [(1, 1, -1), (1, 1, 1), (-1, 1, -1), (-1, -1, 1)],
+            ["'cat' is never without 'ü dog'", "0 boxes"],
+        ),
+        # one image tells nothing of pairs; a/b is everywhere
+        (
+            [(1, -1, 1), (-1, 1, 1), (-1, 1, 1)],
+            ["'a/b' is absent from no", "'ü dog' is never", "0 boxes"],
+        ),
+        ([(1, -1, -1), (-1, 1, -1), (0, 0, 0)], ["'a/b' is on no image", "0 boxes"]),
+        ([(0, 0, 0)], ["'cat' is unknown", "'ü dog' is unknown", "'a/b' is unknown"]),
+    ],
+)
+def test_what_to_expect_is_said(samples: list[tuple[int, ...]], said: list[str]) -> None:
+    known = [sample(str(number), *states) for number, states in enumerate(samples)]
+    lines = advice(summarise(data_set({"train": known})).splits["train"])
+    assert len(lines) == len(said)
+    for line, part in zip(lines, said, strict=True):
+        assert part in line
+
+
+def test_drawn_boxes_are_worth_a_detector_from_six_on() -> None:
+    known = [sample(str(number), 1, -1, -1, truth=BOX) for number in range(2)]
+    (*_, last) = advice(summarise(data_set({"train": known})).splits["train"])
+    assert last.startswith("6 boxes are drawn: 'weakloc distil")

@@ -21,6 +21,7 @@ from weakloc.methods import METHODS
 from weakloc.model.backbones import Backbone, architecture_of, build_backbone
 from weakloc.model.trunk import BackboneSpec
 from weakloc.model.weights import read_weights
+from weakloc.training.run_folder import BackboneRecord
 
 
 def make_backbone(text: str, *, output_stride: int | None = None) -> Backbone:
@@ -210,17 +211,17 @@ def test_weights_out_of_reach_name_what_to_pass(name: str, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "loaded"),
+    ("name", "loaded", "licence"),
     [
-        ("resnet18", "timm/resnet18.a1_in1k"),
-        ("resnet18.tv_in1k", "timm/resnet18.tv_in1k"),
-        ("squeezenet1_1", "SqueezeNet1_1_Weights.IMAGENET1K_V1"),
-        ("alexnet", "AlexNet_Weights.IMAGENET1K_V1"),
-        ("vgg16", "VGG16_Weights.IMAGENET1K_V1"),
+        ("resnet18", "timm/resnet18.a1_in1k", "apache-2.0"),
+        ("resnet18.tv_in1k", "timm/resnet18.tv_in1k", "bsd-3-clause"),
+        ("squeezenet1_1", "SqueezeNet1_1_Weights.IMAGENET1K_V1", None),
+        ("alexnet", "AlexNet_Weights.IMAGENET1K_V1", None),
+        ("vgg16", "VGG16_Weights.IMAGENET1K_V1", None),
     ],
 )
 def test_published_weights_are_named_as_their_source_names_them(
-    name: str, loaded: str, monkeypatch
+    name: str, loaded: str, licence: str | None, monkeypatch
 ) -> None:
     real_create, asked = timm.create_model, []
 
@@ -233,9 +234,16 @@ def test_published_weights_are_named_as_their_source_names_them(
     monkeypatch.setattr("weakloc.model.backbones.require_answer", lambda _: None)
     backbone = build_backbone(BackboneSpec.parse(name))
     assert backbone.loaded_weights == loaded
+    assert (backbone.licence, BackboneRecord.of(backbone).licence) == (licence, licence)
     assert backbone.is_pretrained
     assert set(asked) == ({(name, True)} if name.startswith("resnet") else set())
     assert build_backbone(BackboneSpec.parse("tiny[width=4]")).loaded_weights is None
+
+
+def test_a_network_that_names_several_arguments_it_does_not_know_takes_any_size() -> None:
+    backbone = build_backbone(BackboneSpec.parse("poolformer_s12", weights="none")).eval()
+    with torch.inference_mode():
+        assert backbone(torch.zeros(1, 3, 64, 96)).shape[2:] == (2, 3)
 
 
 def test_the_id_of_a_hub_becomes_the_network_that_it_stands_for(monkeypatch) -> None:

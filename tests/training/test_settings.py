@@ -10,6 +10,7 @@ import torch
 
 from tests.training.small_data import make_data_set, method, settings
 from weakloc.errors import SettingError
+from weakloc.model.trunk import TinyTrunk
 from weakloc.settings import TrainSettings
 from weakloc.training.inputs import inputs_of
 from weakloc.training.plan import make_plan
@@ -48,6 +49,14 @@ def test_cached_features_cannot_be_turned() -> None:
     with pytest.raises(SettingError, match="--quarter-turns is True") as caught:
         TrainSettings(frozen=True, quarter_turns=True)
     assert "--frozen" in str(caught.value.remedy)
+
+
+def test_the_licence_of_published_weights_is_said_before_they_are_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TinyTrunk, "licence", "cc-by-nc-4.0")
+    plan = make_plan(make_data_set(tmp_path), method(), settings())
+    assert plan.notes[-1] == "timm says of the weights of tiny: licence cc-by-nc-4.0"
 
 
 def test_quarter_turns_reach_the_images_that_are_learned_from(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from weakloc.data.summary import odd_classes
 from weakloc.errors import DataError, SettingError
 from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet, Sample
-from weakloc.training.plan import count_labels, divide, odd_classes
+from weakloc.training.plan import count_labels, divide
 
 
 def data_set(rows: list[list[int]], **splits: list[list[int]]) -> DataSet:

@@ -76,7 +76,8 @@ def data(
         check: Decode every image with all cores.
     """
     from weakloc.api import data_sets
-    from weakloc.data.summary import summarise
+    from weakloc.data.readers.assembly import ALL
+    from weakloc.data.summary import advice, summarise
 
     data_set = data_sets.read(data, reading)
     summary = summarise(data_set)
@@ -91,6 +92,10 @@ def data(
         document["images"] = checked.to_json()
         _show_images(checked, terminal)
     _show_problems(summary, terminal)
+    learned = next((split for split in ("train", ALL) if split in summary.splits), None)
+    document["advice"] = [] if learned is None else advice(summary.splits[learned])
+    for line in document["advice"]:
+        terminal.say(f"{learned}: {line}")
     terminal.give(document)
 
 

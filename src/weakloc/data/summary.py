@@ -12,7 +12,16 @@ from msgspec import Struct, to_builtins
 from PIL import Image
 
 from weakloc.errors import FailureError, ImageError
-from weakloc.structures import ABSENT, PRESENT, UNKNOWN, BrokenImage, DataSet, Problem, Sample
+from weakloc.structures import (
+    ABSENT,
+    PRESENT,
+    UNKNOWN,
+    BrokenImage,
+    DataSet,
+    LabelStatistics,
+    Problem,
+    Sample,
+)
 from weakloc.work import Progress, map_in_processes
 
 _CHUNK = 64  # images a worker is given at once: some tens of milliseconds of work
@@ -122,6 +131,51 @@ def _summary(samples: Iterable[Sample], class_names: Sequence[str]) -> SplitSumm
             for k in np.argsort(-images, kind="stable")
         ],
     )
+
+
+def odd_classes(statistics: LabelStatistics, class_names: Sequence[str]) -> list[str]:
+    """The classes from whose tags little can be learned, and why; training goes on with them."""
+    counts = zip(statistics.present, statistics.absent, statistics.unknown, strict=True)
+    notes = []
+    for name, (present, absent, unknown) in zip(class_names, counts, strict=True):
+        if unknown == statistics.num_images:
+            oddity = "is unknown on every image: nothing will be learned for it"
+        elif present == 0:
+            oddity = "is on no image: its scores will only say 'absent'"
+        elif absent == 0 and len(class_names) > 1:
+            oddity = "is absent from no image: its scores will only say 'present'"
+        else:
+            continue
+        notes.append(f"class {name!r} {oddity}")
+    return notes
+
+
+ENOUGH_DRAWN = 6  # boxes in all that taught more than tags could, where objects are alike
+
+
+def advice(split: SplitSummary) -> list[str]:
+    """What to expect of learning from a split, and what would help, by rules that were measured."""
+    if not split.classes:
+        return []
+    counts = [(count.present, count.absent, count.unknown) for count in split.classes.values()]
+    present, absent, unknown = map(list, zip(*counts, strict=True))
+    statistics = LabelStatistics(split.images, present, absent, unknown, [])
+    said = odd_classes(statistics, tuple(split.classes))
+    for pair in split.co_occurrence:
+        for name, other in (pair.classes, pair.classes[::-1]):
+            if pair.images == split.classes[name].present > 1:
+                mixed = f"class {name!r} is never without {other!r}: their places will mix"
+                said.append(f"{mixed}; add images of {name!r} alone")
+    drawn = sum(count.boxes for count in split.classes.values())
+    if drawn >= ENOUGH_DRAWN:
+        learn = "'weakloc distil --boxes 20' learns how far objects reach"
+        said.append(f"{drawn} boxes are drawn: {learn}")
+    elif split.unlabelled < split.images:
+        said.append(
+            f"{drawn} boxes are drawn: {ENOUGH_DRAWN} teach what tags cannot where objects are "
+            "alike, 200 where they are textures; 50 images with boxes measure what was learned"
+        )
+    return said
 
 
 class SizeRange(Struct, frozen=True, rename={"smallest": "min", "largest": "max"}):

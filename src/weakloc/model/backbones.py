@@ -76,7 +76,7 @@ class Backbone(nn.Module):
         self.std = spec.std or facts.std
         self.input_multiple = facts.input_multiple
         self.level_strides = facts.level_strides
-        self.loaded_weights = trunk.loaded_weights
+        self.loaded_weights, self.licence = trunk.loaded_weights, trunk.licence
         self.pretrained_layers = trunk.pretrained_layers
         self.min_input = _smallest_input(trunk)
 
@@ -253,6 +253,7 @@ def build_timm_trunk(spec: BackboneSpec) -> TimmTrunk:
     trunk = TimmTrunk(model, facts)
     if spec.weights == "default" or spec.weights.startswith(HUB):
         trunk.loaded_weights = config.get("hf_hub_id") or spec.name
+        trunk.licence = config.get("license") if spec.weights == "default" else None
     elif spec.weights != "none":
         trunk.loaded_weights = spec.weights
     _release_unused(trunk)
@@ -308,7 +309,7 @@ def _of_any_size(spec: BackboneSpec, **source: Any) -> Any:
         try:
             return timm.create_model(spec.name, **source, **{**any_size, **arguments})
         except TypeError as error:
-            refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            refused = re.search(r"unexpected keyword argument\D*?'(\w+)'", str(error))
             if refused is None or refused[1] not in any_size:
                 raise _refusal(spec, refused[1] if refused else None, error) from error
         except (AssertionError, NotImplementedError) as error:

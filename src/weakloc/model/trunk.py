@@ -176,6 +176,7 @@ class Trunk(nn.Module, ABC):
 
     facts: TrunkFacts
     loaded_weights: str | None = None  # as their source names them; None: random ones
+    licence: str | None = None  # of published weights, as their source has it
     pretrained_layers: tuple[nn.Linear, ...] = ()  # fully connected ones, for a fixed-grid head
 
     @abstractmethod

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from weakloc.data.augmentation import Augmentation, QuarterTurns
 from weakloc.data.images import read_or_record
 from weakloc.data.readers.assembly import ALL
+from weakloc.data.summary import odd_classes
 from weakloc.data.transforms import Preprocessing, channel_moments
 from weakloc.errors import DataError, SettingError
 from weakloc.methods.method import Method, Optimisation, preprocessing
@@ -139,23 +140,6 @@ def count_labels(samples: Sequence[Sample], num_classes: int) -> LabelStatistics
     return LabelStatistics(len(samples), present, absent, unknown, (shown.T @ shown).tolist())
 
 
-def odd_classes(statistics: LabelStatistics, class_names: Sequence[str]) -> list[str]:
-    """The classes from whose tags little can be learned, and why; training goes on with them."""
-    counts = zip(statistics.present, statistics.absent, statistics.unknown, strict=True)
-    notes = []
-    for name, (present, absent, unknown) in zip(class_names, counts, strict=True):
-        if unknown == statistics.num_images:
-            oddity = "is unknown on every image: nothing will be learned for it"
-        elif present == 0:
-            oddity = "is on no image: its scores will only say 'absent'"
-        elif absent == 0 and len(class_names) > 1:
-            oddity = "is absent from no image: its scores will only say 'present'"
-        else:
-            continue
-        notes.append(f"class {name!r} {oddity}")
-    return notes
-
-
 _FROZEN_NOTE = (
     "the backbone is frozen and its features are cached: of the method's augmentation only "
     "mirroring and scales apply"
@@ -276,6 +260,8 @@ def make_plan(data_set: DataSet, method: Method, settings: TrainSettings) -> Tra
         notes.append(
             f"{len(division.held_out)} training images are held out, to choose by their tags"
         )
+    if backbone.licence is not None:
+        notes.append(f"timm says of the weights of {backbone.name}: licence {backbone.licence}")
     augmentation = Augmentation() if settings.frozen else method.augmentation(backbone)
     if settings.quarter_turns:
         augmentation = replace(augmentation, steps=(*augmentation.steps, QuarterTurns()))

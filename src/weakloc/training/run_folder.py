@@ -290,7 +290,8 @@ class MethodRecord(Struct, kw_only=True, omit_defaults=True):
 class BackboneRecord(Struct, kw_only=True, omit_defaults=True):
     """`loaded` names the weights where they come from, None random ones; once it was not kept.
 
-    `made_from` is written for readers: what those weights were made from.
+    `made_from` and `licence` are written for readers: what those weights were made from, and what
+    timm says that others may do with them.
     """
 
     name: str
@@ -298,6 +299,7 @@ class BackboneRecord(Struct, kw_only=True, omit_defaults=True):
     weights: str
     loaded: str | UnsetType | None = UNSET
     made_from: str = ""
+    licence: str | None = None
     output_stride: int | None
 
     @classmethod
@@ -309,6 +311,7 @@ class BackboneRecord(Struct, kw_only=True, omit_defaults=True):
             weights=spec.weights,
             loaded=backbone.loaded_weights,
             made_from=supervision_of_weights(backbone.loaded_weights),
+            licence=backbone.licence,
             output_stride=spec.output_stride,
         )
 
