@@ -263,10 +263,10 @@ class ExportedNetwork(LoadedRun):
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
         record = self.source.record
         look, rules = settled(look, record.looking)
-        own = record.looking.localiser
-        own = "score_map" if own == "beam_search" else own
-        remedy = f"The file knows {own} alone: give that, or use the run"
-        require(look.localiser == own, "localiser", look.localiser, remedy)
+        localiser = record.looking.localiser
+        localiser = "score_map" if localiser == "beam_search" else localiser
+        remedy = f"The file knows {localiser} alone: give that, or use the run"
+        require(look.localiser == localiser, "localiser", look.localiser, remedy)
         require(not look.compile, "compile", look.compile, "An ONNX file is compiled already")
         remedy = "An ONNX file computes in fp32: leave it out"
         require(look.precision != "bf16", "precision", look.precision, remedy)

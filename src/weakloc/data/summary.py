@@ -160,22 +160,22 @@ def advice(split: SplitSummary) -> list[str]:
     counts = [(count.present, count.absent, count.unknown) for count in split.classes.values()]
     present, absent, unknown = map(list, zip(*counts, strict=True))
     statistics = LabelStatistics(split.images, present, absent, unknown, [])
-    said = odd_classes(statistics, tuple(split.classes))
+    lines = odd_classes(statistics, tuple(split.classes))
     for pair in split.co_occurrence:
         for name, other in (pair.classes, pair.classes[::-1]):
             if pair.images == split.classes[name].present > 1:
                 mixed = f"class {name!r} is never without {other!r}: their places will mix"
-                said.append(f"{mixed}; add images of {name!r} alone")
+                lines.append(f"{mixed}; add images of {name!r} alone")
     drawn = sum(count.boxes for count in split.classes.values())
     if drawn >= ENOUGH_DRAWN:
         learn = "'weakloc distil --boxes 20' learns how far objects reach"
-        said.append(f"{drawn} boxes are drawn: {learn}")
+        lines.append(f"{drawn} boxes are drawn: {learn}")
     elif split.unlabelled < split.images:
-        said.append(
+        lines.append(
             f"{drawn} boxes are drawn: {ENOUGH_DRAWN} teach what tags cannot where objects are "
             "alike, 200 where they are textures; 50 images with boxes measure what was learned"
         )
-    return said
+    return lines
 
 
 class SizeRange(Struct, frozen=True, rename={"smallest": "min", "largest": "max"}):

@@ -82,10 +82,15 @@ class FineLayers(nn.Module):
         return CellGeometry(stride, stride / 2, float(stride))
 
     def cells(self, features: Mapping[int, Tensor]) -> Tensor:
-        """The levels on one grid, as they are: (B, D, rows, columns)."""
-        coarsest = self.levels[-1]
-        levels = [_averaged(features[level], coarsest // level) for level in self.levels]
-        return torch.cat(levels, dim=1)
+        """The levels averaged onto the cells of the last: (B, D, rows, columns)."""
+        *finer, last = self.levels
+        pooled = [
+            functional.avg_pool2d(
+                features[level], last // level, ceil_mode=True, count_include_pad=False
+            )
+            for level in finer
+        ]
+        return torch.cat([*pooled, features[last]], dim=1)
 
     def standardised(self, features: Mapping[int, Tensor]) -> Tensor:
         return (self.cells(features) - self.mean[:, None, None]) / self.std[:, None, None]
@@ -165,13 +170,6 @@ class CellClassifier(FineLayers):
             distance = (positions.clamp(0, count - 1)[:, None] - numbers).abs()
             weights.append((1 - distance).clamp(min=0))
         return weights[0] @ shares @ weights[1].T
-
-
-def _averaged(level: Tensor, cells: int) -> Tensor:
-    """Over squares of so many cells a side, smaller ones at the border."""
-    if cells == 1:
-        return level
-    return functional.avg_pool2d(level, cells, ceil_mode=True, count_include_pad=False)
 
 
 def _layers(size: int, outputs: int) -> nn.Sequential:
