@@ -18,7 +18,9 @@ from tests.serving.running import Client, basic
 from weakloc.api.fused_runs import predictor_of
 from weakloc.api.runs import load_folder, version_of
 from weakloc.cli import run as weakloc
+from weakloc.data.readers.review import read_review
 from weakloc.output.exporters.jsonl import parse_line
+from weakloc.output.exporters.label_studio import labelling_config
 from weakloc.settings import Look, Places
 
 
@@ -43,9 +45,11 @@ def started(arguments: list[str], **environment: str) -> Iterator[tuple[Client, 
         process.communicate()
 
 
-def test_a_run_is_served_until_the_process_is_told_to_end(trained: Path, scenes: Path) -> None:
-    photo = min((scenes / "JPEGImages").iterdir())
-    flags = ["--root", str(photo.parent), "--top", "2", "--workers", "0"]
+def test_a_run_is_served_until_the_process_is_told_to_end(
+    trained: Path, scenes: Path, tmp_path: Path
+) -> None:
+    photo, learned = min((scenes / "JPEGImages").iterdir()), tmp_path / "learned"
+    flags = ["--root", str(photo.parent), "--top", "2", "--workers", "0", "--learn", str(learned)]
     with started([str(trained), *flags], WEAKLOC_TOKEN="hush") as (stranger, process):
         assert stranger.ask("GET", "/health").status == 401
         client = Client(stranger.port, basic("label studio", "hush"))
@@ -57,14 +61,24 @@ def test_a_run_is_served_until_the_process_is_told_to_end(trained: Path, scenes:
         assert found.image == photo.name
         assert found.scores == pytest.approx(right.scores, abs=1e-5)
         assert [box.class_name for box in found.boxes] == [box.class_name for box in right.boxes]
+        assert found.extra["model_version"] == health["model_version"]
+        name = health["classes"][0]
+        config = labelling_config([name], masks="rle")
+        value = {"x": 0, "y": 0, "width": 50, "height": 50, "rectanglelabels": [name]}
+        region = {"type": "rectanglelabels", "from_name": "boxes", "value": value}
+        notice = {"annotation": {"id": 1, "result": [region]}, "project": {"label_config": config}}
+        notice |= {"action": "ANNOTATION_CREATED", "task": {"id": 1, "data": {"image": photo.name}}}
+        assert client.post_json("/webhook", notice).json["reviewed"] == {"images": 1, "boxes": 1}
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=30)
     assert process.returncode == 0
     assert output == ""
     lines = errors.splitlines()
-    assert len(lines) == 3, errors
+    assert len(lines) == 4, errors
     assert 'INFO POST "/predict" status=200' in lines[2]
     assert "hush" not in errors
+    (image,) = read_review(learned / "review.json").images
+    assert (image.name, image.boxes[0][0]) == (photo.name, name)
 
 
 def test_what_cannot_be_served_is_one_line(

@@ -198,11 +198,9 @@ class Learner:
         weights = digest_of_file(self.run / MODEL_NAME)
         ours = [v for v in self._versions() if digest_of_file(v / MODEL_NAME) == weights]
         predictor, version = self.load(str([self.run, *ours][-1]))
-        class_names = predictor.source.class_names
-        self.review = Review(class_names, ())
-        if self.path.is_file():
-            self.review = read_review(self.path)
-        if self.review.class_names != class_names:
+        empty = Review(predictor.source.class_names, ())
+        self.review = read_review(self.path) if self.path.is_file() else empty
+        if self.review.class_names != empty.class_names:
             remedy = "Give each run a folder of its own with --learn"
             raise DataError("is of other classes", location=str(self.path), remedy=remedy)
         return predictor, version
