@@ -3,10 +3,11 @@
     python -m benchmarks.abuse_serve [--clients 64] [--peers 1] [--seconds 20] [--overload 60]
         [--kinds ...] [--name abuse_serve] [--results FOLDER]
 
-A server of its own is started on this machine. One honest client posts a JPEG of 500 x 375 pixels,
-waits for the answer and asks again: first alone, then beside hostile ones of each kind, then beside
-all kinds mixed. At the end of each the server gets SIGTERM while they go on. The honest one has the
-address 127.0.0.1, the hostile ones share 127.0.0.2 and, of several --peers, those after it.
+For each kind of hostile client, and for all mixed, a server is started on this machine. One honest
+client posts a JPEG of 500 x 375 pixels, waits for the answer and asks again: first alone, then
+beside the hostile ones; their ratio is told, as other work may disturb both. At the end the server
+gets SIGTERM while they go on. The honest client has the address 127.0.0.1; the hostile ones share
+127.0.0.2 and, of several --peers, those after it.
 
 partial   2 of 1,000 bytes of a body, then nothing
 drip      a byte of a body a second
@@ -288,12 +289,13 @@ def besieged(
     folder: Path, kinds: tuple[str, ...], *, num_clients: int, num_peers: int, seconds: float
 ) -> dict[str, object]:
     """What an honest client meets beside these; then SIGTERM, while they go on."""
-    honest = Honest()
+    quiet, honest = Honest(), Honest()
     with running(folder) as (port, process), Memory(process) as memory:
         Honest().ask(port, 2.0)  # the first answers take longer
-        memory.most = 0.0
+        quiet.ask(port, seconds)
+        before, memory.most = memory.most, 0.0
         with Siege(port, kinds, num_clients=num_clients, num_peers=num_peers) as siege:
-            time.sleep(1.0 if kinds else 0.0)
+            time.sleep(1.0)
             honest.ask(port, seconds)
             hostile = siege.statuses.copy()
             start = time.monotonic()
@@ -302,11 +304,13 @@ def besieged(
                 process.wait(90)
             ending = time.monotonic() - start
     return {
-        "beside": "nobody" if not kinds else f"{num_clients} x {', '.join(kinds)}",
+        "beside": f"{num_clients} x {', '.join(kinds)}",
         "answers": honest.statuses["200"],
+        "quiet p95 ms": 1000 * quiet.p95,
         "p95 ms": 1000 * honest.p95,
-        "worst ms": 1000 * max(honest.waits),
-        "most MiB": memory.most,
+        "p95 ratio": honest.p95 / quiet.p95,
+        "quiet MiB": before,
+        "MiB more": memory.most - before,
         "SIGTERM s": ending,
         "honest by status": _shown(honest.statuses),
         "hostile by status": _shown(hostile),
@@ -362,14 +366,9 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        quiet = besieged(folder, (), num_clients=0, num_peers=1, seconds=chosen.seconds)
-        rows.append({**quiet, "p95 ratio": 1.0, "MiB more": 0.0})
         for kind in chosen.kinds:
             kinds = KINDS if kind == "all" else (kind,)
-            row = besieged(folder, kinds, **siege, seconds=chosen.seconds)
-            ratio = float(str(row["p95 ms"])) / float(str(quiet["p95 ms"]))
-            more = float(str(row["most MiB"])) - float(str(quiet["most MiB"]))
-            rows.append({**row, "p95 ratio": ratio, "MiB more": more})
+            rows.append(besieged(folder, kinds, **siege, seconds=chosen.seconds))
             print(rows[-1], flush=True)
         if chosen.overload:
             rows.append(overloaded(folder, **siege, seconds=chosen.overload))
