@@ -383,6 +383,9 @@ def load_run(path: Path) -> Run:
             hidden_supervision=record.hidden_supervision,
             thresholds=record.thresholds,
         )
+        if np.min(run.preprocessing.size) < network.backbone.min_input:
+            least = f"the {network.backbone.min_input} pixels that its network needs"
+            raise ValueError(f"preprocessing.size is {run.preprocessing.size}, below {least}")
     except SettingError as error:
         setting = f"{error.location}: " if error.location else ""
         raise _damaged(file, setting + error.message) from error
