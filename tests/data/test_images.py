@@ -21,7 +21,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
-from weakloc.data.images import _pillow_settings, image_size, open_image, read_or_record
+from weakloc.data.images import (
+    _pillow_settings,
+    image_size,
+    open_image,
+    pixels_of,
+    read_or_record,
+)
 from weakloc.errors import ImageError
 from weakloc.structures import BrokenImage
 
@@ -411,6 +417,13 @@ def test_damaged_tags_of_a_tiff_are_no_news() -> None:
     content[content.index(struct.pack("<HHI", 274, 3, 1)) + 4] = 57  # entries instead of one
     with suppress(ImageError):  # a warning would be another error in here
         open_image(bytes(content))
+
+
+def test_pixels_of_any_size_are_those_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = picture().resize((203, 160))
+    for band in (1, 3 * 203, 10**6):  # a row at a time, three, and all at once
+        monkeypatch.setattr("weakloc.data.images._BAND_PIXELS", band)
+        np.testing.assert_array_equal(pixels_of(large), np.asarray(large))
 
 
 def test_wide_grey_values_never_take_their_size_in_floats() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -291,12 +291,22 @@ def _from_wide_values(image: Image.Image) -> Image.Image:
     return grey
 
 
-def _bands(image: Image.Image) -> Iterator[tuple[int, NDArray[np.float64]]]:
+def _bands(image: Image.Image) -> Iterator[tuple[int, NDArray[Any]]]:
     """(top, values) of some rows at a time: a whole image as floats would fill the memory."""
     height = max(_BAND_PIXELS // image.width, 1)
     for top in range(0, image.height, height):
-        band = image.crop((0, top, image.width, min(top + height, image.height)))
-        yield top, np.nan_to_num(np.asarray(band, dtype=np.float64))
+        band = np.asarray(image.crop((0, top, image.width, min(top + height, image.height))))
+        yield top, band if image.mode == "RGB" else np.nan_to_num(band.astype(np.float64))
+
+
+def pixels_of(picture: Image.Image) -> NDArray[np.uint8]:
+    """RGB (height, width, 3); a large one as a whole takes three copies and holds up threads."""
+    if picture.width * picture.height < 16 * _BAND_PIXELS:
+        return np.array(picture)
+    pixels = np.empty((picture.height, picture.width, 3), dtype=np.uint8)
+    for top, band in _bands(picture):
+        pixels[top : top + len(band)] = band
+    return pixels
 
 
 def _say(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from weakloc.data.images import pixels_of
 from weakloc.errors import SettingError
 from weakloc.geometry import BoxLTRB, GridTransform, Size
 
@@ -125,7 +126,7 @@ class Preprocessing:
         decoded at reduced size.
         """
         placement = self.place(picture.size)
-        content = resample(np.array(picture), placement)
+        content = resample(pixels_of(picture), placement)
         transform = placement.transform(base or GridTransform.identity(picture.size))
         return self.finish(content, placement), transform
 
