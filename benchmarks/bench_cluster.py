@@ -2,8 +2,8 @@
 
     python -m benchmarks.bench_cluster [--images N] [--many N] [--rounds N]
 
-Both ways are measured in turn, from the first part that is written to the last but one, so that
-their start does not count: seconds, and processor time of all processes together, Ray's own with
+Both ways are measured in turn, from a third of the parts to the last but one, so that their start
+does not count: seconds, and processor time of all processes together, Ray's own with
 them. Then so many images that are empty files, which the command lists, shares and writes but has
 nothing to look for in: the greatest resident memory of the command, for a tenth of them and for
 all. Needs Ray.
@@ -44,11 +44,11 @@ def processor_seconds() -> float:
 
 
 def steady(folder: Path, way: Sequence[str], num_parts: int) -> tuple[float, float]:
-    """Seconds and processor seconds between the second part and the last but one."""
+    """Seconds and processor seconds from a third of the parts to the last but one."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     command = cluster.start(folder, *PREDICT, "photos", *way, part_size=PART_SIZE)
     marks = []
-    for count in (2, num_parts - 1):
+    for count in (num_parts // 3, num_parts - 1):
         while len(list((folder / "out" / "parts").glob("*.key"))) < count:
             if command.exitcode is not None:
                 cluster.finished(command, folder)
