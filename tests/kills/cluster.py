@@ -112,8 +112,8 @@ class Verdicts:
 
 
 def actors() -> Iterator[psutil.Process]:
-    """The processes of actors, of this machine."""
-    for process in psutil.process_iter():
+    """The processes of actors that the machines have begun."""
+    for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             if any("ray::_Actor" in part for part in process.cmdline()):
                 yield process
@@ -132,8 +132,12 @@ def tell(machines: Machines, folder: Path, seconds: float, kills: int, random: R
             killed.append("")
             continue
         if victim == "actor":
-            processes = sorted(actors(), key=lambda process: process.pid)
-            if processes:
+            processes: list[psutil.Process] = []
+            while driver.exitcode is None and not processes:  # none has begun
+                time.sleep(0.05)
+                processes = list(actors())
+            victim = "actor" if processes else ""
+            with suppress(psutil.NoSuchProcess, IndexError):
                 random.choice(processes).kill()
         elif victim == "machine":
             machines.kill_second()
