@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 
 from weakloc.api.runs import load_folder
@@ -49,6 +50,30 @@ def predictions(run: Path, images: Path, out: Path, *more: str) -> list[dict[str
     arguments = ["predict", str(run), str(images), "--out", str(out), "--top", "1", "--quiet"]
     assert weakloc([*arguments, *more]) == 0
     return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_an_exported_detector_says_what_the_run_says(
+    distilled: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, file = some_of(scenes, tmp_path), tmp_path / "a.onnx"
+    assert weakloc(["export", str(distilled), "--out", str(file)]) == 0
+    assert "places from its detector" in capsys.readouterr().out
+    flags = ["--flip", "--masks", "threshold"]
+    of_run = predictions(distilled, images, tmp_path / "run", *flags)
+    of_file = predictions(file, images, tmp_path / "file", *flags)
+
+    for own, other in zip(of_run, of_file, strict=True):
+        for key in ("points", "boxes"):
+            assert len(own[key]) == len(other[key]) > 0
+            for place, twin in zip(own[key], other[key], strict=True):
+                assert place.pop("class") == twin.pop("class")
+                numbers, same = np.hstack([*place.values()]), np.hstack([*twin.values()])
+                assert numbers == pytest.approx(same, abs=0.05)
+        assert [mask["class"] for mask in own["masks"]] == [
+            mask["class"] for mask in other["masks"]
+        ]
+    assert weakloc(["predict", str(file), str(images), "--out", "x", "--localiser", "cells"]) == 2
+    assert "The file knows detector alone" in capsys.readouterr().err
 
 
 def test_a_detector_says_other_boxes_and_the_same_scores(
