@@ -96,12 +96,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, action="append")
     parser.add_argument("--images", type=int, default=1500)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--difficulty", choices=("normal", "hard"), default="normal")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        artist = artist_of("clutter", arguments.difficulty)
+        artist = artist_of("clutter")
         write_scenes(folder / "data", artist, (arguments.images, NUM_VAL), seed=0)
         data_set = read_data_set(folder / "data", options=ReaderOptions())
         chosen = methods(arguments.epochs)
@@ -109,8 +108,7 @@ def main() -> None:
             rows += [learn(chosen[key], data_set, seed, folder / f"{key}{seed}")]
     rows.extend(summaries(list(rows)))
     notes = [f"{arguments.images} images, {arguments.epochs} epochs, {SIDE} px, tiny backbone"]
-    topic = "learning" if arguments.difficulty == "normal" else "learning_hard"
-    write_results(topic, rows, title="Learning from tags on cluttered scenes", notes=notes)
+    write_results("learning", rows, title="Learning from tags on cluttered scenes", notes=notes)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def scene_samples(count: int) -> list[tuple[Image.Image, Sample]]:
     """Cluttered scenes with their truth, kept in memory."""
     samples = []
     for index in range(count):
-        scene = draw_scene(artist_of("clutter", "normal"), split="val", index=index, seed=3)
+        scene = draw_scene(artist_of("clutter"), split="val", index=index, seed=3)
         labels = np.full(len(NAMES), ABSENT, dtype=np.int8)
         labels[[drawn.class_index for drawn in scene.objects]] = PRESENT
         boxes = tuple(TruthBox(drawn.class_index, drawn.box) for drawn in scene.objects)

@@ -17,7 +17,7 @@ from weakloc.errors import DataError, SettingError, did_you_mean
 from weakloc.files import file_name_of, write_whole
 from weakloc.settings import DataSettings
 from weakloc.structures import DataSet
-from weakloc.synthetic.scenery import Difficulty, Kind, artist_from, artist_of, write_scenes
+from weakloc.synthetic.scenery import Kind, artist_from, artist_of, write_scenes
 from weakloc.work import Progress, num_cores, silent
 
 if TYPE_CHECKING:
@@ -172,7 +172,6 @@ def scenes(
     folder: Path,
     *,
     kind: Kind = "clutter",
-    difficulty: Difficulty = "normal",
     source: Path | None = None,
     num_train: int = 1500,
     num_val: int = 300,
@@ -185,5 +184,5 @@ def scenes(
             f"{num_train} training and {num_val} validation scenes are asked for",
             remedy="Give 0 or more of each",
         )
-    artist = artist_of(kind, difficulty) if source is None else artist_from(read(source))
+    artist = artist_of(kind) if source is None else artist_from(read(source))
     write_scenes(folder, artist, (num_train, num_val), seed=seed, on_progress=on_progress)

@@ -24,7 +24,6 @@ def scenes(
     /,
     *,
     kind: Literal["clutter", "large", "single"] = "clutter",
-    difficulty: Literal["normal", "hard"] = "normal",
     source: Annotated[Path | None, Parameter(name="--from")] = None,
     train: int = 1500,
     val: int = 300,
@@ -37,7 +36,6 @@ def scenes(
         folder: New folder to write to.
         kind: clutter: several objects among distractors; large: one or two large objects; single:
             one object in 64 px.
-        difficulty: hard: shape alone tells the classes apart.
         source: Paste the boxed objects of this data set instead of drawing.
         train: Training images.
         val: Validation images.
@@ -49,7 +47,6 @@ def scenes(
         data_sets.scenes(
             folder,
             kind=kind,
-            difficulty=difficulty,
             source=source,
             num_train=train,
             num_val=val,

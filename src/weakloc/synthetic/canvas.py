@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,7 +178,6 @@ def cover(shape: Shape, pose: Pose) -> tuple[Coverage, UnitPoint]:
 
 Pixels: TypeAlias = NDArray[np.uint8]  # (height, width, 3)
 Pattern: TypeAlias = Literal["plain", "stripes", "dots", "checks"]
-PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
 
 
 @dataclass(frozen=True, slots=True)

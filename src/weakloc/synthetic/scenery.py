@@ -2,11 +2,10 @@
 
 A scene depends on the seed, its split and its number alone, so the same seed gives the same bytes.
 
-Clutter: several objects of several classes on a textured canvas. In `normal`, shape, hue and
-texture together tell a class: each hue (with jitter) is shared by two shapes, each texture by two
-others, a third of the objects lack their texture, and fragments in the classes' own hues and
-textures are strewn over every scene. In `hard`, hue and texture are drawn at random and only the
-shape counts.
+Clutter: several objects of several classes on a textured canvas. Shape, hue and texture together
+tell a class: each hue (with jitter) is shared by two shapes, each texture by two others, a third of
+the objects lack their texture, and fragments in the classes' own hues and textures are strewn over
+every scene.
 
 Single objects of 64 px: twenty classes that a small sign gives away. A class is an emblem on the
 object's head (one of ten signs, dark or light), and, less plainly, one of five bodies in one of
@@ -43,7 +42,6 @@ from weakloc.geometry import BoxLTRB, box_to_voc, clip_box
 from weakloc.rle import decode_mask, tight_box
 from weakloc.structures import DataSet, Sample, Truth
 from weakloc.synthetic.canvas import (
-    PATTERNS,
     Canvas,
     Layer,
     Pattern,
@@ -62,8 +60,6 @@ from weakloc.synthetic.canvas import (
     uniform,
 )
 from weakloc.work import Progress, silent
-
-Difficulty: TypeAlias = Literal["normal", "hard"]
 
 CLUTTER_CLASSES = ("arrow", "bolt", "crescent", "cross", "disc", "heart", "ring", "star")
 # An arrow is seldom seen without a ring beside it: what a location must not fall for.
@@ -95,31 +91,28 @@ def draw_large(random: np.random.Generator) -> Scene:
     """One or two objects of different classes, as somebody photographs them: large, and whole."""
     canvas = _canvas(random, LARGE_SIDES)
     for number in random.permutation(len(CLUTTER_CLASSES))[:NUM_FRAGMENTS].tolist():
-        source = _object_of_class(random, number, extent=80.0, difficulty="normal")
+        source = _object_of_class(random, number, extent=80.0)
         lay_somewhere(canvas, random, break_out(random, source))
     num_objects = 1 + int(random.random() < TWO_SHARE)
     for number in random.permutation(len(CLUTTER_CLASSES))[:num_objects].tolist():
         extent = uniform(random, *LARGE_EXTENTS) * min(canvas.size) / num_objects**0.5
-        layer = _object_of_class(random, number, extent=extent, difficulty="normal")
+        layer = _object_of_class(random, number, extent=extent)
         place_object(canvas, random, layer, number, overhang=0.0, beside=None)
     return canvas.scene()
 
 
-def _object_of_class(
-    random: np.random.Generator, class_index: int, *, extent: float, difficulty: Difficulty
-) -> Layer:
+def _object_of_class(random: np.random.Generator, class_index: int, *, extent: float) -> Layer:
     name = CLUTTER_CLASSES[class_index]
     half, stretch = extent / 2, uniform(random, 0.85, 1.15)
     angle = uniform(random, 0, 2 * math.pi)
     pose = Pose(half * min(stretch, 1.0), half / max(stretch, 1.0), angle)
-    surface = surface_of(random, name, difficulty=difficulty)
+    surface = surface_of(random, name)
     return paint(random, clutter_shapes()[name], pose, surface)[0]
 
 
-def draw_clutter(random: np.random.Generator, difficulty: Difficulty) -> Scene:
+def draw_clutter(random: np.random.Generator) -> Scene:
     def draw_object(class_index: int) -> Layer:
-        extent = object_extent(random)
-        return _object_of_class(random, class_index, extent=extent, difficulty=difficulty)
+        return _object_of_class(random, class_index, extent=object_extent(random))
 
     classes = range(len(CLUTTER_CLASSES))
     canvas = compose(
@@ -214,13 +207,10 @@ def _somewhere(
     return left, top
 
 
-def surface_of(random: np.random.Generator, name: str, *, difficulty: Difficulty) -> Surface:
+def surface_of(random: np.random.Generator, name: str) -> Surface:
     """The look of one object of a class."""
-    if difficulty == "hard":
-        hue, pattern = uniform(random, 0, 360), PATTERNS[int(random.integers(len(PATTERNS)))]
-    else:
-        hue = HUES[name] + uniform(random, -HUE_JITTER, HUE_JITTER)
-        pattern = TEXTURES[name] if random.random() < TEXTURE_SHARE else "plain"
+    hue = HUES[name] + uniform(random, -HUE_JITTER, HUE_JITTER)
+    pattern = TEXTURES[name] if random.random() < TEXTURE_SHARE else "plain"
     color = color_of(hue, uniform(random, 0.5, 0.95), uniform(random, 0.55, 1.0))
     return Surface(
         color,
@@ -465,21 +455,17 @@ class Artist:
     draw: Callable[[np.random.Generator, str], Scene]
 
 
-ARTISTS: Mapping[tuple[str, str], Artist] = {
-    ("clutter", "normal"): Artist(
-        CLUTTER_CLASSES, lambda random, _: draw_clutter(random, "normal")
-    ),
-    ("clutter", "hard"): Artist(CLUTTER_CLASSES, lambda random, _: draw_clutter(random, "hard")),
-    ("large", "normal"): Artist(CLUTTER_CLASSES, lambda random, _: draw_large(random)),
-    ("single", "normal"): Artist(SINGLE_CLASSES, lambda random, _: draw_single(random)),
+ARTISTS: Mapping[Kind, Artist] = {
+    "clutter": Artist(CLUTTER_CLASSES, lambda random, _: draw_clutter(random)),
+    "large": Artist(CLUTTER_CLASSES, lambda random, _: draw_large(random)),
+    "single": Artist(SINGLE_CLASSES, lambda random, _: draw_single(random)),
 }
 
 
-def artist_of(kind: Kind, difficulty: Difficulty) -> Artist:
-    if (kind, difficulty) not in ARTISTS:
-        met, known = f"{kind} {difficulty}", [" ".join(key) for key in ARTISTS]
-        raise SettingError(f"there are no scenes {met!r}", remedy=did_you_mean(met, known))
-    return ARTISTS[kind, difficulty]
+def artist_of(kind: Kind) -> Artist:
+    if kind not in ARTISTS:
+        raise SettingError(f"there are no scenes {kind!r}", remedy=did_you_mean(kind, ARTISTS))
+    return ARTISTS[kind]
 
 
 def artist_from(data_set: DataSet) -> Artist:
