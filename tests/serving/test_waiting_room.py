@@ -114,14 +114,21 @@ def test_peers_take_turns_and_large_images_go_alone() -> None:
     assert source.batches == [1, 2, 1, 4]
 
 
-def test_a_batch_takes_no_longer_than_it_may() -> None:
+@pytest.mark.parametrize(("num_peers", "batches"), [(1, [1, 4, 2]), (2, [1] * 7)])
+def test_a_batch_takes_no_longer_than_it_may_where_others_ask(
+    num_peers: int, batches: list[int]
+) -> None:
     source = watched_source()
+    source.goes_on.clear()
     with working(source, seconds=1e-9) as worker:
-        source.goes_on.clear()
-        answers = [submitted(worker, ImageSource(f"{index}", png())) for index in range(6)]
+        answers = [submitted(worker, ImageSource("first", png()), peer="0")]
+        assert source.has_begun.wait(30)
+        for index in range(6):
+            image, peer = ImageSource(f"{index}", png()), f"{index % num_peers}"
+            answers.append(submitted(worker, image, peer=peer))
         source.goes_on.set()
         assert all(isinstance(answer.result(30), Prediction) for answer in answers)
-    assert source.batches[1:] == [1] * (6 - source.batches[0])
+    assert source.batches == batches
 
 
 async def in_seats(room: WaitingRoom, asked: Sequence[tuple[str, int]]) -> list[int]:

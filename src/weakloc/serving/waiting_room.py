@@ -35,6 +35,7 @@ def try_later(reason: str) -> HTTPException:
 
 GATHER_SECONDS = 0.005  # how long an image waits for others to share its batch
 LARGE = 2**22  # pixels from which an image would keep those of usual size waiting
+PEER_SECONDS = 10  # after its last image nobody is kept from large batches for a peer
 PIXELS_AT_ONCE = 2**25  # of the images of a batch, where they are several
 Answer: TypeAlias = Prediction | BrokenImage
 
@@ -60,7 +61,7 @@ class Job:
 
 
 class PredictionWorker(Thread):
-    """Answers as many images at once as wait and are likely to take the `seconds` of a batch.
+    """Answers as many images at once as wait and, for several peers, likely take `seconds`.
 
     The peers that wait take turns; each one's images are answered in the order they come. How many
     wait is bounded by whoever submits.
@@ -71,6 +72,7 @@ class PredictionWorker(Thread):
         self._current, self._seconds, self._niceness = current, seconds, niceness
         self._pace = 0.0  # seconds for an image, in the latest batches
         self._waiting: dict[str, list[Job]] = {}  # by peer, the next one first
+        self._peers: dict[str, float] = {}  # when each asked last
         self._changed = Condition()
         self._is_closed = False
 
@@ -84,6 +86,7 @@ class PredictionWorker(Thread):
     def submit(self, image: ImageSource, *, peer: str, pixels: int) -> Future[Answer]:
         answer = Future[Answer]()
         with self._changed:
+            self._peers[peer] = time.monotonic()
             waiting = [job for job in self._waiting.get(peer, ()) if not job.answer.cancelled()]
             self._waiting[peer] = [*waiting, Job(image, pixels, answer)]
             self._changed.notify()
@@ -101,10 +104,12 @@ class PredictionWorker(Thread):
         """Waits for an image, then a moment for more; nothing when the worker was closed."""
         batch: list[Job] = []
         pixels, until = 0, None
-        most = min(
-            self._current.predictor.look.batch_size, int(self._seconds / (self._pace or 1e-9))
-        )
+        most = self._current.predictor.look.batch_size
         with self._changed:
+            now = time.monotonic()
+            self._peers = {peer: at for peer, at in self._peers.items() if now - at < PEER_SECONDS}
+            if len(self._peers) > 1:
+                most = min(most, int(self._seconds / (self._pace or 1e-9)))
             while not batch or len(batch) < most:
                 seconds = until and until - time.monotonic()
                 self._changed.wait_for(lambda: self._waiting or self._is_closed, seconds)
