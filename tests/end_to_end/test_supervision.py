@@ -59,7 +59,7 @@ def test_that_the_package_is_missing_is_said(
     prediction: Prediction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
-    with pytest.raises(weakloc.WeaklocError, match="pip install supervision"):
+    with pytest.raises(weakloc.WeaklocError, match='pip install "supervision"'):
         prediction.to_supervision()
 
 

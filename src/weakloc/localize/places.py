@@ -298,11 +298,11 @@ def find_boxes(
         return [whole_image_box(transform, class_probability)]
     width, height = transform.image_size
     cells_in_image = abs(transform.scale_x * transform.scale_y) * width * height
+    all_heat = float(normalised.sum(dtype=np.float64))
     if select == "proposals":
         cells, areas, peaks = _parts_at_all_levels(normalised, min_area * cells_in_image)
     else:
-        least_heat = min_share * float(normalised.sum(dtype=np.float64))
-        cells, areas, peaks = _parts_above(normalised, threshold, least_heat)
+        cells, areas, peaks = _parts_above(normalised, threshold, min_share * all_heat)
     shares = np.minimum(areas / cells_in_image, 1.0)  # a part may reach into the padding
     shown = np.flatnonzero((min_area <= shares) & (shares <= max_area))
     if select == "largest":
@@ -310,7 +310,7 @@ def find_boxes(
         shown = shown[np.lexsort((peaks[shown], -hottest, -areas[shown]))][:1]
     rated = []
     for part in shown.tolist():
-        rating = class_probability * float(_RATINGS[score](heat, normalised, cells[part]))
+        rating = class_probability * float(_RATINGS[score](heat, normalised, cells[part], all_heat))
         rated.append((-rating, -areas[part], peaks[part], part))
     ranked = sorted(rated)[: 1 if select == "best" else None]
     boxes = []
@@ -409,13 +409,13 @@ def _inside(values: HeatMap, cells: IntArray) -> NDArray[np.floating]:
     return values[top:bottom, left:right]
 
 
-# Of the heat as given and as normalised, in the box of a part.
-_RATINGS: dict[BoxScore, Callable[[HeatMap, HeatMap, IntArray], np.floating]] = {
-    "mean": lambda _, normalised, cells: _inside(normalised, cells).mean(dtype=np.float64),
-    "raw_mean": lambda heat, _, cells: _inside(heat, cells).mean(dtype=np.float64),
-    "max": lambda _, normalised, cells: _inside(normalised, cells).max(),
-    "share": lambda _, normalised, cells: (
-        _inside(normalised, cells).sum(dtype=np.float64) / normalised.sum(dtype=np.float64)
+# Of the heat as given and as normalised, in the box of a part, with the sum of all of the latter.
+_RATINGS: dict[BoxScore, Callable[[HeatMap, HeatMap, IntArray, float], np.floating]] = {
+    "mean": lambda _, normalised, cells, __: _inside(normalised, cells).mean(dtype=np.float64),
+    "raw_mean": lambda heat, _, cells, __: _inside(heat, cells).mean(dtype=np.float64),
+    "max": lambda _, normalised, cells, __: _inside(normalised, cells).max(),
+    "share": lambda _, normalised, cells, all_heat: (
+        _inside(normalised, cells).sum(dtype=np.float64) / all_heat
     ),
 }
 
