@@ -14,7 +14,6 @@ from typing import Any, Literal, TypeAlias
 from weakloc.errors import SettingError
 
 Budget: TypeAlias = Literal["quick", "standard", "paper", "paper60"]
-Boxes: TypeAlias = Literal["auto", "all", "largest", "best", "proposals", "none"]
 
 
 def flag_of(field_name: str) -> str:
@@ -287,7 +286,7 @@ class Places(Cut):
     )
     """Share of a map's range above which a pixel is the object's. Not given: as calibrated."""
 
-    boxes: Boxes = "auto"
+    boxes: Literal["auto", "all", "largest", "best", "proposals", "none"] = "auto"
     """Boxes of a class: of all parts of the map, the largest, the best; proposals: of the parts at
     every threshold, for whoever picks among them; auto: the method's."""
 
@@ -390,7 +389,7 @@ class CalibrateSettings(Checked):
     granularity: Literal["class", "global"] = "class"
     """A threshold for each class with enough drawn images, or one for all."""
 
-    boxes_of_a_class: Boxes = "auto"
+    boxes_of_a_class: Literal["auto", "all", "largest", "best", "proposals", "none"] = "auto"
     """Boxes that the thresholds are to serve, as `weakloc predict --boxes` will name them."""
 
     seed: int = field(default=0, metadata=SEED)

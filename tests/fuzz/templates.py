@@ -29,7 +29,8 @@ from weakloc.model.fine_layers import (
     fine_levels,
 )
 from weakloc.model.trunk import BackboneSpec
-from weakloc.settings import RefineSettings, TrainSettings
+from weakloc.predictor.onnx_file import ExportedGraph
+from weakloc.settings import Look, RefineSettings, TrainSettings
 from weakloc.structures import LabelStatistics
 from weakloc.training.plan import Division, TrainingPlan, chosen_hardware
 from weakloc.training.run_folder import (
@@ -94,13 +95,15 @@ def template() -> Template:
             "confidence": 0.9,
         }
         record["rescoring"] = {"alpha": 0.2, "by": "tags", "mean_average_precision": 0.5}
+        trained, graph = TrainedRun(run), ExportedGraph(run.network, None)
+        described = describe(trained, trained.predictor(Look(localiser="score_map")), graph)
         return Template(
             record=record,
             model=_tree_of((folder / MODEL_NAME).read_bytes()),
             cells=_tree_of((folder / CELLS_NAME).read_bytes()),
             weights=(folder / "weights.pt").read_bytes(),
             network=_network(),
-            onnx_record=to_settings(describe(TrainedRun(run))),
+            onnx_record=to_settings(described),
         )
 
 

@@ -20,11 +20,11 @@ from weakloc.extensions import require_backbone
 from weakloc.output.settings import ExportOptions
 from weakloc.settings import (
     ONE_OR_MORE,
-    Boxes,  # noqa: F401 - as above
     Cut,
     DataSettings,
     EvaluateSettings,
     LabelSettings,
+    LocaliserChoice,  # noqa: F401 - as above
     Look,
     Places,
     ReportSettings,
