@@ -315,10 +315,9 @@ class _Labelling:
         return page
 
     def _progress(self, stage: str, num_images: int = 0) -> Progress:
-        def show(done: int, total: int | None) -> None:
-            self.stages.show(stage, _IN_WORDS[stage], done / (total or num_images or done or 1))
-
-        return show
+        return lambda done, total: self.stages.show(
+            stage, _IN_WORDS[stage], done / (total or num_images or done or 1)
+        )
 
     def _findings(self, tag_map: float | None) -> Findings:
         totals, num_doubtful, num_in_the_middle = Totals(), 0, 0
