@@ -292,3 +292,19 @@ class LabelStatistics(Struct, frozen=True):
         num_present = sum(self.present)
         has_pairs = sum(map(sum, self.co_occurrence)) > num_present
         return num_present == self.num_images and not has_pairs and not any(self.unknown)
+
+    def odd_classes(self, class_names: Sequence[str]) -> list[str]:
+        """The classes from whose tags little can be learned, and why."""
+        counts = zip(self.present, self.absent, self.unknown, strict=True)
+        notes = []
+        for name, (present, absent, unknown) in zip(class_names, counts, strict=True):
+            if unknown == self.num_images:
+                oddity = "is unknown on every image: nothing will be learned for it"
+            elif present == 0:
+                oddity = "is on no image: its scores will only say 'absent'"
+            elif absent == 0 and len(class_names) > 1:
+                oddity = "is absent from no image: its scores will only say 'present'"
+            else:
+                continue
+            notes.append(f"class {name!r} {oddity}")
+        return notes

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weakloc.data.summary import odd_classes
 from weakloc.errors import DataError, SettingError
 from weakloc.settings import TrainSettings
 from weakloc.structures import DataSet, Sample
@@ -159,6 +158,6 @@ def test_labels_are_counted_by_hand() -> None:
 
 def test_classes_that_cannot_be_learned_are_reported() -> None:
     samples = data_set([[1, 1, -1, 0], [-1, 1, -1, 0]]).splits["train"]
-    odd = odd_classes(count_labels(samples, 4), ("good", "always", "never", "unsaid"))
+    odd = count_labels(samples, 4).odd_classes(("good", "always", "never", "unsaid"))
     assert [note.split(" ")[1] for note in odd] == ["'always'", "'never'", "'unsaid'"]
     assert "is on no image" in odd[1]

@@ -133,23 +133,6 @@ def _summary(samples: Iterable[Sample], class_names: Sequence[str]) -> SplitSumm
     )
 
 
-def odd_classes(statistics: LabelStatistics, class_names: Sequence[str]) -> list[str]:
-    """The classes from whose tags little can be learned, and why; training goes on with them."""
-    counts = zip(statistics.present, statistics.absent, statistics.unknown, strict=True)
-    notes = []
-    for name, (present, absent, unknown) in zip(class_names, counts, strict=True):
-        if unknown == statistics.num_images:
-            oddity = "is unknown on every image: nothing will be learned for it"
-        elif present == 0:
-            oddity = "is on no image: its scores will only say 'absent'"
-        elif absent == 0 and len(class_names) > 1:
-            oddity = "is absent from no image: its scores will only say 'present'"
-        else:
-            continue
-        notes.append(f"class {name!r} {oddity}")
-    return notes
-
-
 ENOUGH_DRAWN = 6  # boxes in all that taught more than tags could, where objects are alike
 
 
@@ -160,7 +143,7 @@ def advice(split: SplitSummary) -> list[str]:
     counts = [(count.present, count.absent, count.unknown) for count in split.classes.values()]
     present, absent, unknown = map(list, zip(*counts, strict=True))
     statistics = LabelStatistics(split.images, present, absent, unknown, [])
-    lines = odd_classes(statistics, tuple(split.classes))
+    lines = statistics.odd_classes(tuple(split.classes))
     for pair in split.co_occurrence:
         for name, other in (pair.classes, pair.classes[::-1]):
             if pair.images == split.classes[name].present > 1:

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -166,7 +166,8 @@ def make_trainer(plan: TrainingPlan, folder: Path, callbacks: Sequence[Callback]
         plugins.append(SLURMEnvironment(auto_requeue=False))
     name = plan.settings.logger
     with quiet_engine():
-        with needing({"mlflow": "mlflow-skinny"}.get(name, name)):
+        package = {"mlflow": "mlflow-skinny", "wandb": "wandb"}.get(name)  # the others are there
+        with needing(package) if package else nullcontext():
             logger = LOGGERS[name](folder)
         logger.log_hyperparams({"method": to_settings(plan.method), **to_settings(plan.settings)})
         return Trainer(

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from weakloc.data.augmentation import Augmentation, QuarterTurns
 from weakloc.data.images import read_or_record
 from weakloc.data.readers.assembly import ALL
-from weakloc.data.summary import odd_classes
 from weakloc.data.transforms import Preprocessing, channel_moments
 from weakloc.errors import DataError, SettingError
 from weakloc.methods.method import Method, Optimisation, preprocessing
@@ -255,7 +254,7 @@ def make_plan(data_set: DataSet, method: Method, settings: TrainSettings) -> Tra
         backbone = build_backbone(method.backbone_spec(spec))
         prepared = _preprocessing(method, backbone, division.learned)
         network = method.build_network(backbone, num_classes)
-    notes = odd_classes(statistics, data_set.class_names)
+    notes = statistics.odd_classes(data_set.class_names)
     if division.watched is not division.held_out and division.held_out:
         notes.append(
             f"{len(division.held_out)} training images are held out, to choose by their tags"
