@@ -195,3 +195,10 @@ def _value(written: str) -> Any:
     except ValueError:
         return text.replace(" ", "")
     return list(value) if isinstance(value, tuple) else value
+
+
+def test_results_name_no_place_of_the_machine_that_made_them() -> None:
+    results = sorted((ROOT / "benchmarks/results").glob("*.md"))
+    commands = [re.findall(r"`(python -m benchmarks[^`]*)`", path.read_text()) for path in results]
+    assert results
+    assert not [text for found in commands for text in found if re.search(r"[ =]/", text)]
