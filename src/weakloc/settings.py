@@ -246,6 +246,14 @@ class Look(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServedLook(Look):
+    """How images of strangers are seen, of which a few of the largest shall not fill the memory."""
+
+    max_pixels: int = field(default=2**26, metadata=ONE_OR_MORE)
+    """Largest image that is opened, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cut(Checked):
     """What part of a map gets a box, in calibration as in prediction."""
 

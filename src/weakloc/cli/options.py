@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -19,15 +19,14 @@ from weakloc.errors import RunError
 from weakloc.extensions import require_backbone
 from weakloc.output.settings import ExportOptions
 from weakloc.settings import (
-    ONE_OR_MORE,
     Cut,
     DataSettings,
     EvaluateSettings,
     LabelSettings,
-    LocaliserChoice,  # noqa: F401 - as above
     Look,
     Places,
     ReportSettings,
+    ServedLook,
     TrainSettings,
 )
 
@@ -59,14 +58,6 @@ class UntaggedPlaces(Places):
     """What is said of images of which no tag is known that the model could contradict."""
 
     sure: Annotated[float, Parameter(parse=False)] = Places.sure
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServedLook(Look):
-    """How images of strangers are seen, of which a few of the largest shall not fill the memory."""
-
-    max_pixels: int = field(default=2**26, metadata=ONE_OR_MORE)
-    """Largest image that is opened, in pixels."""
 
 
 ServedLookOptions: TypeAlias = Annotated[

@@ -19,7 +19,6 @@ from weakloc.cli.options import (
     FilterOptions,
     LookOptions,
     PlacesOptions,
-    ServedLook,
     ServedLookOptions,
     UntaggedPlaces,
     UntaggedPlacesOptions,
@@ -34,7 +33,7 @@ from weakloc.output.settings import (
     ServeSettings,
     require_token_beyond_this_machine,
 )
-from weakloc.settings import LocaliserChoice, Look, Places, flag_of, require
+from weakloc.settings import LocaliserChoice, Look, Places, ServedLook, flag_of, require
 from weakloc.work import keep_freed_memory, map_in_processes
 
 if TYPE_CHECKING:
