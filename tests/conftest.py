@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+# Some images forbid Python to keep what it compiled: then each of the forty processes that tests
+# start would compile torch anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # One thread a test process, before torch is imported: the processes already fill the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,16 @@ from weakloc.cli import run as weakloc
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes") / "drawn shapes"
     assert weakloc(["scenes", str(folder), "--train", "32", "--val", "8", "--quiet"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few_images(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six of them, for what looks at each image in many ways."""
+    folder = tmp_path_factory.mktemp("few") / "JPEGImages"
+    folder.mkdir()
+    for path in sorted((scenes / "JPEGImages").iterdir())[:6]:
+        shutil.copy(path, folder)
     return folder
 
 

@@ -57,10 +57,11 @@ def test_every_flag_is_read(
     own: tuple[str, ...],
     trained: Path,
     scenes: Path,
+    few_images: Path,
     tmp_path: Path,
     reads: set[str],
 ) -> None:
-    source = scenes if command == "evaluate" else scenes / "JPEGImages"
+    source = scenes if command == "evaluate" else few_images
     flags = [flag.format(scenes=scenes) for flag in (*own, *SEVERAL_VIEWS, *SEVERAL_PLACES)]
     out = str(tmp_path / "out")
     assert weakloc([command, str(trained), str(source), "--out", out, "--quiet", *flags]) == 0
@@ -68,11 +69,11 @@ def test_every_flag_is_read(
     assert accepted(command) - reads - others == set()
 
 
-def test_every_flag_of_a_server_is_read(trained: Path, scenes: Path, reads: set[str]) -> None:
+def test_every_flag_of_a_server_is_read(trained: Path, few_images: Path, reads: set[str]) -> None:
     look = Look(scales=(0.5, 1.0), tile=48)
     places = Places(top=2, points=2, masks="threshold")
     predictor, _ = predictor_of(str(trained), (), look, places)
-    assert list(predictor.predict(find_images(str(scenes / "JPEGImages"))))
+    assert list(predictor.predict(find_images(str(few_images))))
     assert accepted("serve") - reads == set()
 
 

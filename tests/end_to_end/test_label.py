@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 import weakloc
 from weakloc.cli import run as command
 from weakloc.errors import DataError, SettingError
+from weakloc.training import fine_layers
 from weakloc.work import Display
 
 SMALL = weakloc.LabelSettings(
@@ -288,8 +289,12 @@ def test_the_splits_of_tagged_photographs_become_those_of_yolo(
 
 
 def test_boxes_that_people_drew_teach_how_far_objects_reach(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(fine_layers, "_IMAGES_AN_EPOCH", 32)
     out = tmp_path / "out"
     arguments = ["label", str(photos), "--out", str(out), *SMALL_FLAGS, "--epochs", "1", "--quiet"]
     assert command(arguments) == 0

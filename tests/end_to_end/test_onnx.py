@@ -66,12 +66,18 @@ def are_close(first: Any, second: Any) -> bool:
     ids=["as the method says", "every way to look"],
 )
 def test_the_file_predicts_what_the_run_predicts(
-    tuned: Path, exported: Path, scenes: Path, tmp_path: Path, flags: tuple[str, ...]
+    tuned: Path,
+    exported: Path,
+    scenes: Path,
+    few_images: Path,
+    tmp_path: Path,
+    flags: tuple[str, ...],
 ) -> None:
+    images = few_images if flags else scenes / "JPEGImages"
     flags = (*flags, "--top", "2")
-    of_run = predictions(tuned, scenes / "JPEGImages", tmp_path / "run", *flags)
-    of_file = predictions(exported, scenes / "JPEGImages", tmp_path / "file", *flags)
-    assert len(of_run) == 40
+    of_run = predictions(tuned, images, tmp_path / "run", *flags)
+    of_file = predictions(exported, images, tmp_path / "file", *flags)
+    assert len(of_run) in (6, 40)
     texts = [(tmp_path / name / "predictions.jsonl").read_text() for name in ("run", "file")]
     lines = [[json.loads(line) for line in text.splitlines()] for text in texts]
     for key in ("image", "scores", "tags", "disagreements"):
@@ -105,15 +111,9 @@ def test_the_file_is_measured_as_the_run_is(
         assert own["value"] == pytest.approx(other["value"], abs=0.02), own["name"]
 
 
-def test_drawn_boxes_behind_the_run_are_said_of_the_file(
-    trained: Path, scenes: Path, tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(trained, tmp_path / "run"))
-    flags = ["--boxes", "6", "--map-side", "48", "--workers", "0", "--quiet"]
-    assert weakloc(["calibrate", str(folder), str(scenes), *flags]) == 0
-    assert weakloc(["export", str(folder), "--out", str(tmp_path / "a.onnx"), "--quiet"]) == 0
-    of_run, of_file = load_folder(folder), public.load(tmp_path / "a.onnx")
-    assert of_file.facts.num_boxes_used == of_run.facts.num_boxes_used == 6
+def test_drawn_boxes_behind_the_run_are_said_of_the_file(tuned: Path, exported: Path) -> None:
+    of_run, of_file = load_folder(tuned), public.load(exported)
+    assert of_file.facts.num_boxes_used == of_run.facts.num_boxes_used >= 8
     assert of_file.facts.hidden_supervision == of_run.facts.hidden_supervision == 0
     assert of_file.facts.supervision == of_run.facts.supervision
 
