@@ -7,7 +7,9 @@ skipped, deleted and made of predictions, and training was asked for.
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +213,7 @@ COMMANDS = """#!/bin/sh
 echo "$3 $4" >> {log}
 echo "learning boxes: 1 of 2" >&2
 test -e {log}.fails && {{ echo "weakloc: no box can be read" >&2; exit 2; }}
-test "$3" = distil && cp -r "$4" "${{11}}"
+test "$3" = distil && cp -r "$4/." "${{11}}"
 test "$3$9" = distil7 && touch "${{11}}/detector.safetensors"
 exit 0
 """
@@ -334,8 +336,12 @@ def test_a_failure_is_said_and_the_old_version_goes_on(photos: Path, run: Path, 
     Path(f"{log}.fails").touch()
     learner.start(Current(learner.load("dots")))
     assert wait(learner) == "failed: distil ended early: weakloc: no box can be read"
-    (learner.folder / "unfinished").mkdir()  # as what a kill leaves
-    assert learner_of(run, photos).open()[1] == "dots-x"
+    again = learner_of(run, photos)
+    assert again.open()[1] == "dots-x"
+    assert again.health["learning"] == {
+        "running": False,
+        "progress": "learning ended early: start it again",
+    }
     Path(f"{log}.fails").unlink()
     began, goes_on, load = threading.Event(), threading.Event(), learner.load
 
@@ -353,6 +359,29 @@ def test_a_failure_is_said_and_the_old_version_goes_on(photos: Path, run: Path, 
     goes_on.set()
     assert wait(learner) == "learned dots-001-x" == f"learned {current.model[1]}"
     assert log.read_text().count("distil") == 2
+
+
+def test_learning_ends_with_its_server_which_says_so_when_it_is_back(
+    photos: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, begun, begin = learner_of(run, photos), list[subprocess.Popen](), subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *given, **more: begun.append(begin(*given, **more)) or begun[0]
+    )
+    learner.open()
+    learner.take(of_photo("a.png", *SIX))
+    learner.start(Current(learner.load("dots")))
+    while not begun:
+        time.sleep(0.001)
+    assert begun[0].stdin is not None
+    begun[0].stdin.close()  # as the end of the server closes it, whatever ended it
+    learner.thread.join(30)
+    assert begun[0].returncode == 1
+    assert learner.progress == "failed: distil ended early: "  # not that this is no run
+    again = learner_of(run, photos)
+    assert again.open()[1] == "dots-x"
+    assert again.review == learner.review
+    assert again.health["learning"]["progress"].startswith("learning ended early")
 
 
 def test_what_cannot_learn_is_refused_at_the_start(photos: Path, run: Path) -> None:

@@ -289,8 +289,6 @@ class _Service:
         threads = ThreadPoolExecutor(self.room.num_seats)  # what is slow to fetch keeps one
         asyncio.get_running_loop().set_default_executor(threads)
         yield
-        if self.learner is not None:
-            self.learner.close()
         await asyncio.gather(*(asyncio.to_thread(worker.close) for worker in self.workers))
 
     async def health(self, _: Request) -> Response:

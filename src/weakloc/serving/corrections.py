@@ -32,7 +32,11 @@ from weakloc.training.run_folder import CELLS_NAME, DETECTOR_NAME, MODEL_NAME, O
 
 LOG = logging.getLogger(__name__)
 Percent: TypeAlias = Annotated[float, Meta(ge=-1000.0, le=1000.0)]
+UNFINISHED = "unfinished"  # of the learner's folder: what learning left that ended early
 FEWEST_BOXES = 6  # that taught a detector anything: docs/distilling.md
+# A command that ends with the process that waits for it, killed or not, when its input does.
+COMMAND = """import os; from weakloc.cli import main; from weakloc.work import end_after
+end_after(lambda: os.read(0, 1)); main()"""
 
 
 class Statement(Struct, frozen=True):
@@ -173,7 +177,6 @@ class Learner:
     review: Review = field(init=False)
     progress: str = ""
     thread: Thread = field(default_factory=Thread)
-    process: subprocess.Popen[str] | None = None
     lock: Lock = field(default_factory=Lock)
 
     @property
@@ -203,6 +206,8 @@ class Learner:
         if self.review.class_names != empty.class_names:
             remedy = "Give each run a folder of its own with --learn"
             raise DataError("is of other classes", location=str(self.path), remedy=remedy)
+        if (self.folder / UNFINISHED).exists():
+            self.progress = "learning ended early: start it again"
         return predictor, version
 
     def _versions(self) -> list[Path]:
@@ -237,14 +242,14 @@ class Learner:
 
     def _next_version(self) -> Path:
         """A detector where one can be learned and is no worse, thresholds otherwise."""
-        out, last = self.folder / "unfinished", [0, *(int(v.name[-3:]) for v in self._versions())]
+        out, last = self.folder / UNFINISHED, [0, *(int(v.name[-3:]) for v in self._versions())]
         shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
         drawn = [str(self.images.common_root), "--labels", str(self.path)]
         drawn += ["--boxes", str(self.num_boxes)]
         if (self.run / CELLS_NAME).is_file():
             self._command("distil", str(self.run), *drawn, "--out", str(out))
         else:
-            out.mkdir()
             for file in filter(Path.is_file, (self.run / name for name in OWN_FILES)):
                 shutil.copy(file, out)
         if not (out / DETECTOR_NAME).is_file():
@@ -254,17 +259,14 @@ class Learner:
     def _command(self, *arguments: str) -> None:
         """A command of weakloc in a process of its own, whose last line is the progress."""
         with subprocess.Popen(
-            [sys.executable, "-m", "weakloc.cli", *arguments],
+            [sys.executable, "-c", COMMAND, *arguments],
             text=True,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-        ) as self.process:
-            for line in self.process.stdout or ():
+        ) as process:
+            for line in process.stdout or ():
                 self.progress = line.strip()
                 LOG.info("learning: %s", self.progress)
-        if self.process.returncode != 0:
+        if process.returncode != 0:
             raise FailureError(f"{arguments[0]} ended early: {self.progress}")
-
-    def close(self) -> None:
-        if self.process is not None:
-            self.process.terminate()
