@@ -121,7 +121,7 @@ def _keep_images(
     loader = SampleLoader(samples, preprocessing, order)
     device = next(network.parameters()).device
     images: list[KeptImage] = []
-    values: list[Tensor] = []
+    values, starts = torch.empty(0, dtype=torch.half), [0]
     for batch in loader:
         pixels = batch.images.to(device, memory_format=torch.channels_last)
         fine = fine_features(network.backbone, pixels, classifier.levels)
@@ -139,13 +139,15 @@ def _keep_images(
                 grids.shape[2:],
             )
             images.append(KeptImage(labels, shares.half(), inside))
-            values.append(grids[row][:, inside].T.contiguous())
+            starts.append(starts[-1] + int(inside.sum()))
+            if starts[-1] > len(values):  # for all that may come: untouched, it takes no memory
+                coming = (len(samples) - len(images)) * inside.numel()
+                values.resize_(starts[-1] + coming, grids.shape[1])
+            values[starts[-2] : starts[-1]] = grids[row][:, inside].T
         on_progress(len(images), len(samples))
-    counts = torch.tensor([len(part) for part in values], dtype=torch.long)
-    numbers = torch.arange(len(values), dtype=torch.int32).repeat_interleave(counts)
-    starts = [0, *counts.cumsum(0).tolist()]
-    joined = torch.cat(values) if values else torch.zeros(0, 0)
-    return images, KeptCells(joined, numbers, starts), list(loader.broken)
+    numbers = torch.arange(len(images), dtype=torch.int32)
+    numbers = numbers.repeat_interleave(torch.tensor(starts).diff())
+    return images, KeptCells(values[: starts[-1]], numbers, starts), list(loader.broken)
 
 
 def _measure(classifier: CellClassifier, labels: Tensor, cells: KeptCells) -> None:
@@ -359,10 +361,10 @@ def _taught(
         on_progress(len(cells), len(samples))
     detector.measure(values.flatten(1).T for values in cells)
     mean, std = detector.mean[:, None, None], detector.std[:, None, None]
-    taught = [
-        _told(lesson, transform, ((values.float() - mean) / std).half())
-        for values, (lesson, transform) in zip(cells, places, strict=True)
-    ]
+    taught = []
+    for values, (lesson, transform) in zip(cells, places, strict=True):
+        values.copy_((values.float() - mean) / std)
+        taught.append(_told(lesson, transform, values))
     return taught, list(loader.broken)
 
 

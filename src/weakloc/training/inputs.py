@@ -59,7 +59,6 @@ class FeatureStore:
         self.rows: dict[str, tuple[int, Size]] = {}  # key of an image -> (number, image size)
         self._shape = shape
         self._rows_path, self._maps_path = folder / "images.rows", folder / "features.f16"
-        self._maps: FeatureMaps | None = None
         paths = {self._rows_path: _ROW.itemsize, self._maps_path: 2 * math.prod(shape)}
         held = []
         with on_disk(folder):
@@ -81,15 +80,13 @@ class FeatureStore:
         append_synced(self._rows_path, rows.tobytes())
         self._take_up(rows)
 
-    def maps(self) -> FeatureMaps:
-        """All maps, (N, rows, columns, channels), read from disk when touched."""
-        if self._maps is None:
-            shape = (len(self.rows), *self._shape)
-            self._maps = np.memmap(self._maps_path, dtype=np.float16, mode="r", shape=shape)
-        return self._maps
+    def map_of(self, number: int) -> FeatureMaps:
+        """(rows, columns, channels); read, since mapped files count as memory of the process."""
+        count = math.prod(self._shape)
+        values = np.fromfile(self._maps_path, np.float16, count, offset=2 * count * number)
+        return values.reshape(self._shape)
 
     def _take_up(self, rows: NDArray[np.void]) -> None:
-        self._maps = None
         for key, (width, height) in rows.tolist():
             self.rows[key.decode()] = len(self.rows), (width, height)
 
@@ -217,7 +214,7 @@ class FeatureCache:
         for sample, view in zip(samples, views, strict=True):
             store = self._stores[view]
             number, image_size = store.rows[self._keys[sample.path]]
-            maps.append(store.maps()[number])
+            maps.append(store.map_of(number))
             preprocessing = self._extraction.preprocessing_at(view.scale)
             placement = preprocessing.place((int(image_size[0]), int(image_size[1])))
             transform = placement.transform(GridTransform.identity(image_size))
