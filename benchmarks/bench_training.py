@@ -168,14 +168,9 @@ class Ready(list[Batch]):
     order = EveryImageOnce(1, batch_size=1)
 
 
-def ours(case: Case, steps: int, *, fast: bool) -> tuple[float, float]:
-    """The project's module and trainer; only the writing of checkpoints is left out."""
-    settings = TrainSettings(
-        precision="auto" if fast else "fp32", channels_last=fast, devices=1, backbone=case.backbone
-    )
-    batches = case.batches(steps, channels_last=fast)
-
-    plan = TrainingPlan(
+def ready_plan(case: Case, settings: TrainSettings) -> TrainingPlan:
+    """For batches that are there already."""
+    return TrainingPlan(
         network=case.network(),
         loss=LOSS,
         augmentation=Augmentation(),
@@ -188,6 +183,14 @@ def ours(case: Case, steps: int, *, fast: bool) -> tuple[float, float]:
         labels=count_labels((), NUM_CLASSES),
         notes=(),
     )
+
+
+def ours(case: Case, steps: int, *, fast: bool) -> tuple[float, float]:
+    """The project's module and trainer; only the writing of checkpoints is left out."""
+    settings = TrainSettings(
+        precision="auto" if fast else "fp32", channels_last=fast, devices=1, backbone=case.backbone
+    )
+    plan, batches = ready_plan(case, settings), case.batches(steps, channels_last=fast)
     inputs, watch = Inputs(ResumableEpochs(Ready(batches)), None), Stopwatch()
     module = LocalizationModule(plan, inputs)
     with tempfile.TemporaryDirectory() as folder, quiet_engine():
