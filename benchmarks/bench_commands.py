@@ -3,23 +3,29 @@
     python -m benchmarks.bench_commands [--data FOLDER] [--images 100] [--rounds 3]
 
 A run with a frozen backbone and learned cells is trained once, then every command looks at the
-same images in turn. "network" reads them as the commands do, in batches that are decoded and
-resized beforehand. Without --data, scenes are drawn.
+same images in turn; `refine` and `label`, which learn, are timed once. "network" reads them as the
+commands do, in batches that are decoded and resized beforehand. A pass is what enters the first
+layer for an image, in images of that size: so often a command looks, in part or in whole, and less
+than those passes no way of doing it takes. Without --data, scenes are drawn.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from benchmarks.measure import Timing, time_interleaved, write_results
 from weakloc.api import calibration, data_sets, evaluation, reports, training
+from weakloc.api.label import label
 from weakloc.api.predictions import predict_to_folder
 from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.images import open_image
@@ -67,6 +73,49 @@ def training_of(data_set: DataSet, folder: Path) -> Callable[[], object]:
     return partial(training.train, data_set, out=folder, settings=settings)
 
 
+def learning(data_set: DataSet, folder: Path, scratch: Path) -> dict[str, Callable[[], object]]:
+    """Refining the run that is there, and all of `weakloc label` on the images it learned from."""
+    copied = scratch / "refined"
+    shutil.copytree(folder, copied)
+    photographs = replace(data_set, splits={"train": data_set.split("train")})
+    return {
+        "refine": partial(training.refine, copied, data_set),
+        "label": partial(label, photographs, scratch / "labelled"),
+    }
+
+
+@contextmanager
+def counted_passes() -> Iterator[list[float]]:
+    """What enters layers of three channels, the first ones, in images of the usual side."""
+    passes: list[float] = []
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], _output: object) -> None:
+        if isinstance(layer, nn.Conv2d) and layer.in_channels == 3:
+            number, _, height, width = inputs[0].shape
+            passes.append(number * height * width / SIDE**2)
+
+    hook = nn.modules.module.register_module_forward_hook(count)
+    try:
+        yield passes
+    finally:
+        hook.remove()
+
+
+def done_once(
+    commands: dict[str, Callable[[], object]], num_images: int
+) -> tuple[dict[str, Timing], dict[str, float]]:
+    """How long each takes, and how many passes an image it makes."""
+    passes: dict[str, float] = {}
+
+    def counted(name: str) -> None:
+        with counted_passes() as areas:
+            commands[name]()
+        passes[name] = sum(areas) / num_images
+
+    works = {name: partial(counted, name) for name in commands}
+    return time_interleaved(works, rounds=1, warmup=0), passes
+
+
 def looks(data_set: DataSet, folder: Path, scratch: Path) -> dict[str, Callable[[], object]]:
     samples, images = data_set.split("val"), scratch / "val.txt"
     images.write_text("".join(f"{Path(sample.path).absolute()}\n" for sample in samples))
@@ -82,11 +131,16 @@ def looks(data_set: DataSet, folder: Path, scratch: Path) -> dict[str, Callable[
     }
 
 
-def row(name: str, timings: dict[str, Timing], num_images: int) -> dict[str, object]:
+def row(
+    name: str, timings: dict[str, Timing], passes: dict[str, float], num_images: int
+) -> dict[str, object]:
+    times_the_network = timings[name].cpu / timings["network"].cpu
     return {
         "command": name,
         "CPU ms an image": 1000 * timings[name].cpu / num_images,
-        "times the network": timings[name].cpu / timings["network"].cpu,
+        "times the network": times_the_network,
+        "passes an image": passes[name],
+        "times its passes": times_the_network * passes["network"] / passes[name],
         "times predict": timings[name].cpu / timings["predict"].cpu,
     }
 
@@ -102,19 +156,24 @@ def main() -> None:
         data_set = read_data(arguments.data, Path(scratch), arguments.images)
         num_images = len(data_set.split("val"))
         folder = Path(scratch, "run")
-        trained = {"train": training_of(data_set, folder)}
-        once = time_interleaved(trained, rounds=1, warmup=0)
+        trained, passes = done_once({"train": training_of(data_set, folder)}, num_images)
+        learned, passes_to_learn = done_once(learning(data_set, folder, Path(scratch)), num_images)
         commands = looks(data_set, folder, Path(scratch))
-        timings = time_interleaved(commands, rounds=arguments.rounds) | once
+        _, passes_to_look = done_once(commands, num_images)  # compiles what is compiled
+        passes |= passes_to_learn | passes_to_look
+        looked = time_interleaved(commands, rounds=arguments.rounds, warmup=0)
+        timings = looked | trained | learned
     write_results(
         "commands",
-        [row(name, timings, num_images) for name in timings],
+        [row(name, timings, passes, num_images) for name in timings],
         title="Commands against the network alone",
         notes=[
             f"{num_images} images of {data_set.root.name}, a frozen lite0 at {SIDE} px with cells",
             "calibrate by all boxes; train is 5 epochs and cells over as many others",
             "evaluate with every metric, its baselines and 1,000 resamples; report with all images",
-            "CPU time without imports, medians of interleaved rounds; train once",
+            "label learns from as many others, and finds, exports and reports the places in them",
+            "CPU time without imports, medians of interleaved rounds; train, refine, label once",
+            "times its passes: CPU time over what the network alone takes for so many",
         ],
         timings=timings,
     )

@@ -84,13 +84,13 @@ def weakloc_maps(
 
 def bare_loop(folder: str, network: str, precision: str) -> Callable[[], int]:
     """Eager torchvision, batches in a plain loop, logits only."""
-    model = _torchvision(network)
+    model = torchvision_network(network)
     number_format = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
     @torch.inference_mode()
     def work() -> int:
         count = 0
-        for batch in _batches(folder, BARE_BATCH):
+        for batch in batches_of(folder, BARE_BATCH):
             with number_format:
                 count += len(model(batch))
         return count
@@ -101,15 +101,15 @@ def bare_loop(folder: str, network: str, precision: str) -> Callable[[], int]:
 def torch_cam(folder: str, network: str) -> Callable[[], int]:
     from torchcam.methods import CAM  # type: ignore[import-not-found]
 
-    model = _torchvision(network)
+    model = torchvision_network(network)
     extractor = CAM(model)
 
     def work() -> int:
         count = 0
-        for image in _batches(folder, 1):
+        for image in batches_of(folder, 1):
             scores = model(image)
             (found,) = extractor(int(scores.argmax()), scores)
-            _enlarged(found)
+            enlarged(found)
             count += 1
         return count
 
@@ -119,23 +119,23 @@ def torch_cam(folder: str, network: str) -> Callable[[], int]:
 def pytorch_grad_cam(folder: str, network: str) -> Callable[[], int]:
     from pytorch_grad_cam import GradCAM  # type: ignore[import-not-found]
 
-    model = _torchvision(network)
+    model = torchvision_network(network)
     extractor = GradCAM(model=model, target_layers=[model.layer4[-1]])
 
     def work() -> int:
-        return sum(len(extractor(input_tensor=image)) for image in _batches(folder, 1))
+        return sum(len(extractor(image, targets=None)) for image in batches_of(folder, 1))
 
     return work
 
 
-def _torchvision(network: str) -> nn.Module:
+def torchvision_network(network: str) -> nn.Module:
     import torchvision
 
     torch.manual_seed(0)
     return torchvision.models.get_model(network, weights=None).eval()
 
 
-def _batches(folder: str, size: int) -> Iterator[Tensor]:
+def batches_of(folder: str, size: int) -> Iterator[Tensor]:
     paths = sorted(Path(folder).iterdir())
     mean = torch.tensor(IMAGENET_MEAN)[:, None, None]
     std = torch.tensor(IMAGENET_STD)[:, None, None]
@@ -149,7 +149,7 @@ def _batches(folder: str, size: int) -> Iterator[Tensor]:
         yield torch.stack(images)
 
 
-def _enlarged(found: Tensor) -> Tensor:
+def enlarged(found: Tensor) -> Tensor:
     return nn.functional.interpolate(found[None], (SIDE, SIDE), mode="bilinear")
 
 

@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("weakloc", "torch", "torchvision", "numpy", "numba", "pillow", "timm", "lightning")
+PACKAGES = (
+    *("weakloc", "torch", "torchvision", "numpy", "numba", "pillow", "timm", "lightning"),
+    *("torchcam", "grad-cam", "opencv-python-headless"),
+)
 
 
 @dataclass(frozen=True)
