@@ -339,12 +339,15 @@ def _parts_at_all_levels(heat: HeatMap, least_area: float) -> _Parts:
     nearly the same box one."""
     trees = []
     for smoothing in _SMOOTHINGS:
-        smooth = gaussian_filter(heat, smoothing * max(heat.shape), mode="nearest")
+        step = 2 if smoothing else 1  # at half the resolution smoothed heat says as much
+        smooth = heat[::step, ::step]
+        smooth = gaussian_filter(smooth, smoothing * max(smooth.shape), mode="nearest")
         tree = component_tree((minmax(smooth) * 255).astype(np.uint8))
+        rows, columns = np.divmod(tree.peak, smooth.shape[1])
+        peaks = step * (rows * heat.shape[1] + columns)
         lasting = tree.level - np.maximum(tree.parent_level, -1.0)
-        trees.append(
-            [c[tree.area >= least_area] for c in (tree.box, tree.area, tree.peak, lasting)]
-        )
+        of_parts = tree.box * step, tree.area * step**2, peaks, lasting
+        trees.append([values[tree.area * step**2 >= least_area] for values in of_parts])
     box, area, peak, lasting = map(np.concatenate, zip(*trees, strict=True))
     size = np.round(np.log(box[:, 2:] - box[:, :2]) / np.log(_ALIKE))
     middle = np.round((box[:, 2:] + box[:, :2]) / (2 * (_ALIKE - 1) * _ALIKE**size))
