@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from weakloc.api.classifiers import timm_predictor
+from weakloc.cli import run as weakloc
 from weakloc.errors import SettingError, WeightsError
 from weakloc.model.backbones import build_backbone
 from weakloc.model.trunk import BackboneSpec
@@ -32,7 +36,7 @@ def load(road: str, file: Path) -> dict[str, Tensor]:
     if road == ROADS[0]:
         backbone = build_backbone(BackboneSpec.parse(NAME, weights=str(file)))
         return backbone.trunk.model.state_dict()
-    source = timm_predictor(f"timm:{NAME}:{file}", Look(workers=0), Places()).source
+    source = timm_predictor(f"timm:{NAME}:{file}", Look(workers=0), Places())[0].source
     assert isinstance(source, ClassifierSource)
     return source.maps.model.state_dict()
 
@@ -97,9 +101,29 @@ def test_a_classifier_is_not_searched_with_windows_that_it_cannot_score(tmp_path
     name = f"timm:{NAME}:{tmp_path / 'w.pt'}"
     with pytest.raises(SettingError, match="--localiser is 'beam_search'"):
         timm_predictor(name, Look(localiser="beam_search", workers=0), Places())
-    settings = timm_predictor(name, Look(workers=0), Places()).settings
+    settings = timm_predictor(name, Look(workers=0), Places())[0].settings
     assert (settings["localiser"], settings["fuse"], settings["boxes"]) == (
         "score_map",
         "mean",
         "all",
     )
+
+
+def test_whose_weights_they_are_is_told_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_random_weights = partial(timm.create_model, pretrained=False)
+    monkeypatch.setattr(timm, "create_model", lambda name, **_: of_random_weights(name))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    torch.save(trained_model().state_dict(), tmp_path / "w.pt")
+    Image.new("RGB", (90, 60)).save(tmp_path / "a.png")
+    for run, made_from, licence in (
+        (f"timm:{NAME}", "image tags (ImageNet-1k)", "apache-2.0"),
+        (f"timm:{NAME}:{tmp_path / 'w.pt'}", f"unknown ({tmp_path / 'w.pt'})", None),
+    ):
+        out = tmp_path / str(licence)
+        arguments = ["predict", run, str(tmp_path / "a.png"), "--out", str(out)]
+        assert weakloc([*arguments, "--workers", "0"]) == 0
+        summary = json.loads((out / "predictions.json").read_text())
+        assert (summary["weights_from"], summary["licence"]) == (made_from, licence)
+        assert ("licence apache-2.0" in capsys.readouterr().out) == (licence is not None)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import nn
 
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
-from weakloc.errors import SettingError, WeightsError, did_you_mean
+from weakloc.errors import ImageError, SettingError, WeightsError, did_you_mean
 from weakloc.methods.method import Looking, PlaceRules, settled
-from weakloc.model.weights import hub_cache_when_unreachable, load_file_into
+from weakloc.model.weights import hub_cache_when_unreachable, load_file_into, supervision_of_weights
 from weakloc.predictor.classifier_source import ClassifierSource, MapMethod
 from weakloc.predictor.parts import own_device
 from weakloc.predictor.predictor import Predictor
@@ -55,14 +55,12 @@ def localize(
     predictor = _predictor(source, look or Look(workers=0), places)
     (prediction,) = predictor.predict([_image_source(image)])
     if isinstance(prediction, BrokenImage):
-        raise SettingError(
-            f"the image cannot be read: {prediction.reason}", location=prediction.name
-        )
+        raise ImageError(prediction.reason, location=prediction.name)
     return prediction
 
 
-def timm_predictor(name: str, look: Look, places: Places) -> Predictor:
-    """`timm:NAME` with its published weights, or `timm:NAME:FILE` with those of a file."""
+def timm_predictor(name: str, look: Look, places: Places) -> tuple[Predictor, dict[str, Any]]:
+    """`timm:NAME` with its published weights, or `timm:NAME:FILE` with a file's, and its origin."""
     from timm.data.config import resolve_model_data_config
 
     model_name, _, weights = name.removeprefix(TIMM).partition(":")
@@ -80,7 +78,11 @@ def timm_predictor(name: str, look: Look, places: Places) -> Predictor:
         ),
         activation="softmax",
     )
-    return _predictor(source, look, places)
+    origin: dict[str, Any] = {"run": name, "thresholds_from": f"fixed {LOOKING.rules.threshold}"}
+    published = {} if weights else getattr(model, "pretrained_cfg", {})
+    made_from = supervision_of_weights(weights or published.get("hf_hub_id") or model_name)
+    origin |= {"weights_from": made_from, "licence": published.get("license")}
+    return _predictor(source, look, places), origin
 
 
 def _predictor(source: ClassifierSource, look: Look, places: Places) -> Predictor:
@@ -111,8 +113,7 @@ def _timm_model(name: str, weights: str) -> tuple[nn.Module, tuple[str, ...] | N
         load_file_into(model, weights)
     label_names = None
     if getattr(model, "num_classes", 0) == 1000:
-        info = ImageNetInfo()
-        label_names = tuple(info.index_to_description(index) for index in range(1000))
+        label_names = tuple(map(ImageNetInfo().index_to_description, range(1000)))
     return model.eval().to(own_device()), label_names
 
 
@@ -120,7 +121,5 @@ def _image_source(image: str | Path | bytes | Image.Image) -> ImageSource:
     if isinstance(image, str | Path):
         return ImageSource(str(image), str(image))
     if isinstance(image, Image.Image):
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        image = buffer.getvalue()
+        return ImageSource.of_picture("image", image)
     return ImageSource("image", image)

@@ -233,7 +233,7 @@ def predictor_of(
         }
         return fused.predictor(look, places), described
     if run.startswith(TIMM):
-        return timm_predictor(run, look, places), {"run": run, "thresholds_from": "fixed 0.2"}
+        return timm_predictor(run, look, places)
     loaded = load(run)
     return loaded.predictor(look, places), {"run": loaded.name, **loaded.facts.supervision}
 

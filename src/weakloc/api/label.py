@@ -288,9 +288,8 @@ class _Labelling:
             )
             return {"digest": digest_of_file(out / "predictions.jsonl")}
 
-        looked = [run, self.settings.masks]
         source = images if isinstance(images, str) else ""
-        inputs = [*looked, formats, source, listing]
+        inputs = [run, self.settings.masks, formats, source, listing]
         return self.stages.do(stage, inputs, work, made=[out / "predictions.jsonl"])
 
     def _export(self, name: str, placed: StageResult) -> Path:

@@ -188,6 +188,7 @@ class Written:
     num_done: int
     num_skipped: int
     others: Mapping[str, Path]
+    licence: str | None  # of a classifier's published weights, as timm has it
 
 
 def predict_to_folder(
@@ -239,7 +240,7 @@ def predict_to_folder(
         work.write_summary({**origin, "num_done": num_done, "num_skipped": num_skipped})
         others = beside.finish(work.out, results[0])
         store.remove()
-    return Written(*results, tuple(problems), num_done, num_skipped, others)
+    return Written(*results, tuple(problems), num_done, num_skipped, others, origin.get("licence"))
 
 
 def _sources_and_tags(

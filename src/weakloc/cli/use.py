@@ -289,6 +289,8 @@ def _say(written: Written, terminal: Terminal) -> None:
         terminal.say(f"{written.num_skipped} broken images listed in {written.skipped}")
     for name, path in written.others.items():
         terminal.say(f"{name}: {path}")
+    if written.licence is not None:
+        terminal.say(f"timm says of the weights: licence {written.licence}")
     terminal.give(
         {
             "predictions": str(written.predictions),
