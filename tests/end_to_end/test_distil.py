@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -135,7 +136,7 @@ def test_a_detector_that_is_worse_where_it_can_be_told_is_not_kept(
 ) -> None:
     images = some_of(scenes, tmp_path, 9)
     placed = predictions(refined, images, tmp_path / "placed")
-    drawn = [  # the run's own boxes: it overlaps them wholly where the same tags are given
+    drawn = [  # the run's own boxes, accepted: it is known to fit them
         {
             "image": f"JPEGImages/{line['image']}",
             "width": line["width"],
@@ -157,11 +158,42 @@ def test_a_detector_that_is_worse_where_it_can_be_told_is_not_kept(
     assert weakloc(["distil", *arguments, "--out", str(out), "--epochs", "1", "--json"]) == 0
 
     told = json.loads(capsys.readouterr().out)
-    assert told["comparison"]["run"] == pytest.approx(1, abs=0.02)
+    assert told["comparison"]["run"] == pytest.approx(0.53, abs=0.03)
     assert told["comparison"]["detector"] + told["comparison"]["error"] < told["comparison"]["run"]
     assert not (out / DETECTOR_NAME).exists()
     assert json.loads((out / "run.json").read_text())["hidden_supervision"] == 9
     assert predictions(out, images, tmp_path / "again") == placed
+
+
+@pytest.mark.parametrize(
+    ("detector", "run", "told", "kept"),
+    [
+        (0.7, 1.0, 0.7, "Learned"),  # people accepted the run's boxes, and would have these
+        (0.4, 1.0, 0.5, "Looked at"),  # and would not
+        (0.7, 0.9, 0.9, "Looked at"),  # people drew, and nearly what the run says
+    ],
+)
+def test_a_box_of_the_run_that_was_accepted_is_known_to_fit_and_no_more(
+    refined: Path,
+    scenes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    detector: float,
+    run: float,
+    told: float,
+    kept: str,
+) -> None:
+    overlaps = cycle([detector, run])  # of each part in turn
+    monkeypatch.setattr("weakloc.api.training._detector", lambda *_: (None, []))
+    monkeypatch.setattr(
+        "weakloc.api.training._overlaps", lambda _, judged: [next(overlaps)] * len(judged)
+    )
+    drawn = ["--boxes", "20", "--out", str(tmp_path / "out")]
+    assert weakloc(["distil", str(refined), str(scenes), *drawn]) == 0
+    said = capsys.readouterr().out
+    assert f"{detector:.2f} of a detector, {told:.2f} of the run as it was" in said
+    assert kept in said
 
 
 def test_images_that_cannot_be_read_end_no_comparison(
