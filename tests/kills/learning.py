@@ -90,12 +90,13 @@ class Server:
 
     def kill(self, *, alone: bool) -> list[psutil.Process]:
         """Its children, which go with it or have to go by themselves."""
-        children = psutil.Process(self.process).children(recursive=True)
+        process, self.process = self.process, 0
+        children = psutil.Process(process).children(recursive=True)
         if alone:
-            os.kill(self.process, signal.SIGKILL)
-            os.waitpid(self.process, 0)
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
         else:
-            kill(self.process)
+            kill(process)
         return children
 
 
@@ -219,13 +220,31 @@ def differences(folder: Path, version: Path, boxes: int) -> Iterator[str]:
         yield from (f"{name} is other" for name in right if found.get(name) != right[name])
 
 
+def told(
+    server: Server, people: People, times: int, random: Random
+) -> tuple[float, int, list[str]]:
+    """The seconds that learning takes, how many kills met it, and what was wrong."""
+    server.begin()
+    for sample in people.samples[:FEW]:
+        people.correct(server, sample)
+    began = time.monotonic()
+    server.learn()
+    seconds = time.monotonic() - began
+    server.kill(alone=False)
+    in_work, wrong = 0, list[str]()
+    for _ in range(times):
+        met, found = tell(server, people, seconds, random)
+        in_work += met
+        wrong += found
+    return seconds, in_work, wrong
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kills.learning")
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path)
     chosen = parser.parse_args()
-    wrong: list[str] = []
     with tempfile.TemporaryDirectory(prefix="kills-", ignore_cleanup_errors=True) as name:
         folder = Path(name, "work")
         folder.mkdir()
@@ -236,19 +255,11 @@ def main() -> int:
         data_set = read_data_set(folder / "data", options=ReaderOptions())
         people = People(data_set.splits["train"], data_set.class_names)
         server, random = Server(folder), Random(chosen.seed)
-        server.begin()
-        for sample in people.samples[:FEW]:
-            people.correct(server, sample)
-        began = time.monotonic()
-        server.learn()
-        seconds = time.monotonic() - began
-        server.kill(alone=False)
-        in_work = 0
-        for _ in range(chosen.times):
-            met, found = tell(server, people, seconds, random)
-            in_work += met
-            wrong += found
-            print(met, found, flush=True)
+        try:
+            seconds, in_work, wrong = told(server, people, chosen.times, random)
+        finally:
+            if server.process:
+                server.kill(alone=False)
     counts = {"stories": chosen.times, "in_work": in_work, "different": len(wrong)}
     record = {"command": "serve --learn", "fault": "kill", **counts, "differences": wrong[:9]}
     print(as_line({**record, "seconds_undisturbed": round(seconds, 2)}), flush=True)
