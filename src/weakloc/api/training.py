@@ -243,7 +243,7 @@ class Comparison:
     """How far first boxes overlap drawn ones (mean IoU), in images they were not learned from."""
 
     detector: float  # learned from the other drawn images
-    run: float  # as it was; where people accepted its box, as far as the detector's, or by half
+    run: float  # as it was; 0.75 where people accepted its box
     error: float  # the standard error of their difference
 
     @property
@@ -361,8 +361,8 @@ def _compared(
             of_detectors += _overlaps(TrainedRun(with_detector), judged)
             of_run += _overlaps(trained, judged)
     by_detectors, by_run = np.array([of_detectors, of_run])
-    # An accepted box is the run's own, but for rounding: all that is known is that it fits.
-    by_run = np.where(by_run > 0.95, np.maximum(by_detectors, 0.5), by_run)
+    # An accepted box is the run's own, but for rounding: it fits, by something from 0.5 to 1.
+    by_run = np.where(by_run > 0.95, 0.75, by_run)
     if len(by_run) < 2:
         return None
     error = (by_detectors - by_run).std(ddof=1) / math.sqrt(len(by_run))
