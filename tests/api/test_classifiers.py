@@ -127,3 +127,14 @@ def test_whose_weights_they_are_is_told_and_kept(
         summary = json.loads((out / "predictions.json").read_text())
         assert (summary["weights_from"], summary["licence"]) == (made_from, licence)
         assert ("licence apache-2.0" in capsys.readouterr().out) == (licence is not None)
+
+
+def test_a_classifier_that_is_installed_is_asked_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("weakloc.api.classifiers.hub_cache_when_unreachable")
+    source = timm_predictor("timm:tf_efficientnet_lite0", Look(workers=0), Places())[0].source
+    assert isinstance(source, ClassifierSource)
+    given = source.maps.model.state_dict()
+    expected = build_backbone(BackboneSpec.parse("lite0")).trunk.model.state_dict()
+    assert len(expected) > 200
+    assert all(torch.equal(given[name], tensor) for name, tensor in expected.items())
+    assert source.class_names[285] == "Egyptian cat"

@@ -13,9 +13,15 @@ from torch import nn
 
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing
-from weakloc.errors import ImageError, SettingError, WeightsError, did_you_mean
+from weakloc.errors import ImageError, SettingError, did_you_mean
 from weakloc.methods.method import Looking, PlaceRules, settled
-from weakloc.model.weights import hub_cache_when_unreachable, load_file_into, supervision_of_weights
+from weakloc.model.weights import (
+    EMBEDDED,
+    hub_cache_when_unreachable,
+    load_file_into,
+    supervision_of_weights,
+    weights_not_at_hand,
+)
 from weakloc.predictor.classifier_source import ClassifierSource, MapMethod
 from weakloc.predictor.parts import own_device
 from weakloc.predictor.predictor import Predictor
@@ -53,7 +59,12 @@ def localize(
         layer=layer,
     )
     predictor = _predictor(source, look or Look(workers=0), places)
-    (prediction,) = predictor.predict([_image_source(image)])
+    if isinstance(image, Image.Image):
+        shown = ImageSource.of_picture("image", image)
+    else:
+        name = "image" if isinstance(image, bytes) else str(image)
+        shown = ImageSource(name, image if isinstance(image, bytes) else name)
+    (prediction,) = predictor.predict([shown])
     if isinstance(prediction, BrokenImage):
         raise ImageError(prediction.reason, location=prediction.name)
     return prediction
@@ -100,26 +111,18 @@ def _timm_model(name: str, weights: str) -> tuple[nn.Module, tuple[str, ...] | N
         raise SettingError(
             f"timm has no model {name!r}", remedy=did_you_mean(name, timm.list_models())
         )
+    installed = {net.timm_name: net for net in EMBEDDED.values() if net.is_installed}
+    is_fetched = not weights and name not in installed
     try:
-        with nullcontext() if weights else hub_cache_when_unreachable():
-            model = timm.create_model(name, pretrained=not weights)
+        with hub_cache_when_unreachable() if is_fetched else nullcontext():
+            model = timm.create_model(name, pretrained=is_fetched)
     except Exception as error:
-        raise WeightsError(
-            f"the published weights of {name} are neither cached nor within reach "
-            f"({type(error).__name__})",
-            remedy=f"Give a file: {TIMM}{name}:FILE",
-        ) from error
+        ways = " or ".join([*(TIMM + key for key in installed), f"a file: {TIMM}{name}:FILE"])
+        raise weights_not_at_hand(name, error, f"Give {ways}") from error
     if weights:
         load_file_into(model, weights)
-    label_names = None
-    if getattr(model, "num_classes", 0) == 1000:
-        label_names = tuple(map(ImageNetInfo().index_to_description, range(1000)))
-    return model.eval().to(own_device()), label_names
-
-
-def _image_source(image: str | Path | bytes | Image.Image) -> ImageSource:
-    if isinstance(image, str | Path):
-        return ImageSource(str(image), str(image))
-    if isinstance(image, Image.Image):
-        return ImageSource.of_picture("image", image)
-    return ImageSource("image", image)
+    elif not is_fetched:
+        installed[name].load_into(model, name=name)
+    of_imagenet = getattr(model, "num_classes", 0) == 1000
+    label_names = tuple(map(ImageNetInfo().index_to_description, range(1000)))
+    return model.eval().to(own_device()), label_names if of_imagenet else None

@@ -6,7 +6,6 @@ passes over what is done; a changed input does its stage anew and what follows f
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import time
@@ -101,7 +100,6 @@ class Stages:
         self.show(name, name, 0.0)
         began = time.monotonic()
         result = work(is_same)
-        gc.collect()  # the features that were mapped, and all else that the next stage needs not
         seconds = round(time.monotonic() - began, 1)
         self._keep(name, StageRecord(digest, True, dict(result), seconds))
         self._shares[name] = 1.0

@@ -242,13 +242,14 @@ def _comes_back(ask: Callable[[], None]) -> bool:
     return bool(answers)
 
 
-def weights_not_at_hand(name: str, error: Exception) -> WeightsError:
+def weights_not_at_hand(name: str, error: Exception, remedy: str | None = None) -> WeightsError:
     """Published weights that could not be fetched: no network and not in the cache."""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:120].rstrip(". ")
-    at_hand = [f"`--backbone {ours}`" for ours, weights in EMBEDDED.items() if weights.is_installed]
-    installed = f"{' or '.join(at_hand)} (installed), " if at_hand else ""
+    ours = [
+        f"`--backbone {key}` (installed), " for key, own in EMBEDDED.items() if own.is_installed
+    ]
     return WeightsError(
         f"the published weights of {name} are neither cached nor reachable ({reason})",
-        location="--weights",
-        remedy=f"Pass {installed}`--weights FILE`, or `--weights none` for random weights",
+        location=None if remedy else "--weights",
+        remedy=remedy or f"Pass {''.join(ours)}`--weights FILE`, or `--weights none` (random)",
     )

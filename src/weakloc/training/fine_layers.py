@@ -141,12 +141,11 @@ def _keep_images(
             images.append(KeptImage(labels, shares.half(), inside))
             starts.append(starts[-1] + int(inside.sum()))
             if starts[-1] > len(values):  # for all that may come: untouched, it takes no memory
-                coming = (len(samples) - len(images)) * inside.numel()
-                values.resize_(starts[-1] + coming, grids.shape[1])
+                num_coming = len(samples) - len(images)
+                values.resize_(starts[-1] + num_coming * inside.numel(), grids.shape[1])
             values[starts[-2] : starts[-1]] = grids[row][:, inside].T
         on_progress(len(images), len(samples))
-    numbers = torch.arange(len(images), dtype=torch.int32)
-    numbers = numbers.repeat_interleave(torch.tensor(starts).diff())
+    numbers = torch.arange(len(images)).repeat_interleave(torch.tensor(starts).diff()).int()
     return images, KeptCells(values[: starts[-1]], numbers, starts), list(loader.broken)
 
 
