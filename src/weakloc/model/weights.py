@@ -246,7 +246,7 @@ def weights_not_at_hand(name: str, error: Exception, remedy: str | None = None) 
     """Published weights that could not be fetched: no network and not in the cache."""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:120].rstrip(". ")
     ours = [
-        f"`--backbone {key}` (installed), " for key, own in EMBEDDED.items() if own.is_installed
+        f"`--backbone {key}` (installed), " for key, net in EMBEDDED.items() if net.is_installed
     ]
     return WeightsError(
         f"the published weights of {name} are neither cached nor reachable ({reason})",
