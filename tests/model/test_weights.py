@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from weakloc.errors import MissingPackageError, WeightsError
+from weakloc.model import weights
 from weakloc.model.backbones import build_backbone
 from weakloc.model.trunk import BackboneSpec
 from weakloc.model.weights import (
@@ -132,9 +133,11 @@ def test_a_hub_that_answers_is_asked(status: int, is_offline: bool, monkeypatch)
     assert not constants.HF_HUB_OFFLINE
 
 
-def test_a_hub_that_takes_the_call_and_says_nothing_is_given_up_in_three_seconds(
+def test_a_hub_that_takes_the_call_and_says_nothing_is_given_up(
     monkeypatch, tmp_path: Path
 ) -> None:
+    assert weights._SECONDS_TO_ANSWER <= 3
+    monkeypatch.setattr(weights, "_SECONDS_TO_ANSWER", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -143,17 +146,18 @@ def test_a_hub_that_takes_the_call_and_says_nothing_is_given_up_in_three_seconds
         started = time.monotonic()
         with pytest.raises(WeightsError, match="neither cached nor reachable") as caught:
             build_backbone(BackboneSpec.parse("mobilenetv3_small_050"))
-        assert time.monotonic() - started < 3.5  # the network is built meanwhile
+        assert time.monotonic() - started < 10  # its own patience is half a minute and more
     for way_out in ("`--backbone lite0` (installed)", "--weights FILE", "--weights none"):
         assert way_out in str(caught.value)
 
 
-def test_a_server_of_files_is_given_up_as_soon() -> None:
+def test_a_server_of_files_is_given_up_as_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "_SECONDS_TO_ANSWER", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         with pytest.raises(OSError, match="no answer from http://127"):
             require_answer(f"http://127.0.0.1:{silent.getsockname()[1]}/alexnet.pth")
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10
 
 
 def lay_out_package(site: Path, name: str, *files: Path) -> None:
