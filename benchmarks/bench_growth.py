@@ -7,6 +7,7 @@ what is paid once counts least, and the one fitted to all is beside it. The netw
 can be, so that what is measured is everything else. Each amount is done in a process of its own,
 after a little of the same as a warm-up: CPU seconds, and the peak of memory beyond what was there
 before. Whatever grows faster than n^1.1 in images is a finding. --many adds 100,000 images.
+With --only the other rows stay as an earlier call left them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from PIL import Image
 
 from benchmarks.bench_component_tree import smooth_map
 from benchmarks.bench_heat_maps import write_photographs
-from benchmarks.measure import write_results
+from benchmarks.measure import RESULTS, write_results
 from benchmarks.own_processes import own_processes
 
 MOST_IN_IMAGES = 1.1  # the exponent above which a cost is a finding
@@ -155,13 +156,10 @@ def predict(material: Material) -> Work:
 
     run, photographs = run_in(material), material.folder / "data/images"
     if material.amount.side != SIZE[0]:
-        photographs = material.folder / "photographs"
-        photographs.mkdir()
-        write_photographs(
-            photographs,
-            material.amount.images,
-            (material.amount.side, material.amount.side * 3 // 4),
-        )
+        photographs, amount = material.folder / "photographs", material.amount
+        if not photographs.exists():
+            photographs.mkdir()
+            write_photographs(photographs, amount.images, (amount.side, amount.side * 3 // 4))
     one_class = Places(min_score=1.0, top=1)
     return lambda: predict_to_folder(
         run, str(photographs), material.folder / "found", look=Look(workers=0), places=one_class
@@ -206,10 +204,10 @@ def report(material: Material) -> Work:
     return lambda: report(source, material.folder / "report.html", data=data)
 
 
-def read_and_check(material: Material) -> Work:
-    from weakloc.api.data_sets import check, read
+def read_data_set(material: Material) -> Work:
+    from weakloc.api.data_sets import read
 
-    return lambda: check(read(material.data), lambda _done, _total: None)
+    return lambda: read(material.data)
 
 
 def best_boxes(material: Material) -> Work:
@@ -220,7 +218,7 @@ def best_boxes(material: Material) -> Work:
 
     random = np.random.default_rng(0)
     maps = [smooth_map(random, 14, 224).astype(np.float64) / 255 for _ in range(200)]
-    convention = replace(MAX_BOX_ACC_V2, num_thresholds=material.amount.thresholds)
+    convention = replace(MAX_BOX_ACC_V2, step=1 / material.amount.thresholds)
     truth = np.array([[40.0, 60.0, 160.0, 200.0]])
     return lambda: [
         best_overlaps(read_levels(each, convention), truth, convention) for each in maps
@@ -252,7 +250,7 @@ GROWTHS = {
     "export by images": Growth(export, "images", _IMAGES, {}, 100_000),
     "export by boxes": Growth(export, "boxes", (1, 10, 100), {"images": 1000}),
     "report by images": Growth(report, "images", (300, 3000), {}),
-    "read and check by images": Growth(read_and_check, "images", _IMAGES, {}, 100_000),
+    "read a data set by images": Growth(read_data_set, "images", _IMAGES, {}, 100_000),
     "best boxes by thresholds": Growth(best_boxes, "thresholds", (10, 50, 250), {"images": 1}),
 }
 
@@ -328,24 +326,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     chosen = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1"}
-    rows = []
+    kept = RESULTS / "growth.json"
+    rows = (
+        {row["work"]: row for row in json.loads(kept.read_text())["rows"]} if kept.exists() else {}
+    )
     for name in chosen.only or GROWTHS:
         growth = GROWTHS[name]
         amounts = growth.amounts + ((growth.many,) if chosen.many and growth.many else ())
         fewer = [1 if amount >= 10_000 else chosen.rounds for amount in amounts]
         costs = [measured(name, *pair) for pair in zip(amounts, fewer, strict=True)]
-        rows.append(row_of(name, amounts, costs))
-        print(json.dumps(rows[-1]), flush=True)
-    write_results(
-        "growth",
-        rows,
-        title="What costs grow with",
-        notes=[
-            "CPU seconds of one process, without imports and a first call of the same",
-            "tiny[width=4] at 64 pixels; images of 48 x 36, in the rows by side JPEGs of 4 : 3",
-            f"finding: in images more than n^{MOST_IN_IMAGES}",
-        ],
-    )
+        rows[name] = row_of(name, amounts, costs) | {"load": round(os.getloadavg()[0], 1)}
+        write_results(
+            "growth",
+            [rows[name] for name in GROWTHS if name in rows],
+            title="What costs grow with",
+            notes=[
+                "CPU seconds of one process, without imports and a first call of the same",
+                "tiny[width=4] at 64 pixels; images of 48 x 36, in the rows by side JPEGs of 4 : 3",
+                f"finding: in images more than n^{MOST_IN_IMAGES}",
+            ],
+        )
 
 
 if __name__ == "__main__":
