@@ -81,6 +81,7 @@ BENCHES = (
     Bench("bench_engines", 5, "RUN IMAGES", ("onnxruntime", "openvino"), ("RUN", "IMAGES")),
     Bench("bench_proposals", 5, "RUN DATA", data=("RUN", "DATA")),
     Bench("bench_distil", 10, "photographs RUN DATA", data=("RUN", "DATA")),
+    Bench("bench_reviews", 8, "photographs RUN DATA", data=("RUN", "DATA")),
 )
 
 
