@@ -24,7 +24,7 @@ from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet
 
 DIGITS = "9" * 5000
-DEEP = "[" * 5000
+DEEP = "[" * 100_000
 
 
 def png() -> bytes:
@@ -72,7 +72,7 @@ def read(folder: Path, name: str, content: bytes) -> DataSet:
 BOMB = b"a: &a [x,x,x,x]\nb: &b [*a,*a,*a,*a]\nnames: *b\ntrain: .\n"
 COLUMNS = ",".join(f"c{number}" for number in range(22_001))
 REFUSED = [
-    ("c.json", b'{"images":' + b"[" * 5000, "nested too deeply"),
+    ("c.json", b'{"images":' + b"[" * 100_000, "nested too deeply"),
     ("c.json", coco()[:-1] + f',"x":{DIGITS}}}'.encode(), "4300 digits"),
     ("c.json", coco(images=[{"id": [1], "file_name": "a.png"}]), r"images\[0\].id is \[1\]"),
     ("c.json", coco(categories=[{"id": {}, "name": "a"}]), r"categories\[0\].id is {}"),
@@ -175,7 +175,7 @@ def test_nobody_waits_for_a_pipe(tmp_path: Path) -> None:
 
 
 RESULTS = [
-    "[" * 5000,
+    "[" * 100_000,
     "{}",
     "[7]",
     '[{"image_id": [1], "category_id": 1, "score": 1}]',
@@ -189,7 +189,7 @@ RESULTS = [
 @pytest.mark.parametrize("text", RESULTS, ids=lambda text: text[:60])
 def test_results_that_are_none_are_one_line(tmp_path: Path, text: str) -> None:
     data_set = read(tmp_path, "c.json", coco())
-    (tmp_path / "notes.json").write_text("[" * 5000)  # of another tool: passed over
+    (tmp_path / "notes.json").write_text("[" * 100_000)  # of another tool: passed over
     path = tmp_path / "results.txt"
     path.write_text(text)
     with pytest.raises(PredictionsError):
