@@ -128,9 +128,11 @@ class PointPrecision(ImageRanking):
         certain = objects.classes[~objects.ignored]
         scores = np.zeros(num_classes)
         verdicts = np.zeros(num_classes, dtype=np.int8)
+        verdicts_by_tag = np.where(case.tags == ABSENT, FALSE_ALARM, IGNORED).tolist()
+        drawn = set(objects.classes.tolist())
         for c, point in case.best_points.items():
             scores[c] = self._score(point, case.prediction)
-            verdicts[c] = self._verdict(point, c, case)
+            verdicts[c] = self._verdict(point, c, case) if c in drawn else verdicts_by_tag[c]
         positives = np.bincount(certain, minlength=num_classes) > 0
         return ImageRow(scores, verdicts, positives, num_classes - len(case.best_points))
 
@@ -149,11 +151,9 @@ class PointPrecision(ImageRanking):
         return prediction.scores[point.class_name]
 
     def _verdict(self, point: Point, class_index: int, case: Case) -> int:
-        """FOUND, IGNORED or FALSE_ALARM for the image's point of a class."""
+        """FOUND, IGNORED or FALSE_ALARM for the image's point of a class that is drawn there."""
         objects, reach = case.truth.objects, self.points.tolerance
         of_class = objects.classes == class_index
-        if not of_class.any():
-            return FALSE_ALARM if case.tags[class_index] == ABSENT else IGNORED
         left, top, right, bottom = objects.boxes.T
         across = (left - reach <= point.x) & (point.x < right + reach)
         held = across & (top - reach <= point.y) & (point.y < bottom + reach) & of_class
