@@ -11,14 +11,13 @@ table of several runs is made one call at a time.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import weakloc
-from benchmarks.measure import RESULTS, write_results
+from benchmarks.measure import kept_rows, write_results
 from weakloc.settings import DistilSettings, EvaluateSettings
 from weakloc.structures import DataSet
 
@@ -34,8 +33,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     data = weakloc.read(given.data)
-    record = RESULTS / "distil.json"
-    rows = json.loads(record.read_text())["rows"] if record.is_file() else []
+    rows = kept_rows("distil")
     undecided = {"told": "", "kept": "", "CPU s": ""}
     made = [{**key(given.name, 0, given.seed), **numbers(given.run, data), **undecided}]
     made += [distilled(given, data, boxes) for boxes in given.boxes]

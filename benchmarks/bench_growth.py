@@ -28,7 +28,7 @@ from PIL import Image
 
 from benchmarks.bench_component_tree import smooth_map
 from benchmarks.bench_heat_maps import write_photographs
-from benchmarks.measure import RESULTS, write_results
+from benchmarks.measure import kept_rows, write_results
 from benchmarks.own_processes import own_processes
 
 MOST_IN_IMAGES = 1.1  # the exponent above which a cost is a finding
@@ -326,10 +326,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     chosen = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1"}
-    kept = RESULTS / "growth.json"
-    rows = (
-        {row["work"]: row for row in json.loads(kept.read_text())["rows"]} if kept.exists() else {}
-    )
+    rows = {row["work"]: row for row in kept_rows("growth")}
     for name in chosen.only or GROWTHS:
         growth = GROWTHS[name]
         amounts = growth.amounts + ((growth.many,) if chosen.many and growth.many else ())

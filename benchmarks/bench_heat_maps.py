@@ -54,21 +54,26 @@ def write_photographs(folder: Path, count: int, size: tuple[int, int] = (500, 37
         Image.fromarray(pixels).save(folder / f"{index:04}.jpg", quality=92)
 
 
+def cam_source(network: str, look: Look, *, in_bf16: bool) -> NetworkSource:
+    """A CAM of random weights."""
+    backbone = build_backbone(BackboneSpec.parse(network, weights="none"))
+    return NetworkSource(
+        Cam().build_network(backbone, NUM_CLASSES),
+        look,
+        class_names=[str(index) for index in range(NUM_CLASSES)],
+        preprocessing=Preprocessing(size=(SIDE, SIDE)),
+        activation="softmax",
+        uses_bf16=in_bf16,
+    )
+
+
 def weakloc_maps(
     folder: str, network: str, precision: str, compiled: bool, workers: int
 ) -> Callable[[], int]:
     """What `weakloc predict` does up to the map of the best class."""
     keep_freed_memory()
     look = Look(workers=workers, map_side=SIDE, compile=compiled)
-    backbone = build_backbone(BackboneSpec.parse(network, weights="none"))
-    source = NetworkSource(
-        Cam().build_network(backbone, NUM_CLASSES),
-        look,
-        class_names=[str(index) for index in range(NUM_CLASSES)],
-        preprocessing=Preprocessing(size=(SIDE, SIDE)),
-        activation="softmax",
-        uses_bf16=precision == "bf16",
-    )
+    source = cam_source(network, look, in_bf16=precision == "bf16")
     predictor = Predictor(source, look, Places(), thresholds=(0.2,) * NUM_CLASSES)
 
     def work() -> int:

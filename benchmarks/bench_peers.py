@@ -28,9 +28,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.bench_heat_maps import (
-    NUM_CLASSES,
     SIDE,
     batches_of,
+    cam_source,
     enlarged,
     torchvision_network,
     write_photographs,
@@ -39,13 +39,9 @@ from benchmarks.measure import Timing, paired_ratio, write_results
 from benchmarks.own_processes import own_processes
 from weakloc.data.sources import find_images
 from weakloc.data.transforms import Preprocessing
-from weakloc.methods.cam import Cam
 from weakloc.methods.method import PlaceRules
-from weakloc.model.backbones import build_backbone
-from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.classifier_source import ClassifierSource
 from weakloc.predictor.predictor import Predictor
-from weakloc.predictor.views import NetworkSource
 from weakloc.settings import Look, Places
 from weakloc.structures import BrokenImage
 from weakloc.training.plan import uses_bf16
@@ -64,15 +60,7 @@ Boxes = list[tuple[float, ...]]
 def weakloc_run(folder: str, precision: str) -> Callable[[], Boxes]:
     keep_freed_memory()
     look, places = Look(map_side=SIDE, precision=precision), Places(min_score=1.0, top=1)  # type: ignore[arg-type]
-    backbone = build_backbone(BackboneSpec.parse(NETWORK, weights="none"))
-    source = NetworkSource(
-        Cam().build_network(backbone, NUM_CLASSES),
-        look,
-        class_names=[str(index) for index in range(NUM_CLASSES)],
-        preprocessing=Preprocessing(size=(SIDE, SIDE)),
-        activation="softmax",
-        uses_bf16=uses_bf16(precision),
-    )
+    source = cam_source(NETWORK, look, in_bf16=uses_bf16(precision))
     rules = PlaceRules(threshold=SHARE, boxes="largest")
     return partial(our_boxes, Predictor(source, look, places, rules=rules), folder)
 

@@ -15,7 +15,6 @@ drawn or deleted, `drawn` boxes that were drawn, of all in the review. Rows of e
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 
 import weakloc
-from benchmarks.measure import RESULTS, write_results
+from benchmarks.measure import kept_rows, write_results
 from weakloc.api.calibration import drawn_boxes
 from weakloc.data.readers.review import Decision, Review, ReviewedImage, write_review
 from weakloc.data.sources import ImageSource
@@ -61,7 +60,7 @@ def main() -> None:
     parser.add_argument("--order", choices=("random", "doubt"), default="random")
     given = parser.parse_args()
     data, run = weakloc.read(given.data), weakloc.load(given.run)
-    if of(given.name, 0) not in [of(*(row[name] for name in KEY)) for row in kept_rows()]:
+    if of(given.name, 0) not in [of(*(row[name] for name in KEY)) for row in kept_rows("reviews")]:
         untaught, trivial = numbers(run, data)
         keep({**of(given.name, "trivial"), **trivial, "kept": "the best of the trivial answers"})
         keep({**of(given.name, 0), **untaught, "kept": "run"})
@@ -85,7 +84,7 @@ def of(*key: object) -> dict[str, Any]:
 
 def keep(row: Mapping[str, Any]) -> None:
     """Adds it to the table, in the place of an earlier one of the same key."""
-    others = [old for old in kept_rows() if any(old[name] != row[name] for name in KEY)]
+    others = [old for old in kept_rows("reviews") if any(old[name] != row[name] for name in KEY)]
     rows = sorted([*others, row], key=place)
     write_results("reviews", rows, title="What reviewed images teach")
 
@@ -94,11 +93,6 @@ def place(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """By the number of reviewed images and the seed, after the trivial answers."""
     counts = [row[name] if isinstance(row[name], int) else -1 for name in ("reviewed", "seed")]
     return row["images"], *counts, row["order"], row["accepts"]
-
-
-def kept_rows() -> list[dict[str, Any]]:
-    record = RESULTS / "reviews.json"
-    return json.loads(record.read_text())["rows"] if record.is_file() else []
 
 
 def numbers(

@@ -140,6 +140,12 @@ def write_results(
     print(text)
 
 
+def kept_rows(topic: str) -> list[dict[str, Any]]:
+    """Those that an earlier call wrote; none where there was no such call."""
+    path = RESULTS / f"{topic}.json"
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     columns = list(rows[0])
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]

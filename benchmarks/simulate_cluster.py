@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import json
 import math
 import os
 import pickle
@@ -31,9 +30,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import RESULTS, write_results
+from benchmarks.measure import kept_rows, write_results
+from weakloc.api.predictions import PART_SIZE
 
-PART_SIZE = 256
 MOST_DEATHS = 5  # over one part, before the command gives up
 WORKERS = (1, 2, 10, 100, 1000)
 CONSTANTS = "cluster_constants"
@@ -357,8 +356,7 @@ def checked(constants: Constants, actors: int, seconds: float, parts: int) -> di
 
 
 def kept_constants() -> Constants:
-    record = json.loads((RESULTS / f"{CONSTANTS}.json").read_text())
-    return Constants(**{row["constant"]: row["value"] for row in record["rows"]})
+    return Constants(**{row["constant"]: row["value"] for row in kept_rows(CONSTANTS)})
 
 
 def write_constants(network: str, num_images: int, actors: int) -> None:
