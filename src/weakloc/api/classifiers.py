@@ -61,9 +61,10 @@ def localize(
     predictor = _predictor(source, look or Look(workers=0), places)
     if isinstance(image, Image.Image):
         shown = ImageSource.of_picture("image", image)
+    elif isinstance(image, bytes):
+        shown = ImageSource("image", image)
     else:
-        name = "image" if isinstance(image, bytes) else str(image)
-        shown = ImageSource(name, image if isinstance(image, bytes) else name)
+        shown = ImageSource(str(image), str(image))
     (prediction,) = predictor.predict([shown])
     if isinstance(prediction, BrokenImage):
         raise ImageError(prediction.reason, location=prediction.name)
@@ -123,6 +124,7 @@ def _timm_model(name: str, weights: str) -> tuple[nn.Module, tuple[str, ...] | N
         load_file_into(model, weights)
     elif not is_fetched:
         installed[name].load_into(model, name=name)
-    of_imagenet = getattr(model, "num_classes", 0) == 1000
-    label_names = tuple(map(ImageNetInfo().index_to_description, range(1000)))
-    return model.eval().to(own_device()), label_names if of_imagenet else None
+    label_names = None
+    if getattr(model, "num_classes", 0) == 1000:
+        label_names = tuple(map(ImageNetInfo().index_to_description, range(1000)))
+    return model.eval().to(own_device()), label_names

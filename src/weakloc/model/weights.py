@@ -245,9 +245,7 @@ def _comes_back(ask: Callable[[], None]) -> bool:
 def weights_not_at_hand(name: str, error: Exception, remedy: str | None = None) -> WeightsError:
     """Published weights that could not be fetched: no network and not in the cache."""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:120].rstrip(". ")
-    ours = [
-        f"`--backbone {key}` (installed), " for key, net in EMBEDDED.items() if net.is_installed
-    ]
+    ours = [f"`--backbone {key}` (installed), " for key in EMBEDDED if EMBEDDED[key].is_installed]
     return WeightsError(
         f"the published weights of {name} are neither cached nor reachable ({reason})",
         location=None if remedy else "--weights",
