@@ -133,7 +133,7 @@ def test_a_hub_that_answers_is_asked(status: int, is_offline: bool, monkeypatch)
     assert not constants.HF_HUB_OFFLINE
 
 
-def test_a_hub_that_takes_the_call_and_says_nothing_is_given_up(
+def test_a_hub_that_takes_the_call_and_says_nothing_is_given_up_in_three_seconds(
     monkeypatch, tmp_path: Path
 ) -> None:
     assert weights._SECONDS_TO_ANSWER <= 3
@@ -146,7 +146,7 @@ def test_a_hub_that_takes_the_call_and_says_nothing_is_given_up(
         started = time.monotonic()
         with pytest.raises(WeightsError, match="neither cached nor reachable") as caught:
             build_backbone(BackboneSpec.parse("mobilenetv3_small_050"))
-        assert time.monotonic() - started < 10  # its own patience is half a minute and more
+        assert time.monotonic() - started < 3.5  # the network is built meanwhile
     for way_out in ("`--backbone lite0` (installed)", "--weights FILE", "--weights none"):
         assert way_out in str(caught.value)
 
@@ -157,7 +157,7 @@ def test_a_server_of_files_is_given_up_as_soon(monkeypatch: pytest.MonkeyPatch) 
         started = time.monotonic()
         with pytest.raises(OSError, match="no answer from http://127"):
             require_answer(f"http://127.0.0.1:{silent.getsockname()[1]}/alexnet.pth")
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 3
 
 
 def lay_out_package(site: Path, name: str, *files: Path) -> None:
