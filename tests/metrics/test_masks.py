@@ -93,12 +93,10 @@ def test_a_constant_map_has_the_base_rate_and_no_object_has_no_number():
     assert accumulator.compute()[0].unavailable == "no pixel belongs to an object"
 
 
-def test_maps_that_are_not_finite_or_not_of_the_masks_size_are_errors():
+def test_maps_that_are_not_finite_are_errors():
     broken = np.full(SHAPE, np.inf)
     with pytest.raises(PredictionsError, match=r"a\.jpg: the score map holds values"):
         PixelPrecision().add(draw("a.jpg"), broken, np.zeros(SHAPE, np.uint8))
-    with pytest.raises(ValueError, match="for a mask of"):
-        PixelPrecision().add(draw("a.jpg"), np.zeros((3, 4)), np.zeros(SHAPE, np.uint8))
 
 
 def test_the_memory_of_the_sums_does_not_grow_with_the_images(random):
@@ -215,8 +213,6 @@ def test_an_image_without_drawn_masks_counts_only_where_nothing_should_be_seen()
 def test_a_prediction_of_another_size_is_an_error():
     with pytest.raises(PredictionsError, match="the prediction is 4 x 3, the drawn"):
         MeanIoU(SETUP).add(draw("a"), np.zeros((3, 4), np.uint8), np.zeros(SHAPE, np.uint8))
-    with pytest.raises(ValueError, match="predicted label 3 with 2 classes"):
-        MeanIoU(SETUP).add(draw("a"), np.full(SHAPE, 3, np.uint8), np.zeros(SHAPE, np.uint8))
 
 
 def test_masks_are_painted_best_over_others():
@@ -229,12 +225,6 @@ def test_masks_are_painted_best_over_others():
     tied = tuple(Mask(mask.class_name, mask.rle, 0.5) for mask in masks)
     again = paint_masks(prediction("a", size=(31, 24), masks=tied), CLASSES)
     assert np.array_equal(again, labels)
-
-
-def test_run_lengths_that_do_not_fill_the_image_are_an_error():
-    broken = Mask("cat", {"size": list(SHAPE), "counts": [3, 4]}, 0.5)
-    with pytest.raises(PredictionsError, match=r"a\.jpg: a mask of 'cat': runs of 7 pixels"):
-        paint_masks(prediction("a.jpg", size=(31, 24), masks=(broken,)), CLASSES)
 
 
 def test_drawn_masks_become_labels_with_crowds_void():

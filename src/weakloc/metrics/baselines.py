@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from weakloc.geometry import BoxLTRB, FloatArray, PointXY
+from weakloc.geometry import BoxLTRB, FloatArray, PointXY, clip_box
 from weakloc.metrics.case import Case, ClassMap
 from weakloc.metrics.uncertainty import image_key
 from weakloc.rle import RunLengths, encode_mask
@@ -84,10 +84,8 @@ def _best_scores_and_heats(prediction: Prediction) -> tuple[dict[str, float], di
 
 def rectangle_rle(box: BoxLTRB, image_size: tuple[int, int]) -> RunLengths:
     """Run lengths of the pixels whose centres lie in a box."""
-    width, height = image_size
-    left, right = (min(max(round(side), 0), width) for side in (box[0], box[2]))
-    top, bottom = (min(max(round(side), 0), height) for side in (box[1], box[3]))
-    mask = np.zeros((height, width), dtype=np.bool_)
+    left, top, right, bottom = map(round, clip_box(box, image_size))
+    mask = np.zeros(image_size[::-1], dtype=np.bool_)
     mask[top:bottom, left:right] = True
     return encode_mask(mask)
 

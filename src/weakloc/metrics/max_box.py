@@ -14,7 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from weakloc.component_tree import ComponentTree, component_tree, hole_level_boxes, level_boxes
-from weakloc.errors import DataError, PredictionsError
+from weakloc.errors import PredictionsError
 from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.boxes import box_iou
 from weakloc.metrics.case import Case, ClassMap, Levels, MapReading, ScoreMap
@@ -126,8 +126,6 @@ def _next_neighbour(
 
 def normalize_map(score_map: ScoreMap, *, image: str) -> ScoreMap:
     """Minimum to 0 and maximum to 1, in the precision of the map; a constant map is all 0."""
-    if score_map.ndim != 2 or score_map.size == 0:
-        raise ValueError(f"a score map is (height, width), not {score_map.shape}")
     lowest, highest = float(score_map.min()), float(score_map.max())
     if not (np.isfinite(lowest) and np.isfinite(highest)):
         raise PredictionsError(
@@ -219,8 +217,6 @@ class MaxBoxAccuracy:
 
         Its levels are told apart once for all conventions that read them alike.
         """
-        if not len(objects):
-            raise DataError("no box of the class is drawn", location=draw.image)
         key = self.convention.reading, self.convention.step
         if key not in class_map.levels:
             normalized_map = normalize_map(class_map.scores, image=draw.image)

@@ -19,7 +19,7 @@ from typing import Any
 from weakloc.files import open_whole
 from weakloc.geometry import box_area, box_to_xywh
 from weakloc.output.exporters.jsonl import prediction_line, read_predictions
-from weakloc.output.exporters.objects import outlines_of_rle
+from weakloc.output.exporters.objects import outlines_of
 from weakloc.output.exporters.selection import (
     Content,
     ImageSplits,
@@ -28,7 +28,7 @@ from weakloc.output.exporters.selection import (
     put_image,
     write_list,
 )
-from weakloc.rle import mask_area
+from weakloc.rle import decode_mask, mask_area
 from weakloc.structures import PlacedObject, Prediction, objects_of
 
 
@@ -125,7 +125,7 @@ def _annotations(
         for item in objects_of(prediction):
             segmentation: Any = [] if item.rle is None else item.rle
             if item.rle is not None and content.options.mask_form == "polygon":
-                outlines = outlines_of_rle(item.rle, image=prediction.image)
+                outlines = outlines_of(decode_mask(item.rle))
                 segmentation = [outline.ravel().tolist() for outline in outlines]
             annotations.append(
                 {

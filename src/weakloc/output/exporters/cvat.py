@@ -15,10 +15,10 @@ import numpy as np
 
 from weakloc.files import open_whole
 from weakloc.geometry import BoxLTRB
-from weakloc.output.exporters.objects import BoolMask, mask_of_rle, outlines_of
+from weakloc.output.exporters.objects import BoolMask, outlines_of
 from weakloc.output.exporters.selection import Content, xml_attribute, xml_text
 from weakloc.output.settings import ExportOptions
-from weakloc.rle import tight_box
+from weakloc.rle import decode_mask, tight_box
 from weakloc.structures import Prediction, objects_of
 
 
@@ -73,7 +73,7 @@ def shapes_of(prediction: Prediction, kinds: Collection[str]) -> Iterator[CvatSh
     for group, item in enumerate(objects_of(prediction), start=1):
         values: dict[str, list[Sequence[float]]] = {"rectangle": [item.box]}
         if item.rle is not None:
-            mask = mask_of_rle(item.rle, image=prediction.image)
+            mask = decode_mask(item.rle)
             outlines = outlines_of(mask) if "polygon" in kinds else []
             values["polygon"] = [outline.ravel().tolist() for outline in outlines]
             values["mask"] = [_runs(mask, tight_box(item.rle))]

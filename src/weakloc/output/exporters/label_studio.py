@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from weakloc.errors import PredictionsError
 from weakloc.files import open_whole, write_text
 from weakloc.geometry import PointXY, Size, box_to_xywh
-from weakloc.output.exporters.objects import mask_of_rle, outlines_of
+from weakloc.output.exporters.objects import outlines_of
 from weakloc.output.exporters.selection import Content, MaskForm, write_list, xml_attribute
 from weakloc.output.settings import ExportOptions
+from weakloc.rle import decode_mask
 from weakloc.structures import Box, Mask, Point, Prediction
 
 LOCAL_FILES = "/data/local-files/?d="
@@ -100,7 +101,7 @@ def _regions(prediction: Prediction, form: MaskForm) -> Iterator[dict[str, Any]]
         x, y = _percent((point.x, point.y), size)
         yield _region("keypointlabels", "points", {"x": x, "y": y, "width": POINT_WIDTH}, point)
     for mask in prediction.masks:
-        pixels = mask_of_rle(mask.rle, image=prediction.image)
+        pixels = decode_mask(mask.rle)
         if form == "rle":
             value = {"format": "rle", "rle": pack_brush(pixels)}
             yield _region("brushlabels", "masks", value, mask)

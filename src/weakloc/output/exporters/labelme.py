@@ -12,8 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from weakloc.files import write_text
-from weakloc.output.exporters.objects import outlines_of_rle
+from weakloc.output.exporters.objects import outlines_of
 from weakloc.output.exporters.selection import Content, json_text, sidecar, with_stems_of_their_own
+from weakloc.rle import decode_mask
 from weakloc.structures import Box, Mask, Point, Prediction
 
 FORMAT_VERSION = "5.5.0"
@@ -47,7 +48,7 @@ def _shapes(prediction: Prediction) -> Iterator[dict[str, Any]]:
     for point in prediction.points:
         yield _shape("point", point, [[point.x, point.y]])
     for number, mask in enumerate(prediction.masks, start=1):
-        for outline in outlines_of_rle(mask.rle, image=prediction.image):
+        for outline in outlines_of(decode_mask(mask.rle)):
             yield _shape("polygon", mask, outline.astype(float).tolist(), group=number)
 
 

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from weakloc.errors import PredictionsError
-from weakloc.rle import decode_mask
-
 Corners: TypeAlias = NDArray[np.int32]  # (N, 2) of x, y; the last corner joins the first
 BoolMask: TypeAlias = NDArray[np.bool_]
-
-
-def outlines_of_rle(rle: Mapping[str, Any], *, image: str) -> list[Corners]:
-    """The outlines of a mask of an image."""
-    return outlines_of(mask_of_rle(rle, image=image))
-
-
-def mask_of_rle(rle: Mapping[str, Any], *, image: str) -> BoolMask:
-    """A mask of an image, as pixels."""
-    try:
-        return decode_mask(rle)
-    except ValueError as error:
-        raise PredictionsError(
-            f"has a mask that cannot be read ({error})", location=image
-        ) from error
 
 
 def outlines_of(mask: BoolMask) -> list[Corners]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from weakloc.files import open_whole
 from weakloc.geometry import box_to_yolo
-from weakloc.output.exporters.objects import join_outlines, outlines_of_rle
+from weakloc.output.exporters.objects import join_outlines, outlines_of
 from weakloc.output.exporters.selection import (
     Content,
     ImageSplits,
@@ -25,6 +25,7 @@ from weakloc.output.exporters.selection import (
     sidecar,
     with_stems_of_their_own,
 )
+from weakloc.rle import decode_mask
 from weakloc.structures import PlacedObject, Prediction, objects_of
 
 Shares: TypeAlias = NDArray[np.float64]  # of the image's width and height
@@ -50,7 +51,7 @@ def export_yolo_polygons(content: Content, out: Path) -> Path:
         left, top, right, bottom = item.box
         corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
         if item.rle is not None:
-            corners = join_outlines(outlines_of_rle(item.rle, image=prediction.image)).astype(float)
+            corners = join_outlines(outlines_of(decode_mask(item.rle))).astype(float)
         return np.asarray(corners / (float(prediction.width), float(prediction.height))).ravel()
 
     return _export(content, out, polygon_shares)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from weakloc.papers.recipe import Cell, Finding, Published, Recipe
@@ -77,19 +78,10 @@ def _published(
     table: str, numbers: dict[str, dict[str, tuple[float, ...]]], names: Sequence[str]
 ) -> tuple[Published, ...]:
     """`numbers` are metric -> network -> one a name."""
-    return tuple(
-        Published(
-            f"{_PAPER} {table}",
-            "Tiny ImageNet",
-            metric,
-            {
-                f"{name}, {net} net": value
-                for net, values in rows.items()
-                for name, value in zip(names, values, strict=True)
-            },
-        )
-        for metric, rows in numbers.items()
-    )
+    cells = [f"{name}, {net} net" for net in _NETS for name in names]
+    by_cell = {m: zip(cells, chain(*rows.values()), strict=True) for m, rows in numbers.items()}
+    source, data = f"{_PAPER} {table}", "Tiny ImageNet"
+    return tuple(Published(source, data, metric, dict(row)) for metric, row in by_cell.items())
 
 
 AUGMENTATION = _recipe(
