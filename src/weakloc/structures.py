@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from weakloc.errors import DataError, did_you_mean, needing
 from weakloc.geometry import BoxLTRB, GridTransform, box_iou
-from weakloc.rle import RunLengths, compressed, decode_mask, tight_box
+from weakloc.rle import RunLengths, compressed, decode_mask, filling_runs, tight_box
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -223,6 +223,22 @@ class Prediction:
             class_id=np.array([numbers.index(name) for name in names], dtype=np.int64),
             data={"class_name": np.array(names, dtype=str)},
         )
+
+
+def require_fitting(prediction: Prediction) -> None:
+    """ValueError where a box is inside out, or a mask does not fill the image."""
+    size = [prediction.height, prediction.width]
+    for item in prediction.boxes:
+        left, top, right, bottom = item.box
+        if left > right or top > bottom:
+            raise ValueError(f"has the box {list(item.box)}, whose sides are exchanged")
+    for mask in prediction.masks:
+        if mask.rle["size"] != size:
+            raise ValueError(f"has a mask of size {mask.rle['size']!s:.60}, not {size}")
+        try:
+            filling_runs(mask.rle)
+        except ValueError as error:
+            raise ValueError(f"has a mask that cannot be read ({error})") from error
 
 
 SAME_OBJECT = 0.5  # overlap of a box with the tight box of a mask

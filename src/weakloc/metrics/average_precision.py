@@ -56,8 +56,6 @@ def rank(
 ) -> Ranking:
     """Sorts by descending score, equal scores in input order, and drops the ignored."""
     score = np.asarray(scores, dtype=np.float64).ravel()
-    if score.shape != labels.shape:
-        raise ValueError(f"{score.size} scores but {labels.size} labels")
     if np.isnan(score).any():
         raise ValueError("scores must not hold NaN")
     order = np.argsort(-score, kind="stable")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +18,7 @@ from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.average_precision import DEFAULT_RANKING, RankingConvention
 from weakloc.metrics.uncertainty import ImageDraw, draw_image
 from weakloc.rle import decode_mask
-from weakloc.structures import ABSENT, PRESENT, Box, Mask, Point, Prediction, Sample, TruthMask
+from weakloc.structures import ABSENT, PRESENT, Point, Prediction, Sample, TruthMask
 
 LabelPixels: TypeAlias = NDArray[np.uint8]  # (height, width)
 ScoreMap: TypeAlias = NDArray[np.floating[Any]]  # (height, width)
@@ -328,7 +327,9 @@ def pair_predictions(
                 f"image {prediction.image!r} is not in the data set",
                 remedy=did_you_mean(prediction.image, waiting),
             )
-        check_prediction(prediction, classes)
+        places = (*prediction.points, *prediction.boxes, *prediction.masks)
+        for name in (*prediction.scores, *(item.class_name for item in places)):
+            classes.index_of(name, image=prediction.image)
         done.add(prediction.image)
         yield waiting.pop(prediction.image), prediction
     if waiting and when_missing == "error":
@@ -339,36 +340,3 @@ def pair_predictions(
         )
     for sample in waiting.values():
         yield sample, Prediction(image=sample.name, width=0, height=0, scores={})
-
-
-def check_prediction(prediction: Prediction, classes: ClassIndex) -> None:
-    image = prediction.image
-    scored: list[Point | Box | Mask] = [*prediction.points, *prediction.boxes, *prediction.masks]
-    scores = ((part.class_name, part.score) for part in scored)
-    for name, score in (*prediction.scores.items(), *scores):
-        classes.index_of(name, image=image)
-        if not math.isfinite(score):
-            raise PredictionsError(
-                f"the score of class {name!r} is {score}",
-                location=image,
-                remedy="Scores must be finite numbers",
-            )
-    for point in prediction.points:
-        if not (math.isfinite(point.x) and math.isfinite(point.y)):
-            raise PredictionsError(f"a point lies at ({point.x}, {point.y})", location=image)
-    for box in prediction.boxes:
-        if not all(math.isfinite(side) for side in box.box):
-            raise PredictionsError(f"box {list(box.box)} is not finite", location=image)
-        if box.box[2] < box.box[0] or box.box[3] < box.box[1]:
-            raise PredictionsError(
-                f"box {list(box.box)} is inside out",
-                location=image,
-                remedy="Boxes are (left, top, right, bottom), not (left, top, width, height)",
-            )
-    for mask in prediction.masks:
-        if list(mask.rle["size"]) != [prediction.height, prediction.width]:
-            raise PredictionsError(
-                f"a mask of {mask.class_name!r} has the size {list(mask.rle['size'])}, "
-                f"the image is [{prediction.height}, {prediction.width}]",
-                location=image,
-            )

@@ -158,10 +158,8 @@ def _index(
     has_truth = picture.truth is not None and picture.truth.truth is not None
     outcomes = outcomes_of(prediction, objects) if has_truth else []
     # Likely, or with something shown.
-    scores, shown = (
-        prediction.scores,
-        {*classes_with_places(prediction, SHOWN_SCORE), *picture.heat},
-    )
+    scores = prediction.scores
+    shown = {*classes_with_places(prediction, SHOWN_SCORE), *picture.heat}
     shown.update(item.class_name for item in prediction.disagreements)
     ranked = sorted(shown, key=lambda name: (-scores.get(name, 0.0), name))
     return {

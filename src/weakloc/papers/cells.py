@@ -300,10 +300,8 @@ class Measurement:
         if origin == "held-out tags":
             calibrate_rescoring(trained, data_set, look=self.look)
             return trained
-        settings, tuning = (
-            self.training.settings,
-            CalibrateSettings(boxes_of_a_class=self.places.boxes),
-        )
+        settings = self.training.settings
+        tuning = CalibrateSettings(boxes_of_a_class=self.places.boxes)
         if origin == "oracle":
             tuning = replace(tuning, split=settings.val_split)
             calibrated = oracle(trained, data_set, tuning, look=self.look, cut=self.places)

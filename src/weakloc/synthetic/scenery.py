@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from weakloc.data.images import open_image
-from weakloc.data.readers.voc import label_map_text, write_label_image
+from weakloc.data.readers.voc import annotation_text, label_map_text, write_label_image
 from weakloc.errors import DataError, SettingError, did_you_mean
 from weakloc.files import (
     UNFINISHED,
@@ -401,25 +401,17 @@ JPEG_QUALITY = 92
 def annotation(name: str, scene: Scene, *, class_names: Sequence[str]) -> str:
     """The XML of one scene; boxes 1-based, right and bottom pixels counted in."""
     height, width = scene.instances.shape
-    lines = [
-        "<annotation>",
+    head = [
         f"  <filename>{name}.jpg</filename>",
         f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
         "  <segmented>1</segmented>",
     ]
+    objects = []
     for drawn in scene.objects:
-        corners = zip(("xmin", "ymin", "xmax", "ymax"), box_to_voc(drawn.box), strict=True)
-        bounds = "".join(f"<{corner}>{value:.0f}</{corner}>" for corner, value in corners)
-        lines += [
-            "  <object>",
-            f"    <name>{escape(class_names[drawn.class_index])}</name>",
-            f"    <truncated>{drawn.truncated:d}</truncated>",
-            f"    <occluded>{drawn.occluded:d}</occluded>",
-            "    <difficult>0</difficult>",
-            f"    <bndbox>{bounds}</bndbox>",
-            "  </object>",
-        ]
-    return "\n".join([*lines, "</annotation>"]) + "\n"
+        fields = {"name": escape(class_names[drawn.class_index])}
+        fields |= {"truncated": f"{drawn.truncated:d}", "occluded": f"{drawn.occluded:d}"}
+        objects.append((fields | {"difficult": "0"}, box_to_voc(drawn.box)))
+    return annotation_text(head, objects)
 
 
 def write_lists(

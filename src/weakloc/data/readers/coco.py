@@ -38,7 +38,7 @@ from weakloc.files import fit_json, parse_foreign_json, read_text
 from weakloc.geometry import BoxLTRB, box_from_xywh, box_of_points
 from weakloc.rle import MOST_PIXELS, compressed, filling_runs, tight_box
 from weakloc.settings import ReaderOptions
-from weakloc.structures import Box, DataSet, Mask, Prediction
+from weakloc.structures import Box, DataSet, Mask, Prediction, Real, require_fitting
 
 
 def _drawn(
@@ -261,8 +261,8 @@ def _add_source(assembly: Assembly, source: _Source) -> None:
 class _Detection(Struct):
     image_id: _Id
     category_id: _Id
-    score: float
-    bbox: tuple[float, float, float, float] | None = None
+    score: Real
+    bbox: tuple[Real, Real, Real, Real] | None = None
     segmentation: Any = None
 
 
@@ -307,7 +307,10 @@ def _prediction(
             filling_runs(entry.segmentation)
             masks.append(Mask(name, compressed(entry.segmentation), entry.score))
     size = int(image["width"]), int(image["height"])
-    return Prediction(str(image["file_name"]), *size, {}, (), tuple(boxes), tuple(masks))
+    places = (), tuple(boxes), tuple(masks)
+    prediction = Prediction(str(image["file_name"]), *size, {}, *places)
+    require_fitting(prediction)
+    return prediction
 
 
 def _ids(data_set: DataSet) -> tuple[dict[_Id, Mapping[str, Any]], dict[_Id, str]]:

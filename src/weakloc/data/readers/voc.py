@@ -15,7 +15,7 @@ the order of the classes.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -104,6 +104,19 @@ def _image_size(tree: Element) -> Size | None:
     except ValueError:
         return None
     return (width, height) if width > 0 and height > 0 else None
+
+
+def annotation_text(
+    head: Sequence[str], objects: Iterable[tuple[Mapping[str, object], Sequence[float]]]
+) -> str:
+    """The XML of an image: lines of its own, then fields and whole corners of each object."""
+    lines = ["<annotation>", *head]
+    for fields, corners in objects:
+        sides = zip(_CORNERS, corners, strict=True)
+        bounds = "".join(f"<{side}>{value:.0f}</{side}>" for side, value in sides)
+        texts = [f"    <{name}>{value}</{name}>" for name, value in fields.items()]
+        lines += ["  <object>", *texts, f"    <bndbox>{bounds}</bndbox>", "  </object>"]
+    return "\n".join([*lines, "</annotation>"]) + "\n"
 
 
 def voc_palette() -> list[int]:

@@ -19,8 +19,8 @@ import msgspec
 from weakloc.errors import PredictionsError
 from weakloc.files import fit_json, open_whole, parse_json, require_regular, shown_json
 from weakloc.output.exporters.selection import Content
-from weakloc.rle import compressed, filling_runs
-from weakloc.structures import Prediction
+from weakloc.rle import compressed
+from weakloc.structures import Prediction, require_fitting
 
 SCHEMA = "weakloc.predictions/1"
 _KEYS = tuple(part.name for part in fields(Prediction) if part.name != "extra")
@@ -116,18 +116,7 @@ def _prediction(record: object) -> Prediction:
     known = {key: record[key] for key in _KEYS if record.get(key) is not None}
     extra = {key: record[key] for key in record if key not in _KEYS and key != "schema"}
     prediction = fit_json({**known, "extra": extra}, Prediction)
-    size = [prediction.height, prediction.width]
-    for item in prediction.boxes:
-        left, top, right, bottom = item.box
-        if left > right or top > bottom:
-            raise ValueError(f"has the box {list(item.box)}, whose sides are exchanged")
-    for mask in prediction.masks:
-        if mask.rle["size"] != size:
-            raise ValueError(f"has a mask of size {shown_json(mask.rle['size'])}, not {size}")
-        try:
-            filling_runs(mask.rle)
-        except ValueError as error:
-            raise ValueError(f"has a mask that cannot be read ({error})") from error
+    require_fitting(prediction)
     return prediction
 
 

@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from weakloc.data.readers.voc import label_map_text, mask_values, write_label_image
+from weakloc.data.readers.voc import annotation_text, label_map_text, mask_values, write_label_image
 from weakloc.errors import PredictionsError
 from weakloc.files import file_name_of, one_line, open_whole, write_text
 from weakloc.geometry import box_to_voc
@@ -145,29 +145,21 @@ def _check_values(class_names: Sequence[str]) -> None:
 def _annotation(prediction: Prediction) -> str:
     path = PurePosixPath(prediction.image)
     size = f"<width>{prediction.width}</width><height>{prediction.height}</height>"
-    lines = [
-        "<annotation>",
+    head = [
         f"  <folder>{xml_text(str(path.parent)) if path.parent.name else ''}</folder>",
         f"  <filename>{xml_text(path.name)}</filename>",
         "  <source><annotation>weakloc</annotation></source>",
         f"  <size>{size}<depth>3</depth></size>",
         f"  <segmented>{bool(prediction.masks):d}</segmented>",
     ]
+    objects = []
     for item in objects_of(prediction):
         # Rounded to pixel borders, at least a pixel wide and high.
         left, top, right, bottom = (round(side) for side in box_to_voc(item.box))
-        corner = f"<xmax>{max(right, left)}</xmax><ymax>{max(bottom, top)}</ymax>"
-        lines += [
-            "  <object>",
-            f"    <name>{xml_text(item.class_name)}</name>",
-            "    <pose>Unspecified</pose>",
-            "    <truncated>0</truncated>",
-            "    <difficult>0</difficult>",
-            f"    <score>{item.score!r}</score>",
-            f"    <bndbox><xmin>{left}</xmin><ymin>{top}</ymin>{corner}</bndbox>",
-            "  </object>",
-        ]
-    return "\n".join([*lines, "</annotation>"]) + "\n"
+        fields = {"name": xml_text(item.class_name), "pose": "Unspecified"}
+        fields |= {"truncated": "0", "difficult": "0", "score": repr(item.score)}
+        objects.append((fields, (left, top, max(right, left), max(bottom, top))))
+    return annotation_text(head, objects)
 
 
 def _painted(prediction: Prediction, values: Mapping[str, int]) -> tuple[Painted, Painted]:
