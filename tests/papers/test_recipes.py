@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from weakloc.errors import SettingError
 from weakloc.methods import METHODS, method_named
 from weakloc.methods.method import Method
 from weakloc.methods.settings import from_settings, merged_settings, to_settings
@@ -21,7 +20,6 @@ from weakloc.papers.recipe import (
     EFFORTS,
     Cell,
     Conditions,
-    Finding,
     Recipe,
     as_published,
     from_scratch,
@@ -87,20 +85,12 @@ def test_a_finding_compares_two_different_things(recipe: Recipe) -> None:
         assert (each.better, each.metric) != (each.worse, each.worse_metric or each.metric)
 
 
-def test_a_recipe_with_an_unknown_cell_is_refused() -> None:
-    cells = (Cell(name="a", method="cam"), Cell(name="b", method="cam"))
-    with pytest.raises(SettingError, match="unknown or twice: c"):
-        Recipe(
-            name="x",
-            number="X",
-            title="",
-            reference="",
-            question="",
-            papers_data="",
-            cells=cells,
-            metrics=("point_map",),
-            findings=(Finding("a beats c", "a", "c", metric="point_map"),),
-        )
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_every_cell_has_one_name_and_no_other_is_used(recipe: Recipe) -> None:
+    names = [cell.name for cell in recipe.cells]
+    assert len(set(names)) == len(names)
+    named = {name for each in recipe.findings for name in (each.better, each.worse)}
+    assert named | {name for each in recipe.published for name in each.values} <= set(names)
 
 
 def test_every_paper_and_every_recipe_of_the_offline_list_is_there() -> None:

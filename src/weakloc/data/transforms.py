@@ -208,22 +208,16 @@ def hide_tiles(images: Tensor, hidden: Tensor, *, patch_size: int) -> Tensor:
     return images.masked_fill(mask, 0.0)
 
 
-def rotate(images: Tensor, degrees: float) -> Tensor:
-    """Turned counter-clockwise about the middle, bilinear, zero where nothing was."""
-    batch = images if images.ndim == 4 else images[None]
-    height, width = batch.shape[-2:]
+def rotate(image: Tensor, degrees: float) -> Tensor:
+    """(3, H, W) turned counter-clockwise about the middle, bilinear, zero where nothing was."""
+    height, width = image.shape[-2:]
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     # grid_sample counts both axes from -1 to 1, so the sides' ratio enters.
-    to_source = batch.new_tensor(
+    to_source = image.new_tensor(
         [[cosine, -sine * height / width, 0.0], [sine * width / height, cosine, 0.0]]
     )
-    grid = functional.affine_grid(
-        to_source.expand(len(batch), 2, 3), list(batch.shape), align_corners=False
-    )
-    turned = functional.grid_sample(
-        batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False
-    )
-    return turned if images.ndim == 4 else turned[0]
+    grid = functional.affine_grid(to_source[None], [1, *image.shape], align_corners=False)
+    return functional.grid_sample(image[None], grid, align_corners=False)[0]
 
 
 def jittered_size(size: Size, factor: float, *, multiple_of: int = 1) -> PixelSize:

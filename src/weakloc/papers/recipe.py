@@ -12,7 +12,6 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from weakloc.errors import SettingError
 from weakloc.settings import Budget
 
 if TYPE_CHECKING:
@@ -123,18 +122,6 @@ class Recipe:
     backbones: tuple[str, str] | None = None
     axis: str | None = None
     notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        names = [cell.name for cell in self.cells]
-        named = [name for finding in self.findings for name in (finding.better, finding.worse)]
-        named += [name for numbers in self.published for name in numbers.values]
-        strange = sorted({name for name in named if name not in names})
-        if strange or len(set(names)) < len(names):
-            raise SettingError(
-                f"the cells are {', '.join(names)}; unknown or twice: {', '.join(strange) or '-'}",
-                location=f"recipe {self.name}",
-                remedy="Give every cell one name and use no other",
-            )
 
 
 @dataclass(frozen=True)

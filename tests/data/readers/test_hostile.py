@@ -186,7 +186,7 @@ RESULTS = [
     '[{"image_id": 1, "category_id": 1, "score": NaN, "bbox": [1, 2, 3, 4]}]',
     '[{"image_id": 1, "category_id": 1, "score": 1, "bbox": [1, 2, Infinity, 4]}]',
     '[{"image_id": 1, "category_id": 1, "score": 1, "bbox": [1, 2, -1, 4]}]',
-    '[{"image_id": 1, "category_id": 1, "score": 1, "segmentation": {"size": [1,1], "counts": [1]}}]',
+    '[{"image_id":1, "category_id":1, "score":1, "segmentation": {"size": [1, 1], "counts": [1]}}]',
 ]
 
 
