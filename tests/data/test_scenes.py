@@ -21,13 +21,13 @@ from weakloc.errors import DataError, OutputError, SettingError
 from weakloc.settings import ReaderOptions
 from weakloc.structures import PRESENT, DataSet, Sample, Truth, TruthBox, TruthMask
 from weakloc.synthetic.canvas import (
+    CLUTTER_SHAPES,
+    EMBLEM_SHAPES,
     Canvas,
     Layer,
     Pose,
     Scene,
-    clutter_shapes,
     cover,
-    emblem_shapes,
 )
 from weakloc.synthetic.scenery import (
     CLUTTER_CLASSES,
@@ -243,13 +243,13 @@ AREAS = {
 @pytest.mark.parametrize("angle", [0.0, 0.7, 2.9])
 def test_shapes_cover_their_area_at_any_turn(name: str, angle: float) -> None:
     half_width, half_height = 41.0, 29.0
-    coverage, _ = cover(clutter_shapes()[name], Pose(half_width, half_height, angle))
+    coverage, _ = cover(CLUTTER_SHAPES[name], Pose(half_width, half_height, angle))
     area = coverage.astype(float).sum() / 255
     assert area == pytest.approx(AREAS[name] * half_width * half_height, rel=0.03)
 
 
 def test_a_turned_shape_lies_around_its_origin() -> None:
-    coverage, (x, y) = cover(clutter_shapes()["arrow"], Pose(30.0, 20.0, math.pi / 2))
+    coverage, (x, y) = cover(CLUTTER_SHAPES["arrow"], Pose(30.0, 20.0, math.pi / 2))
     rows, columns = np.nonzero(coverage >= 128)
     # Clockwise on the screen: the arrow's tip, right before, points down.
     assert rows.max() + 1 - y == pytest.approx(30, abs=1)
@@ -260,7 +260,7 @@ def test_a_turned_shape_lies_around_its_origin() -> None:
 
 
 def test_each_hue_and_each_texture_is_shared_by_two_classes_and_no_two_share_both() -> None:
-    assert set(HUES) == set(TEXTURES) == set(CLUTTER_CLASSES) == set(clutter_shapes())
+    assert set(HUES) == set(TEXTURES) == set(CLUTTER_CLASSES) == set(CLUTTER_SHAPES)
     assert sorted(Counter(HUES.values()).values()) == [2, 2, 2, 2]
     assert sorted(Counter(TEXTURES.values()).values()) == [2, 2, 2, 2]
     assert len({(HUES[name], TEXTURES[name]) for name in HUES}) == 8
@@ -299,7 +299,7 @@ def test_single_scenes_show_one_object_of_twenty_classes_with_a_sign_of_its_own(
     drawn = scenes("single", 200)
     assert all(len(scene.objects) == 1 and scene.pixels.shape == (64, 64, 3) for scene in drawn)
     assert len({scene.objects[0].class_index for scene in drawn}) == 20
-    signs = [cover(shape, Pose(12.0, 12.0, 0.3))[0].tobytes() for shape in emblem_shapes()]
+    signs = [cover(shape, Pose(12.0, 12.0, 0.3))[0].tobytes() for shape in EMBLEM_SHAPES]
     assert len(set(signs)) == 10
     lefts = [scene.objects[0].box[0] for scene in drawn]
     assert max(lefts) - min(lefts) > 25

@@ -251,8 +251,8 @@ def test_rotation_equals_sampling_by_its_definition(degrees: float) -> None:
 
 
 def test_a_quarter_turn_of_a_square_is_rot90() -> None:
-    image = images(height=15, width=15)
-    expected = torch.rot90(image, 1, dims=(2, 3))
+    image = images(height=15, width=15)[0]
+    expected = torch.rot90(image, 1, dims=(1, 2))
     torch.testing.assert_close(transforms.rotate(image, 90.0), expected, atol=1e-5, rtol=0)
 
 
@@ -270,7 +270,7 @@ def test_nothing_is_written_into_the_input() -> None:
     before = image.clone()
     hidden = torch.ones((3, 5), dtype=torch.bool)
     transforms.hide_tiles(image, hidden, patch_size=8).add_(1)
-    transforms.rotate(image, 10).add_(1)
+    transforms.rotate(image[0], 10).add_(1)
     InputImage(image[0], None, transforms.IMAGENET_STD).crop((0, 0, 37, 23), (37, 23)).pixels.add_(
         1
     )

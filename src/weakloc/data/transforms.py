@@ -101,17 +101,17 @@ class Preprocessing:
 
     def place(self, picture_size: PixelSize) -> Placement:
         """Where the picture goes on the canvas."""
-        target, region = self._target, (0.0, 0.0, *picture_size)
-        if self.resize == "warp":
-            return Placement(region, target, (0, 0), target)
+        region: BoxLTRB = (0.0, 0.0, *picture_size)
+        content = canvas = target = self._target
         if self.resize == "crop":
-            return Placement(middle_box(picture_size, shape=target), target, (0, 0), target)
-        content, canvas = picture_size, self.round_up(picture_size)
-        if self.resize == "pad":
+            region = middle_box(picture_size, shape=target)
+        elif self.resize == "none":
+            content, canvas = picture_size, self.round_up(picture_size)
+        elif self.resize == "pad":
             factor = min(target[0] / picture_size[0], target[1] / picture_size[1])
             width = min(max(round(picture_size[0] * factor), 1), target[0])
             height = min(max(round(picture_size[1] * factor), 1), target[1])
-            content, canvas = (width, height), target
+            content = width, height
         corner = (0, 0)
         if self.pad_position == "center":
             corner = (canvas[0] - content[0]) // 2, (canvas[1] - content[1]) // 2

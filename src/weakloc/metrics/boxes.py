@@ -124,7 +124,7 @@ def _match(
     for d in range(len(boxes)):
         best = -1.0
         for g in range(groups[d, 1], groups[d, 2]):
-            overlap = box_iou(boxes[d], truth.boxes[g], extra)
+            overlap = box_overlap(boxes[d], truth.boxes[g], extra, False)
             if overlap > best:
                 best, nearest[d] = overlap, g
         if best >= iou and truth.ignored[nearest[d]]:
@@ -136,15 +136,16 @@ def _match(
 
 
 @njit(cache=True, nogil=True)
-def box_iou(first: FloatArray, second: FloatArray, extra: float) -> float:
-    width = min(first[2], second[2]) - max(first[0], second[0]) + extra
-    height = min(first[3], second[3]) - max(first[1], second[1]) + extra
+def box_overlap(box: FloatArray, drawn: FloatArray, extra: float, is_crowd: bool) -> float:
+    """The IoU; of a crowd, which part of the box it covers."""
+    width = min(box[2], drawn[2]) - max(box[0], drawn[0]) + extra
+    height = min(box[3], drawn[3]) - max(box[1], drawn[1]) + extra
     if width <= 0 or height <= 0:
         return 0.0
     shared = width * height
-    area = (first[2] - first[0] + extra) * (first[3] - first[1] + extra)
-    other = (second[2] - second[0] + extra) * (second[3] - second[1] + extra)
-    return float(shared / (area + other - shared))
+    area = (box[2] - box[0] + extra) * (box[3] - box[1] + extra)
+    other = (drawn[2] - drawn[0] + extra) * (drawn[3] - drawn[1] + extra)
+    return float(shared / (area if is_crowd else area + other - shared))
 
 
 class BoxRanking(ABC):
@@ -291,7 +292,7 @@ def _match_groups(
         begin, end = groups[d, 1], groups[d, 2]
         overlaps = np.empty(end - begin)
         for g in range(begin, end):
-            overlaps[g - begin] = _coco_overlap(boxes[d], objects[g], flags[g, 1])
+            overlaps[g - begin] = box_overlap(boxes[d], objects[g], 0.0, flags[g, 1])
         for t in range(COCO_IOUS.size):
             g = _choose(overlaps, is_found[t, begin:end], flags[begin:end], COCO_IOUS[t])
             if g >= 0:
@@ -314,14 +315,3 @@ def _choose(
         if overlaps[g] >= best:
             best, chosen = overlaps[g], g
     return chosen
-
-
-@njit(cache=True, nogil=True)
-def _coco_overlap(box: FloatArray, drawn: FloatArray, is_crowd: bool) -> float:
-    if not is_crowd:
-        return box_iou(box, drawn, 0.0)
-    width = min(box[2], drawn[2]) - max(box[0], drawn[0])
-    height = min(box[3], drawn[3]) - max(box[1], drawn[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    return float(width * height / ((box[2] - box[0]) * (box[3] - box[1])))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from weakloc.component_tree import ComponentTree, component_tree, hole_level_boxes, level_boxes
 from weakloc.errors import PredictionsError
 from weakloc.geometry import FloatArray, IntArray
-from weakloc.metrics.boxes import box_iou
+from weakloc.metrics.boxes import box_overlap
 from weakloc.metrics.case import Case, ClassMap, Levels, MapReading, ScoreMap
 from weakloc.metrics.result import Curve, Detail, MetricResult
 from weakloc.metrics.uncertainty import ImageDraw, ResampledSums, measured, ratio
@@ -320,7 +320,7 @@ def _overlap_per_level(
     for n in range(first.size):
         overlap = 0.0
         for g in range(len(objects)):
-            overlap = max(overlap, box_iou(boxes[n], objects[g], extra))
+            overlap = max(overlap, box_overlap(boxes[n], objects[g], extra, False))
         for t in range(first[n], last[n] + 1):
             best[t] = max(best[t], overlap)
     return best

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -95,66 +94,50 @@ def _turns(start: float, stop: float, count: int) -> list[float]:
     return [math.pi * (start + (stop - start) * step / count) for step in range(count + 1)]
 
 
-@cache
-def clutter_shapes() -> dict[str, Shape]:
-    """The eight classes of cluttered scenes; listed in pairs that share a hue."""
-    third = 0.33
-    cross = (
-        *((-third, -1), (third, -1), (third, -third), (1, -third), (1, third), (third, third)),
-        *((third, 1), (-third, 1), (-third, third), (-1, third), (-1, -third), (-third, -third)),
-    )
-    arrow = ((-1, -0.3), (0.1, -0.3), (0.1, -0.8), (1, 0), (0.1, 0.8), (0.1, 0.3), (-1, 0.3))
-    bolt = ((0.25, -1), (-0.65, 0.15), (-0.08, 0.15), (-0.25, 1), (0.65, -0.25), (0.08, -0.25))
-    return {
-        "disc": Shape((circle(1.0),)),
-        "ring": Shape((circle(1.0),), (circle(0.55),)),
-        "star": Shape((star(5, 0.42),)),
-        "cross": Shape((cross,)),
-        "heart": Shape((heart(),)),
-        "crescent": Shape((crescent(),)),
-        "arrow": Shape((arrow,)),
-        "bolt": Shape((bolt,)),
-    }
+_CROSS = (
+    *((-0.33, -1), (0.33, -1), (0.33, -0.33), (1, -0.33), (1, 0.33), (0.33, 0.33)),
+    *((0.33, 1), (-0.33, 1), (-0.33, 0.33), (-1, 0.33), (-1, -0.33), (-0.33, -0.33)),
+)
+_ARROW = ((-1, -0.3), (0.1, -0.3), (0.1, -0.8), (1, 0), (0.1, 0.8), (0.1, 0.3), (-1, 0.3))
+_BOLT = ((0.25, -1), (-0.65, 0.15), (-0.08, 0.15), (-0.25, 1), (0.65, -0.25), (0.08, -0.25))
+# The eight classes of cluttered scenes; listed in pairs that share a hue.
+CLUTTER_SHAPES: Mapping[str, Shape] = {
+    "disc": Shape((circle(1.0),)),
+    "ring": Shape((circle(1.0),), (circle(0.55),)),
+    "star": Shape((star(5, 0.42),)),
+    "cross": Shape((_CROSS,)),
+    "heart": Shape((heart(),)),
+    "crescent": Shape((crescent(),)),
+    "arrow": Shape((_ARROW,)),
+    "bolt": Shape((_BOLT,)),
+}
 
+_JOINTS = [(x, y) for x in (-0.55, 0.55) for y in (-0.45, 0.45)]
+_SHAFT = ((-0.6, -0.4), (0.6, -0.4), (0.6, 0.4), (-0.6, 0.4))
+# The five bodies of single-object images; their head lies at (0.62, 0).
+BODY_SHAPES: Mapping[str, Shape] = {
+    "bone": Shape((_SHAFT, *(circle(0.45, center=joint) for joint in _JOINTS))),
+    "pear": Shape((circle(0.55, center=(0.45, 0.0)), circle(0.8, center=(-0.2, 0.0)))),
+    "pod": Shape((tuple((x, 0.62 * y) for x, y in circle(1.0)),)),
+    "slab": Shape((((-1, -0.6), (1, -0.6), (1, 0.6), (-1, 0.6)),)),
+    "wedge": Shape((((-1, -0.9), (1, -0.45), (1, 0.45), (-1, 0.9)),)),
+}
 
-@cache
-def body_shapes() -> dict[str, Shape]:
-    """The five bodies of single-object images; their head lies at (0.62, 0)."""
-    pear = circle(0.55, center=(0.45, 0.0)) + circle(0.8, center=(-0.2, 0.0))
-    return {
-        "bone": Shape(
-            (
-                ((-0.6, -0.4), (0.6, -0.4), (0.6, 0.4), (-0.6, 0.4)),
-                *(circle(0.45, center=(x, y)) for x in (-0.55, 0.55) for y in (-0.45, 0.45)),
-            )
-        ),
-        "pear": Shape((pear[:40], pear[40:])),
-        "pod": Shape((tuple((x, 0.62 * y) for x, y in circle(1.0)),)),
-        "slab": Shape((((-1, -0.6), (1, -0.6), (1, 0.6), (-1, 0.6)),)),
-        "wedge": Shape((((-1, -0.9), (1, -0.45), (1, 0.45), (-1, 0.9)),)),
-    }
-
-
-@cache
-def emblem_shapes() -> tuple[Shape, ...]:
-    """Ten small signs; dark or light they tell twenty classes apart."""
-    bar = ((-1, -0.35), (1, -0.35), (1, 0.35), (-1, 0.35))
-    pillar = tuple((y, x) for x, y in bar)
-    square = ((-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8))
-    inner = tuple((0.45 * x, 0.45 * y) for x, y in square)
-    shapes = clutter_shapes()
-    return (
-        shapes["disc"],
-        shapes["ring"],
-        shapes["cross"],
-        Shape((star(3, 0.25),)),
-        Shape((square,), (inner,)),
-        Shape((bar,)),
-        Shape((tuple((x, y - 0.6) for x, y in bar), tuple((x, y + 0.6) for x, y in bar))),
-        Shape((((-1, -1), (0, -1), (0, 0), (1, 0), (1, 1), (0, 1), (0, 0), (-1, 0)),)),
-        Shape((((-1, -1), (1, -1), (0, 0.1), (1, 1), (-1, 1), (0, 0.1)),)),
-        Shape((tuple((x - 0.65, y) for x, y in pillar), bar)),
-    )
+_BAR = ((-1, -0.35), (1, -0.35), (1, 0.35), (-1, 0.35))
+_SQUARE = ((-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8))
+# Ten small signs; dark or light they tell twenty classes apart.
+EMBLEM_SHAPES = (
+    CLUTTER_SHAPES["disc"],
+    CLUTTER_SHAPES["ring"],
+    CLUTTER_SHAPES["cross"],
+    Shape((star(3, 0.25),)),
+    Shape((_SQUARE,), (tuple((0.45 * x, 0.45 * y) for x, y in _SQUARE),)),
+    Shape((_BAR,)),
+    Shape(tuple(tuple((x, y + shift) for x, y in _BAR) for shift in (-0.6, 0.6))),
+    Shape((((-1, -1), (0, -1), (0, 0), (1, 0), (1, 1), (0, 1), (0, 0), (-1, 0)),)),
+    Shape((((-1, -1), (1, -1), (0, 0.1), (1, 1), (-1, 1), (0, 0.1)),)),
+    Shape((tuple((y - 0.65, x) for x, y in _BAR), _BAR)),
+)
 
 
 def cover(shape: Shape, pose: Pose) -> tuple[Coverage, UnitPoint]:

@@ -42,6 +42,9 @@ from weakloc.geometry import BoxLTRB, box_to_voc, clip_box
 from weakloc.rle import decode_mask, tight_box
 from weakloc.structures import DataSet, Sample, Truth
 from weakloc.synthetic.canvas import (
+    BODY_SHAPES,
+    CLUTTER_SHAPES,
+    EMBLEM_SHAPES,
     Canvas,
     Layer,
     Pattern,
@@ -50,11 +53,8 @@ from weakloc.synthetic.canvas import (
     Shape,
     Surface,
     background,
-    body_shapes,
-    clutter_shapes,
     color_of,
     cover,
-    emblem_shapes,
     paint,
     polar,
     uniform,
@@ -107,7 +107,7 @@ def _object_of_class(random: np.random.Generator, class_index: int, *, extent: f
     angle = uniform(random, 0, 2 * math.pi)
     pose = Pose(half * min(stretch, 1.0), half / max(stretch, 1.0), angle)
     surface = surface_of(random, name)
-    return paint(random, clutter_shapes()[name], pose, surface)[0]
+    return paint(random, CLUTTER_SHAPES[name], pose, surface)[0]
 
 
 def draw_clutter(random: np.random.Generator) -> Scene:
@@ -369,7 +369,7 @@ def draw_single(random: np.random.Generator) -> Scene:
 
 
 def _object(random: np.random.Generator, class_index: int) -> Layer:
-    body = body_shapes()[BODIES[class_index % len(BODIES)]]
+    body = BODY_SHAPES[BODIES[class_index % len(BODIES)]]
     pattern = tuple(TEXTURE_NAMES)[class_index // len(BODIES)]
     half_length = uniform(random, 16.0, 28.0)
     half_width = half_length * uniform(random, 0.55, 0.75)
@@ -388,7 +388,7 @@ def _object(random: np.random.Generator, class_index: int) -> Layer:
     half = 0.3 * pose.half_width + 2.0
     emblem_pose = Pose(half, half, pose.angle + math.pi * uniform(random, -0.1, 0.1))
     tone = (0.05, 0.05, 0.08) if class_index < 10 else (0.97, 0.97, 0.92)
-    emblem, center = paint(random, emblem_shapes()[class_index % 10], emblem_pose, Surface(tone))
+    emblem, center = paint(random, EMBLEM_SHAPES[class_index % 10], emblem_pose, Surface(tone))
     x, y = pose.place(HEAD)
     left, top = round(origin[0] + x - center[0]), round(origin[1] + y - center[1])
     canvas.lay_distraction(emblem, left=left, top=top)

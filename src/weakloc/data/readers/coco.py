@@ -306,9 +306,8 @@ def _prediction(
         if isinstance(entry.segmentation, Mapping):
             filling_runs(entry.segmentation)
             masks.append(Mask(name, compressed(entry.segmentation), entry.score))
-    size = int(image["width"]), int(image["height"])
-    places = (), tuple(boxes), tuple(masks)
-    prediction = Prediction(str(image["file_name"]), *size, {}, *places)
+    file, size = str(image["file_name"]), (int(image["width"]), int(image["height"]))
+    prediction = Prediction(file, *size, {}, (), tuple(boxes), tuple(masks))
     require_fitting(prediction)
     return prediction
 
