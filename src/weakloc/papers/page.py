@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from weakloc.api.evaluation import markdown_table
@@ -15,7 +15,6 @@ from weakloc.output.report import (
     line_chart,
     metric_label,
 )
-from weakloc.papers.recipe import Published
 from weakloc.papers.results import CellResult, Judgement, Results
 
 
@@ -51,46 +50,34 @@ def difference(judgement: Judgement) -> str:
 def table(results: Results) -> tuple[list[str], list[list[str]]]:
     """Header and rows: ours by metric, what papers printed, boxes used, seconds, the baselines.
 
-    Where windows are searched for, also how many an image.
+    Where windows are searched for, also how many an image. It is made column by column.
     """
-    metrics = results.metrics
-    header = ["cell"]
-    for metric in metrics:
-        header.append(metric_label(metric) + (" (oracle)" if results.is_oracle(metric) else ""))
-        header += [f"paper: {paper.data}" for paper in _papers(results, metric)]
-    header += ["boxes used", "s to train", "ms an image", *results.searched]
-    rows = [_cells(results, row, metrics) for row in results.rows]
-    return header, [*rows, _baseline_row(results, metrics)]
-
-
-def _papers(results: Results, metric: str) -> list[Published]:
-    """Accuracies of papers stand beside our precision where we measured no accuracy."""
-    return [paper for paper in results.recipe.published if paper.metric == metric]
-
-
-def _cells(results: Results, row: CellResult, metrics: Sequence[str]) -> list[str]:
-    cells = [row.cell]
-    for metric in metrics:
-        cells.append(spread(row, metric))
-        for paper in _papers(results, metric):
-            value = paper.values.get(row.cell)
-            cells.append("" if value is None else f"{value:.1f}")
-    seconds = [record["seconds_to_train"] for record in row.records]
-    looked = [record["seconds_to_measure"] / record["num_images"] for record in row.records]
-    cells += [str(row.boxes_used), f"{sum(seconds) / len(seconds):.0f}"]
-    cells.append(f"{1000 * sum(looked) / len(looked):.0f}")
-    counts = [row.searched.get(name) for name in results.searched]
-    return [*cells, *("" if count is None else f"{count:.0f}" for count in counts)]
-
-
-def _baseline_row(results: Results, metrics: Sequence[str]) -> list[str]:
-    cells = ["best trivial answer"]
-    for metric in metrics:
+    rows = results.rows
+    columns = [["cell", *(row.cell for row in rows), "best trivial answer"]]
+    for metric in results.metrics:
+        label = metric_label(metric) + (" (oracle)" if results.is_oracle(metric) else "")
         best = results.best_baseline(metric)
         name = "" if best is None else BASELINE_NAMES.get(best[0], best[0])
-        cells.append("-" if best is None else f"{100 * best[1]:.1f} ({name})")
-        cells += [""] * len(_papers(results, metric))
-    return [*cells, "0", "", "", *("" for _ in results.searched)]
+        trivial = "-" if best is None else f"{100 * best[1]:.1f} ({name})"
+        columns.append([label, *(spread(row, metric) for row in rows), trivial])
+        # Accuracies of papers stand beside our precision where we measured no accuracy.
+        for paper in (paper for paper in results.recipe.published if paper.metric == metric):
+            printed = (_shown(paper.values.get(row.cell), digits=1) for row in rows)
+            columns.append([f"paper: {paper.data}", *printed, ""])
+    columns.append(["boxes used", *(str(row.boxes_used) for row in rows), "0"])
+    trained = [[record["seconds_to_train"] for record in row.records] for row in rows]
+    columns.append(["s to train", *(f"{sum(s) / len(s):.0f}" for s in trained), ""])
+    looked = [[r["seconds_to_measure"] / r["num_images"] for r in row.records] for row in rows]
+    columns.append(["ms an image", *(f"{1000 * sum(s) / len(s):.0f}" for s in looked), ""])
+    for name in results.searched:
+        counts = (_shown(row.searched.get(name), digits=0) for row in rows)
+        columns.append([name, *counts, ""])
+    header, *cells = map(list, zip(*columns, strict=True))
+    return header, cells
+
+
+def _shown(value: float | None, *, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _page(results: Results, stems: Iterable[str]) -> Iterator[str]:
