@@ -42,9 +42,9 @@ from weakloc.metrics.case import (
     ClassIndex,
     ClassMap,
     DetectionArrays,
+    ImageTruth,
     MetricSetup,
     TruthArrays,
-    truth_arrays,
 )
 from weakloc.metrics.max_box import MapConvention, MaxBoxAccuracy
 from weakloc.metrics.pixels import EDGES, MeanIoU, PixelPrecision, count_pixels
@@ -117,7 +117,7 @@ def _box_evaluators(
         for sample, heat in zip(samples, maps, strict=True):
             draw = draw_image(sample.name, 0)
             class_map = ClassMap(0, heat)
-            accuracy.add(draw, class_map, truth_arrays(sample).boxes, (SIDE, SIDE))
+            accuracy.add(draw, class_map, ImageTruth(sample).objects.boxes, (SIDE, SIDE))
         (result,) = accuracy.compute()
         return [value for iou in IOUS for value in result.curves[f"accuracy_{100 * iou:g}"].values]
 

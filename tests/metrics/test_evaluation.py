@@ -145,13 +145,13 @@ def _counted(monkeypatch, module, name):
 
 def test_an_image_is_read_and_drawn_once_for_the_run_and_all_its_baselines(random, monkeypatch):
     images = _images(random, number=6)
-    truths = _counted(monkeypatch, case, "truth_arrays")
-    labels = _counted(monkeypatch, case, "truth_labels")
+    truths = _counted(monkeypatch, case.ImageTruth.objects, "func")
+    labels = _counted(monkeypatch, case.ImageTruth.labels, "func")
     draws = _counted(monkeypatch, case, "draw_image")
     _evaluated(images).results()
     names = [each.name for each, _ in images]
-    assert [known.name for (known,) in truths] == names
-    assert [known.name for known, _ in labels] == names
+    assert [known.sample.name for (known,) in truths] == names
+    assert [known.sample.name for (known,) in labels] == names
     assert [name for name, resamples in draws if resamples] == names
 
 

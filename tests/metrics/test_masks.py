@@ -18,7 +18,6 @@ from weakloc.metrics.case import (
     ImageTruth,
     MetricSetup,
     read_labels,
-    truth_labels,
 )
 from weakloc.metrics.max_box import normalize_map
 from weakloc.metrics.pixels import (
@@ -232,10 +231,10 @@ def test_drawn_masks_become_labels_with_crowds_void():
     truth = Truth(masks=(TruthMask(0, _rle(cat)), TruthMask(0, _rle(crowd), crowd=True)))
     each = sample("a", [1, -1], [], masks=truth.masks)
     expected = [1] * 10 + [VOID] * 21
-    assert truth_labels(each, {})[3].tolist() == expected
+    assert ImageTruth(each).labels[3].tolist() == expected
     assert drawn_pixels(ImageTruth(each), 0)[3].tolist() == expected
     assert drawn_pixels(ImageTruth(each), 1) is None
-    assert truth_labels(sample("b", [1, -1], []), {}) is None
+    assert ImageTruth(sample("b", [1, -1], [])).labels is None
 
 
 @pytest.mark.parametrize("index", [254, 255, 1000])
@@ -244,7 +243,7 @@ def test_of_many_classes_each_has_its_drawn_pixels(index: int) -> None:
     drawn = sample("a", [1, -1], [], masks=truth.masks)
     assert drawn_pixels(ImageTruth(drawn), index)[3].tolist() == [1] * 10 + [0] * 21
     with pytest.raises(DataError, match="at most 254 classes"):
-        truth_labels(drawn, {})
+        _ = ImageTruth(drawn).labels
 
 
 def test_label_images_are_read_through_their_table(tmp_path):

@@ -112,12 +112,25 @@ class ImageTruth:
 
     @cached_property
     def objects(self) -> TruthArrays:
-        return truth_arrays(self.sample)
+        objects = self.sample.drawn.boxes
+        return TruthArrays(
+            classes=np.array([drawn.class_index for drawn in objects], dtype=np.int64),
+            images=np.zeros(len(objects), dtype=np.int64),
+            boxes=np.array([drawn.box for drawn in objects], dtype=np.float64).reshape(-1, 4),
+            ignored=np.array([drawn.difficult or drawn.crowd for drawn in objects], dtype=np.bool_),
+            crowd=np.array([drawn.crowd for drawn in objects], dtype=np.bool_),
+        )
 
     @cached_property
     def labels(self) -> LabelPixels | None:
-        """The drawn label image, else the drawn objects; None without either."""
-        return truth_labels(self.sample, self.segmentation_values)
+        """Of the drawn label image, else of the drawn objects; None without either.
+
+        0 is background, 1 + c the class c, 255 void; later objects lie over earlier ones.
+        """
+        path = self.sample.drawn.segmentation_path
+        if path is not None:
+            return read_labels(path, self.segmentation_values)
+        return paint_truth(self.sample.drawn.masks)
 
     @cached_property
     def only_class(self) -> int:
@@ -245,25 +258,6 @@ class MetricSetup:
     def case(self, sample: Sample, prediction: Prediction, maps: Iterable[ClassMap] = ()) -> Case:
         truth = ImageTruth(sample, self.segmentation_values)
         return Case(truth, prediction, self.classes, tuple(maps), self.resamples)
-
-
-def truth_arrays(sample: Sample) -> TruthArrays:
-    objects = sample.drawn.boxes
-    return TruthArrays(
-        classes=np.array([drawn.class_index for drawn in objects], dtype=np.int64),
-        images=np.zeros(len(objects), dtype=np.int64),
-        boxes=np.array([drawn.box for drawn in objects], dtype=np.float64).reshape(-1, 4),
-        ignored=np.array([drawn.difficult or drawn.crowd for drawn in objects], dtype=np.bool_),
-        crowd=np.array([drawn.crowd for drawn in objects], dtype=np.bool_),
-    )
-
-
-def truth_labels(sample: Sample, segmentation_values: Mapping[int, int]) -> LabelPixels | None:
-    """0 is background, 1 + c the class c, 255 void; later objects lie over earlier ones."""
-    path = sample.drawn.segmentation_path
-    if path is not None:
-        return read_labels(path, segmentation_values)
-    return paint_truth(sample.drawn.masks)
 
 
 def paint_truth(masks: Sequence[TruthMask]) -> LabelPixels | None:

@@ -150,12 +150,17 @@ def _read_rows(path: Path, folder: str, options: ReaderOptions, problems: Proble
     number, header = next(lines, (1, None))
     if header is None:
         raise DataError("the table is empty", location=str(path), remedy="Give one line an image")
-    if any(map(is_image_name, header)):
-        columns = _columns_without_header(header, path)
-        lines = chain([(number, header)], lines)
-    else:
-        columns = _columns_of_header(header, path, options)
     renamed = ReaderOptions(label_delimiter=options.label_delimiter)
+    if any(map(is_image_name, header)):
+        if len(header) != 2 or not is_image_name(header[0]):
+            reason = f"the first line is no header, and its {len(header)} cells are not"
+            raise DataError(
+                f"{reason} a path and labels",
+                location=at_line(path, 1),
+                remedy="Add a header such as: path,labels",
+            )
+        lines, header, options = chain([(number, header)], lines), ["path", "labels"], renamed
+    columns = _columns_of_header(header, path, options)
     records = ((number, partial(columns.record_of, cells)) for number, cells in lines)
     rows = tuple(record_rows(records, renamed, problems))
     return TableContent(path, folder, rows, None if "labels" in columns.named else columns.classes)
@@ -182,16 +187,6 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(
             f"cannot be split in cells: {error}", location=at_line(path, start)
         ) from error
-
-
-def _columns_without_header(cells: Sequence[str], path: Path) -> _Columns:
-    if len(cells) != 2 or not is_image_name(cells[0]):
-        raise DataError(
-            f"the first line is no header, and its {len(cells)} cells are not a path and labels",
-            location=at_line(path, 1),
-            remedy="Add a header such as: path,labels",
-        )
-    return _Columns(2, {"path": 0, "labels": 1}, {})
 
 
 def _columns_of_header(header: Sequence[str], path: Path, options: ReaderOptions) -> _Columns:
