@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -158,9 +157,6 @@ def _tallies(
     return num_found, taken
 
 
-_BLOCK = 2048
-
-
 @dataclass(frozen=True, slots=True)
 class RankingConvention:
     """How a ranking becomes numbers: one for each definition, all of the same ranking."""
@@ -174,17 +170,12 @@ DEFAULT_RANKING = RankingConvention()
 
 @dataclass(frozen=True)
 class RankedClasses:
-    """One ranking a class over the same images, and the positives each image holds."""
+    """One ranking a class over the same images, and the positives that each resample holds."""
 
     rankings: Sequence[Ranking]  # C
-    positives: NDArray[np.int64]  # (images, C)
+    num_positives: FloatArray  # (C, 1 + B)
     images: SetDraw
     class_names: Sequence[str]
-
-    @cached_property
-    def num_positives(self) -> FloatArray:
-        """In the set and in each resample: (C, 1 + B)"""
-        return _weighted_counts(self.positives, self.images.weights)
 
 
 def mean_average_precision(
@@ -226,12 +217,12 @@ def class_recalls(ranked: RankedClasses) -> FloatArray:
     """The share of each class's positives that its whole ranking finds: (C, 1 + B)"""
     num_found = np.stack(
         [
-            np.bincount(ranking.image[ranking.positive], minlength=len(ranked.positives))
+            np.bincount(ranking.image[ranking.positive], minlength=ranked.images.num_images)
             for ranking in ranked.rankings
         ],
         axis=1,
     )  # (images, C)
-    return ratio(_weighted_counts(num_found, ranked.images.weights), ranked.num_positives)
+    return ratio(ranked.images.sums(num_found), ranked.num_positives)
 
 
 def precision_result(
@@ -251,15 +242,6 @@ def precision_result(
         per_class=dict(zip(ranked.class_names, precisions[:, 0].tolist(), strict=True)),
         details=details,
     )
-
-
-def _weighted_counts(counts: NDArray[np.int64], weights: NDArray[np.uint8]) -> FloatArray:
-    """(images, C) -> (C, 1 + B), by blocks of images: the weights as floats would not fit."""
-    total = np.zeros((counts.shape[1], weights.shape[1]))
-    for start in range(0, len(weights), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        total += counts[block].T.astype(np.float64) @ weights[block].astype(np.float64)
-    return total
 
 
 def tag_mean_average_precision(scores: FloatArray, labels: LabelMatrix) -> float:

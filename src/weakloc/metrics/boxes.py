@@ -174,9 +174,10 @@ class BoxPrecision(BoxRanking):
         detections, truth = flatten(records)
         classes, overlap, ranking = self.setup.classes, self.setup.overlap, self.setup.ranking
         order, verdicts, _ = match_boxes(detections, truth, overlap)
+        positives = count_objects(truth, num_images=len(records), num_classes=len(classes))
         ranked = RankedClasses(
             rankings=rank_verdicts(detections, order, verdicts, len(classes), ranking.ties),
-            positives=count_objects(truth, num_images=len(records), num_classes=len(classes)),
+            num_positives=images.sums(positives),
             images=images,
             class_names=classes.names,
         )
@@ -232,21 +233,23 @@ class CocoPrecision(BoxRanking):
         detections, truth = flatten(records)
         num_images, num_classes = len(records), len(self.setup.classes)
         positives = count_objects(truth, num_images=num_images, num_classes=num_classes)
-        ranked = [
-            RankedClasses(rankings, positives, images, self.setup.classes.names)
-            for rankings in rank_coco(detections, truth, num_classes)
-        ]
-        precisions = np.stack([class_precisions(classes, "coco") for classes in ranked])
-        recalls = np.stack([class_recalls(classes) for classes in ranked])  # (T, C, 1 + B)
+        num_positives = images.sums(positives)  # (C, 1 + B)
+        precisions, recalls = np.zeros_like(num_positives), np.zeros_like(num_positives)
+        named = {}  # of all ten together only the sums are kept
+        for iou, rankings in zip(COCO_IOUS, rank_coco(detections, truth, num_classes), strict=True):
+            ranked = RankedClasses(rankings, num_positives, images, self.setup.classes.names)
+            at_iou = class_precisions(ranked, "coco")
+            precisions, recalls = precisions + at_iou, recalls + class_recalls(ranked)
+            if iou in (0.5, 0.75):
+                named[f"coco_ap_{100 * iou:.0f}"] = at_iou, f"{iou:.2f}"
         numbers = {
-            "coco_ap": (precisions.mean(axis=0), "0.50 to 0.95"),
-            "coco_ap_50": (precisions[0], "0.50"),
-            "coco_ap_75": (precisions[5], "0.75"),
-            "coco_ar": (recalls.mean(axis=0), "0.50 to 0.95"),
+            "coco_ap": (precisions / len(COCO_IOUS), "0.50 to 0.95"),
+            **named,
+            "coco_ar": (recalls / len(COCO_IOUS), "0.50 to 0.95"),
         }
         limit = f"{MOST_DETECTIONS} detections an image and class, all areas"
         return tuple(
-            precision_result(name, values, ranked[0], convention=f"IoU {ious}, {limit}", details={})
+            precision_result(name, values, ranked, convention=f"IoU {ious}, {limit}", details={})
             for name, (values, ious) in numbers.items()
         )
 

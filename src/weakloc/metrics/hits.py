@@ -42,36 +42,37 @@ class HitRates:
         self.class_names = tuple(class_names)
         self.rates = rates
         self._count = count
-        self._shape = (2, len(rates), len(self.class_names))
-        self._sums = ResampledSums(2 * len(rates) * len(self.class_names))
+        self._totals = np.zeros((2, len(rates), len(self.class_names)))
+        # Over trials the classes count as one: resamples of each would be what fills the memory.
+        self._sums = [
+            ResampledSums(2 * (len(class_names) if rate.averaging == "classes" else 1))
+            for rate in rates
+        ]
 
     def update(self, case: Case) -> None:
         self.add(case.draw, *self._count(case))
 
     def add(self, draw: ImageDraw, hits: ArrayLike, trials: ArrayLike) -> None:
-        counts = np.empty(self._shape)
+        counts = np.empty_like(self._totals)
         counts[0], counts[1] = hits, trials
-        self._sums.add(draw, counts)
+        self._totals += counts
+        for number, (rate, sums) in enumerate(zip(self.rates, self._sums, strict=True)):
+            of_rate = counts[:, number]
+            sums.add(draw, of_rate if rate.averaging == "classes" else of_rate.sum(axis=-1))
 
     def compute(self) -> tuple[MetricResult, ...]:
-        return tuple(self._result(number, rate) for number, rate in enumerate(self.rates))
-
-    def _result(self, number: int, rate: Rate) -> MetricResult:
-        def average(sums: FloatArray) -> FloatArray:
-            hits, trials = np.moveaxis(sums.reshape(-1, *self._shape)[:, :, number], 1, 0)
-            if rate.averaging == "classes":
-                return mean_of_defined(ratio(hits, trials))
-            return ratio(hits.sum(axis=-1), trials.sum(axis=-1))
-
-        hits, trials = self._sums.total.reshape(self._shape)[:, number]
-        return measured(
-            rate.name,
-            self._sums.evaluate(average),
-            self._sums,
-            convention=f"{rate.convention}, mean over {rate.averaging}",
-            lacking="there is nothing to find on these images",
-            per_class=dict(zip(self.class_names, ratio(hits, trials).tolist(), strict=True)),
-            details={"num_trials": int(trials.sum())},
+        of_rates = zip(self.rates, self._sums, *self._totals, strict=True)
+        return tuple(
+            measured(
+                rate.name,
+                sums.evaluate(lambda block: mean_of_defined(ratio(*np.split(block, 2, axis=-1)))),
+                sums,
+                convention=f"{rate.convention}, mean over {rate.averaging}",
+                lacking="there is nothing to find on these images",
+                per_class=dict(zip(self.class_names, ratio(hits, trials).tolist(), strict=True)),
+                details={"num_trials": int(trials.sum())},
+            )
+            for rate, sums, hits, trials in of_rates
         )
 
 

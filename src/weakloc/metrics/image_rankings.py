@@ -70,7 +70,7 @@ class ImageRanking(ABC):
                 rank(scores[:, c], verdicts[:, c], ties=self.convention.ties, image=numbers)
                 for c in range(len(self.classes))
             ],
-            positives=positives,
+            num_positives=images.sums(positives),
             images=images,
             class_names=self.classes.names,
         )

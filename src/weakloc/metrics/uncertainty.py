@@ -20,7 +20,7 @@ from weakloc.errors import PredictionsError
 from weakloc.geometry import FloatArray
 from weakloc.metrics.result import Detail, Interval, MetricResult
 
-_CHUNK = 64
+_CHUNK, _BLOCK = 64, 2048
 _POISSON_CDF = np.cumsum([math.exp(-1.0) / math.factorial(count) for count in range(11)])
 
 
@@ -74,6 +74,14 @@ class SetDraw:
     @property
     def num_images(self) -> int:
         return len(self.weights)
+
+    def sums(self, counts: NDArray[np.int64]) -> FloatArray:
+        """(images, C) -> (C, 1 + B), by blocks of images: the weights as floats would not fit."""
+        total = np.zeros((counts.shape[1], self.weights.shape[1]))
+        for start in range(0, len(self.weights), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            total += counts[block].T.astype(np.float64) @ self.weights[block].astype(np.float64)
+        return total
 
 
 Record = TypeVar("Record")
@@ -185,7 +193,9 @@ class ResampledSums:
     def _flush(self) -> None:
         if self._waiting:
             weights, counts = (np.stack(rows) for rows in zip(*self._waiting, strict=True))
-            self._sums += weights.T.astype(np.float64) @ counts
+            for start in range(0, len(self._sums), _CHUNK):  # all at once is the sums once more
+                block = slice(start, start + _CHUNK)
+                self._sums[block] += weights[:, block].T.astype(np.float64) @ counts
             self._waiting.clear()
 
 
