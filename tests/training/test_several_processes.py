@@ -58,6 +58,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:
     # One watched image: the second process has none.
     records = [load_run(tmp_path / name).history[0] for name in ("one", "two")]
     assert records[0].classification_map == records[1].classification_map
+    assert records[0].loss == pytest.approx(records[1].loss, rel=1e-6)
 
 
 def largest_difference(one: Weights, other: Weights) -> float:

@@ -89,7 +89,7 @@ _NUM_NAMES = 8
 
 
 class LossGuard:
-    """Collects the losses of an epoch; `mean` is over all of them."""
+    """Collects the losses of an epoch; `mean` is over all of them, in all processes."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[Tensor, Sequence[str], float]] = []  # loss, names, rate
@@ -110,8 +110,8 @@ class LossGuard:
         values = torch.stack([loss for loss, _, _ in waiting]).tolist()
         for (_, names, learning_rate), value in zip(waiting, values, strict=True):
             self._check(value, names, learning_rate)
-            self._sum, self._count = self._sum + value, self._count + 1
-            self.latest = value
+        for self.latest in np.mean([values, *_of_other_processes(values)], axis=0).tolist():
+            self._sum, self._count = self._sum + self.latest, self._count + 1
 
     def mean(self) -> float:
         """Of all losses since the last call."""
