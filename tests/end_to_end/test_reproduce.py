@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 from weakloc.cli import run as weakloc
 from weakloc.errors import DataError, SettingError
 from weakloc.methods import method_named
 from weakloc.methods.cam import Cam
 from weakloc.methods.method import rate_factor
+from weakloc.model.backbones import build_backbone
+from weakloc.model.trunk import BackboneSpec
 from weakloc.papers.recipe import Cell, Finding, Recipe
 from weakloc.papers.reproduce import Reproduction, planned, reproduce
 from weakloc.papers.results import CellResult
@@ -300,3 +303,18 @@ def test_networks_of_two_sizes_are_trained_once_and_measured_together(
 def test_a_papers_budget_needs_a_papers_data() -> None:
     with pytest.raises(SettingError, match="--data"):
         Reproduction(out=Path("x"), budget="paper")
+
+
+def test_a_method_is_measured_in_its_own_maps_where_its_backbone_knows_images(
+    wanted: Callable[..., Reproduction], tmp_path: Path
+) -> None:
+    spec = BackboneSpec.parse("tiny[width=8]", weights="none")
+    save_file(build_backbone(spec).trunk.state_dict(), tmp_path / "known.safetensors")
+    settings = replace(SETTINGS, weights=str(tmp_path / "known.safetensors"))
+    result = reproduce(
+        replace(LOOKS, cells=LOOKS.cells[:1], findings=()), wanted(settings=settings)
+    )
+    assert not result.failures
+    runs = [*tmp_path.glob("out/runs/*")]
+    assert [path.is_dir() for path in runs] == [True]
+    assert not (runs[0] / "cells.safetensors").exists()

@@ -166,7 +166,7 @@ def _settings(
 ) -> TrainSettings:
     """What makes the cell, else what the command line says, else the budget."""
     settings = with_assumed(reproduction.settings, conditions.train)
-    settings = replace(settings, **cell.train, seed=seed)
+    settings = replace(settings, **cell.train, seed=seed, refine=False)  # cells are another look
     if cell.smaller_backbone:
         settings = replace(settings, backbone=conditions.smaller_backbone)
     if settings.frozen and settings.feature_cache is None:
