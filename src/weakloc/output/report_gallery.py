@@ -22,7 +22,7 @@ from weakloc.errors import ImageError
 from weakloc.geometry import BoxLTRB, box_area, box_iou, box_overlap
 from weakloc.metrics.result import EvaluationRecord
 from weakloc.rle import decode_mask, tight_box
-from weakloc.structures import PRESENT, UNKNOWN, Point, Prediction, Sample, TruthBox
+from weakloc.structures import PRESENT, UNKNOWN, Point, Prediction, Sample
 
 HEAT_CELLS = 32  # along the long side of a stored heat map
 LIKELY = 0.5  # score from which a class or a point counts
@@ -249,14 +249,10 @@ class TrueObject:
 
 def true_objects(sample: Sample, class_names: Sequence[str]) -> tuple[TrueObject, ...]:
     """The drawn boxes, or the boxes around the drawn masks where there are no boxes."""
-    boxes = sample.drawn.boxes or (
-        TruthBox(mask.class_index, tight_box(mask.rle), crowd=mask.crowd)
-        for mask in sample.drawn.masks
-    )
-    return tuple(
-        TrueObject(class_names[item.class_index], item.box, item.difficult or item.crowd)
-        for item in boxes
-    )
+    drawn = [(box.class_index, box.box, box.difficult or box.crowd) for box in sample.drawn.boxes]
+    if not drawn:
+        drawn = [(m.class_index, tight_box(m.rle), m.crowd) for m in sample.drawn.masks]
+    return tuple(TrueObject(class_names[index], box, optional) for index, box, optional in drawn)
 
 
 def outcomes_of(

@@ -86,7 +86,11 @@ def results(prediction: Prediction, options: ExportOptions) -> list[dict[str, An
     numbered = [
         {"id": f"weakloc-{number}", **region, **shared} for number, region in enumerate(regions)
     ]
-    return numbered + _tags(prediction, options)
+    likely = {n: score for n, score in prediction.scores.items() if score >= options.tag_threshold}
+    if likely:
+        tags = {"id": "weakloc-tags", "type": "choices", "from_name": "tags", "to_name": "image"}
+        numbered.append(tags | {"value": {"choices": [*likely]}, "score": max(likely.values())})
+    return numbered
 
 
 def _regions(prediction: Prediction, form: MaskForm) -> Iterator[dict[str, Any]]:
@@ -138,22 +142,6 @@ def pack_brush(mask: NDArray[np.bool_]) -> list[int]:
     text = "".join(bits)
     text += "0" * (-len(text) % 8)
     return list(int(text, 2).to_bytes(len(text) // 8, "big"))
-
-
-def _tags(prediction: Prediction, options: ExportOptions) -> list[dict[str, Any]]:
-    likely = [name for name, score in prediction.scores.items() if score >= options.tag_threshold]
-    if not likely:
-        return []
-    return [
-        {
-            "id": "weakloc-tags",
-            "type": "choices",
-            "from_name": "tags",
-            "to_name": "image",
-            "value": {"choices": likely},
-            "score": max(prediction.scores[name] for name in likely),
-        }
-    ]
 
 
 def labelling_config(class_names: Sequence[str], *, masks: MaskForm) -> str:
