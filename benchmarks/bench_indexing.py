@@ -23,7 +23,6 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measure import paired_ratio, time_interleaved, write_results
-from weakloc.data.images import open_image
 from weakloc.data.readers import read_data_set
 from weakloc.data.summary import check_images
 from weakloc.settings import ReaderOptions
@@ -142,7 +141,7 @@ def check_rows(folder: Path, *, count: int, rounds: int) -> list[dict[str, objec
         variants = {
             "bare, one core": lambda paths=paths: decode_bare(paths[: len(paths) // processes]),
             "check_images": lambda samples=samples: check_images(
-                samples, open_image=open_image, processes=processes, on_progress=lambda _: None
+                samples, processes=processes, on_progress=lambda *_: None
             ),
             "bare, all cores": lambda paths=paths: bare_on_all_cores(paths, processes),
         }

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from weakloc.data.images import open_image
+from weakloc.data import summary
 from weakloc.data.summary import OddImage, Pair, SizeCount, advice, check_images, summarise
 from weakloc.errors import FailureError
 from weakloc.structures import DataSet, Problem, Sample, Truth, TruthBox, TruthMask
@@ -106,7 +106,6 @@ def test_every_image_is_decoded_and_the_broken_are_listed_in_order(tmp_path, pro
     progress: list[tuple[int, int | None]] = []
     check = check_images(
         samples,
-        open_image=open_image,
         processes=processes,
         on_progress=lambda done, total: progress.append((done, total)),
     )
@@ -130,7 +129,6 @@ def test_a_data_set_of_broken_images_has_no_sizes(tmp_path):
     (tmp_path / "1.jpg").touch()
     check = check_images(
         [sample("1.jpg", 1, 1, 1, folder=tmp_path)],
-        open_image=open_image,
         processes=1,
         on_progress=silent,
     )
@@ -139,21 +137,21 @@ def test_a_data_set_of_broken_images_has_no_sizes(tmp_path):
     assert check.to_json()["width"] is None
 
 
-def kill_the_process(source: str) -> Image.Image:
+def kill_the_process(chunk: object) -> None:
     """Stands for a decoder that takes its process down."""
     os.kill(os.getpid(), 9)
-    return Image.new("RGB", (1, 1))
 
 
-def test_a_worker_that_dies_is_a_failure_and_not_a_wait(tmp_path):
+def test_a_worker_that_dies_is_a_failure_and_not_a_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(summary, "_check_chunk", kill_the_process)
     samples = [sample(f"{n}.jpg", 1, 1, 1, folder=tmp_path) for n in range(9)]
     with pytest.raises(FailureError, match="was killed"):
-        check_images(samples, open_image=kill_the_process, processes=2, on_progress=silent)
+        check_images(samples, processes=2, on_progress=silent)
 
 
 def test_at_least_one_process_is_needed():
     with pytest.raises(ValueError, match="processes is 0"):
-        check_images([], open_image=open_image, processes=0, on_progress=silent)
+        check_images([], processes=0, on_progress=silent)
 
 
 BOX = Truth(boxes=(TruthBox(0, (1.0, 2.0, 5.0, 6.0)),) * 3)

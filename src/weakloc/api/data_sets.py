@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from weakloc.data.images import image_size, open_image
+from weakloc.data.images import image_size
 from weakloc.data.readers import raise_if_strict, read_data_set, table
 from weakloc.data.readers.assembly import ALL, SPLIT_NAMES, Assembly, Problems, split_name
 from weakloc.data.readers.review import Decision, Review, ReviewedImage, write_review
@@ -160,12 +160,8 @@ def require_same_classes(
 
 def check(data_set: DataSet, on_progress: Progress) -> ImageCheck:
     """Decodes every image with all cores; a script that calls it needs `__name__ == "__main__"`."""
-    return check_images(
-        list(data_set.samples()),
-        open_image=open_image,
-        processes=num_cores(),
-        on_progress=on_progress,
-    )
+    samples = list(data_set.samples())
+    return check_images(samples, processes=num_cores(), on_progress=on_progress)
 
 
 def scenes(

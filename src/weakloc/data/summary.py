@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any, NoReturn, TypeAlias, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn, cast
 
 import numpy as np
 from msgspec import Struct, to_builtins
-from PIL import Image
 
+from weakloc.data.images import open_image
 from weakloc.errors import FailureError, ImageError
 from weakloc.structures import (
     ABSENT,
@@ -201,17 +200,7 @@ class ImageCheck(Struct, frozen=True):
         return {**to_builtins(self), "broken": broken}
 
 
-# Opens and decodes one image or raises ImageError; a module's own function, to be sent.
-OpenImage: TypeAlias = Callable[[str], Image.Image]
-
-
-def check_images(
-    samples: Sequence[Sample],
-    *,
-    open_image: OpenImage,
-    processes: int,
-    on_progress: Progress,
-) -> ImageCheck:
+def check_images(samples: Sequence[Sample], *, processes: int, on_progress: Progress) -> ImageCheck:
     """Decodes every image once, in chunks.
 
     An image that cannot be read is a record, in the order of the samples; a worker that dies is
@@ -228,7 +217,7 @@ def check_images(
     chunks = ((start, paths[start : start + _CHUNK]) for start in range(0, len(samples), _CHUNK))
     outcomes: dict[int, tuple[int, int] | str] = {}
     for (start, _), sizes_or_reasons in map_in_processes(
-        partial(_check_chunk, open_image),
+        _check_chunk,
         chunks,
         processes=processes,
         if_killed=raise_killed,
@@ -239,16 +228,12 @@ def check_images(
     return _checked(samples, [outcomes[index] for index in range(len(samples))])
 
 
-def _check_chunk(
-    open_image: OpenImage, chunk: tuple[int, Sequence[str]]
-) -> list[tuple[int, int] | str]:
+def _check_chunk(chunk: tuple[int, Sequence[str]]) -> list[tuple[int, int] | str]:
     """The size of each image, or the reason why it cannot be read."""
     outcomes: list[tuple[int, int] | str] = []
     for path in chunk[1]:
         try:
-            with open_image(path) as image:
-                image.load()
-                outcomes.append(image.size)
+            outcomes.append(open_image(path).size)
         except ImageError as error:
             outcomes.append(error.message)
     return outcomes
