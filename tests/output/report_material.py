@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,13 @@ from pycocotools import mask as coco_mask
 
 from weakloc.geometry import BoxLTRB
 from weakloc.metrics.result import Curve, EvaluationRecord, Interval, MetricRecord
-from weakloc.output.report_gallery import HEAT_CELLS, CoarseHeat, ReportContent, ReportPicture
+from weakloc.output.report_gallery import (
+    HEAT_CELLS,
+    CoarseHeat,
+    ReportContent,
+    ReportPicture,
+    Totals,
+)
 from weakloc.structures import (
     ABSENT,
     PRESENT,
@@ -45,6 +51,13 @@ def grey(size: tuple[int, int] = (60, 40)) -> Image.Image:
     return Image.new("RGB", size, (90, 120, 150))
 
 
+def counted(predictions: Iterable[Prediction]) -> Totals:
+    totals = Totals()
+    for prediction in predictions:
+        totals.add(prediction)
+    return totals
+
+
 def named_report(names: tuple[str, ...]) -> ReportContent:
     """Whatever a report may name is named so: images, classes, facts, metrics, notes."""
     pictures = [
@@ -68,6 +81,7 @@ def named_report(names: tuple[str, ...]) -> ReportContent:
         names,
         pictures,
         title=names[1],
+        totals=counted(picture.prediction for picture in pictures),
         facts=dict(zip(names, names, strict=True)),
         metrics=evaluation(
             [MetricRecord(name, 0.5, name, 1, per_class={name: 0.1}) for name in names],
@@ -104,7 +118,7 @@ def scene_report(count: int, *, side: int | None = None, **said: Any) -> ReportC
         class_names=NAMES,
         pictures=pictures,
         thresholds={name: 0.3 + 0.02 * number for number, name in enumerate(NAMES)},
-        **said,
+        **{"totals": counted(picture.prediction for picture in pictures), **said},
     )
 
 

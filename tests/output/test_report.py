@@ -19,6 +19,7 @@ from PIL import Image
 from tests.output.report_material import (
     HOSTILE,
     NAMES,
+    counted,
     grey,
     metrics_record,
     named_report,
@@ -42,7 +43,6 @@ from weakloc.output.report_gallery import (
     ReportContent,
     ReportPicture,
     TrueObject,
-    count_predictions,
     judge_box,
     outcomes_of,
     picture_side,
@@ -196,7 +196,7 @@ def test_totals_count_images_by_class_once():
         said("a", 0, boxes=(Box("cat", (0, 0, 1, 1), 1.0),) * 3),
         said("b", 0, disagreements=(Disagreement("dog", "missing", 0.1),)),
     ]
-    totals = count_predictions(items)
+    totals = counted(items)
     assert (totals.num_images, totals.num_disagreeing) == (2, 1)
     assert totals.present == {NAMES[0]: 2, "cat": 1}
     assert totals.boxes == {"cat": 3}

@@ -30,8 +30,6 @@ from weakloc.output.report_gallery import (
     CoarseHeat,
     ReportContent,
     ReportPicture,
-    Totals,
-    count_predictions,
     gallery_items,
 )
 
@@ -113,7 +111,6 @@ def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[
     run, known = content.run, dict.fromkeys(content.class_names)
     numbers = ClassNumbers(count(len(known)).__next__, zip(known, count()))
     items = gallery_items(pictures, content.truth_class_names or content.class_names, numbers)
-    totals = content.totals or count_predictions(picture.prediction for picture in pictures)
     metrics = shown_metrics(content.metrics)
     texts = [(PAGE_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS]
     script = '(() => {\n"use strict";\n' + "\n".join(texts) + "})();\n"  # in a scope of its own
@@ -127,8 +124,8 @@ def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[
         "style": _asset((PAGE_FOLDER / "page.css").read_text(encoding="utf-8")),
         "script": _asset(script),
         "items": items,
-        "totals": totals,
-        "figures": _figures_of(content, totals, len(items), metrics),
+        "totals": content.totals,
+        "figures": _figures_of(content, len(items), metrics),
         "notes": run.get("notes", []),
         "facts": {**_run_facts(run), **content.facts},
         "settings": {
@@ -193,10 +190,10 @@ def _leading(metrics: Iterable[MetricRecord]) -> list[MetricRecord]:
 
 
 def _figures_of(
-    content: ReportContent, totals: Totals, num_shown: int, metrics: Sequence[MetricRecord]
+    content: ReportContent, num_shown: int, metrics: Sequence[MetricRecord]
 ) -> Iterator[tuple[str, str, str]]:
     """Large numbers, what they count, and a remark or none."""
-    num_classes = len(content.class_names)
+    totals, num_classes = content.totals, len(content.class_names)
     some = f"the {num_shown} most doubtful are shown" if num_shown < totals.num_images else ""
     yield f"{totals.num_images:,}", "image" if totals.num_images == 1 else "images", some
     yield f"{num_classes:,}", "class" if num_classes == 1 else "classes", ""

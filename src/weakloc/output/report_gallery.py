@@ -68,7 +68,7 @@ class ReportContent:
 
     `truth_class_names` are the classes of the truth samples, where they are not `class_names`.
     `thresholds` are what the boxes were cut at, by class name; `facts` are lines of the summary,
-    such as the data set's path; `totals` is counted from the pictures where it is None.
+    such as the data set's path.
     """
 
     class_names: tuple[str, ...]
@@ -78,16 +78,9 @@ class ReportContent:
     metrics: EvaluationRecord | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
-    totals: Totals | None = None
+    totals: Totals = field(default_factory=Totals)
     truth_class_names: tuple[str, ...] | None = None
     min_area: float = 0.001  # of the image: smallest part of a map that gets a box
-
-
-def count_predictions(predictions: Iterable[Prediction]) -> Totals:
-    totals = Totals()
-    for prediction in predictions:
-        totals.add(prediction)
-    return totals
 
 
 def classes_with_places(prediction: Prediction, min_score: float) -> list[str]:
