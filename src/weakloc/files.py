@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import socket
@@ -17,14 +18,15 @@ import uuid
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from io import BytesIO
+from functools import lru_cache, partialmethod
+from io import BytesIO, TextIOWrapper
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Generic, TypeVar
+from typing import IO, Any, Generic, NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
 
-from weakloc.errors import DataError, FailureError, OutputError, WeaklocError
+from weakloc.errors import DataError, FailureError, ImageError, OutputError, WeaklocError, needing
 
 if sys.platform != "win32":
     import fcntl
@@ -33,6 +35,8 @@ Structure = TypeVar("Structure")
 Value = TypeVar("Value")
 
 _UTF16_MARKS = (BOM_UTF16_LE, BOM_UTF16_BE)
+
+_STORES = ("s3://", "gs://", "memory://")
 
 # What every file system and every annotation tool takes as a part of a file name.
 _PLAIN = " !#$&'()+,-.;=@[]^_`{}~"
@@ -57,6 +61,9 @@ def refusal(path: Path, error: Exception) -> OutputError:
 @contextmanager
 def on_disk(path: Path) -> Iterator[None]:
     """Where all that the system refuses becomes one error, which says how to go on."""
+    if is_url(str(path_of(path))):
+        remedy = "Give a folder of this machine, and copy it when it is done"
+        raise OutputError("is in an object store", location=str(path_of(path)), remedy=remedy)
     try:
         yield
     except OSError as error:
@@ -319,6 +326,97 @@ def is_so(ask: Callable[[], bool]) -> bool:
         return False
 
 
+def is_url(named: str | bytes) -> bool:
+    """Whether it leads into an object store, which no path does that was joined to a folder."""
+    return isinstance(named, str) and named.startswith(_STORES)
+
+
+def path_of(named: str | Path) -> Path:
+    """What a user names, as s3://BUCKET/KEY too, of which a `Path` has lost a slash."""
+    text = named if isinstance(named, str) else str(Stored(named))
+    return cast("Path", Stored(named)) if is_url(text) else Path(named)
+
+
+@contextmanager
+def _store_of(url: str) -> Iterator[Any]:
+    """An object store; whatever it refuses, or that it does not answer, becomes one line."""
+    try:
+        with needing("weakloc[remote]"):
+            yield _opened_store(url.partition(":")[0], os.getpid())
+    except PermissionError as error:
+        raise ImageError("may not be read (permission denied)", location=url) from error
+    except (FileNotFoundError, WeaklocError):
+        raise
+    except Exception as error:  # whatever the client of the store raises
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        remedy = "Check its name, your credentials and the connection; --resume goes on"
+        raise FailureError(f"cannot be had ({reason})", location=url, remedy=remedy) from error
+
+
+@lru_cache
+def _opened_store(protocol: str, _process: int) -> Any:
+    """One for all threads of a process; fsspec would open one for each."""
+    import fsspec
+
+    logging.getLogger("gcsfs").addHandler(logging.NullHandler())  # or each failure is shown
+    # With more, s3fs asks for the size of each file before it asks for the file.
+    return fsspec.filesystem(protocol, use_listings_cache=False, max_concurrency=1)
+
+
+class StoredEntry(NamedTuple):
+    """What a listing says; `st_mtime_ns` is a digest of all of that."""
+
+    kind: str
+    st_size: int
+    st_mtime_ns: str
+
+
+@lru_cache(maxsize=512)
+def stored_entries(folder: str) -> dict[str, StoredEntry]:
+    """What lies in a folder, by name, as it was when it was first asked for."""
+    with _store_of(folder) as store:
+        infos = {info["name"].rstrip("/"): info for info in store.ls(folder, detail=True)}
+        infos.pop(store._strip_protocol(folder), None)  # the mark of a folder, or a file
+    digests = {path: hashlib.sha256(str(info).encode()).hexdigest() for path, info in infos.items()}
+    return {
+        path.rpartition("/")[2]: StoredEntry(info["type"], info["size"], digests[path])
+        for path, info in infos.items()
+    }
+
+
+class Stored(PurePosixPath):
+    """A path in an object store: as much of a `Path` as data and runs are asked."""
+
+    def __str__(self) -> str:
+        return super().__str__().replace(":/", "://", 1)
+
+    def absolute(self) -> Stored:
+        return self
+
+    def exists(self, *kinds: str) -> bool:
+        with suppress(FileNotFoundError), _store_of(str(self)) as store:
+            return store.info(str(self))["type"] in (kinds or ("directory", "file"))
+        return False
+
+    is_dir = partialmethod(exists, "directory")
+    is_file = partialmethod(exists, "file")
+
+    def stat(self) -> StoredEntry:
+        """As its folder was listed, or empty: many cost few requests."""
+        return stored_entries(str(self.parent)).get(self.name, StoredEntry("nothing", 0, ""))
+
+    def glob(self, pattern: str) -> list[Stored]:
+        with _store_of(str(self)) as store:
+            return [Stored(store.unstrip_protocol(p)) for p in store.glob(f"{self}/{pattern}")]
+
+    def read_bytes(self, start: int | None = None, end: int | None = None) -> bytes:
+        with _store_of(str(self)) as store:
+            return bytes(store.cat_file(str(self), start=start, end=end))
+
+    def open(self, _mode: str) -> BytesIO:
+        return BytesIO(self.read_bytes())
+
+
 def require_regular(path: Path, error: type[WeaklocError]) -> None:
     """The error for a pipe or the like, which would be waited for without end."""
     if is_so(path.exists) and not path.is_file() and not path.is_dir():
@@ -375,9 +473,10 @@ def text_lines(path: Path, *, newline: str = "\n") -> Iterator[str]:
     require_regular(path, DataError)
     try:
         with path.open("rb") as content:
-            is_wide = content.read(2) in _UTF16_MARKS
-        with path.open(encoding="utf-16" if is_wide else "utf-8-sig", newline=newline) as lines:
-            yield from lines
+            encoding = "utf-16" if content.read(2) in _UTF16_MARKS else "utf-8-sig"
+            content.seek(0)
+            with TextIOWrapper(content, encoding, newline=newline) as lines:
+                yield from lines
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", location=str(path)) from error
     except UnicodeDecodeError:

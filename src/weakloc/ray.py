@@ -96,7 +96,7 @@ def _source(name: str, content: Any) -> ImageSource:
     if content is None:
         return ImageSource(name, b"", flaw="there is none: the column is null here")
     if isinstance(content, str | bytes):
-        return ImageSource(name, content)
+        return ImageSource(name, content if isinstance(content, bytes) else str(Path(content)))
     try:
         return ImageSource.of_picture(name, Image.fromarray(content))
     except Exception as error:  # pixels of another program may be anything

@@ -29,8 +29,10 @@ from weakloc.files import (
     file_name_of,
     fit_json,
     is_so,
+    is_url,
     only_writer,
     open_buffered,
+    path_of,
     read_json,
     write_json,
 )
@@ -66,9 +68,12 @@ def summary_beside(file: Path) -> Summary:
     path = file.with_name(SUMMARY_NAME)
     try:
         stored = read_json(path, error=PredictionsError) if path.is_file() else {}
-        return fit_json(stored, Summary)
+        summary = fit_json(stored, Summary)
     except ValueError as error:
         raise PredictionsError(str(error), location=str(path)) from error
+    if is_url(summary.get("images", "")):
+        del summary["images"]  # no file sends anybody into an object store
+    return summary
 
 
 def export_predictions(
@@ -255,7 +260,7 @@ def _sources_and_tags(
         remedy = "Name the classes of the run, in its order"
         require_same_classes(names, class_names, of="the run", location=location, remedy=remedy)
         return sources, ByName({s.name: s.labels for s in images.samples()}), []
-    known, problems = (None, []) if tags is None else read_tags(Path(tags), class_names)
+    known, problems = (None, []) if tags is None else read_tags(tags, class_names)
     return find_images(images), known, problems
 
 
@@ -376,7 +381,7 @@ def _take_up(
     keep_freed_memory()
     take_device()
     predictor, origin = load()
-    is_there = landmark is None or is_so(Path(landmark).is_file)
+    is_there = landmark is None or is_so(path_of(landmark).is_file)
     if version_of(predictor, origin) != version or not is_there:
         raise FailureError(
             f"the machine {socket.gethostname()} has another run, or does not see {landmark}",

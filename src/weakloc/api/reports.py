@@ -20,7 +20,7 @@ from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.images import open_image
 from weakloc.data.sources import ImageSource, find_images, read_tags
 from weakloc.errors import DataError, ImageError, PredictionsError, SettingError
-from weakloc.files import ByName, is_so, leads_out
+from weakloc.files import ByName, is_so, leads_out, path_of
 from weakloc.localize.maps import NORMALISATIONS, image_grid, resample
 from weakloc.methods.settings import from_settings
 from weakloc.metrics.result import evaluation_of
@@ -83,8 +83,8 @@ class _Reporting:
         """Where the images of these names are, as far as they are found."""
         if self.images is None and self.data_set is None:
             return {}
-        if self.images is not None and is_so(Path(self.images).is_dir):
-            paths = {name: Path(self.images, name) for name in names if not leads_out(name)}
+        if self.images is not None and is_so(path_of(self.images).is_dir):
+            paths = {name: path_of(self.images) / name for name in names if not leads_out(name)}
             return {name: str(path) for name, path in paths.items() if is_so(path.is_file)}
         return {source.name: source.content for source in self.sources() if source.name in names}
 

@@ -113,7 +113,7 @@ class LoadedRun(ABC):
         In input order; `tags` is a table of what is in the images.
         """
         predictor = self.predictor(look, places)
-        known = None if tags is None else read_tags(Path(tags), self.class_names)[0]
+        known = None if tags is None else read_tags(tags, self.class_names)[0]
         if isinstance(images, str | Path):
             return predictor.predict(find_images(str(images)), known)
         sources = (ImageSource(str(path).replace("\\", "/"), str(path)) for path in images)

@@ -17,6 +17,7 @@ from cyclopts.help import DefaultFormatter
 
 from weakloc.errors import RunError
 from weakloc.extensions import require_backbone
+from weakloc.files import path_of
 from weakloc.output.settings import ExportOptions
 from weakloc.settings import (
     Cut,
@@ -70,10 +71,10 @@ UntaggedPlacesOptions: TypeAlias = Annotated[
 
 def require_there(*sources: str | Path | None) -> None:
     """RunError where a run, or what was made by one, is named by a path at which nothing is."""
-    for source in map(str, filter(None, sources)):
-        if source.startswith("timm:"):
+    for path in (path_of(source) for source in sources if source):
+        if (source := str(path)).startswith("timm:"):
             require_backbone(source.split(":")[1], location=source)
-        elif not source.startswith("hf:") and not Path(source).exists():
+        elif not source.startswith("hf:") and not path.exists():
             reason = "there is no such file or folder"
             raise RunError(reason, location=source, remedy="Check the path")
 

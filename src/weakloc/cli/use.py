@@ -243,7 +243,7 @@ def predict(
         run: Folder of a run, hf:USER/NAME[@REVISION] on the Hugging Face Hub, a file of `weakloc
             export`, or a trained classifier: timm:NAME or timm:NAME:WEIGHTS.
         images: Folder, image, quoted glob, list (.txt), table (.csv, .tsv, .jsonl), shards (.tar),
-            or - for a list on standard input.
+            by path or URL (s3://, gs://); or - for a list on standard input.
         out: Folder for predictions.jsonl and what comes with it.
         also: Further runs on the same classes, such as of other input sizes; all their maps and
             scores become one (`weakloc calibrate --also` fits how). May be repeated.

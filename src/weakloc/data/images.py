@@ -35,6 +35,7 @@ from PIL import (
 )
 
 from weakloc.errors import ImageError
+from weakloc.files import Stored, is_url
 from weakloc.structures import BrokenImage
 
 _MEMBER = re.compile(r"(?P<archive>.+)::(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
@@ -53,12 +54,14 @@ def read_member(path: str) -> bytes:
     """The content of a member."""
     member = _MEMBER.fullmatch(path)
     assert member is not None, path
-    archive, size = Path(member["archive"]), int(member["size"])
+    archive, start, size = Path(member["archive"]), int(member["offset"]), int(member["size"])
     try:
+        if is_url(path):
+            return Stored(member["archive"]).read_bytes(start, start + size)
         if not archive.is_file():  # opening a pipe would wait for ever
             raise FileNotFoundError(None, "there is no such file")
         with archive.open("rb") as file:
-            file.seek(int(member["offset"]))
+            file.seek(start)
             content = file.read(min(size, archive.stat().st_size))
     except (OSError, ValueError) as error:  # an offset beyond all files
         reason = getattr(error, "strerror", error)
@@ -127,7 +130,7 @@ def open_image(
     pixels than an exact decode followed by a resize. `name` is what an error calls the image.
     """
     location = name or (None if isinstance(source, bytes) else str(source))
-    with _open_file(source) as file:
+    with open_file(source) as file:
         opened, orientation = _parse(file, location, max_pixels)
         if shrink_to is not None:
             opened.draft(None, shrink_to[::-1] if orientation in _SIDEWAYS else shrink_to)
@@ -151,7 +154,7 @@ def open_image(
 def image_size(source: Openable, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
     """(width, height) of the upright picture, read from the header without decoding."""
     location = None if isinstance(source, bytes) else str(source)
-    with _open_file(source) as file:
+    with open_file(source) as file:
         opened, orientation = _parse(file, location, max_pixels)
         width, height = opened.size
     return (height, width) if orientation in _SIDEWAYS else (width, height)
@@ -170,13 +173,16 @@ def read_or_record(
         return BrokenImage(sample_name, NO_MEMORY)
 
 
-def _open_file(source: Openable) -> IO[bytes]:
+def open_file(source: Openable) -> IO[bytes]:
+    """A regular file that is not empty, a member of one, or its bytes."""
     if isinstance(source, bytes):
         return BytesIO(source)
     if isinstance(source, str) and is_member_path(source):
         return BytesIO(read_member(source))
     location = str(source)
     try:
+        if is_url(location):
+            return BytesIO(Stored(location).read_bytes())
         status = os.stat(source)  # noqa: PTH116  # ten times cheaper than making a Path
         if stat.S_ISDIR(status.st_mode):
             raise ImageError("is a folder, not an image", location=location)

@@ -10,20 +10,30 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Self
 
 from PIL import Image
 
-from weakloc.data.images import IMAGE_SUFFIXES
+from weakloc.data.images import IMAGE_SUFFIXES, open_file
 from weakloc.data.readers.assembly import LabelVectors, Oddity, Problems
 from weakloc.data.readers.file_tree import images_below
 from weakloc.data.readers.shards import SHARD_SUFFIXES, find_shards, images_of_shard, read_content
 from weakloc.data.readers.table import TABLE_SUFFIXES, images_of_table, table_rows
-from weakloc.errors import DataError, did_you_mean
-from weakloc.files import ByName, is_so, is_text, plain, text_lines
+from weakloc.errors import DataError, ImageError, did_you_mean
+from weakloc.files import (
+    ByName,
+    is_so,
+    is_text,
+    is_url,
+    leads_out,
+    path_of,
+    plain,
+    stored_entries,
+    text_lines,
+)
 from weakloc.settings import ReaderOptions
 from weakloc.structures import LabelVector, Problem, Sample
 
@@ -39,6 +49,13 @@ class ImageSource:
     content: str | bytes
     flaw: str | None = None
     split: str | None = None  # what a data set says that it is for
+
+    def fetched(self) -> Self:
+        """The same with its bytes, out of an object store."""
+        try:
+            return replace(self, content=open_file(self.content).read())
+        except ImageError as error:
+            return replace(self, content=b"", flaw=error.message)
 
     @classmethod
     def of(cls, sample: Sample) -> Self:
@@ -72,7 +89,9 @@ def folder_of_images(source: str) -> Path | None:
 def _opened(source: str) -> tuple[Iterator[ImageSource] | None, Path | None, DataError]:
     """The images of a source, of which none is looked for yet, what they are relative to, and
     what is said where there is none."""
-    path, suffix = Path(source), Path(source).suffix.lower()
+    stored_entries.cache_clear()
+    path = path_of(source)
+    suffix = path.suffix.lower()
     per_line = "One path a line is expected"
     if source == "-":
         no_image = DataError("no image is named", location="standard input", remedy=per_line)
@@ -106,10 +125,13 @@ def _lines(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _named(images: Iterable[str | tuple[str, bytes]], folder: Path) -> Iterator[ImageSource]:
-    return (
-        _source(image, str(folder / image)) if isinstance(image, str) else _source(*image)
-        for image in images
-    )
+    for image in images:
+        if not isinstance(image, str):
+            yield _source(*image)
+        elif is_url(str(folder)) and leads_out(image):
+            yield ImageSource(plain(image), b"", flaw="it is named outside of the folder")
+        else:
+            yield _source(image, str(folder / image))
 
 
 def _images_if_any(images: Iterator[ImageSource], if_none: DataError) -> Iterator[ImageSource]:
@@ -121,7 +143,10 @@ def _images_if_any(images: Iterator[ImageSource], if_none: DataError) -> Iterato
 
 
 def _matching_images(pattern: str, folder: str) -> Iterator[ImageSource]:
-    for path in sorted(glob.iglob(pattern, recursive=True)):  # noqa: PTH207 - absolute patterns too
+    paths = glob.iglob(pattern, recursive=True)  # noqa: PTH207 - absolute patterns too
+    if is_url(pattern):
+        paths = map(str, path_of(folder).glob(os.path.relpath(pattern, folder)))
+    for path in sorted(paths):
         if Path(path).suffix.lower() in IMAGE_SUFFIXES:
             yield _source(os.path.relpath(path, folder), path)
 
@@ -147,12 +172,14 @@ def _in_shards(source: str) -> Iterator[ImageSource]:
                 yield ImageSource(name, b"", flaw=problem.message)
 
 
-def read_tags(path: Path, class_names: Sequence[str]) -> tuple[ByName[LabelVector], list[Problem]]:
+def read_tags(
+    named: str | Path, class_names: Sequence[str]
+) -> tuple[ByName[LabelVector], list[Problem]]:
     """Any table that `weakloc train --labels` takes; image names as in the predictions.
 
     A class that the model does not know is an error: its tag could never be honoured.
     """
-    problems, shared = Problems(), LabelVectors(class_names)
+    path, problems, shared = path_of(named), Problems(), LabelVectors(class_names)
     vectors: dict[str, LabelVector] = {}
     for row in table_rows(path, ReaderOptions(), problems):
         for name in sorted(row.claim.names - shared.class_index.keys()):

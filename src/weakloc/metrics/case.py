@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image
 
 from weakloc.component_tree import ComponentTree
 from weakloc.errors import DataError, PredictionsError, did_you_mean
+from weakloc.files import path_of
 from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.average_precision import DEFAULT_RANKING, RankingConvention
 from weakloc.metrics.uncertainty import ImageDraw, draw_image
@@ -274,7 +274,7 @@ def paint_truth(masks: Sequence[TruthMask]) -> LabelPixels | None:
 def read_labels(path: str, segmentation_values: Mapping[int, int]) -> LabelPixels:
     """A palette image's indices as labels."""
     try:
-        with Image.open(Path(path)) as image:
+        with path_of(path).open("rb") as file, Image.open(file) as image:
             values = np.asarray(image)
     except OSError as reason:
         raise DataError(f"the label image cannot be read ({reason})", location=path) from reason

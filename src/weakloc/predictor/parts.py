@@ -27,6 +27,7 @@ from weakloc.files import (
     is_so,
     on_disk,
     open_whole,
+    path_of,
     remove_unfinished,
     require_own,
     write_text,
@@ -48,7 +49,7 @@ class Part:
     def landmark(self) -> str | None:
         """The path of one that is there, by which to know whether they can be seen."""
         paths = (image.content for image in self.images if isinstance(image.content, str))
-        return next((path for path in paths if is_so(Path(path).is_file)), None)
+        return next((path for path in paths if is_so(path_of(path).is_file)), None)
 
 
 SETTINGS_NAME, SUMMARY_NAME = "settings.json", "predictions.json"

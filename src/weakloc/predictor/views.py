@@ -25,6 +25,7 @@ from weakloc.data.images import read_or_record
 from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import PixelSize, Preprocessing, jittered_size, resize_images
 from weakloc.errors import SettingError
+from weakloc.files import is_url
 from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, map_boxes_to_image
 from weakloc.localize.maps import probabilities
 from weakloc.model.fine_layers import CellClassifier, CellReading, Detector, fine_features
@@ -293,6 +294,7 @@ def see_images(
                 yield picture
 
 
+REQUESTS = 32  # at once to an object store, which takes its time to answer each
 MOST_PIXELS = 2**26  # of the pictures of one group, and of those decoded ahead: 256 MB
 Decoded: TypeAlias = tuple[str, Image.Image | BrokenImage]
 
@@ -318,8 +320,9 @@ def _decoded(images: Iterable[ImageSource], look: Look) -> Iterator[Decoded]:
     """
     room, pixels, awaited = threading.Condition(), 0, 0.0
 
-    def read(number: int, image: ImageSource) -> Decoded:
+    def read(number: int, image: ImageSource, fetched: Future[ImageSource] | None) -> Decoded:
         nonlocal pixels
+        image = fetched.result() if fetched else image
         with room:
             room.wait_for(lambda: pixels < MOST_PIXELS or number <= awaited)
         picture: Image.Image | BrokenImage = BrokenImage(image.name, image.flaw or "")
@@ -344,13 +347,14 @@ def _decoded(images: Iterable[ImageSource], look: Look) -> Iterator[Decoded]:
         return decoded
 
     if look.workers == 0:
-        yield from (read(0, image) for image in images)
+        yield from (read(0, image, None) for image in images)
         return
     waiting: deque[tuple[int, Future[Decoded]]] = deque()
-    with ThreadPoolExecutor(look.workers) as pool:
+    with ThreadPoolExecutor(look.workers) as pool, ThreadPoolExecutor(REQUESTS) as requests:
         try:
             for number, image in enumerate(images):
-                waiting.append((number, pool.submit(read, number, image)))
+                fetched = requests.submit(image.fetched) if is_url(image.content) else None
+                waiting.append((number, pool.submit(read, number, image, fetched)))
                 if len(waiting) > 2 * look.batch_size:
                     yield taken(*waiting.popleft())
             while waiting:

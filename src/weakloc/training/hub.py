@@ -5,16 +5,19 @@ One is named hf:USER/NAME or hf:USER/NAME@REVISION: a branch, a tag or a commit.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 from weakloc.errors import RunError
-from weakloc.files import read_text
+from weakloc.files import file_name_of, is_url, path_of, read_text, stored_entries, write_whole
 from weakloc.model.weights import hub_cache_when_unreachable
 from weakloc.training.run_folder import OWN_FILES
 
 PREFIX = "hf:"
+_STORES = "stores"  # the folder of what came out of object stores
 CARD_NAME = "README.md"
 # Whoever takes the line out of a card keeps it.
 CARD_MARK = "<!-- weakloc push writes this card anew, unless this line is taken out -->"
@@ -31,9 +34,11 @@ _REASONS = {
 
 def folder_of(run: str | Path) -> Path:
     """Where a run lies; the known files of one on the hub are in its cache then."""
-    name = Path(run).as_posix()
+    path = path_of(run)
+    if is_url(name := path.as_posix()):
+        return _brought(path)
     if not name.startswith(PREFIX):
-        return Path(run)
+        return path
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
@@ -42,20 +47,43 @@ def folder_of(run: str | Path) -> Path:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=known))
 
 
+def _brought(run: Path) -> Path:
+    """The known files of a run in an object store, beside the hub's cache, by their state."""
+    from huggingface_hub import constants
+
+    stored_entries.cache_clear()
+    try:
+        there = stored_entries(str(run))
+        files = [run / name for name in OWN_FILES if name in there] or [run]
+        state = hashlib.sha256(repr([file.stat() for file in files]).encode()).hexdigest()[:16]
+        name = file_name_of(str(run)), f"{state}{run.suffix}"
+        folder = Path(constants.HF_HOME, _STORES, *name)
+        for file in files:
+            if not (copy := folder / file.relative_to(run)).is_file():
+                with write_whole(copy) as temporary:
+                    temporary.write_bytes(file.read_bytes())
+    except FileNotFoundError as error:
+        raise RunError("there is no such run", location=str(run)) from error
+    return folder
+
+
 def name_of(folder: Path) -> str:
-    """How a run is named: by its path, or as hf:USER/NAME@COMMIT where it lies in the cache."""
+    """How a run is named: by its path or URL, or as hf:USER/NAME@COMMIT, out of the caches."""
     repository, snapshots, commit = ("", "", *folder.parts)[-3:]
+    if repository == _STORES:
+        return unquote(snapshots)
     if snapshots != "snapshots" or not repository.startswith("models--"):
         return str(folder)
     return f"{PREFIX}{repository.removeprefix('models--').replace('--', '/')}@{commit}"
 
 
 def require_local(folder: Path) -> None:
-    """RunError before anything is learned that would be kept in the cache of the hub."""
-    if (name := name_of(folder)).startswith(PREFIX):
-        reason = "what a run learns is kept in its folder, and this one is the hub's"
-        copying = f"hf download {name.removeprefix(PREFIX).partition('@')[0]} --local-dir FOLDER"
-        raise RunError(reason, location=name, remedy=f"Copy it: {copying}")
+    """RunError before anything is learned that would be kept in a cache."""
+    if (name := name_of(folder)) != str(folder):
+        reason = "what a run learns is kept in its folder, and this one is not yours alone"
+        repository = name.removeprefix(PREFIX).partition("@")[0]
+        copying = "" if is_url(name) else f": hf download {repository} --local-dir FOLDER"
+        raise RunError(reason, location=name, remedy=f"Copy it{copying}")
 
 
 def upload(folder: Path, repository: str, card: str, *, private: bool) -> tuple[str, bool]:

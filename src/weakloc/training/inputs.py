@@ -38,7 +38,7 @@ from weakloc.data.loaders import (
 )
 from weakloc.data.transforms import PixelSize, Preprocessing, jittered_size, resize_images
 from weakloc.errors import DataError, SettingError
-from weakloc.files import append_synced, on_disk
+from weakloc.files import append_synced, on_disk, path_of
 from weakloc.geometry import GridTransform, Size
 from weakloc.model.backbones import Backbone
 from weakloc.structures import BrokenImage, Sample
@@ -94,8 +94,8 @@ class FeatureStore:
 def content_key(path: str) -> str:
     """Stands for the content of an image: its place, size and time of change."""
     container = path.rpartition("::")[0] if is_member_path(path) else path
-    status = Path(container).stat()
-    content = f"{Path(path).absolute()}\n{status.st_size}\n{status.st_mtime_ns}"
+    status = path_of(container).stat()
+    content = f"{path_of(path).absolute()}\n{status.st_size}\n{status.st_mtime_ns}"
     return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 

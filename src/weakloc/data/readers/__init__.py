@@ -26,7 +26,7 @@ from weakloc.data.readers.wsol import is_metadata, read_wsol
 from weakloc.data.readers.yolo import read_yolo
 from weakloc.errors import DataError
 from weakloc.extensions import Choices, require_known
-from weakloc.files import UNFINISHED
+from weakloc.files import UNFINISHED, path_of
 from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet
 
@@ -72,8 +72,8 @@ def read_data_set(
     options: ReaderOptions,
 ) -> DataSet:
     """Reads `path` (and the labels, where they lie elsewhere) in the given or detected layout."""
-    root = Path(path).absolute()
-    label_place = Path(labels).absolute() if labels is not None else None
+    root = path_of(path).absolute()
+    label_place = path_of(labels).absolute() if labels is not None else None
     for named in (root, label_place):
         if named is not None and not named.exists() and "{" not in named.name:
             raise DataError("there is no such file or folder", location=str(named))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from weakloc.data.readers.file_tree import FileIndex
 from weakloc.errors import DataError, ImageError, did_you_mean
-from weakloc.files import is_text, leads_out, plain
+from weakloc.files import is_text, leads_out, path_of, plain
 from weakloc.geometry import BoxLTRB, Size, box_area, clip_box
 from weakloc.rle import encode_mask, encode_polygons
 from weakloc.settings import ReaderOptions
@@ -210,6 +210,11 @@ class Assembly:
     def class_index(self) -> Mapping[str, int]:
         return self._vectors.class_index
 
+    @property
+    def image_root(self) -> Path:
+        """What images are named below, where no layout says."""
+        return path_of(self.options.image_root or self.root).absolute()
+
     def set_classes(self, names: Iterable[str]) -> None:
         """Before the first image is added: the classes asked for, else these."""
         self._vectors = LabelVectors(chosen_classes(filter(is_text, names), self.options))
@@ -243,7 +248,7 @@ class Assembly:
         Where it was said which folder that is, the others are passed over.
         """
         if self.options.image_root is not None:
-            folders = [Path(self.options.image_root)]
+            folders = [self.image_root]
         probes = images[:: max(1, len(images) // _NUM_PROBES)]
         paths = [folder.absolute().as_posix() for folder in folders]
         resolve = self.files.resolve
@@ -479,7 +484,7 @@ class MaskFileRle(_LazyRle):
 
     def __getitem__(self, key: str) -> Any:
         try:
-            with Image.open(self.path) as mask:
+            with path_of(self.path).open("rb") as file, Image.open(file) as mask:
                 if self.value is None:
                     return dict(encode_mask(np.asarray(mask.convert("L")) > 0))[key]
                 return dict(encode_mask(np.asarray(mask) == self.value))[key]

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from weakloc.data.images import IMAGE_SUFFIXES
 from weakloc.errors import DataError
-from weakloc.files import is_so
+from weakloc.files import is_so, is_url, stored_entries
 
 _DEEPEST = 200  # levels of folders: each costs a level of calls
 _IGNORED_FOLDERS = frozenset({"__MACOSX", "__pycache__"})
+_UNSEEN = {"*": "nothing"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +73,35 @@ def images_below(
 
 def subfolders(folder: str) -> tuple[str, ...]:
     """The sorted names of the visible folders in a folder; none where there is no folder."""
-    names = (entry.name for entry in _visible(folder) if is_so(entry.is_dir))
-    return tuple(sorted(name for name in names if name not in _IGNORED_FOLDERS))
+    return tuple(name for name, kind in _kinds(folder).items() if kind == "directory")
 
 
 def file_names(folder: str) -> tuple[str, ...]:
     """The sorted names of the visible files in a folder; none where there is no folder."""
-    return tuple(sorted(entry.name for entry in _visible(folder) if is_so(entry.is_file)))
+    return tuple(name for name, kind in _kinds(folder).items() if kind == "file")
 
 
-def _visible(folder: str) -> list[os.DirEntry[str]]:
+def _kinds(folder: str) -> dict[str, str]:
+    """Name -> directory, file or nothing (a link that leads nowhere), sorted, hidden ones left out.
+
+    `*` is nothing where the folder may not be listed, or is gone.
+    """
     try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+        if is_url(folder):
+            kinds = {name: entry.kind for name, entry in stored_entries(folder).items()}
+        else:
+            kinds = {
+                e.name: "directory"
+                if is_so(e.is_dir)
+                else "file"
+                if is_so(e.is_file)
+                else "nothing"
+                for e in os.scandir(folder)
+            }
     except (OSError, ValueError):  # as in is_so
-        return []
+        return _UNSEEN
+    visible = (name for name in sorted(kinds) if not name.startswith("."))
+    return {name: kinds[name] for name in visible if name not in _IGNORED_FOLDERS}
 
 
 def require_one(names: Sequence[str], kind: str, folder: Path, remedy: str) -> None:
@@ -100,25 +115,13 @@ def _listed(path: str, relative: str, holders: frozenset[str]) -> ImageFolder | 
     real = os.path.realpath(path)
     if real in holders:
         return None
-    images: list[str] = []
-    dangling: list[str] = []
-    folders: list[str] = []
-    try:
-        for entry in os.scandir(path) if len(holders) < _DEEPEST else ():
-            name = entry.name
-            if name.startswith("."):
-                continue
-            if is_so(entry.is_dir):
-                if name not in _IGNORED_FOLDERS:
-                    folders.append(name)
-            elif is_image_name(name):
-                (images if is_so(entry.is_file) else dangling).append(name)
-    except OSError:  # it may not be read, or is gone
-        dangling.append("*")
-    if len(holders) == _DEEPEST:
-        dangling.append("*")
-    names = [tuple(sorted(group)) for group in (images, dangling, folders)]
-    return ImageFolder(relative, path, names[0], names[1], names[2], holders | {real})
+    kinds = (_kinds(path) if len(holders) < _DEEPEST else _UNSEEN).items()
+    images = (name for name, kind in kinds if kind == "file" and is_image_name(name))
+    dangling = (n for n, kind in kinds if kind == "nothing" and (is_image_name(n) or n == "*"))
+    folders = (name for name, kind in kinds if kind == "directory")
+    return ImageFolder(
+        relative, path, tuple(images), tuple(dangling), tuple(folders), holders | {real}
+    )
 
 
 class FileIndex:

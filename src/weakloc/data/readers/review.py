@@ -108,7 +108,7 @@ def read_review_data(path: Path, labels: Path | None, options: ReaderOptions) ->
     review = read_review(file)
     assembly = Assembly(path, "review", options)
     assembly.set_classes(review.class_names)
-    folder = Path(options.image_root or assembly.root).absolute()
+    folder = assembly.image_root
     for item in review.images:
         location = f"{file}, image {item.name!r}"
         # Where the images were reviewed the folder may have been one above.

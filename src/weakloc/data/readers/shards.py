@@ -34,10 +34,10 @@ from weakloc.data.readers.assembly import (
     chosen_classes,
     finished_data_set,
 )
-from weakloc.data.readers.file_tree import file_names, is_image_name, join, subfolders
+from weakloc.data.readers.file_tree import FileIndex, file_names, is_image_name, join, subfolders
 from weakloc.data.readers.table import LABELS_HEADERS, claim_of_json, claim_of_list
 from weakloc.errors import DataError
-from weakloc.files import numbered_lines, parse_foreign_json
+from weakloc.files import numbered_lines, parse_foreign_json, path_of
 from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet, LabelVector, Sample
 
@@ -93,14 +93,15 @@ def _choices(braced: str) -> list[str]:
 
 def find_shards(path: str) -> list[str]:
     """The shards of a pattern, of a tar file, or of a folder and the folders in it."""
-    if "{" in path and not Path(path).exists():
+    if "{" in path and not path_of(path).exists():
         names = expand_braces(path)
-    elif Path(path).is_dir():
+    elif path_of(path).is_dir():
         folders = [path, *(f"{path}/{name}" for name in subfolders(path))]
         names = [f"{f}/{n}" for f in folders for n in file_names(f) if n.endswith(SHARD_SUFFIXES)]
     else:
         names = [path]
-    missing = [name for name in names if not Path(name).is_file()]
+    files = FileIndex()
+    missing = [name for name in names if files.resolve(name) is None]
     if missing:
         message = f"{len(missing)} of {len(names)} shards do not exist, such as {missing[0]}"
         raise DataError(message, location=path)
@@ -119,7 +120,7 @@ def images_of_shard(
 ) -> Iterator[ShardImage]:
     """The images of one shard; `numbered` names the class numbers, `mode` is tarfile's."""
     try:
-        with tarfile.open(shard, mode) as tar:
+        with path_of(shard).open("rb") as file, tarfile.open(fileobj=file, mode=mode) as tar:
             for group in _groups(tar, shard, read_image, problems):
                 location = f"{Path(shard).name}, {group.key}"
                 claim = _claim(group.labels, numbered, problems.at(location))
@@ -135,7 +136,7 @@ def images_of_shard(
                 yield ShardImage(group.image, claim or NOTHING_KNOWN, group.content)
             # tarfile stops in silence before the zeros that end a file; decompression would fail.
             is_plain = getattr(tar.fileobj, "comptype", "tar") == "tar"
-            if is_plain and Path(shard).stat().st_size < tar.offset + tarfile.BLOCKSIZE:
+            if is_plain and file.seek(0, os.SEEK_END) < tar.offset + tarfile.BLOCKSIZE:
                 message = "ends without a tar file's end mark, so that samples may be missing"
                 problems.at(shard).error(Oddity.BROKEN_SHARD, message)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
@@ -272,14 +273,14 @@ class ShardSplit(Sequence[Sample]):
 def read_shards(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
     """A tar file, a pattern like `shard-{00..09}.tar`, or a folder; `labels` lists the classes."""
     shards = find_shards(path.as_posix())
-    root = Path(os.path.commonpath([Path(shard).parent for shard in shards]))
+    root = path_of(Path(os.path.commonpath([path_of(shard).parent for shard in shards])))
     listed = labels or root / "classes.txt"
     numbered = options.class_names
     if numbered is None and listed.is_file():
         numbered = tuple(line for _, line in numbered_lines(listed))
     problems = Problems()
     claims: dict[LabelClaim, int] = {}
-    names = [Path(shard).relative_to(root).as_posix() for shard in shards]
+    names = [path_of(shard).relative_to(root).as_posix() for shard in shards]
     splits: dict[str, ShardSplit] = {}
     for number, shard in enumerate(shards):
         split = splits.setdefault(_split_of(names[number]), ShardSplit(shards, names))
@@ -302,17 +303,12 @@ def _headers(
     shard: str, numbered: Sequence[str] | None, problems: Problems
 ) -> Iterator[ShardImage]:
     """The images of a shard without their content; the images are jumped over, not read."""
-    if not tarfile.is_tarfile(shard):
-        problems.at(shard).error(Oddity.BROKEN_SHARD, "is not a tar file")
-        return
-    try:
-        tarfile.open(shard, "r:").close()
-    except tarfile.TarError as error:
+    if not shard.endswith(".tar"):
         raise DataError(
             "is compressed, so that its images cannot be reached singly",
             location=shard,
             remedy="Decompress it; `weakloc predict` alone reads it as it is",
-        ) from error
+        )
     yield from images_of_shard(
         shard, numbered, mode="r:", read_image=lambda _tar, _member: b"", problems=problems
     )

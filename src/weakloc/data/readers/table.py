@@ -240,7 +240,7 @@ def _records_of(path: Path) -> Iterator[tuple[int, Any]]:
     with needing("weakloc[parquet]"):
         from pyarrow import ArrowException, parquet
     try:
-        with parquet.ParquetFile(path) as file:
+        with path.open("rb") as content, parquet.ParquetFile(content) as file:
             described = parse_foreign_json(
                 (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
             )
@@ -371,7 +371,7 @@ def read_table(path: Path, labels: Path | None, options: ReaderOptions) -> DataS
     contents = _contents(labels or path, options, assembly.problems)
     rows = _joined_rows(contents, assembly.problems)
     assembly.set_classes(_names(contents))
-    image_root = Path(options.image_root or assembly.root)
+    image_root = assembly.image_root
     folders = dict.fromkeys((image_root, *(content.path.parent for content in contents)))
     if not add_rows(assembly, rows, [folder.absolute().as_posix() for folder in folders]) and rows:
         raise DataError(
@@ -380,7 +380,7 @@ def read_table(path: Path, labels: Path | None, options: ReaderOptions) -> DataS
             remedy=f"Looked for '{rows[0].image}' below {image_root}; --image-root names another "
             "folder",
         )
-    beside = image_paths_below(image_root.absolute().as_posix())
+    beside = image_paths_below(image_root.as_posix())
     assembly.warn_of_unlisted(beside, "the table does not name it; left out")
     return assembly.finish()
 

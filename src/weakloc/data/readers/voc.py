@@ -71,7 +71,8 @@ def read_annotation(
     """
     location = f"{path.parent.name}/{path.name}"
     try:
-        tree = parse(str(path)).getroot()
+        with path.open("rb") as content:
+            tree = parse(content).getroot()
     except ParseError as error:
         line = error.position[0]
         problems.at(f"{location}, line {line}").error(Oddity.UNREADABLE_LABEL, str(error))
