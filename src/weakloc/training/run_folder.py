@@ -28,11 +28,10 @@ import numpy as np
 import torch
 from msgspec import UNSET, Meta, Struct, UnsetType, to_builtins
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from weakloc.data.transforms import Preprocessing
-from weakloc.errors import RunError, SettingError, WeaklocError
+from weakloc.errors import RunError, SettingError, WeaklocError, WeightsError
 from weakloc.extensions import package_of, require_package
 from weakloc.files import fit_json, open_synced, open_whole, parse_json, write_text, write_whole
 from weakloc.methods import method_named
@@ -42,7 +41,7 @@ from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.fine_layers import CellClassifier, Detector
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
-from weakloc.model.weights import first_not_finite, supervision_of_weights
+from weakloc.model.weights import first_not_finite, load_file_into, supervision_of_weights
 from weakloc.settings import DistilSettings, RefineSettings, TrainSettings
 from weakloc.structures import BrokenImage, LabelStatistics
 from weakloc.training.plan import TrainingPlan
@@ -436,34 +435,10 @@ def _load_weights(network: LocalizationNetwork, path: Path) -> None:
             f"{MODEL_NAME} is missing", location=str(path), remedy=_remedy_for_missing(path)
         )
     try:
-        tensors = load_tensors(file.read_bytes())
-    except (SafetensorError, OSError) as error:
-        raise RunError(
-            f"the weights cannot be read ({error})",
-            location=str(file),
-            remedy=_remedy_for_missing(path),
-        ) from error
-    expected = {name: value.shape for name, value in network.state_dict().items()}
-    stored = {name: value.shape for name, value in tensors.items()}
-    if expected != stored:
-        odd = sorted(set(expected.items()) ^ set(stored.items()), key=str)[0][0]
-        raise RunError(
-            f"the weights do not belong to this record: {odd!r} is {_shape(stored.get(odd))} "
-            f"instead of {_shape(expected.get(odd))}",
-            location=str(file),
-            remedy="Take both files from the same run",
-        )
-    if odd_name := first_not_finite(tensors):
-        raise RunError(
-            f"the weights {odd_name!r} hold NaN or infinity",
-            location=str(file),
-            remedy="Train again, or restore the file",
-        )
-    network.load_state_dict(tensors)
-
-
-def _shape(shape: torch.Size | None) -> str:
-    return "absent" if shape is None else "x".join(map(str, shape)) or "a single number"
+        load_file_into(network, str(file))
+    except WeightsError as error:
+        remedy = "Take both files from the same run, or train again"
+        raise RunError(error.message, location=str(file), remedy=remedy) from error
 
 
 def _remedy_for_missing(path: Path) -> str:
