@@ -17,6 +17,7 @@ from functools import partial
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from weakloc.errors import SettingError, require_setting
 from weakloc.localize.maps import Maps
@@ -357,22 +358,14 @@ def _find_neighbors(points, deltas, keys, slots):  # type: ignore[no-untyped-def
 
 def filter_values(values: Maps, lattice: Lattice) -> Maps:
     """Each of the (N, C) values replaced by the Gaussian-weighted sum of all of them."""
-    table = np.zeros((lattice.num_points + 1, values.shape[1]), np.float32)
+    count, corners = lattice.corners.shape
+    rows = np.arange(0, count * corners + 1, corners)
+    shares = lattice.weights.ravel(), lattice.corners.ravel(), rows
+    at_corners = csr_array(shares, shape=(count, lattice.num_points + 1))
+    table = np.ascontiguousarray(at_corners.T @ values)
     spare = np.zeros_like(table)
-    _splat(np.ascontiguousarray(values, np.float32), lattice.corners, lattice.weights, table)
-    if blur(table, spare, lattice.neighbors) == 1:
-        table = spare
-    filtered: Maps = _slice(table, lattice.corners, lattice.weights)
-    return filtered * np.float32(lattice.gain)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _splat(values, corners, weights, table):  # type: ignore[no-untyped-def]
-    for i in range(values.shape[0]):
-        for corner in range(corners.shape[1]):
-            point, weight = corners[i, corner], weights[i, corner]
-            for c in range(table.shape[1]):
-                table[point, c] += weight * values[i, c]
+    in_spare = blur(table, spare, lattice.neighbors)
+    return np.asarray(at_corners @ (spare if in_spare else table) * np.float32(lattice.gain))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -387,14 +380,3 @@ def blur(table, spare, neighbors):  # type: ignore[no-untyped-def]
                 )
         table, spare = spare, table
     return neighbors.shape[0] % 2
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _slice(table, corners, weights):  # type: ignore[no-untyped-def]
-    values = np.zeros((corners.shape[0], table.shape[1]), np.float32)
-    for i in range(corners.shape[0]):
-        for corner in range(corners.shape[1]):
-            point, weight = corners[i, corner], weights[i, corner]
-            for c in range(table.shape[1]):
-                values[i, c] += weight * table[point, c]
-    return values
