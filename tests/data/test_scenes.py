@@ -193,17 +193,17 @@ def flat_layer(width: int, height: int, color: int) -> Layer:
 
 def test_a_layer_that_would_hide_too_much_is_refused_and_changes_nothing() -> None:
     canvas = Canvas(np.zeros((20, 30, 3), dtype=np.uint8))
-    assert canvas.lay_object(flat_layer(10, 10, 50), left=5, top=5, class_index=4)
+    assert canvas.lay(flat_layer(10, 10, 50), left=5, top=5, class_index=4)
     before = canvas.scene()
     # 10 x 7 of 100 pixels would go: 30 % would stay.
-    assert not canvas.lay_distraction(flat_layer(10, 7, 90), left=5, top=5)
-    assert not canvas.lay_object(flat_layer(10, 10, 90), left=5, top=3, class_index=1)
-    assert not canvas.lay_object(flat_layer(10, 10, 90), left=27, top=0, class_index=1)  # 3 of 10
+    assert not canvas.lay(flat_layer(10, 7, 90), left=5, top=5)
+    assert not canvas.lay(flat_layer(10, 10, 90), left=5, top=3, class_index=1)
+    assert not canvas.lay(flat_layer(10, 10, 90), left=27, top=0, class_index=1)  # 3 of 10
     after = canvas.scene()
     assert (after.pixels == before.pixels).all()
     assert after.objects == before.objects
     # 10 x 6 go: exactly 40 % stay.
-    assert canvas.lay_object(flat_layer(10, 8, 90), left=5, top=3, class_index=1)
+    assert canvas.lay(flat_layer(10, 8, 90), left=5, top=3, class_index=1)
     lower, upper = canvas.scene().objects
     assert lower.box == (5.0, 11.0, 15.0, 15.0)
     assert (lower.class_index, lower.occluded, lower.truncated) == (4, True, False)
@@ -212,19 +212,19 @@ def test_a_layer_that_would_hide_too_much_is_refused_and_changes_nothing() -> No
 
 def test_what_hangs_over_the_border_counts_as_lost_and_the_box_ends_at_the_border() -> None:
     canvas = Canvas(np.zeros((20, 30, 3), dtype=np.uint8))
-    assert canvas.lay_object(flat_layer(10, 10, 50), left=-5, top=14, class_index=0) is False
-    assert canvas.lay_object(flat_layer(10, 10, 50), left=-4, top=12, class_index=0)
+    assert canvas.lay(flat_layer(10, 10, 50), left=-5, top=14, class_index=0) is False
+    assert canvas.lay(flat_layer(10, 10, 50), left=-4, top=12, class_index=0)
     (thing,) = canvas.scene().objects
     assert thing.box == (0.0, 12.0, 6.0, 20.0)  # 48 of 100 pixels
     assert thing.truncated
-    assert canvas.lay_distraction(flat_layer(4, 4, 50), left=40, top=-9)  # wholly outside
+    assert canvas.lay(flat_layer(4, 4, 50), left=40, top=-9)  # wholly outside
 
 
 def test_half_covered_pixels_are_the_objects_own() -> None:
     canvas = Canvas(np.zeros((4, 6, 3), dtype=np.uint8))
     coverage = np.array([[0, 127, 128, 255]], dtype=np.uint8)
     layer = Layer(np.full((1, 4, 3), 200, dtype=np.uint8), coverage)
-    assert canvas.lay_object(layer, left=1, top=2, class_index=0)
+    assert canvas.lay(layer, left=1, top=2, class_index=0)
     scene = canvas.scene()
     assert scene.instances[2].tolist() == [0, 0, 0, 1, 1, 0]
     assert scene.pixels[2, :, 0].tolist() == [0, 0, 100, 100, 200, 0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -281,18 +281,27 @@ class Canvas:
         self.size = self._picture.size
         self.last_corner: tuple[int, int] | None = None  # (left, top) of the object laid last
 
-    def lay_object(self, layer: Layer, *, left: int, top: int, class_index: int) -> bool:
-        """Lays an object of a class; False, and no change, where too little would be seen."""
-        whole, number = int(np.count_nonzero(layer.coverage >= OPAQUE)), len(self._laid) + 1
-        if not self._lay(layer, (left, top), value=number, wholes=[whole]):
-            return False
-        self._laid.append((class_index, whole, self._instances.histogram()[number]))
-        self.last_corner = (left, top)
-        return True
+    def lay(self, layer: Layer, *, left: int, top: int, class_index: int | None = None) -> bool:
+        """Lays an object of a class, or something without one.
 
-    def lay_distraction(self, layer: Layer, *, left: int, top: int) -> bool:
-        """Lays something without a class; False, and no change, where it would hide too much."""
-        return self._lay(layer, (left, top), value=0, wholes=[])
+        False, and no change, where too little would be seen of it or of an object below.
+        """
+        corner, is_opaque = (left, top), layer.coverage >= OPAQUE
+        wholes = [whole for _, whole, _ in self._laid]
+        if class_index is not None:
+            wholes.append(int(np.count_nonzero(is_opaque)))
+        instances = self._instances.copy()
+        number = 0 if class_index is None else len(wholes)
+        instances.paste(number, corner, Image.fromarray(is_opaque))
+        visible = instances.histogram()[1 : len(wholes) + 1]
+        if any(n < max(MIN_VISIBLE * of, 1) for n, of in zip(visible, wholes, strict=True)):
+            return False
+        self._picture.paste(Image.fromarray(layer.pixels), corner, Image.fromarray(layer.coverage))
+        self._instances = instances
+        if class_index is not None:
+            self._laid.append((class_index, wholes[-1], visible[-1]))
+            self.last_corner = corner
+        return True
 
     def scene(self) -> Scene:
         objects, instances = [], np.array(self._instances)
@@ -303,17 +312,3 @@ class Canvas:
             truncated, box = inside < WELL_VISIBLE * whole, (left, top, right, bottom)
             objects.append(SceneObject(class_index, box, occluded, truncated))
         return Scene(np.array(self._picture), instances, tuple(objects))
-
-    def _lay(
-        self, layer: Layer, corner: tuple[int, int], *, value: int, wholes: Sequence[int]
-    ) -> bool:
-        """Unless too little of an object would be seen; `wholes` are the pixels of a new one."""
-        wholes = [*(whole for _, whole, _ in self._laid), *wholes]
-        instances = self._instances.copy()
-        instances.paste(value, corner, Image.fromarray(layer.coverage >= OPAQUE))
-        visible = instances.histogram()[1 : len(wholes) + 1]
-        if any(n < max(MIN_VISIBLE * of, 1) for n, of in zip(visible, wholes, strict=True)):
-            return False
-        self._picture.paste(Image.fromarray(layer.pixels), corner, Image.fromarray(layer.coverage))
-        self._instances = instances
-        return True

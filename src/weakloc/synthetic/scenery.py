@@ -187,13 +187,13 @@ def place_object(
         left, top = _somewhere(canvas, random, layer, overhang=overhang)
         if beside:
             left, top = (corner + int(uniform(random, -30, 31)) for corner in beside)
-        if canvas.lay_object(layer, left=left, top=top, class_index=index):
+        if canvas.lay(layer, left=left, top=top, class_index=index):
             return
 
 
 def lay_somewhere(canvas: Canvas, random: np.random.Generator, layer: Layer) -> None:
     left, top = _somewhere(canvas, random, layer, overhang=0.5)
-    canvas.lay_distraction(layer, left=left, top=top)
+    canvas.lay(layer, left=left, top=top)
 
 
 def _somewhere(
@@ -364,7 +364,7 @@ def draw_single(random: np.random.Generator) -> Scene:
     while not placed:
         left = int(random.integers(min(SIDE - width, 0), max(SIDE - width, 0) + 1))
         top = int(random.integers(min(SIDE - height, 0), max(SIDE - height, 0) + 1))
-        placed = canvas.lay_object(layer, left=left, top=top, class_index=class_index)
+        placed = canvas.lay(layer, left=left, top=top, class_index=class_index)
     return canvas.scene()
 
 
@@ -391,7 +391,7 @@ def _object(random: np.random.Generator, class_index: int) -> Layer:
     emblem, center = paint(random, EMBLEM_SHAPES[class_index % 10], emblem_pose, Surface(tone))
     x, y = pose.place(HEAD)
     left, top = round(origin[0] + x - center[0]), round(origin[1] + y - center[1])
-    canvas.lay_distraction(emblem, left=left, top=top)
+    canvas.lay(emblem, left=left, top=top)
     return Layer(canvas.scene().pixels, layer.coverage)
 
 

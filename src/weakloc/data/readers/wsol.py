@@ -142,15 +142,14 @@ def _records(
 
 def _class_names(splits: Sequence[_Split], options: ReaderOptions) -> dict[int, str]:
     """Class number -> name."""
-    numbers = [n for split in splits for classes in split.classes.values() for n in classes]
-    names = {number: str(number) for number in range(max(numbers, default=-1) + 1)}
-    if options.class_names is not None:
-        return names | dict(enumerate(options.class_names))
     folders: dict[int, set[str]] = {}
     for split in splits:
         for image, classes in split.classes.items():
             for number in classes:
                 folders.setdefault(number, set()).add(image.rpartition("/")[0].rpartition("/")[2])
+    names = {number: str(number) for number in range(max(folders, default=-1) + 1)}
+    if options.class_names is not None:
+        return names | dict(enumerate(options.class_names))
     single = {number: next(iter(f)) for number, f in folders.items() if len(f) == 1}
     are_names = len(set(single.values())) == len(folders) and all(single.values())
     return names | single if are_names else names
