@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import chain
@@ -84,12 +84,12 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class TableContent:
-    """The rows of one table; `class_names` are in column order, None for lists of labels."""
+    """The rows of one table; `class_names` are those that have a column each, in their order."""
 
     path: Path
     folder: str  # that its images are named below, empty for that of the data
     rows: tuple[TableRow, ...]
-    class_names: Iterable[str] | None
+    class_names: Collection[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def _read_rows(path: Path, folder: str, options: ReaderOptions, problems: Proble
     problems = problems.at(join(folder, path.name))
     if path.suffix.lower() in RECORD_SUFFIXES:
         rows = tuple(record_rows(_records_of(path), options, problems))
-        return TableContent(path, folder, rows, None)
+        return TableContent(path, folder, rows, ())
     lines = _records(path)
     number, header = next(lines, (1, None))
     if header is None:
@@ -163,7 +163,7 @@ def _read_rows(path: Path, folder: str, options: ReaderOptions, problems: Proble
     columns = _columns_of_header(header, path, options)
     records = ((number, partial(columns.record_of, cells)) for number, cells in lines)
     rows = tuple(record_rows(records, renamed, problems))
-    return TableContent(path, folder, rows, None if "labels" in columns.named else columns.classes)
+    return TableContent(path, folder, rows, columns.classes)
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -411,15 +411,10 @@ def _contents(tables_at: Path, options: ReaderOptions, problems: Problems) -> li
 
 def _names(contents: Sequence[TableContent]) -> list[str]:
     """Columns in their order; the names in lists sorted."""
-    columns = [name for content in contents for name in content.class_names or ()]
-    listed = {
-        name
-        for content in contents
-        if content.class_names is None
-        for claim in {row.claim for row in content.rows}
-        for name in claim.names
-    }
-    return [*columns, *sorted(listed)]
+    columns = [name for content in contents for name in content.class_names]
+    lists = (content.rows for content in contents if not content.class_names)
+    claims = {row.claim for rows in lists for row in rows}
+    return [*columns, *sorted({name for claim in claims for name in claim.names})]
 
 
 def _joined_rows(contents: Sequence[TableContent], problems: Problems) -> list[TableRow]:
