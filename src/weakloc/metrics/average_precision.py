@@ -165,9 +165,6 @@ class RankingConvention:
     ties: Ties = "stable"
 
 
-DEFAULT_RANKING = RankingConvention()
-
-
 @dataclass(frozen=True)
 class RankedClasses:
     """One ranking a class over the same images, and the positives that each resample holds."""

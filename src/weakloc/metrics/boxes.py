@@ -23,7 +23,6 @@ from weakloc.metrics.average_precision import (
     rank,
 )
 from weakloc.metrics.case import (
-    DEFAULT_OVERLAP,
     FALSE_ALARM,
     FOUND,
     IGNORED,
@@ -75,7 +74,7 @@ def rows(table: Table, order: IntArray) -> Table:
 
 
 def match_boxes(
-    detections: DetectionArrays, truth: TruthArrays, overlap: OverlapConvention = DEFAULT_OVERLAP
+    detections: DetectionArrays, truth: TruthArrays, overlap: OverlapConvention
 ) -> Matches:
     """Pascal VOC's rule: each detection faces the object it overlaps most, taken or not.
 

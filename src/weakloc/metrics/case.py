@@ -15,7 +15,7 @@ from weakloc.component_tree import ComponentTree
 from weakloc.errors import DataError, PredictionsError, did_you_mean
 from weakloc.files import path_of
 from weakloc.geometry import FloatArray, IntArray
-from weakloc.metrics.average_precision import DEFAULT_RANKING, RankingConvention
+from weakloc.metrics.average_precision import RankingConvention
 from weakloc.metrics.uncertainty import ImageDraw, draw_image
 from weakloc.rle import decode_mask
 from weakloc.structures import ABSENT, PRESENT, Point, Prediction, Sample, TruthMask
@@ -72,9 +72,6 @@ class OverlapConvention:
     def suffix(self) -> str:
         """Of the names of what is counted by it."""
         return "_inclusive" if self.is_inclusive else ""
-
-
-DEFAULT_OVERLAP = OverlapConvention()
 
 
 class TruthArrays(NamedTuple):
@@ -250,8 +247,8 @@ class MetricSetup:
     """What accumulators and cases are made from."""
 
     classes: ClassIndex
-    ranking: RankingConvention = DEFAULT_RANKING
-    overlap: OverlapConvention = DEFAULT_OVERLAP
+    ranking: RankingConvention = RankingConvention()
+    overlap: OverlapConvention = OverlapConvention()
     segmentation_values: Mapping[int, int] = field(default_factory=dict)
     resamples: int = DEFAULT_RESAMPLES
 
@@ -294,15 +291,12 @@ def read_labels(path: str, segmentation_values: Mapping[int, int]) -> LabelPixel
     return np.asarray(labels, dtype=np.uint8)
 
 
-WhenMissing: TypeAlias = Literal["error", "empty"]
-
-
 def pair_predictions(
     predictions: Iterable[Prediction],
     samples: Iterable[Sample],
     classes: ClassIndex,
     *,
-    when_missing: WhenMissing = "error",
+    when_missing: Literal["error", "empty"] = "error",
 ) -> Iterator[tuple[Sample, Prediction]]:
     """Each prediction with its sample, in the order of the predictions.
 

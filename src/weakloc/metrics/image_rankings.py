@@ -105,9 +105,6 @@ class PointConvention:
         return f"tolerance {self.tolerance:g} px, ranked by {self.rank_by.replace('_', ' ')}"
 
 
-DEFAULT_POINTS = PointConvention()
-
-
 class PointPrecision(ImageRanking):
     """Of one point an image and class, after Oquab et al. 2015.
 
@@ -117,7 +114,7 @@ class PointPrecision(ImageRanking):
     difficult object is ignored while the image still counts among the positives.
     """
 
-    def __init__(self, setup: MetricSetup, points: PointConvention = DEFAULT_POINTS) -> None:
+    def __init__(self, setup: MetricSetup, points: PointConvention = PointConvention()) -> None:
         super().__init__(setup)
         self.points = points
         self.name, self.described = points.name, str(points)

@@ -172,8 +172,6 @@ class Results:
 
     @property
     def unmeasured(self) -> dict[str, str]:
-        if not self.rows:
-            return {}
         reasons = self.rows[0].records[0]["unavailable"]
         return {
             metric: reasons.get(metric, "not measured")
