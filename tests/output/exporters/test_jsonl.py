@@ -28,7 +28,8 @@ def test_predictions_come_back_without_any_loss(
     tmp_path: Path, predictions: list[Prediction]
 ) -> None:
     path = tmp_path / "predictions.jsonl"
-    assert write_predictions(path, predictions) == len(predictions)
+    write_predictions(path, predictions)
+    assert len(path.read_text("utf-8").splitlines()) == len(predictions)
     assert list(read_predictions(path)) == predictions
 
 

@@ -43,14 +43,10 @@ def export_jsonl(content: Content, out: Path) -> Path:
     return path
 
 
-def write_predictions(path: Path, predictions: Iterable[Prediction]) -> int:
-    """Writes the file whole; the number of lines."""
-    count = 0
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
+    """Writes the file whole."""
     with open_whole(path) as stream:
-        for prediction in predictions:
-            stream.write(prediction_line(prediction))
-            count += 1
-    return count
+        stream.writelines(map(prediction_line, predictions))
 
 
 def record_of(prediction: Prediction) -> dict[str, Any]:
