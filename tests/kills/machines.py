@@ -1,14 +1,16 @@
 """`weakloc train` on two machines of two processes each, one of which is killed.
 
-    python -m tests.kills.machines --times N [--epochs N] [--frozen] [--seed S] [--log FILE]
+    python -m tests.kills.machines --times N [--launcher srun] [--epochs N] [--frozen] [--seed S]
 
-The machines are network namespaces with a host name each, joined by a cable (veth); torchrun is
-started in both as docs/scaling-out.md says. The numbers of every epoch and the weights have to be
-those of one process that sees the batches of all four at once. Then a process is killed at a
-random moment of the training, all others have to end by themselves, and the same command with
---resume has to come to the same again. Same is up to a few roundings of float32 (TOLERANCE): four
-gradients are added up in another order than one, and in another one in the first step of a job than
-in later ones, before PyTorch has put them into the order in which they come.
+The machines are network namespaces with a host name each, joined by a cable (veth). torchrun is
+started in both as docs/scaling-out.md says; or processes are begun in the environment that srun
+gives its tasks, and ended by this script as --kill-on-bad-exit has it: SLURM itself is not here.
+The numbers of every epoch and the weights have to be those of one process that sees the batches of
+all four at once. Then a process is killed at a random moment of the training, all others have to
+end, and the same command with --resume has to come to the same again. Same is up to a few roundings
+of float32 (TOLERANCE): four gradients are added up in another order than one, and in another one in
+the first step of a job than in later ones, before PyTorch has put them into the order in which they
+come.
 Needs root on Linux. The exit code is 1 where something differs.
 """
 
@@ -105,6 +107,25 @@ def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True)
 
 
+def environment_of_slurm(node: int, local: int, tasks_per_node: int) -> dict[str, str]:
+    """What srun says to a task of itself."""
+    values = {
+        "JOB_ID": 4242,
+        "JOB_NAME": "train",
+        "NNODES": len(NAMES),
+        "NODELIST": ",".join(NAMES),
+        "NODEID": node,
+        "NTASKS": len(NAMES) * tasks_per_node,
+        "NTASKS_PER_NODE": tasks_per_node,
+        "PROCID": node * tasks_per_node + local,
+        "LOCALID": local,
+    }
+    return {f"SLURM_{name}": str(value) for name, value in values.items()}
+
+
+LAUNCHERS = ("torchrun", "srun", "srun torchrun")
+
+
 @dataclass(frozen=True)
 class Job:
     """The same command on both machines; what they say is in files beside the data."""
@@ -112,34 +133,43 @@ class Job:
     machines: Sequence[Machine]
     folder: Path
     training: Sequence[str]
+    launcher: str
 
     def start(self, out: str, *more: str) -> list[subprocess.Popen[bytes]]:
-        split = ("--nodes", str(len(self.machines)), "--devices", str(NUM_PROCESSES))
         batch = GLOBAL_BATCH // (len(self.machines) * NUM_PROCESSES)
-        command = (
-            *(sys.executable, "-m", "torch.distributed.run", "--nnodes", str(len(self.machines))),
-            *("--nproc-per-node", str(NUM_PROCESSES), "--rdzv-backend", "c10d"),
-            *("--rdzv-endpoint", f"{self.machines[0].name}:{PORT}", "-m", "weakloc.cli"),
-            *(*self.training, "--batch-size", str(batch), "--out", out, *split, *more),
-        )
+        split = ("--nodes", str(len(self.machines)), "--devices", str(NUM_PROCESSES))
+        command = ("-m", "weakloc.cli", *self.training, "--batch-size", str(batch), *split)
+        num_tasks = NUM_PROCESSES
+        if "torchrun" in self.launcher:
+            num_tasks = 1
+            command = (
+                *("-m", "torch.distributed.run", "--nnodes", str(len(self.machines))),
+                *("--nproc-per-node", str(NUM_PROCESSES), "--rdzv-backend", "c10d"),
+                *("--rdzv-endpoint", f"{self.machines[0].name}:{PORT}"),
+                *command,
+            )
         started = []
-        for machine in self.machines:
-            with (self.folder / f"{machine.name}.txt").open("wb") as said:
-                started.append(
-                    subprocess.Popen(
-                        machine.inside(*command),
+        for node, machine in enumerate(self.machines):
+            for local in range(num_tasks):
+                own = (
+                    environment_of_slurm(node, local, num_tasks) if "srun" in self.launcher else {}
+                )
+                with (self.folder / f"{machine.name}.{local}.txt").open("wb") as said:
+                    process = subprocess.Popen(
+                        machine.inside(sys.executable, *command, "--out", out, *more),
                         cwd=self.folder,
+                        env={**os.environ, **own},
                         stdout=said,
                         stderr=subprocess.STDOUT,
                     )
-                )
+                started.append(process)
         return started
 
     def finish(self, jobs: Sequence[subprocess.Popen[bytes]]) -> None:
-        for job, machine in zip(jobs, self.machines, strict=True):
+        for job in jobs:
             if job.wait(SECONDS) != 0:
-                said = (self.folder / f"{machine.name}.txt").read_text()[-3000:]
-                raise RuntimeError(f"{machine.name} ends with {job.returncode}: {said}")
+                said = [file.read_text()[-3000:] for file in sorted(self.folder.glob("*.txt"))]
+                raise RuntimeError(f"a job ends with {job.returncode}: {said}")
 
     def kill_one(
         self, jobs: Sequence[subprocess.Popen[bytes]], out: str, seconds: float, random: Random
@@ -150,23 +180,36 @@ class Job:
         while not checkpoint.exists() and time.monotonic() < until:
             time.sleep(0.05)
         time.sleep(random.uniform(0, seconds))
-        number = random.randrange(len(jobs))
-        for process in random.sample(processes := list(workers(jobs[number])), len(processes)):
+        processes = list(workers(jobs))
+        for process in random.sample(processes, len(processes)):
             with suppress(psutil.NoSuchProcess):
-                rank = process.environ()["RANK"]
+                environment = process.environ()
+                rank = environment.get("RANK") or environment["SLURM_PROCID"]
                 process.kill()
-                for job in jobs:
-                    job.wait(SECONDS)
-                return f"rank {rank} on {self.machines[number].name}"
+                return f"rank {rank}"
         return ""
 
+    def go_on(self, jobs: Sequence[subprocess.Popen[bytes]], out: str) -> None:
+        """After a kill: waits for the end of all, and gives the same command with --resume."""
+        if self.launcher == "srun":  # as --kill-on-bad-exit has it
+            for process in workers(jobs):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        for job in jobs:
+            job.wait(SECONDS)
+        self.finish(self.start(out, "--resume"))
 
-def workers(job: subprocess.Popen[bytes]) -> Iterator[psutil.Process]:
-    with suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(job.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                if "LOCAL_RANK" in process.environ():
-                    yield process
+
+def workers(jobs: Sequence[subprocess.Popen[bytes]]) -> Iterator[psutil.Process]:
+    """The processes that train, without torchrun before them."""
+    for job in jobs:
+        with suppress(psutil.NoSuchProcess):
+            first = psutil.Process(job.pid)
+            for process in (first, *first.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    words = process.cmdline()  # of a dead one, none
+                    if "weakloc.cli" in words and "torch.distributed.run" not in words:
+                        yield process
 
 
 def rows(run: Path) -> Numbers:
@@ -209,6 +252,7 @@ def in_one_process(folder: Path, *arguments: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=3, help="kills in all")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="torchrun")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--frozen", action="store_true", help="learn on cached features")
     parser.add_argument("--seed", type=int, default=0)
@@ -224,7 +268,7 @@ def main() -> int:
         in_one_process(folder, *SCENES)
         in_one_process(folder, *training, "--batch-size", str(GLOBAL_BATCH), "--out", one.name)
         with two_machines(folder) as machines:
-            job = Job(machines, folder, training)
+            job = Job(machines, folder, training, chosen.launcher)
             job.finish(job.start(four.name))
             carried = [machine.bytes_received() for machine in machines]
             found.append(differences(one, four))
@@ -233,13 +277,15 @@ def main() -> int:
             seconds = sum(float(row[TAKEN]) for row in rows(four)[1:])
             while len(killed) < chosen.times:
                 shutil.rmtree(again, ignore_errors=True)
-                victim = job.kill_one(job.start(again.name), again.name, seconds, random)
-                job.finish(job.start(again.name, "--resume"))
+                begun = job.start(again.name)
+                victim = job.kill_one(begun, again.name, seconds, random)
+                job.go_on(begun, again.name)
                 found.append(differences(four, again))
                 killed.append(victim or "nobody: it had ended")
                 print(killed[-1], found[-1], flush=True)
     record = {
         "epochs": chosen.epochs,
+        "launcher": chosen.launcher,
         "frozen": chosen.frozen,
         "bytes_through_the_cable": carried,
         "killed": killed,

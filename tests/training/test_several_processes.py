@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from tests.training.small_data import make_data_set, method, settings
 from weakloc.methods.method import Optimisation
 from weakloc.structures import DataSet
-from weakloc.training.fit import fit
+from weakloc.training.fit import fit, is_first_process
 from weakloc.training.run_folder import load_run
 
 Weights = dict[str, NDArray[np.float32]]
@@ -59,6 +59,28 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:
     records = [load_run(tmp_path / name).history[0] for name in ("one", "two")]
     assert records[0].classification_map == records[1].classification_map
     assert records[0].loss == pytest.approx(records[1].loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_first"),
+    [
+        ({}, True),
+        ({"SLURM_PROCID": "2", "SLURM_LOCALID": "0"}, False),
+        ({"NODE_RANK": "0", "LOCAL_RANK": "1"}, False),  # as the engine starts them
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),
+        # srun started torchrun on two machines, which numbers them as it likes.
+        ({"SLURM_PROCID": "1", "RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"SLURM_PROCID": "0", "RANK": "2", "LOCAL_RANK": "0"}, False),
+    ],
+)
+def test_one_process_of_all_is_the_first(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], *, is_first: bool
+) -> None:
+    for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_process() is is_first
 
 
 def largest_difference(one: Weights, other: Weights) -> float:

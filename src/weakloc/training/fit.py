@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import (
     CSVLogger,
@@ -122,7 +123,8 @@ def _notes_of(out: Path) -> Iterator[str]:
 
 def is_first_process() -> bool:
     """False in the further processes that torchrun, SLURM or the engine itself has started."""
-    names = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    # SLURM, which may have started torchrun, does not number torchrun's processes.
+    names = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
     return all(os.environ.get(name, "0") == "0" for name in names)
 
 
@@ -161,7 +163,7 @@ def is_complete(out: Path, plan: TrainingPlan) -> bool:
 def make_trainer(plan: TrainingPlan, folder: Path, callbacks: Sequence[Callback]) -> Trainer:
     """Lightning's Trainer without any output, file or signal of its own."""
     plugins: list[object] = [WholeCheckpoints()]
-    if SLURMEnvironment.detect():
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         # The job's signal saves through our checkpoints; resubmitting is left to the user.
         plugins.append(SLURMEnvironment(auto_requeue=False))
     name = plan.settings.logger
