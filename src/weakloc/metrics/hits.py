@@ -56,12 +56,10 @@ class HitRates:
         counts = np.empty_like(self._totals)
         counts[0], counts[1] = hits, trials
         self._totals += counts
-        for number, (rate, sums) in enumerate(zip(self.rates, self._sums, strict=True)):
-            of_rate = counts[:, number]
+        for rate, sums, of_rate in zip(self.rates, self._sums, counts.swapaxes(0, 1), strict=True):
             sums.add(draw, of_rate if rate.averaging == "classes" else of_rate.sum(axis=-1))
 
     def compute(self) -> tuple[MetricResult, ...]:
-        of_rates = zip(self.rates, self._sums, *self._totals, strict=True)
         return tuple(
             measured(
                 rate.name,
@@ -72,7 +70,7 @@ class HitRates:
                 per_class=dict(zip(self.class_names, ratio(hits, trials).tolist(), strict=True)),
                 details={"num_trials": int(trials.sum())},
             )
-            for rate, sums, hits, trials in of_rates
+            for rate, sums, hits, trials in zip(self.rates, self._sums, *self._totals, strict=True)
         )
 
 
