@@ -78,6 +78,7 @@ BENCHES = (
     Bench("bench_cluster", 10, packages=("ray",)),
     Bench("abuse_serve", 20, packages=SERVING),
     Bench("check_classifiers", 15),
+    Bench("bench_engine_speed", 6, packages=("onnxruntime", "openvino")),
     Bench("bench_engines", 5, "RUN IMAGES", ("onnxruntime", "openvino"), ("RUN", "IMAGES")),
     Bench("bench_proposals", 5, "RUN DATA", data=("RUN", "DATA")),
     Bench("bench_distil", 10, "photographs RUN DATA", data=("RUN", "DATA")),

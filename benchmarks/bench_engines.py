@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.measure import write_results
 from weakloc.api.runs import ExportedNetwork, LoadedRun, export, load_folder
@@ -31,12 +32,17 @@ EQUAL = 0.01  # pixels: a box ends on a cell's border, so another border is far 
 
 
 class OpenVinoSession:
-    """The answers of OpenVINO where onnxruntime's are asked for; fp32, as in the file."""
+    """The answers of OpenVINO where onnxruntime's are asked for.
 
-    def __init__(self, path: Path) -> None:
+    In the precision `f32`, as in the file, or `bf16`; in what OpenVINO prefers where it is empty.
+    """
+
+    def __init__(self, path: Path, precision: str) -> None:
         import openvino
 
-        settings = {"INFERENCE_PRECISION_HINT": "f32"}
+        settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        if precision:
+            settings["INFERENCE_PRECISION_HINT"] = precision
         self._model: Any = openvino.Core().compile_model(str(path), "CPU", settings)
 
     def run(self, _names: None, inputs: dict[str, Any]) -> list[Any]:
@@ -45,9 +51,9 @@ class OpenVinoSession:
 
 
 class OpenVinoSource(OnnxSource):
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, precision: str = "f32") -> None:
         super().__init__(path)
-        self._session = OpenVinoSession(path)
+        self._session = OpenVinoSession(path, precision)
 
 
 def predicted(run: LoadedRun, folder: str, count: int) -> list[Prediction]:

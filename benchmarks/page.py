@@ -286,6 +286,21 @@ LINES: Mapping[str, Sequence[Line]] = {
             )
         ),
     ],
+    "Predicting with an exported file, on the processor": [
+        Line(f"{network}, {numbers}", "engine_speed", "bench_engine_speed",
+             Cell("CPU ms an image", {"network": network, "way": way}, "ms of CPU"), engine,
+             Cell("CPU ms an image", {"network": network, "way": engine}, "ms of CPU"),
+             Cell(ratio, {"network": network, "way": engine}))
+        for network in ("mobilenetv2_100", "resnet50", "vit_small_patch16_224")
+        for way, numbers, engine, ratio in (
+            ("a run", "float32", "ONNX Runtime", "CPU time / a run"),
+            ("a run", "float32", "OpenVINO", "CPU time / a run"),
+            ("a run, --precision auto", "--precision auto", "ONNX Runtime",
+             "CPU time / a run with auto"),
+            ("a run, --precision auto", "--precision auto", "OpenVINO, its precision",
+             "CPU time / a run with auto"),
+        )
+    ],
 }  # fmt: skip
 
 BEFORE = """\
