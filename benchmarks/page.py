@@ -113,6 +113,7 @@ LIGHTNING = "Lightning, its defaults"
 RN18, RN50 = "resnet18, 64 px, batch 32", "resnet50, 224 px, batch 16"
 _PEERS, _METRICS = "bench_peers", "bench_metrics --public-evaluator WSOLEVALUATION"
 _FORWARD = "one forward pass at the rate of a matrix product: 86 ms"
+_WHY_FP32 = "fp32 is the default since cells differ in bfloat16 (scaling-out.md)"
 _FORWARD_BF16 = "the same in bfloat16: 39 ms"
 
 LINES: Mapping[str, Sequence[Line]] = {
@@ -125,7 +126,7 @@ LINES: Mapping[str, Sequence[Line]] = {
                 ("boxes, --precision auto", RUN_AUTO, "CPU time / ours with auto", _FORWARD_BF16),
             )
             for peer, goal, why in (
-                (TORCH_CAM, 2, "nearly all of both is one forward pass of the same network"),
+                (TORCH_CAM, 2, f"nearly all of both is one forward pass; {_WHY_FP32}"),
                 (GRAD_CAM, 5, "it goes backwards, too; ours is nearly all one forward pass"),
             )
         ),
