@@ -24,6 +24,7 @@ from weakloc.errors import FailureError, MissingPackageError, RunError, SettingE
 from weakloc.geometry import GridTransform, cell_center_in_image
 from weakloc.methods.beam import Beam
 from weakloc.methods.method import LEARNED, Looking, PlaceRules
+from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import Backbone, build_backbone
 from weakloc.model.network import ClassPool, LocalizationNetwork, TransferHead
 from weakloc.model.pooling import KMaxKMin
@@ -332,6 +333,17 @@ def test_a_fixed_grid_head_is_exported_at_its_own_size(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="knows score_map alone"):
         exported.predictor()
     assert exported.predictor(Look(localiser="score_map")).source is exported.source
+
+
+def test_a_network_that_pads_by_the_size_of_the_image_is_exported_at_its_own_size(
+    tmp_path: Path,
+) -> None:
+    spec = BackboneSpec.parse("mobilenetv3_small_050[pad_type=same]", weights="none")
+    own = Wildcat(side=64).build_network(build_backbone(spec), 3).eval()
+    record = replace(RECORD, preprocessing=Preprocessing(size=64))
+    written = write_onnx(ExportedGraph(own), tmp_path / "a.onnx", record)
+    assert written.record.fixed_size == (64, 64)
+    assert "padding" in written.record.fixed_because
 
 
 def test_a_file_that_answers_otherwise_is_not_left_behind(

@@ -285,6 +285,9 @@ def write_onnx(graph: ExportedGraph, path: Path, record: OnnxRecord) -> Exported
         record = _fixed(record, "its head reads a fixed grid of cells")
     elif graph.reading is not None:
         record = _fixed(record, "its cells see the image go on beyond its border")
+    elif any(type(layer).__name__ == "Conv2dSame" for layer in graph.network.modules()):
+        # timm's; torch needs ten minutes and more for what follows from it at every size.
+        record = _fixed(record, "its padding follows from the size of the image")
     if record.fixed_size is not None:
         return _write(graph, path, record)
     try:
@@ -351,11 +354,7 @@ def _record_graph(graph: ExportedGraph, record: OnnxRecord) -> Any:
 
 
 def _export(graph: ExportedGraph, record: OnnxRecord) -> Any:
-    dynamic: Any = torch.export.Dim.DYNAMIC
-    if record.fixed_size is None:
-        dynamic_axes = {0: dynamic, 2: dynamic, 3: dynamic}
-    else:
-        dynamic_axes = {0: dynamic}
+    axes = (0, 2, 3) if record.fixed_size is None else (0,)
     example = torch.zeros(2, 3, *_sizes_to_compare(record)[0][1:])
     with warnings.catch_warnings():
         # torch warns of its own classes here: 2.11 does while it copies what it recorded.
@@ -367,7 +366,7 @@ def _export(graph: ExportedGraph, record: OnnxRecord) -> Any:
             opset_version=OPSET,
             input_names=["images"],
             output_names=graph.output_names,
-            dynamic_shapes=(dynamic_axes,),
+            dynamic_shapes=(dict.fromkeys(axes, torch.export.Dim.DYNAMIC),),
             verbose=False,
         )
 
