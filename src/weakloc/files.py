@@ -183,8 +183,8 @@ def open_buffered(path: Path) -> Iterator[BytesIO]:
     """Like `write_whole`, from memory: encoders in C do not notice that a disk is full."""
     content = BytesIO()
     yield content
-    with write_whole(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+    with write_whole(path) as temporary, temporary.open("wb") as file:
+        file.write(content.getbuffer())  # a view that a traceback keeps crashes Python 3.12
 
 
 @contextmanager
