@@ -106,7 +106,6 @@ def _commands(name: str) -> dict[str, Cell]:
     }
 
 
-BUSY = "measured on a machine that was busy with other work, where a second does less"
 RUN, RUN_AUTO = "weakloc, a run", "weakloc, a run, --precision auto"
 TORCH_CAM, GRAD_CAM = "torch-cam, CAM", "pytorch-grad-cam, GradCAM"
 LIGHTNING = "Lightning, its defaults"
@@ -260,9 +259,9 @@ LINES: Mapping[str, Sequence[Line]] = {
                  Cell("CPU s", {"start": base}, "s of CPU"), goal=goal, is_most=True, why=why)
             for name, base, goal, why in (
                 ("import weakloc", "python -c pass", 0.05, ""),
-                ("weakloc --help", "import cyclopts, rich", 0.4, BUSY),
+                ("weakloc --help", "import cyclopts, rich", 0.4, ""),
                 ("weakloc predict, one image", "import torch, timm, PIL; weights, one pass", 4.0,
-                 BUSY),
+                 "imports, weights and one pass alone are beyond it"),
             )
         ),
         Line("report of 500 photographs", "report", "bench_report",
