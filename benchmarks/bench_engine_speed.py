@@ -6,7 +6,6 @@ Random weights at 224 pixels, 20 classes; 500 x 375 JPEGs; one box an image, of 
 Each way is the predictor that the command line uses, from a folder of files to points, boxes and
 doubt; all compute with as many threads as torch does. OpenVINO takes part where it is installed:
 it reads the same file, once in float32 and once in what it prefers on this processor.
-tf_efficientnet_lite0 is not among them: its export had not ended after three minutes of processor.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from weakloc.structures import PRESENT, BrokenImage, DataSet, Sample
 from weakloc.training.plan import uses_bf16
 from weakloc.work import keep_freed_memory
 
-NETWORKS = (*("tf_efficientnet_lite0", "mobilenetv2_100", "resnet50", "vit_small_patch16_224"),)
+NETWORKS = ("tf_efficientnet_lite0", "mobilenetv2_100", "resnet50", "vit_small_patch16_224")
 SIDE, SIZE, NUM_CLASSES = 224, (500, 375), 20
 RUN, AUTO, FILE = "a run", "a run, --precision auto", "ONNX Runtime"
 OPENVINO, OPENVINO_AUTO = "OpenVINO", "OpenVINO, its precision"

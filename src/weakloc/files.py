@@ -61,9 +61,9 @@ def refusal(path: Path, error: Exception) -> OutputError:
 @contextmanager
 def on_disk(path: Path) -> Iterator[None]:
     """Where all that the system refuses becomes one error, which says how to go on."""
-    if is_url(str(path_of(path))):
+    if is_url(url := str(path_of(path))):
         remedy = "Give a folder of this machine, and copy it when it is done"
-        raise OutputError("is in an object store", location=str(path_of(path)), remedy=remedy)
+        raise OutputError("is in an object store", location=url, remedy=remedy)
     try:
         yield
     except OSError as error:

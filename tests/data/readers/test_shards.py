@@ -96,6 +96,11 @@ def test_a_compressed_shard_is_predicted_and_refused_as_a_data_set(write):
         read_data_set(root, options=OPTIONS)
 
 
+def test_a_shard_is_found_by_its_name_alone_and_where_it_is_hidden(write, monkeypatch):
+    monkeypatch.chdir(write({"a.tar": shard(SECOND), ".b.tar": shard(SECOND)}))
+    assert len(list(find_images("a.tar"))) == len(list(find_images("./.b.tar"))) == 2
+
+
 def test_names_come_from_a_first_pass_where_no_list_gives_them(write, states):
     members = {f"{n}.png": picture(5) for n in range(3)}
     members |= {"0.cls": "10", "1.cls": "9", "2.cls": "dog"}

@@ -34,7 +34,7 @@ from weakloc.data.readers.assembly import (
     chosen_classes,
     finished_data_set,
 )
-from weakloc.data.readers.file_tree import FileIndex, file_names, is_image_name, join, subfolders
+from weakloc.data.readers.file_tree import file_names, is_image_name, join, subfolders
 from weakloc.data.readers.table import LABELS_HEADERS, claim_of_json, claim_of_list
 from weakloc.errors import DataError
 from weakloc.files import numbered_lines, parse_foreign_json, path_of
@@ -100,8 +100,7 @@ def find_shards(path: str) -> list[str]:
         names = [f"{f}/{n}" for f in folders for n in file_names(f) if n.endswith(SHARD_SUFFIXES)]
     else:
         names = [path]
-    files = FileIndex()
-    missing = [name for name in names if files.resolve(name) is None]
+    missing = [name for name in names if not path_of(name).is_file()]
     if missing:
         message = f"{len(missing)} of {len(names)} shards do not exist, such as {missing[0]}"
         raise DataError(message, location=path)
