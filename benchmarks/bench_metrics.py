@@ -31,12 +31,7 @@ from numpy.typing import NDArray
 from benchmarks.measure import Timing, paired_ratio, time_interleaved, write_results
 from weakloc.geometry import FloatArray, box_ious
 from weakloc.metrics.average_precision import ranked_precision
-from weakloc.metrics.boxes import (
-    count_objects,
-    match_boxes,
-    rank_coco,
-    rank_verdicts,
-)
+from weakloc.metrics.boxes import count_objects, match_boxes, rank_coco, rank_verdicts
 from weakloc.metrics.case import (
     VOID,
     ClassIndex,
@@ -249,7 +244,7 @@ def numpy_precisions(detections: DetectionArrays, truth: TruthArrays) -> list[fl
 def bench_box_precision(num_images: int, rounds: int) -> tuple[list[Any], dict[str, Timing]]:
     detections, truth = crowded_detections(num_images)
     variants: dict[str, Callable[[], object]] = {
-        "ours": lambda: our_precisions(detections, truth, num_images),
+        "ours": lambda: our_precisions(detections, truth, num_images)
     }
     expected = numpy_precisions(detections, truth)
     np.testing.assert_allclose(our_precisions(detections, truth, num_images), expected, atol=1e-12)

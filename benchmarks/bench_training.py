@@ -80,10 +80,7 @@ class Case:
         return [Batch(images, labels.to(torch.int8), names, places, indices)] * count
 
 
-CASES = {
-    "resnet18": Case("resnet18", 64, 32),
-    "resnet50": Case("resnet50", 224, 16),
-}
+CASES = {"resnet18": Case("resnet18", 64, 32), "resnet50": Case("resnet50", 224, 16)}
 
 
 class Stopwatch(Callback):

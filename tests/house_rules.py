@@ -18,7 +18,7 @@ SMALL = 5  # lines of a body that is no reason for a function of its own
 
 # Words that say nothing of what they name; each has been a list, a file and a number in one hour.
 PRONOUNS = {"found", "each", "place", "where", "seen", "wanted", "thing", "things", "how"} | {
-    *("told", "said", "own"),
+    *("told", "said", "own")
 }
 # Called by users of the Python interface, or by the engine, with more than we give.
 SET_BY_USERS = {
@@ -30,9 +30,7 @@ SET_BY_USERS = {
     "oracle",
     "predict",
     "report",
-} | {
-    *("create", "label", "predict_to_folder", "train", "load_checkpoint", "save_checkpoint"),
-}
+} | {*("create", "label", "predict_to_folder", "train", "load_checkpoint", "save_checkpoint")}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Sources = Mapping[str, ast.Module]
 
@@ -138,9 +136,7 @@ def unset_defaults(sources: Sources, set_by_users: set[str]) -> Iterator[str]:
                 yield f"{module}:{function.name}({parameter})"
 
 
-def _calls(
-    sources: Sources,
-) -> Iterator[tuple[str, list[ast.expr], list[ast.keyword]]]:
+def _calls(sources: Sources) -> Iterator[tuple[str, list[ast.expr], list[ast.keyword]]]:
     """Name of the callee, positional and named arguments; `partial` is a call of its first."""
     for tree in sources.values():
         for node in ast.walk(tree):

@@ -233,11 +233,7 @@ def test_masks_become_polygons_where_cvat_asks_for_them(
 
 
 @pytest.mark.parametrize(
-    "threshold",
-    [
-        ("--conf-threshold", "0.999"),
-        ("-p", "min_score=float:0.99999"),
-    ],
+    "threshold", [("--conf-threshold", "0.999"), ("-p", "min_score=float:0.99999")]
 )
 def test_thresholds_are_parameters_and_cvat_s_own_counts(
     annotated: Annotate, opened: list[str], threshold: tuple[str, str]

@@ -104,10 +104,7 @@ def hole_level_boxes(map_uint8: NDArray[np.uint8]) -> LevelBoxes:
 
 
 def _tree(
-    heat: NDArray[np.float64],
-    order: Cells,
-    excluded: NDArray[np.bool_],
-    connectivity: Connectivity,
+    heat: NDArray[np.float64], order: Cells, excluded: NDArray[np.bool_], connectivity: Connectivity
 ) -> ComponentTree:
     """The tree of the components without an excluded cell (height, width)."""
     height, width = excluded.shape

@@ -95,10 +95,7 @@ class GridTransform:
 
 def map_point_to_grid(point_in_image: PointXY, transform: GridTransform) -> PointXY:
     x, y = point_in_image
-    return (
-        transform.scale_x * x + transform.offset_x,
-        transform.scale_y * y + transform.offset_y,
-    )
+    return (transform.scale_x * x + transform.offset_x, transform.scale_y * y + transform.offset_y)
 
 
 def map_point_to_image(point_in_grid: PointXY, transform: GridTransform) -> PointXY:

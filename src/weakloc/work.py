@@ -186,10 +186,7 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def work_through(
-    works: Iterable[AnyWork],
-    *,
-    jobs: int,
-    then: Callable[[AnyWork], Iterable[AnyWork]],
+    works: Iterable[AnyWork], *, jobs: int, then: Callable[[AnyWork], Iterable[AnyWork]]
 ) -> Iterator[tuple[AnyWork, str | None]]:
     """Each work with its problem, None where it is done; what is to follow it comes right after.
 

@@ -76,10 +76,7 @@ def test_images_that_are_bytes_are_written_once_and_classes_keep_their_order(cac
     assert data_set.class_names == ("dog", "cat")
     assert {
         split: [s.labels.tolist() for s in samples] for split, samples in data_set.splits.items()
-    } == {
-        "train": [[1, -1], [-1, 1], [0, 0]],
-        "val": [[1, -1]],
-    }
+    } == {"train": [[1, -1], [-1, 1], [0, 0]], "val": [[1, -1]]}
     names = [sample.name for sample in data_set.samples()]
     assert names == ["train/000000.png", "train/000001.png", "train/000002.png",
                      "validation/000000.png"]  # fmt: skip

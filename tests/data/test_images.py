@@ -21,13 +21,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
-from weakloc.data.images import (
-    _pillow_settings,
-    image_size,
-    open_image,
-    pixels_of,
-    read_or_record,
-)
+from weakloc.data.images import _pillow_settings, image_size, open_image, pixels_of, read_or_record
 from weakloc.errors import ImageError
 from weakloc.structures import BrokenImage
 

@@ -162,9 +162,7 @@ def test_workers_that_are_started_afresh_give_the_same_epoch(
     assert_equal(epochs(fresh, 0, 1), epochs(alone, 0, 1))
 
 
-def test_the_global_random_state_has_no_influence_and_is_left_alone(
-    samples: list[Sample],
-) -> None:
+def test_the_global_random_state_has_no_influence_and_is_left_alone(samples: list[Sample]) -> None:
     loader = training_loader(samples, SMALL, EVERYTHING, batch_size=4, seed=5)
     first = list(loader)
     torch.manual_seed(99)
@@ -227,9 +225,7 @@ def test_the_next_readable_image_stands_in_for_a_broken_one_in_training(
     assert not torch.equal(copies[0], copies[1])
 
 
-def test_images_that_are_all_broken_end_the_training_with_the_reason(
-    samples: list[Sample],
-) -> None:
+def test_images_that_are_all_broken_end_the_training_with_the_reason(samples: list[Sample]) -> None:
     gone = [replace(sample, path=sample.path + ".gone") for sample in samples]
     loader = training_loader(gone, SMALL, EVERYTHING, batch_size=4, seed=5)
     with pytest.raises(DataError, match=r"images in a row cannot be read.*there is no such file"):

@@ -105,9 +105,7 @@ def test_every_image_is_decoded_and_the_broken_are_listed_in_order(tmp_path, pro
     samples = images_in(tmp_path, 140)
     progress: list[tuple[int, int | None]] = []
     check = check_images(
-        samples,
-        processes=processes,
-        on_progress=lambda done, total: progress.append((done, total)),
+        samples, processes=processes, on_progress=lambda done, total: progress.append((done, total))
     )
     assert sorted(progress)[-1] == (140, 140)
     assert check.images == 140
@@ -128,9 +126,7 @@ def test_every_image_is_decoded_and_the_broken_are_listed_in_order(tmp_path, pro
 def test_a_data_set_of_broken_images_has_no_sizes(tmp_path):
     (tmp_path / "1.jpg").touch()
     check = check_images(
-        [sample("1.jpg", 1, 1, 1, folder=tmp_path)],
-        processes=1,
-        on_progress=silent,
+        [sample("1.jpg", 1, 1, 1, folder=tmp_path)], processes=1, on_progress=silent
     )
     assert (check.width, check.height, check.different_sizes) == (None, None, 0)
     assert len(check.broken) == 1

@@ -17,12 +17,7 @@ from weakloc.data import transforms
 from weakloc.data.augmentation import InputImage
 from weakloc.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, ResizeMode
 from weakloc.errors import SettingError
-from weakloc.geometry import (
-    GridTransform,
-    image_box_in_grid,
-    map_point_to_grid,
-    map_point_to_image,
-)
+from weakloc.geometry import GridTransform, image_box_in_grid, map_point_to_grid, map_point_to_image
 
 GREY = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 

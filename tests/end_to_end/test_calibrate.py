@@ -250,11 +250,7 @@ def test_no_weight_is_chosen_where_every_image_was_learned_from(
     ],
 )
 def test_what_cannot_work_is_said(
-    folder: Path,
-    scenes: Path,
-    capsys: pytest.CaptureFixture[str],
-    flags: list[str],
-    said: str,
+    folder: Path, scenes: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
 ) -> None:
     assert weakloc(["calibrate", str(folder), str(scenes), *flags]) == 2
     assert said in capsys.readouterr().err

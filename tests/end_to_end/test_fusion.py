@@ -97,11 +97,7 @@ def test_the_classifier_of_scores_is_fitted_on_no_image_that_a_run_learned_from(
 
 
 def test_runs_that_learned_from_every_image_are_not_fitted(
-    runs: list[str],
-    trained: Path,
-    scenes: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    runs: list[str], trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = str(shutil.copytree(trained, tmp_path / "run"))
     assert weakloc(["calibrate", first, str(scenes), "--also", runs[1], *FAST]) == 2

@@ -111,9 +111,7 @@ def test_what_a_run_finds_can_be_corrected_and_is_drawn_boxes_then(
     assert json.loads((run / "run.json").read_text())["thresholds"]["num_boxes_used"] > 0
 
 
-def test_a_detection_data_set_gives_drawn_boxes_by_the_names_of_its_classes(
-    tmp_path: Path,
-) -> None:
+def test_a_detection_data_set_gives_drawn_boxes_by_the_names_of_its_classes(tmp_path: Path) -> None:
     photographs = tmp_path / "my phötos"
     photographs.mkdir()
     Image.new("RGB", (WIDTH, HEIGHT)).save(photographs / "1.png")

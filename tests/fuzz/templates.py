@@ -22,12 +22,7 @@ from weakloc.data.transforms import Preprocessing
 from weakloc.methods.settings import to_settings
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import build_backbone
-from weakloc.model.fine_layers import (
-    CELL_STRIDES,
-    CellClassifier,
-    fine_features,
-    fine_levels,
-)
+from weakloc.model.fine_layers import CELL_STRIDES, CellClassifier, fine_features, fine_levels
 from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.onnx_file import ExportedGraph
 from weakloc.settings import Look, RefineSettings, TrainSettings

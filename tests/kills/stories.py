@@ -102,10 +102,7 @@ class StoryError(Exception):
 
 
 def start(
-    arguments: Sequence[str],
-    folder: Path,
-    *,
-    prepare: Callable[[], None] = lambda: None,
+    arguments: Sequence[str], folder: Path, *, prepare: Callable[[], None] = lambda: None
 ) -> int:
     """The process of one command, forked, in a session of its own with all that it starts."""
     sys.stdout.flush()

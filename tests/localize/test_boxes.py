@@ -9,13 +9,7 @@ from scipy import ndimage
 
 from weakloc.geometry import GridTransform
 from weakloc.localize.maps import image_grid, resample
-from weakloc.localize.places import (
-    PROPOSALS,
-    BoxChoice,
-    find_boxes,
-    voted_boxes,
-    whole_image_box,
-)
+from weakloc.localize.places import PROPOSALS, BoxChoice, find_boxes, voted_boxes, whole_image_box
 from weakloc.structures import ScoreMaps
 
 SIZE = (40.0, 30.0)

@@ -44,9 +44,7 @@ def test_no_classes_leave_no_doubt() -> None:
     assert doubt(np.zeros(0), {}) == 0.0
 
 
-def test_doubt_stays_between_0_and_1_and_grows_with_each_part(
-    random: np.random.Generator,
-) -> None:
+def test_doubt_stays_between_0_and_1_and_grows_with_each_part(random: np.random.Generator) -> None:
     for _ in range(200):
         probabilities = random.random(3)
         parts = random.random(3)

@@ -12,13 +12,7 @@ from pycocotools import mask as coco_masks
 
 from weakloc.geometry import GridTransform
 from weakloc.localize.maps import image_grid, minmax
-from weakloc.localize.places import (
-    Background,
-    class_masks,
-    score_stack,
-    segment,
-    without_specks,
-)
+from weakloc.localize.places import Background, class_masks, score_stack, segment, without_specks
 from weakloc.rle import encode_mask
 from weakloc.structures import ScoreMaps
 

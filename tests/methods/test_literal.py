@@ -212,11 +212,7 @@ def runs(data_set: DataSet, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     folder = tmp_path_factory.mktemp("runs")
     return {
         name: train(
-            data_set,
-            method=name,
-            preset="literal",
-            out=folder / name,
-            settings=settings(epochs=1),
+            data_set, method=name, preset="literal", out=folder / name, settings=settings(epochs=1)
         )
         for name in METHODS
     }
@@ -330,11 +326,7 @@ def test_what_is_set_wins_over_the_method(runs: dict[str, TrainedRun]) -> None:
     )
     predictor = runs["beam"].predictor(Look(workers=0), places)
     assert predictor.rules == PlaceRules(
-        point_method="sub_cell",
-        threshold=0.6,
-        boxes="best",
-        box_score="max",
-        min_share=0.1,
+        point_method="sub_cell", threshold=0.6, boxes="best", box_score="max", min_share=0.1
     )
     assert predictor.thresholds == (0.6, 0.6)
     kept = predictor.settings

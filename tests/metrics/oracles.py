@@ -51,10 +51,7 @@ def slow_iou(first: LTRB, second: LTRB, *, extra: float = 0.0) -> float:
 
 
 def sample(
-    name: str,
-    labels: Sequence[int],
-    boxes: Sequence[TruthBox] | None = None,
-    **truth,
+    name: str, labels: Sequence[int], boxes: Sequence[TruthBox] | None = None, **truth
 ) -> Sample:
     drawn = None if boxes is None else Truth(boxes=tuple(boxes), **truth)
     return Sample(name, f"/nowhere/{name}", np.array(labels, dtype=np.int8), drawn)

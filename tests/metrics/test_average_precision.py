@@ -8,11 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from weakloc.metrics.average_precision import (
-    grouped_precisions,
-    rank,
-    ranked_precision,
-)
+from weakloc.metrics.average_precision import grouped_precisions, rank, ranked_precision
 
 from .oracles import slow_average_precision
 

@@ -9,12 +9,7 @@ from hypothesis import strategies as st
 
 from weakloc.geometry import box_area
 from weakloc.metrics.average_precision import Definition, RankingConvention
-from weakloc.metrics.baselines import (
-    BASELINES,
-    MAPS,
-    baseline_prediction,
-    rectangle_rle,
-)
+from weakloc.metrics.baselines import BASELINES, MAPS, baseline_prediction, rectangle_rle
 from weakloc.metrics.boxes import BoxPrecision
 from weakloc.metrics.case import ClassIndex, ClassMap, MetricSetup
 from weakloc.metrics.image_rankings import ClassificationPrecision, PointPrecision

@@ -18,12 +18,7 @@ from weakloc.geometry import box_ious
 from weakloc.metrics.average_precision import Definition, RankingConvention
 from weakloc.metrics.boxes import BoxPrecision, CocoPrecision
 from weakloc.metrics.case import ClassIndex, MetricSetup, OverlapConvention
-from weakloc.metrics.hits import (
-    corloc,
-    image_corloc,
-    instance_recall,
-    single_object_localization,
-)
+from weakloc.metrics.hits import corloc, image_corloc, instance_recall, single_object_localization
 from weakloc.structures import Box, TruthBox
 
 from .oracles import case, prediction, sample, slow_average_precision, slow_iou
@@ -86,7 +81,7 @@ def _slow_voc(images, c, overlap, definition):
             for number, (_, said) in enumerate(images)
             for place, box in enumerate(said.boxes)
             if box.class_name == NAMES[c]
-        ),
+        )
     )
     taken, labels, scores = set(), [], []
     for negative_score, number, _, box in detections:

@@ -32,12 +32,7 @@ def _images(random, number=12):
         rows = (np.arange(224) * SIZE[1] // 224)[:, None]
         heat = small[rows, np.arange(224) * SIZE[0] // 224] + random.random((224, 224)) * 0.3
         masks = (TruthMask(0, rectangle_rle(box, SIZE)),)
-        images.append(
-            (
-                sample(f"{i}.jpg", [1], [TruthBox(0, box)], masks=masks),
-                ClassMap(0, heat),
-            )
-        )
+        images.append((sample(f"{i}.jpg", [1], [TruthBox(0, box)], masks=masks), ClassMap(0, heat)))
     return images
 
 

@@ -12,13 +12,7 @@ from sklearn.metrics import average_precision_score, confusion_matrix
 
 from weakloc.errors import DataError, PredictionsError
 from weakloc.geometry import nearest_cells
-from weakloc.metrics.case import (
-    VOID,
-    ClassIndex,
-    ImageTruth,
-    MetricSetup,
-    read_labels,
-)
+from weakloc.metrics.case import VOID, ClassIndex, ImageTruth, MetricSetup, read_labels
 from weakloc.metrics.max_box import normalize_map
 from weakloc.metrics.pixels import (
     EDGES,

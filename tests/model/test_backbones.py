@@ -92,11 +92,7 @@ def test_dilation_gives_the_output_stride_asked_for(name: str, stride: int) -> N
 
 @pytest.mark.parametrize(
     ("name", "sizes"),
-    [
-        ("squeezenet1_1", (111, 127)),
-        ("alexnet", (256, 224)),
-        ("resnet18", (64, 96)),
-    ],
+    [("squeezenet1_1", (111, 127)), ("alexnet", (256, 224)), ("resnet18", (64, 96))],
 )
 def test_a_denser_map_repeats_the_plain_one_in_every_second_cell(name: str, sizes) -> None:
     images = torch.randn(1, 3, *sizes, generator=torch.Generator().manual_seed(0))

@@ -18,13 +18,7 @@ from weakloc.output.drawing import (
     overlay_heat,
     overlay_mask,
 )
-from weakloc.structures import (
-    Box,
-    Mask,
-    Point,
-    Prediction,
-    ScoreMaps,
-)
+from weakloc.structures import Box, Mask, Point, Prediction, ScoreMaps
 
 NAMES = ("dog", "日本 'x'", "a" * 300, "<b>\n\t\x07", "")
 
@@ -75,10 +69,7 @@ def test_boxes_and_points_show_on_any_ground(value: int) -> None:
     )
     picture = draw_prediction(flat(400, 300, value), drawn)
     pixels = np.asarray(picture).astype(int)
-    regions = {
-        "box": (slice(100, 140), slice(40, 160)),
-        "point": (slice(240, 260), slice(20, 40)),
-    }
+    regions = {"box": (slice(100, 140), slice(40, 160)), "point": (slice(240, 260), slice(20, 40))}
     for region in regions.values():
         difference = np.abs(pixels[region] - value).max(axis=2)
         assert (difference > 100).sum() > 40

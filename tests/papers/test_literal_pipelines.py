@@ -19,14 +19,7 @@ import numpy as np
 import pytest
 
 import weakloc
-from tests.papers.literal_runs import (
-    SIZE,
-    SMALL,
-    Drawn,
-    numbers_of,
-    train_literally,
-    write_voc,
-)
+from tests.papers.literal_runs import SIZE, SMALL, Drawn, numbers_of, train_literally, write_voc
 from weakloc.data.sources import ImageSource
 from weakloc.methods import METHODS
 from weakloc.predictor.views import SeenImage

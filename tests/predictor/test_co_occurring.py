@@ -26,9 +26,7 @@ def test_a_class_gains_from_those_it_occurs_with() -> None:
     np.testing.assert_allclose(Rescoring(shares, 0.5)(scores), expected)
 
 
-def test_rescored_probabilities_are_still_in_the_unit_interval(
-    random: np.random.Generator,
-) -> None:
+def test_rescored_probabilities_are_still_in_the_unit_interval(random: np.random.Generator) -> None:
     shares = random.random((5, 5))
     np.fill_diagonal(shares, 0.0)
     rescored = Rescoring(shares, 3.0)

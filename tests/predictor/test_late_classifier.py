@@ -63,9 +63,7 @@ def test_unknown_tags_do_not_count(random: np.random.Generator) -> None:
     np.testing.assert_array_equal(some.weights, fit_late_classifier(logits, spoiled).weights)
 
 
-def test_a_class_without_contrast_keeps_the_mean_of_its_scores(
-    random: np.random.Generator,
-) -> None:
+def test_a_class_without_contrast_keeps_the_mean_of_its_scores(random: np.random.Generator) -> None:
     logits = random.normal(size=(20, 3, 2)) * [[1.0, 4.0]] + 1.5
     labels = np.full((20, 2), PRESENT, dtype=np.int8)
     labels[:7, 0] = ABSENT

@@ -214,10 +214,7 @@ def test_a_file_is_read_as_its_record_says(tmp_path: Path, random: np.random.Gen
     look = predictor.look
     assert (look.scales, look.map_scales) == ((0.5, 1.0), (1.0,))
     assert (look.fuse, look.normalise) == ("max", "relu_max")
-    assert (predictor.rules.threshold_mode, predictor.thresholds) == (
-        "relu_max",
-        (0.25, 0.5, 0.75),
-    )
+    assert (predictor.rules.threshold_mode, predictor.thresholds) == ("relu_max", (0.25, 0.5, 0.75))
 
 
 @pytest.mark.parametrize(
@@ -247,11 +244,7 @@ def test_a_file_of_one_size_refuses_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    [
-        {"localiser": "beam_search", "scales": (1.0,)},
-        {"compile": True},
-        {"precision": "bf16"},
-    ],
+    [{"localiser": "beam_search", "scales": (1.0,)}, {"compile": True}, {"precision": "bf16"}],
 )
 def test_what_a_file_cannot_do_is_refused(tmp_path: Path, setting: dict[str, object]) -> None:
     exported = ExportedNetwork(OnnxSource(brightness_file(tmp_path / "a.onnx", RECORD)))

@@ -20,13 +20,7 @@ from weakloc.predictor import views
 from weakloc.predictor.predictor import Predictor
 from weakloc.rle import decode_mask
 from weakloc.settings import Look, Places
-from weakloc.structures import (
-    ABSENT,
-    PRESENT,
-    UNKNOWN,
-    BrokenImage,
-    Prediction,
-)
+from weakloc.structures import ABSENT, PRESENT, UNKNOWN, BrokenImage, Prediction
 
 WHITE_ON = (0.5, 0.5, 0.5)
 
@@ -193,8 +187,7 @@ def test_batching_and_threads_change_nothing(random: np.random.Generator) -> Non
     sizes = [(60, 40), (64, 90), (60, 40), (31, 33), (200, 20)]
     images = [
         ImageSource(
-            f"{index}.png",
-            encoded(random.integers(0, 255, (height, width, 3), dtype=np.uint8)),
+            f"{index}.png", encoded(random.integers(0, 255, (height, width, 3), dtype=np.uint8))
         )
         for index, (width, height) in enumerate(sizes)
     ]

@@ -109,7 +109,7 @@ def test_peers_take_turns_and_large_images_go_alone() -> None:
         source.goes_on.set()
         first.result(30)
     assert order == [
-        *("greedy 0", "modest 5", "third 6", "greedy 1", "greedy 2", "greedy 3", "greedy 4"),
+        *("greedy 0", "modest 5", "third 6", "greedy 1", "greedy 2", "greedy 3", "greedy 4")
     ]
     assert source.batches == [1, 2, 1, 4]
 

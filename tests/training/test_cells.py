@@ -16,12 +16,7 @@ from weakloc.errors import DataError, RunError
 from weakloc.localize.maps import otsu_threshold
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import Backbone, build_backbone
-from weakloc.model.fine_layers import (
-    CELL_STRIDES,
-    CellClassifier,
-    fine_features,
-    fine_levels,
-)
+from weakloc.model.fine_layers import CELL_STRIDES, CellClassifier, fine_features, fine_levels
 from weakloc.model.trunk import BackboneSpec, CellGeometry
 from weakloc.settings import RefineSettings
 from weakloc.structures import PRESENT, UNKNOWN, Sample

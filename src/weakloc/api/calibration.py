@@ -151,11 +151,7 @@ def _tuning(predictor: Predictor, settings: CalibrateSettings) -> Tuning:
 
 
 def calibrate_rescoring(
-    trained: TrainedRun,
-    data_set: DataSet,
-    *,
-    look: Look = Look(),
-    on_progress: Progress = silent,
+    trained: TrainedRun, data_set: DataSet, *, look: Look = Look(), on_progress: Progress = silent
 ) -> AlphaChoice:
     """The weight of co-occurring classes with the best classification mAP on held-out images.
 

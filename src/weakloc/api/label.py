@@ -34,13 +34,7 @@ from weakloc.output.exporters import check_formats
 from weakloc.output.exporters.jsonl import read_predictions
 from weakloc.output.report_gallery import Totals
 from weakloc.output.settings import ExportOptions
-from weakloc.settings import (
-    DataSettings,
-    DistilSettings,
-    LabelSettings,
-    Places,
-    RefineSettings,
-)
+from weakloc.settings import DataSettings, DistilSettings, LabelSettings, Places, RefineSettings
 from weakloc.structures import PRESENT, DataSet
 from weakloc.training.inputs import content_key
 from weakloc.training.plan import make_plan

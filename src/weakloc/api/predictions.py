@@ -77,10 +77,7 @@ def summary_beside(file: Path) -> Summary:
 
 
 def export_predictions(
-    source: str | Path,
-    formats: Sequence[str],
-    out: Path,
-    options: ExportOptions = ExportOptions(),
+    source: str | Path, formats: Sequence[str], out: Path, options: ExportOptions = ExportOptions()
 ) -> dict[str, Path]:
     """Every format into the folder of its name; classes and images as predictions.json says."""
     file = predictions_file(source)

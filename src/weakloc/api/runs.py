@@ -193,13 +193,7 @@ class TrainedRun(LoadedRun):
             heat = BeamHeat(source, method.search if isinstance(method, Beam) else BeamSettings())
         rescore = rescoring_by(np.array(self.run.labels.co_occurrence), places)
         return Predictor(
-            source,
-            look,
-            places,
-            rules=rules,
-            thresholds=thresholds,
-            heat=heat,
-            rescore=rescore,
+            source, look, places, rules=rules, thresholds=thresholds, heat=heat, rescore=rescore
         )
 
     def _source(self, look: Look) -> NetworkSource:

@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from weakloc.cli.options import (
-    CutOptions,
-    LookOptions,
-    ReadingOptions,
-    TrainOptions,
-    require_there,
-)
+from weakloc.cli.options import CutOptions, LookOptions, ReadingOptions, TrainOptions, require_there
 from weakloc.cli.terminal import Terminal
 from weakloc.errors import SettingError
 from weakloc.extensions import names_of, require_backbone, require_known

@@ -28,11 +28,7 @@ from weakloc.cli.terminal import Terminal
 from weakloc.errors import SettingError, needing
 from weakloc.extensions import names_of
 from weakloc.files import only_writer
-from weakloc.output.settings import (
-    ExportOptions,
-    ServeSettings,
-    require_token_beyond_this_machine,
-)
+from weakloc.output.settings import ExportOptions, ServeSettings, require_token_beyond_this_machine
 from weakloc.settings import LocaliserChoice, Look, Places, ServedLook, flag_of, require
 from weakloc.work import keep_freed_memory, map_in_processes
 

@@ -217,11 +217,7 @@ def check_images(samples: Sequence[Sample], *, processes: int, on_progress: Prog
     chunks = ((start, paths[start : start + _CHUNK]) for start in range(0, len(samples), _CHUNK))
     outcomes: dict[int, tuple[int, int] | str] = {}
     for (start, _), sizes_or_reasons in map_in_processes(
-        _check_chunk,
-        chunks,
-        processes=processes,
-        if_killed=raise_killed,
-        ahead=_CHUNKS_AHEAD,
+        _check_chunk, chunks, processes=processes, if_killed=raise_killed, ahead=_CHUNKS_AHEAD
     ):
         outcomes.update(enumerate(sizes_or_reasons, start))
         on_progress(len(outcomes), len(samples))

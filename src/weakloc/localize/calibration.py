@@ -57,9 +57,7 @@ class ComponentLimits:
 
 
 def level_components(
-    levels: NDArray[np.uint8],
-    transform: GridTransform,
-    limits: ComponentLimits = ComponentLimits(),
+    levels: NDArray[np.uint8], transform: GridTransform, limits: ComponentLimits = ComponentLimits()
 ) -> LevelBoxes:
     """Boxes in the grid frame, cut to the image, of the components within the limits.
 

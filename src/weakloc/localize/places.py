@@ -50,14 +50,7 @@ from weakloc.localize.maps import (
     unchanged,
 )
 from weakloc.rle import RunLengths, encode_mask
-from weakloc.structures import (
-    ABSENT,
-    PRESENT,
-    UNKNOWN,
-    Disagreement,
-    LabelVector,
-    ScoreMaps,
-)
+from weakloc.structures import ABSENT, PRESENT, UNKNOWN, Disagreement, LabelVector, ScoreMaps
 
 PointMethod: TypeAlias = Literal["arg_max", "plateau", "sub_cell", "densest"]
 REACH = 0.06  # how far "around" reaches for `densest`: a share of the image's long side

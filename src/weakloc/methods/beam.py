@@ -116,6 +116,5 @@ class Beam(Method):
 
     def augmentation(self, backbone: Backbone) -> Augmentation:  # noqa: ARG002
         return Augmentation(
-            steps=self.flips,
-            duplicate_steps=(WhiteNoise(self.noise), Rotation(self.rotation)),
+            steps=self.flips, duplicate_steps=(WhiteNoise(self.noise), Rotation(self.rotation))
         )

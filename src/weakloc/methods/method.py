@@ -196,11 +196,7 @@ class PlaceRules:
 # box. How hot an object is differs from image to image: each divides itself. A detector says boxes
 # without a map, and points like the cells whose heat it comes with.
 _CELL_RULES = PlaceRules(
-    point_method="densest",
-    threshold=0.5,
-    threshold_mode="otsu",
-    min_share=0.02,
-    box_score="share",
+    point_method="densest", threshold=0.5, threshold_mode="otsu", min_share=0.02, box_score="share"
 )
 RULES: Mapping[Localiser, PlaceRules] = {
     "score_map": PlaceRules(),

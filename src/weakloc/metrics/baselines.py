@@ -144,9 +144,5 @@ PLACES: Mapping[str, Placer] = {
     "full_image": partial(middle_place, share=1.0),
     "random": random_place,
 }
-MAPS: Mapping[str, MapMaker] = {
-    "center": center_map,
-    "full_image": full_map,
-    "random": random_map,
-}
+MAPS: Mapping[str, MapMaker] = {"center": center_map, "full_image": full_map, "random": random_map}
 BASELINES: tuple[str, ...] = (*PLACES, "chance")

@@ -274,10 +274,7 @@ def rank_coco(
 
 @njit(cache=True, nogil=True)
 def _match_groups(
-    groups: IntArray,
-    boxes: FloatArray,
-    objects: FloatArray,
-    flags: NDArray[np.bool_],
+    groups: IntArray, boxes: FloatArray, objects: FloatArray, flags: NDArray[np.bool_]
 ) -> NDArray[np.int8]:
     """COCO's greedy matching within one class of one image at a time.
 

@@ -207,11 +207,7 @@ class MaxBoxAccuracy:
                 self.add(draw, class_map, objects, image_size)
 
     def add(
-        self,
-        draw: ImageDraw,
-        class_map: ClassMap,
-        objects: FloatArray,
-        image_size: tuple[int, int],
+        self, draw: ImageDraw, class_map: ClassMap, objects: FloatArray, image_size: tuple[int, int]
     ) -> None:
         """One class's map over the whole image, against the drawn boxes of that class.
 
@@ -273,10 +269,7 @@ def read_levels(normalized_map: ScoreMap, convention: MapConvention) -> Levels:
 
 
 def best_overlaps(
-    levels: Levels,
-    objects: FloatArray,
-    image_size: tuple[float, float],
-    convention: MapConvention,
+    levels: Levels, objects: FloatArray, image_size: tuple[float, float], convention: MapConvention
 ) -> FloatArray:
     """The largest IoU between a box of the map and a drawn one, at each of 255 levels."""
     height, width = levels.of_cells.shape

@@ -8,13 +8,7 @@ from pathlib import Path
 
 from weakloc.api.evaluation import markdown_table
 from weakloc.files import write_json, write_text
-from weakloc.output.report import (
-    BASELINE_NAMES,
-    Chart,
-    chart_picture,
-    line_chart,
-    metric_label,
-)
+from weakloc.output.report import BASELINE_NAMES, Chart, chart_picture, line_chart, metric_label
 from weakloc.papers.results import CellResult, Judgement, Results
 
 

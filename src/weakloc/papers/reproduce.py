@@ -113,11 +113,7 @@ def _why_not(cell: Cell, conditions: Conditions, reproduction: Reproduction) -> 
 
 
 def _trainings(
-    cell: Cell,
-    conditions: Conditions,
-    reproduction: Reproduction,
-    source: DataSetOnDisk,
-    seed: int,
+    cell: Cell, conditions: Conditions, reproduction: Reproduction, source: DataSetOnDisk, seed: int
 ) -> tuple[Training, ...]:
     """One for each size of the cell."""
     choices = merged_settings(conditions.choices(cell.method), cell.choices)

@@ -302,10 +302,7 @@ class TableScorer:
 
 
 def _by_owner(
-    grids: Sequence[GridValues],
-    owners: IntArray,
-    windows: IntArray,
-    compute: WindowScores,
+    grids: Sequence[GridValues], owners: IntArray, windows: IntArray, compute: WindowScores
 ) -> GridValues:
     """`compute` once per grid, rows back in the order of the windows."""
     order = np.argsort(owners, kind="stable")

@@ -18,14 +18,7 @@ from weakloc.errors import SettingError
 from weakloc.files import ByName
 from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, nearest_cells
 from weakloc.localize.crf import CrfSettings, refine_unary
-from weakloc.localize.maps import (
-    NORMALISATIONS,
-    HeatMap,
-    fuse,
-    image_grid,
-    resample,
-    shared_out,
-)
+from weakloc.localize.maps import NORMALISATIONS, HeatMap, fuse, image_grid, resample, shared_out
 from weakloc.localize.places import (
     Background,
     FoundPeak,

@@ -384,11 +384,7 @@ def _read(views: Sequence[tuple[Image.Image, View]], source: MapSource) -> list[
 
 
 def _summed_up(
-    name: str,
-    picture: Image.Image,
-    answers: Sequence[ViewMaps],
-    source: MapSource,
-    look: Look,
+    name: str, picture: Image.Image, answers: Sequence[ViewMaps], source: MapSource, look: Look
 ) -> SeenImage:
     """Raw scores: the best tile of a scale, then one score from all scales and mirrored images.
 

@@ -504,10 +504,7 @@ def _write_scene(folder: Path, name: str, scene: Scene, *, class_names: Sequence
     with open_buffered(folder / "JPEGImages" / f"{name}.jpg") as file:
         Image.fromarray(scene.pixels).save(file, "JPEG", quality=JPEG_QUALITY)
     values = np.array([0, *(drawn.class_index + 1 for drawn in scene.objects)], dtype=np.uint8)
-    painted = {
-        "SegmentationClass": values[scene.instances],
-        "SegmentationObject": scene.instances,
-    }
+    painted = {"SegmentationClass": values[scene.instances], "SegmentationObject": scene.instances}
     for kind, pixels in painted.items():
         write_label_image(folder / kind / f"{name}.png", pixels, compress_level=1)
     text = annotation(name, scene, class_names=class_names)

@@ -46,9 +46,7 @@ def mixed_batch(batch: Batch, share: float) -> Batch:
     is_mixed = torch.rand(len(batch)) < share
     weights = torch.empty(len(batch)).uniform_(_FAINTEST, 1 - _FAINTEST) * is_mixed
     images = torch.lerp(
-        batch.images,
-        batch.images[others],
-        weights.to(batch.images)[:, None, None, None],
+        batch.images, batch.images[others], weights.to(batch.images)[:, None, None, None]
     )
     # Present in either is present, absent in both is absent, all else is unknown: -1 < 0 < 1.
     both = torch.maximum(batch.labels, batch.labels[others])

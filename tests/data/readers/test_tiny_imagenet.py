@@ -69,10 +69,7 @@ def test_every_flaw_is_reported_with_its_line(write, states, places):
         }
     )
     data_set = read_data_set(root, options=OPTIONS)
-    assert states(data_set)["val"] == {
-        "val/images/val_0.JPEG": "-+",
-        "val/images/val_1.JPEG": "+-",
-    }
+    assert states(data_set)["val"] == {"val/images/val_0.JPEG": "-+", "val/images/val_1.JPEG": "+-"}
     assert places(data_set, "zero-area box") == ["n1_boxes.txt, line 1"]
     assert places(data_set, "box outside the image") == ["n1_boxes.txt, line 2"]
     assert places(data_set, "unreadable box") == ["n1_boxes.txt, line 4"]

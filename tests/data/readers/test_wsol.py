@@ -36,10 +36,7 @@ def test_numbers_are_named_by_the_folders_and_corners_count_in(write, states, ki
     assert data_set.layout == "wsol"
     assert data_set.class_names == ("001.Gull", "002.Tern")
     assert states(data_set) == {
-        "train": {
-            "dataset/CUB/001.Gull/a, b.jpg": "+-",
-            "dataset/CUB/002.Tern/ü.jpg": "-+",
-        },
+        "train": {"dataset/CUB/001.Gull/a, b.jpg": "+-", "dataset/CUB/002.Tern/ü.jpg": "-+"},
         "test": {"dataset/CUB/001.Gull/3.jpg": "+-"},
     }
     assert data_set.splits["test"][0].truth.boxes == (

@@ -20,13 +20,7 @@ CLASS_NAMES = (
     "=1+2; drop, table",
     "{{ 7*7 }} ]]> --",
 )
-IMAGES = (
-    "plain.jpg",
-    "cats/a b.jpg",
-    "cats/deep er/naïve & <1>.png",
-    "empty.webp",
-    "100% #1?.jpg",
-)
+IMAGES = ("plain.jpg", "cats/a b.jpg", "cats/deep er/naïve & <1>.png", "empty.webp", "100% #1?.jpg")
 
 
 def encoded(mask: np.ndarray) -> dict[str, object]:

@@ -14,12 +14,7 @@ from hypothesis import strategies as st
 
 from tests.output.exporters.conftest import CLASS_NAMES
 from weakloc.errors import PredictionsError
-from weakloc.output.exporters import (
-    ExportOptions,
-    export_all,
-    read_predictions,
-    write_predictions,
-)
+from weakloc.output.exporters import ExportOptions, export_all, read_predictions, write_predictions
 from weakloc.output.exporters.jsonl import SCHEMA, parse_line, prediction_line
 from weakloc.structures import Box, Disagreement, Mask, Point, Prediction
 

@@ -21,10 +21,7 @@ from weakloc.structures import Box, Mask, Prediction
 
 
 def export(
-    name: str,
-    predictions: list[Prediction],
-    out: Path,
-    class_names: tuple[str, ...] = CLASS_NAMES,
+    name: str, predictions: list[Prediction], out: Path, class_names: tuple[str, ...] = CLASS_NAMES
 ) -> Path:
     return export_format(name, Content(iter(predictions), class_names=class_names), out)
 

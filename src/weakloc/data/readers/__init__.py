@@ -243,7 +243,7 @@ _OWN_STRUCTURE: Mapping[str, Callable[[_Listing], bool]] = {
 _METADATA: Mapping[str, Callable[[_Listing], bool]] = {
     "table": lambda listing: any(
         not METADATA_NAMES.isdisjoint(names) for names in (listing.files, *listing.below.values())
-    ),
+    )
 }
 _LOOSE: Mapping[str, Callable[[_Listing], bool]] = {
     "table": _is_table,

@@ -186,9 +186,7 @@ def read_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _claim(
-    labels: Mapping[str, bytes],
-    numbered: Sequence[str] | None,
-    problems: Problems,
+    labels: Mapping[str, bytes], numbered: Sequence[str] | None, problems: Problems
 ) -> LabelClaim | None:
     kind = next((kind for kind in _LABEL_KINDS if kind in labels), None)
     if kind is None:

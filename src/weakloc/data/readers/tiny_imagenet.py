@@ -11,14 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from weakloc.data.readers.assembly import (
-    Assembly,
-    Drawn,
-    LabelClaim,
-    Oddity,
-    Problems,
-    read_box,
-)
+from weakloc.data.readers.assembly import Assembly, Drawn, LabelClaim, Oddity, Problems, read_box
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import at_line, numbered_lines

@@ -44,13 +44,7 @@ from weakloc.errors import DataError, did_you_mean
 from weakloc.files import at_line, numbered_lines, one_line, open_buffered
 from weakloc.geometry import Size, box_from_voc
 from weakloc.settings import ReaderOptions
-from weakloc.structures import (
-    ABSENT,
-    PRESENT,
-    UNKNOWN,
-    DataSet,
-    Severity,
-)
+from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, Severity
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 

@@ -48,11 +48,7 @@ def join_outlines(outlines: list[Corners]) -> Corners:
 
 
 def _splice(
-    outline: list[tuple[int, int]],
-    hole: list[tuple[int, int]],
-    *,
-    start: tuple[int, int],
-    row: int,
+    outline: list[tuple[int, int]], hole: list[tuple[int, int]], *, start: tuple[int, int], row: int
 ) -> None:
     """Walks from the outline's border at `row` down to the hole, around it and back up."""
     at = hole.index(start)

@@ -5,15 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from weakloc.papers.recipe import (
-    Cell,
-    Published,
-    Recipe,
-    ThresholdOrigin,
-    boxes,
-    names,
-    places,
-)
+from weakloc.papers.recipe import Cell, Published, Recipe, ThresholdOrigin, boxes, names, places
 
 _PAPER = "BEAM"
 _DATA = "VOC 2012 val"

@@ -53,7 +53,7 @@ _TABLE_2: dict[str, dict[str, tuple[float, ...]]] = {
     "top_1_loc": {  # CAM, HnS and GR, each in batches of 256, 128 and 32
         "larger": (27.50, 29.62, 31.49, 29.72, 30.32, 31.17, 36.00, 36.13, 37.84),
         "smaller": (27.13, 27.76, 28.47, 27.56, 29.25, 29.45, 34.43, 35.83, 35.94),
-    },
+    }
 }
 _recipe = partial(
     Recipe,
