@@ -41,12 +41,15 @@ def fine_features(backbone: Backbone, images: Tensor, levels: Sequence[int]) -> 
     margin = -(-MARGIN // cell) * cell
     margin = min(margin, (min(images.shape[2:]) - 1) // cell * cell)
     padded = functional.pad(images, (margin,) * 4, mode="reflect")
-    features = backbone.early_levels(padded, levels)
+    # A processor's caches hold the early layers of two images, not of eight: up to twice as fast.
+    parts = padded.split(2 if images.device.type == "cpu" else len(padded))
+    features = [backbone.early_levels(part, levels) for part in parts]
     inner = {}
     for stride in levels:
         first = margin // stride
         rows, columns = (-(-side // stride) for side in images.shape[2:])
-        inner[stride] = features[stride][:, :, first : first + rows, first : first + columns]
+        whole = torch.cat([part[stride] for part in features])
+        inner[stride] = whole[:, :, first : first + rows, first : first + columns]
     return inner
 
 
@@ -146,11 +149,7 @@ class CellClassifier(FineLayers):
         return torch.sigmoid(logits[:, 1:] - logits[:, :1])
 
     def shares_of_range(
-        self,
-        maps: Tensor,
-        geometry: CellGeometry,
-        input_size: Sequence[int],
-        grid: Sequence[int],
+        self, maps: Tensor, geometry: CellGeometry, input_size: Sequence[int], grid: Sequence[int]
     ) -> Tensor:
         """Each class map (..., rows, columns) from 0 to 1 over its own range, on a grid of cells;
         1 everywhere where it is even. Sizes are (height, width)."""

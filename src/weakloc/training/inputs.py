@@ -371,13 +371,13 @@ def _filled_cache(
     plan: TrainingPlan, folder: Path, on_progress: Progress
 ) -> tuple[FeatureCache, list[BrokenImage]]:
     """Of several processes one computes the features while the others wait."""
-    settings = plan.settings
+    settings, on_gpu = plan.settings, plan.hardware.accelerator == "gpu"
     extraction = Extraction(
         folder=Path(settings.feature_cache) if settings.feature_cache else folder / "features",
         preprocessing=plan.preprocessing,
-        batch_size=plan.optimisation.batch_size,
+        batch_size=plan.optimisation.batch_size if on_gpu else 8,  # a processor gains none by more
         workers=plan.hardware.num_workers,
-        device=torch.device("cuda" if plan.hardware.accelerator == "gpu" else "cpu"),
+        device=torch.device("cuda" if on_gpu else "cpu"),
         in_bf16=plan.hardware.in_bf16,
     )
     sides = (False, True) if settings.feature_flip else (False,)
