@@ -12,7 +12,7 @@ from weakloc.api.evaluation import evaluate
 from weakloc.api.runs import TrainedRun, load
 from weakloc.api.training import train
 from weakloc.cli import run as weakloc
-from weakloc.settings import EvaluateSettings, TrainSettings
+from weakloc.settings import EvaluateSettings, Places, TrainSettings
 from weakloc.structures import DataSet
 
 ONCE = EvaluateSettings(resamples=0)
@@ -88,3 +88,23 @@ def test_a_comparison_without_resamples_is_refused_in_a_line(
     compared = ["evaluate", str(trained), str(scenes), "--compare", str(trained)]
     assert weakloc([*compared, "--resamples", "0"]) == 2
     assert "--resamples is 0" in capsys.readouterr().err
+
+
+def test_predictions_of_every_class_are_measured_as_the_run_is(
+    trained: Path, scenes: Path, tmp_path: Path
+) -> None:
+    """Whoever made them, as the machines of a cluster may: `docs/scaling-out.md`."""
+    out, images = tmp_path / "found", scenes / "JPEGImages"
+    of_all = replace(ONCE, split="train")
+    flags = ["--min-score", "0", "--threshold", "0.6", "--workers", "0", "--quiet"]
+    assert weakloc(["predict", str(trained), str(images), "--out", str(out), *flags]) == 0
+    of_run = evaluate(trained, scenes, of_all, places=Places(threshold=0.6))
+    own = {each.name: each.value for each in of_run.metrics}
+    found = {each.name: each.value for each in evaluate(out, scenes, of_all).metrics}
+    of_masks, of_maps = (
+        {"mean_iou", "mean_iou_tags_given"},
+        {"max_box_acc", "max_box_acc_v2", "px_ap"},
+    )
+    assert set(own) - set(found) == of_masks | of_maps
+    assert found["corloc"], own
+    assert found == {name: own[name] for name in found}
