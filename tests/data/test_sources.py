@@ -58,6 +58,14 @@ def test_a_folder_gives_the_images_that_training_reads_from_it(tmp_path: Path) -
     assert len(names(tmp_path)) == 4 * len(IMAGE_SUFFIXES)
 
 
+def test_the_masks_of_a_voc_data_set_are_no_photographs(tmp_path: Path) -> None:
+    for folder in ("JPEGImages", "SegmentationClass", "SegmentationObject"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.png").touch()
+    assert names(tmp_path) == ["JPEGImages/1.png"]
+    assert names(tmp_path / "SegmentationClass") == ["1.png"]
+
+
 def test_one_image_is_named_by_itself(folder: Path) -> None:
     assert names(folder / NAMES[2]) == ["Ärger 猫.JPG"]
     (folder / "x{1}.png").touch()

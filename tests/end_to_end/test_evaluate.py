@@ -94,10 +94,10 @@ def test_predictions_of_every_class_are_measured_as_the_run_is(
     trained: Path, scenes: Path, tmp_path: Path
 ) -> None:
     """Whoever made them, as the machines of a cluster may: `docs/scaling-out.md`."""
-    out, images = tmp_path / "found", scenes / "JPEGImages"
+    out = tmp_path / "found"
     of_all = replace(ONCE, split="train")
     flags = ["--min-score", "0", "--threshold", "0.6", "--workers", "0", "--quiet"]
-    assert weakloc(["predict", str(trained), str(images), "--out", str(out), *flags]) == 0
+    assert weakloc(["predict", str(trained), str(scenes), "--out", str(out), *flags]) == 0
     of_run = evaluate(trained, scenes, of_all, places=Places(threshold=0.6))
     own = {each.name: each.value for each in of_run.metrics}
     found = {each.name: each.value for each in evaluate(out, scenes, of_all).metrics}

@@ -26,6 +26,7 @@ def test_predictions_meet_their_samples_in_any_order():
     ("predictions", "message"),
     [
         ([prediction("c.jpg")], r"'c\.jpg' is not in the data set"),
+        ([prediction(f"{name}.jpg") for name in ("a", "b", "xyzuvw")], r"one of: a\.jpg, b\.jpg"),
         ([prediction("a.jpg"), prediction("a.jpg")], r"a\.jpg: this image is predicted twice"),
         ([prediction("a.jpg")], r"1 of 2 images have no prediction, the first is 'b\.jpg'"),
         ([prediction("a.jpg", {"dgo": 0.1})], r"'dgo' is not a class .* Did you mean 'dog'\?"),

@@ -313,7 +313,7 @@ def pair_predictions(
         if prediction.image not in waiting:
             raise PredictionsError(
                 f"image {prediction.image!r} is not in the data set",
-                remedy=did_you_mean(prediction.image, waiting),
+                remedy=did_you_mean(prediction.image, {*waiting, *done}),
             )
         places = (*prediction.points, *prediction.boxes, *prediction.masks)
         for name in (*prediction.scores, *(item.class_name for item in places)):

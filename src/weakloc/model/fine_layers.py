@@ -42,7 +42,7 @@ def fine_features(backbone: Backbone, images: Tensor, levels: Sequence[int]) -> 
     margin = min(margin, (min(images.shape[2:]) - 1) // cell * cell)
     padded = functional.pad(images, (margin,) * 4, mode="reflect")
     # A processor's caches hold the early layers of two images, not of eight: up to twice as fast.
-    parts = padded.split(2 if images.device.type == "cpu" else len(padded))
+    parts = torch.split(padded, 2 if images.device.type == "cpu" else len(padded))
     features = [backbone.early_levels(part, levels) for part in parts]
     inner = {}
     for stride in levels:

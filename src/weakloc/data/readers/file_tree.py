@@ -13,7 +13,7 @@ from weakloc.errors import DataError
 from weakloc.files import is_so, is_url, stored_entries
 
 _DEEPEST = 200  # levels of folders: each costs a level of calls
-_IGNORED_FOLDERS = frozenset({"__MACOSX", "__pycache__"})
+_IGNORED_FOLDERS = {"__MACOSX", "__pycache__", "SegmentationClass", "SegmentationObject"}
 _UNSEEN = {"*": "nothing"}
 
 
