@@ -94,6 +94,19 @@ def test_one_size_is_the_plain_network(
     np.testing.assert_allclose(seen.logits, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_batch_norms_are_folded_into_every_kind_of_convolution(random: np.random.Generator) -> None:
+    """Also without those behind convolutions that pad as TensorFlow does."""
+    backbone = build_backbone(BackboneSpec.parse("mobilenetv2_035[pad_type=same]", weights="none"))
+    head = TransferHead(backbone.out_channels, 3, maps_per_class=2)
+    network = trained_batch_norms(LocalizationNetwork(backbone, head, ClassPool(2), KMaxKMin()))
+    read, picture = predictor(network), noise(random)
+    assert isinstance(read.source, NetworkSource)
+    left = [m for m in read.source.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert not left
+    expected = plain_scores(network, picture, 1.0)
+    np.testing.assert_allclose(see(read, picture).logits, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_scores_of_many_sizes_are_averaged_before_the_sigmoid_in_any_order(
     network: LocalizationNetwork, random: np.random.Generator
 ) -> None:

@@ -41,6 +41,7 @@ from weakloc.errors import DataError, SettingError
 from weakloc.files import append_synced, on_disk, path_of
 from weakloc.geometry import GridTransform, Size
 from weakloc.model.backbones import Backbone
+from weakloc.model.network import fold_batch_norms
 from weakloc.structures import BrokenImage, Sample
 from weakloc.training.plan import TrainingPlan
 from weakloc.work import Progress
@@ -160,7 +161,8 @@ class FeatureCache:
     def __init__(
         self, backbone: Backbone, extraction: Extraction, views: Sequence[FeatureView]
     ) -> None:
-        self._backbone = backbone.to(memory_format=torch.channels_last)
+        folded = fold_batch_norms(backbone, side=backbone.probe_side)
+        self._backbone = folded.to(memory_format=torch.channels_last)
         self._extraction = extraction
         self._keys: dict[str, str] = {}  # sample.path -> the image's key
         weights = backbone.weights_digest()
@@ -375,7 +377,7 @@ def _filled_cache(
     extraction = Extraction(
         folder=Path(settings.feature_cache) if settings.feature_cache else folder / "features",
         preprocessing=plan.preprocessing,
-        batch_size=plan.optimisation.batch_size if on_gpu else 8,  # a processor gains none by more
+        batch_size=min(plan.optimisation.batch_size, 256 if on_gpu else 8),
         workers=plan.hardware.num_workers,
         device=torch.device("cuda" if on_gpu else "cpu"),
         in_bf16=plan.hardware.in_bf16,
@@ -383,9 +385,8 @@ def _filled_cache(
     sides = (False, True) if settings.feature_flip else (False,)
     scales = dict.fromkeys((1.0, *settings.feature_scales))  # watched images are seen at scale 1
     views = [FeatureView(scale, mirrored) for scale, mirrored in product(scales, sides)]
-    backbone = plan.network.backbone.to(extraction.device)
     with one_writer(extraction.folder):
-        cache = FeatureCache(backbone, extraction, views)
+        cache = FeatureCache(plan.network.backbone.to(extraction.device), extraction, views)
         samples = [*plan.division.learned, *plan.division.watched]
         return cache, cache.fill(samples, on_progress)
 
