@@ -377,7 +377,7 @@ def _filled_cache(
     extraction = Extraction(
         folder=Path(settings.feature_cache) if settings.feature_cache else folder / "features",
         preprocessing=plan.preprocessing,
-        batch_size=min(plan.optimisation.batch_size, 256 if on_gpu else 8),
+        batch_size=min(plan.optimisation.batch_size, 256 if on_gpu else 8),  # more gains nothing
         workers=plan.hardware.num_workers,
         device=torch.device("cuda" if on_gpu else "cpu"),
         in_bf16=plan.hardware.in_bf16,
