@@ -27,7 +27,15 @@ def main(model, photo, drawn):
     size = np.array(picture.size)
     images, scale, corner = network_input(picture, about["preprocessing"])
     scores, maps, *proposed = session.run(None, {"images": images})
-    for index in np.flatnonzero(probabilities(scores[0], about) >= LEAST_PROBABILITY):
+    likely = np.flatnonzero(probabilities(scores[0], about) >= LEAST_PROBABILITY)
+    centres = cell_centres(maps.shape[:1:-1], images.shape[:1:-1], about["geometry"])
+    centres = [
+        (at - c) / s for at, c, s in zip(centres, corner, scale, strict=True)
+    ]  # of the picture
+    heats = [on_image_grid(maps[0, index], centres, size) for index in likely]
+    if about["looking"]["localiser"] == "cells":
+        heats = held_against_each_other(heats)
+    for index, heat in zip(likely, heats, strict=True):
         probability = probabilities(scores[0], about)[index]
         weight = probability if rules["box_times_class"] else 1.0
         if proposed:  # a detector's boxes, and how likely each of them holds an object
@@ -35,11 +43,6 @@ def main(model, photo, drawn):
             boxes = voted(edges.reshape(-1, 4), weight * proposed[1][0, index], size, rules)
             point = boxes[0][0].reshape(2, 2).mean(0) if boxes else size / 2
         else:
-            centres = cell_centres(maps.shape[:1:-1], images.shape[:1:-1], about["geometry"])
-            centres = [
-                (at - c) / s for at, c, s in zip(centres, corner, scale, strict=True)
-            ]  # of the picture
-            heat = on_image_grid(maps[0, index], centres, size)
             threshold = about["thresholds"][index]
             mode = about["threshold_mode"] or rules["threshold_mode"]
             boxes = around_parts(NORMALISED[mode](heat), threshold, weight, size, rules)
@@ -96,6 +99,12 @@ def on_image_grid(values, centres, size):
         places = np.interp(wanted, at, np.arange(len(at)))
         weights.append(np.maximum(1 - abs(places[:, None] - np.arange(len(at))), 0))
     return (weights[1] @ values @ weights[0].T).astype(np.float32)
+
+
+def held_against_each_other(heats):
+    """Of probabilities against background those against background and the other classes."""
+    odds = [heat / np.maximum(1 - heat, 1e-6) for heat in heats]
+    return [each / (1 + sum(odds)) for each in odds]
 
 
 def by_otsu(heat):

@@ -251,11 +251,17 @@ def test_by_otsu_a_half_divides_each_map_where_two_groups_differ_most() -> None:
 
 def test_classes_that_share_an_image_compete_as_in_a_softmax_with_background() -> None:
     logits = np.random.default_rng(2).normal(0, 3, (4, 5, 6))  # background first
-    against_background = 1 / (1 + np.exp(logits[:1] - logits[1:]))
-    softmax = np.exp(logits) / np.exp(logits).sum(axis=0)
+    against_background = (1 / (1 + np.exp(logits[:1] - logits[1:]))).astype(np.float32)
+    weights = np.exp(logits)
 
-    shared = shared_out(against_background.astype(np.float32))
+    shared = shared_out(against_background, np.ones(3, dtype=bool))
+    np.testing.assert_allclose(shared, (weights / weights.sum(axis=0))[1:], atol=1e-4)
 
-    np.testing.assert_allclose(shared, softmax[1:], atol=1e-4)
-    alone = against_background[:1].astype(np.float32)
-    np.testing.assert_allclose(shared_out(alone), alone, atol=1e-4)
+    # The last is not there: it takes nothing from the others, which take their part of it.
+    shared = shared_out(against_background, np.array([True, True, False]))
+    np.testing.assert_allclose(shared[:2], (weights / weights[:3].sum(axis=0))[1:3], atol=1e-4)
+    np.testing.assert_allclose(shared[2], (weights / weights.sum(axis=0))[3], atol=1e-4)
+
+    alone = against_background[:1]
+    for there in (True, False):
+        np.testing.assert_allclose(shared_out(alone, np.array([there])), alone, atol=1e-4)

@@ -16,6 +16,7 @@ from weakloc.data.sources import ImageSource
 from weakloc.data.transforms import Preprocessing, ResizeMode
 from weakloc.files import ByName
 from weakloc.geometry import BoxLTRB, box_ious
+from weakloc.methods.method import RULES
 from weakloc.predictor import views
 from weakloc.predictor.predictor import Predictor
 from weakloc.rle import decode_mask
@@ -332,3 +333,33 @@ def test_an_image_whose_scores_are_not_numbers_is_broken_and_stops_nothing(
     answers = list(predictor().predict(images))
     assert [isinstance(answer, BrokenImage) for answer in answers] == [False, True, False]
     assert answers[1] == BrokenImage("1", "its scores are not numbers, or far beyond all use")
+
+
+def test_a_class_that_is_there_takes_its_place_from_the_others() -> None:
+    """Where objects were learned: tagged, or likely where no tag speaks."""
+    pixels = np.zeros((64, 96, 3), dtype=np.uint8)
+    pixels[16:48, 8:40] = (230, 0, 0)
+    pixels[16:48, 56:88] = (150, 230, 0)
+    plain = Preprocessing(size=(96, 64), mean=(0, 0, 0), std=(1, 1, 1))
+    look, places = chosen(localiser="cells", min_score=0.0)
+
+    def boxes_of_red(green: float, tag: int | None = None) -> list[str]:
+        how = Predictor(
+            DotSource(plain, map_kind="probability"),
+            look,
+            places,
+            rules=RULES["cells"],
+            rescore=lambda _: np.array([0.9, green, 0.0]),
+        )
+        tags = None if tag is None else ByName({"a.png": np.array([PRESENT, tag, ABSENT])})
+        (said,) = how.predict([ImageSource("a.png", encoded(pixels))], tags)
+        assert isinstance(said, Prediction)
+        red = [box.box for box in said.boxes if box.class_name == "red"]
+        assert all(box[2] < 48 or box[0] > 48 for box in red)
+        return sorted("left" if box[2] < 48 else "right" for box in red)
+
+    assert boxes_of_red(green=0.4) == ["left", "right"]
+    assert boxes_of_red(green=0.5) == ["left"]
+    assert boxes_of_red(green=0.9, tag=ABSENT) == ["left", "right"]
+    assert boxes_of_red(green=0.1, tag=PRESENT) == ["left"]
+    assert boxes_of_red(green=0.9, tag=UNKNOWN) == ["left"]

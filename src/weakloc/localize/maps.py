@@ -103,11 +103,12 @@ NORMALISATIONS: dict[Normalisation, Callable[[NDArray[np.floating]], Maps]] = {
 }
 
 
-def shared_out(heat: Maps) -> Maps:
+def shared_out(heat: Maps, there: NDArray[np.bool_]) -> Maps:
     """Of each class's probability against background (C, rows, columns) its probability against
-    background and the other classes: for classes that are all in the image."""
-    odds = heat / np.maximum(1.0 - heat, _TINY)
-    return np.asarray(odds / (1.0 + odds.sum(axis=0)), dtype=np.float32)
+    background and the other classes that are in the image."""
+    odds = heat / np.maximum(1.0 - heat, 1e-6)
+    absent = np.where(there[:, None, None], 0.0, odds)  # those that are there are in the sum
+    return np.asarray(odds / (1.0 + odds[there].sum(axis=0) + absent), dtype=np.float32)
 
 
 def image_grid(image_size: Size, *, long_side: float | None = None) -> GridTransform:

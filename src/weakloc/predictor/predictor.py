@@ -27,7 +27,6 @@ from weakloc.localize.places import (
     Peak,
     PointMap,
     PointMethod,
-    ThresholdMode,
     class_masks,
     disagreements,
     doubt,
@@ -172,48 +171,8 @@ JUDGED_SIDE = 64  # cells along the long side: enough to see a box move
 THRESHOLD_STEPS = (-0.1, 0.0, 0.1)
 
 
-def doubt_of(
-    image: SeenImage,
-    heat: ScoreMaps,
-    classes: Sequence[int],
-    tags: LabelVector | None,
-    *,
-    thresholds: Sequence[float],
-    threshold_mode: ThresholdMode,
-) -> float:
-    """The doubt of one image whose `classes` have the maps in `heat`, in that order."""
-    grid = image_grid(image.picture.size, long_side=JUDGED_SIDE)
-    small = resample(heat, grid).values
-    whole = [view.maps for view in image.views if view.view.tile is None]
-    views = [
-        resample(replace(maps, values=maps.values[list(classes)]), grid).values
-        for maps in whole
-        if len(whole) > 1 and classes
-    ]
-
-    def largest_box(class_map: HeatMap, threshold: float) -> BoxLTRB | None:
-        boxes = find_boxes(
-            class_map,
-            grid,
-            threshold=threshold,
-            threshold_mode=threshold_mode,
-            select="largest",
-            min_area=0.0,
-        )
-        return boxes[0].box if boxes else None
-
-    evidence: dict[int, list[float]] = {}
-    for row, index in enumerate(classes):
-        shares = np.clip([thresholds[index] + step for step in THRESHOLD_STEPS], 0.0, 0.95)
-        boxes = [largest_box(small[row], float(share)) for share in shares]
-        evidence[index] = [heat_entropy(small[row]), instability(itertools.pairwise(boxes))]
-        if views:
-            of_views = [largest_box(maps[row], thresholds[index]) for maps in views]
-            evidence[index].append(instability((boxes[1], box) for box in of_views))
-    return doubt(image.probabilities, evidence, labels=tags)
-
-
 LARGEST = 1e30  # of a score: differences of two stay numbers of 32 bits
+LIKELY = 0.5  # probability from which a class takes its place from others
 Seer: TypeAlias = Callable[[Iterable[ImageSource]], Iterator[SeenImage | BrokenImage]]
 
 
@@ -298,20 +257,9 @@ class Predictor:
             if tags is not None and labels is None:  # no line names it
                 labels = np.full(len(self.source.class_names), UNKNOWN, dtype=np.int8)
             classes = wanted_classes(image.probabilities, labels, self.places)
-            heat = self.heat(image, classes, self.look)
-            if labels is not None and self.look.localiser in LEARNED:
-                values, rows = heat.values.copy(), labels[classes] == PRESENT
-                values[rows] = shared_out(values[rows])  # all of them are there
-                heat = replace(heat, values=values)
+            heat = self._heat_of(image, classes, labels)
             prediction = self._named(image, heat, classes, labels)
-            doubt = doubt_of(
-                image,
-                heat,
-                classes,
-                labels,
-                thresholds=self.thresholds,
-                threshold_mode=self.rules.threshold_mode,
-            )
+            doubt = self._doubt_of(image, heat, classes, labels)
             masks = self._masks(image, heat, classes)
             prediction = replace(prediction, masks=masks, doubt=doubt)
             yield Located(image, tuple(classes), heat, prediction)
@@ -323,9 +271,56 @@ class Predictor:
 
         There is no doubt, which takes longest and which no metric reads.
         """
-        prediction = self._named(image, self.heat(image, classes, self.look), classes, None)
-        masks = self._masks(image, self.heat(image, painted, self.look), painted)
+        prediction = self._named(image, self._heat_of(image, classes, None), classes, None)
+        masks = self._masks(image, self._heat_of(image, painted, None), painted)
         return replace(prediction, masks=masks)
+
+    def _heat_of(
+        self, image: SeenImage, classes: Sequence[int], tags: LabelVector | None
+    ) -> ScoreMaps:
+        """The map of each class; where objects were learned, against the others that are there:
+        tagged, or likely where no tag speaks."""
+        if self.look.localiser not in LEARNED or not classes:
+            return self.heat(image, classes, self.look)
+        there = wanted_classes(image.probabilities, tags, replace(self.places, min_score=LIKELY))
+        together = sorted({*classes, *there})
+        heat = self.heat(image, together, self.look)
+        values = shared_out(heat.values, np.isin(together, there))
+        return replace(heat, values=values[np.isin(together, classes)])
+
+    def _doubt_of(
+        self, image: SeenImage, heat: ScoreMaps, classes: Sequence[int], tags: LabelVector | None
+    ) -> float:
+        """The doubt of one image whose `classes` have the maps in `heat`, in that order."""
+        grid = image_grid(image.picture.size, long_side=JUDGED_SIDE)
+        small = resample(heat, grid).values
+        whole = [view.maps for view in image.views if view.view.tile is None]
+        views = [
+            resample(replace(maps, values=maps.values[list(classes)]), grid).values
+            for maps in whole
+            if len(whole) > 1 and classes
+        ]
+
+        def largest_box(class_map: HeatMap, threshold: float) -> BoxLTRB | None:
+            boxes = find_boxes(
+                class_map,
+                grid,
+                threshold=threshold,
+                threshold_mode=self.rules.threshold_mode,
+                select="largest",
+                min_area=0.0,
+            )
+            return boxes[0].box if boxes else None
+
+        evidence: dict[int, list[float]] = {}
+        for row, index in enumerate(classes):
+            shares = np.clip([self.thresholds[index] + step for step in THRESHOLD_STEPS], 0.0, 0.95)
+            boxes = [largest_box(small[row], float(share)) for share in shares]
+            evidence[index] = [heat_entropy(small[row]), instability(itertools.pairwise(boxes))]
+            if views:
+                of_views = [largest_box(maps[row], self.thresholds[index]) for maps in views]
+                evidence[index].append(instability((boxes[1], box) for box in of_views))
+        return doubt(image.probabilities, evidence, labels=tags)
 
     def _named(
         self, image: SeenImage, heat: ScoreMaps, classes: Sequence[int], tags: LabelVector | None
