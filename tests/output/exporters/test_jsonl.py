@@ -105,7 +105,7 @@ BAD = [
     ),
     ({**GOOD, "width": 10**12}, "expected a whole number <="),
     ('{"schema": "weakloc.predictions/1", "doubt": 1e999}', "is not JSON .*out of range"),
-    (b'{"image": "\xff"}', "is not JSON .*utf-8"),
+    (b'{"image": "\xff"}', "is not JSON .*(?i:utf-8)"),
     (b'{"image": "\x00"}', "is not JSON"),
     ('{"image": ' + "9" * 5000, "is not JSON"),
     ("[" * 100_000, "is not JSON .*nested too deeply"),
