@@ -13,7 +13,7 @@ import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -214,7 +214,8 @@ def _parse(
             if isinstance(opened, TiffImagePlugin.TiffImageFile):
                 orientation = 1  # Pillow turns it itself, and reports the turned size
                 for group in TiffTags.TAGS_V2_GROUPS:  # or decoding would warn of them
-                    tags.get_ifd(group)
+                    with suppress(KeyError):  # of Pillow before 13, where there is none
+                        tags.get_ifd(group)
     except Exception as error:  # as in open_image
         raise ImageError(f"has a damaged header ({_say(error)})", location=location) from error
     if min(width, height) < 1:
