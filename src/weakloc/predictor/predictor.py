@@ -169,8 +169,6 @@ def _by_crf(
 
 JUDGED_SIDE = 64  # cells along the long side: enough to see a box move
 THRESHOLD_STEPS = (-0.1, 0.0, 0.1)
-
-
 LARGEST = 1e30  # of a score: differences of two stay numbers of 32 bits
 LIKELY = 0.5  # probability from which a class takes its place from others
 Seer: TypeAlias = Callable[[Iterable[ImageSource]], Iterator[SeenImage | BrokenImage]]

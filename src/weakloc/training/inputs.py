@@ -373,11 +373,12 @@ def _filled_cache(
     plan: TrainingPlan, folder: Path, on_progress: Progress
 ) -> tuple[FeatureCache, list[BrokenImage]]:
     """Of several processes one computes the features while the others wait."""
-    settings, on_gpu = plan.settings, plan.hardware.accelerator == "gpu"
+    settings, size = plan.settings, plan.optimisation.batch_size
+    on_gpu = plan.hardware.accelerator == "gpu"
     extraction = Extraction(
         folder=Path(settings.feature_cache) if settings.feature_cache else folder / "features",
         preprocessing=plan.preprocessing,
-        batch_size=min(plan.optimisation.batch_size, 256 if on_gpu else 8),  # more gains nothing
+        batch_size=size if on_gpu else min(size, 8),  # more gains a processor nothing
         workers=plan.hardware.num_workers,
         device=torch.device("cuda" if on_gpu else "cpu"),
         in_bf16=plan.hardware.in_bf16,
