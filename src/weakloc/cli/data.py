@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from weakloc.cli.options import ReadingOptions
 from weakloc.cli.terminal import Terminal
 from weakloc.settings import DataSettings
 
@@ -63,7 +62,7 @@ def data(
     /,
     *,
     check: bool = False,
-    reading: ReadingOptions = DataSettings(),
+    reading: DataSettings = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """What is in a data set: classes, counts, co-occurrence, problems, broken files.

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
-
-from weakloc.cli.options import (
-    EvaluateOptions,
-    LookOptions,
-    ReadingOptions,
-    ReportOptions,
-    UntaggedPlaces,
-    UntaggedPlacesOptions,
-    require_there,
-)
+from weakloc.cli.options import UntaggedPlaces, require_there
 from weakloc.cli.terminal import Terminal
 from weakloc.errors import SettingError
 from weakloc.files import write_json, write_text
@@ -36,10 +26,10 @@ def evaluate(
     *,
     compare: tuple[str, ...] = (),
     out: Path | None = None,
-    settings: EvaluateOptions = EvaluateSettings(),
-    look: LookOptions = Look(),
-    places: UntaggedPlacesOptions = UntaggedPlaces(),
-    reading: ReadingOptions = DataSettings(),
+    settings: EvaluateSettings = EvaluateSettings(),
+    look: Look = Look(),
+    places: UntaggedPlaces = UntaggedPlaces(),
+    reading: DataSettings = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Measure against drawn truth, with what trivial answers would have scored beside it.
@@ -127,10 +117,10 @@ def report(
     *,
     out: Path = Path("report.html"),
     data: str | None = None,
-    settings: ReportOptions = ReportSettings(),
-    look: Annotated[Look | None, Parameter(name="*", group="How images are seen")] = None,
-    places: Annotated[Places | None, Parameter(name="*", group="What is said of them")] = None,
-    reading: ReadingOptions = DataSettings(),
+    settings: ReportSettings = ReportSettings(),
+    look: Look | None = None,
+    places: Places | None = None,
+    reading: DataSettings = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Write one HTML page to look through, most doubtful first, and to judge what was found.

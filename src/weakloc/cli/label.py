@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from msgspec import structs
 
-from weakloc.cli.options import FilterOptions, LabelOptions, ReadingOptions
 from weakloc.cli.terminal import Terminal
 from weakloc.cli.use import Formats
 from weakloc.extensions import require_backbone
@@ -36,9 +35,9 @@ def label(
     new: Path | None = None,
     open_report: Annotated[bool, Parameter(name="--open", negative=())] = False,
     formats: Formats = (),
-    settings: LabelOptions = LabelSettings(),
-    exporting: FilterOptions = ExportOptions(),
-    reading: ReadingOptions = DataSettings(),
+    settings: LabelSettings = LabelSettings(),
+    exporting: ExportOptions = ExportOptions(),
+    reading: DataSettings = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Put boxes on tagged photographs: learn from their tags, find places, export, report.

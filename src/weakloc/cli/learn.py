@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from weakloc.cli.options import CutOptions, LookOptions, ReadingOptions, TrainOptions, require_there
+from weakloc.cli.options import require_there
 from weakloc.cli.terminal import Terminal
 from weakloc.errors import SettingError
 from weakloc.extensions import names_of, require_backbone, require_known
@@ -42,8 +42,8 @@ def train(
     preset: Literal["practical", "literal"] = "practical",
     choices: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     resume: Annotated[bool, Parameter(negative=())] = False,
-    settings: TrainOptions = TrainSettings(),
-    reading: ReadingOptions = DataSettings(),
+    settings: TrainSettings = TrainSettings(),
+    reading: DataSettings = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Learn from tags where things are; drawn boxes and masks are never looked at.
@@ -86,8 +86,8 @@ def refine(
     data: str,
     /,
     *,
-    settings: Annotated[RefineSettings, Parameter(name="*")] = RefineSettings(),
-    reading: ReadingOptions = DataSettings(),
+    settings: RefineSettings = RefineSettings(),
+    reading: DataSettings = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Learn which parts of the images are the objects, from what stands out in tagged images.
@@ -129,8 +129,8 @@ def distil(
     /,
     *,
     out: Path,
-    settings: Annotated[DistilSettings, Parameter(name="*")] = DistilSettings(),
-    reading: ReadingOptions = DataSettings(),
+    settings: DistilSettings = DistilSettings(),
+    reading: DataSettings = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Learn to say boxes at once: from a few that were drawn, or from the run's own.
@@ -182,12 +182,12 @@ def calibrate(
     /,
     *,
     also: tuple[str, ...] = (),
-    settings: Annotated[CalibrateSettings, Parameter(name="*")] = CalibrateSettings(),
+    settings: CalibrateSettings = CalibrateSettings(),
     choose_rescoring: Annotated[bool, Parameter(negative=())] = False,
     oracle: Annotated[bool, Parameter(negative=())] = False,
-    look: LookOptions = Look(),
-    cut: CutOptions = Cut(),
-    reading: ReadingOptions = DataSettings(),
+    look: Look = Look(),
+    cut: Cut = Cut(),
+    reading: DataSettings = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Find the thresholds that cut boxes from maps, from a few drawn boxes.

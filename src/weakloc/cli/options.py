@@ -9,7 +9,6 @@ from typing import (
     TYPE_CHECKING,
     Annotated,
     Literal,  # noqa: F401 - cyclopts reads the inherited fields of UntaggedPlaces in here
-    TypeAlias,
 )
 
 from cyclopts import Parameter
@@ -20,14 +19,13 @@ from weakloc.extensions import require_backbone
 from weakloc.files import path_of
 from weakloc.output.settings import ExportOptions
 from weakloc.settings import (
+    Checked,
     Cut,
     DataSettings,
     EvaluateSettings,
     LabelSettings,
     Look,
     Places,
-    ReportSettings,
-    ServedLook,
     TrainSettings,
 )
 
@@ -35,23 +33,20 @@ if TYPE_CHECKING:
     from cyclopts.help import HelpPanel
     from rich.console import Console, ConsoleOptions
 
-ReadingOptions: TypeAlias = Annotated[
-    DataSettings, Parameter(name="*", group="How the data is read")
-]
-LabelOptions: TypeAlias = Annotated[
-    LabelSettings, Parameter(name="*", group="How much is learned, and what is said")
-]
-TrainOptions: TypeAlias = Annotated[
-    TrainSettings, Parameter(name="*", group="How the network is trained")
-]
-LookOptions: TypeAlias = Annotated[Look, Parameter(name="*", group="How images are seen")]
-PlacesOptions: TypeAlias = Annotated[Places, Parameter(name="*", group="What is said of them")]
-EvaluateOptions: TypeAlias = Annotated[EvaluateSettings, Parameter(name="*", negative=())]
-ReportOptions: TypeAlias = Annotated[ReportSettings, Parameter(name="*")]
-CutOptions: TypeAlias = Annotated[Cut, Parameter(name="*", group="What gets a box")]
-FilterOptions: TypeAlias = Annotated[
-    ExportOptions, Parameter(name="*", group="What goes into other formats")
-]
+# Where the help of a command shows the settings that it takes.
+_SHOWN: Mapping[type, Parameter] = {
+    Checked: Parameter(name="*"),
+    DataSettings: Parameter(group="How the data is read"),
+    LabelSettings: Parameter(group="How much is learned, and what is said"),
+    TrainSettings: Parameter(group="How the network is trained"),
+    Look: Parameter(group="How images are seen"),
+    Places: Parameter(group="What is said of them"),
+    Cut: Parameter(group="What gets a box"),  # after Places, which would inherit it
+    ExportOptions: Parameter(group="What goes into other formats"),
+    EvaluateSettings: Parameter(negative=()),
+}
+for _settings, _parameter in _SHOWN.items():
+    _parameter(_settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +54,6 @@ class UntaggedPlaces(Places):
     """What is said of images of which no tag is known that the model could contradict."""
 
     sure: Annotated[float, Parameter(parse=False)] = Places.sure
-
-
-ServedLookOptions: TypeAlias = Annotated[
-    ServedLook, Parameter(name="*", group="How images are seen")
-]
-UntaggedPlacesOptions: TypeAlias = Annotated[
-    UntaggedPlaces, Parameter(name="*", group="What is said of them")
-]
 
 
 def require_there(*sources: str | Path | None) -> None:

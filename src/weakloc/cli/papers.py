@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from weakloc.cli.options import ReadingOptions, TrainOptions
 from weakloc.cli.terminal import Terminal
 from weakloc.errors import SettingError, did_you_mean
 from weakloc.extensions import require_backbone
@@ -22,10 +21,10 @@ def reproduce(
     recipe: str | None = None,
     /,
     *,
-    scope: Annotated[ReproduceSettings, Parameter(name="*")] = ReproduceSettings(),
+    scope: ReproduceSettings = ReproduceSettings(),
     choices: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
-    settings: TrainOptions = TrainSettings(),
-    reading: ReadingOptions = DataSettings(),
+    settings: TrainSettings = TrainSettings(),
+    reading: DataSettings = DataSettings(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Run a paper's experiment again: its table, ours beside it, and which of its claims hold.

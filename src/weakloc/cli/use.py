@@ -15,15 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from cyclopts import Parameter
 
-from weakloc.cli.options import (
-    FilterOptions,
-    LookOptions,
-    PlacesOptions,
-    ServedLookOptions,
-    UntaggedPlaces,
-    UntaggedPlacesOptions,
-    require_there,
-)
+from weakloc.cli.options import UntaggedPlaces, require_there
 from weakloc.cli.terminal import Terminal
 from weakloc.errors import SettingError, needing
 from weakloc.extensions import names_of
@@ -75,7 +67,7 @@ def export(
     out: Path,
     localiser: LocaliserChoice = "auto",
     formats: Formats = (),
-    filters: FilterOptions = ExportOptions(),
+    filters: ExportOptions = ExportOptions(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Write a run as one ONNX file that was checked against it, or predictions in other formats.
@@ -228,9 +220,9 @@ def predict(
     heat_maps: Annotated[bool, Parameter(negative=())] = False,
     draw: int = 0,
     formats: Formats = (),
-    filters: FilterOptions = ExportOptions(),
-    look: LookOptions = Look(),
-    places: PlacesOptions = Places(),
+    filters: ExportOptions = ExportOptions(),
+    look: Look = Look(),
+    places: Places = Places(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Say where the classes are in any number of images.
@@ -303,9 +295,9 @@ def serve(
     *,
     also: tuple[str, ...] = (),
     token: Annotated[str | None, Parameter(env_var="WEAKLOC_TOKEN")] = None,
-    serving: Annotated[ServeSettings, Parameter(name="*")] = ServeSettings(),
-    look: ServedLookOptions = ServedLook(),
-    places: UntaggedPlacesOptions = UntaggedPlaces(),
+    serving: ServeSettings = ServeSettings(),
+    look: ServedLook = ServedLook(),
+    places: UntaggedPlaces = UntaggedPlaces(),
     terminal: Terminal = Terminal(),
 ) -> None:
     """Answer requests for predictions over HTTP, such as those of Label Studio.
