@@ -35,41 +35,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "CalibrateSettings",
-    "Cut",
-    "DataSettings",
-    "DistilSettings",
-    "EvaluateSettings",
-    "ExportedNetwork",
-    "LabelSettings",
-    "Look",
-    "Places",
-    "Prediction",
-    "RefineSettings",
-    "ReportSettings",
-    "TrainSettings",
-    "TrainedRun",
-    "WeaklocError",
-    "calibrate",
-    "check",
-    "demo",
-    "distil",
-    "evaluate",
-    "export",
-    "from_supervision",
-    "label",
-    "load",
-    "localize",
-    "predict_to_folder",
-    "push",
-    "read",
-    "refine",
-    "report",
-    "scenes",
-    "train",
-]
-
+# The verbs, their settings, and what they give.
+__all__ = ["calibrate", "check", "demo", "distil", "evaluate", "export", "from_supervision"]
+__all__ += ["label", "load", "localize", "predict_to_folder", "push", "read", "refine", "report"]
+__all__ += ["scenes", "train"]
+__all__ += ["CalibrateSettings", "Cut", "DataSettings", "DistilSettings", "EvaluateSettings"]
+__all__ += ["LabelSettings", "Look", "Places", "RefineSettings", "ReportSettings", "TrainSettings"]
+__all__ += ["ExportedNetwork", "Prediction", "TrainedRun", "WeaklocError"]
 
 _MODULES = {
     "api.calibration": ("calibrate",),
