@@ -41,7 +41,8 @@ def limit(fits: Callable[[Any], bool], remedy: str) -> Mapping[str, Any]:
 ONE_OR_MORE = limit(lambda value: value >= 1, "Give 1 or more")
 ZERO_OR_MORE = limit(lambda value: value >= 0, "Give 0 or more")
 SHARE = limit(lambda share: 0 <= share <= 1, "Give a share from 0 to 1")
-PART = limit(lambda share: 0 <= share < 1, "Give a share from 0 to 0.99")
+PART = limit(lambda share: 0 <= share < 1, "Give a share from 0 to below 1")
+POSITIVE = limit(lambda number: number > 0, "Give a number above 0")
 RATE = limit(lambda rate: 0 < rate < 1, "Give a number between 0 and 1")
 SEED = limit(lambda seed: 0 <= seed < 2**31, "Give a whole number from 0 to 2**31 - 1")
 SCALES = limit(
@@ -155,9 +156,7 @@ class TrainSettings(Checked):
     watch_maps: int = field(default=0, metadata=ZERO_OR_MORE)
     """Images whose maps are drawn after every epoch, in maps.png of the run folder."""
 
-    checkpoint_minutes: float = field(
-        default=10.0, metadata=limit(lambda minutes: minutes > 0, "Give a number above 0")
-    )
+    checkpoint_minutes: float = field(default=10.0, metadata=POSITIVE)
     """Save for --resume at least so often, besides after every epoch."""
 
     feature_cache: str | None = None
@@ -203,9 +202,7 @@ class Look(Checked):
     tile: int = field(default=0, metadata=ZERO_OR_MORE)
     """Also look at squares of so many pixels of large images; 0 does not."""
 
-    tile_overlap: float = field(
-        default=0.25, metadata=limit(lambda share: 0 <= share < 1, "Give 0 to 0.99")
-    )
+    tile_overlap: float = field(default=0.25, metadata=PART)
     """Share of a tile that its neighbour repeats."""
 
     fuse: Literal["auto", "max", "mean"] = "auto"
@@ -289,9 +286,7 @@ class Places(Cut):
     sure: float = field(default=0.9, metadata=SHARE)
     """Probability at which the model contradicts a tag; below 1 minus it, it misses one."""
 
-    threshold: float | None = field(
-        default=None, metadata=limit(lambda share: 0 <= share < 1, "Give a share from 0 to below 1")
-    )
+    threshold: float | None = field(default=None, metadata=PART)
     """Share of a map's range above which a pixel is the object's. Not given: as calibrated."""
 
     boxes: Literal["auto", "all", "largest", "best", "proposals", "none"] = "auto"
@@ -546,9 +541,7 @@ class LabelSettings(Checked):
     weights: str = "default"
     """The backbone's weights: default (the published ones), none, a file, or a hub id."""
 
-    minutes: float | None = field(
-        default=None, metadata=limit(lambda minutes: minutes > 0, "Give minutes")
-    )
+    minutes: float | None = field(default=None, metadata=POSITIVE)
     """Time there is: fewer images are learned from where all of them would take longer."""
 
     images: int = field(default=5000, metadata=ONE_OR_MORE)
