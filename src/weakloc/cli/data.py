@@ -54,7 +54,7 @@ def scenes(
         )
     terminal.say(f"{train} training and {val} validation images in {folder}")
     terminal.say(f'Next: weakloc data "{folder}"')
-    terminal.give({"folder": str(folder), "train": train, "val": val, "seed": seed})
+    terminal.give(folder=folder, train=train, val=val, seed=seed)
 
 
 def data(
@@ -90,8 +90,7 @@ def data(
     _show_problems(summary, terminal)
     learned = next((split for split in ("train", ALL) if split in summary.splits), None)
     document["advice"] = [] if learned is None else advice(summary.splits[learned])
-    for line in document["advice"]:
-        terminal.say(f"{learned}: {line}")
+    terminal.say(*(f"{learned}: {line}" for line in document["advice"]))
     terminal.give(document)
 
 
@@ -172,9 +171,8 @@ def demo(*, out: Path = Path("demo"), terminal: Terminal = Terminal()) -> None:
     best = [(baselines.get(name) or (None, None))[1] for name in SHOWN]
     title = "Learned from tags alone, measured on drawn scenes that were not learned from"
     terminal.table(title, ("places from", *SHOWN.values()), [*rows, ("best trivial answer", *best)])
-    for name, path in tour.labelled.exports.items():
-        terminal.say(f"{name:>12}: {path}")
-    terminal.say(f"{'all numbers':>12}: {tour.folder / 'metrics.md'}")
-    terminal.say(f"{'report':>12}: {tour.labelled.report}")
+    numbers, report = tour.folder / "metrics.md", tour.labelled.report
+    files = {**tour.labelled.exports, "all numbers": numbers, "report": report}
+    terminal.say(*(f"{name:>12}: {path}" for name, path in files.items()))
     terminal.say('Next, with your own photographs: weakloc label "PHOTOS" --out labelled')
-    terminal.give({"folder": str(tour.folder), "metrics": tour.headline})
+    terminal.give(folder=tour.folder, metrics=tour.headline)

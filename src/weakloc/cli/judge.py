@@ -89,12 +89,13 @@ def _show(evaluated: Evaluated, terminal: Terminal) -> None:
     terminal.table(title, COLUMNS, rows)
     for name, difference in reading_differences(evaluated.metrics).items():
         terminal.say(f"{name}: compatible reading minus clean {difference:+.4f}")
-    terminal.say(f"thresholds tuned by: {evaluated.thresholds_from}")
-    terminal.say(f"training began with weights from: {evaluated.weights_from}")
+    terminal.say(
+        f"thresholds tuned by: {evaluated.thresholds_from}",
+        f"training began with weights from: {evaluated.weights_from}",
+    )
     if evaluated.num_broken:
         terminal.say(f"{evaluated.num_broken} images could not be read and are not counted")
-    for name, reason in evaluated.unavailable.items():
-        terminal.say(f"  no {name}: {reason}")
+    terminal.say(*(f"  no {name}: {reason}" for name, reason in evaluated.unavailable.items()))
 
 
 def _show_differences(title: str, differences: tuple[Difference, ...], terminal: Terminal) -> None:
@@ -156,6 +157,4 @@ def report(
     terminal.say(f"{written.num_shown} of {written.num_images} images ({shown}) in {written.path}")
     if written.num_skipped:
         terminal.say(f"{written.num_skipped} broken images are left out")
-    terminal.give(
-        {"report": str(written.path), "shown": written.num_shown, "images": written.num_images}
-    )
+    terminal.give(report=written.path, shown=written.num_shown, images=written.num_images)

@@ -85,8 +85,7 @@ def _say_what_was_found(labelled: Labelled, terminal: Terminal) -> None:
     if findings.unreadable:
         first = findings.unreadable[0]
         terminal.say(f"{len(findings.unreadable)} images could not be read; the first: {first}")
-    for problem in problems[:MOST_PROBLEMS]:
-        terminal.say(f"{problem.location}: {problem.message}")
+    terminal.say(*(f"{odd.location}: {odd.message}" for odd in problems[:MOST_PROBLEMS]))
     if len(problems) > MOST_PROBLEMS:
         terminal.say(f"and {len(problems) - MOST_PROBLEMS} more oddities (weakloc data lists them)")
 
@@ -113,20 +112,19 @@ def _say_how_sure(labelled: Labelled, terminal: Terminal) -> None:
 
 
 def _say_what_is_next(labelled: Labelled, terminal: Terminal) -> None:
-    for name, path in labelled.exports.items():
-        terminal.say(f"{name}: {path}")
-    terminal.say(f"Next: look at {labelled.report}")
-    terminal.say("  they reach too far or not far enough: draw 20, and add --drawn FILE")
-    terminal.say(f'  more are drawn: weakloc evaluate "{labelled.folder / "run"}" DRAWN')
-    predictions = labelled.folder / "predictions"
-    terminal.say(f'  other formats: weakloc export "{predictions}" --format voc --out voc')
+    run, predictions = labelled.folder / "run", labelled.folder / "predictions"
+    terminal.say_files(labelled.exports)
+    terminal.say(
+        f"Next: look at {labelled.report}",
+        "  they reach too far or not far enough: draw 20, and add --drawn FILE",
+        f'  more are drawn: weakloc evaluate "{run}" DRAWN',
+        f'  other formats: weakloc export "{predictions}" --format voc --out voc',
+    )
     terminal.give(
-        {
-            "folder": str(labelled.folder),
-            "report": str(labelled.report),
-            "exports": {name: str(path) for name, path in labelled.exports.items()},
-            "plan": structs.asdict(labelled.plan),
-            **asdict(labelled.findings),
-            "comparison": labelled.comparison and asdict(labelled.comparison),
-        }
+        folder=labelled.folder,
+        report=labelled.report,
+        exports=labelled.exports,
+        plan=structs.asdict(labelled.plan),
+        **asdict(labelled.findings),
+        comparison=labelled.comparison and asdict(labelled.comparison),
     )

@@ -74,11 +74,10 @@ def train(
             display=display,
         ).run
     terminal.say(f"Run in {out}: {len(run.history)} epochs, weights of epoch {run.selection.epoch}")
-    for note in run.notes:
-        terminal.say(f"  note: {note}")
+    terminal.say(*(f"  note: {note}" for note in run.notes))
     terminal.say(f'Next: weakloc predict "{out}" IMAGES --out predictions')
     history = [asdict(record) for record in run.history]
-    terminal.give({"run": str(out), "weights_of_epoch": run.selection.epoch, "history": history})
+    terminal.give(run=out, weights_of_epoch=run.selection.epoch, history=history)
 
 
 def refine(
@@ -111,16 +110,10 @@ def refine(
         refined = training.refine(
             run, data_set, settings=settings, reading=reading, on_progress=show
         )
-    for broken in refined.broken:
-        terminal.say(f"{broken.name}: {broken.reason}")
+    terminal.say(*(f"{broken.name}: {broken.reason}" for broken in refined.broken))
     terminal.say(f"Learned from {refined.num_images} images, kept in {refined.run.path}")
-    terminal.give(
-        {
-            "run": str(refined.run.path),
-            "images": refined.num_images,
-            "broken": [broken.name for broken in refined.broken],
-        }
-    )
+    broken = [image.name for image in refined.broken]
+    terminal.give(run=refined.run.path, images=refined.num_images, broken=broken)
 
 
 def distil(
@@ -153,8 +146,7 @@ def distil(
     keep_freed_memory()
     with terminal.display() as display:
         distilled = training.distil(run, data_set, out, settings, reading=reading, display=display)
-    for broken in distilled.broken:
-        terminal.say(f"{broken.name}: {broken.reason}")
+    terminal.say(*(f"{broken.name}: {broken.reason}" for broken in distilled.broken))
     is_drawn = settings.boxes or settings.boxes_per_class
     boxes = f"{distilled.num_boxes} {'drawn boxes' if is_drawn else 'boxes of its own'}"
     comparison = distilled.comparison
@@ -164,12 +156,10 @@ def distil(
     terminal.say(f"{did} {boxes} in {distilled.num_images} images; run in {out}")
     terminal.say(f'Next: weakloc predict "{out}" IMAGES --out predictions')
     terminal.give(
-        {
-            "run": str(out),
-            "images": distilled.num_images,
-            "boxes": distilled.num_boxes,
-            "comparison": comparison and asdict(comparison),
-        }
+        run=out,
+        images=distilled.num_images,
+        boxes=distilled.num_boxes,
+        comparison=comparison and asdict(comparison),
     )
 
 

@@ -81,8 +81,6 @@ def _show(results: Results, folder: Path, terminal: Terminal) -> None:
         for claim in results.judgements
     ]
     terminal.table("Findings", ("claim", "said by", "points (each seed)", "verdict"), findings)
-    for cell, reason in results.missing.items():
-        terminal.say(f"not tested: {cell} ({reason})")
-    for cell, reason in results.failures.items():
-        terminal.say(f"failed: {cell}: {reason}")
+    terminal.say(*(f"not tested: {cell} ({why})" for cell, why in results.missing.items()))
+    terminal.say(*(f"failed: {cell}: {reason}" for cell, reason in results.failures.items()))
     terminal.say(f"Everything: {folder / 'results.md'}")

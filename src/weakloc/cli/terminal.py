@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -37,14 +39,20 @@ class Terminal:
     def speaks(self) -> bool:
         return not self.quiet and not self.json
 
-    def say(self, text: str) -> None:
+    def say(self, *lines: str) -> None:
         if self.speaks:
-            print(plain(text))
+            for line in lines:
+                print(plain(line))
 
-    def give(self, document: Any) -> None:
-        """The machine's answer."""
+    def say_files(self, files: Mapping[str, Path]) -> None:
+        """Where what was made lies."""
+        self.say(*(f"{name}: {path}" for name, path in files.items()))
+
+    def give(self, document: Any = None, /, **facts: Any) -> None:
+        """The machine's answer: a document, or some facts by name."""
         if self.json:
-            print(plain(json.dumps(document, ensure_ascii=False, indent=2)))
+            answer = document or facts
+            print(plain(json.dumps(answer, ensure_ascii=False, indent=2, default=os.fspath)))
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Text columns to the left, numbers to the right."""

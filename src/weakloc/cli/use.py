@@ -89,9 +89,8 @@ def export(
     from weakloc.api.predictions import export_predictions
 
     written = export_predictions(source, formats, out, filters)
-    for name, path in written.items():
-        terminal.say(f"{name}: {path}")
-    terminal.give({name: str(path) for name, path in written.items()})
+    terminal.say_files(written)
+    terminal.give(written)
 
 
 def _export_network(run: str, out: Path, localiser: LocaliserChoice, terminal: Terminal) -> None:
@@ -121,13 +120,11 @@ def _export_network(run: str, out: Path, localiser: LocaliserChoice, terminal: T
         terminal.say(f"  differs from the run by {check.difference:.1e} on {size}")
     terminal.say(f'Next: weakloc predict "{out}" IMAGES --out predictions')
     terminal.give(
-        {
-            "onnx": str(out),
-            "opset": record.opset,
-            "fixed_size": record.fixed_size,
-            "fixed_because": record.fixed_because or None,
-            "parity": [asdict(check) for check in written.parity],
-        }
+        onnx=out,
+        opset=record.opset,
+        fixed_size=record.fixed_size,
+        fixed_because=record.fixed_because or None,
+        parity=[asdict(check) for check in written.parity],
     )
 
 
@@ -175,7 +172,7 @@ def push(
     hub = partial(pushed_runs.push, metrics=metrics, licence=licence, private=private)
     url, is_private = hub(source, name)
     terminal.say(f"{url} ({'private' if is_private else 'public'})")
-    terminal.give({"url": url, "private": is_private})
+    terminal.give(url=url, private=is_private)
 
 
 def _push_predictions(
@@ -270,23 +267,15 @@ def _workers(engine: str, devices: int | None, address: str | None) -> Workers |
 
 
 def _say(written: Written, terminal: Terminal) -> None:
-    for problem in written.problems:
-        terminal.say(f"{problem.location}: {problem.message}")
+    terminal.say(*(f"{problem.location}: {problem.message}" for problem in written.problems))
     terminal.say(f"{written.num_done} images in {written.predictions}")
     if written.num_skipped:
         terminal.say(f"{written.num_skipped} broken images listed in {written.skipped}")
-    for name, path in written.others.items():
-        terminal.say(f"{name}: {path}")
+    terminal.say_files(written.others)
     if written.licence is not None:
         terminal.say(f"timm says of the weights: licence {written.licence}")
-    terminal.give(
-        {
-            "predictions": str(written.predictions),
-            **{name: str(path) for name, path in written.others.items()},
-            "done": written.num_done,
-            "skipped": written.num_skipped,
-        }
-    )
+    files = {"predictions": written.predictions, **written.others}
+    terminal.give({**files, "done": written.num_done, "skipped": written.num_skipped})
 
 
 def serve(
@@ -327,7 +316,7 @@ def serve(
         build = partial(build_app, model_version=version, token=token, learner=learner)
         app = build(predictor, images, serving)
         terminal.say(f"Answering at {url_of(listening)} (Ctrl-C ends it)")
-        terminal.give({"url": url_of(listening)})
+        terminal.give(url=url_of(listening))
         sys.stdout.flush()
         logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
         logging.getLogger("weakloc").setLevel(logging.WARNING if terminal.quiet else logging.INFO)
