@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import msgspec
@@ -115,24 +116,21 @@ def drawn_images(
     chosen: dict[int, list[int]] = {}
     left = settings.boxes or math.inf
     left_of_class = [settings.boxes_per_class or math.inf] * num_classes
-    for turn in range(max(map(len, queues), default=0)):
-        for class_index, queue in enumerate(queues):
-            if turn < len(queue):
-                needed = len(drawn_boxes(samples[queue[turn]], class_index))
+    for turn in zip_longest(*queues):
+        for class_index, index in enumerate(turn):
+            if index is not None:
+                needed = len(drawn_boxes(samples[index], class_index))
                 if needed <= min(left, left_of_class[class_index]):
                     left -= needed
                     left_of_class[class_index] -= needed
-                    chosen.setdefault(queue[turn], []).append(class_index)
-    if not chosen and any(queues):
-        raise DataError(
-            f"every image of split {split!r} has more boxes than may be looked at",
-            remedy="Give more --boxes or --boxes-per-class",
-        )
+                    chosen.setdefault(index, []).append(class_index)
     if not chosen:
-        raise DataError(
-            f"split {split!r} holds no drawn box",
-            remedy="Name a split that does with --split, or give a review with --labels",
-        )
+        reason = f"split {split!r} holds no drawn box"
+        remedy = "Name a split that does with --split, or give a review with --labels"
+        if any(queues):
+            reason = f"every image of split {split!r} has more boxes than may be looked at"
+            remedy = "Give more --boxes or --boxes-per-class"
+        raise DataError(reason, remedy=remedy)
     return [DrawnImage(samples[index], tuple(chosen[index])) for index in sorted(chosen)]
 
 
@@ -186,10 +184,6 @@ class DrawnImage:
 
     sample: Sample
     classes: tuple[int, ...]
-
-    @property
-    def num_boxes(self) -> int:
-        return sum(len(drawn_boxes(self.sample, index)) for index in self.classes)
 
 
 def drawn_boxes(sample: Sample, class_index: int) -> list[BoxLTRB]:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from weakloc.api.calibration import DrawnImage, drawn_boxes, drawn_images, images_to_draw_in
 from weakloc.api.data_sets import Data, opened, require_same_classes
+from weakloc.api.label_plan import evenly
 from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, SettingError
@@ -145,8 +146,7 @@ def _heats_now(plan: TrainingPlan) -> Iterator[tuple[Image.Image, int, HeatMap]]
         for sample in division.watched or division.learned
         if (sample.labels == PRESENT).any()
     ]
-    count = min(plan.settings.watch_maps, len(tagged))
-    samples = [tagged[number * len(tagged) // count] for number in range(count)]
+    samples = evenly(tagged, plan.settings.watch_maps)
     look = Look(map_side=CELLS_KEPT, workers=0)
     source = NetworkSource(
         plan.network,
@@ -306,7 +306,8 @@ def distil(
     else:
         samples = divide(data_set, trained.run.settings).learned
         lessons = _own_lessons(trained, samples, partial(display.count, "looking for boxes"))
-    num_looked_at = trained.run.hidden_supervision + sum(image.num_boxes for image in drawn)
+    num_boxes = sum(len(lesson.boxes) for lesson in lessons)
+    num_looked_at = trained.run.hidden_supervision + (num_boxes if drawn else 0)
     detector, broken = None, list[BrokenImage]()
     if comparison is None or not comparison.is_worse:
         detector, broken = _detector(trained, lessons, settings, display)
@@ -314,11 +315,7 @@ def distil(
         with_boxes = replace(trained.run, hidden_supervision=num_looked_at)
         with_boxes = save_distilled(with_boxes, out, detector, settings)
     return Distilled(
-        TrainedRun(with_boxes),
-        len(lessons) - len(broken),
-        sum(len(lesson.boxes) for lesson in lessons),
-        tuple(broken),
-        comparison,
+        TrainedRun(with_boxes), len(lessons) - len(broken), num_boxes, tuple(broken), comparison
     )
 
 
