@@ -339,12 +339,8 @@ def version_of(predictor: Predictor, origin: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(repr(predictor.settings).encode())
     for run in map(folder_of, runs):
         # Predictions may follow from everything in a run but the state for resuming.
-        files = (
-            [path for path in run.glob("[!.]*") if path.suffix != ".ckpt"]
-            if run.is_dir()
-            else [run]
-        )
-        for path in filter(Path.is_file, sorted(files)):
-            digest.update(bytes.fromhex(digest_of_file(path)))
+        for path in sorted(run.glob("[!.]*")) if run.is_dir() else [run]:
+            if path.is_file() and path.suffix != ".ckpt":
+                digest.update(bytes.fromhex(digest_of_file(path)))
     first = runs[0] if runs[0].startswith(TIMM) else Path(runs[0]).resolve().stem
     return f"{first.removeprefix(TIMM)}-{digest.hexdigest()[:8]}"
