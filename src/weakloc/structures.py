@@ -259,8 +259,6 @@ def objects_of(prediction: Prediction) -> list[PlacedObject]:
     A mask belongs to the box of its class that overlaps its tight box most, by half at least;
     the object has the box and the score of the box. Empty masks are no objects.
     """
-    if not prediction.masks:
-        return [PlacedObject(box.class_name, box.box, box.score, None) for box in prediction.boxes]
     owned: dict[int, RunLengths] = {}
     left_over = []
     for mask in prediction.masks:
