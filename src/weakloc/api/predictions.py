@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
-from operator import truediv
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, TypedDict
 
@@ -166,9 +165,8 @@ def _write_sheet(out: Path, predictions: Path, num_drawn: int) -> Path:
         path = _path_of_image(out / "pictures", prediction.image, ".png")
         if path.is_file():  # broken images count as images but have no picture
             with Image.open(path) as picture:
-                factor = min(map(truediv, SHEET_CELL, picture.size))
-                width, height = (max(round(side * factor), 1) for side in picture.size)
-                pictures.append(picture.resize((width, height)))
+                picture.thumbnail(SHEET_CELL)
+                pictures.append(picture.copy())
             captions.append(prediction.image)
     sheet = draw_grid(pictures, num_columns=SHEET_COLUMNS, cell_size=SHEET_CELL, captions=captions)
     with open_buffered(out / "pictures.png") as file:
@@ -224,14 +222,14 @@ def predict_to_folder(
         images, tags = data_set.root, tags or data_set.root
     work_of = partial(_Work, tags=known, beside=beside, out=Path(out))
     work = work_of(predictor)
-    origin |= {"tags": None if tags is None else str(tags), "images": str(images)}
-    origin["settings"] = predictor.settings
+    origin |= {"tags": tags and str(tags), "images": str(images), "settings": predictor.settings}
     parts = cut_into_parts(sources, size=PART_SIZE)
     first = next(parts)  # nothing is made in `out` before the first image is found
     store = PartStore(work.out / "parts")
     with only_writer(work.out):
         version = version_of(predictor, origin)
-        store.open({**origin, **work.guarded, "version": version}, resume=resume)
+        guarded = {"part_size": PART_SIZE, "heat_maps": beside.heat_maps, "draw": beside.num_drawn}
+        store.open({**origin, **guarded, "version": version}, resume=resume)
         answers: Workers = partial(map, lambda task: (task, work.answer(task[0], on_progress)))
         if workers is not None:
             prepare = partial(_take_up, load, work_of, version, first.landmark)
@@ -300,12 +298,6 @@ class _Work:
         if self.tags is None and self.beside.options.tagged_only:
             remedy = "Give a table with --tags"
             raise SettingError("--tagged-only needs to know what is in the images", remedy=remedy)
-
-    @property
-    def guarded(self) -> dict[str, Any]:
-        """What a resumed run must not change besides what predictions.json says."""
-        beside = self.beside
-        return {"part_size": PART_SIZE, "heat_maps": beside.heat_maps, "draw": beside.num_drawn}
 
     def fill(
         self, store: PartStore, parts: Iterable[Part], answers: Workers, on_progress: Progress
