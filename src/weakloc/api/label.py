@@ -36,15 +36,9 @@ from weakloc.output.report_gallery import Totals
 from weakloc.output.settings import ExportOptions
 from weakloc.settings import DataSettings, DistilSettings, LabelSettings, Places, RefineSettings
 from weakloc.structures import PRESENT, DataSet
+from weakloc.training import run_folder
 from weakloc.training.inputs import content_key
 from weakloc.training.plan import make_plan
-from weakloc.training.run_folder import (
-    CELLS_NAME,
-    CHECKPOINT_NAME,
-    DETECTOR_NAME,
-    MODEL_NAME,
-    RECORD_NAME,
-)
 from weakloc.work import NO_DISPLAY, Display, Progress
 
 METHOD = "wildcat"
@@ -218,21 +212,21 @@ class _Labelling:
         def work(goes_on: bool) -> StageResult:
             if not goes_on:
                 shutil.rmtree(cache, ignore_errors=True)
-            if not (goes_on and (self.run / CHECKPOINT_NAME).is_file()):
+            if not (goes_on and (self.run / run_folder.CHECKPOINT_NAME).is_file()):
                 shutil.rmtree(self.run, ignore_errors=True)
             shown = _TrainDisplay(self.stages)
             run = train(
                 learned, method=METHOD, out=self.run, settings=settings, resume=True, display=shown
             ).run
             shutil.rmtree(cache, ignore_errors=True)
-            weights = digest_of_file(self.run / MODEL_NAME)
+            weights = digest_of_file(self.run / run_folder.MODEL_NAME)
             return {"weights": weights, "tag_map": run.history[-1].classification_map}
 
         inputs = [self.stages.record.stages["plan"].digest, to_builtins(plan)]
-        return self.stages.do("tags", inputs, work, made=[self.run / MODEL_NAME])
+        return self.stages.do("tags", inputs, work, made=[self.run / run_folder.MODEL_NAME])
 
     def _refine(self, plan: LabelPlan, learned: DataSet, trained: StageResult) -> StageResult:
-        cells = self.run / CELLS_NAME
+        cells = self.run / run_folder.CELLS_NAME
 
         def work(_goes_on: bool) -> StageResult:
             settings = RefineSettings(images=plan.refined, seed=self.settings.seed)
@@ -254,12 +248,13 @@ class _Labelling:
             # Of none at all it would learn from its own: that there is none is said then.
             settings = DistilSettings(boxes=max(count, 1), seed=self.settings.seed)
             distilled = distil(self.run, drawn, self.detector, settings)
-            learned = self.detector / DETECTOR_NAME
+            learned = self.detector / run_folder.DETECTOR_NAME
             digest = digest_of_file(learned) if learned.is_file() else ""
             return {"detector": digest, "comparison": to_builtins(distilled.comparison)}
 
         inputs = [run, digest_of_file(self.settings.drawn), self.settings.seed]
-        return self.stages.do("detector", inputs, work, made=[self.detector / RECORD_NAME])
+        record = self.detector / run_folder.RECORD_NAME
+        return self.stages.do("detector", inputs, work, made=[record])
 
     def _place(
         self, stage: str, images: str | DataSet, listing: Sequence[str], run: StageResult

@@ -34,16 +34,10 @@ from weakloc.predictor.predictor import fused_maps
 from weakloc.predictor.views import NetworkSource, see_images
 from weakloc.settings import DataSettings, DistilSettings, Look, RefineSettings, TrainSettings
 from weakloc.structures import ABSENT, PRESENT, UNKNOWN, BrokenImage, DataSet, Sample
+from weakloc.training import run_folder
 from weakloc.training.fine_layers import Lesson, learn_cells, learn_detector
 from weakloc.training.hub import require_local
 from weakloc.training.plan import TrainingPlan, divide
-from weakloc.training.run_folder import (
-    MODEL_NAME,
-    RECORD_NAME,
-    save_distilled,
-    save_learned,
-    save_thresholds,
-)
 from weakloc.work import NO_DISPLAY, Display, Progress, silent
 
 
@@ -216,8 +210,8 @@ def refine(
             trained.network, samples, trained.preprocessing, settings, on_progress
         )
         if keep:
-            save_learned(trained.path, cells, trained.network.backbone, settings)
-            trained = save_thresholds(trained, None)
+            run_folder.save_learned(trained.path, cells, trained.network.backbone, settings)
+            trained = run_folder.save_thresholds(trained, None)
     trained = replace(trained, cells=cells, thresholds=None)
     num_images = min(len(samples), settings.images) - len(broken)
     return Refined(TrainedRun(trained), num_images, tuple(broken))
@@ -296,7 +290,8 @@ def distil(
             remedy="Run 'weakloc refine' first",
         )
     # Without its record it is what an interruption left.
-    require_own(out, ("*",), marks=() if (out / RECORD_NAME).exists() else (MODEL_NAME,))
+    marks = () if (out / run_folder.RECORD_NAME).exists() else (run_folder.MODEL_NAME,)
+    require_own(out, ("*",), marks=marks)
     drawn, comparison = [], None
     if settings.boxes or settings.boxes_per_class:
         split, samples = images_to_draw_in(trained, data_set, settings.split)
@@ -313,7 +308,7 @@ def distil(
         detector, broken = _detector(trained, lessons, settings, display)
     with only_writer(out):
         with_boxes = replace(trained.run, hidden_supervision=num_looked_at)
-        with_boxes = save_distilled(with_boxes, out, detector, settings)
+        with_boxes = run_folder.save_distilled(with_boxes, out, detector, settings)
     return Distilled(
         TrainedRun(with_boxes), len(lessons) - len(broken), num_boxes, tuple(broken), comparison
     )
