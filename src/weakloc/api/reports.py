@@ -15,7 +15,7 @@ import numpy as np
 from PIL.Image import Image
 
 from weakloc.api.data_sets import Data, opened
-from weakloc.api.predictions import Summary, summary_beside
+from weakloc.api.predictions import Summary, classes_and_folder, summary_beside
 from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.images import open_image
 from weakloc.data.sources import ImageSource, find_images, read_tags
@@ -112,16 +112,15 @@ class _Reporting:
         table = self.settings.tags
         tags = None if table is None else read_tags(table, run.class_names)[0]
         totals = Totals()
-        num_skipped = 0
+        broken: list[BrokenImage] = []
 
         def pictures() -> Iterator[ReportPicture]:
-            nonlocal num_skipped
             sources, copies = itertools.tee(self.sources())
             answers = predictor.predict_with_heat(copies, tags)
             for done, (image, located) in enumerate(zip(sources, answers, strict=True), start=1):
                 self.on_progress(done, None)
                 if isinstance(located, BrokenImage):
-                    num_skipped += 1
+                    broken.append(located)
                     continue
                 totals.add(located.prediction)
                 heat = _heat_of(located, predictor, self.tags_of(image.name))
@@ -129,17 +128,15 @@ class _Reporting:
 
         by_doubt = attrgetter("prediction.doubt")
         shown = heapq.nlargest(self.settings.pictures, pictures(), key=by_doubt)
-        return self._written(self._content_of(run, predictor), shown, totals, num_skipped)
+        return self._written(self._content_of(run, predictor), shown, totals, len(broken))
 
     def of_predictions(self, file: Path, described: Summary) -> Reported:
         """What the predictions say; `described` is the summary beside them."""
         material = replace(self, images=self.images or described.get("images"))
         totals = Totals()
-        names: dict[str, None] = {}
 
         def counted() -> Iterator[Prediction]:
             for prediction in read_predictions(file):
-                names.update(dict.fromkeys(prediction.scores))
                 totals.add(prediction)
                 yield prediction
 
@@ -158,7 +155,7 @@ class _Reporting:
         run = None if named is None else load_folder(named)
         heats: Iterable[Mapping[str, CoarseHeat]] = itertools.repeat({})
         if run is None or made_with is None:
-            class_names = tuple(described.get("classes") or names)
+            class_names = tuple(classes_and_folder(file)[0])
             content = ReportContent(class_names, (), thresholds=described.get("thresholds") or {})
         else:
             predictor = run.predictor(self.look or made_with[0], self.places or made_with[1])
