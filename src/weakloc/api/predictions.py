@@ -42,7 +42,7 @@ from weakloc.output.exporters.jsonl import prediction_line, predictions_file, re
 from weakloc.output.settings import ExportOptions
 from weakloc.predictor.parts import SUMMARY_NAME, Part, PartStore, cut_into_parts, take_device
 from weakloc.predictor.predictor import Located, Predictor
-from weakloc.settings import Look, Places, ReaderOptions
+from weakloc.settings import Look, Places, ReaderOptions, require
 from weakloc.structures import BrokenImage, DataSet, LabelVector, Problem, ScoreMaps
 from weakloc.training.inputs import content_key
 from weakloc.work import Progress, keep_freed_memory, silent
@@ -123,8 +123,7 @@ class SideFiles:
     options: ExportOptions = ExportOptions()
 
     def __post_init__(self) -> None:
-        if self.num_drawn < 0:
-            raise SettingError(f"--draw is {self.num_drawn}", remedy="Give a number of images")
+        require(self.num_drawn >= 0, "draw", self.num_drawn, "Give a number of images")
         check_formats(self.formats)
 
     def write(self, out: Path, number: int, located: Located) -> None:

@@ -286,10 +286,7 @@ def export(
     It names places as the run would with this localiser; of one that searches, its class maps.
     """
     trained, out = load_folder(run), Path(out)
-    if out.suffix != SUFFIX:
-        raise SettingError(
-            f"--out is {str(out)!r}", remedy=f"Give the file a name that ends in {SUFFIX}"
-        )
+    require(out.suffix == SUFFIX, "out", str(out), f"Give a name that ends in {SUFFIX}")
     predictor = trained.predictor(Look(localiser=localiser))
     if predictor.look.localiser == "beam_search":
         predictor = trained.predictor(Look(localiser="score_map"))
