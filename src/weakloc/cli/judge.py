@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,14 +52,10 @@ def evaluate(
     from weakloc.api import evaluation
     from weakloc.metrics.evaluation import compare_results
 
-    evaluated = []
+    evaluated, measure = [], partial(evaluation.evaluate, look=look, places=places)
     for source in (run, *compare):
         with terminal.progress(source) as show:
-            evaluated.append(
-                evaluation.evaluate(
-                    source, data_set, settings, look=look, places=places, on_progress=show
-                )
-            )
+            evaluated.append(measure(source, data_set, settings, on_progress=show))
     if out is not None:
         write_json(out, evaluation.document_of(evaluated))
         write_text(out.with_suffix(".md"), evaluation.markdown_of(evaluated))
