@@ -60,8 +60,7 @@ def _read_records(data: Iterable[Any], settings: DataSettings) -> DataSet:
     problems = Problems()
     for split, records in splits.items():
         features = records.features.to_dict()
-        described = ((n, f) for n, f in features.items() if isinstance(f, dict))
-        images = [name for name, feature in described if feature.get("_type") == "Image"]
+        images = [n for n, kind in records.features.items() if type(kind).__name__ == "Image"]
         usual = (n for n in (*table.PATH_HEADERS, *images) if n in (images or features))
         column = settings.path_column or next(usual, table.PATH_HEADERS[0])
         plain = _plain_records(records, column, cache / file_name_of(split))
