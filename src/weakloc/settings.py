@@ -26,13 +26,6 @@ def require(condition: bool, field_name: str, value: object, remedy: str) -> Non
         raise SettingError(f"{flag_of(field_name)} is {value!r}", remedy=remedy)
 
 
-def require_one_of(settings: object, *names: str) -> None:
-    """SettingError where more than one of these fields is given."""
-    given = [f"{flag_of(name)} is {value}" for name in names if (value := getattr(settings, name))]
-    if len(given) > 1:
-        raise SettingError(" and ".join(given), remedy="Give one of them")
-
-
 def limit(fits: Callable[[Any], bool], remedy: str) -> Mapping[str, Any]:
     """The metadata of a field that only takes some values; None, where it may be, is not asked."""
     return {"fits": fits, "remedy": remedy}
@@ -344,17 +337,31 @@ class RefineSettings(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistilSettings(Checked):
-    """Whose boxes a detector learns, and how."""
+class DrawnBoxes(Checked):
+    """How many drawn boxes may be looked at, and in which images."""
 
-    boxes: int = field(default=0, metadata=ZERO_OR_MORE)
-    """Drawn boxes to learn from in all, the classes in turn. Not given: the run's own boxes."""
+    boxes: int = field(default=0, metadata=FEW)
+    """Drawn boxes to look at in all, 5 to 50, the classes in turn."""
 
-    boxes_per_class: int = field(default=0, metadata=ZERO_OR_MORE)
-    """Drawn boxes to learn from of each class, instead of --boxes."""
+    boxes_per_class: int = field(default=0, metadata=FEW)
+    """Drawn boxes to look at of each class, instead of --boxes."""
 
     split: str | None = None
-    """Images to learn from. Not given: those that the run learned from."""
+    """Images to look at. Not given: those that the run learned from."""
+
+    seed: int = field(default=0, metadata=SEED)
+    """Number from which the choice of images follows, and all else that is random."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.boxes and self.boxes_per_class:
+            given = f"--boxes is {self.boxes} and --boxes-per-class is {self.boxes_per_class}"
+            raise SettingError(given, remedy="Give one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilSettings(DrawnBoxes):
+    """Whose boxes a detector learns, by default the run's own, and how."""
 
     epochs: int = field(default=24, metadata=ONE_OR_MORE)
     """Passes over the images, of which fewer than 200 are shown several times."""
@@ -366,41 +373,21 @@ class DistilSettings(Checked):
     """Parts of the drawn images; in each a detector of the others is compared with the run. Where
     it is worse by more than a standard error, the run's boxes stay. 0: it is kept uncompared."""
 
-    seed: int = field(default=0, metadata=SEED)
-    """Number from which weights, order and the choice of images follow."""
-
     def __post_init__(self) -> None:
         super().__post_init__()
         folds = self.folds
         require(folds == 0 or folds >= 2, "folds", folds, "Give 0, or 2 or more")
-        require_one_of(self, "boxes", "boxes_per_class")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrateSettings(Checked):
+class CalibrateSettings(DrawnBoxes):
     """What thresholds are tuned on."""
-
-    boxes: int = field(default=0, metadata=FEW)
-    """Drawn boxes to look at in all, 5 to 50, the classes in turn."""
-
-    boxes_per_class: int = field(default=0, metadata=FEW)
-    """Drawn boxes to look at of each class, instead of --boxes."""
-
-    split: str | None = None
-    """Images to tune on. Not given: those learned from; with --oracle those watched."""
 
     granularity: Literal["class", "global"] = "class"
     """A threshold for each class with enough drawn images, or one for all."""
 
     boxes_of_a_class: Literal["auto", "all", "largest", "best", "proposals", "none"] = "auto"
     """Boxes that the thresholds are to serve, as `weakloc predict --boxes` will name them."""
-
-    seed: int = field(default=0, metadata=SEED)
-    """Number from which the choice of images follows."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_one_of(self, "boxes", "boxes_per_class")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from weakloc.metrics.average_precision import tag_mean_average_precision
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.score_fusion import AlphaChoice, choose_alpha, shares_from_counts
 from weakloc.predictor.views import map_scales, see_images
-from weakloc.settings import CalibrateSettings, Cut, DataSettings, DistilSettings, Look, Places
+from weakloc.settings import CalibrateSettings, Cut, DataSettings, DrawnBoxes, Look, Places
 from weakloc.structures import BrokenImage, DataSet, Sample
 from weakloc.training.hub import require_local
 from weakloc.training.plan import learned_split
@@ -99,10 +99,7 @@ def oracle(
 
 
 def drawn_images(
-    samples: Sequence[Sample],
-    settings: CalibrateSettings | DistilSettings,
-    split: str,
-    num_classes: int,
+    samples: Sequence[Sample], settings: DrawnBoxes, split: str, num_classes: int
 ) -> list[DrawnImage]:
     """Images with no more boxes than allowed in all and of each class, the classes in turn.
 

@@ -188,7 +188,8 @@ def calibrate(
         also: Further runs on the same classes: only fit how the scores of all are combined, by tags
             alone, for `weakloc predict --also`. May be repeated.
         choose_rescoring: Choose the weight of classes tagged together, by tags kept back.
-        oracle: Only print the thresholds that fit all boxes of the split best: an upper bound.
+        oracle: Only print the thresholds that fit all boxes best, of the images watched where no
+            --split is given: an upper bound.
     """
     from weakloc.api import data_sets
     from weakloc.localize.calibration import require_boxes
