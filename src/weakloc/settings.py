@@ -55,8 +55,8 @@ class Checked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings(Checked):
-    """How a network is trained; what a method decides stays with the method."""
+class NetworkSettings(Checked):
+    """Which network learns the tags, and for how long."""
 
     backbone: str | None = field(
         default=None, metadata=limit(lambda name: name != "", "Give a network's name")
@@ -69,6 +69,17 @@ class TrainSettings(Checked):
     )
     """The backbone's weights: default (the published ones), none, a file, or a hub id."""
 
+    epochs: int | None = field(default=None, metadata=ONE_OR_MORE)
+    """Passes over the images to learn the tags. Not given: as the method says."""
+
+    seed: int = field(default=0, metadata=SEED)
+    """Number from which all randomness follows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(NetworkSettings):
+    """How a network is trained; what a method decides stays with the method."""
+
     frozen: bool = False
     """Keep the backbone as it is: compute features once, then train the head on them."""
 
@@ -80,9 +91,6 @@ class TrainSettings(Checked):
 
     image_size: int | None = field(default=None, metadata=ONE_OR_MORE)
     """Side of the square the network sees, in pixels. Not given: as the method says."""
-
-    epochs: int | None = field(default=None, metadata=ONE_OR_MORE)
-    """Passes over the training images. Not given: as the method says."""
 
     batch_size: int | None = field(default=None, metadata=ONE_OR_MORE)
     """Images per step on each device. Not given: as the method says."""
@@ -100,9 +108,6 @@ class TrainSettings(Checked):
 
     mixup: float = field(default=0.0, metadata=SHARE)
     """Share of the images that are blended with another one, which adds its tags."""
-
-    seed: int = field(default=0, metadata=SEED)
-    """Number from which all randomness follows."""
 
     workers: int | None = field(default=None, metadata=ZERO_OR_MORE)
     """Processes that read images. Not given: by the number of cores."""
@@ -519,14 +524,8 @@ class ReproduceSettings(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelSettings(Checked):
+class LabelSettings(NetworkSettings):
     """How tagged photographs are labelled: what is learned from them, and what is said."""
-
-    backbone: str | None = None
-    """Network below the class maps, as NAME or NAME[key=value,...]. Not given: that of `train`."""
-
-    weights: str = "default"
-    """The backbone's weights: default (the published ones), none, a file, or a hub id."""
 
     minutes: float | None = field(default=None, metadata=POSITIVE)
     """Time there is: fewer images are learned from where all of them would take longer."""
@@ -537,15 +536,9 @@ class LabelSettings(Checked):
     image_size: int | None = field(default=None, metadata=ONE_OR_MORE)
     """Side of the square the network sees, in pixels. Not given: by the size of the images."""
 
-    epochs: int | None = field(default=None, metadata=ONE_OR_MORE)
-    """Passes over the images to learn the tags. Not given: as the method says."""
-
     drawn: Path | None = None
     """Boxes that people drew in some of the images, or accepted in a report: a COCO file, a review
     or another known layout. How far objects reach is then learned from them."""
 
     masks: Literal["none", "threshold", "crf"] = "none"
     """Masks of the tagged classes: none, by threshold, or refined along the edges of the image."""
-
-    seed: int = field(default=0, metadata=SEED)
-    """Number from which all randomness follows."""
