@@ -261,7 +261,7 @@ def test_what_cannot_be_is_refused(
             ["distil", str(refined), str(scenes), "--boxes", "5", "--boxes-per-class", "5", *new],
             "Give one of them",
         ),
-        (["distil", str(refined), str(scenes), "--boxes", "-1", *new], "Give 0 or more"),
+        (["distil", str(refined), str(scenes), "--boxes", "-1", *new], "-1. Give 5 to 50"),
         (["distil", str(refined), str(scenes), "--folds", "1", *new], "Give 0, or 2 or more"),
         (["calibrate", str(distilled), str(scenes), "--boxes", "20"], "no threshold cuts"),
         (["predict", str(refined), str(scenes), "--localiser", "detector", *new], "weakloc distil"),

@@ -17,7 +17,7 @@ import numpy as np
 
 from weakloc.api.data_sets import Data, opened
 from weakloc.api.fused_runs import held_out_of, in_words, scores_and_tags
-from weakloc.api.runs import TrainedRun, load_folder, save_alpha
+from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, SettingError
 from weakloc.geometry import BoxLTRB
@@ -36,7 +36,7 @@ from weakloc.settings import CalibrateSettings, Cut, DataSettings, DrawnBoxes, L
 from weakloc.structures import BrokenImage, DataSet, Sample
 from weakloc.training.hub import require_local
 from weakloc.training.plan import learned_split
-from weakloc.training.run_folder import save_thresholds
+from weakloc.training.run_folder import read_record, save_thresholds, write_record
 from weakloc.work import Progress, silent
 
 
@@ -159,7 +159,12 @@ def calibrate_rescoring(
     shares = shares_from_counts(np.array(trained.run.labels.co_occurrence))
     choice = choose_alpha(scores, labels, shares, tag_mean_average_precision)
     choice = replace(choice, chosen_on=in_words(held_out))
-    save_alpha(trained.path, choice)
+    calibrated = {
+        "alpha": choice.alpha,
+        "by": f"classification mAP (tags only) of {choice.chosen_on}",
+        "mean_average_precision": choice.mean_average_precision,
+    }
+    write_record(trained.path, {**read_record(trained.path), "rescoring": calibrated})
     return choice
 
 

@@ -34,24 +34,13 @@ from weakloc.predictor.onnx_file import (
     write_onnx,
 )
 from weakloc.predictor.predictor import HeatMaker, Predictor, fused_maps
-from weakloc.predictor.score_fusion import AlphaChoice, Rescoring, shares_from_counts
+from weakloc.predictor.score_fusion import Rescoring, shares_from_counts
 from weakloc.predictor.views import CellSource, NetworkSource
 from weakloc.settings import LocaliserChoice, Look, Places, require
 from weakloc.structures import BrokenImage, Prediction
 from weakloc.training.hub import folder_of, name_of
 from weakloc.training.plan import uses_bf16
-from weakloc.training.run_folder import RECORD_NAME, Run, load_run, read_record, write_record
-
-KEY = "rescoring"
-
-
-def save_alpha(run_folder: Path, choice: AlphaChoice) -> None:
-    calibrated = {
-        "alpha": choice.alpha,
-        "by": f"classification mAP (tags only) of {choice.chosen_on}",
-        "mean_average_precision": choice.mean_average_precision,
-    }
-    write_record(run_folder, {**read_record(run_folder), KEY: calibrated})
+from weakloc.training.run_folder import RECORD_NAME, Run, load_run, read_record
 
 
 @dataclass(frozen=True)
@@ -184,7 +173,7 @@ class TrainedRun(LoadedRun):
             thresholds = calibration.thresholds
             rules = calibrated_rules(rules, calibration.threshold_mode, places, self.path)
         if places.rescoring is None:
-            calibrated = read_record(self.path).get(KEY) or {"alpha": 0.0}
+            calibrated = read_record(self.path).get("rescoring") or {"alpha": 0.0}
             places = replace(places, rescoring=float(calibrated["alpha"]))
         source = self._source(look)
         heat: HeatMaker = fused_maps
