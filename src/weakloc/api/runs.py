@@ -148,12 +148,10 @@ class TrainedRun(LoadedRun):
 
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
         learned = {"detector": self.run.detector, "cells": self.run.cells}
-        if look.localiser in learned and learned[look.localiser] is None:
-            command = {"detector": "distil", "cells": "refine"}[look.localiser]
-            raise SettingError(
-                f"--localiser is {look.localiser}, and {self.path} has learned none",
-                remedy=f"Run 'weakloc {command}' first",
-            )
+        command = {"detector": "distil", "cells": "refine"}.get(look.localiser)
+        is_there = command is None or learned[look.localiser] is not None
+        remedy = f"{self.path} has learned none: run 'weakloc {command}' first"
+        require(is_there, "localiser", look.localiser, remedy)
         best = [
             looking
             for name, looking in LEARNED.items()
