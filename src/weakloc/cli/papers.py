@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,13 +37,9 @@ def reproduce(
         choices: NAME=VALUE for a choice of the method in all cells.
     """
     if recipe is None:
-        rows = [
-            (recipe.name, recipe.reference, recipe.question, recipe.papers_data)
-            for recipe in RECIPES.values()
-        ]
-        terminal.table(
-            "Experiments of the papers", ("recipe", "from", "question", "there on"), rows
-        )
+        header = ("recipe", "from", "question", "there on")
+        rows = map(attrgetter("name", "reference", "question", "papers_data"), RECIPES.values())
+        terminal.table("Experiments of the papers", header, rows)
         terminal.say("On drawn scenes each takes minutes: weakloc reproduce RECIPE --budget quick")
         terminal.say(
             "The papers' own data is not here, and nothing was run on it; give it with --data."
@@ -73,9 +70,8 @@ def _show(results: Results, folder: Path, terminal: Terminal) -> None:
 
     header, rows = table(results)
     recipe = results.recipe
-    terminal.table(
-        f"{recipe.title} ({recipe.number}, {recipe.reference}), in percent", header, rows
-    )
+    title = f"{recipe.title} ({recipe.number}, {recipe.reference}), in percent"
+    terminal.table(title, header, rows)
     findings = [
         (claim.finding.claim, claim.finding.said_by, difference(claim), claim.verdict)
         for claim in results.judgements
