@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from contextlib import nullcontext
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -48,11 +48,8 @@ def _refuse(
         find_images(images)
     require_there(*sources)
     check_formats(formats)
-    changed = [
-        flag_of(field.name)
-        for field in fields(filters)
-        if getattr(filters, field.name) != field.default
-    ]
+    usual = vars(ExportOptions())
+    changed = [flag_of(name) for name, value in vars(filters).items() if value != usual[name]]
     if changed and not formats:
         raise SettingError(
             f"{' and '.join(changed)} would do nothing, as no --format is given",
