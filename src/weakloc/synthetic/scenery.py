@@ -40,7 +40,7 @@ from weakloc.files import (
 )
 from weakloc.geometry import BoxLTRB, box_to_voc, clip_box
 from weakloc.rle import decode_mask, tight_box
-from weakloc.structures import DataSet, Sample, Truth
+from weakloc.structures import DataSet, Sample
 from weakloc.synthetic.canvas import (
     BODY_SHAPES,
     CLUTTER_SHAPES,
@@ -293,7 +293,7 @@ def crops_by_split(data_set: DataSet) -> dict[str, CropsByClass]:
 def _crops_of(samples: Sequence[Sample]) -> Iterator[Crop]:
     """Cut along the masks of an image if it has any, else along its boxes."""
     for sample in samples:
-        truth = sample.truth or Truth()
+        truth = sample.drawn
         masks = (mask for mask in truth.masks if not mask.crowd)
         boxes = (drawn for drawn in truth.boxes if not (drawn.crowd or drawn.difficult))
         if truth.masks:
@@ -334,12 +334,11 @@ def draw_crops(random: np.random.Generator, crops: CropsByClass) -> Scene:
             pictures = [picture.transpose(_MIRROR) for picture in pictures]
         degrees = math.degrees(uniform(random, -MAX_TURN, MAX_TURN))
         bilinear = Image.Resampling.BILINEAR
-        pixels, alpha = (picture.rotate(degrees, bilinear, expand=True) for picture in pictures)
-        return Layer(np.asarray(pixels), np.asarray(alpha))
+        turned = (picture.rotate(degrees, bilinear, expand=True) for picture in pictures)
+        return Layer(*map(np.asarray, turned))
 
     def draw_source(class_index: int) -> Layer:
-        pixels, alpha = cut_out(class_index)
-        return Layer(np.asarray(pixels), np.asarray(alpha))
+        return Layer(*map(np.asarray, cut_out(class_index)))
 
     classes = tuple(crops)
     canvas = compose(random, classes, pair=None, draw_object=draw_object, draw_source=draw_source)
