@@ -212,13 +212,8 @@ def surface_of(random: np.random.Generator, name: str) -> Surface:
     hue = HUES[name] + uniform(random, -HUE_JITTER, HUE_JITTER)
     pattern = TEXTURES[name] if random.random() < TEXTURE_SHARE else "plain"
     color = color_of(hue, uniform(random, 0.5, 0.95), uniform(random, 0.55, 1.0))
-    return Surface(
-        color,
-        pattern,
-        period=uniform(random, 6.0, 10.0),
-        contrast=uniform(random, 0.35, 0.6),
-        angle=uniform(random, 0, math.pi),
-    )
+    period, contrast = uniform(random, 6.0, 10.0), uniform(random, 0.35, 0.6)
+    return Surface(color, pattern, period, contrast, angle=uniform(random, 0, math.pi))
 
 
 def break_out(random: np.random.Generator, whole: Layer) -> Layer:
@@ -375,13 +370,8 @@ def _object(random: np.random.Generator, class_index: int) -> Layer:
     pose = Pose(half_length, half_width, uniform(random, 0, 2 * math.pi))
     hue, saturation = uniform(random, 0, 360), uniform(random, 0.3, 0.9)
     color = color_of(hue, saturation, uniform(random, 0.5, 0.85))
-    surface = Surface(
-        color,
-        pattern,
-        period=uniform(random, 6.0, 9.0),
-        contrast=uniform(random, 0.08, 0.25),
-        angle=uniform(random, 0, math.pi),
-    )
+    period, contrast = uniform(random, 6.0, 9.0), uniform(random, 0.08, 0.25)
+    surface = Surface(color, pattern, period, contrast, angle=uniform(random, 0, math.pi))
     layer, origin = paint(random, body, pose, surface)
     canvas = Canvas(layer.pixels)
     half = 0.3 * pose.half_width + 2.0
