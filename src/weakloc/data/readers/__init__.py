@@ -50,14 +50,9 @@ READERS: Mapping[str, Reader] = Choices(
 )
 
 _NO_CLASSES = frozenset({"images", "image", "img", "imgs", "jpegimages", "annotations", "labels"})
-_BESIDE_CLASSES = _NO_CLASSES | {
-    "masks",
-    "mask",
-    "label",
-    "annotation",
-    "segmentation",
-    "ground_truth",
-}
+_BESIDE_CLASSES = _NO_CLASSES.union(
+    ("masks", "mask", "label", "annotation", "segmentation", "ground_truth")
+)
 _FEW = 64  # class folders, which show whether they are any
 _MAX_DEPTH = 4  # how far down class folders are looked for
 _COCO_KEYS = (b'"images"', b'"categories"')

@@ -295,10 +295,11 @@ class Assembly:
     def _truth(self, drawn: Iterable[Drawn], segmentation_path: str | None) -> Truth | None:
         index = self.class_index
         items = [(index[item.class_name], item) for item in drawn if item.class_name in index]
-        boxes = (TruthBox(i, d.box, d.difficult, d.crowd) for i, d in items if d.box is not None)
-        masks = (TruthMask(i, d.rle, d.crowd) for i, d in items if d.rle is not None)
-        truth = Truth(tuple(boxes), tuple(masks), segmentation_path)
-        return None if truth == Truth() else truth
+        boxes = [TruthBox(i, d.box, d.difficult, d.crowd) for i, d in items if d.box is not None]
+        masks = [TruthMask(i, d.rle, d.crowd) for i, d in items if d.rle is not None]
+        if not (boxes or masks or segmentation_path):
+            return None
+        return Truth(tuple(boxes), tuple(masks), segmentation_path)
 
     def warn_of_unlisted(self, paths: Iterable[str], message: str) -> None:
         """A warning for each of the images that no split has."""

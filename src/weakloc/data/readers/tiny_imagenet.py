@@ -31,9 +31,8 @@ class _Row:
     location: str
 
 
-def read_tiny_imagenet(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
-    """Both labelled splits; the layout says everything, so `labels` is ignored."""
-    del labels
+def read_tiny_imagenet(path: Path, _labels: Path | None, options: ReaderOptions) -> DataSet:
+    """Both labelled splits; the layout says everything."""
     names = _class_names(path)
     for name in options.class_names or ():
         if name not in names.values():
