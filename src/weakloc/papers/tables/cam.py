@@ -109,13 +109,8 @@ BATCH = _recipe(
     question="Do smaller batches place better, or only slower learning rates for each image?",
     cells=(
         *(
-            _cell(
-                f"{name}, batch {batch}",
-                net,
-                _AUGMENTS[name],
-                batch=share,
-                only="literal" if net == "smaller" else None,
-            )
+            _cell(f"{name}, batch {batch}", net, _AUGMENTS[name],
+                  batch=share, only="literal" if net == "smaller" else None)
             for net in _NETS
             for name in _COMPARED
             for batch, share in _BATCHES.items()
@@ -146,14 +141,8 @@ THRESHOLD = _recipe(
     papers_data="20 % of the maximum, throughout",
     axis="threshold",
     cells=tuple(
-        Cell(
-            f"{name} at {tau:g}",
-            "cam",
-            choices={"augment": _AUGMENTS[name]},
-            look={"boxes": "largest", "threshold": tau},
-            at=tau,
-            series=name,
-        )
+        Cell(f"{name} at {tau:g}", "cam", choices={"augment": _AUGMENTS[name]},
+             look={"boxes": "largest", "threshold": tau}, at=tau, series=name)
         for name in _COMPARED
         for tau in _TAUS
     ),

@@ -60,13 +60,10 @@ ORDER = _recipe(
         names("Maps first is better with max alone",
               "maps, then pooling, max", "pooling, then classifier, max"),
     ),
-    published=_published(
-        "table 5",
-        {
-            "maps, then pooling, max + min": (89.0, 78.9, 69.6),
-            "pooling, then classifier, max + min": (87.3, 77.5, 68.1),
-        },
-    ),
+    published=_published("table 5", {
+        "maps, then pooling, max + min": (89.0, 78.9, 69.6),
+        "pooling, then classifier, max + min": (87.3, 77.5, 68.1),
+    }),
     notes=("With average pooling the two orders are the same function, apart from the seed.",),
 )  # fmt: skip
 
@@ -155,15 +152,12 @@ BOTH = _recipe(
         names("both help more than alpha alone (+1.7)", "+ both", "+ alpha = 0.7", _PAPER),
         names("both help more than M alone (+0.4)", "+ both", "+ M = 4", _PAPER),
     ),
-    published=_published(
-        "table 7",
-        {
-            "max + min": (89.0, 78.9, 69.6),
-            "+ alpha = 0.7": (90.3, 80.9, 71.3),
-            "+ M = 4": (91.6, 82.1, 72.0),
-            "+ both": (92.0, 82.9, 72.8),
-        },
-    ),
+    published=_published("table 7", {
+        "max + min": (89.0, 78.9, 69.6),
+        "+ alpha = 0.7": (90.3, 80.9, 71.3),
+        "+ M = 4": (91.6, 82.1, 72.0),
+        "+ both": (92.0, 82.9, 72.8),
+    }),
 )  # fmt: skip
 
 _COUNTS: dict[str, int | float | str] = {
