@@ -72,7 +72,6 @@ class DataSummary(Struct, frozen=True):
     problems: tuple[Problem, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and dicts."""
         record = cast(dict[str, Any], to_builtins(self, str_keys=True))
         for problem in record["problems"]:
             problem["where"] = problem.pop("location")  # its name in the first version's output
@@ -195,7 +194,6 @@ class ImageCheck(Struct, frozen=True):
     broken: Sequence[BrokenImage]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and dicts."""
         broken = [{"image": record.name, "reason": record.reason} for record in self.broken]
         return {**to_builtins(self), "broken": broken}
 

@@ -141,7 +141,6 @@ def images_of_table(path: Path) -> Iterator[str | tuple[str, bytes]]:
 
 
 def _read_rows(path: Path, folder: str, options: ReaderOptions, problems: Problems) -> TableContent:
-    """All rows of a table file."""
     problems = problems.at(join(folder, path.name))
     if path.suffix.lower() in RECORD_SUFFIXES:
         rows = tuple(record_rows(_records_of(path), options, problems))

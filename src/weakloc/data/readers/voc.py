@@ -388,6 +388,7 @@ def _add(
     if assembly.options.difficult == "present":
         states = {name: state if state == ABSENT else PRESENT for name, state in states.items()}
     root, mask = assembly.root.as_posix(), f"{image_id}.png"
+    mask_path = f"{root}/SegmentationClass/{mask}" if mask in material.segmented else None
     assembly.add(
         f"JPEGImages/{image}",
         f"{root}/JPEGImages/{image}",
@@ -395,9 +396,7 @@ def _add(
         split=split,
         location=problems.location,
         drawn=material.objects.get(image_id, ()),
-        segmentation_path=f"{root}/SegmentationClass/{mask}"
-        if mask in material.segmented
-        else None,
+        segmentation_path=mask_path,
     )
 
 
