@@ -91,26 +91,25 @@ def planned(
     data_set.split(shared.train_split, flag="--splits given and --train-split")
     data_set.split(shared.val_split, flag="--splits given and --val-split")
     say(f"Learning from the split {shared.train_split}, measuring on {shared.val_split}")
-    reasons = {cell.name: _why_not(cell, conditions, reproduction) for cell in recipe.cells}
+    reasons = ((cell.name, _why_not(cell, conditions, reproduction)) for cell in recipe.cells)
+    untestable = {name: reason for name, reason in reasons if reason is not None}
     measurements = [
         Measurement(cell, _trainings(cell, conditions, reproduction, source, seed), recipe.metrics)
         for seed in reproduction.range_of_seeds
         for cell in recipe.cells
-        if reasons[cell.name] is None
+        if cell.name not in untestable
     ]
-    return measurements, {name: reason for name, reason in reasons.items() if reason is not None}
+    return measurements, untestable
 
 
 def _why_not(cell: Cell, conditions: Conditions, reproduction: Reproduction) -> str | None:
-    if reproduction.cell and cell.name not in reproduction.cell:
-        return "left out with --cell"
-    if cell.only is not None and cell.only != conditions.preset:
-        return f"only with the {cell.only} preset"
-    if cell.below_head and reproduction.settings.frozen:
-        return "the backbone is frozen"
-    if cell.smaller_backbone and conditions.smaller_backbone is None:
-        return "one backbone was given"
-    return None
+    reasons = {
+        "left out with --cell": reproduction.cell and cell.name not in reproduction.cell,
+        f"only with the {cell.only} preset": cell.only not in (None, conditions.preset),
+        "the backbone is frozen": cell.below_head and reproduction.settings.frozen,
+        "one backbone was given": cell.smaller_backbone and not conditions.smaller_backbone,
+    }
+    return next((reason for reason, applies in reasons.items() if applies), None)
 
 
 def _trainings(

@@ -133,13 +133,11 @@ _THRESHOLDS: dict[str, ThresholdOrigin] = {
     _BY_CLASS: "boxes by class",
     "oracle": "oracle",
 }
+_HEATS = {"mean heat": "mean", "highest heat": "max", "mean heat before scaling": "raw_mean"}
 _SCORES: dict[str, dict[str, Any]] = {
-    "mean heat": {"box_score": "mean", "box_times_class": False},
-    "highest heat": {"box_score": "max", "box_times_class": False},
-    "mean heat before scaling": {"box_score": "raw_mean", "box_times_class": False},
-    "mean heat x class": {"box_score": "mean", "box_times_class": True},
-    "highest heat x class": {"box_score": "max", "box_times_class": True},
-    "mean heat before scaling x class": {"box_score": "raw_mean", "box_times_class": True},
+    f"{heat}{times}": {"box_score": score, "box_times_class": bool(times)}
+    for times in ("", " x class")
+    for heat, score in _HEATS.items()
 }
 
 BOXES = _recipe(
