@@ -349,8 +349,8 @@ _LOSSES: Mapping[LossKind, Callable[[], Loss]] = {
     "logistic_sum": lambda: LogisticLoss("sum"),
     "logistic_mean": lambda: LogisticLoss("mean"),
     "softmax": SoftmaxLoss,
-    "beam_sigmoid": lambda: BeamLoss("sigmoid"),
-    "beam_softmax": lambda: BeamLoss("softmax"),
+    "beam_sigmoid": lambda: LogisticLoss("mean"),
+    "beam_softmax": BeamLoss,
 }
 
 
