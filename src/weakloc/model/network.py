@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args
+from typing import Literal, Self, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -187,24 +187,14 @@ class ClassPool:
             return per_class.max(dim=2).values
         if self.kind == "lse":
             return log_mean_exp(per_class, self.sharpness, dim=2)
+        mean = per_class.mean(dim=2)
         if self.gradient == "released":
-            return _MeanWithSumGradient.apply(per_class)  # type: ignore[no-any-return]
-        return per_class.mean(dim=2)
-
-
-class _MeanWithSumGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor) -> Tensor:
-        ctx.shape = maps.shape
-        return maps.mean(dim=2)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient.unsqueeze(2).expand(ctx.shape)
+            total = per_class.sum(dim=2)
+            return mean.detach() + (total - total.detach())  # adds exactly 0, and its gradient
+        return mean
 
 
 Order: TypeAlias = Literal["head_then_pool", "pool_then_head"]
-Decayed: TypeAlias = Literal["all", "kernels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,32 +270,10 @@ class LocalizationNetwork(nn.Module):
             self.backbone.eval()
         return self
 
-    def parameter_groups(
-        self,
-        *,
-        learning_rate: float,
-        backbone_factor: float,
-        weight_decay: float,
-        decayed: Decayed = "all",
-    ) -> list[dict[str, Any]]:
-        """Optimiser groups: the head learns at the rate, the backbone at the rate times the factor.
-
-        Layers that a `GridHead` took over from a classifier learn like the backbone.
-        `decayed="kernels"` spares biases and batch-norm parameters the weight decay.
-        """
-        rates = {"backbone": learning_rate * backbone_factor, "head": learning_rate}
+    def new_parameters(self) -> set[nn.Parameter]:
+        """Those of the head, without the layers that a `GridHead` took over from a classifier."""
         adopted = set(self.head.adopted_parameters()) if isinstance(self.head, GridHead) else set()
-        groups: dict[tuple[str, float], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            part = "head" if name.startswith("head.") and parameter not in adopted else "backbone"
-            decay = weight_decay if decayed == "all" or parameter.ndim > 1 else 0.0
-            groups.setdefault((part, decay), []).append(parameter)
-        return [
-            {"name": part, "params": parameters, "lr": rates[part], "weight_decay": decay}
-            for (part, decay), parameters in groups.items()
-        ]
+        return {*self.head.parameters()} - adopted
 
 
 Module = TypeVar("Module", bound=nn.Module)
