@@ -9,23 +9,22 @@ from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import GridTransform, cell_center_in_image
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import build_backbone
-from weakloc.model.fine_layers import CellClassifier, fine_features
+from weakloc.model.fine_layers import CellClassifier, CellReading, fine_features
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
-from weakloc.predictor.views import CellSource
+from weakloc.predictor.views import NetworkSource
 from weakloc.settings import Look
 
 
-def source_of(cells: CellClassifier, network: LocalizationNetwork) -> CellSource:
-    return CellSource(
-        cells,
-        None,
+def source_of(cells: CellClassifier, network: LocalizationNetwork) -> NetworkSource:
+    return NetworkSource(
         network,
         Look(),
         class_names=("a", "b", "c"),
         preprocessing=Preprocessing(size=(72, 56), resize="warp"),
         activation="sigmoid",
         uses_bf16=False,
+        reading=CellReading(cells, None, network.backbone.geometry),
     )
 
 

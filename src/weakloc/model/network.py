@@ -199,18 +199,19 @@ Order: TypeAlias = Literal["head_then_pool", "pool_then_head"]
 
 @dataclass(frozen=True, slots=True)
 class NetworkOutput:
-    """`background` are the score and the map of what every image shows, where a network has it."""
+    """Logits of the C classes and, last, of what every image shows, where a network has it."""
 
-    scores: Tensor  # (B, C) logits
-    maps: Tensor  # (B, C, rows, columns) logits
-    background: tuple[Tensor, Tensor] | None = None  # (B, 1), (B, 1, rows, columns) logits
+    all_scores: Tensor  # (B, C) or (B, C + 1)
+    all_maps: Tensor  # as many (rows, columns)
+    num_classes: int
 
     @property
-    def trained_scores(self) -> Tensor:
-        """Of the classes and, last, of the background: (B, C) or (B, C + 1)."""
-        if self.background is None:
-            return self.scores
-        return torch.cat([self.scores, self.background[0]], dim=1)
+    def scores(self) -> Tensor:
+        return self.all_scores[:, : self.num_classes]
+
+    @property
+    def maps(self) -> Tensor:
+        return self.all_maps[:, : self.num_classes]
 
 
 class LocalizationNetwork(nn.Module):
@@ -253,10 +254,7 @@ class LocalizationNetwork(nn.Module):
         else:
             pooled = self.spatial_pool(features)[:, :, None, None]  # (B, D, 1, 1)
             scores = self.class_pool(self.head(pooled)).flatten(start_dim=1)
-        if not self.has_background:
-            return NetworkOutput(scores, maps)
-        background = scores[:, -1:], maps[:, -1:]
-        return NetworkOutput(scores[:, :-1], maps[:, :-1], background)
+        return NetworkOutput(scores, maps, scores.shape[1] - self.has_background)
 
     def freeze_backbone(self) -> None:
         """No gradient and no new batch statistics in the backbone, whatever mode is set later."""

@@ -31,7 +31,7 @@ from weakloc.model.fine_layers import EVIDENCE, CellReading, fine_features
 from weakloc.model.network import GridHead, LocalizationNetwork, fold_batch_norms
 from weakloc.model.trunk import CellGeometry, CellTransform
 from weakloc.predictor.parts import own_device
-from weakloc.predictor.views import RawMaps, raw_maps
+from weakloc.predictor.views import RawMaps
 from weakloc.structures import Activation, MapKind
 
 Counts: TypeAlias = NDArray[np.int64]
@@ -187,7 +187,7 @@ class OnnxSource:
                 f"its scores are {scores.shape} and its maps {maps.shape} for {len(images)} images "
                 f"of {num_classes} classes"
             )
-        return raw_maps(scores, maps, *proposed)
+        return RawMaps(scores, maps, *proposed)
 
     def _unusable(self, reason: str) -> RunError:
         return RunError(f"onnxruntime cannot use it ({reason})", location=str(self.path))

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from weakloc.errors import SettingError
 from weakloc.files import is_url
 from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, map_boxes_to_image
 from weakloc.localize.maps import probabilities
-from weakloc.model.fine_layers import CellClassifier, CellReading, Detector, fine_features
+from weakloc.model.fine_layers import CellReading, fine_features
 from weakloc.model.network import LocalizationNetwork, fold_batch_norms
 from weakloc.model.trunk import CellTransform
 from weakloc.predictor.parts import own_device
@@ -136,13 +136,8 @@ class RawMaps:
 
     scores: Floats  # (B, C) logits
     maps: Floats  # (B, C, rows, columns), or C + 1 where the last is the background's
-    proposals: Sequence[Proposals] = ()  # of each image, in pixels of the input
-
-
-def raw_maps(scores: Floats, maps: Floats, *proposed: Floats) -> RawMaps:
-    """Of what a detector proposes, too: boxes (B, N, 4) and their scores (B, C, N)."""
-    doubles = [part.astype(np.float64) for part in proposed]
-    return RawMaps(scores, maps, [*map(Proposals, *doubles)] if doubles else ())
+    boxes: Floats | None = None  # (B, N, 4) of a detector, in pixels of the input
+    votes: Floats | None = None  # (B, C, N) probability that each holds an object
 
 
 class MapSource(Protocol):
@@ -161,9 +156,11 @@ class MapSource(Protocol):
 
 
 class NetworkSource:
-    """Maps of a `LocalizationNetwork`, made fast for reading; what is passed in stays as it is."""
+    """Maps of a `LocalizationNetwork`, made fast for reading; what is passed in stays as it is.
 
-    map_kind: MapKind = "logit"
+    With a `reading` they are the heat of its cells. Every view is then seen twice: as it is for the
+    scores, going on in the mirror for the cells, which with a detector also propose boxes.
+    """
 
     def __init__(
         self,
@@ -174,12 +171,16 @@ class NetworkSource:
         preprocessing: Preprocessing,
         activation: Activation,
         uses_bf16: bool,
+        reading: CellReading | None = None,
     ) -> None:
         self.class_names = tuple(class_names)
         self.preprocessing = preprocessing
         self.activation: Activation = activation
-        self.cell_transform: CellTransform = network.backbone.geometry.cell_transform
         self.device = own_device()
+        self.reading = reading and reading.to(self.device)
+        self.map_kind: MapKind = "probability" if reading else "logit"
+        geometry = reading.cells.cell_geometry if reading else network.backbone.geometry
+        self.cell_transform: CellTransform = geometry.cell_transform
         self.uses_bf16 = uses_bf16
         self._layout = torch.channels_last if look.channels_last else torch.contiguous_format
         folded = fold_batch_norms(network, side=network.backbone.probe_side)
@@ -193,9 +194,14 @@ class NetworkSource:
         images = images.to(self.device, memory_format=self._layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
             output = self._forward(images)
-        maps = [output.maps] if output.background is None else [output.maps, output.background[1]]
-        scores, maps_of_all = output.scores.float(), torch.cat(maps, dim=1).float()
-        return RawMaps(scores.cpu().numpy(), maps_of_all.cpu().numpy())
+            levels = {}
+            if self.reading:
+                levels = fine_features(self.network.backbone, images, self.reading.levels)
+        answers: tuple[Tensor, ...] = (output.all_maps.float(),)
+        if self.reading:
+            features = {stride: values.float() for stride, values in levels.items()}
+            answers = self.reading(features, output.maps.float(), images.shape[2:])
+        return RawMaps(*(part.cpu().numpy() for part in (output.scores.float(), *answers)))
 
     @torch.inference_mode()
     def read_features(self, images: Tensor) -> Floats:
@@ -204,33 +210,6 @@ class NetworkSource:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
             features: Tensor = self.network.backbone(images)
         return features.float().cpu().numpy()
-
-
-class CellSource(NetworkSource):
-    """Every view is seen twice: as it is for the scores, going on in the mirror for the cells.
-
-    With a detector the cells also propose boxes.
-    """
-
-    map_kind: MapKind = "probability"
-
-    def __init__(
-        self, cells: CellClassifier, detector: Detector | None, *arguments: Any, **options: Any
-    ) -> None:
-        super().__init__(*arguments, **options)
-        geometry = self.network.backbone.geometry
-        self.reading = CellReading(cells, detector, geometry).to(self.device)
-        self.cell_transform = cells.cell_geometry.cell_transform
-
-    @torch.inference_mode()
-    def read(self, images: Tensor) -> RawMaps:
-        images = images.to(self.device, memory_format=self._layout)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
-            output = self._forward(images)
-            levels = fine_features(self.network.backbone, images, self.reading.levels)
-        features = {stride: values.float() for stride, values in levels.items()}
-        answers = self.reading(features, output.maps.float(), images.shape[2:])
-        return raw_maps(*(part.cpu().numpy() for part in (output.scores.float(), *answers)))
 
 
 @dataclass(frozen=True)
@@ -375,9 +354,9 @@ def _read(views: Sequence[tuple[Image.Image, View]], source: MapSource) -> list[
         for row, index in enumerate(indices):
             to_input, proposals = inputs[index][1], None
             transform = source.cell_transform(to_input, *raw.maps.shape[2:])
-            if raw.proposals:
-                boxes = map_boxes_to_image(raw.proposals[row].boxes, to_input)
-                proposals = replace(raw.proposals[row], boxes=boxes)
+            if raw.boxes is not None and raw.votes is not None:
+                boxes = map_boxes_to_image(raw.boxes[row].astype(np.float64), to_input)
+                proposals = Proposals(boxes, raw.votes[row].astype(np.float64))
             maps = ScoreMaps(raw.maps[row], transform, source.map_kind)
             answers[index] = ViewMaps(views[index][1], raw.scores[row], maps, proposals)
     return [answers[index] for index in range(len(views))]

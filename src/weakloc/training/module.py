@@ -267,7 +267,7 @@ class LocalizationModule(LightningModule):
         return loss
 
     def _trained_scores(self, batch: Batch) -> Tensor:
-        return self._output(batch.images).trained_scores.float()
+        return self._output(batch.images).all_scores.float()
 
     def on_validation_epoch_start(self) -> None:
         self.watch.start()
