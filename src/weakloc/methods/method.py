@@ -111,7 +111,7 @@ def rate_factor(optimisation: Optimisation, step: int, steps_per_epoch: int) -> 
 
 
 def build_schedule(
-    optimizer: Optimizer, optimisation: Optimisation, *, steps_per_epoch: int
+    optimizer: Optimizer, optimisation: Optimisation, steps_per_epoch: int
 ) -> LambdaLR:
     """To be stepped after every optimiser step."""
     return LambdaLR(optimizer, lambda step: rate_factor(optimisation, step, steps_per_epoch))
