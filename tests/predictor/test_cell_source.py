@@ -37,7 +37,7 @@ def test_cells_tile_the_input_where_the_class_map_begins_elsewhere() -> None:
     heat = source.read(torch.randn(1, 3, 56, 72)).maps
 
     assert heat.shape == (1, 3, 7, 9)
-    assert cell_center_in_image(2, 1, source.cell_transform(placed, 7, 9)) == (12.0, 20.0)
+    assert cell_center_in_image(2, 1, source.geometry.cell_transform(placed, 7, 9)) == (12.0, 20.0)
 
 
 def test_heat_is_that_of_the_cells_times_the_fourth_root_of_the_stretched_class_map() -> None:

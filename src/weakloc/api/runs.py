@@ -314,7 +314,7 @@ def describe(run: TrainedRun, predictor: Predictor, graph: ExportedGraph) -> Onn
         activation=predictor.source.activation,
         method=run.run.method.name,
         preprocessing=run.run.preprocessing,
-        geometry=graph.geometry,
+        geometry=predictor.source.geometry,
         thresholds=predictor.thresholds,
         threshold_mode=None if calibration is None else predictor.rules.threshold_mode,
         smallest_side=graph.network.backbone.min_input,

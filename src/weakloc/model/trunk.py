@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import mul
@@ -131,7 +131,6 @@ def _malformed(text: str, reason: str) -> SettingError:
 
 IMAGENET_MEAN: Statistics = (0.485, 0.456, 0.406)
 IMAGENET_STD: Statistics = (0.229, 0.224, 0.225)
-CellTransform: TypeAlias = Callable[[GridTransform, int, int], GridTransform]
 FirstCenter: TypeAlias = float | Literal["uniform"]
 
 

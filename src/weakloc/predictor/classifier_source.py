@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError, did_you_mean
-from weakloc.geometry import GridTransform
 from weakloc.localize.maps import probabilities
+from weakloc.model.trunk import CellGeometry
+from weakloc.predictor.predictor import wanted_classes
 from weakloc.predictor.views import RawMaps
 from weakloc.settings import Places
 from weakloc.structures import Activation, MapKind
@@ -295,6 +296,7 @@ class ClassifierSource:
     """
 
     map_kind: MapKind = "cam"
+    geometry = CellGeometry(1, "uniform", 1.0)  # its maps tile the input, whatever their stride
 
     def __init__(
         self,
@@ -309,7 +311,7 @@ class ClassifierSource:
     ) -> None:
         self.preprocessing = preprocessing
         self.activation: Activation = activation
-        self._places = places
+        self._places = replace(places, top=max(places.top, 1))
         width, height = preprocessing.fixed_size or (224, 224)
         device = next(model.parameters()).device
         # Ones would leave whole layers dead: the probe has to look like an image.
@@ -328,14 +330,6 @@ class ClassifierSource:
         maps[:, list(output.classes)] = output.maps.detach().float().cpu().numpy()
         return RawMaps(scores, maps)
 
-    def cell_transform(
-        self, input_transform: GridTransform, rows: int, columns: int
-    ) -> GridTransform:
-        return input_transform.resize((float(columns), float(rows)))
-
     def _likely(self, scores: Tensor) -> list[int]:
         values = probabilities(scores.float().cpu().numpy(), self.activation)
-        order = np.argsort(-values, axis=1, kind="stable")[:, : max(self._places.top, 1)]
-        likely = np.asarray((values >= self._places.min_score).any(axis=0))
-        likely[order.ravel()] = True
-        return [int(index) for index in np.flatnonzero(likely)]
+        return sorted({k for row in values for k in wanted_classes(row, None, self._places)})

@@ -29,7 +29,7 @@ from weakloc.methods.method import LEARNED, Looking
 from weakloc.methods.settings import from_settings, to_settings
 from weakloc.model.fine_layers import EVIDENCE, CellReading, fine_features
 from weakloc.model.network import GridHead, LocalizationNetwork, fold_batch_norms
-from weakloc.model.trunk import CellGeometry, CellTransform
+from weakloc.model.trunk import CellGeometry
 from weakloc.predictor.parts import own_device
 from weakloc.predictor.views import RawMaps
 from weakloc.structures import Activation, MapKind
@@ -164,7 +164,7 @@ class OnnxSource:
         self.activation: Activation = self.record.activation
         is_learned = self.record.looking.localiser in LEARNED
         self.map_kind: MapKind = "probability" if is_learned else "logit"
-        self.cell_transform: CellTransform = self.record.geometry.cell_transform
+        self.geometry = self.record.geometry
 
     def read(self, images: Tensor) -> RawMaps:
         height, width = images.shape[2:]
@@ -231,12 +231,6 @@ class ExportedGraph(nn.Module):
         self.network, self.reading = network, reading
         has_boxes = reading is not None and reading.detector is not None
         self.output_names = ["scores", "maps", *(["boxes", "votes"] if has_boxes else [])]
-
-    @property
-    def geometry(self) -> CellGeometry:
-        if self.reading is None:
-            return self.network.backbone.geometry
-        return self.reading.cells.cell_geometry
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         output = self.network(images)

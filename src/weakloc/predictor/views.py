@@ -30,7 +30,7 @@ from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, map_boxes_to_im
 from weakloc.localize.maps import probabilities
 from weakloc.model.fine_layers import CellReading, fine_features
 from weakloc.model.network import LocalizationNetwork, fold_batch_norms
-from weakloc.model.trunk import CellTransform
+from weakloc.model.trunk import CellGeometry
 from weakloc.predictor.parts import own_device
 from weakloc.settings import Look
 from weakloc.structures import Activation, BrokenImage, MapKind, ScoreMaps
@@ -147,10 +147,7 @@ class MapSource(Protocol):
     preprocessing: Preprocessing
     activation: Activation
     map_kind: MapKind
-
-    @property
-    def cell_transform(self) -> CellTransform:
-        """(the way to the input, rows, columns) -> the way to the cells of its maps."""
+    geometry: CellGeometry  # of its maps
 
     def read(self, images: Tensor) -> RawMaps: ...
 
@@ -179,8 +176,7 @@ class NetworkSource:
         self.device = own_device()
         self.reading = reading and reading.to(self.device)
         self.map_kind: MapKind = "probability" if reading else "logit"
-        geometry = reading.cells.cell_geometry if reading else network.backbone.geometry
-        self.cell_transform: CellTransform = geometry.cell_transform
+        self.geometry = reading.cells.cell_geometry if reading else network.backbone.geometry
         self.uses_bf16 = uses_bf16
         self._layout = torch.channels_last if look.channels_last else torch.contiguous_format
         folded = fold_batch_norms(network, side=network.backbone.probe_side)
@@ -254,21 +250,20 @@ def see_images(
     pictures = _decoded(images, look)
     # One bounded group at a time: views of equal shape within it share network calls.
     while group := _next_group(pictures, look.batch_size):
-        jobs = [
-            (index, picture, view)
-            for index, (_, picture) in enumerate(group)
+        views = [
+            (picture, view)
+            for _, picture in group
             if isinstance(picture, Image.Image)
             for view in list_views(picture.size, look)
         ]
-        answers: dict[int, list[ViewMaps]] = {index: [] for index, _, _ in jobs}
-        for start in range(0, len(jobs), look.batch_size):
-            chunk = jobs[start : start + look.batch_size]
-            read = _read([job[1:] for job in chunk], source)
-            for (index, _, _), answer in zip(chunk, read, strict=True):
-                answers[index].append(answer)
-        for index, (name, picture) in enumerate(group):
+        starts = range(0, len(views), look.batch_size)
+        chunks = (_read(views[start : start + look.batch_size], source) for start in starts)
+        answers = itertools.chain.from_iterable(chunks)
+        for name, picture in group:
             if isinstance(picture, Image.Image):
-                yield _summed_up(name, picture, answers.pop(index), source, look)
+                num_views = len(list_views(picture.size, look))
+                of_picture = [*itertools.islice(answers, num_views)]
+                yield _summed_up(name, picture, of_picture, source, look)
             else:
                 yield picture
 
@@ -353,7 +348,7 @@ def _read(views: Sequence[tuple[Image.Image, View]], source: MapSource) -> list[
         raw = source.read(torch.stack([inputs[index][0] for index in indices]))
         for row, index in enumerate(indices):
             to_input, proposals = inputs[index][1], None
-            transform = source.cell_transform(to_input, *raw.maps.shape[2:])
+            transform = source.geometry.cell_transform(to_input, *raw.maps.shape[2:])
             if raw.boxes is not None and raw.votes is not None:
                 boxes = map_boxes_to_image(raw.boxes[row].astype(np.float64), to_input)
                 proposals = Proposals(boxes, raw.votes[row].astype(np.float64))

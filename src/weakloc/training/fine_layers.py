@@ -177,7 +177,7 @@ def _divided_anew(
 ) -> Tensor:
     """Of every cell its class + 1, 0 for background, IGNORED where nothing is known: (cells,)."""
     of_images = zip(images, cells.split([image.num_cells for image in images]), strict=True)
-    return torch.cat([_divided(heat(classifier, own.float()), image) for image, own in of_images])
+    return torch.cat([_divided(heat(classifier, part.float()), image) for image, part in of_images])
 
 
 def _divided(heat: Tensor, image: KeptImage) -> Tensor:

@@ -26,7 +26,7 @@ from weakloc.metrics.case import Case, ClassIndex, ImageTruth, MetricSetup
 from weakloc.metrics.image_rankings import ClassificationPrecision, PointPrecision
 from weakloc.model.losses import Loss
 from weakloc.model.network import NetworkOutput
-from weakloc.model.trunk import CellTransform
+from weakloc.model.trunk import CellGeometry
 from weakloc.structures import Point, Prediction, Sample
 from weakloc.training.inputs import Carried, Inputs
 from weakloc.training.plan import TrainingPlan
@@ -163,7 +163,7 @@ class Watch:
         self._points = PointPrecision(MetricSetup(self._classes))
 
     def update(
-        self, batch: Batch, probabilities: Tensor, maps: Tensor, cell_transform: CellTransform
+        self, batch: Batch, probabilities: Tensor, maps: Tensor, geometry: CellGeometry
     ) -> None:
         rows, columns = maps.shape[2:]
         likely = probabilities.double().tolist()  # (B, C)
@@ -172,7 +172,7 @@ class Watch:
         for name, transform, scores, numbers in images:
             assert transform is not None, "watched images are not rotated"
             sample = self._samples[name]
-            cells = cell_transform(transform, rows, columns)
+            cells = geometry.cell_transform(transform, rows, columns)
             prediction = self._prediction(sample, scores, numbers, cells)
             case = Case(ImageTruth(sample), prediction, self._classes, resamples=0)
             self._scores.update(case)
@@ -264,9 +264,8 @@ class LocalizationModule(LightningModule):
     def validation_step(self, carried: Carried, _batch_idx: int) -> None:
         output = self._output(carried.batch.images)
         probabilities = self._plan.loss.probabilities(output.scores.float())
-        self.watch.update(
-            carried.batch, probabilities, output.maps, self.network.backbone.geometry.cell_transform
-        )
+        geometry = self.network.backbone.geometry
+        self.watch.update(carried.batch, probabilities, output.maps, geometry)
 
     def learning_rate(self) -> float:
         """The highest of all groups of weights, which is the head's."""
