@@ -312,26 +312,23 @@ def _of_any_size(spec: BackboneSpec, **source: Any) -> Any:
         try:
             return timm.create_model(spec.name, **source, **{**any_size, **arguments})
         except TypeError as error:
-            refused = re.search(r"unexpected keyword argument\D*?'(\w+)'", str(error))
-            if refused is None or refused[1] not in any_size:
-                raise _refusal(spec, refused[1] if refused else None, error) from error
+            match = re.search(r"unexpected keyword argument\D*?'(\w+)'", str(error))
+            refused = match[1] if match else None
+            if refused == "output_stride":
+                raise _no_output_stride(spec) from error
+            if refused in spec.arguments:
+                raise SettingError(
+                    f"{spec.name} has no argument {refused!r}",
+                    location="--backbone",
+                    remedy="See the model's page in timm for what it takes",
+                ) from error
+            if refused not in any_size:
+                raise
         except (AssertionError, NotImplementedError) as error:
             if "output_stride" in arguments:
                 raise _no_output_stride(spec) from error
             raise
     raise AssertionError("an empty set of arguments cannot be refused")
-
-
-def _refusal(spec: BackboneSpec, name: str | None, error: TypeError) -> Exception:
-    if name == "output_stride":
-        return _no_output_stride(spec)
-    if name in spec.arguments:
-        return SettingError(
-            f"{spec.name} has no argument {name!r}",
-            location="--backbone",
-            remedy="See the model's page in timm for what it takes",
-        )
-    return error
 
 
 def _no_output_stride(spec: BackboneSpec) -> SettingError:
