@@ -257,12 +257,14 @@ class TinyTrunk(Trunk):
         return run_stages(images, self.stages.values(), self.facts.level_strides, levels)
 
 
+def _layers(in_channels: int, out_channels: int, kernel: int, **steps: int) -> list[nn.Module]:
+    """A convolution with its batch norm and ReLU."""
+    convolution = nn.Conv2d(in_channels, out_channels, kernel, bias=False, **steps)
+    return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+
+
 def _halve(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
+    return nn.Sequential(*_layers(in_channels, out_channels, 4, stride=2, padding=1))
 
 
 class _Bottleneck(nn.Module):
@@ -272,12 +274,8 @@ class _Bottleneck(nn.Module):
         last_norm = nn.BatchNorm2d(channels)
         nn.init.zeros_(last_norm.weight)  # Each block starts as the identity.
         self.body = nn.Sequential(
-            nn.Conv2d(channels, narrow, 1, bias=False),
-            nn.BatchNorm2d(narrow),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(narrow, narrow, 3, padding=1, bias=False),
-            nn.BatchNorm2d(narrow),
-            nn.ReLU(inplace=True),
+            *_layers(channels, narrow, 1),
+            *_layers(narrow, narrow, 3, padding=1),
             nn.Conv2d(narrow, channels, 1, bias=False),
             last_norm,
         )
