@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError, did_you_mean
@@ -95,17 +96,11 @@ class ClassifierMaps:
             scores = self.model(images.detach().requires_grad_())
             activation = outputs[self.layer]
             classes = tuple(choose(scores.detach()))
-            chunks = [
-                self._weighted(
-                    activation,
-                    _class_gradients(
-                        scores, activation, classes[start : start + CLASSES_PER_BACKWARD]
-                    ),
-                    images.shape,
-                )
-                for start in range(0, len(classes), CLASSES_PER_BACKWARD)
-            ]
-        return ClassifierOutput(scores.detach(), torch.cat(chunks, dim=1), classes)
+            starts = range(0, len(classes), CLASSES_PER_BACKWARD)
+            parts = [classes[start : start + CLASSES_PER_BACKWARD] for start in starts]
+            gradients = (_class_gradients(scores, activation, part) for part in parts)
+            maps = [self._weighted(activation, of_part, images.shape) for of_part in gradients]
+        return ClassifierOutput(scores.detach(), torch.cat(maps, dim=1), classes)
 
     def _weighted(
         self, activation: Tensor, gradients: Tensor, image_shape: Sequence[int]
@@ -124,8 +119,8 @@ class ClassifierMaps:
 def _class_gradients(scores: Tensor, activation: Tensor, classes: Sequence[int]) -> Tensor:
     """The gradients of several class scores in one batched backward pass: (K, *activation)."""
     index = torch.as_tensor(list(classes), device=scores.device)
-    directions = torch.zeros(len(classes), *scores.shape, dtype=scores.dtype, device=scores.device)
-    directions.scatter_(2, index.view(-1, 1, 1).expand(-1, len(scores), 1), 1.0)
+    directions = one_hot(index, scores.shape[1]).to(scores.dtype)  # (K, C)
+    directions = directions[:, None].expand(-1, len(scores), -1)
     (gradients,) = torch.autograd.grad(
         scores, activation, directions, retain_graph=True, is_grads_batched=True
     )
