@@ -256,25 +256,22 @@ class Interruption:
             )
         self.signal_name = signal.Signals(number).name
 
-    def listen(self) -> None:
-        """Takes the signals over; nothing happens outside of the main thread."""
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                signal.signal(number, self.receive)
+
+def hand_signals_to(handlers: Mapping[signal.Signals, Any]) -> None:
+    """Nothing happens outside of the main thread."""
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def restored_signals() -> Iterator[None]:
     """Gives the signals back to whoever handled them before the block."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        hand_signals_to(before)
 
 
 _OURS = "weakloc"
@@ -341,12 +338,14 @@ class Checkpointing(Callback):
         self.interruption = Interruption()
         self._folder, self._plan, self._after_epoch = folder, plan, after_epoch
         self._saved_at = self._epoch_began = time.monotonic()
-        self._seconds_before = 0.0
+        self._seconds_before = 0.0  # that the epoch had taken when it was stopped
         self._num_threads = {torch.get_num_threads()}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.interruption.listen()  # only now has the engine taken the signals over
-        self._saved_at = self._epoch_began = time.monotonic()
+        # Only now has the engine taken the signals over.
+        hand_signals_to(dict.fromkeys(_SIGNALS, self.interruption.receive))
+        self._saved_at = time.monotonic()
+        self._epoch_began = self._saved_at - self._seconds_before
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -371,9 +370,8 @@ class Checkpointing(Callback):
                 epoch=trainer.current_epoch + 1,
                 loss=pl_module.guard.mean(),
                 learning_rate=pl_module.learning_rate(),
-                classification_map=watched.classification_map,
-                point_map=watched.point_map,
-                seconds=round(self._epoch_seconds(), 3),
+                **asdict(watched),
+                seconds=round(time.monotonic() - self._epoch_began, 3),
             )
         )
         gathered = trainer.strategy.lightning_module_state_dict()  # from all processes
@@ -391,8 +389,9 @@ class Checkpointing(Callback):
         numbers = {key: record[key] for key in record if key != "epoch" and record[key] is not None}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=trainer.global_step)
+        self._epoch_began = time.monotonic()  # or the next one, resumed, would last as long more
         self._save(trainer)
-        self._epoch_began, self._seconds_before = time.monotonic(), 0.0
+        self._epoch_began = self._saved_at
         stops = self.interruption.signal_name is not None
         stops = trainer.strategy.reduce_boolean_decision(stops, all=False)
         ends = trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
@@ -410,7 +409,7 @@ class Checkpointing(Callback):
             "started_with": self._plan.start,
             "history": [asdict(record) for record in self.history],
             "guard": pl_module.guard.state(),
-            "seconds": self._epoch_seconds(),
+            "seconds": time.monotonic() - self._epoch_began,
             "num_threads": sorted(self._num_threads),
         }
 
@@ -441,9 +440,6 @@ class Checkpointing(Callback):
         module.guard.read()  # never save weights after a loss that was not a number
         trainer.save_checkpoint(self._folder / CHECKPOINT_NAME)
         self._saved_at = time.monotonic()
-
-    def _epoch_seconds(self) -> float:
-        return self._seconds_before + time.monotonic() - self._epoch_began
 
     def _stopped(self, position: str) -> StoppedError:
         name = self.interruption.signal_name or "another process"
