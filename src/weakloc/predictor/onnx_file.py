@@ -111,11 +111,8 @@ class OnnxRecord:
 
 def pairs_of(co_occurrence: Counts) -> tuple[Together, ...]:
     """The pairs of classes that met, each once."""
-    rows, columns = np.nonzero(np.triu(co_occurrence))
-    return tuple(
-        Together(i, j, int(co_occurrence[i, j]))
-        for i, j in zip(rows.tolist(), columns.tolist(), strict=True)
-    )
+    pairs = np.argwhere(np.triu(co_occurrence)).tolist()
+    return tuple(Together(i, j, int(co_occurrence[i, j])) for i, j in pairs)
 
 
 def read_record(text: str | None, *, location: str) -> OnnxRecord:

@@ -61,15 +61,14 @@ class FeatureStore:
         self._shape = shape
         self._rows_path, self._maps_path = folder / "images.rows", folder / "features.f16"
         paths = {self._rows_path: _ROW.itemsize, self._maps_path: 2 * math.prod(shape)}
-        held = []
         with on_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            for path in paths:
+                path.open("ab").close()
+            num_whole = min(path.stat().st_size // size for path, size in paths.items())
             for path, size in paths.items():
-                with path.open("ab") as file:
-                    held.append(file.tell() // size)
-            for path, size in paths.items():
-                if path.stat().st_size > min(held) * size:
-                    os.truncate(path, min(held) * size)
+                if path.stat().st_size > num_whole * size:
+                    os.truncate(path, num_whole * size)
         self._take_up(np.fromfile(self._rows_path, _ROW))
 
     def append(

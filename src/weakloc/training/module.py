@@ -79,8 +79,7 @@ def pasted_batch(batch: Batch, cut_mix: CutMix, generator: torch.Generator) -> P
 
 
 # Reading a loss makes a GPU wait, so there several are read at once.
-_READ_EVERY = {"cpu": 1}
-_READ_EVERY_ELSEWHERE = 20
+_READ_EVERY = 20
 EXPLODED = 1e4  # times the first loss, or times 1 where that is larger
 _NUM_NAMES = 8
 
@@ -96,7 +95,7 @@ class LossGuard:
 
     def add(self, loss: Tensor, names: Sequence[str], learning_rate: float) -> None:
         self._waiting.append((loss, names, learning_rate))
-        if len(self._waiting) >= _READ_EVERY.get(loss.device.type, _READ_EVERY_ELSEWHERE):
+        if loss.device.type == "cpu" or len(self._waiting) >= _READ_EVERY:
             self.read()
 
     def read(self) -> None:
