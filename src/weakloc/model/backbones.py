@@ -184,9 +184,8 @@ class TimmTrunk(Trunk):
         extra = [level for level in levels if level != self.facts.stride]
         if not extra:
             return {self.facts.stride: self._as_grid(model.forward_features(images), images)}
-        last, kept = model.forward_intermediates(
-            images, indices=[self.level_indices[level] for level in extra], output_fmt="NCHW"
-        )
+        indices = [self.level_indices[level] for level in extra]
+        last, kept = model.forward_intermediates(images, indices=indices, output_fmt="NCHW")
         outputs = dict(zip(extra, kept, strict=True))
         return {**outputs, self.facts.stride: self._as_grid(last, images)}
 

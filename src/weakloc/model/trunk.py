@@ -257,14 +257,15 @@ class TinyTrunk(Trunk):
         return run_stages(images, self.stages.values(), self.facts.level_strides, levels)
 
 
-def _layers(in_channels: int, out_channels: int, kernel: int, **steps: int) -> list[nn.Module]:
-    """A convolution with its batch norm and ReLU."""
-    convolution = nn.Conv2d(in_channels, out_channels, kernel, bias=False, **steps)
-    return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+def _layers(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    """A convolution of 1x1, 3x3 or, of stride 2, 4x4 with its batch norm and ReLU."""
+    padding = (kernel - 1) // 2
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
-def _halve(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(*_layers(in_channels, out_channels, 4, stride=2, padding=1))
+def _halve(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(*_layers(inputs, outputs, 4, stride=2))
 
 
 class _Bottleneck(nn.Module):
@@ -275,7 +276,7 @@ class _Bottleneck(nn.Module):
         nn.init.zeros_(last_norm.weight)  # Each block starts as the identity.
         self.body = nn.Sequential(
             *_layers(channels, narrow, 1),
-            *_layers(narrow, narrow, 3, padding=1),
+            *_layers(narrow, narrow, 3),
             nn.Conv2d(narrow, channels, 1, bias=False),
             last_norm,
         )

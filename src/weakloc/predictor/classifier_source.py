@@ -87,9 +87,7 @@ class ClassifierMaps:
         index = torch.as_tensor(classes, device=images.device, dtype=torch.long)
         weight, bias = _matrix(self.linear)
         maps = torch.einsum("bdhw,kd->bkhw", features, weight[index])
-        if bias is not None:
-            maps = maps + bias[index][None, :, None, None]
-        return ClassifierOutput(scores, maps, classes)
+        return ClassifierOutput(scores, maps + bias[index][:, None, None], classes)
 
     def _gradient_maps(self, images: Tensor, choose: ClassChoice) -> ClassifierOutput:
         with torch.enable_grad(), _recorded(self.model, [self.layer]) as outputs:
@@ -218,8 +216,9 @@ def _last_linear(model: nn.Module) -> nn.Linear | nn.Conv2d | None:
     return last
 
 
-def _matrix(linear: nn.Linear | nn.Conv2d) -> tuple[Tensor, Tensor | None]:
-    return linear.weight.flatten(start_dim=1), linear.bias
+def _matrix(linear: nn.Linear | nn.Conv2d) -> tuple[Tensor, Tensor]:
+    weight = linear.weight.flatten(start_dim=1)
+    return weight, weight.new_zeros(len(weight)) if linear.bias is None else linear.bias
 
 
 @torch.inference_mode()
@@ -235,7 +234,7 @@ def _cam_layer(
         output = outputs.get(name)
         if output is None or output.ndim != 4 or output.shape[1] != weight.shape[1]:
             continue
-        logits = output.mean(dim=(2, 3)) @ weight.T + (0 if bias is None else bias)
+        logits = output.mean(dim=(2, 3)) @ weight.T + bias
         if _is_image_like(output.shape[2:], *probe.shape[2:]) and logits.shape == scores.shape:
             tolerance = 1e-3 * float(scores.abs().max()) + 1e-6
             if float((logits - scores).abs().max()) <= tolerance:
@@ -261,23 +260,21 @@ def _gradient_layer(model: nn.Module, probe: Tensor, layer: str | None) -> str:
     with torch.enable_grad(), _recorded(model, None) as outputs:
         scores = model(probe.detach().requires_grad_())
         top = scores.max(dim=1).values.sum()
-        grids = {name: _as_grid(output, probe.shape) for name, output in outputs.items()}
-        names = [name for name in reversed(grids) if grids[name] is not None]
-        # Features as wide as the classifier's input come first: a ViT's keys and queries are not.
-        names.sort(key=lambda name: grids[name].shape[1] != width)  # type: ignore[union-attr]
+        grids = {name: _as_grid(outputs[name], probe.shape) for name in reversed(outputs)}
+        widths = {name: grid.shape[1] for name, grid in grids.items() if grid is not None}
         reached: dict[str, float] = {}
-        for name in names:
+        # Features as wide as the classifier's input come first: a ViT's keys and queries are not.
+        for name in sorted(widths, key=lambda name: widths[name] != width):
             (gradient,) = torch.autograd.grad(
-                top, outputs[name], retain_graph=True, allow_unused=True
+                top, outputs[name], retain_graph=True, materialize_grads=True
             )
-            grid = None if gradient is None else _as_grid(gradient, probe.shape)
-            changing = None if grid is None else grid.abs().amax(dim=1) > 0
-            reached[name] = 0.0 if changing is None else float(changing.float().mean())
+            changing = _positions(gradient, probe.shape, name).abs().amax(dim=1) > 0
+            reached[name] = float(changing.float().mean())
             if reached[name] > 0.5:
-                return str(name)
+                return name
     for name, share in reached.items():  # global max pooling: one position a channel
         if share > 0:
-            return str(name)
+            return name
     raise SettingError(
         "no layer of this network keeps positions up to its scores",
         remedy="Name the layer yourself with --layer",

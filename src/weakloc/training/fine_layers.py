@@ -176,7 +176,7 @@ def _divided_anew(
     classifier: CellClassifier, images: Sequence[KeptImage], cells: Tensor, heat: CellHeat
 ) -> Tensor:
     """Of every cell its class + 1, 0 for background, IGNORED where nothing is known: (cells,)."""
-    of_images = zip(images, cells.split([image.num_cells for image in images]), strict=True)
+    of_images = zip(images, torch.split(cells, [image.num_cells for image in images]), strict=True)
     return torch.cat([_divided(heat(classifier, part.float()), image) for image, part in of_images])
 
 

@@ -72,7 +72,7 @@ def fit(
     `after_epoch` is called before the epoch counts as done: a run killed on the way calls it again.
     """
     if not is_first_process():
-        return _fitted(make_plan(data_set, method, settings), out, display, after_epoch)
+        return _fitted(make_plan(data_set, method, settings), out, NO_DISPLAY, after_epoch)
     _check_folder(out, resume=resume)
     plan = make_plan(data_set, method, settings)
     with only_writer(out):  # only now, so that a mistake leaves nothing behind
@@ -451,7 +451,7 @@ class Checkpointing(Callback):
 
 
 class Shown(Callback):
-    """Shows batches and epochs of the first process."""
+    """Shows batches and epochs."""
 
     def __init__(self, display: Display, checkpointing: Checkpointing, method: Method) -> None:
         self._display, self._checkpointing, self._method = display, checkpointing, method
@@ -465,8 +465,6 @@ class Shown(Callback):
     ) -> None:
         assert isinstance(pl_module, LocalizationModule)
         self._images += len(batch.batch) * trainer.world_size
-        if not trainer.is_global_zero:
-            return
         history = self._checkpointing.history
         precision = history[-1].classification_map if history else None
         rate = self._images / max(time.monotonic() - self._began, 1e-9)
@@ -480,16 +478,13 @@ class Shown(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the checkpointing's, which puts the numbers of the epoch together."""
-        if trainer.is_global_zero:
-            record = self._checkpointing.history[-1]
-            numbers = [f"loss {record.loss:.4f}"]
-            for name, value in (("mAP", record.classification_map), ("point AP", record.point_map)):
-                if value is not None:
-                    numbers.append(f"{name} {value:.3f}")
-            if len(numbers) > 1:
-                numbers[-1] += watched_as(self._method)
-            numbers.append(f"{record.seconds:.1f} s")
-            self._display.say(f"epoch {record.epoch}/{trainer.max_epochs}  " + "  ".join(numbers))
+        record = self._checkpointing.history[-1]
+        watched = {"mAP": record.classification_map, "point AP": record.point_map}
+        numbers = [f"{name} {value:.3f}" for name, value in watched.items() if value is not None]
+        if numbers:
+            numbers[-1] += watched_as(self._method)
+        numbers = [f"loss {record.loss:.4f}", *numbers, f"{record.seconds:.1f} s"]
+        self._display.say(f"epoch {record.epoch}/{trainer.max_epochs}  " + "  ".join(numbers))
 
 
 def watched_as(method: Method) -> str:
