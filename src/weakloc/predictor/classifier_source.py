@@ -11,8 +11,9 @@ at the last layer that still has positions and through which the scores of all p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -79,7 +80,7 @@ class ClassifierMaps:
 
     @torch.inference_mode()
     def _activation_maps(self, images: Tensor, choose: ClassChoice) -> ClassifierOutput:
-        with _recorded(self.model, [self.layer]) as outputs:
+        with _recorded(self.model, self.layer) as outputs:
             scores = self.model(images)
         assert self.linear is not None
         features = outputs[self.layer]
@@ -90,7 +91,7 @@ class ClassifierMaps:
         return ClassifierOutput(scores, maps + bias[index][:, None, None], classes)
 
     def _gradient_maps(self, images: Tensor, choose: ClassChoice) -> ClassifierOutput:
-        with torch.enable_grad(), _recorded(self.model, [self.layer]) as outputs:
+        with torch.enable_grad(), _recorded(self.model, self.layer) as outputs:
             scores = self.model(images.detach().requires_grad_())
             activation = outputs[self.layer]
             classes = tuple(choose(scores.detach()))
@@ -138,26 +139,20 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _recorded(model: nn.Module, layers: Sequence[str] | None) -> Iterator[dict[str, Tensor]]:
-    """The outputs of the named layers (None: of all) during the block, in order of execution."""
+def _recorded(model: nn.Module, layer: str | None) -> Iterator[dict[str, Tensor]]:
+    """The outputs of the named layer (None: of all) during the block, in order of execution."""
     outputs: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            if isinstance(output, Tensor):
-                outputs.pop(name, None)
-                outputs[name] = output
+    def keep(name: str, _module: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            outputs.pop(name, None)
+            outputs[name] = output
 
-        return hook
-
-    modules = dict(model.named_modules())
-    names = [name for name in modules if name] if layers is None else list(layers)
-    handles = [modules[name].register_forward_hook(keep(name)) for name in names]
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if name and layer in (None, name):
+                hooks.enter_context(module.register_forward_hook(partial(keep, name)))
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _positions(activation: Tensor, image_shape: Sequence[int], layer: str) -> Tensor:

@@ -48,24 +48,17 @@ def see_with_all(
     streams = itertools.tee(images, len(members))
     answers = [member.see(stream) for stream, member in zip(streams, members, strict=True)]
     for of_one_image in zip(*answers, strict=True):
-        yield _joined(of_one_image, fuse_scores)
-
-
-def _joined(
-    answers: Sequence[SeenImage | BrokenImage], fuse_scores: ScoreFusion
-) -> SeenImage | BrokenImage:
-    images: list[SeenImage] = []
-    for answer in answers:
-        if isinstance(answer, BrokenImage):
-            return answer
-        images.append(answer)
-    logits = np.stack([image.logits for image in images])
-    return replace(
-        images[0],
-        views=tuple(view for image in images for view in image.views),
-        logits=logits.mean(axis=0),
-        probabilities=fuse_scores(logits),
-    )
+        seen_by = [answer for answer in of_one_image if not isinstance(answer, BrokenImage)]
+        if len(seen_by) < len(members):
+            yield next(answer for answer in of_one_image if isinstance(answer, BrokenImage))
+            continue
+        logits = np.stack([image.logits for image in seen_by])
+        yield replace(
+            seen_by[0],
+            views=tuple(view for image in seen_by for view in image.views),
+            logits=logits.mean(axis=0),
+            probabilities=fuse_scores(logits),
+        )
 
 
 @dataclass(frozen=True)
