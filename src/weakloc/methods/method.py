@@ -294,8 +294,7 @@ class Method(ABC):
 
     def require(self, name: str, fits: bool, remedy: str) -> None:
         """SettingError that names the field, the value met and what would do."""
-        if not fits:
-            raise SettingError(f"{name} is {getattr(self, name)!r}", remedy=remedy)
+        require_setting(self, None, name, fits, remedy)
 
     @classmethod
     def practical(cls) -> Self:

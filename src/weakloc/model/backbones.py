@@ -184,23 +184,20 @@ class TimmTrunk(Trunk):
         extra = [level for level in levels if level != self.facts.stride]
         if not extra:
             return {self.facts.stride: self._as_grid(model.forward_features(images), images)}
-        indices = [self.level_indices[level] for level in extra]
-        last, kept = model.forward_intermediates(images, indices=indices, output_fmt="NCHW")
+        last, kept = self._intermediates(images, extra)
         outputs = dict(zip(extra, kept, strict=True))
         return {**outputs, self.facts.stride: self._as_grid(last, images)}
 
     def early(self, images: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:
         if self.facts.stride in levels:
             return super().early(images, levels)
-        model: Any = self.model
-        kept = model.forward_intermediates(
-            images,
-            indices=[self.level_indices[level] for level in levels],
-            output_fmt="NCHW",
-            stop_early=True,
-            intermediates_only=True,
-        )
+        kept = self._intermediates(images, levels, stop_early=True, intermediates_only=True)
         return dict(zip(levels, kept, strict=True))
+
+    def _intermediates(self, images: Tensor, levels: Sequence[int], **options: bool) -> Any:
+        model: Any = self.model
+        indices = [self.level_indices[level] for level in levels]
+        return model.forward_intermediates(images, indices=indices, output_fmt="NCHW", **options)
 
     def _as_grid(self, features: Tensor, images: Tensor) -> Tensor:
         """Tokens (B, prefix + h * w, D) or channels-last maps (B, h, w, D) -> (B, D, h, w)."""

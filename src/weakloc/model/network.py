@@ -74,9 +74,8 @@ class GridHead(nn.Module):
         super().__init__()
         self.grid_side = grid_side
         self.reduce: nn.Module = nn.Identity()
-        channels = in_channels
-        if reduced_channels is not None:
-            channels = reduced_channels
+        channels = reduced_channels or in_channels
+        if reduced_channels:
             self.reduce = nn.Sequential(nn.Conv2d(in_channels, channels, 1), nn.ReLU())
         widths = [channels * grid_side**2, *hidden, num_classes]
         self.layers = nn.ModuleList(

@@ -98,9 +98,8 @@ class BeamHeat:
         self, head: GridHead, picture: Image.Image, boxes_in_image: FloatArray
     ) -> list[Floats]:
         chunks = self._crops(picture, boxes_in_image)
-        features = np.concatenate([self.source.read_features(chunk) for chunk in chunks])
-        grids = head.reduce(torch.from_numpy(features).to(self.source.device))
-        return list(grids.float().cpu().numpy())
+        features = torch.cat([self.source.read_features(chunk) for chunk in chunks])
+        return list(head.reduce(features).float().cpu().numpy())
 
     @torch.inference_mode()
     def _read_tables(

@@ -225,15 +225,15 @@ def _cam_layer(
     with _recorded(model, None) as outputs:
         scores = model(probe)
     candidates = [layer] if layer else list(reversed(outputs))
+    tolerance = 1e-3 * float(scores.abs().max()) + 1e-6
     for name in candidates:
         output = outputs.get(name)
         if output is None or output.ndim != 4 or output.shape[1] != weight.shape[1]:
             continue
         logits = output.mean(dim=(2, 3)) @ weight.T + bias
-        if _is_image_like(output.shape[2:], *probe.shape[2:]) and logits.shape == scores.shape:
-            tolerance = 1e-3 * float(scores.abs().max()) + 1e-6
-            if float((logits - scores).abs().max()) <= tolerance:
-                return name
+        fits = _is_image_like(output.shape[2:], *probe.shape[2:]) and logits.shape == scores.shape
+        if fits and float((logits - scores).abs().max()) <= tolerance:
+            return name
     return None
 
 

@@ -279,11 +279,11 @@ def write_onnx(graph: ExportedGraph, path: Path, record: OnnxRecord) -> Exported
     elif any(type(layer).__name__ == "Conv2dSame" for layer in graph.network.modules()):
         # timm's; torch needs ten minutes and more for what follows from it at every size.
         record = _fixed(record, "its padding follows from the size of the image")
-    if record.fixed_size is not None:
-        return _write(graph, path, record)
     try:
         return _write(graph, path, record)
     except FailureError:
+        if record.fixed_size is not None:
+            raise
         return _write(graph, path, _fixed(record, "torch can only record it at one size"))
 
 

@@ -124,9 +124,7 @@ def shares_from_counts(together: IntArray) -> FloatArray:
     Exact where no tag is unknown; an image of class j where i is unknown counts as one without.
     """
     counts = together.astype(np.float64)
-    of_class = np.diag(counts)
-    shares: FloatArray = np.zeros_like(counts)
-    np.divide(counts, of_class[None, :], out=shares, where=of_class[None, :] > 0)
+    shares: FloatArray = counts / np.maximum(np.diag(counts), 1.0)  # a class of no image has none
     np.fill_diagonal(shares, 0.0)
     return shares
 
@@ -167,6 +165,5 @@ def choose_alpha(
     reached = [
         mean_average_precision(rescore(scores, shares, alpha=alpha), labels) for alpha in ALPHAS
     ]
-    comparable = np.nan_to_num(np.asarray(reached), nan=-np.inf)
-    best = int(np.argmax(comparable))
+    best = int(np.argmax(np.nan_to_num(reached, nan=-np.inf)))
     return AlphaChoice(alpha=ALPHAS[best], mean_average_precision=float(reached[best]))

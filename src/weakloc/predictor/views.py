@@ -200,12 +200,12 @@ class NetworkSource:
         return RawMaps(*(part.cpu().numpy() for part in (output.scores.float(), *answers)))
 
     @torch.inference_mode()
-    def read_features(self, images: Tensor) -> Floats:
+    def read_features(self, images: Tensor) -> Tensor:
         """The backbone's last feature maps (B, D, rows, columns)."""
         images = images.to(self.device, memory_format=self._layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
             features: Tensor = self.network.backbone(images)
-        return features.float().cpu().numpy()
+        return features.float()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -168,8 +168,7 @@ def make_trainer(plan: TrainingPlan, folder: Path, callbacks: Sequence[Callback]
         plugins.append(SLURMEnvironment(auto_requeue=False))
     name = plan.settings.logger
     with quiet_engine():
-        package = {"mlflow": "mlflow-skinny", "wandb": "wandb"}.get(name)  # the others are there
-        with needing(package) if package else nullcontext():
+        with needing({"mlflow": "mlflow-skinny"}.get(name, name)):
             logger = LOGGERS[name](folder)
         logger.log_hyperparams({"method": to_settings(plan.method), **to_settings(plan.settings)})
         return Trainer(
