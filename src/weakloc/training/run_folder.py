@@ -178,12 +178,8 @@ def load_learned(
 
 
 def _unfit(kind: type[Learned], path: Path, reason: str) -> RunError:
-    command = _LEARNED[kind][2]
-    return RunError(
-        reason,
-        location=str(path),
-        remedy=f"Delete the file, and run 'weakloc {command}' again for a new one",
-    )
+    remedy = f"Delete the file, and run 'weakloc {_LEARNED[kind][2]}' again for a new one"
+    return RunError(reason, location=str(path), remedy=remedy)
 
 
 def save_distilled(
