@@ -299,15 +299,11 @@ class Predictor:
             if len(whole) > 1 and classes
         ]
 
+        mode = self.rules.threshold_mode
+        find = partial(find_boxes, threshold_mode=mode, select="largest", min_area=0.0)
+
         def largest_box(class_map: HeatMap, threshold: float) -> BoxLTRB | None:
-            boxes = find_boxes(
-                class_map,
-                grid,
-                threshold=threshold,
-                threshold_mode=self.rules.threshold_mode,
-                select="largest",
-                min_area=0.0,
-            )
+            boxes = find(class_map, grid, threshold=threshold)
             return boxes[0].box if boxes else None
 
         evidence: dict[int, list[float]] = {}
@@ -347,11 +343,10 @@ class Predictor:
             )
             points += [Point(name, peak.x, peak.y, probability, peak.heat) for peak in peaks]
             boxes += [Box(name, part.box, part.score) for part in parts]
-        width, height = (int(side) for side in image.picture.size)
         prediction = Prediction(
             image=image.name,
-            width=width,
-            height=height,
+            width=image.picture.width,
+            height=image.picture.height,
             scores=dict(zip(names, probabilities, strict=True)),
             points=tuple(points),
             boxes=tuple(boxes),
