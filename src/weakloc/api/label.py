@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from msgspec import convert, to_builtins
 
 from weakloc import __version__
@@ -27,7 +26,7 @@ from weakloc.api.training import Comparison, distil, refine, train
 from weakloc.data.sources import ImageSource, find_images
 from weakloc.errors import DataError, SettingError, StoppedError
 from weakloc.files import digest_of_file, only_writer
-from weakloc.geometry import box_ious
+from weakloc.geometry import box_iou
 from weakloc.methods import method_named
 from weakloc.metrics.baselines import middle_box
 from weakloc.output.exporters import check_formats
@@ -312,9 +311,9 @@ class _Labelling:
         for prediction in read_predictions(self.predictions / "predictions.jsonl"):
             totals.add(prediction)
             num_doubtful += prediction.doubt >= DOUBTFUL
-            middle = np.array([middle_box(prediction.width, prediction.height, side=MIDDLE)])
-            first = [box.box for box in prediction.boxes[:1]]
-            num_in_the_middle += any(box_ious(box, middle).item() >= 0.5 for box in first)
+            middle = middle_box(prediction.width, prediction.height, side=MIDDLE)
+            first = prediction.boxes[:1]
+            num_in_the_middle += any(box_iou(box.box, middle) >= 0.5 for box in first)
         skipped = (self.predictions / "skipped.jsonl").read_text("utf-8").splitlines()
         return Findings(
             num_images=totals.num_images,

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, SettingError
 from weakloc.files import ByName, only_writer, open_buffered, require_own
-from weakloc.geometry import box_ious
+from weakloc.geometry import box_iou
 from weakloc.localize.maps import HeatMap, sigmoid
 from weakloc.methods import method_named
 from weakloc.methods.method import Preset
@@ -372,9 +373,8 @@ def _overlaps(trained: TrainedRun, drawn: Sequence[DrawnImage]) -> list[float]:
             continue
         for index in image.classes:
             boxes = [box.box for box in prediction.boxes if box.class_name == names[index]]
-            first = np.array(boxes[:1]).reshape(-1, 4)
-            ious = box_ious(first, np.array(drawn_boxes(image.sample, index)))
-            overlaps.append(float(ious.max(initial=0.0)))
+            pairs = product(boxes[:1], drawn_boxes(image.sample, index))
+            overlaps.append(max(starmap(box_iou, pairs), default=0.0))
     return overlaps
 
 
