@@ -56,8 +56,7 @@ def chosen_size(samples: Sequence[Sample], settings: LabelSettings) -> tuple[int
         except ImageError:
             continue  # counted and listed when it is to be predicted
     median = float(np.median(sides)) if sides else 0.0
-    fitting = [size for size in INPUT_SIZES if size <= median]
-    size = max(fitting, default=min(INPUT_SIZES))
+    size = max((side for side in INPUT_SIZES if side <= median), default=min(INPUT_SIZES))
     return size, f"half of the images have {median:.0f} px or more on their shorter side"
 
 
