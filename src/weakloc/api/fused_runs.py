@@ -70,12 +70,6 @@ class FusedRuns(LoadedRun):
         first = self.runs[0].facts
         return replace(first, num_boxes_used=num_boxes, thresholds_from="mean of the runs'")
 
-    @property
-    def scores_from(self) -> str:
-        if self.late is None:
-            return "mean of scores"
-        return f"late classifier, fitted on the tags of {self.late.fitted_on}"
-
     def predictor(self, look: Look = Look(), places: Places = Places()) -> Predictor:
         members = self._members(look, places)
         first = members[0]
@@ -224,11 +218,13 @@ def predictor_of(
     `also` are further runs on the same classes; all their maps and scores become one.
     """
     if also:
-        fused = load_fused((run, *also))
+        fused, scores_from = load_fused((run, *also)), "mean of scores"
+        if fused.late is not None:
+            scores_from = f"late classifier, fitted on the tags of {fused.late.fitted_on}"
         described = {
             "run": fused.runs[0].name,
             "also": [other.name for other in fused.runs[1:]],
-            "scores_from": fused.scores_from,
+            "scores_from": scores_from,
             **fused.facts.supervision,
         }
         return fused.predictor(look, places), described
