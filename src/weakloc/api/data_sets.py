@@ -15,7 +15,7 @@ from weakloc.data.readers.review import Decision, Review, ReviewedImage, write_r
 from weakloc.data.summary import ImageCheck, check_images
 from weakloc.errors import DataError, SettingError, did_you_mean
 from weakloc.files import file_name_of, write_whole
-from weakloc.settings import DataSettings
+from weakloc.settings import DataSettings, require
 from weakloc.structures import DataSet
 from weakloc.synthetic.scenery import Kind, artist_from, artist_of, write_scenes
 from weakloc.work import Progress, num_cores, silent
@@ -174,10 +174,7 @@ def scenes(
     on_progress: Progress = silent,
 ) -> None:
     """A stand-in data set with exact boxes, masks and tags, drawn or pasted from real crops."""
-    if num_train < 0 or num_val < 0:
-        raise DataError(
-            f"{num_train} training and {num_val} validation scenes are asked for",
-            remedy="Give 0 or more of each",
-        )
+    for flag, count in {"train": num_train, "val": num_val}.items():
+        require(count >= 0, flag, count, "Give 0 or more")
     artist = artist_of(kind) if source is None else artist_from(read(source))
     write_scenes(folder, artist, (num_train, num_val), seed=seed, on_progress=on_progress)
