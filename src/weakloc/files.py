@@ -219,13 +219,10 @@ def read_json(
 ) -> dict[str, Any]:
     """The object that a JSON file holds; `error` for whatever is wrong with the file."""
     try:
-        content = parse_json(path.read_bytes())
+        return fit_json(parse_json(path.read_bytes()), dict[str, Any])
     except (OSError, ValueError) as fault:
-        reason = f"is not readable JSON ({fault})"
+        reason = f"holds no readable JSON object ({fault})"
         raise error(reason, location=str(path), remedy=remedy) from fault
-    if not isinstance(content, dict):
-        raise error("does not hold a JSON object", location=str(path), remedy=remedy)
-    return content
 
 
 def parse_json(text: bytes | str) -> Any:

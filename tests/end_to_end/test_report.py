@@ -185,7 +185,7 @@ def test_of_several_runs_metrics_the_runs_own_are_shown(trained, scenes, tmp_pat
         (["{run}"], "no images are given"),
         (["{run}", "--data", "{data}", "--split", "tset"], "there is no split 'tset'"),
         (["{data}"], "is neither a run folder nor predictions"),
-        (["{run}", "{data}", "--metrics", "nowhere.json"], "is not readable JSON"),
+        (["{run}", "{data}", "--metrics", "nowhere.json"], "holds no readable JSON"),
     ],
 )
 def test_a_mistake_is_one_line_and_no_page(trained, scenes, tmp_path, capsys, arguments, message):

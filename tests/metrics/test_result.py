@@ -58,10 +58,10 @@ PLAIN = msgspec.to_builtins(RECORD)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", "is not readable JSON"),
-        (b"\xff\xfe", "is not readable JSON"),
-        (b"[" * 100_000, "is not readable JSON"),
-        (b"[]", "does not hold a JSON object"),
+        (b"{", "holds no readable JSON"),
+        (b"\xff\xfe", "holds no readable JSON"),
+        (b"[" * 100_000, "holds no readable JSON"),
+        (b"[]", r"JSON object \(it is \[\]: expected an object\)"),
         (b"{}", "it is {}: object missing required field 'metrics'"),
         (b'{"runs": []}', "holds the metrics of no run"),
         (b'{"runs": 3}', "it is 3: expected a list"),
@@ -73,8 +73,11 @@ PLAIN = msgspec.to_builtins(RECORD)
         ),
         (PLAIN | {"metrics": [PLAIN["metrics"][0] | {"value": None}]}, "neither a value nor"),
         (PLAIN | {"metrics": [PLAIN["metrics"][0] | {"interval": [1]}]}, "of at least length 2"),
-        (PLAIN | {"num_images": float("nan")}, "is not readable JSON"),
-        (PLAIN | {"metrics": [PLAIN["metrics"][0] | {"value": float("inf")}]}, "not readable JSON"),
+        (PLAIN | {"num_images": float("nan")}, "holds no readable JSON"),
+        (
+            PLAIN | {"metrics": [PLAIN["metrics"][0] | {"value": float("inf")}]},
+            "holds no readable JSON",
+        ),
     ],
 )
 def test_damage_is_told_in_one_line_with_the_file(tmp_path, content, message):
