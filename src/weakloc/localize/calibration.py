@@ -26,7 +26,7 @@ from weakloc.geometry import (
     map_box_to_grid,
 )
 from weakloc.localize.maps import NORMALISATIONS, HeatMap
-from weakloc.localize.places import ThresholdMode
+from weakloc.localize.places import BoxLimits, ThresholdMode
 
 NUM_LEVELS = 255
 THRESHOLDS: FloatArray = np.arange(1, NUM_LEVELS + 1) / 256.0
@@ -47,17 +47,8 @@ def heat_levels(heat: HeatMap, *, threshold_mode: ThresholdMode) -> NDArray[np.u
     return np.asarray(np.clip(np.ceil(normalised * 256.0) - 1.0, 0.0, 255.0), dtype=np.uint8)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComponentLimits:
-    """Which components get a box, as `find_boxes` has it: shares of the image and of all heat."""
-
-    min_area: float = 0.001
-    max_area: float = 1.0
-    min_share: float = 0.0
-
-
 def level_components(
-    levels: NDArray[np.uint8], transform: GridTransform, limits: ComponentLimits = ComponentLimits()
+    levels: NDArray[np.uint8], transform: GridTransform, limits: BoxLimits = BoxLimits()
 ) -> LevelBoxes:
     """Boxes in the grid frame, cut to the image, of the components within the limits.
 
@@ -218,7 +209,7 @@ class Tuning:
     num_classes: int
     threshold_mode: ThresholdMode
     counted: Counted = "largest"
-    limits: ComponentLimits = ComponentLimits()
+    limits: BoxLimits = BoxLimits()
     granularity: Granularity = "class"
 
     def with_boxes(self, drawn: Iterable[DrawnHeat], random: Generator) -> Calibration:

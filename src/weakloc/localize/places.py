@@ -66,14 +66,6 @@ class Peak:
 
 
 @dataclass(frozen=True)
-class FoundPeak:
-    """A peak and the way to the map that it was found in."""
-
-    peak: Peak
-    transform: GridTransform
-
-
-@dataclass(frozen=True)
 class PointMap:
     """A map of one class in whose cells points are looked for; none lies outside of `within`."""
 
@@ -127,17 +119,16 @@ def nearest_inside(point: PointXY, box: BoxLTRB) -> PointXY:
     return min(max(point[0], left), right), min(max(point[1], top), bottom)
 
 
-def locate_point(
-    heat: HeatMap, transform: GridTransform, *, method: PointMethod, within: BoxLTRB | None = None
-) -> Peak:
+def locate_point(point_map: PointMap, method: PointMethod) -> Peak:
     """Where the heat is greatest; the image's centre, with heat 0, if no value is finite.
 
     `arg_max`: centre of the greatest cell, the first in row-major order on ties. `plateau`: centre
     of the largest connected part of the greatest cells. `sub_cell`: the arg-max, refined.
     `densest`: centre of the cell with the most heat around it, so that a speck does not win over an
-    object. A point outside of `within`, which is the image, moves to its border: the hottest cell
-    may lie in the padding.
+    object. A point outside of the map's `within` moves to its border: the hottest cell may lie in
+    the padding.
     """
+    heat, transform = point_map.values, point_map.transform
     if not np.isfinite(heat).any():
         width, height = transform.image_size
         return Peak(width / 2, height / 2, 0.0)
@@ -148,39 +139,31 @@ def locate_point(
         largest = np.argmax(np.bincount(labels.ravel())[1:]) + 1
         cell = int(np.argmax(labels == largest))
     point = _point_of(usable, cell, transform, method)
-    inside = within or pixel_centers(transform.image_size)
-    return Peak(*nearest_inside(point, inside), float(heat.flat[cell]))
+    return Peak(*nearest_inside(point, point_map.within), float(heat.flat[cell]))
 
 
 def locate_points(
-    heat: HeatMap,
-    transform: GridTransform,
-    *,
-    max_points: int,
-    min_distance: float = 0.0,
-    method: PointMethod = "arg_max",
-    within: BoxLTRB | None = None,
-    first: FoundPeak | None = None,
+    first: PointMap, further: PointMap, *, max_points: int, min_distance: float, method: PointMethod
 ) -> list[Peak]:
-    """The regional maxima, hottest first, `min_distance` pixels apart, one for each plateau.
+    """The hottest place of one map, then the regional maxima of another, hottest first.
 
-    `first` is one that is known already; what lies within a cell of it is the same. There may be
-    fewer than `max_points`, or none.
+    They are `min_distance` pixels apart, one for each plateau; what lies within a cell of the first
+    is the same. There may be fewer than `max_points`.
     """
-    usable = _usable(heat, transform, method)
-    inside = within or pixel_centers(transform.image_size)
-    peaks = [] if first is None else [first.peak]
+    peaks = [locate_point(first, method)] if max_points else []
+    if max_points <= 1:
+        return peaks
+    usable = _usable(further.values, further.transform, method)
     for cell in regional_maxima(usable).tolist():
-        if len(peaks) >= max_points:
+        point = _point_of(usable, cell, further.transform, method)
+        x, y = nearest_inside(point, further.within)
+        across = abs((x - peaks[0].x) * first.transform.scale_x)
+        down = abs((y - peaks[0].y) * first.transform.scale_y)
+        is_near = any(np.hypot(x - peak.x, y - peak.y) < min_distance for peak in peaks)
+        if max(across, down) >= 1.0 and not is_near:
+            peaks.append(Peak(x, y, float(further.values.flat[cell])))
+        if len(peaks) == max_points:
             break
-        x, y = nearest_inside(_point_of(usable, cell, transform, method), inside)
-        is_apart = all(np.hypot(x - peak.x, y - peak.y) >= min_distance for peak in peaks)
-        if first is not None:
-            across = abs((x - first.peak.x) * first.transform.scale_x)
-            down = abs((y - first.peak.y) * first.transform.scale_y)
-            is_apart &= max(across, down) >= 1.0
-        if is_apart:
-            peaks.append(Peak(x, y, float(heat.flat[cell])))
     return peaks
 
 
@@ -263,6 +246,15 @@ class HeatBox:
     area_share: float  # of the image, covered by the component itself
 
 
+@dataclass(frozen=True, kw_only=True)
+class BoxLimits:
+    """Which boxes are given: areas are shares of the image, `min_share` is one of all heat."""
+
+    min_area: float = 0.001
+    max_area: float = 1.0
+    min_share: float = 0.0
+
+
 def find_boxes(
     heat: HeatMap,
     transform: GridTransform,
@@ -270,21 +262,18 @@ def find_boxes(
     threshold: float,
     threshold_mode: ThresholdMode = "minmax",
     select: BoxChoice = "all",
-    min_area: float = 0.001,
-    max_area: float = 1.0,
-    min_share: float = 0.0,
+    limits: BoxLimits = BoxLimits(),
     score: BoxScore = "mean",
     class_probability: float = 1.0,
 ) -> list[HeatBox]:
     """Tight boxes of the 8-connected parts of {normalised heat > threshold}, best first.
 
-    Areas are shares of the image, `min_share` is one of all heat. `select` takes all parts, the one
-    with the most cells (ties: the hotter, then the first), the one with the best score, or the
-    parts at every threshold, of the heat smoothed by several widths as well. The score
-    is the mean normalised heat in the box ("mean"), the mean heat as given ("raw_mean", the
-    beam's), the greatest in it ("max") or the box's share of all heat ("share"), times
-    `class_probability`. A constant map says nothing about the place: it gives the whole image, with
-    `class_probability` as its score. The list may be empty.
+    `select` takes all parts, the one with the most cells (ties: the hotter, then the first), that
+    with the best score, or the parts at every threshold, of the heat smoothed by several widths as
+    well. The score is the mean normalised heat in the box ("mean"), the mean heat as given
+    ("raw_mean", the beam's), the greatest in it ("max") or the box's share of all heat ("share"),
+    times `class_probability`. A constant map says nothing about the place: it gives the whole
+    image, with `class_probability` as its score. The list may be empty.
     """
     normalised = NORMALISATIONS[threshold_mode](heat)
     if normalised.min() == normalised.max():
@@ -293,11 +282,11 @@ def find_boxes(
     cells_in_image = abs(transform.scale_x * transform.scale_y) * width * height
     all_heat = float(normalised.sum(dtype=np.float64))
     if select == "proposals":
-        cells, areas, peaks = _parts_at_all_levels(normalised, min_area * cells_in_image)
+        cells, areas, peaks = _parts_at_all_levels(normalised, limits.min_area * cells_in_image)
     else:
-        cells, areas, peaks = _parts_above(normalised, threshold, min_share * all_heat)
+        cells, areas, peaks = _parts_above(normalised, threshold, limits.min_share * all_heat)
     shares = np.minimum(areas / cells_in_image, 1.0)  # a part may reach into the padding
-    shown = np.flatnonzero((min_area <= shares) & (shares <= max_area))
+    shown = np.flatnonzero((limits.min_area <= shares) & (shares <= limits.max_area))
     if select == "largest":
         hottest = normalised.ravel()[peaks[shown]]
         shown = shown[np.lexsort((peaks[shown], -hottest, -areas[shown]))][:1]
@@ -353,27 +342,20 @@ def _parts_at_all_levels(heat: HeatMap, least_area: float) -> _Parts:
 
 
 def voted_boxes(
-    boxes: FloatArray,
-    scores: FloatArray,
-    image_size: Size,
-    *,
-    select: BoxChoice,
-    min_area: float,
-    max_area: float,
-    min_share: float,
+    boxes: FloatArray, scores: FloatArray, image_size: Size, *, select: BoxChoice, limits: BoxLimits
 ) -> list[HeatBox]:
     """What many proposals (N, 4) with their scores (N,) agree on, best first.
 
     The best stands, with all that overlap it by more than AGREEING_IOU, for one box: their mean,
     weighed by their scores. Then the best of those that overlap none of these by MAX_IOU, and so
-    on. Areas are shares of the image, `min_share` is one of the best score.
+    on. Here `min_share` is one of the best score.
     """
     width, height = image_size
     boxes = np.clip(boxes, 0.0, (width, height, width, height))
     known = (box_areas(boxes) > 0.0) & (scores > 0.0)  # not in the padding
     boxes, scores = boxes[known], scores[known]
     order = np.argsort(-scores, kind="stable")
-    order = order[scores[order] >= min_share * scores.max(initial=0.0)]
+    order = order[scores[order] >= limits.min_share * scores.max(initial=0.0)]
     voted: list[HeatBox] = []
     while len(order):
         overlaps = box_ious(boxes[order[0]], boxes[order]).ravel()
@@ -381,7 +363,7 @@ def voted_boxes(
         left, top, right, bottom = np.average(boxes[agreeing], axis=0, weights=scores[agreeing])
         box = clip_box((float(left), float(top), float(right), float(bottom)), image_size)
         share = box_area(box) / (width * height)
-        if min_area <= share <= max_area:
+        if limits.min_area <= share <= limits.max_area:
             voted.append(HeatBox(box, float(scores[order[0]]), share))
         order = order[1:][overlaps[1:] < MAX_IOU]
     return selected_boxes(voted, select)
