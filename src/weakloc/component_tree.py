@@ -20,6 +20,7 @@ from weakloc.geometry import IntArray
 
 Connectivity: TypeAlias = Literal[4, 8]
 Cells: TypeAlias = NDArray[np.uint32]  # flat indices
+NUM_LEVELS = 255  # thresholds that tell the values of a map of bytes apart
 _RING = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))  # clockwise
 
 
@@ -39,7 +40,7 @@ class ComponentTree:
     area: IntArray  # (N,) cells
     heat_sum: NDArray[np.float64]  # (N,)
     peak: IntArray  # (N,)
-    node_of: IntArray  # (height * width,) the node that each cell first appears in, -1 for none
+    first: IntArray  # (N,) the first cell in row-major order
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,21 @@ def components_at(tree: ComponentTree, threshold: float) -> NDArray[np.intp]:
 
 
 def level_boxes(tree: ComponentTree) -> LevelBoxes:
-    """Boxes of the components of a map of bytes for the thresholds t = 0 to 254."""
-    shown = tree.level > 0
+    """Boxes of the nodes of a map of bytes for the thresholds t = 0 to 254; some at none."""
     return LevelBoxes(
-        first_level=np.maximum(tree.parent_level[shown], 0).astype(np.int64),
-        last_level=tree.level[shown].astype(np.int64) - 1,
-        boxes=tree.box[shown],
+        first_level=np.maximum(tree.parent_level, 0).astype(np.int64),
+        last_level=tree.level.astype(np.int64) - 1,
+        boxes=tree.box,
     )
+
+
+@njit(cache=True, nogil=True)
+def last_shown(first_level: IntArray, last_level: IntArray, order: IntArray) -> IntArray:
+    """Of what each level shows, that which comes last in an order; -1 where it shows nothing."""
+    last = np.full(NUM_LEVELS, -1)
+    for index in order:
+        last[first_level[index] : last_level[index] + 1] = index
+    return last
 
 
 def hole_level_boxes(map_uint8: NDArray[np.uint8]) -> LevelBoxes:
@@ -109,11 +118,11 @@ def _tree(
     """The tree of the components without an excluded cell (height, width)."""
     height, width = excluded.shape
     joined, kept = _join_cells(order, excluded.ravel(), width, _link_table(connectivity))
-    cell_parent = _one_cell_a_level(heat, kept, joined)
-    nodes, node_of = _number_nodes(heat, kept, cell_parent)
-    lower = cell_parent[nodes]
+    nodes, lower, node_of = _number_nodes(heat, kept, joined)
     parent = np.where(lower == nodes, -1, node_of[lower])
     whole, heat_sum = _gather(heat, node_of, parent, height, width)
+    first = whole[:, 1].copy()
+    whole[:, 1] //= width
     return ComponentTree(
         parent=parent,
         level=heat[nodes],
@@ -122,7 +131,7 @@ def _tree(
         area=whole[:, 4],
         heat_sum=heat_sum,
         peak=whole[:, 5],
-        node_of=node_of,
+        first=first,
     )
 
 
@@ -243,33 +252,25 @@ def _join_cells(
 
 
 @njit(cache=True, nogil=True)
-def _one_cell_a_level(heat: NDArray[np.float64], order: Cells, cell_parent: Cells) -> Cells:
-    """The same tree with every cell pointing to a cell that stands for a node."""
+def _number_nodes(
+    heat: NDArray[np.float64], order: Cells, cell_parent: Cells
+) -> tuple[Cells, Cells, NDArray[np.int64]]:
+    """The cells that stand for a node, highest first; those of the nodes below them, which are the
+    same for roots; and the node that each cell first appears in, -1 for none."""
     parent = cell_parent.copy()
+    nodes, lowers = np.empty_like(order), np.empty_like(order)
+    node_of = np.full(heat.size, -1)
+    start = order.size
     for cell in order[::-1]:  # from the roots up
         lower = parent[cell]
         if heat[parent[lower]] == heat[lower]:
-            parent[cell] = parent[lower]
-    return parent
-
-
-@njit(cache=True, nogil=True)
-def _number_nodes(
-    heat: NDArray[np.float64], order: Cells, parent: Cells
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The cells that stand for a node, highest first, and the node each cell belongs to."""
-    node_of = np.full(heat.size, -1, dtype=np.int64)
-    nodes = np.empty(order.size, dtype=np.int64)
-    num_nodes = 0
-    for cell in order:
-        if parent[cell] == cell or heat[parent[cell]] != heat[cell]:
-            node_of[cell] = num_nodes
-            nodes[num_nodes] = cell
-            num_nodes += 1
-    for cell in order:
-        if node_of[cell] < 0:
-            node_of[cell] = node_of[parent[cell]]
-    return nodes[:num_nodes].copy(), node_of
+            lower = parent[cell] = parent[lower]
+        if lower == cell or heat[lower] != heat[cell]:
+            start -= 1
+            nodes[start], lowers[start], node_of[cell] = cell, lower, start
+        else:
+            node_of[cell] = node_of[lower]
+    return nodes[start:], lowers[start:], np.maximum(node_of - start, -1)
 
 
 @njit(cache=True, nogil=True)
@@ -280,7 +281,7 @@ def _gather(
     height: int,
     width: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Left, top, right, bottom, area and peak of each node; heat sums."""
+    """Left, first cell, right, bottom, area and peak of each node; heat sums."""
     whole = np.zeros((parent.size, 6), dtype=np.int64)
     whole[:, 0] = width
     heat_sum = np.zeros(parent.size, dtype=np.float64)
@@ -290,7 +291,7 @@ def _gather(
             if node_of[cell] >= 0:
                 node = whole[node_of[cell]]
                 if node[4] == 0:
-                    node[1], node[5] = row, cell
+                    node[1], node[5] = cell, cell
                 node[0], node[2] = min(node[0], column), max(node[2], column + 1)
                 node[3] = row + 1
                 node[4] += 1

@@ -290,18 +290,16 @@ def find_boxes(
     if select == "largest":
         hottest = normalised.ravel()[peaks[shown]]
         shown = shown[np.lexsort((peaks[shown], -hottest, -areas[shown]))][:1]
+    scored = heat if score == "raw_mean" else normalised
     rated = []
     for part in shown.tolist():
-        rating = class_probability * float(_RATINGS[score](heat, normalised, cells[part], all_heat))
-        rated.append((-rating, -areas[part], peaks[part], part))
-    ranked = sorted(rated)[: 1 if select == "best" else None]
-    boxes = []
-    for negative_score, _, _, part in ranked:
         left, top, right, bottom = cells[part].tolist()
+        rating = float(_RATINGS[score](scored[top:bottom, left:right], all_heat))
         box = clip_box(map_box_to_image((left, top, right, bottom), transform), (width, height))
-        if box_area(box) > 0.0:
-            boxes.append(HeatBox(box, -negative_score, float(shares[part])))
-    return boxes
+        heat_box = HeatBox(box, class_probability * rating, float(shares[part]))
+        rated.append((-heat_box.score, -areas[part], peaks[part], part, heat_box))
+    ranked = sorted(rated)[: 1 if select == "best" else None]
+    return [heat_box for *_, heat_box in ranked if box_area(heat_box.box) > 0.0]
 
 
 # Of parts of a map: half-open boxes (N, 4) and areas (N,) in cells, flat indices of peaks (N,).
@@ -382,19 +380,12 @@ def whole_image_box(transform: GridTransform, score: float) -> HeatBox:
     return HeatBox((0.0, 0.0, width, height), score, 1.0)
 
 
-def _inside(values: HeatMap, cells: IntArray) -> NDArray[np.floating]:
-    left, top, right, bottom = cells
-    return values[top:bottom, left:right]
-
-
-# Of the heat as given and as normalised, in the box of a part, with the sum of all of the latter.
-_RATINGS: dict[BoxScore, Callable[[HeatMap, HeatMap, IntArray, float], np.floating]] = {
-    "mean": lambda _, normalised, cells, __: _inside(normalised, cells).mean(dtype=np.float64),
-    "raw_mean": lambda heat, _, cells, __: _inside(heat, cells).mean(dtype=np.float64),
-    "max": lambda _, normalised, cells, __: _inside(normalised, cells).max(),
-    "share": lambda _, normalised, cells, all_heat: (
-        _inside(normalised, cells).sum(dtype=np.float64) / all_heat
-    ),
+# Of the heat in the box of a part, and the sum of all heat.
+_RATINGS: dict[BoxScore, Callable[[HeatMap, float], np.floating]] = {
+    "mean": lambda inside, _: inside.mean(dtype=np.float64),
+    "raw_mean": lambda inside, _: inside.mean(dtype=np.float64),
+    "max": lambda inside, _: inside.max(),
+    "share": lambda inside, all_heat: inside.sum(dtype=np.float64) / all_heat,
 }
 
 

@@ -6,6 +6,7 @@ bound, with all their boxes as hidden supervision. V2 lets it differ between the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
@@ -13,7 +14,15 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from weakloc.component_tree import ComponentTree, component_tree, hole_level_boxes, level_boxes
+from weakloc.component_tree import (
+    NUM_LEVELS,
+    ComponentTree,
+    LevelBoxes,
+    component_tree,
+    hole_level_boxes,
+    last_shown,
+    level_boxes,
+)
 from weakloc.errors import PredictionsError
 from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.boxes import box_overlap
@@ -21,7 +30,6 @@ from weakloc.metrics.case import Case, ClassMap, Levels, MapReading, ScoreMap
 from weakloc.metrics.result import Curve, Detail, MetricResult
 from weakloc.metrics.uncertainty import ImageDraw, ResampledSums, measured, ratio
 
-NUM_LEVELS = 255
 SIDE = 224  # of the maps in the published definition
 
 # Neighbours in counterclockwise order as seen on the screen, from the west.
@@ -34,8 +42,9 @@ def largest_by_pixels(tree: ComponentTree) -> IntArray:
 
     Of equal ones the one that starts first in row-major order. The map must be of bytes.
     """
-    nodes = _nodes(tree, tree.area)
-    return np.asarray(_last_shown(nodes, np.lexsort((-nodes[:, 0], tree.area))))
+    shown = level_boxes(tree)
+    order = np.lexsort((-tree.first, tree.area))
+    return np.asarray(last_shown(shown.first_level, shown.last_level, order))
 
 
 def largest_by_contour(map_uint8: NDArray[np.uint8], tree: ComponentTree) -> IntArray:
@@ -43,42 +52,21 @@ def largest_by_contour(map_uint8: NDArray[np.uint8], tree: ComponentTree) -> Int
 
     OpenCV lists contours from the bottom of the image upwards, and the first maximum is taken.
     """
-    width, height = (tree.box[:, 2:] - tree.box[:, :2]).T
-    nodes = _nodes(tree, 2 * (width - 1) * (height - 1))
-    areas = _contour_areas(np.ascontiguousarray(map_uint8), nodes, np.argsort(-nodes[:, 3]))
-    return np.asarray(_last_shown(nodes, np.lexsort((nodes[:, 0], areas))))
-
-
-def _nodes(tree: ComponentTree, most: IntArray) -> IntArray:
-    """First cell, the half-open range of thresholds that show it, and greatest size: (N, 4)."""
-    first_cell = _first_cells(tree.node_of, tree.parent)
-    columns = first_cell, np.maximum(tree.parent_level, 0), tree.level, most
-    return np.stack(columns, axis=1).astype(np.int64)
-
-
-@njit(cache=True, nogil=True)
-def _last_shown(nodes: IntArray, order: IntArray) -> IntArray:
-    shown = np.full(NUM_LEVELS, -1)
-    for node in order:
-        shown[nodes[node, 1] : nodes[node, 2]] = node
-    return shown
-
-
-@njit(cache=True, nogil=True)
-def _first_cells(node_of: IntArray, parent: IntArray) -> IntArray:
-    """The first cell of each node in row-major order."""
-    first = np.full(parent.size, node_of.size)
-    for cell in range(node_of.size - 1, -1, -1):
-        first[node_of[cell]] = cell
-    for node in range(parent.size):
-        if parent[node] >= 0:
-            first[parent[node]] = min(first[parent[node]], first[node])
-    return first
+    shown, sides = level_boxes(tree), tree.box[:, 2:] - tree.box[:, :2]
+    most = 2 * (sides - 1).prod(axis=1)
+    nodes = np.stack([tree.first, shown.first_level, shown.last_level + 1, most], axis=1)
+    areas = _contour_areas(np.ascontiguousarray(map_uint8), nodes, np.argsort(-most))
+    order = np.lexsort((tree.first, areas))
+    return np.asarray(last_shown(shown.first_level, shown.last_level, order))
 
 
 @njit(cache=True, nogil=True)
 def _contour_areas(map_uint8: NDArray[np.uint8], nodes: IntArray, order: IntArray) -> IntArray:
-    """Twice the area inside the outer border of each node that may be the largest, else -1."""
+    """Twice the area inside the outer border of each node that may be the largest, else -1.
+
+    Of a node (N, 4) are given its first cell, the half-open range of thresholds that show it, and
+    what its area cannot exceed.
+    """
     areas, largest = np.full(order.size, -1), np.zeros(NUM_LEVELS, dtype=np.int64)
     for node in order:
         cell, first, last, most = nodes[node]
@@ -275,34 +263,33 @@ def best_overlaps(
     height, width = levels.of_cells.shape
     scale = np.array([width, height, width, height], dtype=np.float64)
     drawn = objects * scale / np.array([*image_size, *image_size], dtype=np.float64)
-    first, last, boxes = _shown_boxes(levels, convention)
-    if convention.reading == "clean":
-        return np.asarray(_overlap_per_level(first, last, boxes.astype(np.float64), drawn, 0.0))
-    inclusive = np.minimum(boxes, [width, height, width - 1, height - 1]).astype(np.float64)
-    drawn = np.trunc(drawn)
-    overlaps = np.asarray(_overlap_per_level(first, last, inclusive, drawn, 1.0))
-    nothing = np.zeros((1, 4))
-    empty = np.full(1, levels.of_cells.max()), np.full(1, NUM_LEVELS - 1)
-    return np.maximum(overlaps, _overlap_per_level(*empty, nothing, drawn, 1.0))
-
-
-def _shown_boxes(levels: Levels, convention: MapConvention) -> tuple[IntArray, IntArray, IntArray]:
-    """First level, last level and half-open box of what the convention looks at."""
-    if convention.contours == "all":
-        shown = [level_boxes(levels.tree)]
-        if convention.reading == "compatible":
-            shown.append(hole_level_boxes(levels.of_cells))
-        return (
-            np.concatenate([boxes.first_level for boxes in shown]),
-            np.concatenate([boxes.last_level for boxes in shown]),
-            np.concatenate([boxes.boxes for boxes in shown]),
-        )
+    frame, extra = [width, height, width, height], 0.0
     if convention.reading == "compatible":
-        largest = largest_by_contour(levels.of_cells, levels.tree)
+        drawn, frame, extra = np.trunc(drawn), [width, height, width - 1, height - 1], 1.0
+    best = np.zeros(NUM_LEVELS)
+    for shown in _shown_boxes(levels, convention):
+        boxes = np.minimum(shown.boxes, frame).astype(np.float64)
+        ranges = shown.first_level, shown.last_level
+        best = np.maximum(best, _overlap_per_level(*ranges, boxes, drawn, extra))
+    return best
+
+
+def _shown_boxes(levels: Levels, convention: MapConvention) -> Iterator[LevelBoxes]:
+    is_compatible = convention.reading == "compatible"
+    if convention.contours == "all":
+        yield level_boxes(levels.tree)
+        if is_compatible:
+            yield hole_level_boxes(levels.of_cells)
     else:
-        largest = largest_by_pixels(levels.tree)
-    shown_at = np.flatnonzero(largest >= 0)
-    return shown_at, shown_at, levels.tree.box[largest[shown_at]]
+        if is_compatible:
+            largest = largest_by_contour(levels.of_cells, levels.tree)
+        else:
+            largest = largest_by_pixels(levels.tree)
+        shown_at = np.flatnonzero(largest >= 0)
+        yield LevelBoxes(shown_at, shown_at, levels.tree.box[largest[shown_at]])
+    if is_compatible:  # no foreground
+        emptied = np.full(1, levels.of_cells.max()), np.full(1, NUM_LEVELS - 1)
+        yield LevelBoxes(*emptied, np.zeros((1, 4)))
 
 
 @njit(cache=True, nogil=True)

@@ -235,14 +235,11 @@ class _Pen:
             *((left, top - height), (left, bottom), (left, top), (left, bottom - height)),
             *((right - width, top - height), (right - width, bottom)),
         ]
-        grounds = [self._inside(x, y, width, height) for x, y in corners]
+        most_x, most_y = max(self._size[0] - width - 1, 0), max(self._size[1] - height - 1, 0)
+        inside = [(min(max(x, 0), most_x), min(max(y, 0), most_y)) for x, y in corners]
+        grounds = [(x, y, x + width, y + height) for x, y in inside]
         free = (g for g in grounds if not any(box_overlap(g, taken) > 0 for taken in self._labels))
         return next(free, grounds[0])
-
-    def _inside(self, left: float, top: float, width: float, height: float) -> BoxLTRB:
-        left = min(max(left, 0), max(self._size[0] - width - 1, 0))
-        top = min(max(top, 0), max(self._size[1] - height - 1, 0))
-        return left, top, left + width, top + height
 
     def _corners(self, box: BoxLTRB, grown: int) -> BoxLTRB:
         """Pillow's corners, both drawn: the box's own outermost pixels, or `grown` outside."""
