@@ -81,15 +81,6 @@ def level_boxes(tree: ComponentTree) -> LevelBoxes:
     )
 
 
-@njit(cache=True, nogil=True)
-def last_shown(first_level: IntArray, last_level: IntArray, order: IntArray) -> IntArray:
-    """Of what each level shows, that which comes last in an order; -1 where it shows nothing."""
-    last = np.full(NUM_LEVELS, -1)
-    for index in order:
-        last[first_level[index] : last_level[index] + 1] = index
-    return last
-
-
 def hole_level_boxes(map_uint8: NDArray[np.uint8]) -> LevelBoxes:
     """The same for the holes: 4-connected parts of {value <= t} that do not reach the border.
 
@@ -110,6 +101,15 @@ def hole_level_boxes(map_uint8: NDArray[np.uint8]) -> LevelBoxes:
         last_level=254 - tree.parent_level.astype(np.int64),
         boxes=tree.box + np.array([-1, -1, 1, 1]),
     )
+
+
+@njit(cache=True, nogil=True)
+def last_shown(first_level: IntArray, last_level: IntArray, order: IntArray) -> IntArray:
+    """Of what each level shows, that which comes last in an order; -1 where it shows nothing."""
+    last = np.full(NUM_LEVELS, -1)
+    for index in order:
+        last[first_level[index] : last_level[index] + 1] = index
+    return last
 
 
 def _tree(
