@@ -11,7 +11,8 @@ import pytest
 
 from tests.label_studio import LEGACY, PERSONAL, Studio, running_studio
 from weakloc.cli import run as weakloc
-from weakloc.output.exporters.jsonl import write_predictions
+from weakloc.output.exporters.jsonl import export_jsonl
+from weakloc.output.exporters.selection import Content
 from weakloc.serving import projects
 from weakloc.structures import Box, Prediction
 
@@ -36,7 +37,7 @@ def found_in(folder: Path, *images: str, score: float = 0.5) -> Path:
     box = Box("cat", (25.0, 10.0, 75.0, 30.0), score)
     folder.mkdir(exist_ok=True)
     said = [Prediction(image, 100, 40, {"cat": score}, boxes=(box,)) for image in images]
-    write_predictions(folder / "predictions.jsonl", said)
+    export_jsonl(Content(said, ()), folder)
     summary = {"classes": ["cat"], "run": "runs/cats", "images": str(folder)}
     (folder / "predictions.json").write_text(json.dumps(summary))
     return folder

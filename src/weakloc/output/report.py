@@ -364,22 +364,17 @@ def tag_warnings(run: Mapping[str, Any]) -> tuple[ClassPair, ...]:
     Of two classes that hardly come without each other the stronger pair is named, or the first.
     """
     labels, names = run.get("labels", {}), run.get("class_names", ())
-    together = np.asarray(labels.get("co_occurrence", ()), dtype=np.int64)
-    num_images = int(labels.get("num_images", 0))
-    pairs: dict[tuple[str, str], ClassPair] = {}
-    for first, second in zip(*np.nonzero(together), strict=True):
-        num_first, num_second = int(together[first, first]), int(together[second, second])
-        num_both = int(together[first, second])
-        if first == second or num_first < FEWEST_IMAGES or num_second >= ALWAYS_SHARE * num_images:
-            continue  # a class that is nearly everywhere tells nothing
-        if num_both / num_first >= ALWAYS_SHARE:
-            pair = str(names[first]), str(names[second])
-            pairs[pair] = ClassPair(*pair, num_both / num_first, num_first, num_both)
+    together = np.array(labels.get("co_occurrence") or np.zeros((0, 0)), dtype=np.int64)
+    counts, num_images = together.diagonal(), labels.get("num_images", 0)
+    shares = together / np.maximum(counts, 1)[:, None]  # of a row's images
+    # A class that is nearly everywhere tells nothing.
+    tells = (counts >= FEWEST_IMAGES)[:, None] & (counts < ALWAYS_SHARE * num_images)
+    is_pair = tells & (shares >= ALWAYS_SHARE) & ~np.eye(len(counts), dtype=np.bool_)
     return _worst(
-        pair
-        for (first, second), pair in pairs.items()
-        if (second, first) not in pairs
-        or (pairs[second, first].share, first) <= (pair.share, second)
+        ClassPair(*pair, float(shares[a, b]), int(counts[a]), int(together[a, b]))
+        for a, b in np.argwhere(is_pair)
+        for pair in [(str(names[a]), str(names[b]))]
+        if not is_pair[b, a] or (shares[b, a], pair[0]) <= (shares[a, b], pair[1])
     )
 
 
