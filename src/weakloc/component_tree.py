@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from weakloc.geometry import IntArray
+from weakloc.geometry import FloatArray, IntArray
 
 Connectivity: TypeAlias = Literal[4, 8]
 Cells: TypeAlias = NDArray[np.uint32]  # flat indices
@@ -34,11 +34,11 @@ class ComponentTree:
     """
 
     parent: IntArray  # (N,)
-    level: NDArray[np.float64]  # (N,) the lowest value inside
-    parent_level: NDArray[np.float64]  # (N,) -inf for roots
+    level: FloatArray  # (N,) the lowest value inside
+    parent_level: FloatArray  # (N,) -inf for roots
     box: IntArray  # (N, 4) left, top, right, bottom
     area: IntArray  # (N,) cells
-    heat_sum: NDArray[np.float64]  # (N,)
+    heat_sum: FloatArray  # (N,)
     peak: IntArray  # (N,)
     first: IntArray  # (N,) the first cell in row-major order
 
@@ -113,7 +113,7 @@ def last_shown(first_level: IntArray, last_level: IntArray, order: IntArray) -> 
 
 
 def _tree(
-    heat: NDArray[np.float64], order: Cells, excluded: NDArray[np.bool_], connectivity: Connectivity
+    heat: FloatArray, order: Cells, excluded: NDArray[np.bool_], connectivity: Connectivity
 ) -> ComponentTree:
     """The tree of the components without an excluded cell (height, width)."""
     height, width = excluded.shape
@@ -157,7 +157,7 @@ def _link_table(connectivity: Connectivity) -> NDArray[np.uint8]:
     return table
 
 
-def _descending(values: NDArray[np.float64]) -> NDArray[np.int64]:
+def _descending(values: FloatArray) -> IntArray:
     """Stable, so that the same map gives the same tree on every machine."""
     single = values.astype(np.float32)
     if not np.array_equal(single, values):
@@ -253,8 +253,8 @@ def _join_cells(
 
 @njit(cache=True, nogil=True)
 def _number_nodes(
-    heat: NDArray[np.float64], order: Cells, cell_parent: Cells
-) -> tuple[Cells, Cells, NDArray[np.int64]]:
+    heat: FloatArray, order: Cells, cell_parent: Cells
+) -> tuple[Cells, Cells, IntArray]:
     """The cells that stand for a node, highest first; those of the nodes below them, which are the
     same for roots; and the node that each cell first appears in, -1 for none."""
     parent = cell_parent.copy()
@@ -275,12 +275,8 @@ def _number_nodes(
 
 @njit(cache=True, nogil=True)
 def _gather(
-    heat: NDArray[np.float64],
-    node_of: NDArray[np.int64],
-    parent: NDArray[np.int64],
-    height: int,
-    width: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    heat: FloatArray, node_of: IntArray, parent: IntArray, height: int, width: int
+) -> tuple[IntArray, FloatArray]:
     """Left, first cell, right, bottom, area and peak of each node; heat sums."""
     whole = np.zeros((parent.size, 6), dtype=np.int64)
     whole[:, 0] = width
@@ -305,7 +301,7 @@ def _gather(
 
 
 @njit(cache=True, nogil=True)
-def _widen(node: NDArray[np.int64], part: NDArray[np.int64], heat: NDArray[np.float64]) -> None:
+def _widen(node: IntArray, part: IntArray, heat: FloatArray) -> None:
     """Adds a part to a node, in place."""
     node[0], node[1] = min(node[0], part[0]), min(node[1], part[1])
     node[2], node[3] = max(node[2], part[2]), max(node[3], part[3])

@@ -52,10 +52,7 @@ WHOLE_IMAGE = Region(Fraction(0), Fraction(0), Fraction(1), Fraction(1))
 
 def one_side_children(window: Window) -> list[Window]:
     """Bency et al., Section 3.3: Eq. 6 restricted to one row or one column less."""
-    x, y, width, height = window
-    narrower = [(x, y, width - 1, height), (x + 1, y, width - 1, height)] if width > 1 else []
-    lower = [(x, y, width, height - 1), (x, y + 1, width, height - 1)] if height > 1 else []
-    return narrower + lower
+    return [child for child in eq6_children(window) if sum(child[2:]) == sum(window[2:]) - 1]
 
 
 def eq6_children(window: Window) -> list[Window]:

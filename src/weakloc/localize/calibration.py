@@ -21,6 +21,7 @@ from weakloc.geometry import (
     BoxLTRB,
     FloatArray,
     GridTransform,
+    IntArray,
     box_ious,
     image_box_in_grid,
     map_box_to_grid,
@@ -175,10 +176,10 @@ class DrawnHeat:
 class _Curves:
     """Quality at every level of every drawn image: (N, 255)."""
 
-    class_indices: NDArray[np.int64]
+    class_indices: IntArray
     success: FloatArray
     overlap: FloatArray
-    num_boxes: NDArray[np.int64]  # (N,)
+    num_boxes: IntArray  # (N,)
 
 
 def require_boxes(most: int) -> None:
@@ -237,7 +238,7 @@ class Tuning:
             raise ValueError("there is no drawn box to calibrate with")
         return _Curves(*map(np.array, zip(*rows, strict=True)))
 
-    def _groups(self, class_indices: NDArray[np.int64], fewest: int) -> Groups:
+    def _groups(self, class_indices: IntArray, fewest: int) -> Groups:
         """Which images give a threshold together: those of a class with enough, (None) all."""
         groups: dict[int | None, NDArray[np.intp]] = {None: np.arange(len(class_indices))}
         for class_index in range(self.num_classes if self.granularity == "class" else 0):

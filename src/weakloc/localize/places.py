@@ -100,11 +100,9 @@ def outermost_centers(transforms: Sequence[GridTransform]) -> BoxLTRB:
         for transform in transforms
         for columns, rows in [transform.grid_size]
     ]
-    left, top = np.min(spans, axis=0)[:2].tolist()
-    right, bottom = np.max(spans, axis=0)[2:].tolist()
-    corners = (left, top), (right, bottom)
-    pixels = pixel_centers(transforms[0].image_size)
-    (left, top), (right, bottom) = (nearest_inside(corner, pixels) for corner in corners)
+    corners = np.min(spans, axis=0)[:2], np.max(spans, axis=0)[2:]
+    inside = np.array(pixel_centers(transforms[0].image_size))
+    left, top, right, bottom = np.clip(corners, inside[:2], inside[2:]).ravel().tolist()
     return left, top, right, bottom
 
 
@@ -203,12 +201,12 @@ def _point_of(heat: HeatMap, cell: int, transform: GridTransform, method: PointM
     return map_point_to_image((column + 0.5 + across, row + 0.5 + down), transform)
 
 
-def _blur(cells: int, reach: float) -> NDArray[np.float64]:
+def _blur(cells: int, reach: float) -> FloatArray:
     distance = np.subtract.outer(np.arange(cells), np.arange(cells))
     return np.exp(-0.5 * np.square(distance / reach))
 
 
-def regional_maxima(heat: HeatMap) -> NDArray[np.int64]:
+def regional_maxima(heat: HeatMap) -> IntArray:
     """First cells of the plateaus that have no higher neighbour, hottest first."""
     tree = component_tree(np.where(np.isfinite(heat), heat, np.nan))
     is_leaf = np.ones(len(tree.parent), dtype=np.bool_)

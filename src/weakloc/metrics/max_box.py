@@ -54,6 +54,7 @@ def largest_by_contour(map_uint8: NDArray[np.uint8], tree: ComponentTree) -> Int
     """
     shown, sides = level_boxes(tree), tree.box[:, 2:] - tree.box[:, :2]
     most = 2 * (sides - 1).prod(axis=1)
+    # First cell, half-open range of thresholds, and greatest area: (N, 4)
     nodes = np.stack([tree.first, shown.first_level, shown.last_level + 1, most], axis=1)
     areas = _contour_areas(np.ascontiguousarray(map_uint8), nodes, np.argsort(-most))
     order = np.lexsort((tree.first, areas))
@@ -62,11 +63,7 @@ def largest_by_contour(map_uint8: NDArray[np.uint8], tree: ComponentTree) -> Int
 
 @njit(cache=True, nogil=True)
 def _contour_areas(map_uint8: NDArray[np.uint8], nodes: IntArray, order: IntArray) -> IntArray:
-    """Twice the area inside the outer border of each node that may be the largest, else -1.
-
-    Of a node (N, 4) are given its first cell, the half-open range of thresholds that show it, and
-    what its area cannot exceed.
-    """
+    """Twice the area inside the outer border of each node that may be the largest, else -1."""
     areas, largest = np.full(order.size, -1), np.zeros(NUM_LEVELS, dtype=np.int64)
     for node in order:
         cell, first, last, most = nodes[node]

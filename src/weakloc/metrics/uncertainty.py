@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from weakloc.errors import PredictionsError
-from weakloc.geometry import FloatArray
+from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.result import Detail, Interval, MetricResult
 
 _CHUNK, _BLOCK = 64, 2048
@@ -69,7 +69,7 @@ class SetDraw:
     def num_images(self) -> int:
         return len(self.weights)
 
-    def sums(self, counts: NDArray[np.int64]) -> FloatArray:
+    def sums(self, counts: IntArray) -> FloatArray:
         """(images, C) -> (C, 1 + B), by blocks of images: the weights as floats would not fit."""
         total = np.zeros((counts.shape[1], self.weights.shape[1]))
         for start in range(0, len(self.weights), _BLOCK):
