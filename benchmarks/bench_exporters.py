@@ -31,8 +31,8 @@ from weakloc.output.exporters import (
     ExportOptions,
     export_format,
     read_predictions,
+    write_predictions,
 )
-from weakloc.output.exporters.jsonl import export_jsonl
 from weakloc.structures import Box, Mask, Point, Prediction
 
 CLASS_NAMES = tuple(f"class {number}" for number in range(20))
@@ -119,8 +119,8 @@ def compare_with_json(num_predictions: int, rounds: int) -> tuple[list[dict[str,
 def measure_formats(num_predictions: int) -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        made = islice(made_predictions(has_masks=True), num_predictions)
-        source = export_jsonl(Content(made, CLASS_NAMES), Path(folder))
+        source = Path(folder) / "predictions.jsonl"
+        write_predictions(source, islice(made_predictions(has_masks=True), num_predictions))
         for name in EXPORTERS:
             start = time.perf_counter()
             export(name, read_predictions(source), Path(folder) / "timed" / name)

@@ -252,12 +252,10 @@ def _join_cells(
 
 
 @njit(cache=True, nogil=True)
-def _number_nodes(
-    heat: FloatArray, order: Cells, cell_parent: Cells
-) -> tuple[Cells, Cells, IntArray]:
+def _number_nodes(heat: FloatArray, order: Cells, joined: Cells) -> tuple[Cells, Cells, IntArray]:
     """The cells that stand for a node, highest first; those of the nodes below them, which are the
     same for roots; and the node that each cell first appears in, -1 for none."""
-    parent = cell_parent.copy()
+    parent = joined.copy()
     nodes, lowers = np.empty_like(order), np.empty_like(order)
     node_of = np.full(heat.size, -1)
     start = order.size

@@ -14,7 +14,7 @@ from tests.metrics.oracles import slow_average_precision
 from weakloc.cli import run as weakloc
 from weakloc.geometry import BoxLTRB, PointXY
 from weakloc.metrics.uncertainty import draw_image
-from weakloc.output.exporters.jsonl import prediction_line
+from weakloc.output.exporters.jsonl import write_predictions
 from weakloc.structures import Box, Point, Prediction
 
 SIZE = (90, 70)
@@ -61,18 +61,19 @@ def _predictions(
     scores: Sequence[float],
     names: str = "val/{}.png",
 ) -> Path:
-    predictions = (
-        Prediction(
-            names.format(number),
-            *SIZE,
-            {"cat": score},
-            points=(Point("cat", *point, score),),
-            boxes=(Box("cat", box, score),),
-        )
-        for number, (box, point, score) in enumerate(zip(boxes, points, scores, strict=True))
+    write_predictions(
+        path,
+        (
+            Prediction(
+                names.format(number),
+                *SIZE,
+                {"cat": score},
+                points=(Point("cat", *point, score),),
+                boxes=(Box("cat", box, score),),
+            )
+            for number, (box, point, score) in enumerate(zip(boxes, points, scores, strict=True))
+        ),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(map(prediction_line, predictions)), "utf-8")
     return path
 
 

@@ -17,8 +17,7 @@ from PIL import Image
 from weakloc.cli import run as weakloc
 from weakloc.files import ByName
 from weakloc.metrics.result import EvaluationRecord, MetricRecord
-from weakloc.output.exporters.jsonl import export_jsonl, read_predictions
-from weakloc.output.exporters.selection import Content
+from weakloc.output.exporters.jsonl import read_predictions, write_predictions
 from weakloc.structures import Prediction, Sample
 
 LOOK = ("--top", "2", "--workers", "0")
@@ -156,7 +155,7 @@ def test_predictions_of_a_stranger_show_no_image_outside_of_their_folder(
     listed = inside.parent / "list.txt"
     listed.write_text(f"{outside}\ninside.png\n")
     images = [Prediction(image, 40, 30, {}) for image in (outside, "inside.png")]
-    export_jsonl(Content(images, ()), tmp_path)
+    write_predictions(tmp_path / "predictions.jsonl", images)
     summary = {"images": str(listed if kind == "list" else inside.parent)}
     (tmp_path / "predictions.json").write_text(json.dumps(summary))
     report(tmp_path / "r.html", capsys, tmp_path)

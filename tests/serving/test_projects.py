@@ -11,8 +11,7 @@ import pytest
 
 from tests.label_studio import LEGACY, PERSONAL, Studio, running_studio
 from weakloc.cli import run as weakloc
-from weakloc.output.exporters.jsonl import export_jsonl
-from weakloc.output.exporters.selection import Content
+from weakloc.output.exporters.jsonl import write_predictions
 from weakloc.serving import projects
 from weakloc.structures import Box, Prediction
 
@@ -37,7 +36,7 @@ def found_in(folder: Path, *images: str, score: float = 0.5) -> Path:
     box = Box("cat", (25.0, 10.0, 75.0, 30.0), score)
     folder.mkdir(exist_ok=True)
     said = [Prediction(image, 100, 40, {"cat": score}, boxes=(box,)) for image in images]
-    export_jsonl(Content(said, ()), folder)
+    write_predictions(folder / "predictions.jsonl", said)
     summary = {"classes": ["cat"], "run": "runs/cats", "images": str(folder)}
     (folder / "predictions.json").write_text(json.dumps(summary))
     return folder

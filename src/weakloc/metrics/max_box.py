@@ -37,20 +37,11 @@ _ROWS = np.array([0, 1, 1, 1, 0, -1, -1, -1])
 _COLUMNS = np.array([-1, -1, 0, 1, 1, 1, 0, -1])
 
 
-def largest_by_pixels(tree: ComponentTree) -> IntArray:
-    """The node with the most pixels at each of the thresholds 0 to 254, -1 where there is none.
-
-    Of equal ones the one that starts first in row-major order. The map must be of bytes.
-    """
-    shown = level_boxes(tree)
-    order = np.lexsort((-tree.first, tree.area))
-    return np.asarray(last_shown(shown.first_level, shown.last_level, order))
-
-
 def largest_by_contour(map_uint8: NDArray[np.uint8], tree: ComponentTree) -> IntArray:
-    """The node with the largest contour area; of equal ones the one that starts last.
+    """The node with the largest contour area at each of the thresholds 0 to 254, -1 for none.
 
-    OpenCV lists contours from the bottom of the image upwards, and the first maximum is taken.
+    Of equal ones the one that starts last: OpenCV lists contours from the bottom of the image
+    upwards, and the first maximum is taken.
     """
     shown, sides = level_boxes(tree), tree.box[:, 2:] - tree.box[:, :2]
     most = 2 * (sides - 1).prod(axis=1)
@@ -220,9 +211,7 @@ class MaxBoxAccuracy:
             curves[f"accuracy_{level}"] = Curve(thresholds, tuple(row.tolist()))
         result = measured(
             convention.name,
-            sums.evaluate(
-                lambda block: np.asarray(self._accuracies(block).max(axis=-1).mean(axis=-1))
-            ),
+            sums.evaluate(lambda block: self._accuracies(block).max(axis=-1).mean(axis=-1)),
             sums,
             convention=str(convention),
             lacking="no score map was given",
@@ -272,18 +261,20 @@ def best_overlaps(
 
 
 def _shown_boxes(levels: Levels, convention: MapConvention) -> Iterator[LevelBoxes]:
-    is_compatible = convention.reading == "compatible"
+    is_compatible, tree = convention.reading == "compatible", levels.tree
+    whole = level_boxes(tree)
     if convention.contours == "all":
-        yield level_boxes(levels.tree)
+        yield whole
         if is_compatible:
             yield hole_level_boxes(levels.of_cells)
     else:
         if is_compatible:
-            largest = largest_by_contour(levels.of_cells, levels.tree)
-        else:
-            largest = largest_by_pixels(levels.tree)
+            largest = largest_by_contour(levels.of_cells, tree)
+        else:  # the most pixels; of equal ones the one that starts first in row-major order
+            order = np.lexsort((-tree.first, tree.area))
+            largest = last_shown(whole.first_level, whole.last_level, order)
         shown_at = np.flatnonzero(largest >= 0)
-        yield LevelBoxes(shown_at, shown_at, levels.tree.box[largest[shown_at]])
+        yield LevelBoxes(shown_at, shown_at, tree.box[largest[shown_at]])
     if is_compatible:  # no foreground
         emptied = np.full(1, levels.of_cells.max()), np.full(1, NUM_LEVELS - 1)
         yield LevelBoxes(*emptied, np.zeros((1, 4)))

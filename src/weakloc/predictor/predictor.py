@@ -192,8 +192,9 @@ class Predictor:
         self.look, self.places = look, places
         self.heat = heat
         self.rules = rules.with_settings(places)
-        areas = {"min_area": places.min_area, "max_area": places.max_area}
-        self.limits = BoxLimits(**areas, min_share=self.rules.min_share)
+        self.limits = BoxLimits(
+            min_area=places.min_area, max_area=places.max_area, min_share=self.rules.min_share
+        )
         if places.threshold is not None or not thresholds:
             thresholds = [self.rules.threshold] * len(source.class_names)
         self.thresholds = tuple(thresholds)  # one a class

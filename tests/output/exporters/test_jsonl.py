@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 
 from tests.output.exporters.conftest import CLASS_NAMES
 from weakloc.errors import PredictionsError
-from weakloc.output.exporters import Content, ExportOptions, export_all, read_predictions
-from weakloc.output.exporters.jsonl import SCHEMA, export_jsonl, parse_line, prediction_line
+from weakloc.output.exporters import ExportOptions, export_all, read_predictions, write_predictions
+from weakloc.output.exporters.jsonl import SCHEMA, parse_line, prediction_line
 from weakloc.structures import Box, Disagreement, Mask, Point, Prediction
 
 
 def test_predictions_come_back_without_any_loss(
     tmp_path: Path, predictions: list[Prediction]
 ) -> None:
-    path = export_jsonl(Content(predictions, ()), tmp_path)
+    path = tmp_path / "predictions.jsonl"
+    write_predictions(path, predictions)
     assert len(path.read_text("utf-8").splitlines()) == len(predictions)
     assert list(read_predictions(path)) == predictions
 
@@ -147,7 +148,8 @@ def test_reading_stops_at_the_line_that_was_asked_for(tmp_path: Path) -> None:
 def test_unknown_formats_and_classes_are_named(
     tmp_path: Path, predictions: list[Prediction]
 ) -> None:
-    path = export_jsonl(Content(predictions, ()), tmp_path)
+    path = tmp_path / "predictions.jsonl"
+    write_predictions(path, predictions)
     options = ExportOptions()
     with pytest.raises(Exception, match="Did you mean 'coco'"):
         export_all(path, ["cocoa"], tmp_path, class_names=CLASS_NAMES, options=options)

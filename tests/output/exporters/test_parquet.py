@@ -14,7 +14,7 @@ import pytest
 from tests.output.exporters.conftest import CLASS_NAMES
 from weakloc.cli import run as weakloc
 from weakloc.output.exporters import Content, export_format
-from weakloc.output.exporters.jsonl import SCHEMA, export_jsonl
+from weakloc.output.exporters.jsonl import SCHEMA, write_predictions
 from weakloc.output.exporters.parquet import parquet_columns
 from weakloc.structures import Prediction
 
@@ -116,7 +116,7 @@ def test_what_fits_no_column_is_an_error(
     pyarrow: Any, tmp_path: Path, predictions: list[Prediction], capsys: pytest.CaptureFixture[str]
 ) -> None:
     odd = replace(predictions[0], extra={"tags": {"cat": 1}})
-    export_jsonl(Content([odd], ()), tmp_path)
+    write_predictions(tmp_path / "predictions.jsonl", [odd])
     flags = ["export", str(tmp_path), "--format", "parquet", "--out", str(tmp_path / "out")]
     assert weakloc(flags) == 2
     assert "does not fit the columns of Parquet" in capsys.readouterr().err

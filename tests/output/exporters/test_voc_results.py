@@ -14,8 +14,7 @@ from PIL import Image
 from tests.output.exporters.conftest import encoded
 from weakloc.api.evaluation import evaluate
 from weakloc.errors import PredictionsError
-from weakloc.output.exporters import Content, export_all, export_format
-from weakloc.output.exporters.jsonl import export_jsonl
+from weakloc.output.exporters import Content, export_all, export_format, write_predictions
 from weakloc.output.settings import ExportOptions
 from weakloc.settings import DataSettings, EvaluateSettings
 from weakloc.structures import Box, Mask, Prediction
@@ -129,7 +128,8 @@ def test_the_kit_reads_the_same_precision_from_the_files_as_we_print(tmp_path: P
     random = np.random.default_rng(3)
     root = tmp_path / "VOC2012"
     ids = write_truth(root, random)
-    file = export_jsonl(Content(predicted(root, ids, random), ()), tmp_path / "found")
+    file = tmp_path / "found" / "predictions.jsonl"
+    write_predictions(file, iter(predicted(root, ids, random)))
     options = ExportOptions(voc_split="val")
     out = export_all(file, ["voc-results"], tmp_path, class_names=NAMES, options=options)
     folder = out["voc-results"] / "Main"

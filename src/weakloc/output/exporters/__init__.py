@@ -17,7 +17,12 @@ from weakloc.files import ByName, only_writer, remove_unfinished
 from weakloc.output.exporters.coco import export_coco_instances, export_coco_results, export_splits
 from weakloc.output.exporters.cvat import export_cvat
 from weakloc.output.exporters.fiftyone import export_fiftyone
-from weakloc.output.exporters.jsonl import export_csv, export_jsonl, read_predictions
+from weakloc.output.exporters.jsonl import (
+    export_csv,
+    export_jsonl,
+    read_predictions,
+    write_predictions,
+)
 from weakloc.output.exporters.label_studio import export_label_studio
 from weakloc.output.exporters.labelme import export_labelme
 from weakloc.output.exporters.parquet import export_parquet, parquet_columns
@@ -26,7 +31,19 @@ from weakloc.output.exporters.voc import export_voc_boxes, export_voc_masks, exp
 from weakloc.output.exporters.yolo import export_yolo_boxes, export_yolo_polygons
 from weakloc.output.settings import ExportOptions
 
-__all__ = ["EXPORTERS", "check_formats", "export_all", "export_format", "read_predictions"]
+__all__ = [
+    "EXPORTERS",
+    "Content",
+    "ExportOptions",
+    "Exporter",
+    "check_formats",
+    "export_all",
+    "export_format",
+    "read_predictions",
+    "write_predictions",
+]
+
+
 Exporter: TypeAlias = Callable[[Content, Path], Path]
 EXPORTERS: Mapping[str, Exporter] = Choices(
     "exporters",

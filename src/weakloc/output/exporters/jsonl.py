@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from operator import methodcaller
 from pathlib import Path
@@ -39,9 +39,14 @@ def predictions_file(source: str | Path) -> Path:
 def export_jsonl(content: Content, out: Path) -> Path:
     """A predictions.jsonl of what the options select."""
     path = out / "predictions.jsonl"
-    with open_whole(path) as stream:
-        stream.writelines(map(prediction_line, content.predictions))
+    write_predictions(path, content.predictions)
     return path
+
+
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
+    """Writes the file whole."""
+    with open_whole(path) as stream:
+        stream.writelines(map(prediction_line, predictions))
 
 
 def record_of(prediction: Prediction) -> dict[str, Any]:
