@@ -126,18 +126,16 @@ def locate_point(point_map: PointMap, method: PointMethod) -> Peak:
     object. A point outside of the map's `within` moves to its border: the hottest cell may lie in
     the padding.
     """
-    heat, transform = point_map.values, point_map.transform
-    if not np.isfinite(heat).any():
-        width, height = transform.image_size
+    if not np.isfinite(point_map.values).any():
+        width, height = point_map.transform.image_size
         return Peak(width / 2, height / 2, 0.0)
-    usable = _usable(heat, transform, method)
+    usable = _usable(point_map, method)
     cell = int(np.argmax(usable))
     if method == "plateau":
         labels, _ = label(usable == usable.max(), np.ones((3, 3)))
         largest = np.argmax(np.bincount(labels.ravel())[1:]) + 1
         cell = int(np.argmax(labels == largest))
-    point = _point_of(usable, cell, transform, method)
-    return Peak(*nearest_inside(point, point_map.within), float(heat.flat[cell]))
+    return _peak_at(cell, point_map, usable, method)
 
 
 def locate_points(
@@ -151,23 +149,23 @@ def locate_points(
     peaks = [locate_point(first, method)] if max_points else []
     if max_points <= 1:
         return peaks
-    usable = _usable(further.values, further.transform, method)
+    usable = _usable(further, method)
     for cell in regional_maxima(usable).tolist():
-        point = _point_of(usable, cell, further.transform, method)
-        x, y = nearest_inside(point, further.within)
-        across = abs((x - peaks[0].x) * first.transform.scale_x)
-        down = abs((y - peaks[0].y) * first.transform.scale_y)
-        is_near = any(np.hypot(x - peak.x, y - peak.y) < min_distance for peak in peaks)
-        if max(across, down) >= 1.0 and not is_near:
-            peaks.append(Peak(x, y, float(further.values.flat[cell])))
+        peak = _peak_at(cell, further, usable, method)
+        across = abs((peak.x - peaks[0].x) * first.transform.scale_x)
+        down = abs((peak.y - peaks[0].y) * first.transform.scale_y)
+        distances = [np.hypot(peak.x - other.x, peak.y - other.y) for other in peaks]
+        if max(across, down) >= 1.0 and min(distances) >= min_distance:
+            peaks.append(peak)
         if len(peaks) == max_points:
             break
     return peaks
 
 
-def _usable(heat: HeatMap, transform: GridTransform, method: PointMethod) -> HeatMap:
+def _usable(point_map: PointMap, method: PointMethod) -> HeatMap:
     """The heat where it is finite; for `densest` what lies above the lowest, blurred: beyond the
     border there is none."""
+    heat, transform = point_map.values, point_map.transform
     finite = np.isfinite(heat)
     if method != "densest" or not finite.any():
         return np.where(finite, heat, -np.inf)
@@ -180,10 +178,11 @@ def _usable(heat: HeatMap, transform: GridTransform, method: PointMethod) -> Hea
     )
 
 
-def _point_of(heat: HeatMap, cell: int, transform: GridTransform, method: PointMethod) -> PointXY:
+def _peak_at(cell: int, point_map: PointMap, heat: HeatMap, method: PointMethod) -> Peak:
     """The cell's centre, or its plateau's; `sub_cell`: the top of the parabolas through it and its
-    neighbours, at most half a cell away."""
+    neighbours, at most half a cell away. `heat` is the usable one."""
     row, column = divmod(cell, heat.shape[1])
+    x, y = column + 0.5, row + 0.5
     if method == "plateau":
         # The centroid, moved to the nearest of its cells if it misses all.
         labels, _ = label(heat == heat[row, column], np.ones((3, 3)))
@@ -193,12 +192,11 @@ def _point_of(heat: HeatMap, cell: int, transform: GridTransform, method: PointM
         if distance.min() > 0.5:  # the cell that holds the centroid is not one of them
             nearest = np.argmin(np.hypot(rows - center_row, columns - center_column))
             center_row, center_column = rows[nearest], columns[nearest]
-        return map_point_to_image((float(center_column) + 0.5, float(center_row) + 0.5), transform)
-    if method != "sub_cell":
-        return map_point_to_image((column + 0.5, row + 0.5), transform)
-    across = _parabola_top(heat[row, :], column)
-    down = _parabola_top(heat[:, column], row)
-    return map_point_to_image((column + 0.5 + across, row + 0.5 + down), transform)
+        x, y = float(center_column) + 0.5, float(center_row) + 0.5
+    elif method == "sub_cell":
+        x, y = x + _parabola_top(heat[row, :], column), y + _parabola_top(heat[:, column], row)
+    point = nearest_inside(map_point_to_image((x, y), point_map.transform), point_map.within)
+    return Peak(*point, float(point_map.values.flat[cell]))
 
 
 def _blur(cells: int, reach: float) -> FloatArray:

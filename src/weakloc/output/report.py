@@ -109,6 +109,7 @@ def embedded_json(value: Any) -> Markup:
 
 def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[str, Any]:
     run, known = content.run, dict.fromkeys(content.class_names)
+    method = run.get("method", {})
     numbers = ClassNumbers(count(len(known)).__next__, zip(known, count()))
     items = gallery_items(pictures, content.truth_class_names or content.class_names, numbers)
     metrics = shown_metrics(content.metrics)
@@ -128,17 +129,14 @@ def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[
         "figures": _figures_of(content, len(items), metrics),
         "notes": run.get("notes", []),
         "facts": {**_run_facts(run), **content.facts},
-        "settings": {
-            **_flat(run.get("method", {}).get("settings", {})),
-            **_flat(run.get("settings", {})),
-        },
+        "settings": _flat(method.get("settings", {})) | _flat(run.get("settings", {})),
         "supervision": _supervision_of(run, metrics),
         "class_names": list(numbers),
         "class_metrics": _leading(metric for metric in metrics if metric.per_class),
         "tagged": dict(tagged),
         "metrics": metrics,
         "training": list(_training_charts(run)),
-        "curves": _curve_charts(metrics),
+        "curves": list(_curve_charts(metrics)),
         "tag_pairs": tag_warnings(run),
         "map_pairs": map_warnings(picture.heat for picture in pictures),
         "index": {
@@ -217,9 +215,7 @@ def _run_facts(run: Mapping[str, Any]) -> dict[str, str]:
         "Weights kept": kept if "epoch" in selection else None,
         "Watched on": selection.get("watched"),
         "Seed": run.get("seed"),
-        "Versions": ", ".join(
-            f"{name} {version}" for name, version in run.get("versions", {}).items()
-        ),
+        "Versions": ", ".join(map(" ".join, run.get("versions", {}).items())),
     }
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
@@ -314,15 +310,13 @@ def _training_charts(run: Mapping[str, Any]) -> Iterator[Chart]:
             yield line_chart(title, numbers, values, x_label="epoch")
 
 
-def _curve_charts(metrics: Sequence[MetricRecord]) -> list[Chart]:
+def _curve_charts(metrics: Sequence[MetricRecord]) -> Iterator[Chart]:
     """One chart for each curve of a metric over its threshold."""
-    charts = []
     for metric in metrics:
         for name, curve in metric.curves.items():
             more = "" if name == metric.name else f", {name.replace('_', ' ')}"
             title = metric_label(metric.name) + more
-            charts.append(line_chart(title, curve.thresholds, curve.values, x_label="threshold"))
-    return charts
+            yield line_chart(title, curve.thresholds, curve.values, x_label="threshold")
 
 
 def round_ticks(low: float, high: float) -> tuple[float, ...]:
