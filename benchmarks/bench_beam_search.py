@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -38,7 +39,13 @@ from weakloc.model.network import (
 )
 from weakloc.model.pooling import AveragePool
 from weakloc.model.trunk import BackboneSpec
-from weakloc.predictor.beam_heat import ClassMapScorer, crop_pixels, resampling_matrices
+from weakloc.predictor.beam_heat import (
+    MapScorer,
+    class_map_scores,
+    crop_pixels,
+    linear_window_scores,
+    resampling_matrices,
+)
 
 NUM_CLASSES = 20
 SIDE = 224
@@ -105,12 +112,13 @@ class GridScorer:
         return torch.sigmoid(scores.float()).double().cpu().numpy()
 
 
-def class_map_scorer(crops: Crops, network: LocalizationNetwork) -> ClassMapScorer:
+def class_map_scorer(crops: Crops, network: LocalizationNetwork) -> MapScorer:
     def read_class_maps(boxes_in_image: np.ndarray) -> np.ndarray:
         maps = crops.read_chunks(boxes_in_image, lambda images: network(images).maps)
         return maps.float().cpu().numpy()
 
-    return ClassMapScorer(read_class_maps, (SIDE // 32, SIDE // 32))
+    score = partial(class_map_scores, score=linear_window_scores, activation="sigmoid")
+    return MapScorer(read_class_maps, (SIDE // 32, SIDE // 32), score)
 
 
 def one_at_a_time(

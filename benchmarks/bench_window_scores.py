@@ -21,7 +21,7 @@ from torch.nn.functional import interpolate
 from benchmarks.measure import Timing, paired_ratio, time_interleaved, write_results
 from weakloc.localize.beam_search import all_windows
 from weakloc.model.network import GridHead
-from weakloc.predictor.beam_heat import GridHeadScorer, TableScorer, all_spans, resampling_matrices
+from weakloc.predictor.beam_heat import GridHeadScorer, all_spans, resampling_matrices, table_scores
 
 NUM_CLASSES = 20
 CHANNELS = 128
@@ -50,8 +50,7 @@ def as_table(head: GridHead, grid: Tensor, windows: np.ndarray) -> np.ndarray:
     cells = head.grid_side
     spans = torch.from_numpy(resampling_matrices(*all_spans(cells), cells)).float()
     table = head.score_spans(grid, spans, spans).numpy()
-    scorer = TableScorer(lambda _: table[None], (cells, cells))
-    return scorer.score_windows([table], np.zeros(len(windows), dtype=np.int64), windows)
+    return table_scores(table, windows, grid_size=(cells, cells))
 
 
 WAYS: dict[str, Callable[[GridHead, Tensor, np.ndarray], np.ndarray]] = {

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from weakloc.data import summary
-from weakloc.data.summary import OddImage, Pair, SizeCount, advice, check_images, summarise
+from weakloc.data.summary import Pair, SizeCount, SizedImage, advice, check_images, summarise
 from weakloc.errors import FailureError
 from weakloc.structures import DataSet, Problem, Sample, Truth, TruthBox, TruthMask
 from weakloc.work import silent
@@ -113,7 +113,7 @@ def test_every_image_is_decoded_and_the_broken_are_listed_in_order(tmp_path, pro
     assert "not an image of a known format" in check.broken[0].reason
     assert check.frequent_sizes == [SizeCount(40, 30, 137), SizeCount(40, 300, 1)]
     assert check.different_sizes == 2
-    assert check.odd == [OddImage("ü 2.jpg", (40, 300))]
+    assert check.odd == [SizedImage("ü 2.jpg", (40, 300))]
     assert (check.width.smallest, check.width.median, check.width.largest) == (40, 40.0, 40)
     assert (check.height.smallest, check.height.median, check.height.largest) == (30, 30.0, 300)
     record = json.loads(json.dumps(check.to_json()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,7 +21,12 @@ from weakloc.localize.beam_search import (
     region_key,
     window_region,
 )
-from weakloc.predictor.beam_heat import ClassMapScorer, contrast_window_scores, crop_pixels
+from weakloc.predictor.beam_heat import (
+    MapScorer,
+    class_map_scores,
+    contrast_window_scores,
+    crop_pixels,
+)
 
 
 class CountingScorer:
@@ -284,7 +290,8 @@ def test_contrast_recovers_a_rectangle_that_the_mean_does_not() -> None:
     maps = np.full((1, 1, 7, 9), -1.0)
     maps[0, 0, 2:5, 3:8] = 1.0
     maps[0, 0, 3, 5] = 1.5
-    scorer = ClassMapScorer(lambda _: maps, (9, 7), window_score="contrast")
+    score = partial(class_map_scores, score=contrast_window_scores, activation="sigmoid")
+    scorer = MapScorer(lambda _: maps, (9, 7), score)
     kept = search(
         scorer,
         image_size=(90, 70),

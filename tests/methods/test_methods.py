@@ -16,7 +16,7 @@ from weakloc.methods.max_mil import MaxMil
 from weakloc.methods.method import build_optimiser, preprocessing
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import Backbone, build_backbone
-from weakloc.model.losses import BeamLoss, LogisticLoss, SoftmaxLoss
+from weakloc.model.losses import LogisticLoss, SoftmaxLoss
 from weakloc.model.pooling import AveragePool, KMaxKMin, LogSumExp
 from weakloc.model.trunk import BackboneSpec
 
@@ -67,7 +67,7 @@ def test_losses_follow_the_method_and_the_labels() -> None:
     assert kinds["wildcat", False] == LogisticLoss("mean")
     assert kinds["wildcat", True] == SoftmaxLoss()
     assert kinds["cam", False] == SoftmaxLoss()
-    assert kinds["beam", True] == BeamLoss("sigmoid")
+    assert kinds["beam", True] == LogisticLoss("mean")
 
 
 def test_one_class_alone_is_learned_by_a_logistic_loss_and_never_by_softmax() -> None:

@@ -8,16 +8,11 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
+from weakloc.methods.beam import Beam
 from weakloc.model.losses import BeamLoss, LogisticLoss, SoftmaxLoss
 
 LABELS = torch.tensor([[1, -1, -1, 0], [-1, 1, 0, 1], [-1, -1, -1, -1]], dtype=torch.int8)
-LOSSES = [
-    LogisticLoss("sum"),
-    LogisticLoss("mean"),
-    SoftmaxLoss(),
-    BeamLoss("sigmoid"),
-    BeamLoss("softmax"),
-]
+LOSSES = [LogisticLoss("sum"), LogisticLoss("mean"), SoftmaxLoss(), BeamLoss()]
 
 
 def random_scores(*, scale: float = 2.0) -> torch.Tensor:
@@ -35,14 +30,24 @@ def by_hand(loss: object, scores: list[float], labels: list[int]) -> float:
     if isinstance(loss, SoftmaxLoss):
         normaliser = math.log(sum(math.exp(scores[i]) for i in known))
         return sum(normaliser - scores[i] for i in present) / max(len(present), 1)
-    if loss.activation == "sigmoid":
-        q = [1 / (1 + math.exp(-score)) for score in scores]
-        p = [float(label == 1) for label in labels]
-    else:
-        q = [math.exp(s) / sum(math.exp(other) for other in scores) for s in scores]
-        p = [float(label == 1) / max(len(present), 1) for label in labels]
+    q = [math.exp(s) / sum(math.exp(other) for other in scores) for s in scores]
+    p = [float(label == 1) / max(len(present), 1) for label in labels]
+    return _equation_1(p, q, known)
+
+
+def _equation_1(p: list[float], q: list[float], known: list[int]) -> float:
+    """Of BEAM."""
     terms = [p[i] * math.log(q[i]) + (1 - p[i]) * math.log(1 - q[i]) for i in known]
-    return -sum(terms) / len(labels)
+    return -sum(terms) / len(p)
+
+
+def test_the_sigmoid_form_of_beam_is_the_mean_logistic_loss() -> None:
+    loss = Beam.literal().build_loss(num_classes=4, single_label=False)
+    for scores, labels in zip(random_scores(), LABELS, strict=True):
+        q = [1 / (1 + math.exp(-score)) for score in scores.tolist()]
+        p = [float(label == 1) for label in labels.tolist()]
+        known = [index for index, label in enumerate(labels.tolist()) if label != 0]
+        assert loss(scores[None], labels[None]).item() == pytest.approx(_equation_1(p, q, known))
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
@@ -94,14 +99,14 @@ def test_very_sure_scores_stay_finite_and_still_teach(loss) -> None:
 def test_softmax_form_of_beam_pushes_a_wrong_certainty_down() -> None:
     scores = torch.tensor([[0.0, 40.0, 0.0]], requires_grad=True)
     labels = torch.tensor([[1, -1, -1]], dtype=torch.int8)
-    BeamLoss("softmax")(scores, labels).backward()
+    BeamLoss()(scores, labels).backward()
     assert scores.grad[0, 1] > 0.3
     assert scores.grad[0, 0] < 0
 
 
 def test_probabilities_are_those_that_the_loss_trains() -> None:
     scores = random_scores()
-    for loss in (SoftmaxLoss(), BeamLoss("softmax")):
+    for loss in (SoftmaxLoss(), BeamLoss()):
         torch.testing.assert_close(loss.probabilities(scores).sum(dim=1), torch.ones(3).double())
-    for loss in (LogisticLoss("sum"), BeamLoss("sigmoid")):
+    for loss in (LogisticLoss("sum"), LogisticLoss("mean")):
         torch.testing.assert_close(loss.probabilities(scores), 1 / (1 + (-scores).exp()))

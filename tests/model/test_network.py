@@ -10,6 +10,7 @@ from torch import nn
 from torch.export import Dim
 
 from weakloc.geometry import GridTransform, cell_center_in_image
+from weakloc.methods.method import Optimisation, build_optimiser
 from weakloc.model.backbones import build_backbone
 from weakloc.model.network import ClassPool, GridHead, LocalizationNetwork, TransferHead
 from weakloc.model.pooling import KMaxKMin
@@ -85,9 +86,16 @@ def test_a_moved_object_moves_its_cell() -> None:
 
 def test_batch_norm_and_bias_can_be_spared_the_decay() -> None:
     network = make_network()
-    groups = network.parameter_groups(
-        learning_rate=0.1, backbone_factor=0.5, weight_decay=0.01, decayed="kernels"
+    optimisation = Optimisation(
+        kind="adamw",
+        learning_rate=0.1,
+        backbone_factor=0.5,
+        weight_decay=0.01,
+        decayed="kernels",
+        epochs=1,
+        batch_size=1,
     )
+    groups = build_optimiser(network, optimisation).param_groups
     assert [(group["name"], group["lr"], group["weight_decay"]) for group in groups] == [
         ("backbone", 0.05, 0.01),
         ("backbone", 0.05, 0.0),

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
@@ -37,13 +38,15 @@ from weakloc.localize.places import (
     pixel_centers,
 )
 from weakloc.predictor.beam_heat import (
-    ClassMapScorer,
     GridHeadScorer,
-    TableScorer,
+    MapScorer,
     all_spans,
+    class_map_scores,
+    contrast_window_scores,
     linear_window_scores,
     resample_windows,
     resampling_matrices,
+    table_scores,
 )
 from weakloc.structures import ScoreMaps
 
@@ -236,10 +239,11 @@ def test_beam_10_scoring_together_equals_scoring_one_by_one(random) -> None:
     windows = np.array(all_windows((6, 6)))[random.permutation(441)[:60]]
     owners = random.integers(0, 3, size=60)
     head = fully_connected_head(random, 5, 6, 4)
+    likely = partial(class_map_scores, activation="sigmoid")
     for scorer in (
         GridHeadScorer(lambda _: grids, head, (6, 6)),
-        ClassMapScorer(lambda _: grids, (6, 6)),
-        ClassMapScorer(lambda _: grids, (6, 6), window_score="contrast"),
+        MapScorer(lambda _: grids, (6, 6), partial(likely, score=linear_window_scores)),
+        MapScorer(lambda _: grids, (6, 6), partial(likely, score=contrast_window_scores)),
     ):
         together = scorer.score_windows(list(grids), owners, windows)
         single = [
@@ -261,7 +265,8 @@ def test_a_table_holds_the_score_of_every_window(random) -> None:
     tables[1] *= -1
     windows = np.array(all_windows((columns, rows)))
     owners = random.integers(0, 2, size=len(windows))
-    scorer = TableScorer(lambda _: tables, (columns, rows))
+    size = columns, rows
+    scorer = MapScorer(lambda _: tables, size, partial(table_scores, grid_size=size))
     scores = scorer.score_windows(scorer.read_crops(np.zeros((2, 4))), owners, windows)
     assert np.array_equal(scores, windows * np.where(owners == 1, -1, 1)[:, None])
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from weakloc.data.transforms import Preprocessing
-from weakloc.geometry import GridTransform
+from weakloc.model.trunk import CellGeometry
 from weakloc.predictor.views import RawMaps
 from weakloc.settings import Look, Places, look_and_places
 from weakloc.structures import Activation, MapKind
@@ -35,8 +35,6 @@ class DotSource:
         maps = functional.avg_pool2d(images, self.stride, ceil_mode=True, count_include_pad=False)
         return RawMaps(torch.amax(maps, dim=(2, 3)).numpy(), maps.numpy())
 
-    def cell_transform(
-        self, input_transform: GridTransform, rows: int, columns: int
-    ) -> GridTransform:
-        stride = float(self.stride)
-        return input_transform.to_cells((columns, rows), stride=stride, first_center=stride / 2)
+    @property
+    def geometry(self) -> CellGeometry:
+        return CellGeometry(self.stride, self.stride / 2, float(self.stride))

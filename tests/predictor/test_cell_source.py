@@ -9,23 +9,22 @@ from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import GridTransform, cell_center_in_image
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import build_backbone
-from weakloc.model.fine_layers import CellClassifier, fine_features
+from weakloc.model.fine_layers import CellClassifier, CellReading, fine_features
 from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
-from weakloc.predictor.views import CellSource
+from weakloc.predictor.views import NetworkSource
 from weakloc.settings import Look
 
 
-def source_of(cells: CellClassifier, network: LocalizationNetwork) -> CellSource:
-    return CellSource(
-        cells,
-        None,
+def source_of(cells: CellClassifier, network: LocalizationNetwork) -> NetworkSource:
+    return NetworkSource(
         network,
         Look(),
         class_names=("a", "b", "c"),
         preprocessing=Preprocessing(size=(72, 56), resize="warp"),
         activation="sigmoid",
         uses_bf16=False,
+        reading=CellReading(cells, None, network.backbone.geometry),
     )
 
 
@@ -38,7 +37,7 @@ def test_cells_tile_the_input_where_the_class_map_begins_elsewhere() -> None:
     heat = source.read(torch.randn(1, 3, 56, 72)).maps
 
     assert heat.shape == (1, 3, 7, 9)
-    assert cell_center_in_image(2, 1, source.cell_transform(placed, 7, 9)) == (12.0, 20.0)
+    assert cell_center_in_image(2, 1, source.geometry.cell_transform(placed, 7, 9)) == (12.0, 20.0)
 
 
 def test_heat_is_that_of_the_cells_times_the_fourth_root_of_the_stretched_class_map() -> None:

@@ -325,3 +325,8 @@ def test_a_checkpoint_of_something_else_is_refused(data_set: DataSet, tmp_path: 
 def test_checkpoints_hold_no_code(run: Run) -> None:
     content = torch.load(run.path / "last.ckpt", weights_only=True)
     assert content["epoch"] == 2
+
+
+def test_what_an_epoch_took_is_not_counted_again_after_a_stop_behind_it(run: Run) -> None:
+    checkpoint = torch.load(run.path / "last.ckpt", weights_only=True)
+    assert 0 <= checkpoint["weakloc"]["seconds"] < run.history[-1].seconds / 2

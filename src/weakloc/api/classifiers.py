@@ -112,7 +112,7 @@ def _timm_model(name: str, weights: str) -> tuple[nn.Module, tuple[str, ...] | N
         raise SettingError(
             f"timm has no model {name!r}", remedy=did_you_mean(name, timm.list_models())
         )
-    installed = {net.timm_name: net for net in EMBEDDED.values() if net.is_installed}
+    installed = {net.timm_name: net for net in EMBEDDED.values() if net.installed}
     is_fetched = not weights and name not in installed
     try:
         with hub_cache_when_unreachable() if is_fetched else nullcontext():

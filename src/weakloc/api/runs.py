@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from weakloc.localize.calibration import Calibration
 from weakloc.localize.places import ThresholdMode
 from weakloc.methods.beam import Beam
 from weakloc.methods.method import LEARNED, Localiser, Looking, PlaceRules, settled
+from weakloc.model.fine_layers import CellReading
 from weakloc.model.weights import supervision_of_weights
 from weakloc.predictor.beam_heat import BeamHeat
 from weakloc.predictor.onnx_file import (
@@ -35,7 +35,7 @@ from weakloc.predictor.onnx_file import (
 )
 from weakloc.predictor.predictor import HeatMaker, Predictor, fused_maps
 from weakloc.predictor.score_fusion import AlphaChoice, Rescoring, shares_from_counts
-from weakloc.predictor.views import CellSource, NetworkSource
+from weakloc.predictor.views import NetworkSource
 from weakloc.settings import LocaliserChoice, Look, Places, require
 from weakloc.structures import BrokenImage, Prediction
 from weakloc.training.hub import folder_of, name_of
@@ -197,20 +197,22 @@ class TrainedRun(LoadedRun):
         )
 
     def _source(self, look: Look) -> NetworkSource:
-        make: Callable[..., NetworkSource] = NetworkSource
+        reading = None
         if look.localiser in LEARNED and self.run.cells is not None:
             detector = self.run.detector if look.localiser == "detector" else None
-            make = partial(CellSource, self.run.cells, detector)
+            geometry = self.run.network.backbone.geometry
+            reading = CellReading(self.run.cells, detector, geometry)
         loss = self.run.method.build_loss(
             num_classes=len(self.class_names), single_label=self.run.labels.is_single_label
         )
-        return make(
+        return NetworkSource(
             self.run.network,
             look,
             class_names=self.run.class_names,
             preprocessing=self.run.preprocessing,
             activation=loss.activation,
             uses_bf16=uses_bf16(look.precision),
+            reading=reading,
         )
 
 
@@ -293,10 +295,9 @@ def export(
     predictor = trained.predictor(Look(localiser=localiser))
     if predictor.look.localiser == "beam_search":
         predictor = trained.predictor(Look(localiser="score_map"))
-    network, reading = trained.run.network, None
-    if isinstance(predictor.source, CellSource):
-        reading = predictor.source.reading.cpu()
-    graph = ExportedGraph(network, reading)
+    assert isinstance(predictor.source, NetworkSource)
+    reading = predictor.source.reading
+    graph = ExportedGraph(trained.run.network, reading and reading.cpu())
     return write_onnx(graph, out, describe(trained, predictor, graph))
 
 
@@ -313,7 +314,7 @@ def describe(run: TrainedRun, predictor: Predictor, graph: ExportedGraph) -> Onn
         activation=predictor.source.activation,
         method=run.run.method.name,
         preprocessing=run.run.preprocessing,
-        geometry=graph.geometry,
+        geometry=predictor.source.geometry,
         thresholds=predictor.thresholds,
         threshold_mode=None if calibration is None else predictor.rules.threshold_mode,
         smallest_side=graph.network.backbone.min_input,

@@ -51,7 +51,6 @@ def is_member_path(path: str) -> bool:
 
 
 def read_member(path: str) -> bytes:
-    """The content of a member."""
     member = _MEMBER.fullmatch(path)
     assert member is not None, path
     archive, start, size = Path(member["archive"]), int(member["offset"]), int(member["size"])

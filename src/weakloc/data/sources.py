@@ -163,9 +163,7 @@ def _in_shards(source: str) -> Iterator[ImageSource]:
     for shard in find_shards(source):
         name = Path(shard).name
         latest = deque[Problem](maxlen=1)  # that a shard is damaged is said last
-        for image in images_of_shard(
-            shard, None, mode="r|*", read_image=read_content, problems=Problems(listed=latest)
-        ):
+        for image in images_of_shard(shard, None, Problems(listed=latest), read_content):
             yield ImageSource(f"{name}/{image.member.name}", image.content)
         for problem in latest:
             if problem.kind == Oddity.BROKEN_SHARD:

@@ -9,8 +9,8 @@ from typing import Any, NoReturn, cast
 import numpy as np
 from msgspec import Struct, to_builtins
 
-from weakloc.data.images import open_image
-from weakloc.errors import FailureError, ImageError
+from weakloc.data.images import read_or_record
+from weakloc.errors import FailureError
 from weakloc.structures import (
     ABSENT,
     PRESENT,
@@ -72,7 +72,6 @@ class DataSummary(Struct, frozen=True):
     problems: tuple[Problem, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and dicts."""
         record = cast(dict[str, Any], to_builtins(self, str_keys=True))
         for problem in record["problems"]:
             problem["where"] = problem.pop("location")  # its name in the first version's output
@@ -176,8 +175,8 @@ class SizeCount(Struct, frozen=True):
     images: int
 
 
-class OddImage(Struct, frozen=True):
-    """An image whose (width, height) is far from the median."""
+class SizedImage(Struct, frozen=True):
+    """An image and its (width, height)."""
 
     image: str
     size: tuple[int, int]
@@ -191,11 +190,10 @@ class ImageCheck(Struct, frozen=True):
     height: SizeRange | None
     different_sizes: int
     frequent_sizes: Sequence[SizeCount]
-    odd: Sequence[OddImage]
+    odd: Sequence[SizedImage]  # a side is far from the median
     broken: Sequence[BrokenImage]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and dicts."""
         broken = [{"image": record.name, "reason": record.reason} for record in self.broken]
         return {**to_builtins(self), "broken": broken}
 
@@ -213,35 +211,29 @@ def check_images(samples: Sequence[Sample], *, processes: int, on_progress: Prog
             remedy="Look for a lack of memory, or use one process to find the image",
         )
 
-    paths = [sample.path for sample in samples]
-    chunks = ((start, paths[start : start + _CHUNK]) for start in range(0, len(samples), _CHUNK))
-    outcomes: dict[int, tuple[int, int] | str] = {}
-    for (start, _), sizes_or_reasons in map_in_processes(
+    named = [(sample.name, sample.path) for sample in samples]
+    chunks = ((start, named[start : start + _CHUNK]) for start in range(0, len(named), _CHUNK))
+    checked: dict[int, SizedImage | BrokenImage] = {}
+    for (start, _), outcomes in map_in_processes(
         _check_chunk, chunks, processes=processes, if_killed=raise_killed, ahead=_CHUNKS_AHEAD
     ):
-        outcomes.update(enumerate(sizes_or_reasons, start))
-        on_progress(len(outcomes), len(samples))
-    return _checked(samples, [outcomes[index] for index in range(len(samples))])
+        checked.update(enumerate(outcomes, start))
+        on_progress(len(checked), len(named))
+    return _checked([checked[index] for index in range(len(named))])
 
 
-def _check_chunk(chunk: tuple[int, Sequence[str]]) -> list[tuple[int, int] | str]:
-    """The size of each image, or the reason why it cannot be read."""
-    outcomes: list[tuple[int, int] | str] = []
-    for path in chunk[1]:
-        try:
-            outcomes.append(open_image(path).size)
-        except ImageError as error:
-            outcomes.append(error.message)
-    return outcomes
+def _check_chunk(chunk: tuple[int, list[tuple[str, str]]]) -> list[SizedImage | BrokenImage]:
+    """The size of each image, which comes by its name and path, or why it cannot be read."""
+    pictures = ((name, read_or_record(name, path)) for name, path in chunk[1])
+    return [p if isinstance(p, BrokenImage) else SizedImage(n, p.size) for n, p in pictures]
 
 
-def _checked(samples: Sequence[Sample], outcomes: Sequence[tuple[int, int] | str]) -> ImageCheck:
-    named = [(sample.name, outcome) for sample, outcome in zip(samples, outcomes, strict=True)]
-    sizes = [(name, outcome) for name, outcome in named if not isinstance(outcome, str)]
-    broken = tuple(BrokenImage(name, reason) for name, reason in named if isinstance(reason, str))
+def _checked(outcomes: Sequence[SizedImage | BrokenImage]) -> ImageCheck:
+    sizes = [outcome for outcome in outcomes if isinstance(outcome, SizedImage)]
+    broken = [outcome for outcome in outcomes if isinstance(outcome, BrokenImage)]
     if not sizes:
-        return ImageCheck(len(samples), None, None, 0, (), (), broken)
-    sides = np.array([size for _, size in sizes], np.int64)
+        return ImageCheck(len(outcomes), None, None, 0, (), (), broken)
+    sides = np.array([image.size for image in sizes], np.int64)
     median = np.median(sides, axis=0)
     shares = sides / median  # (N, 2)
     is_odd = (shares > _ODD_SHARE).any(axis=1) | (shares < 1 / _ODD_SHARE).any(axis=1)
@@ -249,14 +241,14 @@ def _checked(samples: Sequence[Sample], outcomes: Sequence[tuple[int, int] | str
         SizeRange(int(side.min()), float(middle), int(side.max()))
         for side, middle in zip(sides.T, median, strict=True)
     )
-    counts = Counter(size for _, size in sizes)
+    counts = Counter(image.size for image in sizes)
     frequent = sorted(counts.items(), key=lambda count: (-count[1], count[0]))[:_MOST_SIZES]
     return ImageCheck(
-        images=len(samples),
+        images=len(outcomes),
         width=width,
         height=height,
         different_sizes=len(counts),
         frequent_sizes=[SizeCount(*size, images) for size, images in frequent],
-        odd=[OddImage(*image) for image, odd in zip(sizes, is_odd, strict=True) if odd],
+        odd=[image for image, odd in zip(sizes, is_odd, strict=True) if odd],
         broken=broken,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from weakloc.data.images import pixels_of
-from weakloc.errors import SettingError
+from weakloc.errors import require_setting
 from weakloc.geometry import BoxLTRB, GridTransform, Size
 
 PixelSize: TypeAlias = tuple[int, int]  # (width, height)
@@ -27,7 +27,6 @@ PixelArray: TypeAlias = NDArray[np.uint8]  # (height, width, 3)
 Channels: TypeAlias = tuple[float, float, float]
 ResizeMode: TypeAlias = Literal["warp", "pad", "crop", "none"]
 PadPosition: TypeAlias = Literal["center", "corner"]
-_RESIZE_MODES = get_args(ResizeMode)
 
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
@@ -79,20 +78,13 @@ class Preprocessing:
     std: Channels = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        sides = (self.size, self.size) if isinstance(self.size, int) else self.size
-        if not all(1 <= length <= LARGEST_SIDE for length in (*sides, self.multiple_of)):
-            raise SettingError(
-                f"an input of {sides[0]} x {sides[1]} in multiples of {self.multiple_of} is empty "
-                "or too large",
-                remedy=f"All three must be 1 to {LARGEST_SIDE}",
-            )
-        if self.resize not in _RESIZE_MODES:
-            raise SettingError(
-                f"there is no resize mode {self.resize!r}",
-                remedy=f"Choose one of: {', '.join(_RESIZE_MODES)}",
-            )
-        if min(self.std) <= 0:
-            raise SettingError(f"std {self.std} must be positive in every channel")
+        require = partial(require_setting, self, "input of the network")
+        remedy = f"Give 1 to {LARGEST_SIDE} pixels"
+        require("size", all(1 <= side <= LARGEST_SIDE for side in self._sides), remedy)
+        require("multiple_of", 1 <= self.multiple_of <= LARGEST_SIDE, remedy)
+        modes = get_args(ResizeMode)
+        require("resize", self.resize in modes, f"Choose one of: {', '.join(modes)}")
+        require("std", min(self.std) > 0, "Give a positive number for each channel")
 
     @property
     def fixed_size(self) -> PixelSize | None:
@@ -140,9 +132,13 @@ class Preprocessing:
         width, height = (math.ceil(side / self.multiple_of) * self.multiple_of for side in size)
         return width, height
 
+    @property
+    def _sides(self) -> PixelSize:
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
     @cached_property
     def _target(self) -> PixelSize:
-        return self.round_up((self.size, self.size) if isinstance(self.size, int) else self.size)
+        return self.round_up(self._sides)
 
 
 def middle_box(image_size: PixelSize, *, shape: PixelSize) -> BoxLTRB:

@@ -139,7 +139,7 @@ class WindowScorer(Protocol[Grid]):
     `score_windows` takes windows (N, 4) as (x, y, width, height) in cells, window i on
     `grids[owners[i]]`, and returns scores (N, C) in one batched call; higher is better, and
     probabilities make box scores comparable. A window of the full grid must not be resampled, so
-    that its score is the plain classification score. `predictor.beam_heat` has three ready ones.
+    that its score is the plain classification score. `predictor.beam_heat` has two ready ones.
     """
 
     @property

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
+from torch.nn import Parameter
 from torch.optim import SGD, Adagrad, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -22,11 +23,12 @@ from weakloc.localize.places import BackgroundMode, BoxChoice, BoxScore, PointMe
 from weakloc.metrics.average_precision import Definition
 from weakloc.model.backbones import Backbone
 from weakloc.model.losses import BackgroundLoss, BeamLoss, LogisticLoss, Loss, SoftmaxLoss
-from weakloc.model.network import Decayed, LocalizationNetwork
+from weakloc.model.network import LocalizationNetwork
 from weakloc.model.trunk import BackboneSpec
 from weakloc.settings import Look, Places
 
 OptimiserKind: TypeAlias = Literal["sgd", "adamw", "adagrad"]
+Decayed: TypeAlias = Literal["all", "kernels"]  # kernels: not biases nor batch norms
 Schedule: TypeAlias = Literal["constant", "cosine", "stages", "steps"]
 PRETRAINED_FACTOR = 0.1
 
@@ -78,17 +80,27 @@ class Optimisation:
 
 
 def build_optimiser(network: LocalizationNetwork, optimisation: Optimisation) -> Optimizer:
-    """Over the parameters that require a gradient, in groups named "backbone" and "head"."""
+    """Over the parameters that require a gradient, in groups named "backbone" and "head".
+
+    Layers that a head took over from a classifier learn like the backbone.
+    """
     factor = optimisation.backbone_factor
     if isinstance(factor, str):
         factor = PRETRAINED_FACTOR if network.backbone.is_pretrained else 1.0
-    groups = network.parameter_groups(
-        learning_rate=optimisation.learning_rate,
-        backbone_factor=factor,
-        weight_decay=optimisation.weight_decay,
-        decayed=optimisation.decayed,
-    )
-    return _OPTIMISERS[optimisation.kind](groups, optimisation)
+    rates = {"backbone": optimisation.learning_rate * factor, "head": optimisation.learning_rate}
+    new = network.new_parameters()
+    groups: dict[tuple[str, float], list[Parameter]] = {}
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            is_decayed = optimisation.decayed == "all" or parameter.ndim > 1
+            decay = optimisation.weight_decay if is_decayed else 0.0
+            part = "head" if parameter in new else "backbone"
+            groups.setdefault((part, decay), []).append(parameter)
+    settings = [
+        {"name": part, "params": parameters, "lr": rates[part], "weight_decay": decay}
+        for (part, decay), parameters in groups.items()
+    ]
+    return _OPTIMISERS[optimisation.kind](settings, optimisation)
 
 
 def rate_factor(optimisation: Optimisation, step: int, steps_per_epoch: int) -> float:
@@ -99,7 +111,7 @@ def rate_factor(optimisation: Optimisation, step: int, steps_per_epoch: int) -> 
 
 
 def build_schedule(
-    optimizer: Optimizer, optimisation: Optimisation, *, steps_per_epoch: int
+    optimizer: Optimizer, optimisation: Optimisation, steps_per_epoch: int
 ) -> LambdaLR:
     """To be stepped after every optimiser step."""
     return LambdaLR(optimizer, lambda step: rate_factor(optimisation, step, steps_per_epoch))
@@ -282,8 +294,7 @@ class Method(ABC):
 
     def require(self, name: str, fits: bool, remedy: str) -> None:
         """SettingError that names the field, the value met and what would do."""
-        if not fits:
-            raise SettingError(f"{name} is {getattr(self, name)!r}", remedy=remedy)
+        require_setting(self, None, name, fits, remedy)
 
     @classmethod
     def practical(cls) -> Self:
@@ -349,8 +360,8 @@ _LOSSES: Mapping[LossKind, Callable[[], Loss]] = {
     "logistic_sum": lambda: LogisticLoss("sum"),
     "logistic_mean": lambda: LogisticLoss("mean"),
     "softmax": SoftmaxLoss,
-    "beam_sigmoid": lambda: BeamLoss("sigmoid"),
-    "beam_softmax": lambda: BeamLoss("softmax"),
+    "beam_sigmoid": lambda: LogisticLoss("mean"),
+    "beam_softmax": BeamLoss,
 }
 
 

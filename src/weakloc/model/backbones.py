@@ -184,24 +184,20 @@ class TimmTrunk(Trunk):
         extra = [level for level in levels if level != self.facts.stride]
         if not extra:
             return {self.facts.stride: self._as_grid(model.forward_features(images), images)}
-        last, kept = model.forward_intermediates(
-            images, indices=[self.level_indices[level] for level in extra], output_fmt="NCHW"
-        )
+        last, kept = self._intermediates(images, extra)
         outputs = dict(zip(extra, kept, strict=True))
         return {**outputs, self.facts.stride: self._as_grid(last, images)}
 
     def early(self, images: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:
         if self.facts.stride in levels:
             return super().early(images, levels)
-        model: Any = self.model
-        kept = model.forward_intermediates(
-            images,
-            indices=[self.level_indices[level] for level in levels],
-            output_fmt="NCHW",
-            stop_early=True,
-            intermediates_only=True,
-        )
+        kept = self._intermediates(images, levels, stop_early=True, intermediates_only=True)
         return dict(zip(levels, kept, strict=True))
+
+    def _intermediates(self, images: Tensor, levels: Sequence[int], **options: bool) -> Any:
+        model: Any = self.model
+        indices = [self.level_indices[level] for level in levels]
+        return model.forward_intermediates(images, indices=indices, output_fmt="NCHW", **options)
 
     def _as_grid(self, features: Tensor, images: Tensor) -> Tensor:
         """Tokens (B, prefix + h * w, D) or channels-last maps (B, h, w, D) -> (B, D, h, w)."""
@@ -312,26 +308,23 @@ def _of_any_size(spec: BackboneSpec, **source: Any) -> Any:
         try:
             return timm.create_model(spec.name, **source, **{**any_size, **arguments})
         except TypeError as error:
-            refused = re.search(r"unexpected keyword argument\D*?'(\w+)'", str(error))
-            if refused is None or refused[1] not in any_size:
-                raise _refusal(spec, refused[1] if refused else None, error) from error
+            match = re.search(r"unexpected keyword argument\D*?'(\w+)'", str(error))
+            refused = match[1] if match else None
+            if refused == "output_stride":
+                raise _no_output_stride(spec) from error
+            if refused in spec.arguments:
+                raise SettingError(
+                    f"{spec.name} has no argument {refused!r}",
+                    location="--backbone",
+                    remedy="See the model's page in timm for what it takes",
+                ) from error
+            if refused not in any_size:
+                raise
         except (AssertionError, NotImplementedError) as error:
             if "output_stride" in arguments:
                 raise _no_output_stride(spec) from error
             raise
     raise AssertionError("an empty set of arguments cannot be refused")
-
-
-def _refusal(spec: BackboneSpec, name: str | None, error: TypeError) -> Exception:
-    if name == "output_stride":
-        return _no_output_stride(spec)
-    if name in spec.arguments:
-        return SettingError(
-            f"{spec.name} has no argument {name!r}",
-            location="--backbone",
-            remedy="See the model's page in timm for what it takes",
-        )
-    return error
 
 
 def _no_output_stride(spec: BackboneSpec) -> SettingError:

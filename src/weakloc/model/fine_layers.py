@@ -128,9 +128,7 @@ class CellClassifier(FineLayers):
 
     def forward(self, features: Mapping[int, Tensor]) -> Tensor:
         """Heat (B, C, rows, columns)."""
-        return self.heat(self.standardised(features))
-
-    def heat(self, cells: Tensor) -> Tensor:
+        cells = self.standardised(features)
         return self.is_object(cells) * self.evidence(cells)
 
     def evidence(self, cells: Tensor) -> Tensor:

@@ -76,16 +76,14 @@ class SoftmaxLoss(Loss):
 class BeamLoss(Loss):
     """BEAM, Eq. 1: -(1/K) sum_k p_k log q_k + (1 - p_k) log(1 - q_k).
 
-    q is the sigmoid of the scores, or their softmax with targets p normalised to sum 1 (the text's
-    form, which cannot fit several labels). Unknown classes keep their place in the softmax's
-    normaliser only as constants.
+    q is the softmax of the scores, with targets p normalised to sum 1: the text's form, which
+    cannot fit several labels. With the sigmoid as q it is the mean `LogisticLoss`. Unknown classes
+    keep their place in the normaliser only as constants.
     """
 
-    activation: Activation = "sigmoid"
+    activation: ClassVar[Activation] = "softmax"
 
     def per_image(self, scores: Tensor, labels: Tensor) -> Tensor:
-        if self.activation == "sigmoid":
-            return LogisticLoss("mean").per_image(scores, labels)
         scores = torch.where(labels == UNKNOWN, scores.detach(), scores)
         targets = (labels == PRESENT).to(scores.dtype)
         targets = targets / targets.sum(dim=1, keepdim=True).clamp(min=1)

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args
+from typing import Literal, Self, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -74,9 +74,8 @@ class GridHead(nn.Module):
         super().__init__()
         self.grid_side = grid_side
         self.reduce: nn.Module = nn.Identity()
-        channels = in_channels
-        if reduced_channels is not None:
-            channels = reduced_channels
+        channels = reduced_channels or in_channels
+        if reduced_channels:
             self.reduce = nn.Sequential(nn.Conv2d(in_channels, channels, 1), nn.ReLU())
         widths = [channels * grid_side**2, *hidden, num_classes]
         self.layers = nn.ModuleList(
@@ -187,40 +186,31 @@ class ClassPool:
             return per_class.max(dim=2).values
         if self.kind == "lse":
             return log_mean_exp(per_class, self.sharpness, dim=2)
+        mean = per_class.mean(dim=2)
         if self.gradient == "released":
-            return _MeanWithSumGradient.apply(per_class)  # type: ignore[no-any-return]
-        return per_class.mean(dim=2)
-
-
-class _MeanWithSumGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor) -> Tensor:
-        ctx.shape = maps.shape
-        return maps.mean(dim=2)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient.unsqueeze(2).expand(ctx.shape)
+            total = per_class.sum(dim=2)
+            return mean.detach() + (total - total.detach())  # adds exactly 0, and its gradient
+        return mean
 
 
 Order: TypeAlias = Literal["head_then_pool", "pool_then_head"]
-Decayed: TypeAlias = Literal["all", "kernels"]
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkOutput:
-    """`background` are the score and the map of what every image shows, where a network has it."""
+    """Logits of the C classes and, last, of what every image shows, where a network has it."""
 
-    scores: Tensor  # (B, C) logits
-    maps: Tensor  # (B, C, rows, columns) logits
-    background: tuple[Tensor, Tensor] | None = None  # (B, 1), (B, 1, rows, columns) logits
+    all_scores: Tensor  # (B, C) or (B, C + 1)
+    all_maps: Tensor  # as many (rows, columns)
+    num_classes: int
 
     @property
-    def trained_scores(self) -> Tensor:
-        """Of the classes and, last, of the background: (B, C) or (B, C + 1)."""
-        if self.background is None:
-            return self.scores
-        return torch.cat([self.scores, self.background[0]], dim=1)
+    def scores(self) -> Tensor:
+        return self.all_scores[:, : self.num_classes]
+
+    @property
+    def maps(self) -> Tensor:
+        return self.all_maps[:, : self.num_classes]
 
 
 class LocalizationNetwork(nn.Module):
@@ -263,10 +253,7 @@ class LocalizationNetwork(nn.Module):
         else:
             pooled = self.spatial_pool(features)[:, :, None, None]  # (B, D, 1, 1)
             scores = self.class_pool(self.head(pooled)).flatten(start_dim=1)
-        if not self.has_background:
-            return NetworkOutput(scores, maps)
-        background = scores[:, -1:], maps[:, -1:]
-        return NetworkOutput(scores[:, :-1], maps[:, :-1], background)
+        return NetworkOutput(scores, maps, scores.shape[1] - self.has_background)
 
     def freeze_backbone(self) -> None:
         """No gradient and no new batch statistics in the backbone, whatever mode is set later."""
@@ -280,32 +267,10 @@ class LocalizationNetwork(nn.Module):
             self.backbone.eval()
         return self
 
-    def parameter_groups(
-        self,
-        *,
-        learning_rate: float,
-        backbone_factor: float,
-        weight_decay: float,
-        decayed: Decayed = "all",
-    ) -> list[dict[str, Any]]:
-        """Optimiser groups: the head learns at the rate, the backbone at the rate times the factor.
-
-        Layers that a `GridHead` took over from a classifier learn like the backbone.
-        `decayed="kernels"` spares biases and batch-norm parameters the weight decay.
-        """
-        rates = {"backbone": learning_rate * backbone_factor, "head": learning_rate}
+    def new_parameters(self) -> set[nn.Parameter]:
+        """Those of the head, without the layers that a `GridHead` took over from a classifier."""
         adopted = set(self.head.adopted_parameters()) if isinstance(self.head, GridHead) else set()
-        groups: dict[tuple[str, float], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            part = "head" if name.startswith("head.") and parameter not in adopted else "backbone"
-            decay = weight_decay if decayed == "all" or parameter.ndim > 1 else 0.0
-            groups.setdefault((part, decay), []).append(parameter)
-        return [
-            {"name": part, "params": parameters, "lr": rates[part], "weight_decay": decay}
-            for (part, decay), parameters in groups.items()
-        ]
+        return {*self.head.parameters()} - adopted
 
 
 Module = TypeVar("Module", bound=nn.Module)

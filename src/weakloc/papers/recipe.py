@@ -96,7 +96,7 @@ class Published:
     values: Mapping[str, float]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Recipe:
     """`reference` is the paper's table or figure; `papers_data` what it was measured on.
 
@@ -108,6 +108,7 @@ class Recipe:
     name: str
     number: str
     title: str
+    _: KW_ONLY
     reference: str
     question: str
     papers_data: str

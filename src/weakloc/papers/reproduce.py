@@ -74,7 +74,7 @@ def planned(
     recipe: Recipe, reproduction: Reproduction, say: Say
 ) -> tuple[list[Measurement], dict[str, str]]:
     """Every cell with every seed, and the reasons of the cells that cannot be tested here."""
-    path, settings = reproduction.data, reproduction.settings
+    path = reproduction.data
     if path is None:
         effort = EFFORTS[reproduction.budget, recipe.data]
         path = str(drawn_scenes(reproduction.out, recipe.data, effort, say))
@@ -82,34 +82,34 @@ def planned(
     source = DataSetOnDisk(path, reproduction.reading, digest_of_data(data_set))
     if reproduction.budget in ("paper", "paper60"):
         conditions = as_published(reproduction.budget, recipe, reproduction.splits)
-    elif settings.backbone is not None:
+    elif reproduction.settings.backbone is not None:
         conditions = given_backbone(recipe.optimiser)
     else:
         conditions = from_scratch(reproduction.budget, recipe)
-    shared = with_assumed(settings, conditions.train)
+    shared = with_assumed(reproduction.settings, conditions.train)
+    reproduction = replace(reproduction, settings=shared)
     data_set.split(shared.train_split, flag="--splits given and --train-split")
     data_set.split(shared.val_split, flag="--splits given and --val-split")
     say(f"Learning from the split {shared.train_split}, measuring on {shared.val_split}")
-    reasons = {cell.name: _why_not(cell, conditions, reproduction) for cell in recipe.cells}
+    reasons = ((cell.name, _why_not(cell, conditions, reproduction)) for cell in recipe.cells)
+    untestable = {name: reason for name, reason in reasons if reason is not None}
     measurements = [
         Measurement(cell, _trainings(cell, conditions, reproduction, source, seed), recipe.metrics)
         for seed in reproduction.range_of_seeds
         for cell in recipe.cells
-        if reasons[cell.name] is None
+        if cell.name not in untestable
     ]
-    return measurements, {name: reason for name, reason in reasons.items() if reason is not None}
+    return measurements, untestable
 
 
 def _why_not(cell: Cell, conditions: Conditions, reproduction: Reproduction) -> str | None:
-    if reproduction.cell and cell.name not in reproduction.cell:
-        return "left out with --cell"
-    if cell.only is not None and cell.only != conditions.preset:
-        return f"only with the {cell.only} preset"
-    if cell.below_head and reproduction.settings.frozen:
-        return "the backbone is frozen"
-    if cell.smaller_backbone and conditions.smaller_backbone is None:
-        return "one backbone was given"
-    return None
+    reasons = {
+        "left out with --cell": reproduction.cell and cell.name not in reproduction.cell,
+        f"only with the {cell.only} preset": cell.only not in (None, conditions.preset),
+        "the backbone is frozen": cell.below_head and reproduction.settings.frozen,
+        "one backbone was given": cell.smaller_backbone and not conditions.smaller_backbone,
+    }
+    return next((reason for reason, applies in reasons.items() if applies), None)
 
 
 def _trainings(
@@ -120,16 +120,18 @@ def _trainings(
     choices = merged_settings(choices, reproduction.choices)
     method = method_named(cell.method, conditions.preset, choices)
     optimisation = method.optimisation
-    settings = _settings(cell, conditions, reproduction, seed)
-    rate = settings.learning_rate or optimisation.learning_rate
-    batch_size = settings.batch_size or optimisation.batch_size
-    if cell.head_rate != 1:
-        settings = replace(settings, learning_rate=rate * cell.head_rate)
-    if cell.batch != 1:
-        settings = replace(settings, batch_size=max(1, round(batch_size * cell.batch)))
-    if cell.epochs != 1:
-        epochs = (settings.epochs or optimisation.epochs) * cell.epochs
-        settings = replace(settings, epochs=max(1, round(epochs)))
+    # A refined run is another look at the same network.
+    settings = replace(reproduction.settings, **cell.train, seed=seed, refine=False)
+    if cell.smaller_backbone:
+        settings = replace(settings, backbone=conditions.smaller_backbone)
+    if settings.frozen and settings.feature_cache is None:
+        settings = replace(settings, feature_cache=str(reproduction.out / "features"))
+    factors = {"learning_rate": cell.head_rate, "batch_size": cell.batch, "epochs": cell.epochs}
+    for name, factor in factors.items():
+        if factor != 1:
+            scaled = (getattr(settings, name) or getattr(optimisation, name)) * factor
+            value = scaled if name == "learning_rate" else max(1, round(scaled))
+            settings = replace(settings, **{name: value})
     if cell.backbone_rate != cell.head_rate:
         if isinstance(optimisation.backbone_factor, str):
             raise SettingError(
@@ -155,19 +157,6 @@ def _trainings(
         replace(training, settings=replace(settings, image_size=round(side * size)))
         for size in cell.sizes
     )
-
-
-def _settings(
-    cell: Cell, conditions: Conditions, reproduction: Reproduction, seed: int
-) -> TrainSettings:
-    """What makes the cell, else what the command line says, else the budget."""
-    settings = with_assumed(reproduction.settings, conditions.train)
-    settings = replace(settings, **cell.train, seed=seed, refine=False)  # cells are another look
-    if cell.smaller_backbone:
-        settings = replace(settings, backbone=conditions.smaller_backbone)
-    if settings.frozen and settings.feature_cache is None:
-        settings = replace(settings, feature_cache=str(reproduction.out / "features"))
-    return settings
 
 
 def with_assumed(settings: TrainSettings, assumed: Mapping[str, Any]) -> TrainSettings:

@@ -1,7 +1,7 @@
 """Beam search over windows of an image with a trained network as the scorer of windows.
 
 Windows are (N, 4) arrays of (x, y, width, height) in cells. Scores are (N, C), one column a class.
-The three scorers turn plain callables on arrays into what `beam_search` asks for.
+The scorers turn plain callables on arrays into what `beam_search` asks for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -34,7 +34,6 @@ from weakloc.settings import Look
 from weakloc.structures import Activation, ScoreMaps
 
 GridValues: TypeAlias = NDArray[np.floating]  # (C, rows, columns)
-WindowScore: TypeAlias = Literal["linear", "contrast"]
 WindowScores: TypeAlias = Callable[[GridValues, IntArray], GridValues]
 _VALUES_AT_ONCE = 2**22
 CROPS_AT_ONCE = 8  # larger float32 batches are slower on a CPU
@@ -61,25 +60,25 @@ class BeamHeat:
     def _scorer(self, picture: Image.Image) -> WindowScorer[Any]:
         size = self.source.preprocessing.fixed_size
         assert size is not None, "beam search crops to a fixed input size"
-        columns, rows = self.source.network.backbone.map_size(size)
+        grid_size = self.source.network.backbone.map_size(size)
         head = self.source.network.head
-        is_fixed = self.search.recrop_every > self.search.levels_on((columns, rows))
+        is_fixed = self.search.recrop_every > self.search.levels_on(grid_size)
         if isinstance(head, GridHead) and is_fixed:
-            return TableScorer(partial(self._read_tables, head, picture), (columns, rows))
+            look_up = partial(table_scores, grid_size=grid_size)
+            return MapScorer(partial(self._read_tables, head, picture), grid_size, look_up)
         if isinstance(head, GridHead):
             return GridHeadScorer(
                 partial(self._read_grids, head, picture),
                 partial(self._score_grids, head),
-                (columns, rows),
+                grid_size,
                 interpolation=self.search.interpolation,
             )
-        return ClassMapScorer(
-            partial(self._read_class_maps, picture),
-            (columns, rows),
-            window_score="contrast" if is_fixed else "linear",
-            activation=self.source.activation,
-            interpolation=self.search.interpolation,
-        )
+        # On one fixed map the best mean is always a single cell.
+        score: WindowScores = contrast_window_scores
+        if not is_fixed:
+            score = partial(linear_window_scores, interpolation=self.search.interpolation)
+        likely = partial(class_map_scores, score=score, activation=self.source.activation)
+        return MapScorer(partial(self._read_class_maps, picture), grid_size, likely)
 
     def _crops(self, picture: Image.Image, boxes_in_image: FloatArray) -> Sequence[torch.Tensor]:
         """Parts of the picture, warped to the network's input, in batches."""
@@ -99,9 +98,8 @@ class BeamHeat:
         self, head: GridHead, picture: Image.Image, boxes_in_image: FloatArray
     ) -> list[Floats]:
         chunks = self._crops(picture, boxes_in_image)
-        features = np.concatenate([self.source.read_features(chunk) for chunk in chunks])
-        grids = head.reduce(torch.from_numpy(features).to(self.source.device))
-        return list(grids.float().cpu().numpy())
+        features = torch.cat([self.source.read_features(chunk) for chunk in chunks])
+        return list(head.reduce(features).float().cpu().numpy())
 
     @torch.inference_mode()
     def _read_tables(
@@ -209,30 +207,42 @@ def _window_sums(
     return np.asarray((inside + sums[:, top, left]).T)  # (N, C)
 
 
-@dataclass(frozen=True)
-class ClassMapScorer:
-    """For heads that are linear after average pooling: windows of class maps, no head call.
+def class_map_scores(
+    class_maps: GridValues, windows: IntArray, *, score: WindowScores, activation: Activation
+) -> FloatArray:
+    """For heads that are linear after average pooling: probabilities (N, C), no head call."""
+    # Equal windows must tie: rounding noise of the sums would order them at random.
+    likely = probabilities(score(class_maps, windows), activation).astype(np.float32)
+    return likely.astype(np.float64)
 
-    `read_crops` gives the logit maps of crops, (C, rows, columns) each. `linear` is the head
-    itself, exact; but on one fixed map the best mean is always a single cell, so searches without
-    re-cropping want `contrast`.
+
+def table_scores(table: GridValues, windows: IntArray, *, grid_size: GridSize) -> GridValues:
+    """For heads that score all windows of a grid for little more than one.
+
+    The table holds the class scores of every window, (spans of rows, spans of columns, C), spans as
+    in `all_spans`.
+    """
+    columns, rows = grid_size
+    across = span_places(windows[:, 0], windows[:, 2], columns)
+    down = span_places(windows[:, 1], windows[:, 3], rows)
+    return table[down, across]
+
+
+@dataclass(frozen=True)
+class MapScorer:
+    """Windows of one map a crop, each with a score of its own.
+
+    `read_crops` gives the maps of crops, `score` class scores (N, C) of windows of one.
     """
 
     read_crops: Callable[[FloatArray], Sequence[GridValues]]
     grid_size: GridSize
-    window_score: WindowScore = "linear"
-    interpolation: Interpolation = "half_pixel"
-    activation: Activation = "sigmoid"
+    score: WindowScores
 
     def score_windows(
         self, grids: Sequence[GridValues], owners: IntArray, windows: IntArray
     ) -> FloatArray:
-        score: WindowScores = partial(linear_window_scores, interpolation=self.interpolation)
-        if self.window_score == "contrast":
-            score = contrast_window_scores
-        scores = _by_owner(grids, owners, windows, score).astype(np.float64)
-        # Equal windows must tie: rounding noise of the sums would order them at random.
-        return probabilities(scores, self.activation).astype(np.float32).astype(np.float64)
+        return np.asarray(_by_owner(grids, owners, windows, self.score), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -275,30 +285,6 @@ def span_places(starts: IntArray, lengths: IntArray, cells: int) -> IntArray:
     shorter = lengths - 1
     places: IntArray = shorter * (cells + 1) - shorter * lengths // 2 + starts
     return places
-
-
-@dataclass(frozen=True)
-class TableScorer:
-    """For heads that score all windows of a grid for little more than one.
-
-    `read_crops` gives (spans of rows, spans of columns, C) for each crop: the class scores of
-    every window, spans as in `all_spans`.
-    """
-
-    read_crops: Callable[[FloatArray], Sequence[GridValues]]
-    grid_size: GridSize
-
-    def score_windows(
-        self, grids: Sequence[GridValues], owners: IntArray, windows: IntArray
-    ) -> FloatArray:
-        columns, rows = self.grid_size
-        across = span_places(windows[:, 0], windows[:, 2], columns)
-        down = span_places(windows[:, 1], windows[:, 3], rows)
-        scores = np.empty((len(windows), grids[0].shape[-1]))
-        for owner in np.unique(owners):
-            of_grid = owners == owner
-            scores[of_grid] = grids[owner][down[of_grid], across[of_grid]]
-        return scores
 
 
 def _by_owner(

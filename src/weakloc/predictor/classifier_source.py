@@ -11,18 +11,21 @@ at the last layer that still has positions and through which the scores of all p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import SettingError, did_you_mean
-from weakloc.geometry import GridTransform
 from weakloc.localize.maps import probabilities
+from weakloc.model.trunk import CellGeometry
+from weakloc.predictor.predictor import wanted_classes
 from weakloc.predictor.views import RawMaps
 from weakloc.settings import Places
 from weakloc.structures import Activation, MapKind
@@ -77,7 +80,7 @@ class ClassifierMaps:
 
     @torch.inference_mode()
     def _activation_maps(self, images: Tensor, choose: ClassChoice) -> ClassifierOutput:
-        with _recorded(self.model, [self.layer]) as outputs:
+        with _recorded(self.model, self.layer) as outputs:
             scores = self.model(images)
         assert self.linear is not None
         features = outputs[self.layer]
@@ -85,26 +88,18 @@ class ClassifierMaps:
         index = torch.as_tensor(classes, device=images.device, dtype=torch.long)
         weight, bias = _matrix(self.linear)
         maps = torch.einsum("bdhw,kd->bkhw", features, weight[index])
-        if bias is not None:
-            maps = maps + bias[index][None, :, None, None]
-        return ClassifierOutput(scores, maps, classes)
+        return ClassifierOutput(scores, maps + bias[index][:, None, None], classes)
 
     def _gradient_maps(self, images: Tensor, choose: ClassChoice) -> ClassifierOutput:
-        with torch.enable_grad(), _recorded(self.model, [self.layer]) as outputs:
+        with torch.enable_grad(), _recorded(self.model, self.layer) as outputs:
             scores = self.model(images.detach().requires_grad_())
             activation = outputs[self.layer]
             classes = tuple(choose(scores.detach()))
-            chunks = [
-                self._weighted(
-                    activation,
-                    _class_gradients(
-                        scores, activation, classes[start : start + CLASSES_PER_BACKWARD]
-                    ),
-                    images.shape,
-                )
-                for start in range(0, len(classes), CLASSES_PER_BACKWARD)
-            ]
-        return ClassifierOutput(scores.detach(), torch.cat(chunks, dim=1), classes)
+            starts = range(0, len(classes), CLASSES_PER_BACKWARD)
+            parts = [classes[start : start + CLASSES_PER_BACKWARD] for start in starts]
+            gradients = (_class_gradients(scores, activation, part) for part in parts)
+            maps = [self._weighted(activation, of_part, images.shape) for of_part in gradients]
+        return ClassifierOutput(scores.detach(), torch.cat(maps, dim=1), classes)
 
     def _weighted(
         self, activation: Tensor, gradients: Tensor, image_shape: Sequence[int]
@@ -123,8 +118,8 @@ class ClassifierMaps:
 def _class_gradients(scores: Tensor, activation: Tensor, classes: Sequence[int]) -> Tensor:
     """The gradients of several class scores in one batched backward pass: (K, *activation)."""
     index = torch.as_tensor(list(classes), device=scores.device)
-    directions = torch.zeros(len(classes), *scores.shape, dtype=scores.dtype, device=scores.device)
-    directions.scatter_(2, index.view(-1, 1, 1).expand(-1, len(scores), 1), 1.0)
+    directions = one_hot(index, scores.shape[1]).to(scores.dtype)  # (K, C)
+    directions = directions[:, None].expand(-1, len(scores), -1)
     (gradients,) = torch.autograd.grad(
         scores, activation, directions, retain_graph=True, is_grads_batched=True
     )
@@ -144,26 +139,20 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _recorded(model: nn.Module, layers: Sequence[str] | None) -> Iterator[dict[str, Tensor]]:
-    """The outputs of the named layers (None: of all) during the block, in order of execution."""
+def _recorded(model: nn.Module, layer: str | None) -> Iterator[dict[str, Tensor]]:
+    """The outputs of the named layer (None: of all) during the block, in order of execution."""
     outputs: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            if isinstance(output, Tensor):
-                outputs.pop(name, None)
-                outputs[name] = output
+    def keep(name: str, _module: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            outputs.pop(name, None)
+            outputs[name] = output
 
-        return hook
-
-    modules = dict(model.named_modules())
-    names = [name for name in modules if name] if layers is None else list(layers)
-    handles = [modules[name].register_forward_hook(keep(name)) for name in names]
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if name and layer in (None, name):
+                hooks.enter_context(module.register_forward_hook(partial(keep, name)))
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _positions(activation: Tensor, image_shape: Sequence[int], layer: str) -> Tensor:
@@ -222,8 +211,9 @@ def _last_linear(model: nn.Module) -> nn.Linear | nn.Conv2d | None:
     return last
 
 
-def _matrix(linear: nn.Linear | nn.Conv2d) -> tuple[Tensor, Tensor | None]:
-    return linear.weight.flatten(start_dim=1), linear.bias
+def _matrix(linear: nn.Linear | nn.Conv2d) -> tuple[Tensor, Tensor]:
+    weight = linear.weight.flatten(start_dim=1)
+    return weight, weight.new_zeros(len(weight)) if linear.bias is None else linear.bias
 
 
 @torch.inference_mode()
@@ -235,15 +225,15 @@ def _cam_layer(
     with _recorded(model, None) as outputs:
         scores = model(probe)
     candidates = [layer] if layer else list(reversed(outputs))
+    tolerance = 1e-3 * float(scores.abs().max()) + 1e-6
     for name in candidates:
         output = outputs.get(name)
         if output is None or output.ndim != 4 or output.shape[1] != weight.shape[1]:
             continue
-        logits = output.mean(dim=(2, 3)) @ weight.T + (0 if bias is None else bias)
-        if _is_image_like(output.shape[2:], *probe.shape[2:]) and logits.shape == scores.shape:
-            tolerance = 1e-3 * float(scores.abs().max()) + 1e-6
-            if float((logits - scores).abs().max()) <= tolerance:
-                return name
+        logits = output.mean(dim=(2, 3)) @ weight.T + bias
+        fits = _is_image_like(output.shape[2:], *probe.shape[2:]) and logits.shape == scores.shape
+        if fits and float((logits - scores).abs().max()) <= tolerance:
+            return name
     return None
 
 
@@ -265,23 +255,21 @@ def _gradient_layer(model: nn.Module, probe: Tensor, layer: str | None) -> str:
     with torch.enable_grad(), _recorded(model, None) as outputs:
         scores = model(probe.detach().requires_grad_())
         top = scores.max(dim=1).values.sum()
-        grids = {name: _as_grid(output, probe.shape) for name, output in outputs.items()}
-        names = [name for name in reversed(grids) if grids[name] is not None]
-        # Features as wide as the classifier's input come first: a ViT's keys and queries are not.
-        names.sort(key=lambda name: grids[name].shape[1] != width)  # type: ignore[union-attr]
+        grids = {name: _as_grid(outputs[name], probe.shape) for name in reversed(outputs)}
+        widths = {name: grid.shape[1] for name, grid in grids.items() if grid is not None}
         reached: dict[str, float] = {}
-        for name in names:
+        # Features as wide as the classifier's input come first: a ViT's keys and queries are not.
+        for name in sorted(widths, key=lambda name: widths[name] != width):
             (gradient,) = torch.autograd.grad(
-                top, outputs[name], retain_graph=True, allow_unused=True
+                top, outputs[name], retain_graph=True, materialize_grads=True
             )
-            grid = None if gradient is None else _as_grid(gradient, probe.shape)
-            changing = None if grid is None else grid.abs().amax(dim=1) > 0
-            reached[name] = 0.0 if changing is None else float(changing.float().mean())
+            changing = _positions(gradient, probe.shape, name).abs().amax(dim=1) > 0
+            reached[name] = float(changing.float().mean())
             if reached[name] > 0.5:
-                return str(name)
+                return name
     for name, share in reached.items():  # global max pooling: one position a channel
         if share > 0:
-            return str(name)
+            return name
     raise SettingError(
         "no layer of this network keeps positions up to its scores",
         remedy="Name the layer yourself with --layer",
@@ -295,6 +283,7 @@ class ClassifierSource:
     """
 
     map_kind: MapKind = "cam"
+    geometry = CellGeometry(1, "uniform", 1.0)  # its maps tile the input, whatever their stride
 
     def __init__(
         self,
@@ -309,7 +298,7 @@ class ClassifierSource:
     ) -> None:
         self.preprocessing = preprocessing
         self.activation: Activation = activation
-        self._places = places
+        self._places = replace(places, top=max(places.top, 1))
         width, height = preprocessing.fixed_size or (224, 224)
         device = next(model.parameters()).device
         # Ones would leave whole layers dead: the probe has to look like an image.
@@ -328,14 +317,6 @@ class ClassifierSource:
         maps[:, list(output.classes)] = output.maps.detach().float().cpu().numpy()
         return RawMaps(scores, maps)
 
-    def cell_transform(
-        self, input_transform: GridTransform, rows: int, columns: int
-    ) -> GridTransform:
-        return input_transform.resize((float(columns), float(rows)))
-
     def _likely(self, scores: Tensor) -> list[int]:
         values = probabilities(scores.float().cpu().numpy(), self.activation)
-        order = np.argsort(-values, axis=1, kind="stable")[:, : max(self._places.top, 1)]
-        likely = np.asarray((values >= self._places.min_score).any(axis=0))
-        likely[order.ravel()] = True
-        return [int(index) for index in np.flatnonzero(likely)]
+        return sorted({k for row in values for k in wanted_classes(row, None, self._places)})

@@ -29,9 +29,9 @@ from weakloc.methods.method import LEARNED, Looking
 from weakloc.methods.settings import from_settings, to_settings
 from weakloc.model.fine_layers import EVIDENCE, CellReading, fine_features
 from weakloc.model.network import GridHead, LocalizationNetwork, fold_batch_norms
-from weakloc.model.trunk import CellGeometry, CellTransform
+from weakloc.model.trunk import CellGeometry
 from weakloc.predictor.parts import own_device
-from weakloc.predictor.views import RawMaps, raw_maps
+from weakloc.predictor.views import RawMaps
 from weakloc.structures import Activation, MapKind
 
 Counts: TypeAlias = NDArray[np.int64]
@@ -111,11 +111,8 @@ class OnnxRecord:
 
 def pairs_of(co_occurrence: Counts) -> tuple[Together, ...]:
     """The pairs of classes that met, each once."""
-    rows, columns = np.nonzero(np.triu(co_occurrence))
-    return tuple(
-        Together(i, j, int(co_occurrence[i, j]))
-        for i, j in zip(rows.tolist(), columns.tolist(), strict=True)
-    )
+    pairs = np.argwhere(np.triu(co_occurrence)).tolist()
+    return tuple(Together(i, j, int(co_occurrence[i, j])) for i, j in pairs)
 
 
 def read_record(text: str | None, *, location: str) -> OnnxRecord:
@@ -164,7 +161,7 @@ class OnnxSource:
         self.activation: Activation = self.record.activation
         is_learned = self.record.looking.localiser in LEARNED
         self.map_kind: MapKind = "probability" if is_learned else "logit"
-        self.cell_transform: CellTransform = self.record.geometry.cell_transform
+        self.geometry = self.record.geometry
 
     def read(self, images: Tensor) -> RawMaps:
         height, width = images.shape[2:]
@@ -187,7 +184,7 @@ class OnnxSource:
                 f"its scores are {scores.shape} and its maps {maps.shape} for {len(images)} images "
                 f"of {num_classes} classes"
             )
-        return raw_maps(scores, maps, *proposed)
+        return RawMaps(scores, maps, *proposed)
 
     def _unusable(self, reason: str) -> RunError:
         return RunError(f"onnxruntime cannot use it ({reason})", location=str(self.path))
@@ -231,12 +228,6 @@ class ExportedGraph(nn.Module):
         self.network, self.reading = network, reading
         has_boxes = reading is not None and reading.detector is not None
         self.output_names = ["scores", "maps", *(["boxes", "votes"] if has_boxes else [])]
-
-    @property
-    def geometry(self) -> CellGeometry:
-        if self.reading is None:
-            return self.network.backbone.geometry
-        return self.reading.cells.cell_geometry
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         output = self.network(images)
@@ -288,11 +279,11 @@ def write_onnx(graph: ExportedGraph, path: Path, record: OnnxRecord) -> Exported
     elif any(type(layer).__name__ == "Conv2dSame" for layer in graph.network.modules()):
         # timm's; torch needs ten minutes and more for what follows from it at every size.
         record = _fixed(record, "its padding follows from the size of the image")
-    if record.fixed_size is not None:
-        return _write(graph, path, record)
     try:
         return _write(graph, path, record)
     except FailureError:
+        if record.fixed_size is not None:
+            raise
         return _write(graph, path, _fixed(record, "torch can only record it at one size"))
 
 

@@ -283,15 +283,11 @@ class Predictor:
             if len(whole) > 1 and classes
         ]
 
+        mode, limits = self.rules.threshold_mode, BoxLimits(min_area=0.0)
+        find = partial(find_boxes, threshold_mode=mode, select="largest", limits=limits)
+
         def largest_box(class_map: HeatMap, threshold: float) -> BoxLTRB | None:
-            boxes = find_boxes(
-                class_map,
-                grid,
-                threshold=threshold,
-                threshold_mode=self.rules.threshold_mode,
-                select="largest",
-                limits=BoxLimits(min_area=0.0),
-            )
+            boxes = find(class_map, grid, threshold=threshold)
             return boxes[0].box if boxes else None
 
         evidence: dict[int, list[float]] = {}
@@ -331,11 +327,10 @@ class Predictor:
             )
             points += [Point(name, peak.x, peak.y, probability, peak.heat) for peak in peaks]
             boxes += [Box(name, part.box, part.score) for part in parts]
-        width, height = (int(side) for side in image.picture.size)
         prediction = Prediction(
             image=image.name,
-            width=width,
-            height=height,
+            width=image.picture.width,
+            height=image.picture.height,
             scores=dict(zip(names, probabilities, strict=True)),
             points=tuple(points),
             boxes=tuple(boxes),

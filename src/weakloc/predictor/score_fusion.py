@@ -48,24 +48,17 @@ def see_with_all(
     streams = itertools.tee(images, len(members))
     answers = [member.see(stream) for stream, member in zip(streams, members, strict=True)]
     for of_one_image in zip(*answers, strict=True):
-        yield _joined(of_one_image, fuse_scores)
-
-
-def _joined(
-    answers: Sequence[SeenImage | BrokenImage], fuse_scores: ScoreFusion
-) -> SeenImage | BrokenImage:
-    images: list[SeenImage] = []
-    for answer in answers:
-        if isinstance(answer, BrokenImage):
-            return answer
-        images.append(answer)
-    logits = np.stack([image.logits for image in images])
-    return replace(
-        images[0],
-        views=tuple(view for image in images for view in image.views),
-        logits=logits.mean(axis=0),
-        probabilities=fuse_scores(logits),
-    )
+        seen_by = [answer for answer in of_one_image if not isinstance(answer, BrokenImage)]
+        if len(seen_by) < len(members):
+            yield next(answer for answer in of_one_image if isinstance(answer, BrokenImage))
+            continue
+        logits = np.stack([image.logits for image in seen_by])
+        yield replace(
+            seen_by[0],
+            views=tuple(view for image in seen_by for view in image.views),
+            logits=logits.mean(axis=0),
+            probabilities=fuse_scores(logits),
+        )
 
 
 @dataclass(frozen=True)
@@ -131,9 +124,7 @@ def shares_from_counts(together: IntArray) -> FloatArray:
     Exact where no tag is unknown; an image of class j where i is unknown counts as one without.
     """
     counts = together.astype(np.float64)
-    of_class = np.diag(counts)
-    shares: FloatArray = np.zeros_like(counts)
-    np.divide(counts, of_class[None, :], out=shares, where=of_class[None, :] > 0)
+    shares: FloatArray = counts / np.maximum(np.diag(counts), 1.0)  # a class of no image has none
     np.fill_diagonal(shares, 0.0)
     return shares
 
@@ -174,6 +165,5 @@ def choose_alpha(
     reached = [
         mean_average_precision(rescore(scores, shares, alpha=alpha), labels) for alpha in ALPHAS
     ]
-    comparable = np.nan_to_num(np.asarray(reached), nan=-np.inf)
-    best = int(np.argmax(comparable))
+    best = int(np.argmax(np.nan_to_num(reached, nan=-np.inf)))
     return AlphaChoice(alpha=ALPHAS[best], mean_average_precision=float(reached[best]))

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -28,9 +28,9 @@ from weakloc.errors import SettingError
 from weakloc.files import is_url
 from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, map_boxes_to_image
 from weakloc.localize.maps import probabilities
-from weakloc.model.fine_layers import CellClassifier, CellReading, Detector, fine_features
+from weakloc.model.fine_layers import CellReading, fine_features
 from weakloc.model.network import LocalizationNetwork, fold_batch_norms
-from weakloc.model.trunk import CellTransform
+from weakloc.model.trunk import CellGeometry
 from weakloc.predictor.parts import own_device
 from weakloc.settings import Look
 from weakloc.structures import Activation, BrokenImage, MapKind, ScoreMaps
@@ -136,13 +136,8 @@ class RawMaps:
 
     scores: Floats  # (B, C) logits
     maps: Floats  # (B, C, rows, columns), or C + 1 where the last is the background's
-    proposals: Sequence[Proposals] = ()  # of each image, in pixels of the input
-
-
-def raw_maps(scores: Floats, maps: Floats, *proposed: Floats) -> RawMaps:
-    """Of what a detector proposes, too: boxes (B, N, 4) and their scores (B, C, N)."""
-    doubles = [part.astype(np.float64) for part in proposed]
-    return RawMaps(scores, maps, [*map(Proposals, *doubles)] if doubles else ())
+    boxes: Floats | None = None  # (B, N, 4) of a detector, in pixels of the input
+    votes: Floats | None = None  # (B, C, N) probability that each holds an object
 
 
 class MapSource(Protocol):
@@ -152,18 +147,17 @@ class MapSource(Protocol):
     preprocessing: Preprocessing
     activation: Activation
     map_kind: MapKind
-
-    @property
-    def cell_transform(self) -> CellTransform:
-        """(the way to the input, rows, columns) -> the way to the cells of its maps."""
+    geometry: CellGeometry  # of its maps
 
     def read(self, images: Tensor) -> RawMaps: ...
 
 
 class NetworkSource:
-    """Maps of a `LocalizationNetwork`, made fast for reading; what is passed in stays as it is."""
+    """Maps of a `LocalizationNetwork`, made fast for reading; what is passed in stays as it is.
 
-    map_kind: MapKind = "logit"
+    With a `reading` they are the heat of its cells. Every view is then seen twice: as it is for the
+    scores, going on in the mirror for the cells, which with a detector also propose boxes.
+    """
 
     def __init__(
         self,
@@ -174,12 +168,15 @@ class NetworkSource:
         preprocessing: Preprocessing,
         activation: Activation,
         uses_bf16: bool,
+        reading: CellReading | None = None,
     ) -> None:
         self.class_names = tuple(class_names)
         self.preprocessing = preprocessing
         self.activation: Activation = activation
-        self.cell_transform: CellTransform = network.backbone.geometry.cell_transform
         self.device = own_device()
+        self.reading = reading and reading.to(self.device)
+        self.map_kind: MapKind = "probability" if reading else "logit"
+        self.geometry = reading.cells.cell_geometry if reading else network.backbone.geometry
         self.uses_bf16 = uses_bf16
         self._layout = torch.channels_last if look.channels_last else torch.contiguous_format
         folded = fold_batch_norms(network, side=network.backbone.probe_side)
@@ -193,44 +190,22 @@ class NetworkSource:
         images = images.to(self.device, memory_format=self._layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
             output = self._forward(images)
-        maps = [output.maps] if output.background is None else [output.maps, output.background[1]]
-        scores, maps_of_all = output.scores.float(), torch.cat(maps, dim=1).float()
-        return RawMaps(scores.cpu().numpy(), maps_of_all.cpu().numpy())
+            levels = {}
+            if self.reading:
+                levels = fine_features(self.network.backbone, images, self.reading.levels)
+        answers: tuple[Tensor, ...] = (output.all_maps.float(),)
+        if self.reading:
+            features = {stride: values.float() for stride, values in levels.items()}
+            answers = self.reading(features, output.maps.float(), images.shape[2:])
+        return RawMaps(*(part.cpu().numpy() for part in (output.scores.float(), *answers)))
 
     @torch.inference_mode()
-    def read_features(self, images: Tensor) -> Floats:
+    def read_features(self, images: Tensor) -> Tensor:
         """The backbone's last feature maps (B, D, rows, columns)."""
         images = images.to(self.device, memory_format=self._layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
             features: Tensor = self.network.backbone(images)
-        return features.float().cpu().numpy()
-
-
-class CellSource(NetworkSource):
-    """Every view is seen twice: as it is for the scores, going on in the mirror for the cells.
-
-    With a detector the cells also propose boxes.
-    """
-
-    map_kind: MapKind = "probability"
-
-    def __init__(
-        self, cells: CellClassifier, detector: Detector | None, *arguments: Any, **options: Any
-    ) -> None:
-        super().__init__(*arguments, **options)
-        geometry = self.network.backbone.geometry
-        self.reading = CellReading(cells, detector, geometry).to(self.device)
-        self.cell_transform = cells.cell_geometry.cell_transform
-
-    @torch.inference_mode()
-    def read(self, images: Tensor) -> RawMaps:
-        images = images.to(self.device, memory_format=self._layout)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
-            output = self._forward(images)
-            levels = fine_features(self.network.backbone, images, self.reading.levels)
-        features = {stride: values.float() for stride, values in levels.items()}
-        answers = self.reading(features, output.maps.float(), images.shape[2:])
-        return raw_maps(*(part.cpu().numpy() for part in (output.scores.float(), *answers)))
+        return features.float()
 
 
 @dataclass(frozen=True)
@@ -275,21 +250,20 @@ def see_images(
     pictures = _decoded(images, look)
     # One bounded group at a time: views of equal shape within it share network calls.
     while group := _next_group(pictures, look.batch_size):
-        jobs = [
-            (index, picture, view)
-            for index, (_, picture) in enumerate(group)
+        views = [
+            (picture, view)
+            for _, picture in group
             if isinstance(picture, Image.Image)
             for view in list_views(picture.size, look)
         ]
-        answers: dict[int, list[ViewMaps]] = {index: [] for index, _, _ in jobs}
-        for start in range(0, len(jobs), look.batch_size):
-            chunk = jobs[start : start + look.batch_size]
-            read = _read([job[1:] for job in chunk], source)
-            for (index, _, _), answer in zip(chunk, read, strict=True):
-                answers[index].append(answer)
-        for index, (name, picture) in enumerate(group):
+        starts = range(0, len(views), look.batch_size)
+        chunks = (_read(views[start : start + look.batch_size], source) for start in starts)
+        answers = itertools.chain.from_iterable(chunks)
+        for name, picture in group:
             if isinstance(picture, Image.Image):
-                yield _summed_up(name, picture, answers.pop(index), source, look)
+                num_views = len(list_views(picture.size, look))
+                of_picture = [*itertools.islice(answers, num_views)]
+                yield _summed_up(name, picture, of_picture, source, look)
             else:
                 yield picture
 
@@ -374,10 +348,10 @@ def _read(views: Sequence[tuple[Image.Image, View]], source: MapSource) -> list[
         raw = source.read(torch.stack([inputs[index][0] for index in indices]))
         for row, index in enumerate(indices):
             to_input, proposals = inputs[index][1], None
-            transform = source.cell_transform(to_input, *raw.maps.shape[2:])
-            if raw.proposals:
-                boxes = map_boxes_to_image(raw.proposals[row].boxes, to_input)
-                proposals = replace(raw.proposals[row], boxes=boxes)
+            transform = source.geometry.cell_transform(to_input, *raw.maps.shape[2:])
+            if raw.boxes is not None and raw.votes is not None:
+                boxes = map_boxes_to_image(raw.boxes[row].astype(np.float64), to_input)
+                proposals = Proposals(boxes, raw.votes[row].astype(np.float64))
             maps = ScoreMaps(raw.maps[row], transform, source.map_kind)
             answers[index] = ViewMaps(views[index][1], raw.scores[row], maps, proposals)
     return [answers[index] for index in range(len(views))]

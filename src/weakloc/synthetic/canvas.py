@@ -78,14 +78,9 @@ def heart() -> Outline:
     """The classical curve, brought into the unit square."""
     corners = []
     for turn in _turns(0.0, 2.0, 40):
-        x = math.sin(turn) ** 3
-        y = (
-            13 * math.cos(turn)
-            - 5 * math.cos(2 * turn)
-            - 2 * math.cos(3 * turn)
-            - math.cos(4 * turn)
-        )
-        corners.append((x, -(y + 2.5) / 14.5))
+        first, second, third, fourth = (math.cos(n * turn) for n in (1, 2, 3, 4))
+        y = 13 * first - 5 * second - 2 * third - fourth
+        corners.append((math.sin(turn) ** 3, -(y + 2.5) / 14.5))
     return tuple(corners)
 
 
@@ -203,17 +198,15 @@ def paint(
 
 def _pattern(
     surface: Surface, along: NDArray[np.float64], across: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """1 on the second tone, 0 on the first."""
+) -> NDArray[np.bool_]:
+    """Where the second tone is."""
     if surface.pattern == "plain":
-        return np.zeros(np.broadcast_shapes(along.shape, across.shape))
+        return np.zeros(along.shape, dtype=bool)
     u, v = along / surface.period, across / surface.period
-    if surface.pattern == "stripes":
-        return np.asarray((u - np.floor(u) < 0.5) + 0.0 * v)
     if surface.pattern == "checks":
-        return np.asarray(((np.floor(2 * u) + np.floor(2 * v)) % 2 == 0) + 0.0)
+        return np.asarray((np.floor(2 * u) + np.floor(2 * v)) % 2 == 0)
     u, v = u - np.floor(u) - 0.5, v - np.floor(v) - 0.5
-    return np.asarray((u * u + v * v < 0.09) + 0.0)
+    return u < 0.0 if surface.pattern == "stripes" else u * u + v * v < 0.09
 
 
 def background(random: np.random.Generator, *, size: tuple[int, int]) -> Pixels:

@@ -40,7 +40,7 @@ from weakloc.files import (
 )
 from weakloc.geometry import BoxLTRB, box_to_voc, clip_box
 from weakloc.rle import decode_mask, tight_box
-from weakloc.structures import DataSet, Sample, Truth
+from weakloc.structures import DataSet, Sample
 from weakloc.synthetic.canvas import (
     BODY_SHAPES,
     CLUTTER_SHAPES,
@@ -212,13 +212,8 @@ def surface_of(random: np.random.Generator, name: str) -> Surface:
     hue = HUES[name] + uniform(random, -HUE_JITTER, HUE_JITTER)
     pattern = TEXTURES[name] if random.random() < TEXTURE_SHARE else "plain"
     color = color_of(hue, uniform(random, 0.5, 0.95), uniform(random, 0.55, 1.0))
-    return Surface(
-        color,
-        pattern,
-        period=uniform(random, 6.0, 10.0),
-        contrast=uniform(random, 0.35, 0.6),
-        angle=uniform(random, 0, math.pi),
-    )
+    period, contrast = uniform(random, 6.0, 10.0), uniform(random, 0.35, 0.6)
+    return Surface(color, pattern, period, contrast, angle=uniform(random, 0, math.pi))
 
 
 def break_out(random: np.random.Generator, whole: Layer) -> Layer:
@@ -293,7 +288,7 @@ def crops_by_split(data_set: DataSet) -> dict[str, CropsByClass]:
 def _crops_of(samples: Sequence[Sample]) -> Iterator[Crop]:
     """Cut along the masks of an image if it has any, else along its boxes."""
     for sample in samples:
-        truth = sample.truth or Truth()
+        truth = sample.drawn
         masks = (mask for mask in truth.masks if not mask.crowd)
         boxes = (drawn for drawn in truth.boxes if not (drawn.crowd or drawn.difficult))
         if truth.masks:
@@ -334,12 +329,11 @@ def draw_crops(random: np.random.Generator, crops: CropsByClass) -> Scene:
             pictures = [picture.transpose(_MIRROR) for picture in pictures]
         degrees = math.degrees(uniform(random, -MAX_TURN, MAX_TURN))
         bilinear = Image.Resampling.BILINEAR
-        pixels, alpha = (picture.rotate(degrees, bilinear, expand=True) for picture in pictures)
-        return Layer(np.asarray(pixels), np.asarray(alpha))
+        turned = (picture.rotate(degrees, bilinear, expand=True) for picture in pictures)
+        return Layer(*map(np.asarray, turned))
 
     def draw_source(class_index: int) -> Layer:
-        pixels, alpha = cut_out(class_index)
-        return Layer(np.asarray(pixels), np.asarray(alpha))
+        return Layer(*map(np.asarray, cut_out(class_index)))
 
     classes = tuple(crops)
     canvas = compose(random, classes, pair=None, draw_object=draw_object, draw_source=draw_source)
@@ -376,13 +370,8 @@ def _object(random: np.random.Generator, class_index: int) -> Layer:
     pose = Pose(half_length, half_width, uniform(random, 0, 2 * math.pi))
     hue, saturation = uniform(random, 0, 360), uniform(random, 0.3, 0.9)
     color = color_of(hue, saturation, uniform(random, 0.5, 0.85))
-    surface = Surface(
-        color,
-        pattern,
-        period=uniform(random, 6.0, 9.0),
-        contrast=uniform(random, 0.08, 0.25),
-        angle=uniform(random, 0, math.pi),
-    )
+    period, contrast = uniform(random, 6.0, 9.0), uniform(random, 0.08, 0.25)
+    surface = Surface(color, pattern, period, contrast, angle=uniform(random, 0, math.pi))
     layer, origin = paint(random, body, pose, surface)
     canvas = Canvas(layer.pixels)
     half = 0.3 * pose.half_width + 2.0

@@ -14,7 +14,7 @@ A detector is learned from boxes: a run's own, or some that people drew.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 from weakloc.data.loaders import EveryImageOnce, SampleLoader
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError, SettingError
-from weakloc.geometry import BoxLTRB, GridTransform, map_box_to_grid
+from weakloc.geometry import BoxLTRB, map_box_to_grid
 from weakloc.localize.maps import cells_inside, otsu_threshold
 from weakloc.model.fine_layers import (
     CELL_STRIDES,
@@ -63,17 +63,9 @@ class KeptImage:
     shares: Tensor  # (tags, rows, columns), half precision
     inside: Tensor  # (rows, columns): not padding
 
-
-@dataclass(frozen=True)
-class KeptCells:
-    """The cells inside all images, one image after the other."""
-
-    values: Tensor  # (cells, D), half precision
-    image: Tensor  # (cells,) number of the image
-    starts: Sequence[int]  # of each image, and the end of the last
-
-    def of(self, number: int) -> Tensor:
-        return self.values[self.starts[number] : self.starts[number + 1]].float()
+    @property
+    def num_cells(self) -> int:
+        return int(self.inside.sum())
 
 
 def learn_cells(
@@ -96,13 +88,10 @@ def learn_cells(
             f"none of {len(images)} readable images has a tag",
             remedy="Give images of which some are known to show a class",
         )
-    labels = torch.stack([image.labels for image in images])
-    _measure(classifier, labels, cells)
-    _learn_cells(classifier.tags, cells, _tag_loss(labels, cells), settings)
-    division = _divided_anew(classifier, images, cells, _standing_out_and_telling)
-    for number in range(settings.rounds):
-        if number:
-            division = _divided_anew(classifier, images, cells, _learned_division)
+    _measure(classifier, images, cells)
+    _learn_cells(classifier.tags, cells, _tag_loss(images), settings)
+    for heat in [_standing_out_and_telling, *[_learned_division] * (settings.rounds - 1)]:
+        division = _divided_anew(classifier, images, cells, heat)
         _learn_cells(classifier.places, cells, _place_loss(division), settings)
     return classifier.eval(), broken
 
@@ -114,14 +103,15 @@ def _keep_images(
     samples: Sequence[Sample],
     preprocessing: Preprocessing,
     on_progress: Progress,
-) -> tuple[list[KeptImage], KeptCells, list[BrokenImage]]:
+) -> tuple[list[KeptImage], Tensor, list[BrokenImage]]:
+    """Also the cells inside all images, one image after the other: (cells, D), half precision."""
     # Images of one size share a pass through the network; others come one by one, unpadded.
     batch_size = 8 if preprocessing.fixed_size is not None else 1
     order = EveryImageOnce(len(samples), batch_size=batch_size)
     loader = SampleLoader(samples, preprocessing, order)
     device = next(network.parameters()).device
     images: list[KeptImage] = []
-    values, starts = torch.empty(0, dtype=torch.half), [0]
+    cells, end = torch.empty(0, dtype=torch.half), 0
     for batch in loader:
         pixels = batch.images.to(device, memory_format=torch.channels_last)
         fine = fine_features(network.backbone, pixels, classifier.levels)
@@ -129,8 +119,8 @@ def _keep_images(
         maps = network(pixels).maps.float().cpu()
         for row, transform in enumerate(batch.transforms):
             assert transform is not None
-            cells = classifier.cell_geometry.cell_transform(transform, *grids.shape[2:])
-            inside = torch.from_numpy(cells_inside((0.0, 0.0, *transform.image_size), cells))
+            to_cells = classifier.cell_geometry.cell_transform(transform, *grids.shape[2:])
+            inside = torch.from_numpy(cells_inside((0.0, 0.0, *transform.image_size), to_cells))
             labels = batch.labels[row]
             shares = classifier.shares_of_range(
                 maps[row][labels == PRESENT],
@@ -139,23 +129,23 @@ def _keep_images(
                 grids.shape[2:],
             )
             images.append(KeptImage(labels, shares.half(), inside))
-            starts.append(starts[-1] + int(inside.sum()))
-            if starts[-1] > len(values):  # for all that may come: untouched, it takes no memory
+            start, end = end, end + images[-1].num_cells
+            if end > len(cells):  # for all that may come: untouched, it takes no memory
                 num_coming = len(samples) - len(images)
-                values.resize_(starts[-1] + num_coming * inside.numel(), grids.shape[1])
-            values[starts[-2] : starts[-1]] = grids[row][:, inside].T
+                cells.resize_(end + num_coming * inside.numel(), grids.shape[1])
+            cells[start:end] = grids[row][:, inside].T
         on_progress(len(images), len(samples))
-    numbers = torch.arange(len(images)).repeat_interleave(torch.tensor(starts).diff()).int()
-    return images, KeptCells(values[: starts[-1]], numbers, starts), list(loader.broken)
+    return images, cells[:end], list(loader.broken)
 
 
-def _measure(classifier: CellClassifier, labels: Tensor, cells: KeptCells) -> None:
+def _measure(classifier: CellClassifier, images: Sequence[KeptImage], cells: Tensor) -> None:
     """Mean and spread of every channel, and how common each tag is; the cells are standardised."""
+    labels = torch.stack([image.labels for image in images])
     known = (labels != UNKNOWN).sum(0).clamp(min=1)
     rates = (labels == PRESENT).sum(0) / known
     classifier.base_rates.copy_(rates.clamp(_LEAST_RATE, 1 - _LEAST_RATE))
-    classifier.measure(torch.split(cells.values, _CELLS_AT_ONCE))
-    for part in torch.split(cells.values, _CELLS_AT_ONCE):
+    classifier.measure(torch.split(cells, _CELLS_AT_ONCE))
+    for part in torch.split(cells, _CELLS_AT_ONCE):
         part.copy_((part.float() - classifier.mean) / classifier.std)
 
 
@@ -183,13 +173,11 @@ def _learned_division(classifier: CellClassifier, cells: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _divided_anew(
-    classifier: CellClassifier, images: Sequence[KeptImage], cells: KeptCells, heat: CellHeat
+    classifier: CellClassifier, images: Sequence[KeptImage], cells: Tensor, heat: CellHeat
 ) -> Tensor:
     """Of every cell its class + 1, 0 for background, IGNORED where nothing is known: (cells,)."""
-    parts = [
-        _divided(heat(classifier, cells.of(number)), image) for number, image in enumerate(images)
-    ]
-    return torch.cat(parts)
+    of_images = zip(images, torch.split(cells, [image.num_cells for image in images]), strict=True)
+    return torch.cat([_divided(heat(classifier, part.float()), image) for image, part in of_images])
 
 
 def _divided(heat: Tensor, image: KeptImage) -> Tensor:
@@ -217,11 +205,14 @@ def _divided(heat: Tensor, image: KeptImage) -> Tensor:
 CellLoss = Callable[[Tensor, Tensor], Tensor]  # logits of the drawn cells, which they are -> loss
 
 
-def _tag_loss(labels: Tensor, cells: KeptCells) -> CellLoss:
+def _tag_loss(images: Sequence[KeptImage]) -> CellLoss:
     """Every cell is asked for the tags of its image; unknown ones do not count."""
+    labels = torch.stack([image.labels for image in images])
+    counts = torch.tensor([image.num_cells for image in images])
+    image_of_cell = torch.arange(len(images), dtype=torch.int32).repeat_interleave(counts)
 
     def loss(logits: Tensor, drawn: Tensor) -> Tensor:
-        tags = labels[cells.image[drawn].long()]
+        tags = labels[image_of_cell[drawn]]
         losses = functional.binary_cross_entropy_with_logits(
             logits, (tags == PRESENT).float(), reduction="none"
         )
@@ -241,14 +232,14 @@ def _place_loss(division: Tensor) -> CellLoss:
 
 
 def _learn_cells(
-    layers: nn.Module, cells: KeptCells, loss: CellLoss, settings: RefineSettings
+    layers: nn.Module, cells: Tensor, loss: CellLoss, settings: RefineSettings
 ) -> None:
     """On batches of cells of all images."""
-    count = len(cells.values)
+    count = len(cells)
     batch_size = min(_CELLS_A_STEP, -(-count // _LEAST_STEPS))
     optimiser = torch.optim.AdamW(layers.parameters(), settings.learning_rate, weight_decay=1e-3)
     for drawn, _ in _steps(optimiser, count, batch_size, settings, peak=3.0):
-        logits = _flat(layers, cells.values[drawn].float())
+        logits = _flat(layers, cells[drawn].float())
         loss(logits, drawn).backward()  # type: ignore[no-untyped-call]
 
 
@@ -300,14 +291,14 @@ class _Taught:
     """What cells should say of one image; `mirrored` is the image in the mirror."""
 
     cells: Tensor  # (D, rows, columns), half precision, standardised
-    classes: Tensor  # (boxes,)
+    classes: Sequence[int]  # of the boxes
     boxes: Tensor  # (boxes, 4) in pixels of the input
-    unknown: tuple[int, ...]
+    unknown: list[int]
 
     def mirrored(self, width: float) -> _Taught:
         left, top, right, bottom = self.boxes.unbind(1)
         boxes = torch.stack([width - right, top, width - left, bottom], dim=1)
-        return _Taught(self.cells.flip(-1), self.classes, boxes, self.unknown)
+        return replace(self, cells=self.cells.flip(-1), boxes=boxes)
 
 
 def learn_detector(
@@ -363,18 +354,11 @@ def _taught(
     taught = []
     for values, (lesson, transform) in zip(cells, places, strict=True):
         values.copy_((values.float() - mean) / std)
-        taught.append(_told(lesson, transform, values))
+        classes = [index for index, _ in lesson.boxes]
+        placed = [map_box_to_grid(box, transform) for _, box in lesson.boxes]
+        boxes = torch.tensor(placed, dtype=torch.float32).reshape(-1, 4)
+        taught.append(_Taught(values, classes, boxes, sorted(lesson.unknown)))
     return taught, list(loader.broken)
-
-
-def _told(lesson: Lesson, transform: GridTransform, cells: Tensor) -> _Taught:
-    boxes = [map_box_to_grid(box, transform) for _, box in lesson.boxes]
-    return _Taught(
-        cells,
-        torch.tensor([index for index, _ in lesson.boxes], dtype=torch.long),
-        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        tuple(sorted(lesson.unknown)),
-    )
 
 
 def _learn_detector(
@@ -396,8 +380,8 @@ def _loss(detector: Detector, images: Sequence[_Taught]) -> Tensor:
     counted = torch.ones_like(proposed.logits)
     misses = []
     for number, image in enumerate(images):
-        counted[number, list(image.unknown)] = 0
-        for index, box in zip(image.classes.tolist(), image.boxes, strict=True):
+        counted[number, image.unknown] = 0
+        for index, box in zip(image.classes, image.boxes, strict=True):
             middle = answering(box, target.shape[2:], detector.levels[-1])
             target[number, index][middle] = 1
             boxes = proposed.boxes[number][:, middle].T

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -72,7 +72,7 @@ def fit(
     `after_epoch` is called before the epoch counts as done: a run killed on the way calls it again.
     """
     if not is_first_process():
-        return _fitted(make_plan(data_set, method, settings), out, display, after_epoch)
+        return _fitted(make_plan(data_set, method, settings), out, NO_DISPLAY, after_epoch)
     _check_folder(out, resume=resume)
     plan = make_plan(data_set, method, settings)
     with only_writer(out):  # only now, so that a mistake leaves nothing behind
@@ -168,8 +168,7 @@ def make_trainer(plan: TrainingPlan, folder: Path, callbacks: Sequence[Callback]
         plugins.append(SLURMEnvironment(auto_requeue=False))
     name = plan.settings.logger
     with quiet_engine():
-        package = {"mlflow": "mlflow-skinny", "wandb": "wandb"}.get(name)  # the others are there
-        with needing(package) if package else nullcontext():
+        with needing({"mlflow": "mlflow-skinny"}.get(name, name)):
             logger = LOGGERS[name](folder)
         logger.log_hyperparams({"method": to_settings(plan.method), **to_settings(plan.settings)})
         return Trainer(
@@ -256,25 +255,22 @@ class Interruption:
             )
         self.signal_name = signal.Signals(number).name
 
-    def listen(self) -> None:
-        """Takes the signals over; nothing happens outside of the main thread."""
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                signal.signal(number, self.receive)
+
+def hand_signals_to(handlers: Mapping[signal.Signals, Any]) -> None:
+    """Nothing happens outside of the main thread."""
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def restored_signals() -> Iterator[None]:
     """Gives the signals back to whoever handled them before the block."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        hand_signals_to(before)
 
 
 _OURS = "weakloc"
@@ -341,12 +337,14 @@ class Checkpointing(Callback):
         self.interruption = Interruption()
         self._folder, self._plan, self._after_epoch = folder, plan, after_epoch
         self._saved_at = self._epoch_began = time.monotonic()
-        self._seconds_before = 0.0
+        self._seconds_before = 0.0  # that the epoch had taken when it was stopped
         self._num_threads = {torch.get_num_threads()}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.interruption.listen()  # only now has the engine taken the signals over
-        self._saved_at = self._epoch_began = time.monotonic()
+        # Only now has the engine taken the signals over.
+        hand_signals_to(dict.fromkeys(_SIGNALS, self.interruption.receive))
+        self._saved_at = time.monotonic()
+        self._epoch_began = self._saved_at - self._seconds_before
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -371,9 +369,8 @@ class Checkpointing(Callback):
                 epoch=trainer.current_epoch + 1,
                 loss=pl_module.guard.mean(),
                 learning_rate=pl_module.learning_rate(),
-                classification_map=watched.classification_map,
-                point_map=watched.point_map,
-                seconds=round(self._epoch_seconds(), 3),
+                **asdict(watched),
+                seconds=round(time.monotonic() - self._epoch_began, 3),
             )
         )
         gathered = trainer.strategy.lightning_module_state_dict()  # from all processes
@@ -391,8 +388,9 @@ class Checkpointing(Callback):
         numbers = {key: record[key] for key in record if key != "epoch" and record[key] is not None}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=trainer.global_step)
+        self._epoch_began = time.monotonic()  # or the next one, resumed, would last as long more
         self._save(trainer)
-        self._epoch_began, self._seconds_before = time.monotonic(), 0.0
+        self._epoch_began = self._saved_at
         stops = self.interruption.signal_name is not None
         stops = trainer.strategy.reduce_boolean_decision(stops, all=False)
         ends = trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
@@ -410,7 +408,7 @@ class Checkpointing(Callback):
             "started_with": self._plan.start,
             "history": [asdict(record) for record in self.history],
             "guard": pl_module.guard.state(),
-            "seconds": self._epoch_seconds(),
+            "seconds": time.monotonic() - self._epoch_began,
             "num_threads": sorted(self._num_threads),
         }
 
@@ -442,9 +440,6 @@ class Checkpointing(Callback):
         trainer.save_checkpoint(self._folder / CHECKPOINT_NAME)
         self._saved_at = time.monotonic()
 
-    def _epoch_seconds(self) -> float:
-        return self._seconds_before + time.monotonic() - self._epoch_began
-
     def _stopped(self, position: str) -> StoppedError:
         name = self.interruption.signal_name or "another process"
         return StoppedError(
@@ -455,7 +450,7 @@ class Checkpointing(Callback):
 
 
 class Shown(Callback):
-    """Shows batches and epochs of the first process."""
+    """Shows batches and epochs."""
 
     def __init__(self, display: Display, checkpointing: Checkpointing, method: Method) -> None:
         self._display, self._checkpointing, self._method = display, checkpointing, method
@@ -469,8 +464,6 @@ class Shown(Callback):
     ) -> None:
         assert isinstance(pl_module, LocalizationModule)
         self._images += len(batch.batch) * trainer.world_size
-        if not trainer.is_global_zero:
-            return
         history = self._checkpointing.history
         precision = history[-1].classification_map if history else None
         rate = self._images / max(time.monotonic() - self._began, 1e-9)
@@ -484,16 +477,13 @@ class Shown(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the checkpointing's, which puts the numbers of the epoch together."""
-        if trainer.is_global_zero:
-            record = self._checkpointing.history[-1]
-            numbers = [f"loss {record.loss:.4f}"]
-            for name, value in (("mAP", record.classification_map), ("point AP", record.point_map)):
-                if value is not None:
-                    numbers.append(f"{name} {value:.3f}")
-            if len(numbers) > 1:
-                numbers[-1] += watched_as(self._method)
-            numbers.append(f"{record.seconds:.1f} s")
-            self._display.say(f"epoch {record.epoch}/{trainer.max_epochs}  " + "  ".join(numbers))
+        record = self._checkpointing.history[-1]
+        watched = {"mAP": record.classification_map, "point AP": record.point_map}
+        numbers = [f"{name} {value:.3f}" for name, value in watched.items() if value is not None]
+        if numbers:
+            numbers[-1] += watched_as(self._method)
+        numbers = [f"loss {record.loss:.4f}", *numbers, f"{record.seconds:.1f} s"]
+        self._display.say(f"epoch {record.epoch}/{trainer.max_epochs}  " + "  ".join(numbers))
 
 
 def watched_as(method: Method) -> str:

@@ -61,15 +61,14 @@ class FeatureStore:
         self._shape = shape
         self._rows_path, self._maps_path = folder / "images.rows", folder / "features.f16"
         paths = {self._rows_path: _ROW.itemsize, self._maps_path: 2 * math.prod(shape)}
-        held = []
         with on_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            for path in paths:
+                path.open("ab").close()
+            num_whole = min(path.stat().st_size // size for path, size in paths.items())
             for path, size in paths.items():
-                with path.open("ab") as file:
-                    held.append(file.tell() // size)
-            for path, size in paths.items():
-                if path.stat().st_size > min(held) * size:
-                    os.truncate(path, min(held) * size)
+                if path.stat().st_size > num_whole * size:
+                    os.truncate(path, num_whole * size)
         self._take_up(np.fromfile(self._rows_path, _ROW))
 
     def append(
@@ -144,13 +143,9 @@ class Extraction:
         multiple = self.preprocessing.multiple_of
         return jittered_size(size, scale, multiple_of=multiple) if scale != 1 else size
 
-    def scales_canvas(self, scale: float) -> bool:
-        """Whether the canvas itself is resized, as in training on pixels, where it is padded."""
-        return scale != 1 and self.preprocessing.resize == "pad"
-
     def preprocessing_at(self, scale: float) -> Preprocessing:
-        """All of it, or what comes before the canvas is resized."""
-        if self.scales_canvas(scale):
+        """All of it, or what comes before a padded canvas is resized, as in training on pixels."""
+        if scale != 1 and self.preprocessing.resize == "pad":
             return self.preprocessing
         return replace(self.preprocessing, size=self.size_at(scale))
 
@@ -238,9 +233,9 @@ class FeatureCache:
     def _append(self, batch: Batch, samples: Sequence[Sample], scale: float) -> None:
         keys = [self._keys[sample.path] for sample in samples]
         sizes = [transform.image_size for transform in batch.transforms if transform is not None]
-        images = batch.images
-        if self._extraction.scales_canvas(scale):
-            images = resize_images(images, self._extraction.size_at(scale))
+        images, (width, height) = batch.images, self._extraction.size_at(scale)
+        if images.shape[2:] != (height, width):
+            images = resize_images(images, (width, height))
         for view, store in self._stores.items():
             new = [i for i, key in enumerate(keys) if key not in store.rows]
             if view.scale == scale and new:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from numpy.typing import NDArray
 from torch import Tensor
 
 from weakloc.data.augmentation import CutMix
@@ -27,7 +26,7 @@ from weakloc.metrics.case import Case, ClassIndex, ImageTruth, MetricSetup
 from weakloc.metrics.image_rankings import ClassificationPrecision, PointPrecision
 from weakloc.model.losses import Loss
 from weakloc.model.network import NetworkOutput
-from weakloc.model.trunk import CellTransform
+from weakloc.model.trunk import CellGeometry
 from weakloc.structures import Point, Prediction, Sample
 from weakloc.training.inputs import Carried, Inputs
 from weakloc.training.plan import TrainingPlan
@@ -80,8 +79,7 @@ def pasted_batch(batch: Batch, cut_mix: CutMix, generator: torch.Generator) -> P
 
 
 # Reading a loss makes a GPU wait, so there several are read at once.
-_READ_EVERY = {"cpu": 1}
-_READ_EVERY_ELSEWHERE = 20
+_READ_EVERY = 20
 EXPLODED = 1e4  # times the first loss, or times 1 where that is larger
 _NUM_NAMES = 8
 
@@ -97,7 +95,7 @@ class LossGuard:
 
     def add(self, loss: Tensor, names: Sequence[str], learning_rate: float) -> None:
         self._waiting.append((loss, names, learning_rate))
-        if len(self._waiting) >= _READ_EVERY.get(loss.device.type, _READ_EVERY_ELSEWHERE):
+        if loss.device.type == "cpu" or len(self._waiting) >= _READ_EVERY:
             self.read()
 
     def read(self) -> None:
@@ -164,16 +162,17 @@ class Watch:
         self._points = PointPrecision(MetricSetup(self._classes))
 
     def update(
-        self, batch: Batch, probabilities: Tensor, maps: Tensor, cell_transform: CellTransform
+        self, batch: Batch, probabilities: Tensor, maps: Tensor, geometry: CellGeometry
     ) -> None:
         rows, columns = maps.shape[2:]
-        scores = probabilities.cpu().double().numpy()  # (B, C)
-        best = maps.flatten(start_dim=2).argmax(dim=2).cpu().numpy()  # (B, C)
-        for index, (name, transform) in enumerate(zip(batch.names, batch.transforms, strict=True)):
+        likely = probabilities.double().tolist()  # (B, C)
+        hottest = maps.flatten(start_dim=2).argmax(dim=2).tolist()  # (B, C)
+        images = zip(batch.names, batch.transforms, likely, hottest, strict=True)
+        for name, transform, scores, numbers in images:
             assert transform is not None, "watched images are not rotated"
             sample = self._samples[name]
-            cells = cell_transform(transform, rows, columns)
-            prediction = self._prediction(sample, scores[index], best[index], cells, columns)
+            cells = geometry.cell_transform(transform, rows, columns)
+            prediction = self._prediction(sample, scores, numbers, cells)
             case = Case(ImageTruth(sample), prediction, self._classes, resamples=0)
             self._scores.update(case)
             if sample.truth is not None:
@@ -191,21 +190,16 @@ class Watch:
         return Watched(classification.value, point.value)
 
     def _prediction(
-        self,
-        sample: Sample,
-        scores: NDArray[np.float64],
-        best: NDArray[np.int64],
-        cells: GridTransform,
-        columns: int,
+        self, sample: Sample, scores: list[float], hottest: list[int], cells: GridTransform
     ) -> Prediction:
         """Points as the predictor places them: in the hottest cell, and in the image."""
         points = []
         pixels = pixel_centers(cells.image_size)
-        for class_name, score, cell in zip(self._classes.names, scores, best, strict=True):
-            center = cell_center_in_image(int(cell) // columns, int(cell) % columns, cells)
-            points.append(Point(class_name, *nearest_inside(center, pixels), float(score)))
+        by_class = dict(zip(self._classes.names, scores, strict=True))
+        for (class_name, score), cell in zip(by_class.items(), hottest, strict=True):
+            center = cell_center_in_image(*divmod(cell, round(cells.grid_size[0])), cells)
+            points.append(Point(class_name, *nearest_inside(center, pixels), score))
         width, height = cells.image_size
-        by_class = dict(zip(self._classes.names, scores.tolist(), strict=True))
         return Prediction(sample.name, int(width), int(height), by_class, tuple(points))
 
 
@@ -239,11 +233,8 @@ class LocalizationModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimiser(self.network, self._plan.optimisation)
-        schedule = build_schedule(
-            optimizer,
-            self._plan.optimisation,
-            steps_per_epoch=-(-len(self._batches) // self._plan.settings.accumulate),
-        )
+        steps_per_epoch = -(-len(self._batches) // self._plan.settings.accumulate)
+        schedule = build_schedule(optimizer, self._plan.optimisation, steps_per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
@@ -267,17 +258,13 @@ class LocalizationModule(LightningModule):
         return loss
 
     def _trained_scores(self, batch: Batch) -> Tensor:
-        return self._output(batch.images).trained_scores.float()
-
-    def on_validation_epoch_start(self) -> None:
-        self.watch.start()
+        return self._output(batch.images).all_scores.float()
 
     def validation_step(self, carried: Carried, _batch_idx: int) -> None:
         output = self._output(carried.batch.images)
         probabilities = self._plan.loss.probabilities(output.scores.float())
-        self.watch.update(
-            carried.batch, probabilities, output.maps, self.network.backbone.geometry.cell_transform
-        )
+        geometry = self.network.backbone.geometry
+        self.watch.update(carried.batch, probabilities, output.maps, geometry)
 
     def learning_rate(self) -> float:
         """The highest of all groups of weights, which is the head's."""

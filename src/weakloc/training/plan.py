@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ from weakloc.structures import (
     Sample,
 )
 from weakloc.work import num_cores
+
+Decided = TypeVar("Decided", Method, Optimisation)
 
 HOLD_OUT = 0.1  # of the training images, where nothing else is there to watch
 
@@ -307,17 +309,16 @@ def with_settings(method: Method, settings: TrainSettings) -> Method:
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
     )
-    changed: Method = _replaced(
+    return _replaced(
         method,
         optimisation=optimisation,
         backbone=settings.backbone,
         side=settings.image_size,
         trains_backbone=False if settings.frozen else None,
     )
-    return changed
 
 
-def _replaced(value: Any, **changes: Any) -> Any:
+def _replaced(value: Decided, **changes: Any) -> Decided:
     """`dataclasses.replace` with the changes that are not None."""
     return replace(value, **{name: new for name, new in changes.items() if new is not None})
 

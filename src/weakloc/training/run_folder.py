@@ -178,12 +178,8 @@ def load_learned(
 
 
 def _unfit(kind: type[Learned], path: Path, reason: str) -> RunError:
-    command = _LEARNED[kind][2]
-    return RunError(
-        reason,
-        location=str(path),
-        remedy=f"Delete the file, and run 'weakloc {command}' again for a new one",
-    )
+    remedy = f"Delete the file, and run 'weakloc {_LEARNED[kind][2]}' again for a new one"
+    return RunError(reason, location=str(path), remedy=remedy)
 
 
 def save_distilled(
@@ -405,9 +401,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise RunError("there is no such run folder", location=str(path), remedy="Check the path")
     file = path / RECORD_NAME
     if not file.is_file():
-        raise RunError(
-            f"{RECORD_NAME} is missing", location=str(path), remedy=_remedy_for_missing(path)
-        )
+        raise _missing(path, RECORD_NAME)
     try:
         record = parse_json(file.read_bytes())
     except (OSError, ValueError) as error:
@@ -431,9 +425,7 @@ def read_record(path: Path) -> dict[str, Any]:
 def _load_weights(network: LocalizationNetwork, path: Path) -> None:
     file = path / MODEL_NAME
     if not file.is_file():
-        raise RunError(
-            f"{MODEL_NAME} is missing", location=str(path), remedy=_remedy_for_missing(path)
-        )
+        raise _missing(path, MODEL_NAME)
     try:
         load_file_into(network, str(file))
     except WeightsError as error:
@@ -441,10 +433,11 @@ def _load_weights(network: LocalizationNetwork, path: Path) -> None:
         raise RunError(error.message, location=str(file), remedy=remedy) from error
 
 
-def _remedy_for_missing(path: Path) -> str:
+def _missing(path: Path, name: str) -> RunError:
+    remedy = "Give the folder that 'weakloc train --out' made, or train again"
     if (path / CHECKPOINT_NAME).is_file():
-        return "Continue the training with the same command and --resume; it writes it again"
-    return "Give the folder that 'weakloc train --out' made, or train again"
+        remedy = "Continue the training with the same command and --resume; it writes it again"
+    return RunError(f"{name} is missing", location=str(path), remedy=remedy)
 
 
 def _damaged(file: str, reason: str) -> RunError:

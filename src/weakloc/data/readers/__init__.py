@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -50,14 +50,9 @@ READERS: Mapping[str, Reader] = Choices(
 )
 
 _NO_CLASSES = frozenset({"images", "image", "img", "imgs", "jpegimages", "annotations", "labels"})
-_BESIDE_CLASSES = _NO_CLASSES | {
-    "masks",
-    "mask",
-    "label",
-    "annotation",
-    "segmentation",
-    "ground_truth",
-}
+_BESIDE_CLASSES = _NO_CLASSES.union(
+    ("masks", "mask", "label", "annotation", "segmentation", "ground_truth")
+)
 _FEW = 64  # class folders, which show whether they are any
 _MAX_DEPTH = 4  # how far down class folders are looked for
 _COCO_KEYS = (b'"images"', b'"categories"')
@@ -128,16 +123,16 @@ def detect_layout(path: Path, labels: Path | None) -> str:
 def _require_classes(listing: _Listing) -> None:
     """An error where the folders that hold images are arranged by something else than classes."""
     remedy = "Name the layout (--layout folders) where each folder with images is a class"
-    for name in islice(listing.below, _FEW):
+    for name in islice(listing.files, 1, _FEW + 1):
         inner = _Listing.of(listing.path / name)
         known = (layout for layout, fits in {**_OWN_STRUCTURE, **_METADATA}.items() if fits(inner))
-        layout = "folders" if {*inner.below} & {"train"} else next(known, None)
+        layout = "folders" if "train" in inner.files else next(known, None)
         if layout is not None:
             reason = f"holds no class folders, but a data set ({layout}) in {name}"
             raise DataError(reason, location=str(listing.path), remedy=f"Give that. {remedy}")
     folders = islice(_class_folders(listing.path, _MAX_DEPTH), _FEW)
     for parts in (folder.relative_to(listing.path).parts for folder in folders):
-        is_listed = any(map(split_of_list, listing.files))  # as of MIT67, in Images
+        is_listed = any(map(split_of_list, listing.files[""]))  # as of MIT67, in Images
         for part in parts[is_listed:]:
             name = part.lower()
             numbered = re.sub(r"[-_ ]?\d+$", "", name)
@@ -165,30 +160,28 @@ def _layout_of_file(labels: Path) -> str:
 
 
 def _is_coco(listing: _Listing) -> bool:
-    if listing.has_below("annotations", r".*\.json"):
+    if listing.has(r".*\.json", "annotations"):
         return True
-    if any(listing.has_below(name, r"_annotations\.coco\.json") for name in listing.below):
+    if any(listing.has(r"_annotations\.coco\.json", folder) for folder in listing.files):
         return True
-    names = [name for name in listing.files if name.lower().endswith(".json")]
+    names = [name for name in listing.files[""] if name.lower().endswith(".json")]
     contents = ((listing.path / name).read_bytes() for name in names[:_FEW])
     return any(all(key in content for key in _COCO_KEYS) for content in contents)
 
 
 def _is_yolo(listing: _Listing) -> bool:
-    if listing.has_file(r"data\.ya?ml"):
+    if listing.has(r"data\.ya?ml"):
         return True
-    described = [n for n in listing.files if n.lower().endswith((".yaml", ".yml"))]
+    described = [n for n in listing.files[""] if n.lower().endswith((".yaml", ".yml"))]
     if any(re.search(rb"^names\s*:", (listing.path / n).read_bytes(), re.M) for n in described):
         return True
-    has_names = listing.has_file(r"classes\.txt|obj\.names")
-    has_labels = "labels" in listing.below or any(
-        (listing.path / name / "labels").is_dir() for name in listing.below
-    )
-    return has_names and (has_labels or any(map(is_image_name, listing.files)))
+    has_labels = any((listing.path / folder / "labels").is_dir() for folder in listing.files)
+    has_names = listing.has(r"classes\.txt|obj\.names")
+    return has_names and (has_labels or any(map(is_image_name, listing.files[""])))
 
 
 def _is_table(listing: _Listing) -> bool:
-    return any(Path(name).suffix.lower() in TABLE_SUFFIXES for name in listing.files)
+    return any(Path(name).suffix.lower() in TABLE_SUFFIXES for name in listing.files[""])
 
 
 def _class_folders(folder: Path, depth: int) -> Iterator[Path]:
@@ -203,47 +196,37 @@ def _class_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """The names in a folder, and in the folders right below it."""
+    """The names in a folder, which is "" itself, and in the folders right below it."""
 
     path: Path
-    files: tuple[str, ...]
-    below: Mapping[str, tuple[str, ...]]  # subfolder -> its files
+    files: Mapping[str, tuple[str, ...]]  # by their folder
 
     @classmethod
     def of(cls, path: Path) -> _Listing:
-        below = {name: file_names(str(path / name)) for name in subfolders(str(path))}
-        return cls(path, file_names(str(path)), below)
+        folders = ("", *subfolders(str(path)))
+        return cls(path, {folder: file_names(str(path / folder)) for folder in folders})
 
-    def has_file(self, pattern: str) -> bool:
-        return any(re.fullmatch(pattern, name, re.IGNORECASE) for name in self.files)
-
-    def has_below(self, folder: str, pattern: str) -> bool:
-        names = self.below.get(folder, ())
+    def has(self, pattern: str, folder: str = "") -> bool:
+        names = self.files.get(folder, ())
         return any(re.fullmatch(pattern, name, re.IGNORECASE) for name in names)
 
 
 _OWN_STRUCTURE: Mapping[str, Callable[[_Listing], bool]] = {
-    "voc": lambda listing: any(
-        map(is_voc, [listing.path, *(listing.path / name for name in listing.below)])
-    ),
+    "voc": lambda listing: any(is_voc(listing.path / folder) for folder in listing.files),
     "coco": _is_coco,
     "yolo": _is_yolo,
     "tiny_imagenet": lambda listing: (
-        listing.has_file(r"wnids\.txt") or listing.has_below("val", r"val_annotations\.txt")
+        listing.has(r"wnids\.txt") or listing.has(r"val_annotations\.txt", "val")
     ),
     "wsol": lambda listing: any(
         map(is_metadata, [listing.path, *(listing.path / "metadata").glob("[!.]*/")])
     ),
     "shards": lambda listing: any(
-        name.lower().endswith(SHARD_SUFFIXES)
-        for names in (listing.files, *listing.below.values())
-        for name in names
+        name.lower().endswith(SHARD_SUFFIXES) for name in chain(*listing.files.values())
     ),
 }
 _METADATA: Mapping[str, Callable[[_Listing], bool]] = {
-    "table": lambda listing: any(
-        not METADATA_NAMES.isdisjoint(names) for names in (listing.files, *listing.below.values())
-    )
+    "table": lambda listing: not METADATA_NAMES.isdisjoint(chain(*listing.files.values()))
 }
 _LOOSE: Mapping[str, Callable[[_Listing], bool]] = {
     "table": _is_table,

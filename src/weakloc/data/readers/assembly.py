@@ -293,15 +293,13 @@ class Assembly:
         self._splits.setdefault(split, []).append(sample)
 
     def _truth(self, drawn: Iterable[Drawn], segmentation_path: str | None) -> Truth | None:
-        boxes, masks = [], []
-        for item in drawn:
-            index = self.class_index.get(item.class_name)
-            if index is not None and item.box is not None:
-                boxes.append(TruthBox(index, item.box, item.difficult, item.crowd))
-            if index is not None and item.rle is not None:
-                masks.append(TruthMask(index, item.rle, item.crowd))
-        truth = Truth(tuple(boxes), tuple(masks), segmentation_path)
-        return None if truth == Truth() else truth
+        index = self.class_index
+        items = [(index[item.class_name], item) for item in drawn if item.class_name in index]
+        boxes = [TruthBox(i, d.box, d.difficult, d.crowd) for i, d in items if d.box is not None]
+        masks = [TruthMask(i, d.rle, d.crowd) for i, d in items if d.rle is not None]
+        if not (boxes or masks or segmentation_path):
+            return None
+        return Truth(tuple(boxes), tuple(masks), segmentation_path)
 
     def warn_of_unlisted(self, paths: Iterable[str], message: str) -> None:
         """A warning for each of the images that no split has."""
@@ -365,11 +363,10 @@ def finished_data_set(data_set: DataSet, vectors: Mapping[str, Sequence[LabelVec
             reason = f"holds no usable image; {len(problems)} problems were met"
             remedy = f"The first: {problems[0].location}: {problems[0].message}"
         raise DataError(reason, location=str(data_set.root), remedy=remedy)
-    known = [name for name in _SPLIT_ORDER if name in data_set.splits]
-    others = sorted(data_set.splits.keys() - set(known))
+    names = dict.fromkeys((*_SPLIT_ORDER, *sorted(data_set.splits)))
     return replace(
         data_set,
-        splits={name: data_set.splits[name] for name in (*known, *others)},
+        splits={name: data_set.splits[name] for name in names if name in data_set.splits},
         problems=(*data_set.problems, *_class_problems(data_set, vectors)),
     )
 

@@ -315,7 +315,7 @@ def _prediction(
 def _ids(data_set: DataSet) -> tuple[dict[_Id, Mapping[str, Any]], dict[_Id, str]]:
     """Images and categories by their ids, from every annotation file of the data set."""
     root = data_set.root
-    files = [root] if root.is_file() else sorted([*root.glob("*.json"), *root.glob("*/*.json")])
+    files = sorted([*root.glob("*.json"), *root.glob("*/*.json")])
     images: dict[_Id, Mapping[str, Any]] = {}
     categories: dict[_Id, str] = {}
     for file in files:

@@ -38,9 +38,8 @@ from weakloc.settings import ReaderOptions
 from weakloc.structures import DataSet
 
 
-def read_folders(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
-    """The class folders below a path; there is no label file, so `labels` is ignored."""
-    del labels
+def read_folders(path: Path, _labels: Path | None, options: ReaderOptions) -> DataSet:
+    """The class folders below a path; there is no label file."""
     folders = list(image_folders(path.as_posix()))
     assembly = Assembly(path, "folders", options)
     has_splits = _has_splits(folders, assembly.problems.at(path.as_posix()))

@@ -17,8 +17,8 @@ import re
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -55,16 +55,6 @@ class ShardImage:
     member: tarfile.TarInfo
     claim: LabelClaim
     content: bytes
-
-
-@dataclass(slots=True)
-class _Group:
-    """The members of one sample."""
-
-    key: str
-    image: tarfile.TarInfo | None = None
-    content: bytes = b""
-    labels: dict[str, bytes] = field(default_factory=dict)
 
 
 MOST_SHARDS = 100_000
@@ -109,30 +99,34 @@ def find_shards(path: str) -> list[str]:
     return names
 
 
+def jump_over(_tar: tarfile.TarFile, _member: tarfile.TarInfo) -> bytes:
+    return b""
+
+
+def read_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > MOST_BYTES:
+        raise tarfile.ReadError(f"{member.name} has {member.size:,} bytes")
+    file = tar.extractfile(member)
+    return b"" if file is None else file.read()
+
+
 def images_of_shard(
     shard: str,
     numbered: Sequence[str] | None,
-    *,
-    mode: Any,
-    read_image: ReadImage,
     problems: Problems,
+    read_image: ReadImage = jump_over,
 ) -> Iterator[ShardImage]:
-    """The images of one shard; `numbered` names the class numbers, `mode` is tarfile's."""
+    """The images of one shard; `numbered` names the class numbers.
+
+    Where their content is read, the shard is read once from end to end, and may be compressed.
+    """
+    mode: Any = "r:" if read_image is jump_over else "r|*"
     try:
         with path_of(shard).open("rb") as file, tarfile.open(fileobj=file, mode=mode) as tar:
-            for group in _groups(tar, shard, read_image, problems):
-                location = f"{Path(shard).name}, {group.key}"
-                claim = _claim(group.labels, numbered, problems.at(location))
-                if group.image is None:
-                    if group.labels:
-                        message = "there are labels but no image"
-                        problems.at(location).error(Oddity.LABEL_FOR_NO_IMAGE, message)
-                    continue
-                if claim is None:
-                    problems.at(location).warning(
-                        Oddity.IMAGE_WITHOUT_LABELS, "nothing is known of it"
-                    )
-                yield ShardImage(group.image, claim or NOTHING_KNOWN, group.content)
+            for key, members in itertools.groupby(_members(tar), _key_of):
+                at_key = problems.at(f"{Path(shard).name}, {key}")
+                if image := _image_of_sample(tar, members, numbered, read_image, at_key):
+                    yield image
             # tarfile stops in silence before the zeros that end a file; decompression would fail.
             is_plain = getattr(tar.fileobj, "comptype", "tar") == "tar"
             if is_plain and file.seek(0, os.SEEK_END) < tar.offset + tarfile.BLOCKSIZE:
@@ -142,27 +136,35 @@ def images_of_shard(
         problems.at(shard).error(Oddity.BROKEN_SHARD, f"cannot be read to its end: {error}")
 
 
-def _groups(
-    tar: tarfile.TarFile, shard: str, read_image: ReadImage, problems: Problems
-) -> Iterator[_Group]:
-    for key, members in itertools.groupby(_members(tar), _key_of):
-        group = _Group(key)
-        for member in members:
-            name = member.name.rpartition("/")[2]
-            kind = name.partition(".")[2]
-            if is_image_name(name):
-                if group.image is not None and member.name == group.image.name:
-                    message = f"'{member.name}' comes twice"
-                    at_key = problems.at(f"{Path(shard).name}, {key}")
-                    at_key.warning(Oddity.DUPLICATE_IMAGE, message)
-                elif group.image is None or (
-                    # What was met before is something beside the image, such as `12.mask.png`.
-                    "." not in kind and group.image.name.rpartition("/")[2].count(".") > 1
-                ):
-                    group.image, group.content = member, read_image(tar, member)
-            elif kind in _LABEL_KINDS:
-                group.labels[kind] = read_content(tar, member)
-        yield group
+def _image_of_sample(
+    tar: tarfile.TarFile,
+    members: Iterable[tarfile.TarInfo],
+    numbered: Sequence[str] | None,
+    read_image: ReadImage,
+    problems: Problems,
+) -> ShardImage | None:
+    image, content, labels = None, b"", dict[str, bytes]()
+    for member in members:
+        name = member.name.rpartition("/")[2]
+        kind = name.partition(".")[2]
+        if is_image_name(name):
+            if image is not None and member.name == image.name:
+                problems.warning(Oddity.DUPLICATE_IMAGE, f"'{member.name}' comes twice")
+            elif image is None or (
+                # What was met before is something beside the image, such as `12.mask.png`.
+                "." not in kind and image.name.rpartition("/")[2].count(".") > 1
+            ):
+                image, content = member, read_image(tar, member)
+        elif kind in _LABEL_KINDS:
+            labels[kind] = read_content(tar, member)
+    claim = _claim(labels, numbered, problems)
+    if image is None:
+        if labels:
+            problems.error(Oddity.LABEL_FOR_NO_IMAGE, "there are labels but no image")
+        return None
+    if claim is None:
+        problems.warning(Oddity.IMAGE_WITHOUT_LABELS, "nothing is known of it")
+    return ShardImage(image, claim or NOTHING_KNOWN, content)
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -176,13 +178,6 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 def _key_of(member: tarfile.TarInfo) -> str:
     folder, _, name = member.name.rpartition("/")
     return join(folder, name.partition(".")[0])
-
-
-def read_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    if member.size > MOST_BYTES:
-        raise tarfile.ReadError(f"{member.name} has {member.size:,} bytes")
-    file = tar.extractfile(member)
-    return b"" if file is None else file.read()
 
 
 def _claim(
@@ -280,8 +275,14 @@ def read_shards(path: Path, labels: Path | None, options: ReaderOptions) -> Data
     names = [path_of(shard).relative_to(root).as_posix() for shard in shards]
     splits: dict[str, ShardSplit] = {}
     for number, shard in enumerate(shards):
+        if not shard.endswith(".tar"):
+            raise DataError(
+                "is compressed, so that its images cannot be reached singly",
+                location=shard,
+                remedy="Decompress it; `weakloc predict` alone reads it as it is",
+            )
         split = splits.setdefault(_split_of(names[number]), ShardSplit(shards, names))
-        for image in _headers(shard, numbered, problems):
+        for image in images_of_shard(shard, numbered, problems):
             split.append(number, image, claims.setdefault(image.claim, len(claims)))
     named = sorted({name for claim in claims for name in claim.names})
     # 9 before 10
@@ -293,21 +294,6 @@ def read_shards(path: Path, labels: Path | None, options: ReaderOptions) -> Data
     used = {split: part.label(in_order) for split, part in splits.items()}
     return finished_data_set(
         DataSet(root, "shards", tuple(vectors.class_index), splits, tuple(problems.listed)), used
-    )
-
-
-def _headers(
-    shard: str, numbered: Sequence[str] | None, problems: Problems
-) -> Iterator[ShardImage]:
-    """The images of a shard without their content; the images are jumped over, not read."""
-    if not shard.endswith(".tar"):
-        raise DataError(
-            "is compressed, so that its images cannot be reached singly",
-            location=shard,
-            remedy="Decompress it; `weakloc predict` alone reads it as it is",
-        )
-    yield from images_of_shard(
-        shard, numbered, mode="r:", read_image=lambda _tar, _member: b"", problems=problems
     )
 
 

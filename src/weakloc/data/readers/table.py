@@ -46,7 +46,7 @@ from weakloc.errors import DataError, did_you_mean, needing
 from weakloc.files import at_line, leads_out, numbered_lines, parse_foreign_json, text_lines
 from weakloc.geometry import box_from_xywh
 from weakloc.settings import ReaderOptions
-from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet, Severity
+from weakloc.structures import ABSENT, PRESENT, UNKNOWN, DataSet
 
 JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 RECORD_SUFFIXES = JSON_SUFFIXES | {".parquet"}
@@ -141,7 +141,6 @@ def images_of_table(path: Path) -> Iterator[str | tuple[str, bytes]]:
 
 
 def _read_rows(path: Path, folder: str, options: ReaderOptions, problems: Problems) -> TableContent:
-    """All rows of a table file."""
     problems = problems.at(join(folder, path.name))
     if path.suffix.lower() in RECORD_SUFFIXES:
         rows = tuple(record_rows(_records_of(path), options, problems))
@@ -327,8 +326,7 @@ def claim_of_json(written: Any, delimiter: str, problems: Problems) -> LabelClai
     if written is None:
         return NOTHING_KNOWN
     if isinstance(written, Mapping):
-        states = {n: "" if s is None else str(s) for n, s in written.items()}
-        return claim_of_cells(states, problems)
+        return claim_of_cells(written, problems)
     if isinstance(written, list):
         return claim_of_list([str(name) for name in written if name is not None])
     if isinstance(written, str | int):
@@ -353,16 +351,14 @@ def claim_of_list(names: Iterable[str]) -> LabelClaim:
     return LabelClaim.of(unknown | present, rest)
 
 
-def claim_of_cells(written: Mapping[str, str], problems: Problems) -> LabelClaim:
+def claim_of_cells(written: Mapping[str, Any], problems: Problems) -> LabelClaim:
     """One cell a class: 1, 0, or blank for unknown; classes without a cell are unknown."""
-    states: dict[str, int] = {}
-    for name, text in written.items():
-        state = _STATES.get(text.strip().lower())
-        if state is None:
-            message = f"'{text}' for class '{name}' is neither 1, 0 nor blank; taken as unknown"
-            problems.warning(Oddity.UNREADABLE_LABEL, message)
-        states[name] = UNKNOWN if state is None else state
-    return LabelClaim.of(states, UNKNOWN)
+    states = {name: _STATES.get(str(cell).strip().lower()) for name, cell in written.items()}
+    for name in written:
+        if states[name] is None:
+            message = f"'{written[name]}' for class '{name}' is neither 1, 0 nor blank"
+            problems.warning(Oddity.UNREADABLE_LABEL, f"{message}; taken as unknown")
+    return LabelClaim.of({name: state or UNKNOWN for name, state in states.items()}, UNKNOWN)
 
 
 def read_table(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
@@ -439,12 +435,12 @@ def _joined_rows(contents: Sequence[TableContent], problems: Problems) -> list[T
                 rows[split, image] = replace(row, image=image, split=split)
                 continue
             merged = earlier.claim.merge(row.claim)
-            message = f"'{row.image}' is already at {earlier.location}; its labels are joined"
-            severity: Severity = "note"
+            message = f"'{row.image}' is already at {earlier.location}"
+            at_row = problems.at(row.location)
             if merged == earlier.claim:
-                message = f"'{row.image}' is already at {earlier.location}; this line adds nothing"
-                severity = "warning"
-            problems.at(row.location).report(severity, Oddity.DUPLICATE_IMAGE, message)
+                at_row.warning(Oddity.DUPLICATE_IMAGE, f"{message}; this line adds nothing")
+            else:
+                at_row.note(Oddity.DUPLICATE_IMAGE, f"{message}; its labels are joined")
             objects = earlier.objects + row.objects
             rows[split, image] = replace(earlier, claim=merged, objects=objects)
     return list(rows.values())

@@ -7,11 +7,11 @@ have no labels and are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from weakloc.data.readers.assembly import Assembly, Drawn, LabelClaim, Oddity, Problems, read_box
+from weakloc.data.readers.assembly import Assembly, Drawn, LabelClaim, Oddity, read_box
 from weakloc.data.readers.file_tree import file_names, is_image_name, subfolders
 from weakloc.errors import DataError, did_you_mean
 from weakloc.files import at_line, numbered_lines
@@ -24,17 +24,15 @@ IMAGE_SIZE = (64.0, 64.0)
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One line of a boxes file: an image, its class id or "", its box where usable."""
+    """What a line says of its image: a class id or "", and a box where it is usable."""
 
-    image: str
     class_id: str
     box: BoxLTRB | None
     location: str
 
 
-def read_tiny_imagenet(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
-    """Both labelled splits; the layout says everything, so `labels` is ignored."""
-    del labels
+def read_tiny_imagenet(path: Path, _labels: Path | None, options: ReaderOptions) -> DataSet:
+    """Both labelled splits; the layout says everything."""
     names = _class_names(path)
     for name in options.class_names or ():
         if name not in names.values():
@@ -80,9 +78,14 @@ def _add_images(
     assembly: Assembly, folder: str, list_name: str, names: Mapping[str, str], class_id: str
 ) -> None:
     """The images of a folder, of the class with that id or, with "", of those in the list."""
-    rows: dict[str, list[_Row]] = {}
-    for row in _rows(assembly.root / folder / list_name, class_id, assembly.problems):
-        rows.setdefault(row.image, []).append(row)
+    path = assembly.root / folder / list_name
+    rows: dict[str, list[_Row]] = {}  # by image
+    for number, line in numbered_lines(path) if path.exists() else ():
+        problems = assembly.problems.at(at_line(path, number))
+        image, *corners = line.split("\t")
+        written = corners.pop(0) if len(corners) == 5 else ""
+        box = read_box(corners, box_from_inclusive, image_size=IMAGE_SIZE, problems=problems)
+        rows.setdefault(image, []).append(_Row(class_id or written, box, problems.location))
     for image in filter(is_image_name, file_names(f"{assembly.root}/{folder}/images")):
         name = f"{folder}/images/{image}"
         of_image = [row for row in rows.pop(image, ()) if row.class_id in names]
@@ -102,12 +105,3 @@ def _add_images(
     for image, unused in rows.items():
         problems = assembly.problems.at(unused[0].location)
         problems.error(Oddity.LABEL_FOR_NO_IMAGE, f"image '{image}' does not exist")
-
-
-def _rows(path: Path, class_id: str, problems: Problems) -> Iterator[_Row]:
-    for number, line in numbered_lines(path) if path.exists() else ():
-        at = problems.at(at_line(path, number))
-        image, *corners = line.split("\t")
-        written = corners.pop(0) if len(corners) == 5 else ""
-        box = read_box(corners, box_from_inclusive, image_size=IMAGE_SIZE, problems=at)
-        yield _Row(image, class_id or written, box, at.location)

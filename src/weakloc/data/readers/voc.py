@@ -52,8 +52,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 def states_of_objects(objects: Collection[Drawn]) -> dict[str, int]:
     """Class -> present, or unknown where all its objects are difficult; the rest is absent."""
     sure = {drawn.class_name for drawn in objects if not drawn.difficult}
-    names = dict.fromkeys(drawn.class_name for drawn in objects)
-    return {name: PRESENT if name in sure else UNKNOWN for name in names}
+    return {d.class_name: PRESENT if d.class_name in sure else UNKNOWN for d in objects}
 
 
 def read_annotation(
@@ -193,9 +192,8 @@ class _Material:
     segmented: Container[str]  # file names
 
 
-def read_voc(path: Path, labels: Path | None, options: ReaderOptions) -> DataSet:
-    """One VOC folder, or a VOCdevkit that holds one; the layout is fixed, `labels` is ignored."""
-    del labels
+def read_voc(path: Path, _labels: Path | None, options: ReaderOptions) -> DataSet:
+    """One VOC folder, or a VOCdevkit that holds one; the layout is fixed."""
     root = voc_root(path)
     assembly = Assembly(root, "voc", options)
     images = _images(assembly)
@@ -390,6 +388,7 @@ def _add(
     if assembly.options.difficult == "present":
         states = {name: state if state == ABSENT else PRESENT for name, state in states.items()}
     root, mask = assembly.root.as_posix(), f"{image_id}.png"
+    mask_path = f"{root}/SegmentationClass/{mask}" if mask in material.segmented else None
     assembly.add(
         f"JPEGImages/{image}",
         f"{root}/JPEGImages/{image}",
@@ -397,9 +396,7 @@ def _add(
         split=split,
         location=problems.location,
         drawn=material.objects.get(image_id, ()),
-        segmentation_path=f"{root}/SegmentationClass/{mask}"
-        if mask in material.segmented
-        else None,
+        segmentation_path=mask_path,
     )
 
 

@@ -160,11 +160,9 @@ def _add_split(assembly: Assembly, split: _Split, folder: str, names_of: Mapping
         path = assembly.find_image(image, [folder], location)
         if path is None:
             continue
-        claim = NOTHING_KNOWN
         names = [names_of[number] for number in split.classes.get(image, ())]
-        if names:
-            claim = LabelClaim.showing(*names)
-        else:
+        claim = LabelClaim.showing(*names) if names else NOTHING_KNOWN
+        if not names:
             message = f"'{image}' is not in class_labels.txt"
             assembly.problems.at(location).warning(Oddity.IMAGE_WITHOUT_LABELS, message)
         chosen = [name for name in names if name in assembly.class_index]

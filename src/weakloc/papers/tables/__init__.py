@@ -12,9 +12,7 @@ from weakloc.papers.tables import beam, cam, max_mil, wildcat
 _REFINED = {"localiser": "cells"}
 
 HEADLINE = Recipe(
-    name="headline",
-    number="X1",
-    title="Four methods, one network, one data set",
+    "headline", "X1", "Four methods, one network, one data set",
     reference="WILDCAT table 8; BEAM table 1",
     question="Which method names and places objects best when nothing else differs?",
     papers_data="VOC 2012 val, each method with its own network",

@@ -26,9 +26,7 @@ def _searching(name: str, at: float | None = None, *, series: str = "", **search
 
 
 BACKBONE = _recipe(
-    name="beam-backbone",
-    number="B1",
-    title="A better classifier places better",
+    "beam-backbone", "B1", "A better classifier places better",
     reference="BEAM table 1",
     question="Does a stronger network improve locations as it improves tags?",
     backbones=("vgg16", "alexnet"),
@@ -60,9 +58,7 @@ def _holding_out(name: str, alpha: float | None, tuning: ThresholdOrigin = "fixe
 
 
 RESCORING = _recipe(
-    name="beam-rescoring",
-    number="B2",
-    title="Classes that are tagged together",
+    "beam-rescoring", "B2", "Classes that are tagged together",
     reference="BEAM section 3.2",
     question="Does the score of one class help to find those that come with it?",
     papers_data="VOC 2012 val: +1.2 points of classification, +0.8 of location",
@@ -84,9 +80,7 @@ _WIDTHS = (1, 2, 4, 8, 16)
 _LEVELS = (2, 4, 6, 8, 12, 16)
 
 WIDTH = _recipe(
-    name="beam-width",
-    number="B3",
-    title="How wide and how deep to search",
+    "beam-width", "B3", "How wide and how deep to search",
     reference="BEAM section 3.4; no table",
     question="Is a greedy search worse than a beam, and a beam worse than everything?",
     papers_data="M = 8 and H = 10 on 6 x 6 cells throughout",
@@ -110,9 +104,7 @@ WIDTH = _recipe(
 _narrow = partial(_searching, beam_width=4)
 
 MODE = _recipe(
-    name="beam-mode",
-    number="B4",
-    title="Cut the feature map or the image",
+    "beam-mode", "B4", "Cut the feature map or the image",
     reference="BEAM sections 3.3 and 3.4, which differ",
     question="Is it worth computing features anew for every window?",
     papers_data="2.6 s an image speak for new features; no table",
@@ -141,19 +133,15 @@ _THRESHOLDS: dict[str, ThresholdOrigin] = {
     _BY_CLASS: "boxes by class",
     "oracle": "oracle",
 }
+_HEATS = {"mean heat": "mean", "highest heat": "max", "mean heat before scaling": "raw_mean"}
 _SCORES: dict[str, dict[str, Any]] = {
-    "mean heat": {"box_score": "mean", "box_times_class": False},
-    "highest heat": {"box_score": "max", "box_times_class": False},
-    "mean heat before scaling": {"box_score": "raw_mean", "box_times_class": False},
-    "mean heat x class": {"box_score": "mean", "box_times_class": True},
-    "highest heat x class": {"box_score": "max", "box_times_class": True},
-    "mean heat before scaling x class": {"box_score": "raw_mean", "box_times_class": True},
+    f"{heat}{times}": {"box_score": score, "box_times_class": bool(times)}
+    for times in ("", " x class")
+    for heat, score in _HEATS.items()
 }
 
 BOXES = _recipe(
-    name="beam-boxes",
-    number="B5",
-    title="Thresholds and scores of boxes",
+    "beam-boxes", "B5", "Thresholds and scores of boxes",
     reference="BEAM section 3.5; table 4",
     question="What makes boxes of heat maps: the threshold or the score?",
     papers_data="VOC 2012 val, thresholds tuned for each class on drawn boxes",
@@ -180,9 +168,7 @@ _PROPOSALS = "max_mil, proposals"
 _SCORED_PROPOSALS = {"boxes": "proposals", "box_score": "max"}
 
 RANK = _recipe(
-    name="beam-ranking",
-    number="B6, B8",
-    title="What ranks the points, and how Max-MIL compares",
+    "beam-ranking", "B6, B8", "What ranks the points, and how Max-MIL compares",
     reference="BEAM table 1 against its section 4.2; table 4",
     question="Rank images by class score or by heat? And is a search better than one best cell?",
     cells=(
@@ -206,9 +192,7 @@ RANK = _recipe(
 )  # fmt: skip
 
 BALANCE = _recipe(
-    name="beam-balance",
-    number="B7",
-    title="Repeating images of rare classes",
+    "beam-balance", "B7", "Repeating images of rare classes",
     reference="BEAM section 3.1; no table",
     question="Do repeated images, noisy and rotated, help?",
     papers_data="always on in the paper",
@@ -221,6 +205,6 @@ BALANCE = _recipe(
         names("balancing helps to name", "balanced", "as they come"),
         places("balancing helps to place", "balanced", "as they come"),
     ),
-)
+)  # fmt: skip
 
 RECIPES = (BACKBONE, RESCORING, WIDTH, MODE, BOXES, RANK, BALANCE)

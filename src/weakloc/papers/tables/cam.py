@@ -85,9 +85,7 @@ def _published(
 
 
 AUGMENTATION = _recipe(
-    name="cam-augmentation",
-    number="D1, D3",
-    title="Crops and hidden patches",
+    "cam-augmentation", "D1, D3", "Crops and hidden patches",
     reference="Choe et al. table 1",
     question="Do random crops make class activation maps cover more of the object?",
     cells=tuple(
@@ -101,25 +99,18 @@ AUGMENTATION = _recipe(
         for finding, claim, better, worse, said_by in _CLAIMS
     ),
     published=_published("table 1", _TABLE_1, [*_AUGMENTS]),
-)
+)  # fmt: skip
 
 _SLOWER = "GR, batch 32, rates / 8"
 
 BATCH = _recipe(
-    name="cam-batch",
-    number="D2",
-    title="Small batches",
+    "cam-batch", "D2", "Small batches",
     reference="Choe et al. table 2",
     question="Do smaller batches place better, or only slower learning rates for each image?",
     cells=(
         *(
-            _cell(
-                f"{name}, batch {batch}",
-                net,
-                _AUGMENTS[name],
-                batch=share,
-                only="literal" if net == "smaller" else None,
-            )
+            _cell(f"{name}, batch {batch}", net, _AUGMENTS[name],
+                  batch=share, only="literal" if net == "smaller" else None)
             for net in _NETS
             for name in _COMPARED
             for batch, share in _BATCHES.items()
@@ -144,22 +135,14 @@ BATCH = _recipe(
 _TAUS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
 THRESHOLD = _recipe(
-    name="cam-threshold",
-    number="D3",
-    title="The threshold of the map",
+    "cam-threshold", "D3", "The threshold of the map",
     reference="Choe et al. section 3; Choe et al. 2020",
     question="Does the gain of crops survive any threshold?",
     papers_data="20 % of the maximum, throughout",
     axis="threshold",
     cells=tuple(
-        Cell(
-            f"{name} at {tau:g}",
-            "cam",
-            choices={"augment": _AUGMENTS[name]},
-            look={"boxes": "largest", "threshold": tau},
-            at=tau,
-            series=name,
-        )
+        Cell(f"{name} at {tau:g}", "cam", choices={"augment": _AUGMENTS[name]},
+             look={"boxes": "largest", "threshold": tau}, at=tau, series=name)
         for name in _COMPARED
         for tau in _TAUS
     ),
@@ -167,15 +150,13 @@ THRESHOLD = _recipe(
     findings=tuple(
         _covers(f"GR covers more at {tau:g}", f"GR at {tau:g}", f"CAM at {tau:g}") for tau in _TAUS
     ),
-)
+)  # fmt: skip
 
 _CELLS = {"8 x 8 cells": 1.0, "4 x 4 cells": 0.5, "2 x 2 cells": 0.25}
 _STEMS = ("cifar", "s2", "cam", "imagenet")
 
 STEM = _recipe(
-    name="cam-stem",
-    number="D4",
-    title="The stem of the network",
+    "cam-stem", "D4", "The stem of the network",
     reference='Choe et al. section 3: "slight modification to the size of input layer"',
     question="How fine must the map be for useful boxes?",
     cells=(
@@ -194,14 +175,12 @@ STEM = _recipe(
         "Of 64 pixels the stems leave 8 x 8 (cifar), 4 x 4 (s2, cam) and 2 x 2 cells (imagenet).",
         "A network without stems gives as many cells of images at half and a quarter of the side.",
     ),
-)
+)  # fmt: skip
 
 _AREAS = (0.08, 0.25, 0.5)
 
 AREA = _recipe(
-    name="cam-area",
-    number="D5",
-    title="The smallest crop",
+    "cam-area", "D5", "The smallest crop",
     reference="Choe et al. section 2; no table",
     question="How small may the crops of GoogLeNet Resize be?",
     papers_data="8 %, throughout",
@@ -217,7 +196,7 @@ AREA = _recipe(
         _is_ahead(f"crops from {area:.0%} are ahead of none", f"GR from {area:.0%}", "CAM")
         for area in _AREAS
     ),
-)
+)  # fmt: skip
 
 _EPOCHS: dict[str, dict[str, Any]] = {
     **{
@@ -231,9 +210,7 @@ _EPOCHS: dict[str, dict[str, Any]] = {
 }
 
 EPOCHS = _recipe(
-    name="cam-epochs",
-    number="D6",
-    title="How long to learn",
+    "cam-epochs", "D6", "How long to learn",
     reference="Choe et al. section 3; no table",
     question="Is the order of the augmentations the same after fewer epochs?",
     papers_data="1500 epochs, throughout",

@@ -26,9 +26,7 @@ def _pooled(name: str, *, only: Preset | None = None, **choices: Any) -> Cell:
 
 
 SEARCH = _recipe(
-    name="max-mil-search",
-    number="A1",
-    title="Searching the image while learning",
+    "max-mil-search", "A1", "Searching the image while learning",
     reference="Max-MIL table 1, rows D and F",
     question="Does a maximum over places and sizes beat looking at the whole image at once?",
     papers_data="VOC 2012 test, AlexNet frozen up to FC7",
@@ -61,9 +59,7 @@ _TESTED: dict[str, dict[str, Any]] = {
 }
 
 SCALES = _recipe(
-    name="max-mil-scales",
-    number="A2",
-    title="Sizes in training and in testing",
+    "max-mil-scales", "A2", "Sizes in training and in testing",
     reference="Max-MIL sections 3 and 5; no table",
     question="Which helps: varying the size while learning, or testing at many sizes?",
     papers_data="merged in the paper into row F of table 1",
@@ -80,9 +76,7 @@ SCALES = _recipe(
 )  # fmt: skip
 
 STRONG = _recipe(
-    name="max-mil-boxes",
-    number="A3",
-    title="Do drawn boxes help?",
+    "max-mil-boxes", "A3", "Do drawn boxes help?",
     reference="Max-MIL table 1, rows E and F",
     question="Are tags enough, or do tight crops of drawn boxes improve on them?",
     papers_data="VOC 2012 test",
@@ -96,9 +90,7 @@ STRONG = _recipe(
 )  # fmt: skip
 
 POOLING = _recipe(
-    name="max-mil-pooling",
-    number="A4",
-    title="From the best cell to all cells",
+    "max-mil-pooling", "A4", "From the best cell to all cells",
     reference="Max-MIL section 3.2; no table",
     question="Is the maximum the best way from cells to an image?",
     papers_data="the maximum alone",
@@ -130,9 +122,7 @@ _FUSED: dict[str, dict[str, Any]] = {
 }
 
 TOLERANCE = _recipe(
-    name="max-mil-points",
-    number="A5, A7",
-    title="Points: the tolerance, and what several sizes say together",
+    "max-mil-points", "A5, A7", "Points: the tolerance, and what several sizes say together",
     reference="point localisation as quoted by BEAM and WILDCAT",
     question="How much of the point metric is its tolerance, how much the fusing of sizes?",
     papers_data="VOC 2012 val (tolerance not printed)",

@@ -46,9 +46,7 @@ _POOLINGS: dict[str, dict[str, Any]] = {
 }
 
 ORDER = _recipe(
-    name="wildcat-order",
-    number="C1",
-    title="Score maps before or after pooling",
+    "wildcat-order", "C1", "Score maps before or after pooling",
     reference="WILDCAT table 5",
     question="Is it better to pool maps of class scores than to classify pooled features?",
     cells=tuple(
@@ -62,20 +60,15 @@ ORDER = _recipe(
         names("Maps first is better with max alone",
               "maps, then pooling, max", "pooling, then classifier, max"),
     ),
-    published=_published(
-        "table 5",
-        {
-            "maps, then pooling, max + min": (89.0, 78.9, 69.6),
-            "pooling, then classifier, max + min": (87.3, 77.5, 68.1),
-        },
-    ),
+    published=_published("table 5", {
+        "maps, then pooling, max + min": (89.0, 78.9, 69.6),
+        "pooling, then classifier, max + min": (87.3, 77.5, 68.1),
+    }),
     notes=("With average pooling the two orders are the same function, apart from the seed.",),
 )  # fmt: skip
 
 ALPHA = _recipe(
-    name="wildcat-alpha",
-    number="C2",
-    title="The weight of negative evidence",
+    "wildcat-alpha", "C2", "The weight of negative evidence",
     reference="WILDCAT figures 4 and 5",
     question="How much should the least likely cells count against a class?",
     papers_data="VOC 2007, VOC 2012 Action, MIT67; location on VOC 2012",
@@ -107,9 +100,7 @@ _M_VALUES = {
 }
 
 MAPS = _recipe(
-    name="wildcat-maps",
-    number="C3",
-    title="The number of maps a class",
+    "wildcat-maps", "C3", "The number of maps a class",
     reference="WILDCAT table 6",
     question="Do several maps a class help, or only the step sizes that come with them?",
     optimiser="sgd",
@@ -146,9 +137,7 @@ MAPS = _recipe(
 )  # fmt: skip
 
 BOTH = _recipe(
-    name="wildcat-both",
-    number="C4",
-    title="Negative evidence and several maps together",
+    "wildcat-both", "C4", "Negative evidence and several maps together",
     reference="WILDCAT table 7",
     question="Do the two changes add up?",
     cells=(
@@ -163,15 +152,12 @@ BOTH = _recipe(
         names("both help more than alpha alone (+1.7)", "+ both", "+ alpha = 0.7", _PAPER),
         names("both help more than M alone (+0.4)", "+ both", "+ M = 4", _PAPER),
     ),
-    published=_published(
-        "table 7",
-        {
-            "max + min": (89.0, 78.9, 69.6),
-            "+ alpha = 0.7": (90.3, 80.9, 71.3),
-            "+ M = 4": (91.6, 82.1, 72.0),
-            "+ both": (92.0, 82.9, 72.8),
-        },
-    ),
+    published=_published("table 7", {
+        "max + min": (89.0, 78.9, 69.6),
+        "+ alpha = 0.7": (90.3, 80.9, 71.3),
+        "+ M = 4": (91.6, 82.1, 72.0),
+        "+ both": (92.0, 82.9, 72.8),
+    }),
 )  # fmt: skip
 
 _COUNTS: dict[str, int | float | str] = {
@@ -179,9 +165,7 @@ _COUNTS: dict[str, int | float | str] = {
 }  # fmt: skip
 
 K = _recipe(
-    name="wildcat-k",
-    number="C5",
-    title="How many cells speak for and against a class",
+    "wildcat-k", "C5", "How many cells speak for and against a class",
     reference="WILDCAT section 3.2; no table",
     question="Is one best cell enough?",
     papers_data="not varied in the paper; the released code takes 20 % of the cells",
@@ -205,9 +189,7 @@ K = _recipe(
 )  # fmt: skip
 
 HALVE = _recipe(
-    name="wildcat-halve",
-    number="C9",
-    title="The sum of the paper or the mean of its code",
+    "wildcat-halve", "C9", "The sum of the paper or the mean of its code",
     reference="WILDCAT equation 2 against the released code",
     question="Does the hidden division by two matter at equal rates?",
     papers_data="not discussed in the paper",
@@ -227,9 +209,7 @@ _sized = partial(_best, train={"hold_out": 0.1})  # what the late classifier is 
 _LATE = "three networks, late classifier"
 
 SIZES = _recipe(
-    name="wildcat-sizes",
-    number="C6",
-    title="Image sizes, a network each, and their fusion",
+    "wildcat-sizes", "C6", "Image sizes, a network each, and their fusion",
     reference="WILDCAT tables 2 and 7",
     question="What does the size of the image bring, and what do networks of several sizes?",
     papers_data="VOC 2007, M = 4, alpha = 0.7; its sizes are not printed",
@@ -256,9 +236,7 @@ SIZES = _recipe(
 )  # fmt: skip
 
 POINTS = _recipe(
-    name="wildcat-points",
-    number="C7",
-    title="Points of the score maps",
+    "wildcat-points", "C7", "Points of the score maps",
     reference="WILDCAT table 8",
     question="What places a point better: the best cell, the space between cells, several sizes?",
     papers_data="VOC 2012 val: the best cell; it does not say of how many sizes",
@@ -288,9 +266,7 @@ _segments = partial(Finding, metric="mean_iou")
 _TRAINED_WITH: dict[str, dict[str, Any]] = {"class": {"rules": {"background": "class"}}}
 
 MASKS = _recipe(
-    name="wildcat-masks",
-    number="C8",
-    title="Masks: what stands for the background, and what follows edges",
+    "wildcat-masks", "C8", "Masks: what stands for the background, and what follows edges",
     reference="WILDCAT table 9",
     question="What segments best when the paper leaves the background open?",
     papers_data="VOC 2012 Segmentation, 10,582 images to learn from",
