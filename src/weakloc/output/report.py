@@ -136,7 +136,7 @@ def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[
         "tagged": dict(tagged),
         "metrics": metrics,
         "training": list(_training_charts(run)),
-        "curves": list(_curve_charts(metrics)),
+        "curves": list(_threshold_charts(metrics)),
         "tag_pairs": tag_warnings(run),
         "map_pairs": map_warnings(picture.heat for picture in pictures),
         "index": {
@@ -310,7 +310,7 @@ def _training_charts(run: Mapping[str, Any]) -> Iterator[Chart]:
             yield line_chart(title, numbers, values, x_label="epoch")
 
 
-def _curve_charts(metrics: Sequence[MetricRecord]) -> Iterator[Chart]:
+def _threshold_charts(metrics: Sequence[MetricRecord]) -> Iterator[Chart]:
     """One chart for each curve of a metric over its threshold."""
     for metric in metrics:
         for name, curve in metric.curves.items():
