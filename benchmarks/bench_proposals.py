@@ -25,7 +25,7 @@ from benchmarks.measure import write_results
 from weakloc.api.data_sets import opened
 from weakloc.data.sources import ImageSource
 from weakloc.geometry import box_ious
-from weakloc.localize.places import PROPOSALS, find_boxes
+from weakloc.localize.places import PROPOSALS, BoxLimits, find_boxes
 from weakloc.settings import DataSettings
 from weakloc.structures import BrokenImage, Sample
 
@@ -107,7 +107,7 @@ def main() -> None:
                 threshold=predictor.thresholds[index],
                 threshold_mode=predictor.rules.threshold_mode,
                 select="proposals",
-                min_area=predictor.places.min_area,
+                limits=BoxLimits(min_area=predictor.places.min_area),
                 score=predictor.rules.box_score,
             )
             milliseconds.append(1e3 * (time.thread_time() - start))

@@ -128,7 +128,7 @@ def test_single_and_double_precision_give_the_same_tree(random: np.random.Genera
     double = single.astype(np.float64) / 3.0  # of the same order, but no single precision holds it
     for above in (-np.inf, 0.0):
         trees = component_tree(single, above=above), component_tree(double, above=above)
-        for name in ("parent", "box", "area", "peak", "node_of"):
+        for name in ("parent", "box", "area", "peak", "first"):
             assert np.array_equal(*(getattr(tree, name) for tree in trees))
 
 

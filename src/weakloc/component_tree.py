@@ -16,10 +16,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from weakloc.geometry import IntArray
+from weakloc.geometry import FloatArray, IntArray
 
 Connectivity: TypeAlias = Literal[4, 8]
 Cells: TypeAlias = NDArray[np.uint32]  # flat indices
+NUM_LEVELS = 255  # thresholds that tell the values of a map of bytes apart
 _RING = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))  # clockwise
 
 
@@ -33,13 +34,13 @@ class ComponentTree:
     """
 
     parent: IntArray  # (N,)
-    level: NDArray[np.float64]  # (N,) the lowest value inside
-    parent_level: NDArray[np.float64]  # (N,) -inf for roots
+    level: FloatArray  # (N,) the lowest value inside
+    parent_level: FloatArray  # (N,) -inf for roots
     box: IntArray  # (N, 4) left, top, right, bottom
     area: IntArray  # (N,) cells
-    heat_sum: NDArray[np.float64]  # (N,)
+    heat_sum: FloatArray  # (N,)
     peak: IntArray  # (N,)
-    node_of: IntArray  # (height * width,) the node that each cell first appears in, -1 for none
+    first: IntArray  # (N,) the first cell in row-major order
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,11 @@ def components_at(tree: ComponentTree, threshold: float) -> NDArray[np.intp]:
 
 
 def level_boxes(tree: ComponentTree) -> LevelBoxes:
-    """Boxes of the components of a map of bytes for the thresholds t = 0 to 254."""
-    shown = tree.level > 0
+    """Boxes of the nodes of a map of bytes for the thresholds t = 0 to 254; some at none."""
     return LevelBoxes(
-        first_level=np.maximum(tree.parent_level[shown], 0).astype(np.int64),
-        last_level=tree.level[shown].astype(np.int64) - 1,
-        boxes=tree.box[shown],
+        first_level=np.maximum(tree.parent_level, 0).astype(np.int64),
+        last_level=tree.level.astype(np.int64) - 1,
+        boxes=tree.box,
     )
 
 
@@ -103,17 +103,26 @@ def hole_level_boxes(map_uint8: NDArray[np.uint8]) -> LevelBoxes:
     )
 
 
+@njit(cache=True, nogil=True)
+def last_shown(first_level: IntArray, last_level: IntArray, order: IntArray) -> IntArray:
+    """Of what each level shows, that which comes last in an order; -1 where it shows nothing."""
+    last = np.full(NUM_LEVELS, -1)
+    for index in order:
+        last[first_level[index] : last_level[index] + 1] = index
+    return last
+
+
 def _tree(
-    heat: NDArray[np.float64], order: Cells, excluded: NDArray[np.bool_], connectivity: Connectivity
+    heat: FloatArray, order: Cells, excluded: NDArray[np.bool_], connectivity: Connectivity
 ) -> ComponentTree:
     """The tree of the components without an excluded cell (height, width)."""
     height, width = excluded.shape
     joined, kept = _join_cells(order, excluded.ravel(), width, _link_table(connectivity))
-    cell_parent = _one_cell_a_level(heat, kept, joined)
-    nodes, node_of = _number_nodes(heat, kept, cell_parent)
-    lower = cell_parent[nodes]
+    nodes, lower, node_of = _number_nodes(heat, kept, joined)
     parent = np.where(lower == nodes, -1, node_of[lower])
     whole, heat_sum = _gather(heat, node_of, parent, height, width)
+    first = whole[:, 1].copy()
+    whole[:, 1] //= width
     return ComponentTree(
         parent=parent,
         level=heat[nodes],
@@ -122,7 +131,7 @@ def _tree(
         area=whole[:, 4],
         heat_sum=heat_sum,
         peak=whole[:, 5],
-        node_of=node_of,
+        first=first,
     )
 
 
@@ -148,7 +157,7 @@ def _link_table(connectivity: Connectivity) -> NDArray[np.uint8]:
     return table
 
 
-def _descending(values: NDArray[np.float64]) -> NDArray[np.int64]:
+def _descending(values: FloatArray) -> IntArray:
     """Stable, so that the same map gives the same tree on every machine."""
     single = values.astype(np.float32)
     if not np.array_equal(single, values):
@@ -243,44 +252,30 @@ def _join_cells(
 
 
 @njit(cache=True, nogil=True)
-def _one_cell_a_level(heat: NDArray[np.float64], order: Cells, cell_parent: Cells) -> Cells:
-    """The same tree with every cell pointing to a cell that stands for a node."""
-    parent = cell_parent.copy()
+def _number_nodes(heat: FloatArray, order: Cells, joined: Cells) -> tuple[Cells, Cells, IntArray]:
+    """The cells that stand for a node, highest first; those of the nodes below them, which are the
+    same for roots; and the node that each cell first appears in, -1 for none."""
+    parent = joined.copy()
+    nodes, lowers = np.empty_like(order), np.empty_like(order)
+    node_of = np.full(heat.size, -1)
+    start = order.size
     for cell in order[::-1]:  # from the roots up
         lower = parent[cell]
         if heat[parent[lower]] == heat[lower]:
-            parent[cell] = parent[lower]
-    return parent
-
-
-@njit(cache=True, nogil=True)
-def _number_nodes(
-    heat: NDArray[np.float64], order: Cells, parent: Cells
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The cells that stand for a node, highest first, and the node each cell belongs to."""
-    node_of = np.full(heat.size, -1, dtype=np.int64)
-    nodes = np.empty(order.size, dtype=np.int64)
-    num_nodes = 0
-    for cell in order:
-        if parent[cell] == cell or heat[parent[cell]] != heat[cell]:
-            node_of[cell] = num_nodes
-            nodes[num_nodes] = cell
-            num_nodes += 1
-    for cell in order:
-        if node_of[cell] < 0:
-            node_of[cell] = node_of[parent[cell]]
-    return nodes[:num_nodes].copy(), node_of
+            lower = parent[cell] = parent[lower]
+        if lower == cell or heat[lower] != heat[cell]:
+            start -= 1
+            nodes[start], lowers[start], node_of[cell] = cell, lower, start
+        else:
+            node_of[cell] = node_of[lower]
+    return nodes[start:], lowers[start:], np.maximum(node_of - start, -1)
 
 
 @njit(cache=True, nogil=True)
 def _gather(
-    heat: NDArray[np.float64],
-    node_of: NDArray[np.int64],
-    parent: NDArray[np.int64],
-    height: int,
-    width: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Left, top, right, bottom, area and peak of each node; heat sums."""
+    heat: FloatArray, node_of: IntArray, parent: IntArray, height: int, width: int
+) -> tuple[IntArray, FloatArray]:
+    """Left, first cell, right, bottom, area and peak of each node; heat sums."""
     whole = np.zeros((parent.size, 6), dtype=np.int64)
     whole[:, 0] = width
     heat_sum = np.zeros(parent.size, dtype=np.float64)
@@ -290,7 +285,7 @@ def _gather(
             if node_of[cell] >= 0:
                 node = whole[node_of[cell]]
                 if node[4] == 0:
-                    node[1], node[5] = row, cell
+                    node[1], node[5] = cell, cell
                 node[0], node[2] = min(node[0], column), max(node[2], column + 1)
                 node[3] = row + 1
                 node[4] += 1
@@ -304,7 +299,7 @@ def _gather(
 
 
 @njit(cache=True, nogil=True)
-def _widen(node: NDArray[np.int64], part: NDArray[np.int64], heat: NDArray[np.float64]) -> None:
+def _widen(node: IntArray, part: IntArray, heat: FloatArray) -> None:
     """Adds a part to a node, in place."""
     node[0], node[1] = min(node[0], part[0]), min(node[1], part[1])
     node[2], node[3] = max(node[2], part[2]), max(node[3], part[3])

@@ -9,7 +9,14 @@ from scipy import ndimage
 
 from weakloc.geometry import GridTransform
 from weakloc.localize.maps import image_grid, resample
-from weakloc.localize.places import PROPOSALS, BoxChoice, find_boxes, voted_boxes, whole_image_box
+from weakloc.localize.places import (
+    PROPOSALS,
+    BoxChoice,
+    BoxLimits,
+    find_boxes,
+    voted_boxes,
+    whole_image_box,
+)
 from weakloc.structures import ScoreMaps
 
 SIZE = (40.0, 30.0)
@@ -71,9 +78,12 @@ def test_threshold_modes_differ_where_the_map_does_not_start_at_zero() -> None:
 
 def test_area_limits_are_shares_of_the_image() -> None:
     heat = drawn((0, 0, 1, 1, 1.0), (5, 7, 17, 21, 1.0), (20, 0, 40, 30, 1.0))
-    boxes = {found.box for found in find_boxes(heat, PIXELS, threshold=0.5, max_area=0.3)}
+    boxes = {
+        found.box
+        for found in find_boxes(heat, PIXELS, threshold=0.5, limits=BoxLimits(max_area=0.3))
+    }
     assert boxes == {(5.0, 7.0, 17.0, 21.0)}
-    assert len(find_boxes(heat, PIXELS, threshold=0.5, min_area=0.0)) == 3
+    assert len(find_boxes(heat, PIXELS, threshold=0.5, limits=BoxLimits(min_area=0.0))) == 3
 
 
 def test_box_scores_by_hand() -> None:
@@ -119,7 +129,11 @@ def test_raising_the_threshold_never_enlarges_the_foreground(random: np.random.G
     shares = []
     for threshold in np.linspace(0.0, 1.0, 21):
         found = find_boxes(
-            heat, PIXELS, threshold=threshold, threshold_mode="relu_max", min_area=0.0
+            heat,
+            PIXELS,
+            threshold=threshold,
+            threshold_mode="relu_max",
+            limits=BoxLimits(min_area=0.0),
         )
         shares.append(sum(each.area_share for each in found))
     assert shares[0] == pytest.approx(union.mean())
@@ -135,7 +149,7 @@ def test_all_boxes_equal_labelling(random: np.random.Generator) -> None:
         (float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
         for rows, columns in ndimage.find_objects(labels)
     }
-    found = find_boxes(heat, PIXELS, threshold=0.55, min_area=0.0)
+    found = find_boxes(heat, PIXELS, threshold=0.55, limits=BoxLimits(min_area=0.0))
     assert {each.box for each in found} == expected
     assert len(expected) > 5
     scores = [each.score for each in found]
@@ -196,7 +210,7 @@ def test_a_map_without_information_gives_the_whole_image(heat: NDArray[np.float6
 def test_nothing_over_the_threshold_or_the_limits_is_an_empty_list() -> None:
     heat = drawn((5, 7, 6, 8, 1.0))
     assert find_boxes(heat, PIXELS, threshold=1.0) == []
-    assert find_boxes(heat, PIXELS, threshold=0.5, min_area=0.01) == []
+    assert find_boxes(heat, PIXELS, threshold=0.5, limits=BoxLimits(min_area=0.01)) == []
     negative = heat - np.float32(2.0)
     assert find_boxes(negative, PIXELS, threshold=0.0, threshold_mode="none") == []
 
@@ -221,7 +235,7 @@ def test_parts_with_too_little_of_the_heat_get_no_box() -> None:
     transform = GridTransform.identity((10, 10))
 
     def areas(min_share: float) -> list[float]:
-        found = find_boxes(heat, transform, threshold=0.5, min_share=min_share)
+        found = find_boxes(heat, transform, threshold=0.5, limits=BoxLimits(min_share=min_share))
         return sorted(round(box.area_share * 100) for box in found)
 
     assert areas(0) == [1, 4, 9]
@@ -244,9 +258,8 @@ def test_proposals_that_agree_become_one_box_by_their_scores() -> None:
     )
     scores = np.array([0.8, 0.4, 0.3, 0.6, 0.9, 0.1])
 
-    parts = voted_boxes(
-        boxes, scores, (100, 100), select="all", min_area=0.0, max_area=1.0, min_share=0.2
-    )
+    limits = BoxLimits(min_area=0.0, min_share=0.2)
+    parts = voted_boxes(boxes, scores, (100, 100), select="all", limits=limits)
 
     left = (0.8 * 10 + 0.4 * 12) / 1.2
     assert [part.score for part in parts] == [0.8, 0.6, 0.3]
@@ -260,32 +273,26 @@ def test_one_of_several_proposals_is_chosen(select: BoxChoice, expected: float) 
     boxes = np.array([[0, 0, 20, 20], [40, 40, 90, 90]], dtype=float)
 
     (part,) = voted_boxes(
-        boxes,
-        np.array([0.8, 0.6]),
-        (100, 100),
-        select=select,
-        min_area=0.0,
-        max_area=1.0,
-        min_share=0.0,
+        boxes, np.array([0.8, 0.6]), (100, 100), select=select, limits=BoxLimits(min_area=0.0)
     )
 
     assert part.score == expected
 
 
 def test_proposals_of_odd_sizes_get_no_box() -> None:
-    limits = {"select": "all", "min_area": 0.01, "max_area": 0.5, "min_share": 0.0}
+    limits = BoxLimits(min_area=0.01, max_area=0.5)
     boxes = np.array([[0, 0, 5, 5], [0, 0, 100, 90]], dtype=float)
 
-    assert not voted_boxes(boxes, np.array([0.8, 0.6]), (100, 100), **limits)  # type: ignore[arg-type]
-    assert not voted_boxes(np.zeros((0, 4)), np.zeros(0), (100, 100), **limits)  # type: ignore[arg-type]
+    assert not voted_boxes(boxes, np.array([0.8, 0.6]), (100, 100), select="all", limits=limits)
+    assert not voted_boxes(np.zeros((0, 4)), np.zeros(0), (100, 100), select="all", limits=limits)
 
 
 def test_proposals_without_any_score_get_no_box() -> None:
-    limits = {"select": "all", "min_area": 0.0, "max_area": 1.0, "min_share": 0.0}
+    limits = BoxLimits(min_area=0.0)
     boxes = np.array([[0, 0, 20, 20], [40, 40, 90, 90]], dtype=float)
 
-    assert not voted_boxes(boxes, np.zeros(2), (100, 100), **limits)  # type: ignore[arg-type]
-    (part,) = voted_boxes(boxes, np.array([0.5, 0.0]), (100, 100), **limits)  # type: ignore[arg-type]
+    assert not voted_boxes(boxes, np.zeros(2), (100, 100), select="all", limits=limits)
+    (part,) = voted_boxes(boxes, np.array([0.5, 0.0]), (100, 100), select="all", limits=limits)
     assert part.box == (0, 0, 20, 20)
 
 
@@ -312,8 +319,7 @@ def test_proposals_are_many_and_different_and_not_small() -> None:
         transform,
         threshold=0.5,
         select="proposals",
-        min_area=0.01,
-        max_area=0.9,
+        limits=BoxLimits(min_area=0.01, max_area=0.9),
     )
 
     boxes = np.array([part.box for part in parts])

@@ -17,14 +17,13 @@ from weakloc.localize.calibration import (
     THRESHOLDS,
     Calibration,
     ClassBasis,
-    ComponentLimits,
     DrawnHeat,
     Tuning,
     heat_levels,
     level_components,
     level_quality,
 )
-from weakloc.localize.places import find_boxes
+from weakloc.localize.places import BoxLimits, find_boxes
 
 SIZE = (80.0, 60.0)
 CELLS = GridTransform.identity(SIZE).resize((40.0, 30.0))  # two pixels a cell
@@ -116,7 +115,7 @@ def test_crumbs_of_heat_are_no_components_while_tuning() -> None:
     levels = heat_levels(heat, threshold_mode="none")
     grid = GridTransform.identity((10, 10))
     all_of_them = level_components(levels, grid)
-    without = level_components(levels, grid, ComponentLimits(min_share=0.1))
+    without = level_components(levels, grid, BoxLimits(min_share=0.1))
     assert sorted(map(tuple, all_of_them.boxes)) == [(2, 2, 6, 6), (8, 8, 9, 9)]
     assert sorted(map(tuple, without.boxes)) == [(2, 2, 6, 6)]
 
@@ -129,7 +128,7 @@ def test_parts_that_get_no_box_are_no_components_while_tuning() -> None:
     grid = GridTransform.identity((10, 10))
 
     def boxes(**limits: float) -> list[tuple[float, ...]]:
-        return sorted(map(tuple, level_components(levels, grid, ComponentLimits(**limits)).boxes))
+        return sorted(map(tuple, level_components(levels, grid, BoxLimits(**limits)).boxes))
 
     assert boxes() == boxes(min_area=0.04, max_area=0.16) == [(2, 2, 6, 6), (7, 7, 9, 9)]
     assert boxes(min_area=0.05) == [(2, 2, 6, 6)]

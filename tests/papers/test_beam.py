@@ -29,7 +29,14 @@ from weakloc.localize.beam_search import (
     window_level,
     window_region,
 )
-from weakloc.localize.places import find_boxes, locate_point
+from weakloc.localize.places import (
+    BoxLimits,
+    Peak,
+    PointMap,
+    find_boxes,
+    locate_point,
+    pixel_centers,
+)
 from weakloc.predictor.beam_heat import (
     GridHeadScorer,
     MapScorer,
@@ -41,6 +48,7 @@ from weakloc.predictor.beam_heat import (
     resampling_matrices,
     table_scores,
 )
+from weakloc.structures import ScoreMaps
 
 EVERYTHING = 10**6
 STAY = math.inf
@@ -425,7 +433,7 @@ def test_beam_17_a_higher_threshold_never_enlarges_the_foreground(random) -> Non
 
 def test_beam_17_no_blob_is_a_legal_answer(random) -> None:
     maps = heat_maps(search(random_scorer(random), (60, 90)))
-    options = {"threshold_mode": "relu_max", "score": "raw_mean", "min_area": 0.0}
+    options = {"threshold_mode": "relu_max", "score": "raw_mean", "limits": BoxLimits(min_area=0.0)}
     assert find_boxes(maps.values[0], maps.transform, threshold=1.0, **options) == []
     union = find_boxes(maps.values[0], maps.transform, threshold=0.0, **options)
     labels, count = ndimage.label(maps.values[0] > 0, np.ones((3, 3)))
@@ -462,12 +470,14 @@ def test_a_collapsed_linear_head_equals_resampling_pooling_and_classifying(rando
 
 
 def test_beam_21_the_point_is_the_centre_of_the_largest_plateau_and_lies_on_it() -> None:
-    pile = heat_maps(kept_one([(0, 0, 40, 30), (20, 10, 60, 40)], [0.4, 0.6]))
-    point = locate_point(pile.values[0], pile.transform, method="plateau")
+    def point_of(heat: ScoreMaps) -> Peak:
+        within = pixel_centers(heat.transform.image_size)
+        return locate_point(PointMap(heat.values[0], heat.transform, within), "plateau")
+
+    point = point_of(heat_maps(kept_one([(0, 0, 40, 30), (20, 10, 60, 40)], [0.4, 0.6])))
     assert (point.x, point.y) == pytest.approx((30, 20), abs=0.5)
     ring = [(10, 10, 50, 14), (10, 26, 50, 30), (10, 14, 14, 26), (46, 14, 50, 26)]
-    heat = heat_maps(kept_one(ring, [0.5] * 4))
-    point = locate_point(heat.values[0], heat.transform, method="plateau")
+    point = point_of(heat_maps(kept_one(ring, [0.5] * 4)))
     assert any(
         left <= point.x < right and top <= point.y < bottom for left, top, right, bottom in ring
     )

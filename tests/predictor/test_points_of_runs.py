@@ -23,7 +23,7 @@ from weakloc.api.evaluation import evaluate
 from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.sources import ImageSource
 from weakloc.localize.beam_search import Window, all_windows
-from weakloc.localize.places import locate_point
+from weakloc.localize.places import PointMap, locate_point, pixel_centers
 from weakloc.methods.beam import Beam
 from weakloc.methods.max_mil import FAST_SCALES, MaxMil
 from weakloc.methods.method import Method, Optimisation
@@ -310,7 +310,8 @@ def test_where_most_heat_is_is_told_by_all_views_on_their_common_grid(
         assert isinstance(located, Located)
         heat = located.heat
         for values, point in zip(heat.values, located.prediction.points, strict=True):
-            expected = locate_point(values, heat.transform, method="densest")
+            everywhere = pixel_centers(heat.transform.image_size)
+            expected = locate_point(PointMap(values, heat.transform, everywhere), "densest")
             assert (point.x, point.y) == (expected.x, expected.y)
 
 

@@ -21,13 +21,7 @@ from weakloc.api.runs import TrainedRun, load_folder
 from weakloc.data.sources import ImageSource
 from weakloc.errors import DataError, SettingError
 from weakloc.geometry import BoxLTRB
-from weakloc.localize.calibration import (
-    Calibration,
-    ComponentLimits,
-    DrawnHeat,
-    Tuning,
-    require_boxes,
-)
+from weakloc.localize.calibration import Calibration, DrawnHeat, Tuning, require_boxes
 from weakloc.metrics.average_precision import tag_mean_average_precision
 from weakloc.predictor.predictor import Predictor
 from weakloc.predictor.score_fusion import AlphaChoice, choose_alpha, shares_from_counts
@@ -133,14 +127,12 @@ def drawn_images(
 
 def _tuning(predictor: Predictor, settings: CalibrateSettings) -> Tuning:
     """Judged by all boxes where the run will name all, else by the largest."""
-    places, rules, boxes = predictor.places, predictor.rules, settings.boxes_of_a_class
+    rules, boxes = predictor.rules, settings.boxes_of_a_class
     return Tuning(
         num_classes=len(predictor.source.class_names),
         threshold_mode=rules.threshold_mode,
         counted="all" if (rules.boxes if boxes == "auto" else boxes) == "all" else "largest",
-        limits=ComponentLimits(
-            min_area=places.min_area, max_area=places.max_area, min_share=rules.min_share
-        ),
+        limits=predictor.limits,
         granularity=settings.granularity,
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -52,10 +52,7 @@ WHOLE_IMAGE = Region(Fraction(0), Fraction(0), Fraction(1), Fraction(1))
 
 def one_side_children(window: Window) -> list[Window]:
     """Bency et al., Section 3.3: Eq. 6 restricted to one row or one column less."""
-    x, y, width, height = window
-    narrower = [(x, y, width - 1, height), (x + 1, y, width - 1, height)] if width > 1 else []
-    lower = [(x, y, width, height - 1), (x, y + 1, width, height - 1)] if height > 1 else []
-    return narrower + lower
+    return [child for child in eq6_children(window) if sum(child[2:]) == sum(window[2:]) - 1]
 
 
 def eq6_children(window: Window) -> list[Window]:
@@ -250,10 +247,9 @@ def beam_search(
             by_level.setdefault(window_level(window, scorer.grid_size), []).append(_Node(0, window))
         num_levels = settings.levels_on(scorer.grid_size)
         candidates = [by_level[level] for level in sorted(by_level) if 1 <= level <= num_levels]
-        memory.score(itertools.chain.from_iterable(candidates))
         levels = [
-            [_best(memory.recall(nodes), index, settings) for index in class_indices]
-            for nodes in candidates
+            [_best(of_level, index, settings) for index in class_indices]
+            for of_level in memory.score(candidates)
         ]
     else:
         levels = _beam_levels(memory, class_indices, settings)
@@ -330,10 +326,9 @@ def _beam_levels(
             [_Node(node.frame, window) for node in beam for window in children(node.window)]
             for beam in nodes
         ]
-        memory.score(itertools.chain.from_iterable(candidates))
         beams = [
-            _best(memory.recall(of_class), class_index, settings)
-            for of_class, class_index in zip(candidates, class_indices, strict=True)
+            _best(of_class, class_index, settings)
+            for of_class, class_index in zip(memory.score(candidates), class_indices, strict=True)
         ]
         if not any(beams):
             break
@@ -379,7 +374,8 @@ class _Memory(Generic[Grid]):
     """The crops in use and all that was scored on them: nothing is read or scored twice."""
 
     def __init__(self, scorer: WindowScorer[Grid], image_size: Size) -> None:
-        self.root = _Node(0, (0, 0, *scorer.grid_size))
+        self.grid_size = scorer.grid_size
+        self.root = _Node(0, (0, 0, *self.grid_size))
         self.num_crops = 0
         self.num_windows = 0
         self._scorer = scorer
@@ -389,10 +385,6 @@ class _Memory(Generic[Grid]):
         self._grids: dict[int, Grid] = {}
         self._scored: dict[_Node, _Scored] = {}
         self._read({region_key(WHOLE_IMAGE): WHOLE_IMAGE})
-
-    @property
-    def grid_size(self) -> GridSize:
-        return self._scorer.grid_size
 
     def recrop(self, beams: list[list[_Scored]]) -> list[list[_Node]]:
         """Reads the kept regions anew; what no beam is in any more is forgotten."""
@@ -409,24 +401,21 @@ class _Memory(Generic[Grid]):
         full_window = self.root.window
         return [[_Node(self._frames[scored.key], full_window) for scored in beam] for beam in beams]
 
-    def score(self, nodes: Iterable[_Node]) -> None:
-        """One call for all that is new among the nodes; the whole image goes with the first."""
-        new = [node for node in dict.fromkeys([self.root, *nodes]) if node not in self._scored]
-        if not new:
-            return
-        rows = {frame: row for row, frame in enumerate(self._grids)}
-        owners = np.asarray([rows[node.frame] for node in new])
-        windows = np.asarray([node.window for node in new])
-        scores = self._scorer.score_windows(list(self._grids.values()), owners, windows)
-        if scores.ndim != 2 or len(scores) != len(new):
-            raise ValueError(f"{len(new)} windows were given scores of shape {scores.shape}")
-        for node, of_node in zip(new, np.asarray(scores, dtype=np.float64), strict=True):
-            key = window_key(self._regions[node.frame], node.window, self.grid_size)
-            self._scored[node] = _Scored(node, key, of_node)
-        self.num_windows += len(new) - (self.root in new)
-
-    def recall(self, nodes: Iterable[_Node]) -> list[_Scored]:
-        return [self._scored[node] for node in nodes]
+    def score(self, groups: Sequence[Sequence[_Node]]) -> list[list[_Scored]]:
+        """One call for all that is new in the groups; the whole image goes with the first."""
+        nodes = dict.fromkeys([self.root, *itertools.chain.from_iterable(groups)])
+        if new := [node for node in nodes if node not in self._scored]:
+            rows = {frame: row for row, frame in enumerate(self._grids)}
+            owners = np.asarray([rows[node.frame] for node in new])
+            windows = np.asarray([node.window for node in new])
+            scores = self._scorer.score_windows(list(self._grids.values()), owners, windows)
+            if scores.ndim != 2 or len(scores) != len(new):
+                raise ValueError(f"{len(new)} windows were given scores of shape {scores.shape}")
+            for node, of_node in zip(new, np.asarray(scores, dtype=np.float64), strict=True):
+                key = window_key(self._regions[node.frame], node.window, self.grid_size)
+                self._scored[node] = _Scored(node, key, of_node)
+            self.num_windows += len(new) - (self.root in new)
+        return [[self._scored[node] for node in group] for group in groups]
 
     def box(self, node: _Node) -> BoxLTRB:
         return region_box(self._region(node), self._image_size)

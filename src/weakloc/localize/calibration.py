@@ -15,20 +15,20 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
-from weakloc.component_tree import LevelBoxes, component_tree
+from weakloc.component_tree import NUM_LEVELS, LevelBoxes, component_tree, last_shown, level_boxes
 from weakloc.errors import SettingError
 from weakloc.geometry import (
     BoxLTRB,
     FloatArray,
     GridTransform,
+    IntArray,
     box_ious,
     image_box_in_grid,
     map_box_to_grid,
 )
 from weakloc.localize.maps import NORMALISATIONS, HeatMap
-from weakloc.localize.places import ThresholdMode
+from weakloc.localize.places import BoxLimits, ThresholdMode
 
-NUM_LEVELS = 255
 THRESHOLDS: FloatArray = np.arange(1, NUM_LEVELS + 1) / 256.0
 Counted: TypeAlias = Literal["all", "largest"]
 
@@ -47,17 +47,8 @@ def heat_levels(heat: HeatMap, *, threshold_mode: ThresholdMode) -> NDArray[np.u
     return np.asarray(np.clip(np.ceil(normalised * 256.0) - 1.0, 0.0, 255.0), dtype=np.uint8)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComponentLimits:
-    """Which components get a box, as `find_boxes` has it: shares of the image and of all heat."""
-
-    min_area: float = 0.001
-    max_area: float = 1.0
-    min_share: float = 0.0
-
-
 def level_components(
-    levels: NDArray[np.uint8], transform: GridTransform, limits: ComponentLimits = ComponentLimits()
+    levels: NDArray[np.uint8], transform: GridTransform, limits: BoxLimits = BoxLimits()
 ) -> LevelBoxes:
     """Boxes in the grid frame, cut to the image, of the components within the limits.
 
@@ -80,12 +71,9 @@ def level_components(
     )
     hottest = levels.ravel()[tree.peak[shown]].astype(np.int64)
     shown = shown[np.lexsort((-tree.peak[shown], hottest, tree.area[shown]))]
-    cut = np.clip(tree.box[shown], np.tile(frame[:2], 2), np.tile(frame[2:], 2))
-    return LevelBoxes(
-        first_level=np.maximum(tree.parent_level[shown], 0).astype(np.int64),
-        last_level=tree.level[shown].astype(np.int64) - 1,
-        boxes=cut.astype(np.float64),
-    )
+    whole = level_boxes(tree)
+    cut = np.clip(whole.boxes[shown], np.tile(frame[:2], 2), np.tile(frame[2:], 2))
+    return LevelBoxes(whole.first_level[shown], whole.last_level[shown], cut)
 
 
 def level_quality(
@@ -103,8 +91,9 @@ def level_quality(
     """
     drawn = [map_box_to_grid((*truth,), transform) for truth in np.asarray(truth_boxes).tolist()]
     ious = box_ious(components.boxes, drawn)  # (N, T)
+    ranges = components.first_level, components.last_level
     if counted == "largest":
-        winner = _last_of_level(components, np.arange(len(ious)))
+        winner = last_shown(*ranges, np.arange(len(ious)))
         overlap = np.append(ious.max(axis=1, initial=0.0), 0.0)[winner]  # entry -1: no component
         return LevelQuality((overlap >= min_iou).astype(np.float64), overlap)
     num_boxes = np.zeros(NUM_LEVELS + 1)
@@ -115,21 +104,12 @@ def level_quality(
     for column in ious.T:
         order = np.argsort(column, kind="stable")
         order = order[column[order] > 0]
-        greatest.append(np.append(column, 0.0)[_last_of_level(components, order)])
+        greatest.append(np.append(column, 0.0)[last_shown(*ranges, order)])
     best = np.stack(greatest)  # (T, 255)
     hits = np.minimum((best >= min_iou).sum(axis=0), num_boxes)
     overlaps = np.minimum(best.sum(axis=0), num_boxes)
     in_all = np.maximum(num_boxes + len(drawn), 1.0)
     return LevelQuality(2.0 * hits / in_all, 2.0 * overlaps / in_all)
-
-
-def _last_of_level(components: LevelBoxes, order: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Of the components of each level the one that comes last in `order`; -1 if there is none."""
-    winner = np.full(NUM_LEVELS, -1, dtype=np.intp)
-    ends = components.first_level[order].tolist(), components.last_level[order].tolist()
-    for component, start, end in zip(order.tolist(), *ends, strict=True):
-        winner[start : end + 1] = component
-    return winner
 
 
 Granularity: TypeAlias = Literal["class", "global"]
@@ -196,10 +176,10 @@ class DrawnHeat:
 class _Curves:
     """Quality at every level of every drawn image: (N, 255)."""
 
-    class_indices: NDArray[np.int64]
+    class_indices: IntArray
     success: FloatArray
     overlap: FloatArray
-    num_boxes: NDArray[np.int64]  # (N,)
+    num_boxes: IntArray  # (N,)
 
 
 def require_boxes(most: int) -> None:
@@ -218,7 +198,7 @@ class Tuning:
     num_classes: int
     threshold_mode: ThresholdMode
     counted: Counted = "largest"
-    limits: ComponentLimits = ComponentLimits()
+    limits: BoxLimits = BoxLimits()
     granularity: Granularity = "class"
 
     def with_boxes(self, drawn: Iterable[DrawnHeat], random: Generator) -> Calibration:
@@ -258,7 +238,7 @@ class Tuning:
             raise ValueError("there is no drawn box to calibrate with")
         return _Curves(*map(np.array, zip(*rows, strict=True)))
 
-    def _groups(self, class_indices: NDArray[np.int64], fewest: int) -> Groups:
+    def _groups(self, class_indices: IntArray, fewest: int) -> Groups:
         """Which images give a threshold together: those of a class with enough, (None) all."""
         groups: dict[int | None, NDArray[np.intp]] = {None: np.arange(len(class_indices))}
         for class_index in range(self.num_classes if self.granularity == "class" else 0):

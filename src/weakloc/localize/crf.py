@@ -56,10 +56,6 @@ class _Kernels:
     lattices: tuple[Lattice, ...]
     scales: tuple[float, ...]
 
-    @property
-    def num_rows(self) -> int:
-        return sum(lattice.num_points + 1 for lattice in self.lattices)
-
 
 def refine_unary(unary: Maps, image: NDArray[np.uint8], settings: CrfSettings) -> Maps:
     """Probabilities (C, H, W) for an (H, W, 3) image from finite unary energies (C, H, W).
@@ -89,12 +85,10 @@ def _make_kernels(image: NDArray[np.uint8], settings: CrfSettings) -> _Kernels:
     colors = image.reshape(-1, 3).astype(np.float32) / np.float32(settings.color_sigma)
     smooth = positions / np.float32(settings.smooth_position_sigma)
     near = positions / np.float32(settings.color_position_sigma)
-    features = (smooth, np.concatenate([near, colors], axis=1))
+    colored = np.concatenate([near, colors], axis=1)
     lattices, scales, corners, weights = [], [], [], []
     first = 0
-    for vectors, weight in zip(
-        features, (settings.smooth_weight, settings.color_weight), strict=True
-    ):
+    for vectors, weight in (smooth, settings.smooth_weight), (colored, settings.color_weight):
         if weight > 0:
             lattice = build_lattice(vectors)
             degrees = filter_values(np.ones((len(vectors), 1), np.float32), lattice)
@@ -115,7 +109,8 @@ def _make_kernels(image: NDArray[np.uint8], settings: CrfSettings) -> _Kernels:
 def _mean_field(logits: Maps, kernels: _Kernels, iterations: int) -> Maps:
     """Marginals up to each pixel's factor, from logits of at most 0."""
     marginals = np.exp(logits)
-    table = np.empty((kernels.num_rows, logits.shape[1]), np.float32)
+    num_rows = sum(lattice.num_points + 1 for lattice in kernels.lattices)
+    table = np.empty((num_rows, logits.shape[1]), np.float32)
     spare = np.zeros_like(table)
     for _ in range(iterations):
         _splat_normalized(marginals, kernels.corners, kernels.weights, table)

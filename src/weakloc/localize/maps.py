@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from weakloc.geometry import BoxLTRB, FloatArray, GridTransform, Size
 from weakloc.structures import Activation, MapKind, ScoreMaps
@@ -32,29 +33,28 @@ def probabilities(logits: NDArray[np.floating], activation: Activation) -> Float
     values = np.asarray(logits, dtype=np.float64)
     if activation == "sigmoid":
         return np.asarray(logistic(values), dtype=np.float64)
-    exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+    return np.asarray(softmax(values, axis=-1))
 
 
 def minmax(maps: NDArray[np.floating]) -> Maps:
     """(m - min) / (max - min) of each map; zeros where it is constant or holds NaN or infinity."""
-    finite, low, high = _ranges(maps)
-    span = np.where(finite & (high > low), high - low, np.inf)
-    return np.asarray(np.where(finite, maps - low, 0.0) / span, dtype=np.float32)
+    finite, low, high = _finite_ranges(maps)
+    span = np.where(high > low, high - low, np.inf)
+    return np.asarray((finite - low) / span, dtype=np.float32)
 
 
 def relu_max(maps: NDArray[np.floating]) -> Maps:
     """max(m, 0) / max(m) of each map; zeros where nothing is positive or not all is finite."""
-    finite, _, high = _ranges(maps)
-    top = np.where(finite & (high > 0), high, np.inf)
-    return np.asarray(np.where(finite, np.maximum(maps, 0.0), 0.0) / top, dtype=np.float32)
+    finite, _, high = _finite_ranges(maps)
+    top = np.where(high > 0, high, np.inf)
+    return np.asarray(np.maximum(finite, 0.0) / top, dtype=np.float32)
 
 
 def otsu(maps: NDArray[np.floating]) -> Maps:
     """m / (m + t) of each map without its negative part, t being the threshold of its own by Otsu:
     what is hotter lies above a half; zeros where it is constant or not all is finite."""
-    finite, low, high = _ranges(maps)
-    positive = np.maximum(np.where(finite & (high > low), maps, 0.0), 0.0)
+    finite, low, high = _finite_ranges(maps)
+    positive = np.maximum(np.where(high > low, finite, 0.0), 0.0)
     flat = positive.reshape(-1, positive.shape[-2] * positive.shape[-1])
     thresholds = [otsu_threshold(values) if values.any() else 1.0 for values in flat]
     level = np.array(thresholds).reshape(low.shape)
@@ -73,24 +73,22 @@ def otsu_threshold(values: NDArray[np.floating]) -> float:
 
 def sigmoid(maps: NDArray[np.floating]) -> Maps:
     """1 / (1 + exp(-m)), for logit maps; zeros for maps that are not finite."""
-    finite, _, _ = _ranges(maps)
-    return np.asarray(np.where(finite, logistic(maps), 0.0), dtype=np.float32)
+    is_finite = np.isfinite(maps).all(axis=(-2, -1), keepdims=True)
+    return np.asarray(np.where(is_finite, logistic(maps), 0.0), dtype=np.float32)
 
 
 def zscore(maps: NDArray[np.floating]) -> Maps:
     """(m - mean) / standard deviation of each map; zeros where it is constant or not finite."""
-    finite, low, high = _ranges(maps)
-    safe = np.where(finite, maps, 0.0).astype(np.float64)
-    centred = safe - safe.mean(axis=(-2, -1), keepdims=True)
+    finite, low, high = _finite_ranges(maps.astype(np.float64))
+    centred = finite - finite.mean(axis=(-2, -1), keepdims=True)
     spread = np.sqrt(np.square(centred).mean(axis=(-2, -1), keepdims=True))
-    spread = np.where(high > low, spread, np.inf)
-    return np.asarray(np.where(finite, centred, 0.0) / spread, dtype=np.float32)
+    return np.asarray(centred / np.where(high > low, spread, np.inf), dtype=np.float32)
 
 
 def unchanged(maps: NDArray[np.floating]) -> Maps:
     """The maps as they are; zeros for maps that are not finite."""
-    finite = np.isfinite(maps).all(axis=(-2, -1), keepdims=True)
-    return np.asarray(np.where(finite, maps, 0.0), dtype=np.float32)
+    is_finite = np.isfinite(maps).all(axis=(-2, -1), keepdims=True)
+    return np.asarray(np.where(is_finite, maps, 0.0), dtype=np.float32)
 
 
 NORMALISATIONS: dict[Normalisation, Callable[[NDArray[np.floating]], Maps]] = {
@@ -131,16 +129,8 @@ def resample(maps: ScoreMaps, grid: GridTransform) -> ScoreMaps:
     Bilinear between cell centres, replicated outside of the outermost ones; padding is left
     behind. A map that is not finite everywhere becomes zeros.
     """
-    source = maps.transform
-    row_weights = _line_weights(
-        (source.scale_y, source.offset_y, source.grid_size[1]),
-        (grid.scale_y, grid.offset_y, grid.grid_size[1]),
-    )
-    column_weights = _line_weights(
-        (source.scale_x, source.offset_x, source.grid_size[0]),
-        (grid.scale_x, grid.offset_x, grid.grid_size[0]),
-    )
-    values = np.matmul(row_weights @ unchanged(maps.values), column_weights.T)
+    across, down = map(_line_weights, _axes(maps.transform), _axes(grid))
+    values = np.matmul(down @ unchanged(maps.values), across.T)
     return ScoreMaps(np.asarray(values, dtype=np.float32), grid, maps.kind)
 
 
@@ -185,13 +175,15 @@ def fuse(
     return ScoreMaps(fused.astype(np.float32), grid, kinds.get(normalise, "cam"))
 
 
-def _ranges(
-    maps: NDArray[np.floating],
-) -> tuple[NDArray[np.bool_], NDArray[np.floating], NDArray[np.floating]]:
-    """Of each map: is it finite everywhere; its least and greatest value, 0 where it is not."""
-    finite = np.asarray(np.isfinite(maps).all(axis=(-2, -1), keepdims=True))
-    safe = np.where(finite, maps, 0.0)
-    return finite, safe.min(axis=(-2, -1), keepdims=True), safe.max(axis=(-2, -1), keepdims=True)
+def _finite_ranges(maps: NDArray[np.floating]) -> tuple[NDArray[np.floating], ...]:
+    """The maps, all 0 where not finite everywhere; the least and the greatest value of each."""
+    finite = np.where(np.isfinite(maps).all(axis=(-2, -1), keepdims=True), maps, 0.0)
+    return finite, finite.min(axis=(-2, -1), keepdims=True), finite.max((-2, -1), keepdims=True)
+
+
+def _axes(grid: GridTransform) -> tuple[Axis, Axis]:
+    columns, rows = grid.grid_size
+    return (grid.scale_x, grid.offset_x, columns), (grid.scale_y, grid.offset_y, rows)
 
 
 def _line_weights(source: Axis, target: Axis) -> Maps:

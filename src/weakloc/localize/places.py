@@ -66,14 +66,6 @@ class Peak:
 
 
 @dataclass(frozen=True)
-class FoundPeak:
-    """A peak and the way to the map that it was found in."""
-
-    peak: Peak
-    transform: GridTransform
-
-
-@dataclass(frozen=True)
 class PointMap:
     """A map of one class in whose cells points are looked for; none lies outside of `within`."""
 
@@ -108,11 +100,9 @@ def outermost_centers(transforms: Sequence[GridTransform]) -> BoxLTRB:
         for transform in transforms
         for columns, rows in [transform.grid_size]
     ]
-    left, top = np.min(spans, axis=0)[:2].tolist()
-    right, bottom = np.max(spans, axis=0)[2:].tolist()
-    corners = (left, top), (right, bottom)
-    pixels = pixel_centers(transforms[0].image_size)
-    (left, top), (right, bottom) = (nearest_inside(corner, pixels) for corner in corners)
+    corners = np.min(spans, axis=0)[:2], np.max(spans, axis=0)[2:]
+    inside = np.array(pixel_centers(transforms[0].image_size))
+    left, top, right, bottom = np.clip(corners, inside[:2], inside[2:]).ravel().tolist()
     return left, top, right, bottom
 
 
@@ -127,66 +117,55 @@ def nearest_inside(point: PointXY, box: BoxLTRB) -> PointXY:
     return min(max(point[0], left), right), min(max(point[1], top), bottom)
 
 
-def locate_point(
-    heat: HeatMap, transform: GridTransform, *, method: PointMethod, within: BoxLTRB | None = None
-) -> Peak:
+def locate_point(point_map: PointMap, method: PointMethod) -> Peak:
     """Where the heat is greatest; the image's centre, with heat 0, if no value is finite.
 
     `arg_max`: centre of the greatest cell, the first in row-major order on ties. `plateau`: centre
     of the largest connected part of the greatest cells. `sub_cell`: the arg-max, refined.
     `densest`: centre of the cell with the most heat around it, so that a speck does not win over an
-    object. A point outside of `within`, which is the image, moves to its border: the hottest cell
-    may lie in the padding.
+    object. A point outside of the map's `within` moves to its border: the hottest cell may lie in
+    the padding.
     """
-    if not np.isfinite(heat).any():
-        width, height = transform.image_size
+    if not np.isfinite(point_map.values).any():
+        width, height = point_map.transform.image_size
         return Peak(width / 2, height / 2, 0.0)
-    usable = _usable(heat, transform, method)
+    usable = _usable(point_map, method)
     cell = int(np.argmax(usable))
     if method == "plateau":
         labels, _ = label(usable == usable.max(), np.ones((3, 3)))
         largest = np.argmax(np.bincount(labels.ravel())[1:]) + 1
         cell = int(np.argmax(labels == largest))
-    point = _point_of(usable, cell, transform, method)
-    inside = within or pixel_centers(transform.image_size)
-    return Peak(*nearest_inside(point, inside), float(heat.flat[cell]))
+    return _peak_at(cell, point_map, usable, method)
 
 
 def locate_points(
-    heat: HeatMap,
-    transform: GridTransform,
-    *,
-    max_points: int,
-    min_distance: float = 0.0,
-    method: PointMethod = "arg_max",
-    within: BoxLTRB | None = None,
-    first: FoundPeak | None = None,
+    first: PointMap, further: PointMap, *, max_points: int, min_distance: float, method: PointMethod
 ) -> list[Peak]:
-    """The regional maxima, hottest first, `min_distance` pixels apart, one for each plateau.
+    """The hottest place of one map, then the regional maxima of another, hottest first.
 
-    `first` is one that is known already; what lies within a cell of it is the same. There may be
-    fewer than `max_points`, or none.
+    They are `min_distance` pixels apart, one for each plateau; what lies within a cell of the first
+    is the same. There may be fewer than `max_points`.
     """
-    usable = _usable(heat, transform, method)
-    inside = within or pixel_centers(transform.image_size)
-    peaks = [] if first is None else [first.peak]
+    peaks = [locate_point(first, method)] if max_points else []
+    if max_points <= 1:
+        return peaks
+    usable = _usable(further, method)
     for cell in regional_maxima(usable).tolist():
-        if len(peaks) >= max_points:
+        peak = _peak_at(cell, further, usable, method)
+        across = abs((peak.x - peaks[0].x) * first.transform.scale_x)
+        down = abs((peak.y - peaks[0].y) * first.transform.scale_y)
+        distances = [np.hypot(peak.x - other.x, peak.y - other.y) for other in peaks]
+        if max(across, down) >= 1.0 and min(distances) >= min_distance:
+            peaks.append(peak)
+        if len(peaks) == max_points:
             break
-        x, y = nearest_inside(_point_of(usable, cell, transform, method), inside)
-        is_apart = all(np.hypot(x - peak.x, y - peak.y) >= min_distance for peak in peaks)
-        if first is not None:
-            across = abs((x - first.peak.x) * first.transform.scale_x)
-            down = abs((y - first.peak.y) * first.transform.scale_y)
-            is_apart &= max(across, down) >= 1.0
-        if is_apart:
-            peaks.append(Peak(x, y, float(heat.flat[cell])))
     return peaks
 
 
-def _usable(heat: HeatMap, transform: GridTransform, method: PointMethod) -> HeatMap:
+def _usable(point_map: PointMap, method: PointMethod) -> HeatMap:
     """The heat where it is finite; for `densest` what lies above the lowest, blurred: beyond the
     border there is none."""
+    heat, transform = point_map.values, point_map.transform
     finite = np.isfinite(heat)
     if method != "densest" or not finite.any():
         return np.where(finite, heat, -np.inf)
@@ -199,10 +178,11 @@ def _usable(heat: HeatMap, transform: GridTransform, method: PointMethod) -> Hea
     )
 
 
-def _point_of(heat: HeatMap, cell: int, transform: GridTransform, method: PointMethod) -> PointXY:
+def _peak_at(cell: int, point_map: PointMap, heat: HeatMap, method: PointMethod) -> Peak:
     """The cell's centre, or its plateau's; `sub_cell`: the top of the parabolas through it and its
-    neighbours, at most half a cell away."""
+    neighbours, at most half a cell away. `heat` is the usable one."""
     row, column = divmod(cell, heat.shape[1])
+    x, y = column + 0.5, row + 0.5
     if method == "plateau":
         # The centroid, moved to the nearest of its cells if it misses all.
         labels, _ = label(heat == heat[row, column], np.ones((3, 3)))
@@ -212,20 +192,19 @@ def _point_of(heat: HeatMap, cell: int, transform: GridTransform, method: PointM
         if distance.min() > 0.5:  # the cell that holds the centroid is not one of them
             nearest = np.argmin(np.hypot(rows - center_row, columns - center_column))
             center_row, center_column = rows[nearest], columns[nearest]
-        return map_point_to_image((float(center_column) + 0.5, float(center_row) + 0.5), transform)
-    if method != "sub_cell":
-        return map_point_to_image((column + 0.5, row + 0.5), transform)
-    across = _parabola_top(heat[row, :], column)
-    down = _parabola_top(heat[:, column], row)
-    return map_point_to_image((column + 0.5 + across, row + 0.5 + down), transform)
+        x, y = float(center_column) + 0.5, float(center_row) + 0.5
+    elif method == "sub_cell":
+        x, y = x + _parabola_top(heat[row, :], column), y + _parabola_top(heat[:, column], row)
+    point = nearest_inside(map_point_to_image((x, y), point_map.transform), point_map.within)
+    return Peak(*point, float(point_map.values.flat[cell]))
 
 
-def _blur(cells: int, reach: float) -> NDArray[np.float64]:
+def _blur(cells: int, reach: float) -> FloatArray:
     distance = np.subtract.outer(np.arange(cells), np.arange(cells))
     return np.exp(-0.5 * np.square(distance / reach))
 
 
-def regional_maxima(heat: HeatMap) -> NDArray[np.int64]:
+def regional_maxima(heat: HeatMap) -> IntArray:
     """First cells of the plateaus that have no higher neighbour, hottest first."""
     tree = component_tree(np.where(np.isfinite(heat), heat, np.nan))
     is_leaf = np.ones(len(tree.parent), dtype=np.bool_)
@@ -263,6 +242,15 @@ class HeatBox:
     area_share: float  # of the image, covered by the component itself
 
 
+@dataclass(frozen=True, kw_only=True)
+class BoxLimits:
+    """Which boxes are given: areas are shares of the image, `min_share` is one of all heat."""
+
+    min_area: float = 0.001
+    max_area: float = 1.0
+    min_share: float = 0.0
+
+
 def find_boxes(
     heat: HeatMap,
     transform: GridTransform,
@@ -270,21 +258,18 @@ def find_boxes(
     threshold: float,
     threshold_mode: ThresholdMode = "minmax",
     select: BoxChoice = "all",
-    min_area: float = 0.001,
-    max_area: float = 1.0,
-    min_share: float = 0.0,
+    limits: BoxLimits = BoxLimits(),
     score: BoxScore = "mean",
     class_probability: float = 1.0,
 ) -> list[HeatBox]:
     """Tight boxes of the 8-connected parts of {normalised heat > threshold}, best first.
 
-    Areas are shares of the image, `min_share` is one of all heat. `select` takes all parts, the one
-    with the most cells (ties: the hotter, then the first), the one with the best score, or the
-    parts at every threshold, of the heat smoothed by several widths as well. The score
-    is the mean normalised heat in the box ("mean"), the mean heat as given ("raw_mean", the
-    beam's), the greatest in it ("max") or the box's share of all heat ("share"), times
-    `class_probability`. A constant map says nothing about the place: it gives the whole image, with
-    `class_probability` as its score. The list may be empty.
+    `select` takes all parts, the one with the most cells (ties: the hotter, then the first), that
+    with the best score, or the parts at every threshold, of the heat smoothed by several widths as
+    well. The score is the mean normalised heat in the box ("mean"), the mean heat as given
+    ("raw_mean", the beam's), the greatest in it ("max") or the box's share of all heat ("share"),
+    times `class_probability`. A constant map says nothing about the place: it gives the whole
+    image, with `class_probability` as its score. The list may be empty.
     """
     normalised = NORMALISATIONS[threshold_mode](heat)
     if normalised.min() == normalised.max():
@@ -293,26 +278,24 @@ def find_boxes(
     cells_in_image = abs(transform.scale_x * transform.scale_y) * width * height
     all_heat = float(normalised.sum(dtype=np.float64))
     if select == "proposals":
-        cells, areas, peaks = _parts_at_all_levels(normalised, min_area * cells_in_image)
+        cells, areas, peaks = _parts_at_all_levels(normalised, limits.min_area * cells_in_image)
     else:
-        cells, areas, peaks = _parts_above(normalised, threshold, min_share * all_heat)
+        cells, areas, peaks = _parts_above(normalised, threshold, limits.min_share * all_heat)
     shares = np.minimum(areas / cells_in_image, 1.0)  # a part may reach into the padding
-    shown = np.flatnonzero((min_area <= shares) & (shares <= max_area))
+    shown = np.flatnonzero((limits.min_area <= shares) & (shares <= limits.max_area))
     if select == "largest":
         hottest = normalised.ravel()[peaks[shown]]
         shown = shown[np.lexsort((peaks[shown], -hottest, -areas[shown]))][:1]
+    scored = heat if score == "raw_mean" else normalised
     rated = []
     for part in shown.tolist():
-        rating = class_probability * float(_RATINGS[score](heat, normalised, cells[part], all_heat))
-        rated.append((-rating, -areas[part], peaks[part], part))
-    ranked = sorted(rated)[: 1 if select == "best" else None]
-    boxes = []
-    for negative_score, _, _, part in ranked:
         left, top, right, bottom = cells[part].tolist()
+        rating = float(_RATINGS[score](scored[top:bottom, left:right], all_heat))
         box = clip_box(map_box_to_image((left, top, right, bottom), transform), (width, height))
-        if box_area(box) > 0.0:
-            boxes.append(HeatBox(box, -negative_score, float(shares[part])))
-    return boxes
+        heat_box = HeatBox(box, class_probability * rating, float(shares[part]))
+        rated.append((-heat_box.score, -areas[part], peaks[part], part, heat_box))
+    ranked = sorted(rated)[: 1 if select == "best" else None]
+    return [heat_box for *_, heat_box in ranked if box_area(heat_box.box) > 0.0]
 
 
 # Of parts of a map: half-open boxes (N, 4) and areas (N,) in cells, flat indices of peaks (N,).
@@ -353,27 +336,20 @@ def _parts_at_all_levels(heat: HeatMap, least_area: float) -> _Parts:
 
 
 def voted_boxes(
-    boxes: FloatArray,
-    scores: FloatArray,
-    image_size: Size,
-    *,
-    select: BoxChoice,
-    min_area: float,
-    max_area: float,
-    min_share: float,
+    boxes: FloatArray, scores: FloatArray, image_size: Size, *, select: BoxChoice, limits: BoxLimits
 ) -> list[HeatBox]:
     """What many proposals (N, 4) with their scores (N,) agree on, best first.
 
     The best stands, with all that overlap it by more than AGREEING_IOU, for one box: their mean,
     weighed by their scores. Then the best of those that overlap none of these by MAX_IOU, and so
-    on. Areas are shares of the image, `min_share` is one of the best score.
+    on. Here `min_share` is one of the best score.
     """
     width, height = image_size
     boxes = np.clip(boxes, 0.0, (width, height, width, height))
     known = (box_areas(boxes) > 0.0) & (scores > 0.0)  # not in the padding
     boxes, scores = boxes[known], scores[known]
     order = np.argsort(-scores, kind="stable")
-    order = order[scores[order] >= min_share * scores.max(initial=0.0)]
+    order = order[scores[order] >= limits.min_share * scores.max(initial=0.0)]
     voted: list[HeatBox] = []
     while len(order):
         overlaps = box_ious(boxes[order[0]], boxes[order]).ravel()
@@ -381,7 +357,7 @@ def voted_boxes(
         left, top, right, bottom = np.average(boxes[agreeing], axis=0, weights=scores[agreeing])
         box = clip_box((float(left), float(top), float(right), float(bottom)), image_size)
         share = box_area(box) / (width * height)
-        if min_area <= share <= max_area:
+        if limits.min_area <= share <= limits.max_area:
             voted.append(HeatBox(box, float(scores[order[0]]), share))
         order = order[1:][overlaps[1:] < MAX_IOU]
     return selected_boxes(voted, select)
@@ -400,19 +376,12 @@ def whole_image_box(transform: GridTransform, score: float) -> HeatBox:
     return HeatBox((0.0, 0.0, width, height), score, 1.0)
 
 
-def _inside(values: HeatMap, cells: IntArray) -> NDArray[np.floating]:
-    left, top, right, bottom = cells
-    return values[top:bottom, left:right]
-
-
-# Of the heat as given and as normalised, in the box of a part, with the sum of all of the latter.
-_RATINGS: dict[BoxScore, Callable[[HeatMap, HeatMap, IntArray, float], np.floating]] = {
-    "mean": lambda _, normalised, cells, __: _inside(normalised, cells).mean(dtype=np.float64),
-    "raw_mean": lambda heat, _, cells, __: _inside(heat, cells).mean(dtype=np.float64),
-    "max": lambda _, normalised, cells, __: _inside(normalised, cells).max(),
-    "share": lambda _, normalised, cells, all_heat: (
-        _inside(normalised, cells).sum(dtype=np.float64) / all_heat
-    ),
+# Of the heat in the box of a part, and the sum of all heat.
+_RATINGS: dict[BoxScore, Callable[[HeatMap, float], np.floating]] = {
+    "mean": lambda inside, _: inside.mean(dtype=np.float64),
+    "raw_mean": lambda inside, _: inside.mean(dtype=np.float64),
+    "max": lambda inside, _: inside.max(),
+    "share": lambda inside, all_heat: inside.sum(dtype=np.float64) / all_heat,
 }
 
 

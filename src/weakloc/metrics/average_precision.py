@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from weakloc.geometry import FloatArray
+from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.result import Detail, MetricResult
 from weakloc.metrics.uncertainty import SetDraw, mean_of_defined, measured, ratio
 from weakloc.structures import LabelMatrix
@@ -43,7 +43,7 @@ class Ranking:
 
     positive: NDArray[np.bool_]  # (N,)
     ends_group: NDArray[np.bool_]  # (N,)
-    image: NDArray[np.int64]  # (N,) the row of `weights` that counts it
+    image: IntArray  # (N,) the row of `weights` that counts it
 
 
 def rank(
@@ -51,7 +51,7 @@ def rank(
     labels: NDArray[np.signedinteger[Any]],
     *,
     ties: Ties = "stable",
-    image: NDArray[np.int64] | None = None,
+    image: IntArray | None = None,
 ) -> Ranking:
     """Sorts by descending score, equal scores in input order, and drops the ignored."""
     score = np.asarray(scores, dtype=np.float64).ravel()
@@ -106,7 +106,7 @@ def grouped_precisions(positives: ArrayLike, negatives: ArrayLike) -> FloatArray
 @njit(cache=True, nogil=True)
 def _area(
     marks: NDArray[np.uint8],
-    image: NDArray[np.int64],
+    image: IntArray,
     weights: NDArray[np.uint8],
     num_positives: FloatArray,
     recalls: FloatArray,
@@ -144,7 +144,7 @@ def _area(
 
 @njit(cache=True, nogil=True)
 def _tallies(
-    marks: NDArray[np.uint8], image: NDArray[np.int64], weights: NDArray[np.uint8]
+    marks: NDArray[np.uint8], image: IntArray, weights: NDArray[np.uint8]
 ) -> tuple[FloatArray, FloatArray]:
     """Positives found and all detections taken at the worst rank, for every weighting."""
     num_found, taken = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])

@@ -57,14 +57,12 @@ def baseline_prediction(name: str, prediction: Prediction) -> Prediction:
     point, box = PLACES[name](prediction, random)
     scores, heats = _best_scores_and_heats(prediction)
     masked = dict.fromkeys(mask.class_name for mask in prediction.masks)
+    size = prediction.width, prediction.height
     return replace(
         prediction,
         points=tuple(Point(c, *point, score, heats.get(c)) for c, score in scores.items()),
         boxes=tuple(Box(c, box, score) for c, score in scores.items()),
-        masks=tuple(
-            Mask(c, rectangle_rle(box, (prediction.width, prediction.height)), scores[c])
-            for c in masked
-        ),
+        masks=tuple(Mask(c, rectangle_rle(box, size), scores[c]) for c in masked),
     )
 
 

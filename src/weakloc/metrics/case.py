@@ -196,10 +196,8 @@ class Case:
     def detections(self) -> DetectionArrays:
         """In the order of the prediction; classes that are drawn or absent can be judged."""
         boxes = self.prediction.boxes
-        names = [box.class_name for box in boxes]
-        classes = np.array(
-            [self.classes.index_of(name, image=self.name) for name in names], dtype=np.int64
-        )
+        indices = [self.classes.index_of(box.class_name, image=self.name) for box in boxes]
+        classes = np.array(indices, dtype=np.int64)
         is_drawn = np.isin(classes, self.truth.objects.classes)
         return DetectionArrays(
             classes=classes,

@@ -140,13 +140,10 @@ def instance_recall(setup: MetricSetup) -> HitRates:
         is_several = trials >= 2
         return [hits, hits * is_several], [trials, trials * is_several]
 
+    several = f"{overlap}, images with several of the class"
     rates = [
         Rate(f"instance_recall{overlap.suffix}", f"{overlap}, all objects", "trials"),
-        Rate(
-            f"multi_instance_recall{overlap.suffix}",
-            f"{overlap}, images with several of the class",
-            "trials",
-        ),
+        Rate(f"multi_instance_recall{overlap.suffix}", several, "trials"),
     ]
     return HitRates(classes.names, rates, count)
 
@@ -198,8 +195,6 @@ def pointing_accuracy(setup: MetricSetup) -> HitRates:
         is_drawn = _drawn_classes(case)
         hits = np.zeros(len(classes))
         for c, point in case.best_points.items():
-            if not is_drawn[c]:
-                continue
             left, top, right, bottom = case.truth.objects.boxes_of(c).T
             across = (left - tolerance <= point.x) & (point.x <= right + tolerance)
             down = (top - tolerance <= point.y) & (point.y <= bottom + tolerance)

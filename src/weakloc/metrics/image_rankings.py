@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -55,7 +55,7 @@ class ImageRanking(ABC):
     def merge(self, other: ImageRanking) -> None:
         self._rows.merge(other._rows)
 
-    def details(self) -> Mapping[str, Detail]:
+    def details(self, _rows: Sequence[ImageRow]) -> Mapping[str, Detail]:
         return {}
 
     def compute(self) -> tuple[MetricResult, ...]:
@@ -75,7 +75,7 @@ class ImageRanking(ABC):
             class_names=self.classes.names,
         )
         return mean_average_precision(
-            self.name, ranked, self.convention, described=self.described, details=self.details()
+            self.name, ranked, self.convention, described=self.described, details=self.details(rows)
         )
 
 
@@ -133,8 +133,8 @@ class PointPrecision(ImageRanking):
         positives = np.bincount(certain, minlength=num_classes) > 0
         return ImageRow(scores, verdicts, positives, num_classes - len(case.best_points))
 
-    def details(self) -> Mapping[str, Detail]:
-        return {"num_missing_points": sum(row.num_missing for row in self._rows)}
+    def details(self, rows: Sequence[ImageRow]) -> Mapping[str, Detail]:
+        return {"num_missing_points": sum(row.num_missing for row in rows)}
 
     def _score(self, point: Point, prediction: Prediction) -> float:
         if self.points.rank_by == "heat":

@@ -6,6 +6,7 @@ bound, with all their boxes as hidden supervision. V2 lets it differ between the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
@@ -13,7 +14,15 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from weakloc.component_tree import ComponentTree, component_tree, hole_level_boxes, level_boxes
+from weakloc.component_tree import (
+    NUM_LEVELS,
+    ComponentTree,
+    LevelBoxes,
+    component_tree,
+    hole_level_boxes,
+    last_shown,
+    level_boxes,
+)
 from weakloc.errors import PredictionsError
 from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.boxes import box_overlap
@@ -21,7 +30,6 @@ from weakloc.metrics.case import Case, ClassMap, Levels, MapReading, ScoreMap
 from weakloc.metrics.result import Curve, Detail, MetricResult
 from weakloc.metrics.uncertainty import ImageDraw, ResampledSums, measured, ratio
 
-NUM_LEVELS = 255
 SIDE = 224  # of the maps in the published definition
 
 # Neighbours in counterclockwise order as seen on the screen, from the west.
@@ -29,51 +37,19 @@ _ROWS = np.array([0, 1, 1, 1, 0, -1, -1, -1])
 _COLUMNS = np.array([-1, -1, 0, 1, 1, 1, 0, -1])
 
 
-def largest_by_pixels(tree: ComponentTree) -> IntArray:
-    """The node with the most pixels at each of the thresholds 0 to 254, -1 where there is none.
-
-    Of equal ones the one that starts first in row-major order. The map must be of bytes.
-    """
-    nodes = _nodes(tree, tree.area)
-    return np.asarray(_last_shown(nodes, np.lexsort((-nodes[:, 0], tree.area))))
-
-
 def largest_by_contour(map_uint8: NDArray[np.uint8], tree: ComponentTree) -> IntArray:
-    """The node with the largest contour area; of equal ones the one that starts last.
+    """The node with the largest contour area at each of the thresholds 0 to 254, -1 for none.
 
-    OpenCV lists contours from the bottom of the image upwards, and the first maximum is taken.
+    Of equal ones the one that starts last: OpenCV lists contours from the bottom of the image
+    upwards, and the first maximum is taken.
     """
-    width, height = (tree.box[:, 2:] - tree.box[:, :2]).T
-    nodes = _nodes(tree, 2 * (width - 1) * (height - 1))
-    areas = _contour_areas(np.ascontiguousarray(map_uint8), nodes, np.argsort(-nodes[:, 3]))
-    return np.asarray(_last_shown(nodes, np.lexsort((nodes[:, 0], areas))))
-
-
-def _nodes(tree: ComponentTree, most: IntArray) -> IntArray:
-    """First cell, the half-open range of thresholds that show it, and greatest size: (N, 4)."""
-    first_cell = _first_cells(tree.node_of, tree.parent)
-    columns = first_cell, np.maximum(tree.parent_level, 0), tree.level, most
-    return np.stack(columns, axis=1).astype(np.int64)
-
-
-@njit(cache=True, nogil=True)
-def _last_shown(nodes: IntArray, order: IntArray) -> IntArray:
-    shown = np.full(NUM_LEVELS, -1)
-    for node in order:
-        shown[nodes[node, 1] : nodes[node, 2]] = node
-    return shown
-
-
-@njit(cache=True, nogil=True)
-def _first_cells(node_of: IntArray, parent: IntArray) -> IntArray:
-    """The first cell of each node in row-major order."""
-    first = np.full(parent.size, node_of.size)
-    for cell in range(node_of.size - 1, -1, -1):
-        first[node_of[cell]] = cell
-    for node in range(parent.size):
-        if parent[node] >= 0:
-            first[parent[node]] = min(first[parent[node]], first[node])
-    return first
+    shown, sides = level_boxes(tree), tree.box[:, 2:] - tree.box[:, :2]
+    most = 2 * (sides - 1).prod(axis=1)
+    # First cell, half-open range of thresholds, and greatest area: (N, 4)
+    nodes = np.stack([tree.first, shown.first_level, shown.last_level + 1, most], axis=1)
+    areas = _contour_areas(np.ascontiguousarray(map_uint8), nodes, np.argsort(-most))
+    order = np.lexsort((tree.first, areas))
+    return np.asarray(last_shown(shown.first_level, shown.last_level, order))
 
 
 @njit(cache=True, nogil=True)
@@ -235,9 +211,7 @@ class MaxBoxAccuracy:
             curves[f"accuracy_{level}"] = Curve(thresholds, tuple(row.tolist()))
         result = measured(
             convention.name,
-            sums.evaluate(
-                lambda block: np.asarray(self._accuracies(block).max(axis=-1).mean(axis=-1))
-            ),
+            sums.evaluate(lambda block: self._accuracies(block).max(axis=-1).mean(axis=-1)),
             sums,
             convention=str(convention),
             lacking="no score map was given",
@@ -275,34 +249,35 @@ def best_overlaps(
     height, width = levels.of_cells.shape
     scale = np.array([width, height, width, height], dtype=np.float64)
     drawn = objects * scale / np.array([*image_size, *image_size], dtype=np.float64)
-    first, last, boxes = _shown_boxes(levels, convention)
-    if convention.reading == "clean":
-        return np.asarray(_overlap_per_level(first, last, boxes.astype(np.float64), drawn, 0.0))
-    inclusive = np.minimum(boxes, [width, height, width - 1, height - 1]).astype(np.float64)
-    drawn = np.trunc(drawn)
-    overlaps = np.asarray(_overlap_per_level(first, last, inclusive, drawn, 1.0))
-    nothing = np.zeros((1, 4))
-    empty = np.full(1, levels.of_cells.max()), np.full(1, NUM_LEVELS - 1)
-    return np.maximum(overlaps, _overlap_per_level(*empty, nothing, drawn, 1.0))
-
-
-def _shown_boxes(levels: Levels, convention: MapConvention) -> tuple[IntArray, IntArray, IntArray]:
-    """First level, last level and half-open box of what the convention looks at."""
-    if convention.contours == "all":
-        shown = [level_boxes(levels.tree)]
-        if convention.reading == "compatible":
-            shown.append(hole_level_boxes(levels.of_cells))
-        return (
-            np.concatenate([boxes.first_level for boxes in shown]),
-            np.concatenate([boxes.last_level for boxes in shown]),
-            np.concatenate([boxes.boxes for boxes in shown]),
-        )
+    frame, extra = [width, height, width, height], 0.0
     if convention.reading == "compatible":
-        largest = largest_by_contour(levels.of_cells, levels.tree)
+        drawn, frame, extra = np.trunc(drawn), [width, height, width - 1, height - 1], 1.0
+    best = np.zeros(NUM_LEVELS)
+    for shown in _shown_boxes(levels, convention):
+        boxes = np.minimum(shown.boxes, frame).astype(np.float64)
+        ranges = shown.first_level, shown.last_level
+        best = np.maximum(best, _overlap_per_level(*ranges, boxes, drawn, extra))
+    return best
+
+
+def _shown_boxes(levels: Levels, convention: MapConvention) -> Iterator[LevelBoxes]:
+    is_compatible, tree = convention.reading == "compatible", levels.tree
+    whole = level_boxes(tree)
+    if convention.contours == "all":
+        yield whole
+        if is_compatible:
+            yield hole_level_boxes(levels.of_cells)
     else:
-        largest = largest_by_pixels(levels.tree)
-    shown_at = np.flatnonzero(largest >= 0)
-    return shown_at, shown_at, levels.tree.box[largest[shown_at]]
+        if is_compatible:
+            largest = largest_by_contour(levels.of_cells, tree)
+        else:  # the most pixels; of equal ones the one that starts first in row-major order
+            order = np.lexsort((-tree.first, tree.area))
+            largest = last_shown(whole.first_level, whole.last_level, order)
+        shown_at = np.flatnonzero(largest >= 0)
+        yield LevelBoxes(shown_at, shown_at, tree.box[largest[shown_at]])
+    if is_compatible:  # no foreground
+        emptied = np.full(1, levels.of_cells.max()), np.full(1, NUM_LEVELS - 1)
+        yield LevelBoxes(*emptied, np.zeros((1, 4)))
 
 
 @njit(cache=True, nogil=True)

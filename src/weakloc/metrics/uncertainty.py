@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from weakloc.errors import PredictionsError
-from weakloc.geometry import FloatArray
+from weakloc.geometry import FloatArray, IntArray
 from weakloc.metrics.result import Detail, Interval, MetricResult
 
 _CHUNK, _BLOCK = 64, 2048
@@ -65,17 +65,11 @@ class SetDraw:
     weights: NDArray[np.uint8]  # (images, 1 + B)
     image_digest: int
 
-    @classmethod
-    def of(cls, draws: Sequence[ImageDraw]) -> SetDraw:
-        nothing = np.empty((0, 1), np.uint8)
-        weights = np.stack([draw.weights for draw in draws]) if draws else nothing
-        return cls(weights, sum(draw.key for draw in draws) % 2**64)
-
     @property
     def num_images(self) -> int:
         return len(self.weights)
 
-    def sums(self, counts: NDArray[np.int64]) -> FloatArray:
+    def sums(self, counts: IntArray) -> FloatArray:
         """(images, C) -> (C, 1 + B), by blocks of images: the weights as floats would not fit."""
         total = np.zeros((counts.shape[1], self.weights.shape[1]))
         for start in range(0, len(self.weights), _BLOCK):
@@ -105,13 +99,13 @@ class ImageRecords(Generic[Record]):
         for draw, record in other._records.values():
             self.add(draw, record)
 
-    def __iter__(self) -> Iterator[Record]:
-        return (record for _, record in self._records.values())
-
     def sorted(self) -> tuple[SetDraw, list[Record]]:
         """The records in the order of their images' names."""
-        pairs = [self._records[name] for name in sorted(self._records)]
-        return SetDraw.of([draw for draw, _ in pairs]), [record for _, record in pairs]
+        draws = [self._records[name][0] for name in sorted(self._records)]
+        nothing = np.empty((0, 1), np.uint8)
+        weights = np.stack([draw.weights for draw in draws]) if draws else nothing
+        digest = sum(draw.key for draw in draws) % 2**64
+        return SetDraw(weights, digest), [self._records[draw.image][1] for draw in draws]
 
 
 def interval_of(replicates: FloatArray) -> Interval | None:

@@ -222,27 +222,21 @@ class _Pen:
         font = _font(max(min(self._size) // 26, 11), text)
         shown = _shortened(text, font, self._size[0] - 6)
         _, top, width, bottom = (math.ceil(side) for side in font.getbbox(shown))
-        ground = self._free_ground(box, (width + 6, bottom + 4))
+        width, height = width + 6, bottom + 4
+        left, above, right, below = self._corners(box, 0)
+        corners = [
+            *((left, above - height), (left, below), (left, above), (left, below - height)),
+            *((right - width, above - height), (right - width, below)),
+        ]
+        most_x, most_y = max(self._size[0] - width - 1, 0), max(self._size[1] - height - 1, 0)
+        inside = [(min(max(x, 0), most_x), min(max(y, 0), most_y)) for x, y in corners]
+        grounds = [(x, y, x + width, y + height) for x, y in inside]
+        free = (g for g in grounds if not any(box_overlap(g, taken) > 0 for taken in self._labels))
+        ground = next(free, grounds[0])
         self._labels.append(ground)
         self._draw.rectangle(ground, fill=color, outline=BLACK)
         at = (ground[0] + 3, ground[1] + 2 - top // 2)
         self._draw.text(at, shown, font=font, fill=ink_on(color))
-
-    def _free_ground(self, box: BoxLTRB, size: tuple[int, int]) -> BoxLTRB:
-        left, top, right, bottom = self._corners(box, 0)
-        width, height = size
-        corners = [
-            *((left, top - height), (left, bottom), (left, top), (left, bottom - height)),
-            *((right - width, top - height), (right - width, bottom)),
-        ]
-        grounds = [self._inside(x, y, width, height) for x, y in corners]
-        free = (g for g in grounds if not any(box_overlap(g, taken) > 0 for taken in self._labels))
-        return next(free, grounds[0])
-
-    def _inside(self, left: float, top: float, width: float, height: float) -> BoxLTRB:
-        left = min(max(left, 0), max(self._size[0] - width - 1, 0))
-        top = min(max(top, 0), max(self._size[1] - height - 1, 0))
-        return left, top, left + width, top + height
 
     def _corners(self, box: BoxLTRB, grown: int) -> BoxLTRB:
         """Pillow's corners, both drawn: the box's own outermost pixels, or `grown` outside."""

@@ -109,6 +109,7 @@ def embedded_json(value: Any) -> Markup:
 
 def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[str, Any]:
     run, known = content.run, dict.fromkeys(content.class_names)
+    method = run.get("method", {})
     numbers = ClassNumbers(count(len(known)).__next__, zip(known, count()))
     items = gallery_items(pictures, content.truth_class_names or content.class_names, numbers)
     metrics = shown_metrics(content.metrics)
@@ -128,17 +129,14 @@ def _context(content: ReportContent, pictures: Sequence[ReportPicture]) -> dict[
         "figures": _figures_of(content, len(items), metrics),
         "notes": run.get("notes", []),
         "facts": {**_run_facts(run), **content.facts},
-        "settings": {
-            **_flat(run.get("method", {}).get("settings", {})),
-            **_flat(run.get("settings", {})),
-        },
+        "settings": _flat(method.get("settings", {})) | _flat(run.get("settings", {})),
         "supervision": _supervision_of(run, metrics),
         "class_names": list(numbers),
         "class_metrics": _leading(metric for metric in metrics if metric.per_class),
         "tagged": dict(tagged),
         "metrics": metrics,
         "training": list(_training_charts(run)),
-        "curves": _curve_charts(metrics),
+        "curves": list(_threshold_charts(metrics)),
         "tag_pairs": tag_warnings(run),
         "map_pairs": map_warnings(picture.heat for picture in pictures),
         "index": {
@@ -217,9 +215,7 @@ def _run_facts(run: Mapping[str, Any]) -> dict[str, str]:
         "Weights kept": kept if "epoch" in selection else None,
         "Watched on": selection.get("watched"),
         "Seed": run.get("seed"),
-        "Versions": ", ".join(
-            f"{name} {version}" for name, version in run.get("versions", {}).items()
-        ),
+        "Versions": ", ".join(map(" ".join, run.get("versions", {}).items())),
     }
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
@@ -314,15 +310,13 @@ def _training_charts(run: Mapping[str, Any]) -> Iterator[Chart]:
             yield line_chart(title, numbers, values, x_label="epoch")
 
 
-def _curve_charts(metrics: Sequence[MetricRecord]) -> list[Chart]:
+def _threshold_charts(metrics: Sequence[MetricRecord]) -> Iterator[Chart]:
     """One chart for each curve of a metric over its threshold."""
-    charts = []
     for metric in metrics:
         for name, curve in metric.curves.items():
             more = "" if name == metric.name else f", {name.replace('_', ' ')}"
             title = metric_label(metric.name) + more
-            charts.append(line_chart(title, curve.thresholds, curve.values, x_label="threshold"))
-    return charts
+            yield line_chart(title, curve.thresholds, curve.values, x_label="threshold")
 
 
 def round_ticks(low: float, high: float) -> tuple[float, ...]:
@@ -364,22 +358,17 @@ def tag_warnings(run: Mapping[str, Any]) -> tuple[ClassPair, ...]:
     Of two classes that hardly come without each other the stronger pair is named, or the first.
     """
     labels, names = run.get("labels", {}), run.get("class_names", ())
-    together = np.asarray(labels.get("co_occurrence", ()), dtype=np.int64)
-    num_images = int(labels.get("num_images", 0))
-    pairs: dict[tuple[str, str], ClassPair] = {}
-    for first, second in zip(*np.nonzero(together), strict=True):
-        num_first, num_second = int(together[first, first]), int(together[second, second])
-        num_both = int(together[first, second])
-        if first == second or num_first < FEWEST_IMAGES or num_second >= ALWAYS_SHARE * num_images:
-            continue  # a class that is nearly everywhere tells nothing
-        if num_both / num_first >= ALWAYS_SHARE:
-            pair = str(names[first]), str(names[second])
-            pairs[pair] = ClassPair(*pair, num_both / num_first, num_first, num_both)
+    together = np.array(labels.get("co_occurrence") or np.zeros((0, 0)), dtype=np.int64)
+    counts, num_images = together.diagonal(), labels.get("num_images", 0)
+    shares = together / np.maximum(counts, 1)[:, None]  # of a row's images
+    # A class that is nearly everywhere tells nothing.
+    tells = (counts >= FEWEST_IMAGES)[:, None] & (counts < ALWAYS_SHARE * num_images)
+    is_pair = tells & (shares >= ALWAYS_SHARE) & ~np.eye(len(counts), dtype=np.bool_)
     return _worst(
-        pair
-        for (first, second), pair in pairs.items()
-        if (second, first) not in pairs
-        or (pairs[second, first].share, first) <= (pair.share, second)
+        ClassPair(*pair, float(shares[a, b]), int(counts[a]), int(together[a, b]))
+        for a, b in np.argwhere(is_pair)
+        for pair in [(str(names[a]), str(names[b]))]
+        if not is_pair[b, a] or (shares[b, a], pair[0]) <= (shares[a, b], pair[1])
     )
 
 

@@ -197,18 +197,17 @@ def _block(picture: ReportPicture, jpeg: bytes | None, numbers: ClassNumbers) ->
 
     A mask is run lengths that start with outside, on a coarse grid.
     """
-    heat: list[list[Any]] = []
-    for name, cells in picture.heat.items():
-        content = np.ascontiguousarray(cells, dtype=np.uint8).tobytes()
-        rows, columns = cells.shape
-        heat.append([numbers[name], columns, rows, base64.b64encode(content).decode("ascii")])
+    heat = [
+        [numbers[name], *cells.shape[::-1], base64.b64encode(cells.tobytes()).decode("ascii")]
+        for name, cells in picture.heat.items()
+    ]
     masks: list[list[Any]] = []
     for mask in picture.prediction.masks:
         small = shrunk_mask(decode_mask(mask.rle))
         borders = np.flatnonzero(np.diff(small.ravel(), prepend=False))
         runs = np.diff(borders, prepend=0, append=small.size)
-        rows, columns = small.shape
-        masks.append([numbers[mask.class_name], columns, rows, " ".join(map(str, runs.tolist()))])
+        in_words = " ".join(map(str, runs.tolist()))
+        masks.append([numbers[mask.class_name], *small.shape[::-1], in_words])
     encoded = None if jpeg is None else base64.b64encode(jpeg).decode("ascii")
     return {"jpeg": encoded, "heat": heat, "masks": masks}
 

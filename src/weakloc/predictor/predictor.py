@@ -21,7 +21,7 @@ from weakloc.localize.crf import CrfSettings, refine_unary
 from weakloc.localize.maps import NORMALISATIONS, HeatMap, fuse, image_grid, resample, shared_out
 from weakloc.localize.places import (
     Background,
-    FoundPeak,
+    BoxLimits,
     HeatBox,
     LabelGrid,
     Peak,
@@ -35,7 +35,6 @@ from weakloc.localize.places import (
     hottest_views,
     instability,
     labels_of_stack,
-    locate_point,
     locate_points,
     outermost_centers,
     pixel_centers,
@@ -117,24 +116,6 @@ def point_maps(
     return list(zip(cells, cells if len(views) == 1 else grids, strict=True))
 
 
-def _peaks(first: PointMap, further: PointMap, places: Places, method: PointMethod) -> list[Peak]:
-    """Where the points of a class are, the first of several being the only one of one."""
-    if places.points == 0:
-        return []
-    hottest = locate_point(first.values, first.transform, method=method, within=first.within)
-    if places.points == 1:
-        return [hottest]
-    return locate_points(
-        further.values,
-        further.transform,
-        max_points=places.points,
-        min_distance=places.peak_distance * max(further.transform.image_size),
-        method=method,
-        within=further.within,
-        first=FoundPeak(hottest, first.transform),
-    )
-
-
 REFINED_SIDE = 500  # pixels along the long side at which edges are followed
 
 
@@ -211,6 +192,9 @@ class Predictor:
         self.look, self.places = look, places
         self.heat = heat
         self.rules = rules.with_settings(places)
+        self.limits = BoxLimits(
+            min_area=places.min_area, max_area=places.max_area, min_share=self.rules.min_share
+        )
         if places.threshold is not None or not thresholds:
             thresholds = [self.rules.threshold] * len(source.class_names)
         self.thresholds = tuple(thresholds)  # one a class
@@ -299,8 +283,8 @@ class Predictor:
             if len(whole) > 1 and classes
         ]
 
-        mode = self.rules.threshold_mode
-        find = partial(find_boxes, threshold_mode=mode, select="largest", min_area=0.0)
+        mode, limits = self.rules.threshold_mode, BoxLimits(min_area=0.0)
+        find = partial(find_boxes, threshold_mode=mode, select="largest", limits=limits)
 
         def largest_box(class_map: HeatMap, threshold: float) -> BoxLTRB | None:
             boxes = find(class_map, grid, threshold=threshold)
@@ -377,11 +361,14 @@ class Predictor:
         Both are what the `votes` of a detector agree on, boxes and their scores, if there are some.
         """
         places, rules = self.places, self.rules
-        limits: dict[str, Any] = {"max_area": places.max_area, "min_share": rules.min_share}
-        find: Callable[..., list[HeatBox]]  # choice and least area -> boxes, best first
-        parts: list[HeatBox] = []
+        find: Callable[..., list[HeatBox]]  # choice and limits -> boxes, best first
         if votes is None:
-            peaks = _peaks(*own_maps, places, rules.point_method)
+            peaks = locate_points(
+                *own_maps,
+                max_points=places.points,
+                min_distance=places.peak_distance * max(transform.image_size),
+                method=rules.point_method,
+            )
             find = partial(
                 find_boxes,
                 class_map,
@@ -390,14 +377,12 @@ class Predictor:
                 threshold_mode=rules.threshold_mode,
                 score=rules.box_score,
                 class_probability=weight,
-                **limits,
             )
-            if rules.boxes != "none":
-                parts = find(select=rules.boxes, min_area=places.min_area)
+            parts = [] if rules.boxes == "none" else find(select=rules.boxes, limits=self.limits)
         else:
             boxes, scores = votes
-            find = partial(voted_boxes, boxes, weight * scores, transform.image_size, **limits)
-            parts = find(select="all", min_area=places.min_area)
+            find = partial(voted_boxes, boxes, weight * scores, transform.image_size)
+            parts = find(select="all", limits=self.limits)
             peaks = [
                 Peak((left + right) / 2, (top + bottom) / 2, part.score)
                 for part in parts[: places.points]
@@ -406,7 +391,7 @@ class Predictor:
             parts = selected_boxes(parts, rules.boxes)
         if is_tagged and not parts and rules.boxes != "none":
             # The largest part whatever its size, else the whole image.
-            parts = find(select="largest", min_area=0.0, max_area=1.0, min_share=0.0)
+            parts = find(select="largest", limits=BoxLimits(min_area=0.0))
             parts = parts or [whole_image_box(transform, weight)]
         return peaks, parts
 

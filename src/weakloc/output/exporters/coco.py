@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ def export_coco_instances(content: Content, out: Path) -> Path:
 
 
 def _write_instances(content: Content, path: Path) -> Path:
-    numbers = _category_numbers(content.class_names)
+    numbers = dict(zip(content.class_names, itertools.count(1)))
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
     # The images wait on disk until all annotations are written: a single pass, little memory.
     with (
@@ -91,7 +91,7 @@ def _beside_their_images(file: Path, content: Content, folder: Path) -> Iterator
 def export_coco_results(content: Content, out: Path) -> Path:
     """The flat list that COCO's evaluation reads; masks always as run lengths."""
     path = out / "results.json"
-    numbers = _category_numbers(content.class_names)
+    numbers = dict(zip(content.class_names, itertools.count(1)))
     with open_whole(path) as stream:
         write_list(
             stream,
@@ -102,10 +102,6 @@ def export_coco_results(content: Content, out: Path) -> Path:
         )
         stream.write("\n")
     return path
-
-
-def _category_numbers(class_names: Sequence[str]) -> dict[str, int]:
-    return {name: number for number, name in enumerate(class_names, start=1)}
 
 
 def _annotations(

@@ -21,23 +21,18 @@ FORMAT_VERSION = "5.5.0"
 
 
 def export_labelme(content: Content, out: Path) -> Path:
+    least = content.options.tag_threshold
     for prediction in with_stems_of_their_own(content.predictions):
-        tags = {
-            name: score >= content.options.tag_threshold
-            for name, score in prediction.scores.items()
+        annotation = {
+            "version": FORMAT_VERSION,
+            "flags": {name: score >= least for name, score in prediction.scores.items()},
+            "shapes": list(_shapes(prediction)),
+            "imagePath": PurePosixPath(prediction.image).name,
+            "imageData": None,
+            "imageHeight": prediction.height,
+            "imageWidth": prediction.width,
         }
-        text = json_text(
-            {
-                "version": FORMAT_VERSION,
-                "flags": tags,
-                "shapes": list(_shapes(prediction)),
-                "imagePath": PurePosixPath(prediction.image).name,
-                "imageData": None,
-                "imageHeight": prediction.height,
-                "imageWidth": prediction.width,
-            }
-        )
-        write_text(sidecar(out, prediction.image, ".json"), f"{text}\n")
+        write_text(sidecar(out, prediction.image, ".json"), f"{json_text(annotation)}\n")
     return out
 
 

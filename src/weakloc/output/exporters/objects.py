@@ -8,6 +8,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from weakloc.geometry import IntArray
+
 Corners: TypeAlias = NDArray[np.int32]  # (N, 2) of x, y; the last corner joins the first
 BoolMask: TypeAlias = NDArray[np.bool_]
 
@@ -64,9 +66,7 @@ def _splice(
 
 
 @njit(cache=True)
-def _trace(
-    padded: NDArray[np.bool_], tops: NDArray[np.int64]
-) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
+def _trace(padded: BoolMask, tops: IntArray) -> tuple[Corners, IntArray, NDArray[np.int32]]:
     """Every closed border with the mask on its right hand, by its topmost edge.
 
     The corners of all loops one after another, where each ends, and the loop of each of the
@@ -86,10 +86,10 @@ def _trace(
 
 @njit(cache=True)
 def _follow(  # noqa: PLR0917 (numba calls are positional)
-    padded: NDArray[np.bool_],
+    padded: BoolMask,
     left: int,
     top: int,
-    corners: NDArray[np.int32],
+    corners: Corners,
     num_corners: int,
     loop_of: NDArray[np.int32],
     loop: int,
