@@ -22,7 +22,7 @@ from weakloc.data.transforms import Preprocessing
 from weakloc.methods.settings import to_settings
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import build_backbone
-from weakloc.model.fine_layers import CELL_STRIDES, CellClassifier, fine_features, fine_levels
+from weakloc.model.fine_layers import CellClassifier, fine_features, fine_levels
 from weakloc.model.trunk import BackboneSpec
 from weakloc.predictor.onnx_file import ExportedGraph
 from weakloc.settings import Look, RefineSettings, TrainSettings
@@ -74,7 +74,7 @@ def template() -> Template:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         publish(folder, plan, network.state_dict(), (), 1)
-        levels = fine_levels(backbone, CELL_STRIDES)
+        levels = fine_levels(backbone.level_strides)
         features = fine_features(backbone, torch.zeros(1, 3, 64, 64), levels)
         channels = {stride: values.shape[1] for stride, values in features.items()}
         save_learned(folder, CellClassifier(channels, len(CLASSES)), backbone, RefineSettings())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from weakloc.data.transforms import Preprocessing
 from weakloc.geometry import GridTransform, cell_center_in_image
@@ -28,6 +29,11 @@ def source_of(cells: CellClassifier, network: LocalizationNetwork) -> NetworkSou
     )
 
 
+def stretched(maps: NDArray[np.floating]) -> NDArray[np.floating]:
+    low, high = maps.min((2, 3), keepdims=True), maps.max((2, 3), keepdims=True)
+    return (maps - low) / (high - low)
+
+
 def test_cells_tile_the_input_where_the_class_map_begins_elsewhere() -> None:
     backbone = build_backbone(BackboneSpec.parse("squeezenet1_1", weights="none")).eval()
     network = Wildcat().build_network(backbone, 3).eval()
@@ -40,11 +46,12 @@ def test_cells_tile_the_input_where_the_class_map_begins_elsewhere() -> None:
     assert cell_center_in_image(2, 1, source.geometry.cell_transform(placed, 7, 9)) == (12.0, 20.0)
 
 
-def test_heat_is_that_of_the_cells_times_the_fourth_root_of_the_stretched_class_map() -> None:
+def test_heat_is_that_of_the_cells_times_powers_of_the_class_map_and_of_what_is_common() -> None:
     torch.manual_seed(0)
     backbone = build_backbone(BackboneSpec.parse("tiny[width=8]", weights="none")).eval()
     network = Wildcat().build_network(backbone, 3).eval()
     cells = CellClassifier({4: 16, 8: 32}, 3)
+    cells.axes.normal_()
     source = source_of(cells, network)
     images = torch.randn(2, 3, 56, 72)
 
@@ -52,10 +59,12 @@ def test_heat_is_that_of_the_cells_times_the_fourth_root_of_the_stretched_class_
 
     with torch.no_grad():
         plain = network(images)
-        heat = cells(fine_features(backbone, images, (4, 8))).numpy()
-    maps = plain.maps.numpy()  # of stride 8 too: the same cells
-    low, high = maps.min((2, 3), keepdims=True), maps.max((2, 3), keepdims=True)
-    expected = heat * ((maps - low) / (high - low)) ** 0.25
+        features = fine_features(backbone, images, (4, 8))
+        single = cells.standardised(features)
+        heat = (cells.is_object(single) * cells.evidence(single)).numpy()
+    in_common = np.einsum("bdrc,kd->bkrc", features[8].numpy(), cells.axes.numpy())
+    # The class maps are of stride 8, too: the same cells.
+    expected = heat * stretched(plain.maps.numpy()) ** 0.25 * stretched(in_common) ** 0.75
     assert found.maps.shape == (2, 3, 7, 9)
     assert np.allclose(found.maps, expected, atol=1e-4)
     assert np.allclose(found.scores, plain.scores.numpy(), atol=1e-4)

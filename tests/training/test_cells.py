@@ -9,18 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor
 
 from tests.training.small_data import make_data_set, make_sample
 from weakloc.data.transforms import Preprocessing
 from weakloc.errors import DataError, RunError
-from weakloc.localize.maps import otsu_threshold
+from weakloc.geometry import GridTransform
+from weakloc.localize.maps import cells_inside, otsu_threshold
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import Backbone, build_backbone
-from weakloc.model.fine_layers import CELL_STRIDES, CellClassifier, fine_features, fine_levels
+from weakloc.model.fine_layers import CellClassifier, fine_features, fine_levels
 from weakloc.model.trunk import BackboneSpec, CellGeometry
 from weakloc.settings import RefineSettings
 from weakloc.structures import PRESENT, UNKNOWN, Sample
-from weakloc.training.fine_layers import learn_cells, standing_out
+from weakloc.training.fine_layers import learn_cells, principal_axis, standing_out
 from weakloc.training.run_folder import CELLS_NAME, load_learned, save_learned
 
 PREPROCESSING = Preprocessing(size=(64, 64), resize="warp")
@@ -105,7 +108,7 @@ def test_shares_of_range_by_hand(geometry: CellGeometry, finer: list[float]) -> 
 def test_an_even_image_leaves_no_trace_of_its_border(backbone: Backbone) -> None:
     images = torch.full((1, 3, 50, 70), 0.3)
 
-    features = fine_features(backbone, images, fine_levels(backbone, CELL_STRIDES))
+    features = fine_features(backbone, images, fine_levels(backbone.level_strides))
 
     assert {stride: values.shape[2:] for stride, values in features.items()} == {
         4: (13, 18),
@@ -143,18 +146,67 @@ def test_squares_are_found_from_tags_alone(backbone: Backbone, tmp_path: Path) -
 def _hottest_lies_in_a_box(
     backbone: Backbone, classifier: CellClassifier, sample: Sample, class_index: int
 ) -> bool:
-    from PIL import Image
-
     with Image.open(sample.path) as picture:
         images, transform = PREPROCESSING.apply(picture.convert("RGB"))
     with torch.no_grad():
-        heat = classifier(fine_features(backbone, images[None], classifier.levels))[0, class_index]
+        features = fine_features(backbone, images[None], [*classifier.channels])
+        heat = classifier(features, images.shape[1:])[0, class_index]
     row, column = np.unravel_index(int(heat.argmax()), heat.shape)
     cells = backbone.geometry.cell_transform(transform, *heat.shape)
     x, y = (column + 0.5) / cells.grid_size[0] * 36, (row + 0.5) / cells.grid_size[1] * 28
     assert sample.truth is not None
     boxes = [box.box for box in sample.truth.boxes if box.class_index == class_index]
     return any(left <= x < right and top <= y < bottom for left, top, right, bottom in boxes)
+
+
+def test_the_principal_axis_is_the_first_singular_vector_of_centred_cells() -> None:
+    random = np.random.default_rng(5)
+    spread = np.array([1.0, 0.2, 3.0, 0.5])[:, None]
+    parts = [random.normal(size=(4, count)) * spread + 7.0 for count in (40, 9, 75)]
+
+    axis = principal_axis([torch.from_numpy(part) for part in parts], 4).numpy()
+
+    cells = np.concatenate(parts, axis=1)
+    vectors = np.linalg.svd(cells - cells.mean(axis=1, keepdims=True))[0]
+    assert np.allclose(np.abs(axis @ vectors), [1, 0, 0, 0], atol=1e-9)
+
+
+def test_the_common_axis_points_to_the_objects(backbone: Backbone, tmp_path: Path) -> None:
+    samples = make_data_set(tmp_path, num_train=48).splits["train"]
+
+    classifier = learn(backbone, samples, epochs=5)
+
+    assert torch.allclose(classifier.axes.norm(dim=1), torch.ones(2), atol=1e-5)
+    towards = {0: 0.0, 1: 0.0}
+    for sample in samples:
+        assert sample.truth is not None
+        features, cells = _features_of(backbone, sample, classifier.common_level)
+        for box in sample.truth.boxes:
+            along = torch.einsum("drc,d->rc", features, classifier.axes[box.class_index])
+            inside = torch.from_numpy(cells_inside(box.box, cells))
+            towards[box.class_index] += float(along[inside].mean() - along[~inside].mean())
+    assert min(towards.values()) > 0
+
+
+def test_a_class_that_no_image_shows_has_nothing_in_common(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    samples = make_data_set(tmp_path).splits["train"]
+    without = [sample for sample in samples if sample.labels[1] != PRESENT]
+
+    classifier = learn(backbone, without, epochs=1)
+
+    assert classifier.axes[0].any()
+    assert not classifier.axes[1].any()
+
+
+def _features_of(backbone: Backbone, sample: Sample, level: int) -> tuple[Tensor, GridTransform]:
+    with Image.open(sample.path) as picture:
+        images, transform = PREPROCESSING.apply(picture.convert("RGB"))
+    with torch.no_grad():
+        features = fine_features(backbone, images[None], [level])[level][0]
+    tiles = CellGeometry(level, "uniform", float(level))
+    return features, tiles.cell_transform(transform, *features.shape[1:])
 
 
 def test_what_a_cell_would_say_by_chance_is_no_evidence(backbone: Backbone, tmp_path: Path) -> None:
@@ -193,8 +245,6 @@ def test_an_image_without_known_tags_teaches_no_place(backbone: Backbone, tmp_pa
 
 
 def test_an_even_image_is_left_out(backbone: Backbone, tmp_path: Path) -> None:
-    from PIL import Image
-
     Image.new("RGB", (36, 28), (90, 90, 90)).save(tmp_path / "even.png")
     labels = np.array([PRESENT, -PRESENT], np.int8)
     even = Sample("even.png", str(tmp_path / "even.png"), labels)

@@ -22,17 +22,18 @@ from weakloc.model.backbones import Backbone
 from weakloc.model.network import LocalizationNetwork, fold_batch_norms
 from weakloc.model.trunk import CellGeometry
 
-CELL_STRIDES, DETECTOR_STRIDES = (4, 8), (4, 8, 16)
+FINE_STRIDES, CELL_STRIDES = (4, 8, 16), (4, 8)
 MARGIN = 40  # pixels of mirrored image on each side: cells of stride 8 see 37 beyond their own
 _WIDTH = 96
 _SMALLEST_SPREAD = 1e-6
 EVIDENCE = 0.25  # power of the probability that a cell betrays the tag: the place decides
+COMMON = 0.75  # power of a cell's share of what the images of a class have in common
 
 
-def fine_levels(backbone: Backbone, strides: Sequence[int]) -> tuple[int, ...]:
-    """Those of the strides at which the backbone has a level, else the finest it has."""
-    early = tuple(stride for stride in backbone.level_strides if stride in strides)
-    return early or (min(backbone.level_strides),)
+def fine_levels(levels: Iterable[int], strides: Sequence[int] = FINE_STRIDES) -> tuple[int, ...]:
+    """Those of a backbone's levels that have one of the strides, else the finest it has."""
+    levels = sorted(levels)
+    return tuple(level for level in levels if level in strides) or (levels[0],)
 
 
 def fine_features(backbone: Backbone, images: Tensor, levels: Sequence[int]) -> dict[int, Tensor]:
@@ -50,15 +51,13 @@ def fine_features(backbone: Backbone, images: Tensor, levels: Sequence[int]) -> 
     return inner
 
 
-def read_finely(
-    network: LocalizationNetwork, strides: Sequence[int]
-) -> tuple[LocalizationNetwork, dict[int, int]]:
+def read_finely(network: LocalizationNetwork) -> tuple[LocalizationNetwork, dict[int, int]]:
     """A copy of the network made fast for reading, and the channels of each of its fine levels."""
     side = network.backbone.probe_side
     network = fold_batch_norms(network, side=side).to(memory_format=torch.channels_last)
     probe = torch.zeros(1, 3, side, side, device=next(network.parameters()).device)
     with torch.no_grad():
-        fine = fine_features(network.backbone, probe, fine_levels(network.backbone, strides))
+        fine = fine_features(network.backbone, probe, fine_levels(network.backbone.level_strides))
     return network, {level: values.shape[1] for level, values in fine.items()}
 
 
@@ -68,12 +67,13 @@ class FineLayers(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, channels: Mapping[int, int]) -> None:
+    def __init__(self, channels: Mapping[int, int], strides: Sequence[int]) -> None:
         super().__init__()
-        self.levels = tuple(sorted(channels))
+        self.levels = fine_levels(channels, strides)
         self.channels = dict(channels)
-        self.register_buffer("mean", torch.zeros(sum(channels.values())))
-        self.register_buffer("std", torch.ones(sum(channels.values())))
+        size = sum(channels[level] for level in self.levels)
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
 
     @property
     def cell_geometry(self) -> CellGeometry:
@@ -114,22 +114,29 @@ class CellClassifier(FineLayers):
 
     `tags` says which class a cell betrays, `places` whether it is a class's object or background.
     A cell is hot where it is an object rather than background and does not contradict the class.
-    `base_rates` are the shares of images with each tag: what a cell would say by chance.
+    `base_rates` are the shares of images with each tag: what a cell would say by chance. `axes` say
+    of a deeper level, `common_level`, where the images of a class have something in common.
     """
 
     base_rates: Tensor
+    axes: Tensor  # (C, channels of the common level)
 
     def __init__(self, channels: Mapping[int, int], num_classes: int) -> None:
-        super().__init__(channels)
+        super().__init__(channels, CELL_STRIDES)
         size = len(self.mean)
+        self.common_level = max(channels)
+        self.register_buffer("axes", torch.zeros(num_classes, channels[self.common_level]))
         self.register_buffer("base_rates", torch.full((num_classes,), 0.5))
         self.tags = _layers(size, num_classes)
         self.places = _layers(size, 1 + num_classes)  # background first
 
-    def forward(self, features: Mapping[int, Tensor]) -> Tensor:
-        """Heat (B, C, rows, columns)."""
-        cells = self.standardised(features)
-        return self.is_object(cells) * self.evidence(cells)
+    def forward(self, features: Mapping[int, Tensor], input_size: Sequence[int]) -> Tensor:
+        """Heat (B, C, rows, columns) of an input of (height, width)."""
+        cells, level = self.standardised(features), self.common_level
+        maps = functional.conv2d(features[level], self.axes[:, :, None, None])
+        tiles = CellGeometry(level, "uniform", float(level))
+        in_common = self.shares_of_range(maps, tiles, input_size, cells.shape[2:])
+        return self.is_object(cells) * self.evidence(cells) * in_common**COMMON
 
     def evidence(self, cells: Tensor) -> Tensor:
         """How far each cell speaks for each tag beyond chance, flattened: all kinds of cells come
@@ -190,7 +197,7 @@ class Detector(FineLayers):
     reach: Tensor
 
     def __init__(self, channels: Mapping[int, int], num_classes: int) -> None:
-        super().__init__(channels)
+        super().__init__(channels, FINE_STRIDES)
         self.register_buffer("reach", torch.ones(()))
         self.entry = nn.Conv2d(len(self.mean), _WIDTH, 1)
         self.around = nn.ModuleList(
@@ -232,7 +239,7 @@ class CellReading(nn.Module):
         super().__init__()
         self.cells, self.detector, self.geometry = cells, detector, geometry
         further = () if detector is None else detector.levels
-        self.levels = tuple(sorted({*cells.levels, *further}))
+        self.levels = tuple(sorted({*cells.channels, *further}))
 
     def forward(
         self, features: Mapping[int, Tensor], maps: Tensor, input_size: Sequence[int]
@@ -240,7 +247,7 @@ class CellReading(nn.Module):
         """Heat (B, C, rows, columns) of an input of (height, width); with a detector boxes
         (B, N, 4) in its pixels, and the probability (B, C, N) that each of them holds an object of
         a class."""
-        heat = self.cells(features)
+        heat = self.cells(features, input_size)
         shares = self.cells.shares_of_range(maps, self.geometry, input_size, heat.shape[2:])
         heat = heat * shares**EVIDENCE
         if self.detector is None:

@@ -7,15 +7,18 @@ Cells are learned from tags, without any drawn box:
    taken for the object; Otsu's threshold divides each image. The run's class maps have a weak say.
 3. A classifier of single cells learns this division. One image's guess is noise; what many
    images of a class have in common is not. Its answers divide the images once more.
+4. What the images of a class have in common shows in deeper features, too: their first principal
+   axis, which tells a face from the shoulders that come with it.
 
 A detector is learned from boxes: a run's own, or some that people drew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import scipy.linalg
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,8 +30,6 @@ from weakloc.errors import DataError, SettingError
 from weakloc.geometry import BoxLTRB, map_box_to_grid
 from weakloc.localize.maps import cells_inside, otsu_threshold
 from weakloc.model.fine_layers import (
-    CELL_STRIDES,
-    DETECTOR_STRIDES,
     EVIDENCE,
     CellClassifier,
     Detector,
@@ -56,16 +57,25 @@ _IMAGES_AN_EPOCH = 200  # at least: fewer are shown several times
 class KeptImage:
     """What is kept of an image beside its cells: its tags, where it has cells, and its class maps.
 
-    `shares` are those of its tags, each over its own range.
+    `shares` are those of its tags, each over its own range; `deeper` is the level in which is
+    looked for what the images of a class have in common, each image with cells of its own there.
     """
 
     labels: Tensor  # (C,)
     shares: Tensor  # (tags, rows, columns), half precision
     inside: Tensor  # (rows, columns): not padding
+    deeper: Tensor  # (channels, fewer rows, columns), half precision
 
     @property
     def num_cells(self) -> int:
         return int(self.inside.sum())
+
+    @property
+    def deeper_cells(self) -> Tensor:
+        """Those inside the image: (channels, N)."""
+        rows, columns = self.deeper.shape[1:]
+        inside = functional.adaptive_avg_pool2d(self.inside[None].float(), (rows, columns))[0]
+        return self.deeper[:, inside > 0.5]
 
 
 def learn_cells(
@@ -79,7 +89,7 @@ def learn_cells(
     draw = torch.Generator().manual_seed(settings.seed)
     drawn = torch.randperm(len(samples), generator=draw)[: settings.images]
     chosen = [samples[index] for index in sorted(drawn.tolist())]
-    network, channels = read_finely(network, CELL_STRIDES)
+    network, channels = read_finely(network)
     torch.manual_seed(settings.seed)
     classifier = CellClassifier(channels, len(chosen[0].labels))
     images, cells, broken = _keep_images(network, classifier, chosen, preprocessing, on_progress)
@@ -93,6 +103,7 @@ def learn_cells(
     for heat in [_standing_out_and_telling, *[_learned_division] * (settings.rounds - 1)]:
         division = _divided_anew(classifier, images, cells, heat)
         _learn_cells(classifier.places, cells, _place_loss(division), settings)
+    _find_common(classifier, images, division)
     return classifier.eval(), broken
 
 
@@ -114,7 +125,8 @@ def _keep_images(
     cells, end = torch.empty(0, dtype=torch.half), 0
     for batch in loader:
         pixels = batch.images.to(device, memory_format=torch.channels_last)
-        fine = fine_features(network.backbone, pixels, classifier.levels)
+        fine = fine_features(network.backbone, pixels, [*classifier.channels])
+        deeper = fine[classifier.common_level].half().cpu()
         grids = classifier.cells(fine).half().cpu()
         maps = network(pixels).maps.float().cpu()
         for row, transform in enumerate(batch.transforms):
@@ -128,7 +140,7 @@ def _keep_images(
                 pixels.shape[2:],
                 grids.shape[2:],
             )
-            images.append(KeptImage(labels, shares.half(), inside))
+            images.append(KeptImage(labels, shares.half(), inside, deeper[row].clone()))
             start, end = end, end + images[-1].num_cells
             if end > len(cells):  # for all that may come: untouched, it takes no memory
                 num_coming = len(samples) - len(images)
@@ -200,6 +212,41 @@ def _divided(heat: Tensor, image: KeptImage) -> Tensor:
         target[share > best] = index + 1
         best = torch.maximum(best, share)
     return target
+
+
+@torch.no_grad()
+def _find_common(classifier: CellClassifier, images: Sequence[KeptImage], division: Tensor) -> None:
+    """The first principal axis of each class's images (as in DDT, Wei et al. 2019), towards the
+    cells that the division takes for objects."""
+    sizes = [image.num_cells for image in images]
+    divided = [*zip(images, torch.split(division, sizes), strict=True)]
+    for index, axis in enumerate(classifier.axes):
+        of_class = [pair for pair in divided if pair[0].labels[index] == PRESENT]
+        axis.copy_(principal_axis([image.deeper_cells for image, _ in of_class], len(axis)))
+        towards = 0.0
+        for image, target in of_class:
+            along = torch.einsum("drc,d->rc", image.deeper.float(), axis)[None, None]
+            on_cells = functional.interpolate(along, size=image.inside.shape, mode="bilinear")
+            values = on_cells[0, 0, image.inside]
+            towards += float(((values - values.mean()) * (target == index + 1)).sum())
+        if towards < 0:
+            axis.neg_()
+
+
+def principal_axis(parts: Iterable[Tensor], size: int) -> Tensor:
+    """Along which the cells (size, N) of all parts differ most; without any no direction."""
+    total, products = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size).double()
+    count = 0
+    for part in parts:
+        cells = part.double()
+        total += cells.sum(1)
+        products += cells @ cells.T
+        count += cells.shape[1]
+    if not count:
+        return total
+    covariance = products / count - torch.outer(total, total) / count**2
+    _, vectors = scipy.linalg.eigh(covariance.numpy(), subset_by_index=[size - 1, size - 1])
+    return torch.from_numpy(vectors[:, 0])
 
 
 CellLoss = Callable[[Tensor, Tensor], Tensor]  # logits of the drawn cells, which they are -> loss
@@ -314,7 +361,7 @@ def learn_detector(
             "a detector needs images of one size",
             remedy="Train with the resize mode warp, pad or crop",
         )
-    network, channels = read_finely(network, DETECTOR_STRIDES)
+    network, channels = read_finely(network)
     torch.manual_seed(settings.seed)
     detector = Detector(channels, len(lessons[0].sample.labels))
     detector.reach.fill_(max(preprocessing.fixed_size))

@@ -122,7 +122,7 @@ class Run:
 
 Learned: TypeAlias = CellClassifier | Detector
 _LEARNED: Mapping[type[Learned], tuple[str, str, str]] = {  # file, format, command that learns it
-    CellClassifier: (CELLS_NAME, "weakloc.cells.1", "refine"),
+    CellClassifier: (CELLS_NAME, "weakloc.cells.2", "refine"),
     Detector: (DETECTOR_NAME, "weakloc.detector.1", "distil"),
 }
 
