@@ -19,7 +19,7 @@ from weakloc.geometry import GridTransform
 from weakloc.localize.maps import cells_inside, otsu_threshold
 from weakloc.methods.wildcat import Wildcat
 from weakloc.model.backbones import Backbone, build_backbone
-from weakloc.model.fine_layers import CellClassifier, fine_features, fine_levels
+from weakloc.model.fine_layers import CellClassifier, fine_features, fine_levels, without_border
 from weakloc.model.trunk import BackboneSpec, CellGeometry
 from weakloc.settings import RefineSettings
 from weakloc.structures import PRESENT, UNKNOWN, Sample
@@ -149,8 +149,8 @@ def _hottest_lies_in_a_box(
     with Image.open(sample.path) as picture:
         images, transform = PREPROCESSING.apply(picture.convert("RGB"))
     with torch.no_grad():
-        features = fine_features(backbone, images[None], [*classifier.channels])
-        heat = classifier(features, images.shape[1:])[0, class_index]
+        features = fine_features(backbone, images[None], classifier.levels)
+        heat = classifier(features, backbone(images[None]), images.shape[1:])[0, class_index]
     row, column = np.unravel_index(int(heat.argmax()), heat.shape)
     cells = backbone.geometry.cell_transform(transform, *heat.shape)
     x, y = (column + 0.5) / cells.grid_size[0] * 36, (row + 0.5) / cells.grid_size[1] * 28
@@ -180,7 +180,7 @@ def test_the_common_axis_points_to_the_objects(backbone: Backbone, tmp_path: Pat
     towards = {0: 0.0, 1: 0.0}
     for sample in samples:
         assert sample.truth is not None
-        features, cells = _features_of(backbone, sample, classifier.common_level)
+        features, cells = _features_of(backbone, sample)
         for box in sample.truth.boxes:
             along = torch.einsum("drc,d->rc", features, classifier.axes[box.class_index])
             inside = torch.from_numpy(cells_inside(box.box, cells))
@@ -200,12 +200,12 @@ def test_a_class_that_no_image_shows_has_nothing_in_common(
     assert not classifier.axes[1].any()
 
 
-def _features_of(backbone: Backbone, sample: Sample, level: int) -> tuple[Tensor, GridTransform]:
+def _features_of(backbone: Backbone, sample: Sample) -> tuple[Tensor, GridTransform]:
     with Image.open(sample.path) as picture:
         images, transform = PREPROCESSING.apply(picture.convert("RGB"))
     with torch.no_grad():
-        features = fine_features(backbone, images[None], [level])[level][0]
-    tiles = CellGeometry(level, "uniform", float(level))
+        features = without_border(backbone(images[None]))[0]
+    tiles = CellGeometry(8, "uniform", 8.0)
     return features, tiles.cell_transform(transform, *features.shape[1:])
 
 

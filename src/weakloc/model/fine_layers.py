@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from weakloc.model.backbones import Backbone
-from weakloc.model.network import LocalizationNetwork, fold_batch_norms
+from weakloc.model.network import LocalizationNetwork, NetworkOutput, fold_batch_norms
 from weakloc.model.trunk import CellGeometry
 
 FINE_STRIDES, CELL_STRIDES = (4, 8, 16), (4, 8)
@@ -109,6 +109,13 @@ class FineLayers(nn.Module):
         self.std.copy_(spread.clamp(min=_SMALLEST_SPREAD))
 
 
+def without_border(features: Tensor) -> Tensor:
+    """The outermost cells, which show the zeros around the image, repeat their neighbours."""
+    if min(features.shape[2:]) < 3:
+        return features
+    return functional.pad(features[:, :, 1:-1, 1:-1], (1, 1, 1, 1), mode="replicate")
+
+
 class CellClassifier(FineLayers):
     """Fine features -> heat of every class in [0, 1].
 
@@ -130,10 +137,13 @@ class CellClassifier(FineLayers):
         self.tags = _layers(size, num_classes)
         self.places = _layers(size, 1 + num_classes)  # background first
 
-    def forward(self, features: Mapping[int, Tensor], input_size: Sequence[int]) -> Tensor:
-        """Heat (B, C, rows, columns) of an input of (height, width)."""
+    def forward(
+        self, features: Mapping[int, Tensor], deeper: Tensor, input_size: Sequence[int]
+    ) -> Tensor:
+        """Heat (B, C, rows, columns) of an input of (height, width), and of its common level as the
+        network itself sees it."""
         cells, level = self.standardised(features), self.common_level
-        maps = functional.conv2d(features[level], self.axes[:, :, None, None])
+        maps = functional.conv2d(without_border(deeper), self.axes[:, :, None, None])
         tiles = CellGeometry(level, "uniform", float(level))
         in_common = self.shares_of_range(maps, tiles, input_size, cells.shape[2:])
         return self.is_object(cells) * self.evidence(cells) * in_common**COMMON
@@ -239,15 +249,17 @@ class CellReading(nn.Module):
         super().__init__()
         self.cells, self.detector, self.geometry = cells, detector, geometry
         further = () if detector is None else detector.levels
-        self.levels = tuple(sorted({*cells.channels, *further}))
+        self.levels = tuple(sorted({*cells.levels, *further}))
 
     def forward(
-        self, features: Mapping[int, Tensor], maps: Tensor, input_size: Sequence[int]
+        self, features: Mapping[int, Tensor], output: NetworkOutput, input_size: Sequence[int]
     ) -> tuple[Tensor, ...]:
         """Heat (B, C, rows, columns) of an input of (height, width); with a detector boxes
         (B, N, 4) in its pixels, and the probability (B, C, N) that each of them holds an object of
-        a class."""
-        heat = self.cells(features, input_size)
+        a class. The output has the common level of the cells."""
+        features = {level: values.float() for level, values in features.items()}
+        heat = self.cells(features, output.levels[self.cells.common_level].float(), input_size)
+        maps = output.maps.float()
         shares = self.cells.shares_of_range(maps, self.geometry, input_size, heat.shape[2:])
         heat = heat * shares**EVIDENCE
         if self.detector is None:

@@ -6,8 +6,8 @@ A head gives class maps (channel c * M + m is map m of class c), or scores a fix
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal, Self, TypeAlias, TypeVar, get_args
 
@@ -198,11 +198,13 @@ Order: TypeAlias = Literal["head_then_pool", "pool_then_head"]
 
 @dataclass(frozen=True, slots=True)
 class NetworkOutput:
-    """Logits of the C classes and, last, of what every image shows, where a network has it."""
+    """Logits of the C classes and, last, of what every image shows, where a network has it;
+    `levels` are the feature maps that were asked for, by stride."""
 
     all_scores: Tensor  # (B, C) or (B, C + 1)
     all_maps: Tensor  # as many (rows, columns)
     num_classes: int
+    levels: Mapping[int, Tensor] = field(default_factory=dict)
 
     @property
     def scores(self) -> Tensor:
@@ -240,8 +242,9 @@ class LocalizationNetwork(nn.Module):
         self.has_background = False
         self.backbone_is_frozen = False
 
-    def forward(self, images: Tensor) -> NetworkOutput:
-        return self.from_features(self.backbone(images))
+    def forward(self, images: Tensor, levels: Sequence[int] = ()) -> NetworkOutput:
+        features = self.backbone.trunk(images, levels)
+        return replace(self.from_features(features[self.backbone.stride]), levels=features)
 
     def from_features(self, features: Tensor) -> NetworkOutput:
         """What `forward` gives for images whose backbone features are at hand."""

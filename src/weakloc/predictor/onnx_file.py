@@ -230,11 +230,12 @@ class ExportedGraph(nn.Module):
         self.output_names = ["scores", "maps", *(["boxes", "votes"] if has_boxes else [])]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        output = self.network(images)
         if self.reading is None:
+            output = self.network(images)
             return output.scores, output.maps
-        features = fine_features(self.network.backbone, images, self.reading.levels)
-        return output.scores, *self.reading(features, output.maps, images.shape[2:])
+        output = self.network(images, (self.reading.cells.common_level,))
+        fine = fine_features(self.network.backbone, images, self.reading.levels)
+        return output.scores, *self.reading(fine, output, images.shape[2:])
 
     def comparable(self, outputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Heat has a root of the class map's share, steep at 0: its power is compared. The edges

@@ -188,15 +188,15 @@ class NetworkSource:
     @torch.inference_mode()
     def read(self, images: Tensor) -> RawMaps:
         images = images.to(self.device, memory_format=self._layout)
+        reading, fine = self.reading, {}
+        levels = (reading.cells.common_level,) if reading else ()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bf16):
-            output = self._forward(images)
-            levels = {}
-            if self.reading:
-                levels = fine_features(self.network.backbone, images, self.reading.levels)
+            output = self._forward(images, levels)
+            if reading:
+                fine = fine_features(self.network.backbone, images, reading.levels)
         answers: tuple[Tensor, ...] = (output.all_maps.float(),)
-        if self.reading:
-            features = {stride: values.float() for stride, values in levels.items()}
-            answers = self.reading(features, output.maps.float(), images.shape[2:])
+        if reading:
+            answers = reading(fine, output, images.shape[2:])
         return RawMaps(*(part.cpu().numpy() for part in (output.scores.float(), *answers)))
 
     @torch.inference_mode()

@@ -36,6 +36,7 @@ from weakloc.model.fine_layers import (
     cell_middles,
     fine_features,
     read_finely,
+    without_border,
 )
 from weakloc.model.network import LocalizationNetwork
 from weakloc.settings import DistilSettings, RefineSettings
@@ -125,10 +126,11 @@ def _keep_images(
     cells, end = torch.empty(0, dtype=torch.half), 0
     for batch in loader:
         pixels = batch.images.to(device, memory_format=torch.channels_last)
-        fine = fine_features(network.backbone, pixels, [*classifier.channels])
-        deeper = fine[classifier.common_level].half().cpu()
+        fine = fine_features(network.backbone, pixels, classifier.levels)
         grids = classifier.cells(fine).half().cpu()
-        maps = network(pixels).maps.float().cpu()
+        output = network(pixels, (classifier.common_level,))
+        maps = output.maps.float().cpu()
+        deeper = without_border(output.levels[classifier.common_level]).half().cpu()
         for row, transform in enumerate(batch.transforms):
             assert transform is not None
             to_cells = classifier.cell_geometry.cell_transform(transform, *grids.shape[2:])
