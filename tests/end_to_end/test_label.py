@@ -68,14 +68,14 @@ def test_every_tagged_image_gets_a_box_of_its_tags_and_no_other(
 
 
 def is_in_the_middle(line: dict[str, Any]) -> bool:
-    """Intersection over union with a box of 0.7 of each side, counted pixel by pixel."""
-    masks = np.zeros((2, line["height"], line["width"]), dtype=bool)
-    left, top, right, bottom = (round(side) for side in line["boxes"][0]["box"])
-    masks[0, top:bottom, left:right] = True
-    rows, columns = (np.arange(side) + 0.5 for side in masks.shape[1:])
-    down = abs(rows - line["height"] / 2) < 0.35 * line["height"]
-    masks[1] = down[:, None] & (abs(columns - line["width"] / 2) < 0.35 * line["width"])
-    return bool(masks.all(axis=0).sum() >= 0.5 * masks.any(axis=0).sum())
+    """Intersection over union with a box of 0.7 of each side, written out."""
+    width, height = line["width"], line["height"]
+    left, top, right, bottom = line["boxes"][0]["box"]
+    across = min(right, 0.85 * width) - max(left, 0.15 * width)
+    down = min(bottom, 0.85 * height) - max(top, 0.15 * height)
+    both = max(across, 0.0) * max(down, 0.0)
+    either = (right - left) * (bottom - top) + 0.7 * width * 0.7 * height - both
+    return bool(both >= 0.5 * either)
 
 
 def test_the_same_command_does_nothing_twice_and_a_further_format_only_itself(
