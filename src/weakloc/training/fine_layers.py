@@ -142,7 +142,7 @@ def _keep_images(
                 pixels.shape[2:],
                 grids.shape[2:],
             )
-            images.append(KeptImage(labels, shares.half(), inside, deeper[row].clone()))
+            images.append(KeptImage(labels, shares.half(), inside, deeper[row]))
             start, end = end, end + images[-1].num_cells
             if end > len(cells):  # for all that may come: untouched, it takes no memory
                 num_coming = len(samples) - len(images)
