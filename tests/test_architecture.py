@@ -28,7 +28,7 @@ FRAMES = {"__init__.py", "__main__.py"}
 # is all the rest.
 DOORS = {"cvat.py", "ray.py", "serving"}
 # The ratchet: all may only fall. Whoever leaves something out lowers them.
-MOST_LINES = {"house": 29903, "doors": 1758}
+MOST_LINES = {"house": 29901, "doors": 1758}
 MOST_MODULES = 143
 SLACK = 250  # lines that may be left out before the ratchet has to be lowered
 

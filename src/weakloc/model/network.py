@@ -199,7 +199,7 @@ Order: TypeAlias = Literal["head_then_pool", "pool_then_head"]
 @dataclass(frozen=True, slots=True)
 class NetworkOutput:
     """Logits of the C classes and, last, of what every image shows, where a network has it;
-    `levels` are the feature maps that were asked for, by stride."""
+    `levels` are the feature maps by stride: the last, and those that were asked for."""
 
     all_scores: Tensor  # (B, C) or (B, C + 1)
     all_maps: Tensor  # as many (rows, columns)

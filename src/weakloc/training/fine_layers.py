@@ -103,8 +103,8 @@ def learn_cells(
     _learn_cells(classifier.tags, cells, _tag_loss(images), settings)
     for heat in [_standing_out_and_telling, *[_learned_division] * (settings.rounds - 1)]:
         division = _divided_anew(classifier, images, cells, heat)
-        _learn_cells(classifier.places, cells, _place_loss(division), settings)
-    _find_common(classifier, images, division)
+        _learn_cells(classifier.places, cells, _place_loss(torch.cat(division)), settings)
+    _find_common(classifier, [*zip(images, division, strict=True)])
     return classifier.eval(), broken
 
 
@@ -188,10 +188,10 @@ def _learned_division(classifier: CellClassifier, cells: Tensor) -> Tensor:
 @torch.no_grad()
 def _divided_anew(
     classifier: CellClassifier, images: Sequence[KeptImage], cells: Tensor, heat: CellHeat
-) -> Tensor:
-    """Of every cell its class + 1, 0 for background, IGNORED where nothing is known: (cells,)."""
+) -> list[Tensor]:
+    """Of each image's cells the class + 1, 0 for background, IGNORED where nothing is known."""
     of_images = zip(images, torch.split(cells, [image.num_cells for image in images]), strict=True)
-    return torch.cat([_divided(heat(classifier, part.float()), image) for image, part in of_images])
+    return [_divided(heat(classifier, part.float()), image) for image, part in of_images]
 
 
 def _divided(heat: Tensor, image: KeptImage) -> Tensor:
@@ -217,11 +217,9 @@ def _divided(heat: Tensor, image: KeptImage) -> Tensor:
 
 
 @torch.no_grad()
-def _find_common(classifier: CellClassifier, images: Sequence[KeptImage], division: Tensor) -> None:
+def _find_common(classifier: CellClassifier, divided: Sequence[tuple[KeptImage, Tensor]]) -> None:
     """The first principal axis of each class's images (as in DDT, Wei et al. 2019), towards the
     cells that the division takes for objects."""
-    sizes = [image.num_cells for image in images]
-    divided = [*zip(images, torch.split(division, sizes), strict=True)]
     for index, axis in enumerate(classifier.axes):
         of_class = [pair for pair in divided if pair[0].labels[index] == PRESENT]
         axis.copy_(principal_axis([image.deeper_cells for image, _ in of_class], len(axis)))
